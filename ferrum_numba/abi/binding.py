@@ -1,0 +1,279 @@
+"""From a caller's arguments to checked parameter values.
+
+Everything that PTX and sidecar know about a launch is held against what the caller gave: names and
+number of arguments, types and ranges, array dtypes, alignment, device and extent, the grid.  What
+is wrong raises AbiError before anything is launched.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ..errors import AbiError
+from .block import encode
+from .expression import Expression
+from .launch import LaunchConfig
+from .sidecar import Declaration, Sidecar
+from .signature import Parameter, Signature
+
+# Triton's pointee types, and the array dtypes that they stand for.
+POINTEE_DTYPES = {
+    "*i1": "bool",
+    "*i8": "int8",
+    "*u8": "uint8",
+    "*i16": "int16",
+    "*u16": "uint16",
+    "*i32": "int32",
+    "*u32": "uint32",
+    "*i64": "int64",
+    "*u64": "uint64",
+    "*fp16": "float16",
+    "*bf16": "bfloat16",
+    "*fp32": "float32",
+    "*fp64": "float64",
+}
+
+
+@dataclass(frozen=True)
+class ArrayReference:
+    """What a launch needs to know of an array that lies on a device.
+
+    address: of element [0, ..., 0].  shape in elements; strides in bytes, None for C order.
+    dtype: NumPy's name of it.  available: bytes from `address` to the end of the array's extent.
+    device: where it lies, e.g. "cuda:0" or "cpu".
+    """
+
+    address: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...] | None
+    dtype: str
+    itemsize: int
+    available: int
+    device: str
+    readonly: bool = False
+
+    @property
+    def contiguous(self) -> bool:
+        """Whether the elements lie in C order without gaps."""
+        if self.strides is None or 0 in self.shape:
+            return True
+        expected = self.itemsize
+        for extent, stride in zip(reversed(self.shape), reversed(self.strides), strict=True):
+            if extent != 1 and stride != expected:
+                return False
+            expected *= extent
+        return True
+
+
+Describe = Callable[[str, object], ArrayReference]
+Raw = int | float | bytes
+
+
+def bind(
+    signature: Signature,
+    sidecar: Sidecar,
+    config: LaunchConfig,
+    describe: Describe,
+    positional: Sequence[object],
+    named: Mapping[str, object],
+) -> dict[str, Raw]:
+    """The value of every parameter but the scratch pointers, checked.
+
+    describe(name, value) says where an array argument lies, and raises AbiError, with the remedy,
+    for a value that is no array of the launch's device.
+    """
+    arguments = _assign(signature, positional, named)
+    check_config(signature, sidecar, config)
+    raw: dict[str, Raw] = {}
+    arrays: dict[str, ArrayReference] = {}
+    for parameter in signature.arguments:
+        value = arguments[parameter.name]
+        address = _raw_address(parameter, value)
+        if address is not None:
+            raw[parameter.name] = address
+        elif _takes_array(parameter, value):
+            reference = describe(parameter.name, value)
+            arrays[parameter.name] = reference
+            raw[parameter.name] = reference.address
+        else:
+            raw[parameter.name] = encode(parameter, value)
+    sizes = {**(sidecar.tile or {}), **{n: v for n, v in raw.items() if type(v) is int}}
+    check_rules(signature, sidecar, config, sizes)
+    for declaration in sidecar.params:
+        if declaration.name in arrays:
+            check_array(declaration, arrays[declaration.name], sizes)
+    for name, reference in arrays.items():
+        if not sidecar.params and not reference.contiguous:
+            raise AbiError(
+                f"{name}: expected a C-contiguous array, found strides "
+                f"{reference.strides} bytes for shape {reference.shape}; copy it first"
+            )
+    _check_overlap(sidecar, arrays)
+    return raw
+
+
+def check_config(signature: Signature, sidecar: Sidecar, config: LaunchConfig) -> None:
+    """Block and shared memory against what PTX and sidecar demand.  Raises AbiError."""
+    expected = None
+    if signature.reqntid is not None:
+        x, y, z = (*signature.reqntid, 1, 1)[:3]
+        expected, source = (x, y, z), "the PTX's .reqntid"
+    elif sidecar.num_warps is not None:
+        expected, source = (sidecar.num_warps * 32, 1, 1), "the sidecar's num_warps * 32"
+    if expected is not None and config.block != expected:
+        raise AbiError(f"block: expected {expected} ({source}), found {config.block}")
+    if sidecar.shared_bytes is not None and config.shared_bytes != sidecar.shared_bytes:
+        raise AbiError(
+            f"shared_bytes: expected {sidecar.shared_bytes} (the sidecar's shared), "
+            f"found {config.shared_bytes}"
+        )
+
+
+def check_rules(
+    signature: Signature, sidecar: Sidecar, config: LaunchConfig, sizes: Mapping[str, int]
+) -> None:
+    """Constraints and grid rule of the sidecar.  Raises AbiError with the values that broke one."""
+    for rule in sidecar.constraints:
+        if not rule(sizes):
+            raise AbiError(f"{signature.entry}: expected {rule.text}, found {rule.show(sizes)}")
+    if sidecar.grid is not None:
+        expected = tuple(rule(sizes) for rule in sidecar.grid)
+        if config.grid != expected:
+            rules = ", ".join(rule.text for rule in sidecar.grid)
+            used = {n: sizes[n] for rule in sidecar.grid for n in rule.names}
+            values = ", ".join(f"{n} = {v}" for n, v in used.items())
+            raise AbiError(
+                f"grid: expected {expected} = ({rules}) with {values}, found {config.grid}"
+            )
+
+
+def check_array(declaration: Declaration, array: ArrayReference, sizes: Mapping[str, int]) -> None:
+    """One array against its declaration: dtype, alignment, layout and length.  Raises AbiError."""
+    name = declaration.name
+    expected = POINTEE_DTYPES.get(declaration.type)
+    if expected is not None and array.dtype != expected:
+        raise AbiError(
+            f"{name}: expected dtype {expected} ({declaration.type}), found {array.dtype}"
+        )
+    align = declaration.align or array.itemsize
+    if array.address % align:
+        raise AbiError(
+            f"{name}: expected an address aligned to {align} bytes, found {array.address:#x}"
+        )
+    if declaration.role == "output" and array.readonly:
+        raise AbiError(f"{name}: expected a writable array, found a read-only one")
+    if not declaration.shape:
+        return
+    extents = [rule(sizes) for rule in declaration.shape]
+    strides = [rule(sizes) for rule in declaration.strides]
+    _check_layout(declaration, array, extents, strides)
+    _check_length(declaration, array, extents, strides)
+
+
+def _assign(
+    signature: Signature, positional: Sequence[object], named: Mapping[str, object]
+) -> dict[str, object]:
+    expected = [p.name for p in signature.arguments]
+    if len(positional) > len(expected):
+        raise AbiError(
+            f"{signature.entry}: expected {len(expected)} arguments "
+            f"({', '.join(expected)}), found {len(positional)} by position"
+        )
+    arguments = dict(zip(expected, positional, strict=False))
+    twice = sorted(arguments.keys() & named.keys())
+    if twice:
+        raise AbiError(f"{', '.join(twice)}: given by position and by name")
+    scratch = [p.name for p in signature.scratch if p.name in named]
+    if scratch:
+        raise AbiError(f"{', '.join(scratch)}: the launcher fills in scratch; leave it out")
+    arguments |= named
+    missing = [name for name in expected if name not in arguments]
+    extra = sorted(arguments.keys() - set(expected))
+    if missing or extra:
+        problems = [f"missing {', '.join(missing)}"] if missing else []
+        problems += [f"unknown {', '.join(extra)}"] if extra else []
+        raise AbiError(f"{signature.entry}: {'; '.join(problems)}; expected {', '.join(expected)}")
+    return arguments
+
+
+def _raw_address(parameter: Parameter, value: object) -> int | None:
+    """An address that the caller spelt out: `c_void_p`, or None for NULL.
+
+    Only where no sidecar declares the parameter; a declared array is checked, so it has to be one.
+    """
+    if parameter.size != 8 or parameter.c_type is not None:
+        return None
+    if value is None:
+        return 0
+    return value.value or 0 if isinstance(value, ctypes.c_void_p) else None
+
+
+def _takes_array(parameter: Parameter, value: object) -> bool:
+    """Whether `value` goes to a pointer; what neither PTX nor sidecar says, the value decides."""
+    if parameter.is_pointer or parameter.c_type is not None or parameter.size != 8:
+        return parameter.is_pointer
+    return parameter.count is None and not isinstance(value, (int, float, bytes))
+
+
+def _check_layout(
+    declaration: Declaration, array: ArrayReference, extents: list[int], strides: list[int]
+) -> None:
+    """A strided array is right only where the stride arguments say the same strides."""
+    if array.contiguous:
+        return
+    actual = [s // array.itemsize for s in array.strides or ()]
+    steps = [stride for stride, extent in zip(strides, extents, strict=True) if extent > 1]
+    matching = [s for s, extent in zip(actual, array.shape, strict=True) if extent > 1]
+    if len(actual) != len(extents) or steps != matching:
+        given = ", ".join(
+            f"{rule.text} = {s}" for rule, s in zip(declaration.strides, strides, strict=True)
+        )
+        raise AbiError(
+            f"{declaration.name}: expected a C-contiguous array, or one with the strides that the "
+            f"launch states ({given}, in elements), found strides {actual} for shape "
+            f"{array.shape}; copy it first"
+        )
+
+
+def _check_length(
+    declaration: Declaration, array: ArrayReference, extents: list[int], strides: list[int]
+) -> None:
+    """The first and the last element that the kernel may touch lie inside the array."""
+    if min(extents) <= 0:
+        return
+    reach = [(extent - 1) * stride for extent, stride in zip(extents, strides, strict=True)]
+    shape = _show(declaration.shape, extents)
+    if any(distance < 0 for distance in reach):
+        raise AbiError(
+            f"{declaration.name}: {_show(declaration.strides, strides)}: a negative "
+            "stride reads before the array"
+        )
+    needed = (sum(reach) + 1) * array.itemsize
+    if needed > array.available:
+        raise AbiError(
+            f"{declaration.name}: expected at least {needed} bytes for {shape} with strides "
+            f"{_show(declaration.strides, strides)}, found {array.available} bytes "
+            f"(shape {array.shape}, {array.dtype})"
+        )
+
+
+def _show(rules: tuple[Expression, ...], values: list[int]) -> str:
+    text = ", ".join(rule.text for rule in rules)
+    return f"({text}) = {tuple(values)}"
+
+
+def _check_overlap(sidecar: Sidecar, arrays: Mapping[str, ArrayReference]) -> None:
+    """No output shares memory with another array: CTAs run in any order."""
+    for output in (p.name for p in sidecar.params if p.role == "output" and p.name in arrays):
+        first = arrays[output]
+        for name, other in arrays.items():
+            if name != output and (
+                first.address < other.address + other.available
+                and other.address < first.address + first.available
+            ):
+                raise AbiError(
+                    f"{output}: shares memory with {name}; the kernel writes {output} "
+                    f"while other CTAs still read {name}: give it an array of its own"
+                )

@@ -1,0 +1,197 @@
+"""The parameter block: the bytes that a launch hands to an entry, laid out as its PTX says."""
+
+from __future__ import annotations
+
+import ctypes
+import operator
+import struct
+from functools import lru_cache
+
+from ..errors import AbiError
+from .signature import SCRATCH_ROLES, Parameter, Signature
+
+_CTYPES: dict[str, type[ctypes._SimpleCData[int]] | type[ctypes._SimpleCData[float]]] = {
+    "b8": ctypes.c_uint8,
+    "u8": ctypes.c_uint8,
+    "s8": ctypes.c_int8,
+    "b16": ctypes.c_uint16,
+    "u16": ctypes.c_uint16,
+    "s16": ctypes.c_int16,
+    "f16": ctypes.c_uint16,  # ctypes has no half: stored as bits
+    "b32": ctypes.c_uint32,
+    "u32": ctypes.c_uint32,
+    "s32": ctypes.c_int32,
+    "f32": ctypes.c_float,
+    "b64": ctypes.c_uint64,
+    "u64": ctypes.c_uint64,
+    "s64": ctypes.c_int64,
+    "f64": ctypes.c_double,
+}
+_FLOATS = {"fp16": "f16", "fp32": "f32", "fp64": "f64", "f16": "f16", "f32": "f32", "f64": "f64"}
+
+
+class ParameterBlock:
+    """The block of one launch, a ctypes structure with one field a parameter.
+
+    A field's place is the PTX's: natural alignment, or what `.align` demands.  Scratch pointers
+    start as NULL; every other parameter has to be set before the bytes are read.  Addresses are
+    integers here: this is the place where a launch is spelt out byte by byte.
+    """
+
+    def __init__(self, signature: Signature) -> None:
+        self.signature = signature
+        self._structure = _structure(signature)()
+        self._base = ctypes.addressof(self._structure)
+        self._unset = {p.name for p in signature.params if p.role not in SCRATCH_ROLES}
+
+    def set(self, *positional: object, **values: object) -> ParameterBlock:
+        """Set parameters by position, by name, or both; returns the block itself.
+
+        Pointers are addresses (int), integers and floats are checked against the parameter's
+        type, by-value aggregates are bytes of exactly their size.  Raises AbiError, and then
+        changes nothing.
+        """
+        params = self.signature.params
+        if len(positional) > len(params):
+            raise AbiError(
+                f"{self.signature.entry}: expected at most {len(params)} values, "
+                f"found {len(positional)}"
+            )
+        named: dict[str, object] = {
+            p.name: value for p, value in zip(params, positional, strict=False)
+        }
+        twice = sorted(named.keys() & values.keys())
+        if twice:
+            raise AbiError(f"{', '.join(twice)}: given by position and by name")
+        encoded = {
+            name: encode(self.signature[name], value) for name, value in (named | values).items()
+        }
+        for name, value in encoded.items():
+            self._write(self.signature[name], value)
+        self._unset -= encoded.keys()
+        return self
+
+    def _write(self, parameter: Parameter, value: int | float | bytes) -> None:
+        field = _field(parameter)
+        if isinstance(value, bytes):
+            ctypes.memmove(self._base + parameter.offset, value, parameter.size)
+        else:
+            setattr(self._structure, field, value)
+
+    def _require_complete(self) -> None:
+        if self._unset:
+            missing = [p.name for p in self.signature.params if p.name in self._unset]
+            raise AbiError(f"{self.signature.entry}: no value for {', '.join(missing)}")
+
+    def to_bytes(self) -> bytes:
+        """The block's `signature.nbytes` bytes.  Raises AbiError while a parameter is unset."""
+        self._require_complete()
+        return ctypes.string_at(self._base, self.signature.nbytes)
+
+    @property
+    def address(self) -> int:
+        """Where the block lies on the host; valid as long as this object lives."""
+        self._require_complete()
+        return self._base
+
+    def kernel_params(self) -> ctypes.Array[ctypes.c_void_p]:
+        """The `kernelParams` of cuLaunchKernel: one pointer a parameter, into this block.
+
+        Valid as long as this object lives; later `set` calls show through.
+        """
+        self._require_complete()
+        params = self.signature.params
+        return (ctypes.c_void_p * len(params))(*(self._base + p.offset for p in params))
+
+
+def encode(parameter: Parameter, value: object) -> int | float | bytes:
+    """`value` as the parameter's field takes it.  Raises AbiError where it does not fit."""
+    if parameter.count is not None:
+        return _encode_bytes(parameter, value)
+    kind = (parameter.c_type or parameter.ptx_type).lstrip("*")
+    if kind in _FLOATS and not parameter.is_pointer:
+        return _encode_float(parameter, _FLOATS[kind], value)
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        wanted = "an address (int)" if parameter.is_pointer else "an integer"
+        raise AbiError(
+            f"{parameter.name}: expected {wanted} for {_type_name(parameter)}, "
+            f"found {value!r} ({type(value).__name__})"
+        )
+    number = operator.index(value)
+    low, high = _integer_range(parameter)
+    if not low <= number <= high:
+        raise AbiError(
+            f"{parameter.name}: expected {low} to {high} ({_type_name(parameter)}), found {number}"
+        )
+    # The field's ctypes type may be unsigned where the kernel's integer is signed (Triton writes
+    # i32 as .u32); ctypes keeps the two's complement bits either way.
+    return int(number)
+
+
+def _encode_bytes(parameter: Parameter, value: object) -> bytes:
+    if not isinstance(value, (bytes, bytearray, memoryview)):
+        raise AbiError(
+            f"{parameter.name}: expected {parameter.size} bytes for .{parameter.ptx_type}"
+            f"[{parameter.count}], found {type(value).__name__}"
+        )
+    data = bytes(value)
+    if len(data) != parameter.size:
+        raise AbiError(f"{parameter.name}: expected {parameter.size} bytes, found {len(data)}")
+    return data
+
+
+def _encode_float(parameter: Parameter, kind: str, value: object) -> int | float:
+    if isinstance(value, bool) or not (hasattr(value, "__float__") or hasattr(value, "__index__")):
+        raise AbiError(f"{parameter.name}: expected a number, found {type(value).__name__}")
+    number = float(value)  # type: ignore[arg-type]
+    code = {"f16": "<e", "f32": "<f", "f64": "<d"}[kind]
+    try:
+        data = struct.pack(code, number)
+    except OverflowError:
+        raise AbiError(f"{parameter.name}: {number} does not fit {_type_name(parameter)}") from None
+    if _CTYPES[parameter.ptx_type] in (ctypes.c_float, ctypes.c_double):
+        return number
+    return int.from_bytes(data, "little")
+
+
+def _integer_range(parameter: Parameter) -> tuple[int, int]:
+    """The values that a parameter takes, from the kernel's own type, else from PTX's."""
+    bits = parameter.size * 8
+    kind = (parameter.c_type or "").lstrip("*")
+    if kind in ("i1", "u1") and not parameter.is_pointer:
+        return 0, 1
+    if not parameter.is_pointer and (
+        kind.startswith("i") or (not kind and "s" in parameter.ptx_type)
+    ):
+        return -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    return 0, 2**bits - 1
+
+
+def _type_name(parameter: Parameter) -> str:
+    unnamed = "a pointer" if parameter.is_pointer else f".{parameter.ptx_type}"
+    return parameter.c_type or unnamed
+
+
+def _field(parameter: Parameter) -> str:
+    return f"p{parameter.index}"
+
+
+@lru_cache(maxsize=256)
+def _structure(signature: Signature) -> type[ctypes.Structure]:
+    """A structure class whose fields lie at the signature's offsets."""
+    fields: list[
+        tuple[str, type[ctypes._SimpleCData[int]] | type[ctypes.Array[ctypes.c_uint8]]]
+    ] = []
+    end = 0
+    for p in signature.params:
+        if p.offset > end:
+            fields.append((f"pad{p.index}", ctypes.c_uint8 * (p.offset - end)))
+        scalar = _CTYPES[p.ptx_type]
+        fields.append((_field(p), scalar if p.count is None else scalar * p.count))  # type: ignore[arg-type]
+        end = p.offset + p.size
+    # Offsets come from PTX, so padding is spelt out and the compiler's own is switched off.
+    namespace = {"_pack_": 1, "_layout_": "ms", "_fields_": fields}
+    structure = type(f"{signature.entry}_block", (ctypes.Structure,), namespace)
+    if ctypes.sizeof(structure) != signature.nbytes:
+        raise AssertionError(f"{ctypes.sizeof(structure)} != {signature.nbytes}")
+    return structure

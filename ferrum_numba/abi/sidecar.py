@@ -1,0 +1,342 @@
+"""The sidecar: what a launcher must know about a PTX and the PTX does not say.
+
+One format, read leniently at one end and strictly at the other.  Triton's own metadata JSON
+(`name`, `num_warps`, `shared`, scratch sizes, ...) is a sidecar as it is.  Ours adds the parameter
+list, the tile, the grid rule, constraints and digests; with a parameter list, an unknown key is an
+error, since it is most likely a misspelt check.
+
+`Sidecar.check` compares a sidecar with its PTX and names both sides of every disagreement.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, get_args
+
+from ..errors import AbiError
+from .expression import Expression, expression
+from .signature import Role, Signature
+
+# Our PTX says in a comment what it was built with, so that a sidecar of another build is caught
+# even where nobody computed a digest.
+_BUILD_COMMENT = re.compile(r"^// ferrum-build: (\{.*\})\s*$", re.MULTILINE)
+
+_PLAIN_KEYS = frozenset(
+    ("name", "num_warps", "num_ctas", "num_stages", "shared", "target", "ptx_version")
+) | frozenset(
+    f"{kind}_scratch_{what}" for kind in ("global", "profile") for what in ("size", "align")
+)
+_OUR_KEYS = (
+    _PLAIN_KEYS
+    | frozenset(
+        ("params", "tile", "constants", "grid", "constraints", "min_driver", "triton_version")
+    )
+    | frozenset(("source", "source_sha256", "ptx_sha256"))
+)
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """One scratch buffer that the launcher owes: `size` bytes a CTA, aligned to `align` bytes."""
+
+    role: Role
+    size: int
+    align: int
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """One parameter as the sidecar declares it.
+
+    type: in Triton's terms, "i32" or "*fp16".  shape: extents of the array, in elements;
+    strides: the names of the stride parameters, in elements, one an extent.  align: bytes.
+    """
+
+    name: str
+    type: str
+    role: Role
+    shape: tuple[Expression, ...] = ()
+    strides: tuple[Expression, ...] = ()
+    align: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Sidecar:
+    """A parsed sidecar; a field that the JSON leaves out is None or empty.
+
+    shared_bytes: dynamic shared memory a CTA, bytes.  grid: three expressions, or None.
+    """
+
+    entry: str | None = None
+    num_warps: int | None = None
+    num_ctas: int = 1
+    num_stages: int | None = None
+    shared_bytes: int | None = None
+    target: str | None = None
+    ptx_version: tuple[int, int] | None = None
+    scratch: tuple[Scratch, ...] = ()
+    params: tuple[Declaration, ...] = ()
+    tile: Mapping[str, int] | None = None
+    constants: Mapping[str, int] | None = None
+    grid: tuple[Expression, Expression, Expression] | None = None
+    constraints: tuple[Expression, ...] = ()
+    ptx_sha256: str | None = None
+
+    @classmethod
+    def read(cls, source: Sidecar | Mapping[str, Any] | str | Path | None) -> Sidecar:
+        """From a path to a JSON file, JSON text, a mapping, or nothing.  Raises AbiError."""
+        if source is None:
+            return _EMPTY
+        if isinstance(source, Sidecar):
+            return source
+        if isinstance(source, Mapping):
+            return _parse(_dump(source))
+        text = str(source)
+        if isinstance(source, Path) or not text.lstrip().startswith("{"):
+            try:
+                text = Path(source).read_text(encoding="utf-8")
+            except (OSError, ValueError) as error:
+                raise AbiError(f"sidecar {source}: cannot be read: {error}") from None
+        return _parse(text)
+
+    def declare(self, signature: Signature) -> Signature:
+        """The signature with this sidecar's names, types and roles.  Raises AbiError."""
+        if self.params:
+            return signature.named([(p.name, p.type, p.role) for p in self.params])
+        return signature.with_scratch([s.role for s in self.scratch])
+
+    def check(self, text: str, signature: Signature) -> None:
+        """Compare with the PTX text and its signature; AbiError names both sides."""
+        for field, ours, theirs in (
+            ("name", self.entry, signature.entry),
+            ("target", self.target, signature.target),
+            ("ptx_version", self.ptx_version, signature.ptx_version),
+        ):
+            # `sm_90` in Triton's metadata stands for the sm_90a that it writes into the PTX.
+            same = ours == theirs or (field == "target" and f"{ours}a" == theirs)
+            if ours is not None and not same:
+                raise AbiError(
+                    f"{field}: the sidecar says {ours}, the PTX {theirs}; "
+                    "take the sidecar of this build"
+                )
+        if self.num_warps is not None and signature.reqntid is not None:
+            demanded = 1
+            for extent in signature.reqntid:
+                demanded *= extent
+            if demanded != self.num_warps * 32:
+                raise AbiError(
+                    f"num_warps: the sidecar says {self.num_warps} "
+                    f"({self.num_warps * 32} threads), "
+                    f"the PTX .reqntid {', '.join(map(str, signature.reqntid))}; "
+                    "take the sidecar of this build"
+                )
+        self._check_build(text)
+        if self.ptx_sha256 is not None:
+            digest = ptx_digest(text)
+            if digest != self.ptx_sha256:
+                raise AbiError(
+                    f"ptx_sha256: the sidecar was written for {self.ptx_sha256[:16]}…, this PTX is "
+                    f"{digest[:16]}…; one of the two is stale: rebuild both together"
+                )
+
+    def _check_build(self, text: str) -> None:
+        comment = _BUILD_COMMENT.search(text)
+        if comment is None:
+            return
+        build = _load_json(comment[1], "the PTX's ferrum-build comment")
+        mine = {
+            "tile": self.tile,
+            "constants": self.constants,
+            "shared": self.shared_bytes,
+            "num_stages": self.num_stages,
+        }
+        for key, built in build.items():
+            said = mine.get(key)
+            if said is not None and said != built:
+                raise AbiError(
+                    f"{key}: the sidecar says {said}, the PTX was built with {built}; "
+                    "take the sidecar of this build"
+                )
+
+
+_EMPTY = Sidecar()
+
+
+def ptx_digest(text: str) -> str:
+    """SHA-256 of PTX text, as sidecars state it."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _dump(mapping: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(mapping, sort_keys=True)
+    except (TypeError, ValueError) as error:
+        raise AbiError(f"sidecar: expected JSON values, found {error}") from None
+
+
+def _load_json(text: str, what: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise AbiError(f"{what}: not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise AbiError(f"{what}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+@lru_cache(maxsize=128)
+def _parse(text: str) -> Sidecar:
+    fields = _load_json(text, "sidecar")
+    if "shared_mem" in fields:
+        fields.setdefault("shared", fields["shared_mem"])
+        if fields["shared"] != fields.pop("shared_mem"):
+            raise AbiError("shared and shared_mem: the sidecar gives both, and they differ")
+    if "params" in fields:
+        unknown = sorted(fields.keys() - _OUR_KEYS)
+        if unknown:
+            raise AbiError(
+                f"sidecar: unknown key {', '.join(unknown)}; known: {', '.join(sorted(_OUR_KEYS))}"
+            )
+    params = tuple(_declaration(i, p) for i, p in enumerate(_sequence(fields, "params")))
+    sidecar = Sidecar(
+        entry=_string(fields, "name"),
+        num_warps=_count(fields, "num_warps", 1, 32),
+        num_ctas=_count(fields, "num_ctas", 1, 16) or 1,
+        num_stages=_count(fields, "num_stages", 0, 64),
+        shared_bytes=_count(fields, "shared", 0, 2**31 - 1),
+        target=_target(fields.get("target")),
+        ptx_version=_ptx_version(fields.get("ptx_version")),
+        scratch=_scratch(fields),
+        params=params,
+        tile=_integers(fields, "tile"),
+        constants=_integers(fields, "constants"),
+        grid=_grid(_sequence(fields, "grid")),
+        constraints=tuple(map(_expression, _sequence(fields, "constraints"))),
+        ptx_sha256=_string(fields, "ptx_sha256"),
+    )
+    _check_names(sidecar)
+    return sidecar
+
+
+def _check_names(sidecar: Sidecar) -> None:
+    """Every name in a rule is an integer parameter or a tile constant."""
+    if not sidecar.params:
+        return
+    known = {p.name for p in sidecar.params if not p.type.startswith("*")} | (
+        sidecar.tile or {}
+    ).keys()
+    rules = [*(sidecar.grid or ()), *sidecar.constraints]
+    rules += [e for p in sidecar.params for e in (*p.shape, *p.strides)]
+    for rule in rules:
+        unknown = rule.names - known
+        if unknown:
+            raise AbiError(
+                f"sidecar: {rule.text!r} reads {', '.join(sorted(unknown))}, "
+                "which is neither an integer parameter nor in the tile"
+            )
+
+
+def _string(fields: Mapping[str, Any], key: str) -> str | None:
+    value = fields.get(key)
+    if value is not None and not isinstance(value, str):
+        raise AbiError(f"sidecar: {key}: expected a string, found {value!r}")
+    return value
+
+
+def _count(fields: Mapping[str, Any], key: str, low: int, high: int) -> int | None:
+    value = fields.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise AbiError(f"sidecar: {key}: expected an integer from {low} to {high}, found {value!r}")
+    return value
+
+
+def _sequence(fields: Mapping[str, Any], key: str) -> Sequence[Any]:
+    value = fields.get(key, [])
+    if not isinstance(value, list):
+        raise AbiError(f"sidecar: {key}: expected a list, found {value!r}")
+    return value
+
+
+def _integers(fields: Mapping[str, Any], key: str) -> Mapping[str, int] | None:
+    value = fields.get(key)
+    if value is None:
+        return None
+    if not isinstance(value, dict) or any(type(n) is not int for n in value.values()):
+        raise AbiError(f"sidecar: {key}: expected names with integers, found {value!r}")
+    return value
+
+
+def _expression(text: object) -> Expression:
+    if not isinstance(text, str):
+        raise AbiError(f"sidecar: expected an expression as a string, found {text!r}")
+    return expression(text)
+
+
+def _grid(rules: Sequence[Any]) -> tuple[Expression, Expression, Expression] | None:
+    if not rules:
+        return None
+    if len(rules) != 3:
+        raise AbiError(f"sidecar: grid: expected three expressions (x, y, z), found {list(rules)}")
+    x, y, z = map(_expression, rules)
+    return x, y, z
+
+
+def _target(value: object) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    if (
+        isinstance(value, dict)
+        and value.get("backend") == "cuda"
+        and type(value.get("arch")) is int
+    ):
+        return f"sm_{value['arch']}"
+    raise AbiError(f'sidecar: target: expected "sm_XY" or a CUDA target of Triton, found {value!r}')
+
+
+def _ptx_version(value: object) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    if type(value) is int:
+        return divmod(value, 10)
+    match = re.fullmatch(r"(\d+)\.(\d)", value) if isinstance(value, str) else None
+    if match is None:
+        raise AbiError(f'sidecar: ptx_version: expected "7.0" or 70, found {value!r}')
+    return int(match[1]), int(match[2])
+
+
+def _scratch(fields: Mapping[str, Any]) -> tuple[Scratch, ...]:
+    """The scratch pointers in Triton's order; a kind whose size is not stated has no pointer."""
+    scratch = []
+    roles: tuple[Role, ...] = ("global_scratch", "profile_scratch")
+    for role in roles:
+        size = _count(fields, f"{role}_size", 0, 2**31 - 1)
+        align = _count(fields, f"{role}_align", 1, 2**20)
+        if size is not None:
+            scratch.append(Scratch(role, size, align or 1))
+    return tuple(scratch)
+
+
+def _declaration(index: int, fields: object) -> Declaration:
+    if not isinstance(fields, dict) or not {"name", "type", "role"} <= fields.keys():
+        raise AbiError(f"sidecar: params[{index}]: expected name, type and role, found {fields!r}")
+    unknown = sorted(fields.keys() - {"name", "type", "role", "shape", "strides", "align"})
+    if unknown:
+        raise AbiError(f"sidecar: params[{index}]: unknown key {', '.join(unknown)}")
+    name, type_, role = (_string(fields, key) or "" for key in ("name", "type", "role"))
+    if role not in get_args(Role):
+        raise AbiError(
+            f"sidecar: {name}: role: expected one of {', '.join(get_args(Role))}, found {role!r}"
+        )
+    shape = tuple(map(_expression, _sequence(fields, "shape")))
+    strides = tuple(map(_expression, _sequence(fields, "strides")))
+    if len(shape) != len(strides):
+        raise AbiError(f"sidecar: {name}: {len(shape)} extents but {len(strides)} strides")
+    return Declaration(name, type_, role, shape, strides, _count(fields, "align", 1, 4096))  # type: ignore[arg-type]

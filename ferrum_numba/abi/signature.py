@@ -1,0 +1,250 @@
+"""The signature of an entry, read from the PTX that declares it.
+
+PTX is the contract: names, types and sizes of the parameters come from the `.entry` header and
+from nowhere else.  A sidecar may add what PTX cannot say (the names in the kernel's source, what
+each parameter is for); `Signature.named` checks that it contradicts nothing.
+
+Source: PTX ISA, "Kernel and Function Directives" (.entry) and "Kernel Function Parameters".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from ..errors import AbiError, PtxError
+
+Role = Literal["argument", "input", "output", "size", "stride", "global_scratch", "profile_scratch"]
+SCRATCH_ROLES: tuple[Role, ...] = ("global_scratch", "profile_scratch")
+
+# PTX fundamental types that may stand in a parameter list, and their size in bytes.
+TYPE_NBYTES = {
+    **dict.fromkeys(("b8", "u8", "s8"), 1),
+    **dict.fromkeys(("b16", "u16", "s16", "f16"), 2),
+    **dict.fromkeys(("b32", "u32", "s32", "f32"), 4),
+    **dict.fromkeys(("b64", "u64", "s64", "f64"), 8),
+}
+
+_COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
+_IDENTIFIER = r"[A-Za-z_$%][\w$]*"
+_ENTRY = re.compile(
+    rf"\.entry\s+({_IDENTIFIER})\s*(?:\((?P<params>[^)]*)\))?(?P<tail>[^{{;]*)[{{;]"
+)
+_PARAMETER = re.compile(
+    rf"""\.param\s+
+    (?:\.align\s+(?P<align>\d+)\s+)?
+    \.(?P<type>[a-z]+\d+)\s+
+    (?P<pointer>\.ptr\b(?:\s*\.(?:global|shared|const|local|param))?
+        (?:\s*\.align\s+(?P<points_to>\d+))?\s+)?
+    (?P<name>{_IDENTIFIER})\s*
+    (?:\[\s*(?P<count>\d+)\s*\])?\s*$""",
+    re.VERBOSE,
+)
+_DIRECTIVE = re.compile(r"\.(reqntid|maxntid|reqnctapercluster)\s+(\d+(?:\s*,\s*\d+)*)")
+_HEADER = re.compile(r"\.(version|target)\s+([^\n;]+)")
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of an entry.
+
+    offset, size and align are in bytes.  `pointer` is True where the PTX itself says `.ptr`;
+    older compilers leave it out, so False means "not said".  `count` is the array length of a
+    by-value aggregate (`.b8 name[128]`), else None.  `c_type` is the type in the kernel's own
+    terms ("i32", "*fp16"), where a sidecar gives one.
+    """
+
+    index: int
+    name: str
+    ptx_type: str
+    offset: int
+    size: int
+    align: int
+    pointer: bool = False
+    count: int | None = None
+    role: Role = "argument"
+    c_type: str | None = None
+
+    @property
+    def is_pointer(self) -> bool:
+        """Whether PTX or sidecar says that this parameter holds an address."""
+        return self.pointer or (self.c_type or "").startswith("*") or self.role in SCRATCH_ROLES
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What an entry expects: its parameters in order, and what the PTX says about its launch.
+
+    nbytes: size of the parameter block in bytes.
+    target: e.g. "sm_80".  ptx_version: (major, minor) of the PTX ISA.
+    reqntid: the block that the kernel demands, 1 to 3 numbers, or None.
+    """
+
+    entry: str
+    params: tuple[Parameter, ...]
+    nbytes: int
+    target: str
+    ptx_version: tuple[int, int]
+    reqntid: tuple[int, ...] | None = None
+
+    @classmethod
+    def from_ptx(cls, text: str, entry: str | None = None) -> Signature:
+        """Read the signature of `entry` (the only one, where it is left out) from PTX text.
+
+        Raises PtxError for text that is not PTX or has no such entry, AbiError where `entry`
+        is left out and the text declares several.
+        """
+        if not isinstance(text, str):
+            raise PtxError(f"text: expected PTX as str, found {type(text).__name__}")
+        text = _COMMENT.sub(" ", text)
+        header = dict(_HEADER.findall(text))
+        if "version" not in header or "target" not in header:
+            missing = " and ".join(f".{k}" for k in ("version", "target") if k not in header)
+            raise PtxError(f"not PTX: no {missing} directive; pass the text of a .ptx file")
+        found = {m[1]: m for m in _ENTRY.finditer(text)}
+        if not found:
+            raise PtxError("the PTX declares no .entry; was it compiled as a device library?")
+        if entry is None:
+            if len(found) > 1:
+                raise AbiError(f"entry: the PTX declares {', '.join(found)}; name one of them")
+            entry = next(iter(found))
+        if entry not in found:
+            raise PtxError(f"entry {entry!r}: not in the PTX, which declares {', '.join(found)}")
+        match = found[entry]
+        params, nbytes = _read_parameters(entry, match["params"] or "")
+        directives = {
+            name: tuple(int(n) for n in numbers.split(","))
+            for name, numbers in _DIRECTIVE.findall(match["tail"])
+        }
+        return cls(
+            entry=entry,
+            params=params,
+            nbytes=nbytes,
+            target=header["target"].split(",")[0].strip(),
+            ptx_version=_read_version(header["version"]),
+            reqntid=directives.get("reqntid"),
+        )
+
+    @staticmethod
+    def entries(text: str) -> list[str]:
+        """The names of all entries that PTX text declares."""
+        return [match[1] for match in _ENTRY.finditer(_COMMENT.sub(" ", text))]
+
+    def __getitem__(self, name: str) -> Parameter:
+        for parameter in self.params:
+            if parameter.name == name:
+                return parameter
+        names = ", ".join(p.name for p in self.params)
+        raise AbiError(f"parameter {name!r}: {self.entry} has no such parameter; it has {names}")
+
+    @property
+    def arguments(self) -> tuple[Parameter, ...]:
+        """The parameters that a caller gives: all but the scratch pointers."""
+        return tuple(p for p in self.params if p.role not in SCRATCH_ROLES)
+
+    @property
+    def scratch(self) -> tuple[Parameter, ...]:
+        """The parameters that the launcher fills in."""
+        return tuple(p for p in self.params if p.role in SCRATCH_ROLES)
+
+    def named(self, declared: Sequence[tuple[str, str | None, Role]]) -> Signature:
+        """This signature with (name, type in the kernel's terms, role) declared for each parameter.
+
+        Raises AbiError where the declaration does not fit the PTX in number or type.
+        """
+        if len(declared) != len(self.params):
+            raise AbiError(
+                f"{self.entry}: the sidecar declares {len(declared)} parameters "
+                f"({', '.join(name for name, _, _ in declared)}), the PTX has {len(self.params)} "
+                f"({', '.join('.' + p.ptx_type for p in self.params)}); rebuild the sidecar"
+            )
+        names = [name for name, _, _ in declared]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise AbiError(f"{self.entry}: the sidecar declares {', '.join(twice)} twice")
+        params = []
+        for parameter, (name, c_type, role) in zip(self.params, declared, strict=True):
+            if c_type is not None:
+                _check_type(self.entry, parameter, name, c_type)
+            params.append(replace(parameter, name=name, c_type=c_type, role=role))
+        return replace(self, params=tuple(params))
+
+    def with_scratch(self, roles: Sequence[Role]) -> Signature:
+        """This signature with its last parameters declared as scratch pointers, in order.
+
+        Raises AbiError where the PTX has too few parameters or they cannot hold an address.
+        """
+        first = len(self.params) - len(roles)
+        tail = self.params[max(first, 0) :]
+        if first < 0 or any(p.size != 8 or p.count is not None for p in tail):
+            raise AbiError(
+                f"{self.entry}: the sidecar states {' and '.join(roles)}, so the last "
+                f"{len(roles)} parameters should be pointers; the PTX ends with "
+                f"{', '.join('.' + p.ptx_type for p in tail) or 'no parameter'}"
+            )
+        scratch = (replace(p, role=role) for p, role in zip(tail, roles, strict=True))
+        return replace(self, params=(*self.params[:first], *scratch))
+
+
+# The PTX sizes that a type in Triton's terms may have.  Triton writes integers of either sign as
+# `.u32`, so only the width can disagree.
+_C_TYPE_NBYTES = {
+    **dict.fromkeys(("i1", "u1", "i8", "u8"), 1),
+    **dict.fromkeys(("i16", "u16", "fp16", "bf16"), 2),
+    **dict.fromkeys(("i32", "u32", "fp32"), 4),
+    **dict.fromkeys(("i64", "u64", "fp64"), 8),
+}
+
+
+def _check_type(entry: str, parameter: Parameter, name: str, c_type: str) -> None:
+    pointer = c_type.startswith("*")
+    if not pointer and c_type not in _C_TYPE_NBYTES:
+        known = ", ".join(_C_TYPE_NBYTES)
+        raise AbiError(f"{entry}: parameter {name}: unknown type {c_type!r}; one of {known}, *type")
+    expected = 8 if pointer else _C_TYPE_NBYTES[c_type]
+    if parameter.size != expected or (parameter.pointer and not pointer):
+        raise AbiError(
+            f"{entry}: parameter {parameter.index} ({name}): the sidecar declares {c_type} "
+            f"({expected} bytes), the PTX .{parameter.ptx_type}"
+            f"{' .ptr' if parameter.pointer else ''} ({parameter.size} bytes); "
+            "the sidecar belongs to another build"
+        )
+
+
+def _read_version(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)\.(\d+)", text.strip())
+    if match is None:
+        raise PtxError(f".version: expected major.minor, found {text.strip()!r}")
+    return int(match[1]), int(match[2])
+
+
+def _read_parameters(entry: str, text: str) -> tuple[tuple[Parameter, ...], int]:
+    params: list[Parameter] = []
+    offset = 0
+    for index, declaration in enumerate(filter(None, (d.strip() for d in text.split(",")))):
+        match = _PARAMETER.match(declaration)
+        if match is None or match["type"] not in TYPE_NBYTES:
+            raise PtxError(f"{entry}: parameter {index}: cannot read {declaration!r}")
+        element = TYPE_NBYTES[match["type"]]
+        count = int(match["count"]) if match["count"] else None
+        align = int(match["align"] or element)
+        if align & (align - 1) or not align:
+            raise PtxError(f"{entry}: parameter {index}: alignment {align} is no power of two")
+        offset = -(-offset // align) * align
+        size = element * (1 if count is None else count)
+        params.append(
+            Parameter(
+                index=index,
+                name=match["name"],
+                ptx_type=match["type"],
+                offset=offset,
+                size=size,
+                align=align,
+                pointer=match["pointer"] is not None,
+                count=count,
+            )
+        )
+        offset += size
+    return tuple(params), offset

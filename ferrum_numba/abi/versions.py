@@ -1,0 +1,68 @@
+"""Which driver reads which PTX, and which device runs which target.
+
+Source: CUDA Toolkit release notes ("CUDA Toolkit and Corresponding Driver Versions") and the
+release history in the PTX ISA.
+"""
+
+from __future__ import annotations
+
+import re
+
+from ..errors import AbiError
+
+# PTX ISA -> (CUDA version, first Linux driver branch) that brought it.
+_PTX_RELEASES = {
+    (6, 3): ((10, 0), "410"),
+    (6, 4): ((10, 1), "418"),
+    (6, 5): ((10, 2), "440"),
+    (7, 0): ((11, 0), "450"),
+    (7, 1): ((11, 1), "455"),
+    (7, 2): ((11, 2), "460"),
+    (7, 3): ((11, 3), "465"),
+    (7, 4): ((11, 4), "470"),
+    (7, 5): ((11, 5), "495"),
+    (7, 6): ((11, 6), "510"),
+    (7, 7): ((11, 7), "515"),
+    (7, 8): ((11, 8), "520"),
+    (8, 0): ((12, 0), "525"),
+    (8, 1): ((12, 1), "530"),
+    (8, 2): ((12, 2), "535"),
+    (8, 3): ((12, 3), "545"),
+    (8, 4): ((12, 4), "550"),
+    (8, 5): ((12, 5), "555"),
+    (8, 6): ((12, 7), "565"),
+    (8, 7): ((12, 8), "570"),
+    (8, 8): ((12, 9), "575"),
+    (9, 0): ((13, 0), "580"),
+    (9, 1): ((13, 1), "590"),
+}
+_TARGET = re.compile(r"sm_(\d+)(\d)([af]?)")
+
+
+def cuda_for_ptx(version: tuple[int, int]) -> tuple[int, int] | None:
+    """The oldest CUDA version whose driver reads this PTX ISA; None where that is not known."""
+    if version < min(_PTX_RELEASES):
+        return min(cuda for cuda, _ in _PTX_RELEASES.values())
+    release = _PTX_RELEASES.get(version)
+    return release[0] if release else None
+
+
+def driver_for_ptx(version: tuple[int, int]) -> str | None:
+    """The oldest Linux driver branch that reads this PTX ISA, e.g. "450"."""
+    release = _PTX_RELEASES.get(version)
+    return release[1] if release else None
+
+
+def runs_on(target: str, capability: tuple[int, int]) -> bool:
+    """Whether PTX of `target` ("sm_80", "sm_90a") runs on a device of this compute capability.
+
+    Plain targets run on their own capability and every newer one, `a` targets on theirs alone,
+    `f` targets on newer ones of the same major number (PTX ISA, ".target").
+    """
+    match = _TARGET.fullmatch(target)
+    if match is None:
+        raise AbiError(f".target: expected sm_XY, sm_XYa or sm_XYf, found {target!r}")
+    needed, kind = (int(match[1]), int(match[2])), match[3]
+    if kind == "a":
+        return capability == needed
+    return capability >= needed and (kind != "f" or capability[0] == needed[0])

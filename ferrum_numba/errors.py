@@ -1,0 +1,28 @@
+"""Every error that ferrum_numba raises on purpose, in one tree.
+
+A message names the field, what was expected, what was found, and what to do.
+"""
+
+
+class FerrumError(Exception):
+    """Base of all errors of this package."""
+
+
+class PtxError(FerrumError):
+    """PTX text that cannot be read, or an instruction that the CPU device does not have."""
+
+
+class AbiError(FerrumError):
+    """PTX, sidecar, declared names and the values of a launch disagree."""
+
+
+class LaunchError(FerrumError):
+    """The driver, or the CPU device, refused or broke off a launch."""
+
+
+class DeviceError(FerrumError):
+    """No such device, or a device that cannot do what was asked of it."""
+
+
+class CheckpointError(FerrumError):
+    """A checkpoint on disk that is incomplete, inconsistent, or of a kind not read here."""
