@@ -1,0 +1,244 @@
+"""The quantisation configuration of a checkpoint directory.
+
+GPTQModel and AutoGPTQ write `quantize_config.json`, auto-round `quantization_config.json`, and
+transformers the same under `quantization_config` in `config.json`. Where several exist they must
+agree, since nothing else says which is right.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import CheckpointError
+from .rules import LayerRule, read_rules
+from .zeros import ZeroFormat
+
+# (file, key under which the configuration stands). The order decides which file's value is taken
+# where only one has it, and whose `dynamic`: transformers sorts the keys of config.json, which
+# loses the order of the patterns.
+_FILES: tuple[tuple[str, str | None], ...] = (
+    ("quantize_config.json", None),
+    ("quantization_config.json", None),
+    ("config.json", "quantization_config"),
+)
+
+# Field -> the names it goes by in files.
+_NAMES: dict[str, tuple[str, ...]] = {
+    "bits": ("bits",),
+    "group_size": ("group_size",),
+    "desc_act": ("desc_act",),
+    "sym": ("sym",),
+    "format": ("checkpoint_format", "format"),
+    "method": ("quant_method", "method"),
+}
+_TYPES = {"bits": int, "group_size": int, "desc_act": bool, "sym": bool, "format": str}
+
+_STORES_TRUE_ZERO = {"gptq": False, "gptq_v2": True, "gptq_p": True}  # gptq_p: v2 in four bits
+# auto-round's own layouts, by `packing_format`: the ones that are GPTQ's on disk.
+_AUTO_ROUND_FORMATS = {
+    "auto_round:auto_gptq": "gptq",
+    "auto_round:gptqmodel": "gptq_v2",
+    "auto_round": "gptq_v2",
+}
+_REMEDY = "only GPTQ checkpoints (gptq, gptq_v2) and auto-round's in GPTQ layout are read here"
+
+
+@dataclass(frozen=True)
+class QuantConfig:
+    """What the configuration says about the quantised layers.
+
+    bits               bits of a weight, unless a rule says otherwise; None if no file says
+    group_size         rows in a group; -1 is one group of all rows
+    desc_act           the producer's flag; whether a layer is act-order only its g_idx tells
+    sym                whether zeros are symmetric; None if no file says
+    checkpoint_format  "gptq" (v1) or "gptq_v2" or "gptq_p"
+    producer           such as "gptqmodel:7.6.0", or "unknown"
+    zero_format        how this producer's zeros decode
+    rules              per-layer overrides and exclusions; the first that matches a name counts
+    lm_head            whether the output head is quantised
+    pack_dtype         type of the packed words, "int32"
+    source             the files that this was read from, for messages
+    """
+
+    bits: int | None
+    group_size: int
+    desc_act: bool
+    sym: bool | None
+    checkpoint_format: str
+    producer: str
+    zero_format: ZeroFormat
+    rules: tuple[LayerRule, ...]
+    lm_head: bool
+    pack_dtype: str
+    source: str
+
+    @classmethod
+    def read(cls, directory: Path, metadata: Mapping[str, str]) -> QuantConfig | None:
+        """The configuration in `directory`, or None if no file there has one.
+
+        metadata: of the safetensors files; AutoGPTQ leaves its name only there. Raises
+        CheckpointError for files that cannot be read, contradict each other, or describe another
+        quantisation method.
+        """
+        found = _read_files(directory)
+        if not found:
+            return None
+        source = " and ".join(found)
+        fields = {field: _agreed(found, field, names) for field, names in _NAMES.items()}
+        merged = {key: value for file in reversed(found) for key, value in found[file].items()}
+        checkpoint_format = _checkpoint_format(fields, merged, source)
+        for field in ("bits", "group_size"):
+            if fields[field] is None:
+                raise CheckpointError(
+                    f"{field}: expected in {source}, found nothing; add it there as the producer "
+                    "set it"
+                )
+        pack_dtype = merged.get("pack_dtype") or "int32"
+        if pack_dtype != "int32":
+            raise CheckpointError(
+                f"pack_dtype: expected 'int32' in {source}, found {pack_dtype!r}; "
+                "quantise again with pack_dtype int32"
+            )
+        producer = _producer(merged, metadata)
+        return cls(
+            bits=fields["bits"],
+            group_size=fields["group_size"],
+            desc_act=bool(fields["desc_act"]),
+            sym=fields["sym"],
+            checkpoint_format=checkpoint_format,
+            producer=producer,
+            zero_format=_zero_format(checkpoint_format, producer),
+            rules=read_rules(merged.get("dynamic"), merged.get("extra_config"), source),
+            lm_head=bool(merged.get("lm_head")),
+            pack_dtype=pack_dtype,
+            source=source,
+        )
+
+    @classmethod
+    def stated(cls, group_size: int, zero_format: ZeroFormat) -> QuantConfig:
+        """For files without a configuration: what the caller states; the shapes give the bits."""
+        return cls(
+            bits=None,
+            group_size=group_size,
+            desc_act=False,
+            sym=None,
+            checkpoint_format="gptq_v2" if zero_format == "v2" else "gptq",
+            producer="unknown",
+            zero_format=zero_format,
+            rules=(),
+            lm_head=False,
+            pack_dtype="int32",
+            source="Checkpoint.open's arguments",
+        )
+
+    def rule_for(self, name: str) -> LayerRule | None:
+        """The first rule that matches the layer `name`, if any does."""
+        return next((rule for rule in self.rules if rule.matches(name)), None)
+
+
+def config_file_names() -> str:
+    """The places where a configuration is looked for, for messages."""
+    return ", ".join(f"{key} in {file}" if key else file for file, key in _FILES)
+
+
+def _read_files(directory: Path) -> dict[str, dict[str, Any]]:
+    found = {}
+    for file, key in _FILES:
+        path = directory / file
+        if not path.is_file():
+            continue
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise CheckpointError(
+                f"{path}: expected JSON, found what cannot be read ({error}); "
+                "download the file again"
+            ) from error
+        if isinstance(content, dict) and key is not None:
+            content = content.get(key)
+            if content is None:  # an unquantised model's config.json
+                continue
+        if not isinstance(content, dict):
+            raise CheckpointError(
+                f"{path}: expected a JSON object{f' under {key}' if key else ''}, found "
+                f"{type(content).__name__}"
+            )
+        found[file] = content
+    return found
+
+
+def _agreed(found: Mapping[str, dict[str, Any]], field: str, names: tuple[str, ...]) -> Any:
+    """The value of `field`, which may stand under several names and in several files."""
+    first: tuple[str, Any] | None = None
+    for file, content in found.items():
+        for name in names:
+            value = content.get(name)
+            if value is None:
+                continue
+            expected = _TYPES.get(field, str)
+            if type(value) is not expected:
+                raise CheckpointError(
+                    f"{name} in {file}: expected {expected.__name__}, found {value!r}"
+                )
+            if first is not None and value != first[1]:
+                raise CheckpointError(
+                    f"{field}: {first[0]} says {first[1]!r}, {name} in {file} says {value!r}; "
+                    "correct whichever is wrong"
+                )
+            first = first or (f"{name} in {file}", value)
+    return first[1] if first else None
+
+
+def _checkpoint_format(fields: Mapping[str, Any], merged: Mapping[str, Any], source: str) -> str:
+    method = str(fields["method"] or "gptq").lower().replace("_", "-")  # old AutoGPTQ names none
+    if method in ("auto-round", "intel/auto-round"):
+        packing = merged.get("packing_format")
+        if packing not in _AUTO_ROUND_FORMATS:
+            raise CheckpointError(
+                f"packing_format: expected one of {', '.join(_AUTO_ROUND_FORMATS)} in {source}, "
+                f"found {packing!r}; export again with format='auto_gptq'"
+            )
+        return _AUTO_ROUND_FORMATS[packing]
+    if method != "gptq":
+        raise CheckpointError(
+            f"quant_method: expected 'gptq' or 'auto-round' in {source}, found "
+            f"{fields['method']!r}; {_REMEDY}"
+        )
+    name = "marlin" if merged.get("is_marlin_format") else fields["format"] or "gptq"
+    if name not in _STORES_TRUE_ZERO:
+        raise CheckpointError(
+            f"checkpoint_format: expected one of {', '.join(_STORES_TRUE_ZERO)} in {source}, "
+            f"found {name!r}; {_REMEDY}"
+        )
+    return str(name)
+
+
+def _producer(merged: Mapping[str, Any], metadata: Mapping[str, str]) -> str:
+    """Who wrote the tensors, as "name:version" where the version is known."""
+    meta = merged.get("meta")
+    quantizer = meta.get("quantizer") if isinstance(meta, dict) else None
+    stamps = [str(stamp) for stamp in (quantizer if isinstance(quantizer, list) else [quantizer])]
+    for name in ("gptqmodel", "auto[-_]?round", "auto[-_]?gptq"):
+        for stamp in stamps:  # transformers adds its own stamp beside the quantizer's
+            if re.search(name, stamp, re.IGNORECASE):
+                return stamp
+    if "autoround_version" in merged or "auto-round" in str(merged.get("provider")):
+        return f"auto-round:{merged.get('autoround_version', 'unknown')}"
+    if "auto_gptq_version" in metadata:
+        return f"auto_gptq:{metadata['auto_gptq_version']}"
+    return "unknown"
+
+
+def _zero_format(checkpoint_format: str, producer: str) -> ZeroFormat:
+    if _STORES_TRUE_ZERO[checkpoint_format]:
+        return "v2"
+    if re.search("gptqmodel", producer, re.IGNORECASE):
+        return "v1_gptqmodel"
+    if re.search("auto[-_]?gptq", producer, re.IGNORECASE):
+        return "v1_autogptq"
+    return "v1"

@@ -1,0 +1,182 @@
+"""What a checkpoint says about one quantised layer before its weights are read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import CheckpointError
+from .config import QuantConfig
+from .shards import Shards, StoredTensor
+from .tensors import check_g_idx, effective_group_size, is_act_order
+from .zeros import ZeroFormat
+
+WORD_BITS = 32
+_BITS = (2, 3, 4, 8)
+_FLOATS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
+_REQUIRED = ("qweight", "qzeros", "scales")
+_MARKS = (".qweight", ".qzeros", ".g_idx")  # a layer that lost one tensor is still seen
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """One quantised layer: weight [K, N], K input and N output features.
+
+    name          such as "model.layers.0.self_attn.q_proj"
+    bits          of a weight; only 4 can be loaded
+    group_size    rows in a group, at least 1: a configured -1 stands here as K
+    groups        ceil(K / group_size)
+    act_order     whether the values of g_idx differ from k // group_size
+    bias          whether the file has one, all zeros or not
+    zero_format   how the zeros decode
+    scales_dtype  "float16" or "bfloat16"
+    symmetric     what the configuration says; None if it says nothing
+    nbytes        bytes of the layer's tensors on disk
+    """
+
+    name: str
+    K: int
+    N: int
+    bits: int
+    group_size: int
+    groups: int
+    act_order: bool
+    bias: bool
+    zero_format: ZeroFormat
+    scales_dtype: str
+    symmetric: bool | None
+    nbytes: int
+
+
+def read_layer_specs(shards: Shards, config: QuantConfig) -> dict[str, LayerSpec]:
+    """Every quantised layer of `shards` by name, checked against `config`, in the files' order.
+
+    Reads the headers, and the values of g_idx. Raises CheckpointError that names the tensor.
+    """
+    names = {
+        tensor.removesuffix(mark): None
+        for tensor in shards.tensors
+        for mark in _MARKS
+        if tensor.endswith(mark)
+    }
+    g_idx = shards.read(f"{name}.g_idx" for name in names if f"{name}.g_idx" in shards.tensors)
+    return {name: _layer_spec(name, shards, config, g_idx) for name in names}
+
+
+def _layer_spec(
+    name: str, shards: Shards, config: QuantConfig, g_idx: Mapping[str, npt.NDArray[Any]]
+) -> LayerSpec:
+    stored = {part: shards.find(f"{name}.{part}") for part in _REQUIRED}
+    for part in ("g_idx", "bias"):
+        if f"{name}.{part}" in shards.tensors:
+            stored[part] = shards.tensors[f"{name}.{part}"]
+    _check_types(name, stored)
+    bits, configured_group_size, symmetric = _configured(name, config, stored)
+    rows, N = stored["qweight"].shape
+    K = rows * WORD_BITS // bits
+    try:
+        group_size = effective_group_size(configured_group_size, K)
+    except CheckpointError as error:
+        raise CheckpointError(f"{name}: {error}; correct it in {config.source}") from error
+    groups = -(-K // group_size)
+    _check_shapes(name, stored, config, bits, K, N, group_size)
+    act_order = False
+    if "g_idx" in stored:
+        values = g_idx[f"{name}.g_idx"]
+        check_g_idx(f"{name}.g_idx", values, groups)
+        act_order = is_act_order(values, group_size)
+    return LayerSpec(
+        name=name,
+        K=K,
+        N=N,
+        bits=bits,
+        group_size=group_size,
+        groups=groups,
+        act_order=act_order,
+        bias="bias" in stored,
+        zero_format=config.zero_format,
+        scales_dtype=_FLOATS[stored["scales"].dtype],
+        symmetric=symmetric,
+        nbytes=sum(
+            int(np.prod(tensor.shape)) * (2 if tensor.dtype in ("F16", "BF16") else 4)
+            for tensor in stored.values()
+        ),
+    )
+
+
+def _check_types(name: str, stored: Mapping[str, StoredTensor]) -> None:
+    expected = {
+        "qweight": (("I32",), 2),
+        "qzeros": (("I32",), 2),
+        "scales": (("F16", "BF16"), 2),
+        "g_idx": (("I32",), 1),
+        "bias": (("F16", "BF16", "F32"), 1),
+    }
+    for part, tensor in stored.items():
+        dtypes, ndim = expected[part]
+        if tensor.dtype not in dtypes or len(tensor.shape) != ndim or 0 in tensor.shape:
+            raise CheckpointError(
+                f"{name}.{part}: expected {' or '.join(dtypes)} with {ndim} dimension"
+                f"{'s' if ndim > 1 else ''}, none of them 0, found {tensor.dtype} "
+                f"{list(tensor.shape)} in {tensor.file.name}; this is not GPTQ's layout"
+            )
+
+
+def _configured(
+    name: str, config: QuantConfig, stored: Mapping[str, StoredTensor]
+) -> tuple[int, int, bool | None]:
+    """(bits, group_size, symmetric) of a layer, by its rule or else by the configuration."""
+    rule = config.rule_for(name)
+    if rule is not None and rule.excluded:
+        raise CheckpointError(
+            f"{name}.qweight: expected no quantised layer of this name, as the rule "
+            f"{rule.pattern.pattern!r} in {config.source} excludes it; found one in "
+            f"{stored['qweight'].file.name}; correct the rule"
+        )
+    bits = rule.bits if rule and rule.bits is not None else config.bits
+    if bits is None:  # no configuration: a row of qzeros holds one zero for each of N columns
+        bits = stored["qzeros"].shape[1] * WORD_BITS // stored["qweight"].shape[1]
+    if bits not in _BITS:
+        raise CheckpointError(
+            f"{name}: expected bits to be one of {', '.join(map(str, _BITS))}, found {bits} "
+            f"({config.source}); correct bits"
+        )
+    group_size = rule.group_size if rule and rule.group_size is not None else config.group_size
+    symmetric = rule.sym if rule and rule.sym is not None else config.sym
+    return bits, group_size, symmetric
+
+
+def _check_shapes(
+    name: str,
+    stored: Mapping[str, StoredTensor],
+    config: QuantConfig,
+    bits: int,
+    K: int,
+    N: int,
+    group_size: int,
+) -> None:
+    rows = stored["qweight"].shape[0]
+    if rows * WORD_BITS % bits or N * bits % WORD_BITS:
+        raise CheckpointError(
+            f"{name}.qweight: expected shape [K*{bits}/32, N] with whole words along K and N, "
+            f"found {list(stored['qweight'].shape)}; check bits in {config.source}"
+        )
+    groups = -(-K // group_size)
+    expected = {
+        "qzeros": (groups, N * bits // WORD_BITS),
+        "scales": (groups, N),
+        "g_idx": (K,),
+        "bias": (N,),
+    }
+    for part, shape in expected.items():
+        if part in stored and stored[part].shape != shape:
+            raise CheckpointError(
+                f"{name}.{part}: expected shape {list(shape)}, as {name}.qweight "
+                f"{list(stored['qweight'].shape)} with bits={bits} and group_size={group_size} "
+                f"({config.source}) asks, found {list(stored[part].shape)} in "
+                f"{stored[part].file.name}; correct bits or group_size if they are wrong"
+            )

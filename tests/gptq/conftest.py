@@ -1,0 +1,23 @@
+"""Checkpoints to damage, and Hypothesis without deadlines: a slow machine is no failure."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from tests.gptq.fixtures import copy_of
+
+settings.register_profile("no_deadline", deadline=None)
+settings.load_profile("no_deadline")
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
+    """A copy of gm_v1_sym_g128 to damage."""
+    return copy_of("gm_v1_sym_g128", tmp_path)
+
+
+@pytest.fixture
+def sharded(tmp_path: Path) -> Path:
+    """A copy of gm_v1_sym_g64_sharded to damage."""
+    return copy_of("gm_v1_sym_g64_sharded", tmp_path)

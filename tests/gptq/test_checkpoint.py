@@ -1,0 +1,192 @@
+"""Checkpoint: what is read from directories and single files, and what open and load refuse."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file
+
+from ferrum_numba.gptq import Checkpoint
+from tests.gptq.fixtures import (
+    DOWN_PROJ,
+    Q_PROJ,
+    copy_of,
+    edit_config,
+    edit_tensors,
+    fixture,
+    refused,
+    save_layer,
+)
+from tests.layers import random_tensors
+
+
+def test_tensors_are_the_bytes_of_the_file():
+    stored = load_file(fixture("gm_v1_sym_g128") / "model.safetensors")
+    tensors = Checkpoint.open(fixture("gm_v1_sym_g128")).load(Q_PROJ)
+    for part in ("qweight", "qzeros", "scales", "g_idx"):
+        np.testing.assert_array_equal(getattr(tensors, part), stored[f"{Q_PROJ}.{part}"])
+
+
+def test_a_single_file_uses_the_configuration_beside_it():
+    path = fixture("gm_v2_sym_g128")
+    of_file = Checkpoint.open(path / "model.safetensors")
+    assert dict(of_file.layers) == dict(Checkpoint.open(str(path)).layers)
+
+
+def test_layers_cannot_be_altered():
+    with pytest.raises(TypeError):
+        Checkpoint.open(fixture("gm_v1_sym_g128")).layers["x"] = None
+
+
+def test_without_g_idx_rows_are_in_order(plain):
+    def drop(tensors):
+        for name in [name for name in tensors if name.endswith(".g_idx")]:
+            del tensors[name]
+
+    before = Checkpoint.open(plain).load(Q_PROJ).dequantize()
+    edit_tensors(plain / "model.safetensors", drop)
+    checkpoint = Checkpoint.open(plain)
+    assert not checkpoint.layers[Q_PROJ].act_order
+    assert checkpoint.load(Q_PROJ).g_idx is None
+    np.testing.assert_array_equal(checkpoint.load(Q_PROJ).dequantize(), before)
+
+
+def test_auto_rounds_own_format(tmp_path):
+    tensors = random_tensors(128, 64, 32, symmetric=True)
+    save_layer(tmp_path / "model.safetensors", tensors)
+    config = {"bits": 4, "group_size": 32, "sym": True, "quant_method": "auto-round"}
+    config["packing_format"] = "auto_round:auto_gptq"
+    (tmp_path / "quantization_config.json").write_text(json.dumps(config))
+    checkpoint = Checkpoint.open(tmp_path)
+    assert checkpoint.layers["layer"].zero_format == "v1"
+    np.testing.assert_array_equal(checkpoint.load("layer").dequantize(), tensors.dequantize())
+
+
+def test_a_short_last_group_and_odd_sizes(tmp_path):
+    tensors = random_tensors(136, 72, 64, zero_format="v2")
+    save_layer(tmp_path / "layer.safetensors", tensors)
+    checkpoint = Checkpoint.open(tmp_path, group_size=64, zero_format="v2")
+    spec = checkpoint.layers["layer"]
+    assert (spec.K, spec.N, spec.groups, spec.bits, spec.symmetric) == (136, 72, 3, 4, None)
+    np.testing.assert_array_equal(checkpoint.load("layer").dequantize(), tensors.dequantize())
+
+
+def test_no_configuration(plain):
+    (plain / "quantize_config.json").unlink()
+    edit_config(plain / "config.json")
+    content = json.loads((plain / "config.json").read_text())
+    del content["quantization_config"]
+    (plain / "config.json").write_text(json.dumps(content))
+    message = (
+        r"expected a quantisation configuration, found none of quantize_config\.json, "
+        r"quantization_config\.json, quantization_config in config\.json; .*"
+        r'Checkpoint\.open\(path, group_size=128, zero_format="v1"\)'
+    )
+    for arguments in ({}, {"group_size": 128}, {"zero_format": "v1"}):
+        with refused(message):
+            Checkpoint.open(plain / "model.safetensors", **arguments)
+    stated = Checkpoint.open(plain, group_size=128, zero_format="v1")
+    np.testing.assert_array_equal(
+        stated.load(Q_PROJ).dequantize(),
+        Checkpoint.open(fixture("gm_v1_sym_g128")).load(Q_PROJ).dequantize(),
+    )
+    with refused(r"qzeros: expected shape \[8, 32\], .*group_size=64 \(Checkpoint\.open's arg"):
+        Checkpoint.open(plain, group_size=64, zero_format="v1")
+
+
+def test_group_size_beside_a_configuration(plain):
+    with refused(r"group_size: expected none .*found 64, while quantize_config\.json .*says 128"):
+        Checkpoint.open(plain, group_size=64)
+
+
+def test_an_unknown_zero_format(plain):
+    with refused(r"zero_format: expected one of 'v1', .*found 'v9'"):
+        Checkpoint.open(plain, zero_format="v9")
+
+
+@pytest.mark.parametrize(("bits", "K"), [(2, 256), (3, 256), (8, 256)])
+def test_other_widths_are_listed_and_not_loaded(plain, bits, K):
+    def widen(tensors):
+        tensors["lm_head.qweight"] = np.zeros((K * bits // 32, 64), np.int32)
+        tensors["lm_head.qzeros"] = np.zeros((K // 32, 64 * bits // 32), np.int32)
+        tensors["lm_head.scales"] = np.ones((K // 32, 64), np.float16)
+
+    edit_tensors(plain / "model.safetensors", widen)
+    rule = {"lm_head": {"bits": bits, "group_size": 32}}
+    edit_config(plain / "quantize_config.json", dynamic=rule)
+    checkpoint = Checkpoint.open(plain)
+    spec = checkpoint.layers["lm_head"]
+    assert (spec.bits, spec.K, spec.N, spec.group_size) == (bits, K, 64, 32)
+    with refused(rf"^lm_head: expected a 4-bit layer, found {bits} bits"):
+        checkpoint.load("lm_head")
+    checkpoint.load(Q_PROJ)
+
+
+def test_an_unknown_layer(plain):
+    checkpoint = Checkpoint.open(plain)
+    with refused(r"^model\.layers\.0\.self_attn\.q_porj: .*did you mean model\.layers\.0\.self_at"):
+        checkpoint.load("model.layers.0.self_attn.q_porj")
+    with refused(r"^zzz: .*Checkpoint\.layers has them"):
+        checkpoint.load("zzz")
+
+
+def test_scales_that_are_not_finite(plain):
+    def damage(tensors):
+        tensors[f"{Q_PROJ}.scales"][1, 5] = np.nan
+
+    edit_tensors(plain / "model.safetensors", damage)
+    checkpoint = Checkpoint.open(plain)  # values are read when a layer is loaded
+    with refused(rf"^{re.escape(Q_PROJ)}\.scales: expected finite .*the first at \[1, 5\]"):
+        checkpoint.load(Q_PROJ)
+    checkpoint.load(DOWN_PROJ)
+
+
+@pytest.mark.parametrize(
+    ("name", "label", "remedy"),
+    [("gm_v2_sym_g128", "gptq", "v2"), ("gm_v1_sym_g128", "gptq_v2", "v1_gptqmodel")],
+)
+def test_a_mislabelled_checkpoint(tmp_path, name, label, remedy):
+    folder = copy_of(name, tmp_path)
+    for file in ("quantize_config.json", "config.json"):
+        edit_config(folder / file, checkpoint_format=label, format=label)
+    checkpoint = Checkpoint.open(folder)
+    with refused(
+        rf"^{re.escape(Q_PROJ)}\.qzeros: .*found 0x[78]{{8}} in all of them.*"
+        rf'Checkpoint\.open\(path, zero_format="{remedy[:2]}"\)'
+    ):
+        checkpoint.load(Q_PROJ)
+    expected = Checkpoint.open(fixture(name)).load(Q_PROJ).dequantize()
+    corrected = Checkpoint.open(folder, zero_format=remedy).load(Q_PROJ)
+    np.testing.assert_array_equal(corrected.dequantize(), expected)
+    assert not np.array_equal(
+        Checkpoint.open(folder, zero_format=checkpoint.config.zero_format).load(Q_PROJ).zeros(),
+        corrected.zeros(),
+    )
+
+
+def test_an_asymmetric_layer_may_have_any_zeros(tmp_path):
+    folder = copy_of("gm_v2_sym_g128", tmp_path)
+    for file in ("quantize_config.json", "config.json"):
+        edit_config(folder / file, checkpoint_format="gptq", format="gptq", sym=False)
+    assert (Checkpoint.open(folder).load(Q_PROJ).zeros() == 9).all()
+
+
+def test_nibbles_of_f_without_a_producer_warn(tmp_path):
+    folder = copy_of("gm_v1_asym_g32_zp0", tmp_path)
+    for file in ("quantize_config.json", "config.json"):
+        edit_config(folder / file, meta=None)
+    checkpoint = Checkpoint.open(folder)
+    assert checkpoint.config.producer == "unknown"
+    with pytest.warns(UserWarning, match=rf'{Q_PROJ}.qzeros: .*zero_format="v1_gptqmodel"'):
+        checkpoint.load(Q_PROJ)
+
+
+def test_fixture_copies_keep_their_metadata(tmp_path):
+    folder = copy_of("ag_v1_sym_g64_bf16scales", tmp_path)
+    file = folder / "gptq_model-4bit-64g.safetensors"
+    edit_tensors(file, lambda tensors: None)
+    with safe_open(file, framework="np") as handle:
+        assert handle.metadata()["auto_gptq_version"] == "0.7.1"
+    assert Checkpoint.open(folder).config.zero_format == "v1_autogptq"

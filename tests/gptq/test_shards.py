@@ -1,0 +1,123 @@
+"""Shards: several files with and without an index, and files that are none."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from ferrum_numba.gptq import Checkpoint
+from tests.gptq.fixtures import (
+    DOWN_PROJ,
+    Q_PROJ,
+    edit_tensors,
+    fixture,
+    refused,
+)
+
+INDEX = "model.safetensors.index.json"
+
+
+def test_shards_without_an_index(sharded):
+    (sharded / INDEX).unlink()
+    checkpoint = Checkpoint.open(sharded)
+    assert len(checkpoint.layers) == 14
+    for name in checkpoint.layers:
+        np.testing.assert_array_equal(
+            checkpoint.load(name).dequantize(),
+            Checkpoint.open(fixture("gm_v1_sym_g64_sharded")).load(name).dequantize(),
+        )
+
+
+@pytest.mark.parametrize(
+    "place", ["gone.safetensors", "model-00001-of-00004.safetensors", "../../outside.safetensors"]
+)
+def test_a_stale_or_hostile_index_is_not_followed(sharded, place):
+    index = json.loads((sharded / INDEX).read_text())
+    index["weight_map"] = dict.fromkeys(index["weight_map"], place)
+    (sharded / INDEX).write_text(json.dumps(index))
+    checkpoint = Checkpoint.open(sharded)
+    assert len(checkpoint.layers) == 14
+    checkpoint.load(DOWN_PROJ)  # its tensors lie in two shards
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"weight_map": 3}', '{"weight_map": {}}'])
+def test_an_unreadable_index_does_not_hide_what_is_missing(sharded, text):
+    (sharded / INDEX).write_text(text)
+    (sharded / "model-00002-of-00004.safetensors").unlink()
+    with refused(r"qweight: expected in .*found in none of them; the checkpoint is incomplete"):
+        Checkpoint.open(sharded)
+
+
+def test_a_missing_shard_is_named_from_the_index(sharded):
+    (sharded / "model-00003-of-00004.safetensors").unlink()
+    with refused(
+        r"qweight: expected in .*\(model\.safetensors\.index\.json places it in "
+        r"'model-00003-of-00004\.safetensors'\); the checkpoint is incomplete"
+    ):
+        Checkpoint.open(sharded)
+
+
+def test_a_layer_wholly_in_a_missing_shard_is_named_from_the_index(sharded):
+    for number in (2, 3, 4):
+        (sharded / f"model-0000{number}-of-00004.safetensors").unlink()
+    first = sharded / "model-00001-of-00004.safetensors"
+    edit_tensors(first, lambda t: [t.pop(name) for name in list(t) if "o_proj" in name])
+    checkpoint = Checkpoint.open(sharded)
+    assert Q_PROJ in checkpoint.layers
+    with refused(rf"^{DOWN_PROJ}: .*index\.json places it in 'model-00003-of-00004\.safetensors'"):
+        checkpoint.load(DOWN_PROJ)
+
+
+def test_one_shard_of_a_layer_alone_is_refused(sharded):
+    with refused(r"o_proj\.qweight: expected in model-00001.*open its directory"):
+        Checkpoint.open(sharded / "model-00001-of-00004.safetensors")
+
+
+def test_a_name_in_two_files_is_refused(plain):
+    shutil.copy(plain / "model.safetensors", plain / "other.safetensors")
+    with refused(
+        r"^\S+: expected in one file, found in model\.safetensors and other\.safetensors of .*"
+        r"remove the file that does not belong"
+    ):
+        Checkpoint.open(plain)
+
+
+def test_no_such_path(tmp_path):
+    with refused(r"gone: expected a checkpoint directory or a \.safetensors file, found nothing"):
+        Checkpoint.open(tmp_path / "gone")
+
+
+def test_an_empty_directory(tmp_path):
+    with refused(r"expected \*\.safetensors files, found nothing; name the model's own directory"):
+        Checkpoint.open(tmp_path)
+
+
+def test_a_directory_of_other_files(tmp_path):
+    (tmp_path / "pytorch_model.bin").touch()
+    with refused(r"expected \*\.safetensors files, found pytorch_model\.bin; .*convert \.bin"):
+        Checkpoint.open(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", b"\xff" * 64],
+)
+def test_a_file_that_is_no_safetensors(plain, content):
+    (plain / "model.safetensors").write_bytes(content)
+    with refused(r"model\.safetensors: expected a safetensors file, found .*download it again"):
+        Checkpoint.open(plain)
+
+
+def test_a_truncated_file(plain):
+    file = plain / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+    with refused(r"model\.safetensors: expected a safetensors file, found one that cannot be read"):
+        Checkpoint.open(plain)
+
+
+def test_no_quantised_layers(plain):
+    save_file({"model.norm.weight": np.ones(8, np.float16)}, plain / "model.safetensors")
+    with refused(r"expected tensors named \*\.qweight, found none among 1 tensors"):
+        Checkpoint.open(plain)
