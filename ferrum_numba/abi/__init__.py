@@ -4,7 +4,7 @@ Pure Python: no GPU, no NumPy, so that a launch can be inspected anywhere.
 """
 
 from .binding import ArrayReference, bind
-from .block import ParameterBlock
+from .block import ParameterBlock, encode
 from .expression import Expression, expression
 from .launch import LaunchConfig
 from .sidecar import Declaration, Scratch, Sidecar, ptx_digest
@@ -25,6 +25,7 @@ __all__ = [
     "bind",
     "cuda_for_ptx",
     "driver_for_ptx",
+    "encode",
     "expression",
     "ptx_digest",
     "runs_on",

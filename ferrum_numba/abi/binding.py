@@ -8,7 +8,7 @@ is wrong raises AbiError before anything is launched.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..errors import AbiError
@@ -99,7 +99,7 @@ def bind(
             raw[parameter.name] = reference.address
         else:
             raw[parameter.name] = encode(parameter, value)
-    sizes = {**(sidecar.tile or {}), **{n: v for n, v in raw.items() if type(v) is int}}
+    sizes = {n: v for n, v in raw.items() if type(v) is int}
     check_rules(signature, sidecar, config, sizes)
     for declaration in sidecar.params:
         if declaration.name in arrays:
@@ -138,15 +138,13 @@ def check_rules(
     for rule in sidecar.constraints:
         if not rule(sizes):
             raise AbiError(f"{signature.entry}: expected {rule.text}, found {rule.show(sizes)}")
-    if sidecar.grid is not None:
-        expected = tuple(rule(sizes) for rule in sidecar.grid)
-        if config.grid != expected:
-            rules = ", ".join(rule.text for rule in sidecar.grid)
-            used = {n: sizes[n] for rule in sidecar.grid for n in rule.names}
-            values = ", ".join(f"{n} = {v}" for n, v in used.items())
-            raise AbiError(
-                f"grid: expected {expected} = ({rules}) with {values}, found {config.grid}"
-            )
+    expected = sidecar.grid_for(sizes)
+    if expected is not None and config.grid != expected:
+        rules = sidecar.grid or ()
+        text = ", ".join(rule.text for rule in rules)
+        values = {**(sidecar.tile or {}), **sizes}
+        used = ", ".join(f"{n} = {values[n]}" for n in sorted(_names(rules)))
+        raise AbiError(f"grid: expected {expected} = ({text}) with {used}, found {config.grid}")
 
 
 def check_array(declaration: Declaration, array: ArrayReference, sizes: Mapping[str, int]) -> None:
@@ -277,3 +275,7 @@ def _check_overlap(sidecar: Sidecar, arrays: Mapping[str, ArrayReference]) -> No
                     f"{output}: shares memory with {name}; the kernel writes {output} "
                     f"while other CTAs still read {name}: give it an array of its own"
                 )
+
+
+def _names(rules: Iterable[Expression]) -> set[str]:
+    return {name for rule in rules for name in rule.names}

@@ -111,13 +111,16 @@ def encode(parameter: Parameter, value: object) -> int | float | bytes:
     kind = (parameter.c_type or parameter.ptx_type).lstrip("*")
     if kind in _FLOATS and not parameter.is_pointer:
         return _encode_float(parameter, _FLOATS[kind], value)
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
         wanted = "an address (int)" if parameter.is_pointer else "an integer"
         raise AbiError(
             f"{parameter.name}: expected {wanted} for {_type_name(parameter)}, "
-            f"found {value!r} ({type(value).__name__})"
-        )
-    number = operator.index(value)
+            f"found {value!s:.80} ({type(value).__name__})"
+        ) from None
     low, high = _integer_range(parameter)
     if not low <= number <= high:
         raise AbiError(
@@ -125,7 +128,7 @@ def encode(parameter: Parameter, value: object) -> int | float | bytes:
         )
     # The field's ctypes type may be unsigned where the kernel's integer is signed (Triton writes
     # i32 as .u32); ctypes keeps the two's complement bits either way.
-    return int(number)
+    return number
 
 
 def _encode_bytes(parameter: Parameter, value: object) -> bytes:

@@ -111,6 +111,13 @@ class Sidecar:
             return signature.named([(p.name, p.type, p.role) for p in self.params])
         return signature.with_scratch([s.role for s in self.scratch])
 
+    def grid_for(self, sizes: Mapping[str, int]) -> tuple[int, ...] | None:
+        """The grid (x, y, z) that the rule gives for these sizes; None where there is no rule."""
+        if self.grid is None:
+            return None
+        values = {**(self.tile or {}), **sizes}
+        return tuple(rule(values) for rule in self.grid)
+
     def check(self, text: str, signature: Signature) -> None:
         """Compare with the PTX text and its signature; AbiError names both sides."""
         for field, ours, theirs in (

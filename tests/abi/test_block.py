@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import ferrum_numba as fe
 from ferrum_numba import kernels
-from tests.abi.ptx import ptx
+from tests.ptx import ptx
 
 VALUES = {
     "a": 0x1111_2222_3333_4440,

@@ -8,7 +8,7 @@ import pytest
 
 import ferrum_numba as fe
 from ferrum_numba import kernels
-from tests.abi.ptx import ptx
+from tests.ptx import ptx
 
 SHIPPED = json.loads((kernels.folder() / "w4a16_gptq_gemm_typed.v1.sm_80.json").read_text())
 SIGNATURE = fe.Signature.from_ptx(fe.W4A16_PTX)

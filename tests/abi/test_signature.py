@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 import ferrum_numba as fe
-from tests.abi.ptx import ptx
+from tests.ptx import ptx
 
 OFFSETS = [0, 8, 16, 24, 32, 40, 44, 48, 52, 56, 60, 64, 68, 72, 76, 80, 84, 88, 92, 96, 104]
 

@@ -1,0 +1,58 @@
+"""Devices: where kernels run.  `open_device` is the way in."""
+
+from __future__ import annotations
+
+import os
+import re
+from functools import lru_cache
+
+from ..errors import DeviceError
+from .base import Device, Invocation, Kernel, Module, PreparedLaunch, Stream
+
+__all__ = [
+    "Device",
+    "Invocation",
+    "Kernel",
+    "Module",
+    "PreparedLaunch",
+    "Stream",
+    "open_device",
+]
+
+
+def open_device(name: str = "auto", *, threads: int | None = None) -> Device:
+    """The device of this name: "auto", "cpu", "cuda" (the current GPU) or "cuda:<ordinal>".
+
+    "auto" is $FERRUM_DEVICE where it is set, else the GPU where one is usable, else the CPU.
+    threads: for the CPU device, how many threads share the CTAs; all usable cores by default.
+    The same device is returned every time, with its loaded modules.
+
+    Raises DeviceError for a name that is none of these or a GPU that is not there.
+    """
+    if name == "auto":
+        name = os.environ.get("FERRUM_DEVICE") or "auto"
+    match = re.fullmatch(r"auto|cpu|cuda(?::(\d+))?", name)
+    if match is None:
+        raise DeviceError(f'device: expected "auto", "cpu", "cuda" or "cuda:<n>", found {name!r}')
+    if name == "auto":
+        from .cuda import unusable
+
+        name = "cpu" if unusable() else "cuda"
+    if name == "cpu":
+        return _open_cpu(threads)
+    if threads is not None:
+        raise DeviceError(f"threads: only the CPU device has them, found device {name!r}")
+    return _open_cuda(int(match[1]) if match[1] else None)
+
+
+@lru_cache(maxsize=8)
+def _open_cpu(threads: int | None) -> Device:
+    from .cpu import CpuDevice
+
+    return CpuDevice(threads)
+
+
+def _open_cuda(ordinal: int | None) -> Device:
+    from .cuda import CudaDevice
+
+    return CudaDevice.open(ordinal)

@@ -1,0 +1,154 @@
+"""The typed front door of the canonical kernel: a GPTQ layer's tensors become its 19 arguments.
+
+    c[M, N] = a[M, K] @ dequantise(qweight, qzeros, scales)[K, N]
+
+Source of the argument order: scripts/kernels/w4a16_gptq_gemm_typed.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, Protocol
+
+from ..abi import Sidecar
+from ..devices import Device, Kernel
+from ..errors import AbiError
+from .catalogue import artefact, canonical, launch_config
+
+_CANONICAL = canonical(zero_bias=1)
+W4A16_PTX: str = _CANONICAL.text
+W4A16_SIDECAR: Sidecar = _CANONICAL.sidecar
+_TILE = W4A16_SIDECAR.tile or {}
+BM: int = _TILE["BLOCK_M"]
+BN: int = _TILE["BLOCK_N"]
+BK: int = _TILE["BLOCK_K"]
+
+
+def fn_name() -> str:
+    """The entry name of the canonical kernel."""
+    return W4A16_SIDECAR.entry or ""
+
+
+class PackedWeight(Protocol):
+    """A GPTQ layer's tensors on one device, and how to read them.
+
+    qweight int32 [K/8, N], scales float16 [ceil(K/G), N], qzeros int32 [ceil(K/G), N/8], all in C
+    order; G = group_size, -1 for one group of K rows.  The true zero is nibble + zero_bias.
+    """
+
+    @property
+    def qweight(self) -> Any: ...
+    @property
+    def scales(self) -> Any: ...
+    @property
+    def qzeros(self) -> Any: ...
+    @property
+    def K(self) -> int: ...  # noqa: N802
+    @property
+    def N(self) -> int: ...  # noqa: N802
+    @property
+    def group_size(self) -> int: ...
+    @property
+    def zero_bias(self) -> int: ...
+
+
+@dataclass(frozen=True, eq=False)
+class W4A16Weight:
+    """A `PackedWeight` as a plain record."""
+
+    qweight: Any
+    scales: Any
+    qzeros: Any
+    K: int
+    N: int
+    group_size: int
+    zero_bias: int = 1
+
+
+def launch_w4a16_gptq(
+    stream: Any, kernel: Kernel, a: Any, weight: PackedWeight, out: Any, m: int
+) -> None:
+    """Launch the canonical GEMM: `out[m, N] = a[m, K] @ weight`, on `stream` (None: the default).
+
+    kernel: the canonical kernel, of ours or of another build of the same source; loaded without
+    a sidecar, or with Triton's plain one, it is held to the canonical argument list.
+    a, out: float16 arrays on the kernel's device, in C order, of at least m rows.
+
+    Raises AbiError for arguments that do not fit, LaunchError where the device refuses.
+    """
+    kernel = _declared(kernel)
+    bias = (kernel.sidecar.constants or {}).get("ZERO_BIAS")
+    if bias is not None and bias != weight.zero_bias:
+        raise AbiError(
+            f"zero_bias: the weight's zeros are nibble + {weight.zero_bias}, the kernel adds "
+            f"{bias}; take the build for this format: kernels.canonical({weight.zero_bias})"
+        )
+    k, n = weight.K, weight.N
+    group_size = k if weight.group_size == -1 else weight.group_size
+    kernel.launch(
+        launch_config(kernel.sidecar, M=m, N=n, K=k, group_size=group_size),
+        *(a, weight.qweight, weight.scales, weight.qzeros, out),
+        *(m, n, k, group_size),
+        *(k, 1),  # a
+        *(n, 1),  # qweight
+        *(n, 1),  # scales
+        *(n // 8, 1),  # qzeros
+        *(n, 1),  # c
+        stream=stream,
+    )
+
+
+@lru_cache(maxsize=64)
+def _declared(kernel: Kernel) -> Kernel:
+    """`kernel` with the canonical argument list, where its own sidecar names no parameters.
+
+    What only its own build knows stays its own: warps and shared memory are never assumed of a
+    PTX that is not the shipped one.
+    """
+    own = kernel.sidecar
+    if own.params:
+        return kernel
+    text = kernel.module.text
+    shipped = W4A16_SIDECAR
+    if text != W4A16_PTX:
+        if own.shared_bytes is None or own.num_warps is None:
+            raise AbiError(
+                "sidecar: this build of the canonical kernel is not the shipped one, so its "
+                "sidecar has to state num_warps and shared; pass it to load_module"
+            )
+        shipped = replace(
+            W4A16_SIDECAR,
+            num_warps=own.num_warps,
+            num_stages=own.num_stages,
+            shared_bytes=own.shared_bytes,
+            target=own.target,
+            ptx_version=own.ptx_version,
+            tile=own.tile or W4A16_SIDECAR.tile,
+            constants=own.constants,
+            scratch=own.scratch,
+            params=_canonical_params(kernel),
+            ptx_sha256=own.ptx_sha256,
+        )
+    return kernel.module.device.load_module(text, shipped).get_kernel()
+
+
+def _canonical_params(kernel: Kernel) -> Any:
+    """The 19 arguments, and as many scratch pointers as this build appends."""
+    extra = len(kernel.signature.params) - 19
+    if not 0 <= extra <= 2:
+        raise AbiError(
+            f"{kernel.signature.entry}: expected the canonical 19 arguments and up to 2 scratch "
+            f"pointers, found {len(kernel.signature.params)} parameters"
+        )
+    return W4A16_SIDECAR.params[: 19 + extra]
+
+
+def add_bias(device: Device, out: Any, bias: Any, m: int, n: int, stream: Any = None) -> None:
+    """Launch `out[m, n] += bias[n]`, float16 arrays of `device` in C order."""
+    shipped = artefact("add_bias.sm_80")
+    shipped.kernel(device).launch(
+        launch_config(shipped.sidecar, M=m, N=n),
+        *(out, bias, m, n, n, 1),
+        stream=stream,
+    )

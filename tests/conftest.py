@@ -1,0 +1,34 @@
+"""Fixtures that every test folder shares: the devices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import ferrum_numba as fe
+from ferrum_numba.devices.cuda import unusable
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+FIXTURES = Path(__file__).parent / "fixtures"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip, with the reason, what needs a GPU where there is none."""
+    reason = unusable()
+    if reason:
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason=f"no GPU: {reason}"))
+
+
+@pytest.fixture(params=DEVICES)
+def device(request: pytest.FixtureRequest) -> fe.Device:
+    """Each device in turn: the same test runs on all of them."""
+    return fe.open_device(request.param)
+
+
+@pytest.fixture
+def gpu() -> fe.Device:
+    """The GPU, for tests marked `gpu`."""
+    return fe.open_device("cuda")

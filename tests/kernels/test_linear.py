@@ -1,0 +1,118 @@
+"""GptqLinear: real layers, bias, shapes of x, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+import ferrum_numba as fe
+from tests.conftest import FIXTURES
+from tests.layers import random_tensors
+
+RUNNABLE = sorted(p.name for p in FIXTURES.iterdir() if "actorder" not in p.name)
+
+
+@pytest.mark.parametrize("name", RUNNABLE)
+def test_every_layer_of_real_checkpoints(device: fe.Device, name: str) -> None:
+    checkpoint = fe.Checkpoint.open(FIXTURES / name)
+    oracle = load_file(FIXTURES / name / "oracle.safetensors")
+    modules = json.loads((FIXTURES / name / "manifest.json").read_text())["modules"]
+    assert set(modules) <= set(checkpoint.layers)
+    compared = 0
+    for layer_name in checkpoint.layers:
+        tensors = checkpoint.load(layer_name)
+        layer = fe.GptqLinear(tensors, device=device)
+        x = oracle[f"x_{layer.K}"] if f"x_{layer.K}" in oracle else _x(layer.K)
+        y = device.to_host(layer(device.to_device(x))).astype(np.float64)
+        weight = tensors.dequantize().astype(np.float64)
+        expected = x.astype(np.float64) @ weight
+        if tensors.bias is not None:
+            expected += tensors.bias.astype(np.float64)
+        assert np.linalg.norm(y - expected) <= 1e-3 * np.linalg.norm(expected), layer_name
+        if f"{layer_name}.y_f32" in oracle:
+            producer = oracle[f"{layer_name}.y_f32"]
+            assert np.linalg.norm(y - producer) <= 1e-3 * np.linalg.norm(producer), layer_name
+            compared += 1
+    assert compared or name.startswith("ag_"), "the AutoGPTQ oracle is bfloat16 only"
+
+
+def _x(k: int) -> np.ndarray:
+    return np.random.default_rng(k).standard_normal((5, k)).astype(np.float16)
+
+
+def test_load_by_path(device: fe.Device) -> None:
+    layer = fe.GptqLinear.load(
+        FIXTURES / "gm_v2_sym_g128", "model.layers.0.self_attn.q_proj", device=device
+    )
+    assert (layer.K, layer.N, layer.group_size) == (256, 384, 128)
+    assert "v2" in repr(layer)
+
+
+def test_act_order_is_refused_by_name(device: fe.Device) -> None:
+    path = FIXTURES / "gm_v1_sym_g64_actorder_bias"
+    with pytest.raises(fe.CheckpointError, match="g_idx: .*act-order"):
+        fe.GptqLinear.load(path, "model.layers.0.self_attn.q_proj", device=device)
+
+
+@pytest.mark.parametrize("lead", [(), (1,), (3,), (2, 0), (2, 3, 4)])
+def test_leading_dimensions(device: fe.Device, lead: tuple[int, ...]) -> None:
+    tensors = random_tensors(64, 72, 32, bias=True, seed=1)
+    layer = fe.GptqLinear(tensors, device=device)
+    x = np.random.default_rng(2).standard_normal((*lead, 64)).astype(np.float16)
+    y = device.to_host(layer(device.to_device(x)))
+    assert y.shape == (*lead, 72)
+    expected = x.astype(np.float64) @ tensors.dequantize() + tensors.bias.astype(np.float64)
+    np.testing.assert_allclose(y.astype(np.float64), expected, rtol=2e-3, atol=4e-3)
+
+
+def test_out_is_written_and_returned(device: fe.Device) -> None:
+    layer = fe.GptqLinear(random_tensors(64, 72, 32), device=device)
+    x = device.to_device(np.ones((2, 64), np.float16))
+    out = device.empty((2, 72), np.float16)
+    assert layer(x, out=out) is out
+    np.testing.assert_array_equal(device.to_host(out), device.to_host(layer(x)))
+
+
+@pytest.mark.parametrize(
+    ("x", "out", "message"),
+    [
+        (np.ones((2, 56), np.float16), None, r"x: expected shape \(..., 64\), found \(2, 56\)"),
+        (np.float16(1), None, r"x: expected shape \(..., 64\), found \(\)"),
+        ([1.0] * 64, None, "x: expected an array"),
+        (np.ones((2, 64), np.float32), None, "a: expected dtype float16"),
+        (np.ones((2, 64), np.float16), (3, 72), r"out: expected shape \(2, 72\)"),
+        (np.ones((2, 64), np.float16), (2, 64), r"out: expected shape \(2, 72\)"),
+    ],
+)
+def test_wrong_x_or_out(device: fe.Device, x: Any, out: Any, message: str) -> None:
+    layer = fe.GptqLinear(random_tensors(64, 72, 32), device=device)
+    out = None if out is None else device.empty(out, np.float16)
+    x = device.to_device(x) if isinstance(x, np.ndarray) else x
+    with pytest.raises(fe.AbiError, match=message):
+        layer(x, out=out)
+
+
+def test_bfloat16_scales_that_float16_cannot_hold() -> None:
+    good = random_tensors(64, 8, 32)
+    for magnitude in (1e6, 1e-12):
+        scales = np.full(good.scales.shape, magnitude, ml_dtypes.bfloat16)
+        tensors = fe.GptqTensors(
+            qweight=good.qweight, qzeros=good.qzeros, scales=scales, group_size=32
+        )
+        with pytest.raises(fe.CheckpointError, match="scales: expected bfloat16 values that"):
+            fe.GptqLinear(tensors, device=fe.open_device("cpu"))
+
+
+def test_ferrum_triton_int4(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = fe.open_device("cpu")
+    tensors = random_tensors(64, 8, 32)
+    monkeypatch.setenv("FERRUM_TRITON_INT4", "1")
+    assert fe.GptqLinear(tensors, device=device).artefact.name.startswith("w4a16_gptq_gemm_typed")
+    monkeypatch.setenv("FERRUM_TRITON_INT4", "yes")
+    with pytest.raises(fe.AbiError, match="FERRUM_TRITON_INT4: expected 1 .* found 'yes'"):
+        fe.GptqLinear(tensors, device=device)
