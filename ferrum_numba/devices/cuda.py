@@ -197,18 +197,23 @@ class CudaModule(Module):
         try:
             with device.current():
                 function = self._handle.get_function(signature.entry)
+                handle = _integer_handle(function.handle)
+                if type(function.handle).__name__ == "CUkernel":  # numba-cuda's, of no context
+                    handle = driver.function_of(handle)
         except Exception as error:  # numba-cuda compiles here, not when the module is created
             raise self._refusal(device, error) from error
-        return CudaKernel(self, signature, function)
+        return CudaKernel(self, signature, function, handle)
 
 
 class CudaKernel(Kernel):
     """A function of the driver."""
 
-    def __init__(self, module: CudaModule, signature: Signature, function: Any) -> None:
+    def __init__(
+        self, module: CudaModule, signature: Signature, function: Any, handle: int
+    ) -> None:
         super().__init__(module, signature)
-        self._function = function  # keeps the driver's function alive
-        self._handle = _integer_handle(function.handle)
+        self._function = function  # keeps what the handle stands for alive
+        self._handle = handle
         self._allowed_shared = _DEFAULT_SHARED_BYTES
 
     def _enqueue(self, invocation: Invocation, stream: Any) -> None:

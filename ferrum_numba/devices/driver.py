@@ -19,6 +19,7 @@ _PROTOTYPES = {
     "cuGetErrorName": (c_int, POINTER(c_char_p)),
     "cuGetErrorString": (c_int, POINTER(c_char_p)),
     "cuPointerGetAttribute": (c_void_p, c_int, c_uint64),
+    "cuKernelGetFunction": (POINTER(c_void_p), c_void_p),
     "cuFuncSetAttribute": (c_void_p, c_int, c_int),
     "cuModuleLoadDataEx": (POINTER(c_void_p), c_char_p, c_uint, POINTER(c_int), POINTER(c_void_p)),
     "cuModuleUnload": (c_void_p,),
@@ -46,8 +47,9 @@ def _library() -> ctypes.CDLL:
     except OSError as error:
         raise DeviceError(f"the CUDA driver library {name} cannot be loaded: {error}") from None
     for function, arguments in _PROTOTYPES.items():
-        getattr(library, function).argtypes = arguments
-        getattr(library, function).restype = c_int
+        if hasattr(library, function):  # cuKernelGetFunction: since CUDA 12.0
+            getattr(library, function).argtypes = arguments
+            getattr(library, function).restype = c_int
     return library
 
 
@@ -86,6 +88,14 @@ def jit_log(text: str) -> str:
         return ""
     log = buffer.value.decode(errors="replace").strip()
     return f"{error_name(code)}: {log}" if log else error_name(code)
+
+
+def function_of(kernel: int) -> int:
+    """The CUfunction, in the current context, of a context-independent CUkernel."""
+    function = c_void_p()
+    code = _library().cuKernelGetFunction(ctypes.byref(function), kernel)
+    _check(code, "cuKernelGetFunction")
+    return function.value or 0
 
 
 def allow_shared(function: int, nbytes: int) -> None:
