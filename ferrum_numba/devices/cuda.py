@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -36,7 +36,7 @@ def unusable() -> str | None:
     except Exception as error:  # Numba raises errors of several unrelated types here
         # Numba's text goes on for lines about environment variables; the first ones say what is.
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        return " ".join(lines[:2])
+        return " ".join(lines[:2]).rstrip(".")
 
 
 class CudaDevice(Device):
@@ -86,19 +86,30 @@ class CudaDevice(Device):
 
     def to_device(self, array: Any) -> Any:
         if isinstance(array, np.ndarray):
-            with self.current():
+            with self._memory(array.nbytes):
                 return cuda.to_device(np.ascontiguousarray(array))
         self.describe("array", array)
         return array
 
     def empty(self, shape: int | Sequence[int], dtype: DTypeLike) -> Any:
-        with self.current():
+        nbytes = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+        with self._memory(nbytes):
             return cuda.device_array(shape, dtype)
+
+    @contextmanager
+    def _memory(self, nbytes: int) -> Iterator[None]:
+        """Allocate within this block: what goes wrong there is a DeviceError."""
+        with self.current():
+            try:
+                yield
+            except Exception as error:  # each implementation has its own type for it
+                raise DeviceError(f"{self.name}: allocating {nbytes} bytes: {error}") from error
 
     def to_host(self, array: Any) -> NDArray[Any]:
         if isinstance(array, np.ndarray):
             return array
-        self.describe("array", array)
+        if not self.describe("array", array).contiguous:
+            raise AbiError("array: expected a C-contiguous array; copy the whole, then slice it")
         self.synchronize()
         with self.current():
             host: NDArray[Any] = cuda.as_cuda_array(array, sync=False).copy_to_host()
@@ -251,7 +262,7 @@ class CudaKernel(Kernel):
         """Scratch buffers as the sidecar demands, their addresses written into the block."""
         buffers = []
         for name, nbytes, align in self._scratch_demands(invocation.config):
-            buffers.append(cuda.device_array(nbytes + align, np.uint8))
+            buffers.append(self.module.device.empty(nbytes + align, np.uint8))
             address = buffers[-1].__cuda_array_interface__["data"][0]
             invocation.block.set(**{name: -(-address // align) * align})
         return buffers

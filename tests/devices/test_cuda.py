@@ -133,3 +133,13 @@ def test_integer_stream_handles(gpu: fe.Device) -> None:
     out = gpu.empty(8, np.int32)
     gpu.load_module(IOTA).get_kernel().launch(fe.LaunchConfig(1, 32), out, 8, stream=0)
     np.testing.assert_array_equal(gpu.to_host(out), np.arange(8))
+
+
+def test_more_memory_than_there_is(gpu: fe.Device) -> None:
+    with pytest.raises(fe.DeviceError, match="cuda:0: allocating 1099511627776 bytes: "):
+        gpu.empty(2**40, np.uint8)
+
+
+def test_a_strided_array_is_not_copied_to_the_host(gpu: fe.Device) -> None:
+    with pytest.raises(fe.AbiError, match="array: expected a C-contiguous array"):
+        gpu.to_host(gpu.empty((4, 8), np.float16)[:, ::2])

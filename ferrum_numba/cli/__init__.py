@@ -1,0 +1,21 @@
+"""The command line: `ferrum-numba`, and `python -m ferrum_numba`."""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+
+
+def main() -> None:
+    """Run the command line; where its libraries are missing, say how to install them."""
+    missing = [name for name in ("click", "rich") if find_spec(name) is None]
+    if missing:
+        needs = " and ".join(missing)
+        print(
+            f'ferrum-numba: the command line needs {needs}: pip install "ferrum-numba[cli]"',
+            file=sys.stderr,
+        )
+        raise SystemExit(2)
+    from .app import app
+
+    app()

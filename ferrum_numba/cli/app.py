@@ -1,0 +1,64 @@
+"""The command group: what all commands share, above all how they end."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import click
+
+from .. import __version__
+from ..errors import FerrumError
+from .console import standard_error
+from .devices import NoSuchDevice
+from .info import info
+from .inspect import inspect
+from .verify import verify
+
+_INTERRUPTED = 130  # 128 + SIGINT, as shells have it; 1 would read as a mismatch
+
+
+class _BadInput(click.ClickException):
+    """An error of this package, as a message and an exit code."""
+
+    exit_code = 2
+
+    def show(self, file: Any = None) -> None:
+        """Print the message on standard error."""
+        standard_error().print(f"error: {self.message}")
+
+
+class _NoDevice(_BadInput):
+    exit_code = 3
+
+
+class _App(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; errors and warnings of this package become lines on standard error."""
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            try:
+                return super().invoke(ctx)
+            except NoSuchDevice as error:
+                raise _NoDevice(str(error)) from error
+            except FerrumError as error:
+                raise _BadInput(str(error)) from error
+            except KeyboardInterrupt:
+                raise SystemExit(_INTERRUPTED) from None
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    standard_error().print(f"warning: {message}")
+
+
+@click.group(cls=_App, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="ferrum-numba")
+def app() -> None:
+    """Run precompiled Triton kernels, on NVIDIA GPUs and on the CPU.
+
+    Exit codes: 0 pass, 1 mismatch or finding, 2 usage or bad input, 3 no such device.
+    """
+
+
+for command in (info, inspect, verify):
+    app.add_command(command)

@@ -1,0 +1,70 @@
+"""What commands write: tables for people, one JSON object for programs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import click
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+_UNBOUNDED = 10_000  # columns, for files and pipes: a row is a line, however long
+
+json_option: Callable[[Any], Any] = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object instead of tables."
+)
+
+
+def standard_output() -> Console:
+    """Where results go."""
+    return _console(stderr=False)
+
+
+def standard_error() -> Console:
+    """Where progress, warnings and errors go."""
+    return _console(stderr=True)
+
+
+def _console(*, stderr: bool) -> Console:
+    console = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = _UNBOUNDED
+    return console
+
+
+def plain_table() -> Table:
+    """A table without columns: a rule under the header, nothing else drawn."""
+    return Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+
+
+def facts_table() -> Table:
+    """A table of names and values."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
+def write_json(value: Mapping[str, Any]) -> None:
+    """One JSON object on standard output; what JSON has no number for becomes null."""
+    text = json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+    standard_output().out(text, highlight=False)
+
+
+def _plain(value: Any) -> Any:
+    """`value` in JSON's own types: records as objects, NaN and the infinities as None."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,123 @@
+"""`ferrum-numba info`: what is installed, which devices there are, which kernels are shipped."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from typing import Any
+
+import click
+from rich.table import Table
+
+from .. import __version__, kernels
+from ..abi import Signature, driver_for_ptx
+from ..errors import DeviceError
+from .console import facts_table, json_option, standard_output, write_json
+from .devices import describe_device, device_line, device_option, find_device
+
+
+@click.command()
+@device_option("Show this device alone; exit with 3 where it is not here.")
+@json_option
+def info(device: str | None, as_json: bool) -> None:
+    """Show versions, devices and the shipped kernels."""
+    found = {
+        "versions": _versions(),
+        "numba_cuda": _numba_cuda(),
+        "devices": _devices() if device is None else [describe_device(find_device(device))],
+        "artefacts": [_artefact(name) for name in kernels.names()],
+    }
+    if as_json:
+        write_json(found)
+    else:
+        _show(found)
+
+
+def _versions() -> dict[str, str | None]:
+    return {
+        "ferrum-numba": __version__,
+        "python": platform.python_version(),
+        **{name: _version(name) for name in ("numba", "llvmlite", "numpy")},
+    }
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
+
+
+def _numba_cuda() -> dict[str, str | None]:
+    """Which implementation `import numba.cuda` would give; found without importing it.
+
+    numba-cuda redirects that import to a folder of its own.
+    """
+    spec = find_spec("numba.cuda")
+    if spec is None:
+        return {"implementation": None, "version": None}
+    if "numba_cuda" in (spec.origin or ""):
+        return {"implementation": "numba-cuda", "version": _version("numba-cuda")}
+    return {"implementation": "built-in", "version": _version("numba")}
+
+
+def _devices() -> list[dict[str, Any]]:
+    """All devices that are usable here; without a GPU, one entry with the reason."""
+    from ..devices.cuda import unusable
+
+    devices = [describe_device(find_device("cpu"))]
+    reason = unusable()
+    if reason:
+        return [*devices, {"name": "cuda", "unusable": reason}]
+    while True:
+        try:
+            gpu = find_device(f"cuda:{len(devices) - 1}")
+        except DeviceError:  # past the last one
+            return devices
+        devices.append(describe_device(gpu))
+
+
+def _artefact(name: str) -> dict[str, Any]:
+    shipped = kernels.artefact(name)
+    signature = Signature.from_ptx(shipped.text, shipped.sidecar.entry)
+    return {
+        "name": name,
+        "entry": signature.entry,
+        "target": signature.target,
+        "ptx_version": ".".join(map(str, signature.ptx_version)),
+        "min_driver": driver_for_ptx(signature.ptx_version),
+        "tile": shipped.sidecar.tile,
+        "constants": shipped.sidecar.constants,
+    }
+
+
+def _show(found: dict[str, Any]) -> None:
+    console = standard_output()
+    lines = facts_table()
+    for name, number in found["versions"].items():
+        lines.add_row(name, number or "not installed")
+    cuda = found["numba_cuda"]
+    which = {"built-in": "built into numba", "numba-cuda": "NVIDIA's numba-cuda", None: "none"}
+    lines.add_row("numba.cuda", f"{which[cuda['implementation']]} {cuda['version'] or ''}".strip())
+    for device in found["devices"]:
+        reason = device.get("unusable")
+        line = f"{device['name']}: none usable: {reason}" if reason else device_line(device)
+        lines.add_row("device", line)
+    console.print(lines)
+    console.print("\nshipped kernels")
+    console.print(_artefact_lines(found["artefacts"]))
+
+
+def _artefact_lines(artefacts: list[dict[str, Any]]) -> Table:
+    lines = facts_table()
+    for artefact in artefacts:
+        constants = {**(artefact["tile"] or {}), **(artefact["constants"] or {})}
+        driver = artefact["min_driver"]
+        lines.add_row(
+            artefact["name"],
+            f"{artefact['entry']} for {artefact['target']}, PTX ISA {artefact['ptx_version']}"
+            + (f" (driver {driver} or newer), " if driver else ", ")
+            + ", ".join(f"{name} {value}" for name, value in constants.items()),
+        )
+    return lines

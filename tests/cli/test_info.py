@@ -1,0 +1,100 @@
+"""`ferrum-numba info`."""
+
+from __future__ import annotations
+
+import platform
+
+import numba
+import numpy as np
+import pytest
+
+import ferrum_numba as fe
+from ferrum_numba import kernels
+from ferrum_numba.devices.cuda import unusable
+from tests.cli.commands import run, run_json, run_python
+
+
+def test_json_has_versions_devices_and_artefacts():
+    code, found = run_json("info")
+    assert code == 0
+    versions = found["versions"]
+    assert versions["ferrum-numba"] == fe.__version__
+    assert versions["python"] == platform.python_version()
+    assert (versions["numba"], versions["numpy"]) == (numba.__version__, np.__version__)
+    assert found["numba_cuda"]["implementation"] in ("built-in", "numba-cuda")
+    cpu, *gpus = found["devices"]
+    assert (cpu["name"], cpu["threads"]) == ("cpu", fe.open_device("cpu").threads)
+    assert cpu["product"]
+    assert gpus[0]["name"] == ("cuda" if unusable() else "cuda:0")
+    assert [artefact["name"] for artefact in found["artefacts"]] == kernels.names()
+    canonical = next(a for a in found["artefacts"] if ".v1." in a["name"])
+    assert canonical["entry"] == fe.fn_name()
+    assert canonical["tile"] == {"BLOCK_M": fe.BM, "BLOCK_N": fe.BN, "BLOCK_K": fe.BK}
+    assert canonical["constants"] == {"ZERO_BIAS": 1}
+    assert (canonical["ptx_version"], canonical["min_driver"]) == ("7.0", "450")
+
+
+@pytest.mark.gpu
+def test_gpus_are_described():
+    _, found = run_json("info", "--device", "cuda")
+    (gpu,) = found["devices"]
+    assert gpu["name"].startswith("cuda:")
+    assert gpu["product"]
+    assert float(gpu["compute_capability"]) >= 5
+
+
+@pytest.mark.skipif(unusable() is None, reason="there is a GPU")
+def test_without_a_gpu_the_reason_is_told():
+    _, found = run_json("info")
+    assert found["devices"][1] == {"name": "cuda", "unusable": unusable()}
+    assert "cuda: none usable: " in run("info").stdout
+
+
+@pytest.mark.skipif(unusable() is None, reason="there is a GPU")
+def test_a_gpu_that_is_not_here_is_exit_code_3():
+    result = run("info", "--device", "cuda")
+    assert result.exit_code == 3
+    assert result.stdout == ""
+    assert result.stderr.startswith('error: device "cuda": ')
+
+
+def test_a_device_of_no_kind_is_exit_code_3():
+    result = run("info", "--device", "tpu")
+    assert result.exit_code == 3
+    assert "found 'tpu'" in result.stderr
+
+
+def test_one_device_alone():
+    _, found = run_json("info", "--device", "cpu")
+    assert [device["name"] for device in found["devices"]] == ["cpu"]
+
+
+@pytest.mark.parametrize("columns", [60, 100])
+def test_it_fits_the_console(columns):
+    lines = run("info", columns=columns).stdout.splitlines()
+    assert max(map(len, lines)) <= columns
+    assert any(line.startswith("w4a16_gptq_gemm_typed.v1.sm_80 ") for line in lines)
+
+
+def test_as_a_module_in_a_process_of_its_own():
+    done = run_python("-m", "ferrum_numba", "info", "--device", "cpu")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "numba.cuda" in done.stdout
+
+
+@pytest.mark.parametrize("missing", ["click", "rich"])
+def test_without_its_libraries_it_says_what_to_install(missing):
+    done = run_python(
+        "-c",
+        f"import sys; sys.modules[{missing!r}] = None\nfrom ferrum_numba.cli import main; main()",
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == (
+        f'ferrum-numba: the command line needs {missing}: pip install "ferrum-numba[cli]"\n'
+    )
+
+
+@pytest.mark.parametrize("arguments", [["infos"], ["info", "--devices"], ["info", "extra"]])
+def test_wrong_usage_is_exit_code_2(arguments):
+    assert run(*arguments).exit_code == 2
