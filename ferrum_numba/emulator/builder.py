@@ -1,0 +1,427 @@
+"""LLVM IR text for the blocks of one entry: values, their shapes, where registers live.
+
+A value is a scalar (the same in all lanes), a vector with one element a lane, or for packed
+halves a vector with two elements a lane.  Operations take their shape from their operands.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from .flow import Flow
+from .helpers import Helpers
+from .layout import DONE, NEXT, Layout, state_offset
+from .ptx import (
+    Address,
+    Group,
+    Immediate,
+    Instruction,
+    Negated,
+    Operand,
+    Register,
+    Special,
+    Symbol,
+)
+
+LANES = 32
+FLOAT_BITS = {"half": 16, "bfloat": 16, "float": 32, "double": 64}
+
+
+class Value(NamedTuple):
+    """An LLVM value: its text, element type, and number of elements (1: a scalar)."""
+
+    text: str
+    type: str
+    n: int = 1
+
+    @property
+    def full_type(self) -> str:
+        return self.type if self.n == 1 else f"<{self.n} x {self.type}>"
+
+    def __str__(self) -> str:
+        return f"{self.full_type} {self.text}"
+
+
+def bits_of(llvm_type: str) -> int:
+    """Width of an element type in bits."""
+    return FLOAT_BITS.get(llvm_type) or int(llvm_type[1:])
+
+
+class Builder:
+    """Writes the IR of one block after another. Lowering functions call its methods."""
+
+    def __init__(
+        self,
+        flow: Flow,
+        layout: Layout,
+        shared: dict[str, int],
+        params: dict[str, tuple[int, int]],
+        helpers: Helpers,
+    ) -> None:
+        """shared: offsets of shared arrays; params: (offset, size) of parameters; in bytes."""
+        self.flow = flow
+        self.layout = layout
+        self.shared = shared
+        self.params = params
+        self.helpers = helpers
+        self.lines: list[str] = []
+        self.count = 0
+        self.scratch_bytes = 64
+        self.active: Value | None = None
+        self.begin_block()
+
+    # -- blocks ---------------------------------------------------------------------------------
+
+    def begin_block(self) -> None:
+        """Forget all values: those of another block are out of reach."""
+        self.views: dict[Register, dict[str, Value]] = {}
+        self.splats: dict[Value, Value] = {}
+        self.prepared: dict[tuple[object, ...], str] = {}
+        self.written: set[Register] = set()
+        self.scratch_used = 0
+        self.upcoming: Sequence[Instruction] = ()
+        self.lowered: set[Instruction] = set()
+
+    def emit(self, expression: str) -> str:
+        """Add an instruction that has a result; return its name."""
+        self.count += 1
+        name = f"%v{self.count}"
+        self.lines.append(f"  {name} = {expression}")
+        return name
+
+    def line(self, text: str) -> None:
+        """Add a line that has no result."""
+        self.lines.append(f"  {text}")
+
+    def scratch(self, nbytes: int) -> str:
+        """A piece of the function's stack, 64-byte aligned, that this block alone uses."""
+        offset = self.scratch_used
+        self.scratch_used += -(-nbytes // 64) * 64
+        self.scratch_bytes = max(self.scratch_bytes, self.scratch_used)
+        return self.emit(f"getelementptr i8, ptr %scratch, i64 {offset}")
+
+    # -- shapes ---------------------------------------------------------------------------------
+
+    def vector(self, value: Value, n: int = LANES) -> Value:
+        """The value in every lane."""
+        if value.n != 1:
+            return value
+        if value not in self.splats:
+            if value.text[0] != "%":
+                text = f"splat ({value.type} {value.text})"
+            else:
+                full = f"<{n} x {value.type}>"
+                one = self.emit(f"insertelement {full} poison, {value}, i64 0")
+                text = self.emit(
+                    f"shufflevector {full} {one}, {full} poison, <{n} x i32> zeroinitializer"
+                )
+            self.splats[value] = Value(text, value.type, n)
+        return self.splats[value]
+
+    def together(self, *values: Value) -> list[Value]:
+        """The values in one common shape."""
+        n = max(v.n for v in values)
+        return [self.vector(v, n) for v in values] if n > 1 else list(values)
+
+    def constant(self, llvm_type: str, number: int) -> Value:
+        """An integer constant."""
+        return Value(str(number), llvm_type)
+
+    # -- operations -----------------------------------------------------------------------------
+
+    def op(self, name: str, a: Value, b: Value) -> Value:
+        """A binary LLVM instruction, such as "add" or "fmul"."""
+        a, b = self.together(a, b)
+        return Value(self.emit(f"{name} {a}, {b.text}"), a.type, a.n)
+
+    def compare(self, name: str, a: Value, b: Value) -> Value:
+        """A comparison, such as "icmp slt"; an i1."""
+        a, b = self.together(a, b)
+        return Value(self.emit(f"{name} {a}, {b.text}"), "i1", a.n)
+
+    def cast(self, name: str, value: Value, llvm_type: str) -> Value:
+        """A conversion, such as "zext" or "sitofp"; none where the type is right already."""
+        if value.type == llvm_type:
+            return value
+        to = Value("", llvm_type, value.n).full_type
+        return Value(self.emit(f"{name} {value} to {to}"), llvm_type, value.n)
+
+    def select(self, condition: Value, a: Value, b: Value) -> Value:
+        """a where the condition holds, else b."""
+        a, b = self.together(a, b)
+        if condition.n > 1:
+            a, b = self.vector(a, condition.n), self.vector(b, condition.n)
+        return Value(self.emit(f"select {condition}, {a}, {b}"), a.type, a.n)
+
+    def intrinsic(self, name: str, *values: Value, extra: str = "") -> Value:
+        """An LLVM intrinsic that is overloaded on the type of its operands, which is its result's.
+
+        extra: further arguments, such as "i1 false".
+        """
+        values = tuple(self.together(*values))
+        kind = {"half": "f16", "bfloat": "bf16", "float": "f32", "double": "f64"}
+        first = values[0]
+        suffix = ("" if first.n == 1 else f"v{first.n}") + kind.get(first.type, first.type)
+        arguments = ", ".join([str(v) for v in values] + ([extra] if extra else []))
+        types = [v.full_type for v in values] + ([extra.split()[0]] if extra else [])
+        self.helpers.declare(f"{first.full_type} @{name}.{suffix}({', '.join(types)})")
+        call = f"call {first.full_type} @{name}.{suffix}({arguments})"
+        return Value(self.emit(call), first.type, first.n)
+
+    def saturate(self, name: str, value: Value, llvm_type: str) -> Value:
+        """Floating point to integer by "fptosi" or "fptoui": limited to the range, NaN gives 0."""
+        kind = {"float": "f32", "double": "f64"}[value.type]
+        lanes = "" if value.n == 1 else f"v{value.n}"
+        to = Value("", llvm_type, value.n).full_type
+        symbol = f"llvm.{name}.sat.{lanes}{llvm_type}.{lanes}{kind}"
+        self.helpers.declare(f"{to} @{symbol}({value.full_type})")
+        return Value(self.emit(f"call {to} @{symbol}({value})"), llvm_type, value.n)
+
+    def flush(self, value: Value) -> Value:
+        """A float with denormals made zero, their sign kept (.ftz)."""
+        if value.type != "float":
+            return value
+        size = self.intrinsic("llvm.fabs", value)
+        small = self.compare("fcmp olt", size, Value("0x3810000000000000", "float"))
+        zero = self.intrinsic("llvm.copysign", Value("0.0", "float"), value)
+        return self.select(small, zero, value)
+
+    def call(self, name: str, result: str, *arguments: str) -> str:
+        """Call a 32-lane helper; every argument with its type. Returns the result's name."""
+        symbol = self.helpers.use(name)
+        call = f"call {result} @{symbol}({', '.join(arguments)})"
+        if result == "void":
+            self.line(call)
+            return ""
+        return self.emit(call)
+
+    def bitcast(self, value: Value, llvm_type: str) -> Value:
+        """The same bits as another type of the same width."""
+        return self.cast("bitcast", value, llvm_type)
+
+    def shuffle(self, a: Value, b: Value | None, indices: Sequence[int]) -> Value:
+        """Elements of a and b (one after the other) picked by constant indices."""
+        other = b.text if b is not None else "poison"
+        picks = ", ".join(f"i32 {i}" for i in indices)
+        n = len(indices)
+        text = self.emit(f"shufflevector {a}, {a.full_type} {other}, <{n} x i32> <{picks}>")
+        return Value(text, a.type, n)
+
+    def at(self, pointer: str, offset: int) -> str:
+        """A pointer `offset` bytes further."""
+        return self.emit(f"getelementptr i8, ptr {pointer}, i64 {offset}") if offset else pointer
+
+    def load(self, llvm_type: str, n: int, pointer: str, offset: int, align: int) -> Value:
+        value = Value("", llvm_type, n)
+        where = self.at(pointer, offset)
+        text = self.emit(f"load {value.full_type}, ptr {where}, align {align}")
+        return Value(text, llvm_type, n)
+
+    def store(self, value: Value, pointer: str, offset: int, align: int) -> None:
+        where = self.at(pointer, offset)
+        self.line(f"store {value}, ptr {where}, align {align}")
+
+    # -- operands -------------------------------------------------------------------------------
+
+    def integer(self, operand: Operand | None, bits: int, ins: Instruction) -> Value:
+        """An operand as i<bits>; a wider register gives its low bits, as PTX has it."""
+        llvm_type = f"i{bits}"
+        if isinstance(operand, Register):
+            if operand.bits < bits or operand.bits == 1:
+                raise ins.refuse(
+                    f"{operand.name} is .{operand.ptx_type}, the instruction wants {bits} bits"
+                )
+            value = self.read(operand, f"i{operand.bits}")
+            return self.cast("trunc", value, llvm_type)
+        if isinstance(operand, Immediate):
+            if operand.width not in (None, bits if ins.opcode.type.startswith("b") else None):
+                raise ins.refuse("cannot take a floating-point literal as an integer")
+            if not -(1 << 63) <= operand.bits < 1 << 64:
+                raise ins.refuse(f"{operand.bits} does not fit in 64 bits")
+            return self.constant(llvm_type, operand.bits & ((1 << bits) - 1))
+        if isinstance(operand, Special):
+            return self.cast("zext", self.special(operand, ins), llvm_type)
+        if isinstance(operand, Symbol) and operand.name in self.shared:
+            return self.constant(llvm_type, self.shared[operand.name])
+        raise ins.refuse(f"cannot take {_text(operand)} as an integer")
+
+    def real(self, operand: Operand | None, llvm_type: str, ins: Instruction) -> Value:
+        """An operand as half, bfloat, float or double."""
+        bits = bits_of(llvm_type)
+        if isinstance(operand, Register) and operand.bits == bits:
+            return self.read(operand, llvm_type)
+        if isinstance(operand, Immediate):
+            if operand.width is None and bits == 16:
+                return Value(_constant(operand.bits & 0xFFFF, llvm_type), llvm_type)
+            if operand.width == bits:
+                return Value(_constant(operand.bits, llvm_type), llvm_type)
+        raise ins.refuse(f"cannot take {_text(operand)} as {bits}-bit floating point")
+
+    def packed(self, operands: Sequence[Operand], llvm_type: str, ins: Instruction) -> list[Value]:
+        """32-bit operands as pairs of 16-bit elements, in one common shape."""
+        values = [self.integer(operand, 32, ins) for operand in operands]
+        return [self.split(value, llvm_type) for value in self.together(*values)]
+
+    def split(self, value: Value, llvm_type: str) -> Value:
+        """Each element's bits as several narrower elements, the low one first."""
+        n = value.n * (bits_of(value.type) // bits_of(llvm_type))
+        to = f"<{n} x {llvm_type}>"
+        return Value(self.emit(f"bitcast {value} to {to}"), llvm_type, n)
+
+    def join(self, value: Value, llvm_type: str) -> Value:
+        """The inverse of `split`."""
+        n = value.n * bits_of(value.type) // bits_of(llvm_type)
+        to = Value("", llvm_type, n).full_type
+        return Value(self.emit(f"bitcast {value} to {to}"), llvm_type, n)
+
+    def predicate(self, operand: Operand | None, ins: Instruction) -> Value:
+        """A predicate operand as i1."""
+        if isinstance(operand, Negated):
+            return self.invert(self.predicate(operand.register, ins))
+        if isinstance(operand, Immediate):
+            return Value("true" if operand.bits else "false", "i1")
+        if isinstance(operand, Register) and operand.bits == 1:
+            return self.read(operand, "i1")
+        raise ins.refuse(f"{_text(operand)} is no predicate")
+
+    def invert(self, value: Value) -> Value:
+        return self.op("xor", value, Value("true", "i1"))
+
+    def special(self, operand: Special, ins: Instruction) -> Value:
+        """A special register, as i32."""
+        name = operand.name
+        # Not a GPU: one multiprocessor, and clocks that stand still so that runs repeat.
+        if name in ("%smid", "%clock", "%clock64", "%clock_hi", "%globaltimer"):
+            return self.constant("i32", 0)
+        field = self.layout.special(name)
+        if field is not None:
+            base, offset, n = field
+            return self.load("i32", n, base, offset, 64 if n > 1 else 4)
+        if name == "%laneid":
+            return Value(f"<{', '.join(f'i32 {i}' for i in range(LANES))}>", "i32", LANES)
+        raise ins.refuse(f"the CPU device does not have the special register {name}")
+
+    # -- registers ------------------------------------------------------------------------------
+
+    def read(self, register: Register, llvm_type: str) -> Value:
+        """A register's value as a type of its width."""
+        views = self.views.setdefault(register, {})
+        if llvm_type not in views:
+            if views:
+                views[llvm_type] = self.bitcast(next(iter(views.values())), llvm_type)
+            else:
+                views[llvm_type] = self.load_register(register, llvm_type)
+        return views[llvm_type]
+
+    def load_register(self, register: Register, llvm_type: str) -> Value:
+        """A register from its home in the warp's context."""
+        varying = register in self.flow.varying
+        offset = self.layout.home(register)
+        if offset is None:  # never written before: zero, as is all of a new context
+            zero = {"i1": "false"}.get(llvm_type, "0" if llvm_type[0] == "i" else "0.0")
+            value = Value(zero, llvm_type)
+            return self.vector(value) if varying else value
+        if llvm_type != "i1":
+            lanes, align = (LANES, 64) if varying else (1, 8)
+            return self.load(llvm_type, lanes, "%ctx", offset, align)
+        if varying:
+            mask = self.load("i32", 1, "%ctx", offset, 4)
+            return Value(self.emit(f"bitcast {mask} to <{LANES} x i1>"), "i1", LANES)
+        return self.cast("trunc", self.load("i8", 1, "%ctx", offset, 1), "i1")
+
+    def write(self, operand: Operand | None, value: Value, ins: Instruction) -> None:
+        """Write a value to a destination; where a guard fails, the old value stays."""
+        if operand is None:
+            return
+        if not isinstance(operand, Register):
+            raise ins.refuse(f"{_text(operand)} is no destination")
+        if value.n > LANES or (value.n > 1 and operand not in self.flow.varying):
+            value = self.join(value, f"i{operand.bits}")
+        if bits_of(value.type) != operand.bits:
+            raise ins.refuse(
+                f"{operand.name} is .{operand.ptx_type}, the result has {bits_of(value.type)} bits"
+            )
+        if operand in self.flow.varying:
+            value = self.vector(value)
+        if ins.guard is not None:
+            old = self.read(operand, value.type)
+            value = self.select(self.guard_of(ins), value, old)
+        self.views[operand] = {value.type: value}
+        self.written.add(operand)
+
+    def write_wide(self, operand: Operand | None, value: Value, ins: Instruction) -> None:
+        """Write an integer that may be narrower than the register (ld, cvt): zero-extended."""
+        if isinstance(operand, Register) and operand.bits > bits_of(value.type):
+            value = self.cast("zext", value, f"i{operand.bits}")
+        self.write(operand, value, ins)
+
+    def guard_of(self, ins: Instruction) -> Value:
+        """The guard alone, as i1."""
+        assert ins.guard is not None
+        value = self.read(ins.guard, "i1")
+        return self.invert(value) if ins.guard_negated else value
+
+    def condition(self, ins: Instruction) -> Value | None:
+        """In which lanes an instruction acts: guard and active lanes; None for all."""
+        if ins.guard is None:
+            return self.active
+        guard = self.guard_of(ins)
+        return guard if self.active is None else self.op("and", guard, self.active)
+
+    def require_lanes(self, ins: Instruction, members: Value | None = None) -> None:
+        """Report a fault unless all lanes that must take part (None: all) are here.
+
+        Where lanes went different ways they may come to this instruction one after another.
+        """
+        if self.active is None:
+            return
+        following = self.load("i32", LANES, "%ctx", NEXT, 64)
+        unfinished = self.compare("icmp ne", following, self.constant("i32", DONE))
+        away = self.op("and", unfinished, self.invert(self.active))
+        missing = Value(self.mask(away).split()[1], "i32")
+        if members is not None:
+            missing = self.op("and", self.vector(members), self.vector(missing))
+            missing = Value(self.emit(f"call i32 @llvm.vector.reduce.or.v32i32({missing})"), "i32")
+            self.helpers.declare("i32 @llvm.vector.reduce.or.v32i32(<32 x i32>)")
+        fault = self.compare("icmp ne", missing, self.constant("i32", 0))
+        old = self.load("i32", 1, "%state", state_offset("fault"), 4)
+        number = self.select(fault, self.constant("i32", ins.index + 1), old)
+        self.store(number, "%state", state_offset("fault"), 4)
+
+    def mask(self, condition: Value | None) -> str:
+        """A condition as a 32-bit mask, one bit a lane, with its type."""
+        if condition is None:
+            return "i32 -1"
+        if condition.n == 1:
+            return f"i32 {self.emit(f'sext {condition} to i32')}"
+        return f"i32 {self.emit(f'bitcast {condition} to i32')}"
+
+
+def _text(operand: object) -> str:
+    if isinstance(operand, Register | Symbol | Special):
+        return operand.name
+    if isinstance(operand, Immediate):
+        return f"the literal {operand.bits}"
+    kinds = {Group: "a {…} group", Address: "an address", Negated: "a negated predicate"}
+    return kinds.get(type(operand), "nothing")
+
+
+def _constant(bits: int, llvm_type: str) -> str:
+    """A floating-point constant in LLVM's spelling, from its bit pattern."""
+    if llvm_type == "half":
+        return f"0xH{bits:04X}"
+    if llvm_type == "bfloat":
+        return f"0xR{bits:04X}"
+    if llvm_type == "float":
+        return f"0x{_widen(bits):016X}"
+    return f"0x{bits:016X}"
+
+
+def _widen(bits: int) -> int:
+    """The binary64 pattern of a binary32 pattern; NaN payloads are kept."""
+    if bits & 0x7F800000 == 0x7F800000:
+        return (bits >> 31) << 63 | 0x7FF << 52 | (bits & 0x7FFFFF) << 29
+    number = struct.unpack("<f", struct.pack("<I", bits))[0]
+    return int.from_bytes(struct.pack("<d", number), "little")

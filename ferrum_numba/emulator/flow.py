@@ -1,0 +1,234 @@
+"""The flow of an entry: blocks, which registers live across them, which are the same in all lanes.
+
+A block ends at a label, a branch or a barrier.  Registers that no block hands to another never
+leave it, and so become plain values in LLVM IR; the others have a home in the warp's context.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ..errors import PtxError
+from . import table
+from .ptx import Body, Group, Immediate, Instruction, Register, Special, Symbol, refuse
+
+EXIT = -1  # the index of the block that a finished warp goes to
+_VARYING_SPECIALS = ("%tid.", "%laneid", "%lanemask_")
+
+
+@dataclass(eq=False)
+class Block:
+    """A run of instructions with one way in; how it ends; which registers cross its borders.
+
+    exit: "jump" to target; "branch" to target where the guard of `last` holds, else to next;
+    "barrier": wait, then next.
+    """
+
+    index: int
+    label: str | None
+    instructions: list[Instruction] = field(default_factory=list)
+    exit: Literal["jump", "branch", "barrier"] = "jump"
+    last: Instruction | None = None
+    target: int = EXIT
+    next: int = EXIT
+    live_in: set[Register] = field(default_factory=set)
+    live_out: set[Register] = field(default_factory=set)
+
+    @property
+    def successors(self) -> list[int]:
+        ways = {"jump": [self.target], "barrier": [self.next]}
+        return [b for b in ways.get(self.exit, [self.target, self.next]) if b != EXIT]
+
+
+@dataclass
+class Flow:
+    """The blocks of an entry and what is known about its registers.
+
+    varying: registers that may differ between the lanes of a warp.
+    divergent: whether some branch may go different ways within a warp.
+    """
+
+    blocks: list[Block]
+    varying: set[Register]
+    divergent: bool
+
+
+def analyse(body: Body, threads: int | None, masked: bool) -> Flow:
+    """Cut a body into blocks and analyse them.
+
+    threads: number of threads of a block where the PTX fixes it.
+    masked: treat the control flow as divergent even where it is not (blocks with partial warps).
+    """
+    blocks = _cut(body, threads)
+    _find_live(blocks)
+    instructions = [i for block in blocks for i in block.instructions]
+    varying = _find_varying(instructions, set())
+    divergent = masked or any(
+        b.exit == "branch" and b.last is not None and b.last.guard in varying for b in blocks
+    )
+    if divergent:
+        # Lanes pass an instruction at different times, so only what is computed once, and from
+        # nothing that changes, is the same for all of them.
+        counts = Counter(r for i in instructions for r in table.written(i))
+        changing = {r for r, count in counts.items() if count > 1}
+        for instruction in instructions:
+            if instruction.guard is not None or _changes(instruction):
+                changing.update(table.written(instruction))
+        varying = _find_varying(instructions, changing)
+    return Flow(blocks, varying, divergent)
+
+
+def _changes(instruction: Instruction) -> bool:
+    opcode = instruction.opcode
+    if opcode.base == "ld":
+        return "param" not in opcode.modifiers
+    return any(isinstance(o, Special) and "clock" in o.name for o in instruction.operands)
+
+
+def _cut(body: Body, threads: int | None) -> list[Block]:
+    blocks = [Block(0, None)]
+    labels: dict[str, int] = {}
+    pending: list[tuple[Block, Instruction, str]] = []
+
+    def begin(label: str | None = None) -> None:
+        if blocks[-1].instructions or blocks[-1].last is not None or blocks[-1].label is None:
+            blocks.append(Block(len(blocks), label))
+        if label is not None:
+            labels[label] = blocks[-1].index
+
+    open_block = True  # whether control can run into the next statement
+    for statement in body.statements:
+        block = blocks[-1]
+        if isinstance(statement, str):
+            begin(statement)
+            if open_block and blocks[-1] is not block:
+                block.target = blocks[-1].index
+            open_block = True
+            continue
+        if not open_block:
+            begin()
+            block, open_block = blocks[-1], True
+        base = statement.opcode.base
+        if base in ("bra", "ret", "exit"):
+            _check_control(statement)
+            block.last = statement
+            if base == "bra":
+                pending.append((block, statement, _label_of(statement)))
+            if statement.guard is not None:
+                block.exit = "branch"
+                begin()
+                block.next = blocks[-1].index
+            else:
+                open_block = False
+        elif _is_barrier(statement, threads):
+            block.exit, block.last = "barrier", statement
+            begin()
+            block.next = blocks[-1].index
+        else:
+            block.instructions.append(statement)
+    for block, instruction, label in pending:
+        if label not in labels:
+            raise instruction.refuse(f"no label {label} in this entry")
+        block.target = labels[label]
+    return blocks
+
+
+def _check_control(instruction: Instruction) -> None:
+    unknown = instruction.opcode.modifiers - {"uni"}
+    if unknown or instruction.opcode.types:
+        raise instruction.refuse("the CPU device does not have this form of branch")
+
+
+def _label_of(instruction: Instruction) -> str:
+    match instruction.operands:
+        case (Symbol(name),):
+            return name
+    raise instruction.refuse("expected one label")
+
+
+def _is_barrier(instruction: Instruction, threads: int | None) -> bool:
+    """Whether this is a barrier of the whole CTA. Raises PtxError for other barriers."""
+    opcode = instruction.opcode
+    if opcode.base not in ("bar", "barrier") or "warp" in opcode.modifiers:
+        return False
+    whole = opcode.modifiers <= {"sync", "aligned", "cta"} and "sync" in opcode.modifiers
+    whole = whole and instruction.guard is None and not opcode.types
+    match instruction.operands:
+        case (Immediate(bits=0),):
+            pass
+        case (Immediate(bits=0), Immediate(bits=count)):
+            whole = whole and count == threads
+        case _:
+            whole = False
+    if not whole:
+        raise instruction.refuse(
+            "the CPU device has only bar.sync 0 over all threads of the block, without a guard"
+        )
+    return True
+
+
+def _find_live(blocks: list[Block]) -> None:
+    uses: list[set[Register]] = []
+    kills: list[set[Register]] = []
+    for block in blocks:
+        use: set[Register] = set()
+        kill: set[Register] = set()
+        for instruction in block.instructions:
+            use.update(r for r in table.read(instruction) if r not in kill)
+            kill.update(table.written(instruction))
+        if block.exit == "branch" and block.last is not None:
+            guard = block.last.guard
+            if guard is not None and guard not in kill:
+                use.add(guard)
+        uses.append(use)
+        kills.append(kill)
+    changed = True
+    while changed:
+        changed = False
+        for block in reversed(blocks):
+            out = set().union(*(blocks[s].live_in for s in block.successors))
+            live = uses[block.index] | (out - kills[block.index])
+            changed = changed or live != block.live_in or out != block.live_out
+            block.live_in, block.live_out = live, out
+
+
+def _find_varying(instructions: list[Instruction], varying: set[Register]) -> set[Register]:
+    varying = set(varying)
+    waiting = []
+    for instruction in instructions:
+        row = table.find(instruction)
+        if row.varying or any(_is_varying(o) for o in instruction.operands):
+            varying.update(table.written(instruction))
+        else:
+            waiting.append((table.read(instruction), table.written(instruction)))
+    changed = True
+    while changed:
+        changed = False
+        rest = []
+        for reads, writes in waiting:
+            if any(r in varying for r in reads):
+                changed = changed or not varying.issuperset(writes)
+                varying.update(writes)
+            else:
+                rest.append((reads, writes))
+        waiting = rest
+    return varying
+
+
+def _is_varying(operand: object) -> bool:
+    if isinstance(operand, Special):
+        return operand.name.startswith(_VARYING_SPECIALS)
+    if isinstance(operand, Group):
+        return any(_is_varying(e) for e in operand.elements)
+    return False
+
+
+def check_end(body: Body, entry: str) -> None:
+    """Raise PtxError for a body without instructions: nothing that was asked for could run."""
+    last = next((s for s in reversed(body.statements) if isinstance(s, Instruction)), None)
+    if last is None:
+        raise PtxError(f"entry {entry!r} has no instructions")
+    if last.opcode.base not in ("ret", "exit", "bra", "trap") or last.guard is not None:
+        raise refuse(last.line, last.text, "control runs past the end of the entry")

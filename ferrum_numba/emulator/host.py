@@ -1,0 +1,47 @@
+"""The machine that native code is made for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import llvmlite.binding as llvm
+
+
+@dataclass(frozen=True)
+class Host:
+    """A CPU in LLVM's terms, and what of it the lowering must know.
+
+    half_conversion: converts binary16 to and from binary32 by itself.  Where it does not, LLVM
+    would call library functions that a process may not have.
+    half_arithmetic: adds, multiplies and fuses binary16 with one rounding.
+    """
+
+    cpu: str
+    features: str
+    half_conversion: bool
+    half_arithmetic: bool
+
+    @classmethod
+    def of(cls, cpu: str, features: dict[str, bool], architecture: str) -> Host:
+        """A CPU with the given features on or off."""
+        arm = architecture.startswith(("aarch64", "arm64"))
+        # LLVM would rather use half of a 512-bit register on some CPUs; all our vectors are long.
+        words = [("+" if on else "-") + name for name, on in features.items()]
+        return cls(
+            cpu=cpu,
+            features=",".join([w for w in words if "prefer-256-bit" not in w]),
+            half_conversion=arm or features.get("f16c", False),
+            half_arithmetic=features.get("fullfp16" if arm else "avx512fp16", False),
+        )
+
+    @classmethod
+    def this(cls) -> Host:
+        """The machine that this process runs on."""
+        return _this()
+
+
+@lru_cache(maxsize=1)
+def _this() -> Host:
+    architecture = llvm.get_process_triple().partition("-")[0]
+    return Host.of(llvm.get_host_cpu_name(), dict(llvm.get_host_cpu_features()), architecture)

@@ -1,0 +1,101 @@
+"""Where things lie in memory: a worker's state, and the context of each warp.
+
+The state is shared by the warps of the CTA that a worker is running; a context holds what one
+warp keeps from block to block.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+from .flow import Flow
+from .ptx import Register
+
+LANES = 32
+
+
+class State(ctypes.Structure):
+    """What a worker needs to run CTAs. Triples are x, y, z.
+
+    fault: 0, or 1 + the index of an instruction that could not be run as it should.
+    """
+
+    _fields_ = (
+        ("ctaid", ctypes.c_uint32 * 3),
+        ("nctaid", ctypes.c_uint32 * 3),
+        ("ntid", ctypes.c_uint32 * 3),
+        ("warps", ctypes.c_uint32),
+        ("shared_bytes", ctypes.c_uint32),
+        ("fault", ctypes.c_uint32),
+        ("params", ctypes.c_void_p),
+        ("shared", ctypes.c_void_p),
+        ("contexts", ctypes.c_void_p),
+    )
+
+
+def state_offset(name: str) -> int:
+    """Offset of a field of State, in bytes."""
+    return int(getattr(State, name).offset)
+
+
+# A context begins with these; vectors have one i32 a lane.
+RESUME, WARP, VALID, NEXT, TID = 0, 4, 8, 64, 192
+# In divergent control flow each lane has its own next block: lanes that are done have the largest
+# number, lanes at a barrier the next block with a bit that puts it behind all others.
+DONE, WAITING = 0x7FFFFFFF, 0x40000000
+_HOMES = TID + 3 * LANES * 4
+
+
+class Layout:
+    """Offsets of the homes of registers that live across blocks, in bytes from a context."""
+
+    def __init__(self, flow: Flow) -> None:
+        crossing = set().union(*(block.live_in for block in flow.blocks))
+        order = [r for r in _in_order(flow) if r in crossing]
+        self._homes: dict[Register, int] = {}
+        offset = _HOMES
+        sizes = {r: _home_bytes(r, r in flow.varying) for r in order}
+        # The widest first: so each is aligned to its size, up to a cache line.
+        for register in sorted(order, key=lambda r: -sizes[r]):
+            self._homes[register] = offset
+            offset += sizes[register]
+        # An odd number of cache lines: contexts of all warps then spread over the cache's sets.
+        self.nbytes = (-(-offset // 64) | 1) * 64
+
+    def home(self, register: Register) -> int | None:
+        """Offset of a register's home, or None where it never leaves a block."""
+        return self._homes.get(register)
+
+    def special(self, name: str) -> tuple[str, int, int] | None:
+        """Where a special register lies: base pointer, offset, number of lanes."""
+        stem, _, axis = name[1:].partition(".")
+        if stem == "tid":
+            return "%ctx", TID + "xyz".index(axis) * LANES * 4, LANES
+        if stem in ("ctaid", "nctaid", "ntid"):
+            return "%state", state_offset(stem) + "xyz".index(axis) * 4, 1
+        if stem == "warpid":
+            return "%ctx", WARP, 1
+        fields = {
+            "nwarpid": "warps",
+            "dynamic_smem_size": "shared_bytes",
+        }
+        return ("%state", state_offset(fields[stem]), 1) if stem in fields else None
+
+
+def _in_order(flow: Flow) -> list[Register]:
+    """All registers, in the order in which the blocks first mention them."""
+    from . import table
+
+    seen: dict[Register, None] = {}
+    for block in flow.blocks:
+        for instruction in block.instructions:
+            for register in table.read(instruction) + table.written(instruction):
+                seen.setdefault(register)
+        if block.last is not None and block.last.guard is not None:
+            seen.setdefault(block.last.guard)
+    return list(seen)
+
+
+def _home_bytes(register: Register, vector: bool) -> int:
+    # A predicate of all lanes is one 32-bit mask.
+    return LANES * register.bits // 8 if vector and register.bits > 1 else 8

@@ -1,0 +1,120 @@
+"""Comparison and selection. Source: PTX ISA, "Comparison and Selection Instructions"."""
+
+from __future__ import annotations
+
+from ..builder import Builder, Value
+from ..ptx import Group, Instruction
+from ..table import FLOATS, INTEGERS, lowers
+from .convert import widened
+from .integer import expect
+
+_ORDERED = {"eq": "oeq", "ne": "one", "lt": "olt", "le": "ole", "gt": "ogt", "ge": "oge"}
+_UNORDERED = {"equ": "ueq", "neu": "une", "ltu": "ult", "leu": "ule", "gtu": "ugt", "geu": "uge"}
+_FLOATS = {**_ORDERED, **_UNORDERED, "num": "ord", "nan": "uno"}
+_UNSIGNED_NAMES = {"lo": "lt", "ls": "le", "hi": "gt", "hs": "ge"}
+_RELATIONS = frozenset(_FLOATS) | frozenset(_UNSIGNED_NAMES)
+_MODIFIERS = " ".join(_RELATIONS) + " and or xor ftz"
+FLOAT_TYPES = {"f16": "half", "bf16": "bfloat", "f32": "float", "f64": "double"}
+
+
+def _compare(b: Builder, ins: Instruction, x: int, y: int) -> Value:
+    """The comparison of operands x and y, as i1."""
+    opcode = ins.opcode
+    if len(ins.operands) < 3:
+        raise ins.refuse(f"expected at least 3 operands, found {len(ins.operands)}")
+    relations = opcode.modifiers & _RELATIONS
+    if len(relations) != 1:
+        raise ins.refuse("expected one relation, such as .lt")
+    (relation,) = relations
+    if opcode.type in FLOAT_TYPES:
+        if relation not in _FLOATS:
+            raise ins.refuse(f".{relation} is no relation of floating-point numbers")
+        kind = FLOAT_TYPES[opcode.type]
+        values = [widened(b, b.real(ins.operands[i], kind, ins)) for i in (x, y)]
+        if "ftz" in opcode.modifiers:
+            values = [b.flush(value) for value in values]
+        return b.compare(f"fcmp {_FLOATS[relation]}", *values)
+    if opcode.type[:1] not in ("b", "u", "s") or not opcode.type[1:].isdecimal():
+        raise ins.refuse(f"the CPU device does not compare .{opcode.type}")
+    sign = "s" if opcode.type[0] == "s" else "u"
+    relation = _UNSIGNED_NAMES.get(relation, relation)
+    if relation not in _ORDERED:
+        raise ins.refuse(f".{relation} is no relation of integers")
+    name = relation if relation in ("eq", "ne") else sign + relation
+    values = [b.integer(ins.operands[i], int(opcode.type[1:]), ins) for i in (x, y)]
+    return b.compare(f"icmp {name}", *values)
+
+
+def _combined(b: Builder, ins: Instruction, value: Value, third: int) -> Value:
+    """The comparison combined with a predicate operand, where there is one."""
+    operators = ins.opcode.modifiers & {"and", "or", "xor"}
+    if not operators:
+        expect(ins, third)
+        return value
+    expect(ins, third + 1)
+    if len(operators) > 1:
+        raise ins.refuse("expected one of .and, .or, .xor")
+    (operator,) = operators
+    return b.op(operator, value, b.predicate(ins.operands[third], ins))
+
+
+@lowers("setp", modifiers=_MODIFIERS)
+def set_predicate(b: Builder, ins: Instruction) -> None:
+    """setp p|q: p is the comparison, q its opposite, each combined with the third predicate."""
+    value = _compare(b, ins, 1, 2)
+    target = ins.operands[0]
+    targets = target.elements if isinstance(target, Group) else (target,)
+    if len(targets) > 2:
+        raise ins.refuse(f"expected one or two destinations, found {len(targets)}")
+    results = [_combined(b, ins, value, 3)]
+    if len(targets) == 2:
+        results.append(_combined(b, ins, b.invert(value), 3))
+    for operand, result in zip(targets, results, strict=True):
+        b.write(operand, result, ins)
+
+
+@lowers("set", modifiers=_MODIFIERS)
+def set_value(b: Builder, ins: Instruction) -> None:
+    """set.relation.result_type.type: all ones, or 1.0, where the comparison holds."""
+    value = _combined(b, ins, _compare(b, ins, 1, 2), 3)
+    if len(ins.opcode.types) != 2 or ins.opcode.types[0] not in ("u32", "s32", "f32"):
+        raise ins.refuse("expected .u32, .s32 or .f32 as the result's type")
+    if ins.opcode.types[0] == "f32":
+        b.write(ins.operands[0], b.cast("uitofp", value, "float"), ins)
+    else:
+        b.write(ins.operands[0], b.cast("sext", value, "i32"), ins)
+
+
+_SELECTED = (*INTEGERS, *FLOATS)
+
+
+def any_value(b: Builder, ins: Instruction, position: int, ptx_type: str) -> Value:
+    """An operand that is only moved, as integer or floating point by its type."""
+    operand = ins.operands[position]
+    if ptx_type in FLOAT_TYPES:
+        return b.real(operand, FLOAT_TYPES[ptx_type], ins)
+    return b.integer(operand, int(ptx_type[1:]), ins)
+
+
+@lowers("selp", types=_SELECTED)
+def select(b: Builder, ins: Instruction) -> None:
+    expect(ins, 4)
+    x, y = (any_value(b, ins, i, ins.opcode.type) for i in (1, 2))
+    b.write(ins.operands[0], b.select(b.predicate(ins.operands[3], ins), x, y), ins)
+
+
+@lowers("slct", types=("s32", "f32"), modifiers="ftz")
+def select_by_sign(b: Builder, ins: Instruction) -> None:
+    """slct.type.s32|f32 d, a, b, c: a where c >= 0, else b (also where c is NaN)."""
+    expect(ins, 4)
+    if len(ins.opcode.types) != 2 or ins.opcode.types[0] not in _SELECTED:
+        raise ins.refuse("expected the type of the values and that of the selector")
+    x, y = (any_value(b, ins, i, ins.opcode.types[0]) for i in (1, 2))
+    if ins.opcode.type == "s32":
+        sign = b.integer(ins.operands[3], 32, ins)
+        condition = b.compare("icmp sge", sign, b.constant("i32", 0))
+    else:
+        value = b.real(ins.operands[3], "float", ins)
+        value = b.flush(value) if "ftz" in ins.opcode.modifiers else value
+        condition = b.compare("fcmp oge", value, Value("0.0", "float"))
+    b.write(ins.operands[0], b.select(condition, x, y), ins)

@@ -1,0 +1,244 @@
+"""cvt. Source: PTX ISA, "Data Movement and Conversion Instructions: cvt"."""
+
+from __future__ import annotations
+
+from ..builder import Builder, Value, bits_of
+from ..ptx import Instruction, Register
+from ..table import lowers
+from .integer import expect
+
+FLOAT_TYPES = {"f16": "half", "bf16": "bfloat", "f32": "float", "f64": "double"}
+_INTEGRAL = {"rni": "rint", "rzi": "trunc", "rmi": "floor", "rpi": "ceil"}
+
+
+# -- binary16, bfloat16 <-> binary32 --------------------------------------------------------------
+
+
+def widened(b: Builder, value: Value) -> Value:
+    """half or bfloat as float, exactly; other types as they are."""
+    if value.type == "bfloat":
+        bits = b.cast("zext", b.bitcast(value, "i16"), "i32")
+        return b.bitcast(b.op("shl", bits, b.constant("i32", 16)), "float")
+    if value.type != "half":
+        return value
+    if b.helpers.host.half_conversion:
+        return b.cast("fpext", value, "float")
+    return _in_lanes(b, "widen_half", b.bitcast(value, "i16"), "float")
+
+
+def narrowed(b: Builder, value: Value, kind: str) -> Value:
+    """float as half or bfloat, rounded to nearest even."""
+    if kind == "bfloat":
+        bits = b.bitcast(value, "i32")
+        odd = b.op("and", b.op("lshr", bits, b.constant("i32", 16)), b.constant("i32", 1))
+        rounded = b.op("add", b.op("add", bits, b.constant("i32", 0x7FFF)), odd)
+        nan = b.compare("fcmp uno", value, value)
+        rounded = b.select(nan, b.constant("i32", 0x7FFF0000), rounded)
+        high = b.op("lshr", rounded, b.constant("i32", 16))
+        return b.bitcast(b.cast("trunc", high, "i16"), "bfloat")
+    if b.helpers.host.half_conversion:
+        return b.cast("fptrunc", value, "half")
+    return b.bitcast(_in_lanes(b, "narrow_half", value, "i16"), "half")
+
+
+def _in_lanes(b: Builder, helper: str, value: Value, result: str) -> Value:
+    """Call a helper of 32 lanes on a value of 1, 2, 32 or 64 elements."""
+    if value.n == 1:
+        whole = b.vector(value)
+        found = Value(b.call(helper, f"<32 x {result}>", str(whole)), result, 32)
+        return Value(b.emit(f"extractelement {found}, i64 0"), result)
+    parts = []
+    for start in range(0, value.n, 32):
+        part = b.shuffle(value, None, [(start + i) % value.n for i in range(32)])
+        parts.append(Value(b.call(helper, f"<32 x {result}>", str(part)), result, 32))
+    other = parts[1] if len(parts) == 2 else None
+    return b.shuffle(parts[0], other, range(value.n))
+
+
+def narrowed_double(b: Builder, value: Value, kind: str) -> Value:
+    """double as half or bfloat, with one rounding to nearest even."""
+    bits = b.bitcast(value, "i64")
+    if kind == "bfloat":
+        # Below 2^-126 the units of bfloat are 2^-133: adding 2^(52-133) rounds there.
+        size = b.intrinsic("llvm.fabs", value)
+        unit = Value("0x3AE0000000000000", "double")
+        tiny = b.op("fsub", b.op("fadd", size, unit), unit)
+        tiny = b.intrinsic("llvm.copysign", tiny, value)
+        small = b.compare("fcmp olt", size, Value("0x3810000000000000", "double"))
+        bits = b.select(small, b.bitcast(tiny, "i64"), bits)
+    # To float with "rounding to odd": cut, and keep in the last bit whether anything was cut.
+    # Rounding again, to fewer bits, then gives what one rounding would have given.
+    cut = b.op("and", bits, b.constant("i64", (1 << 29) - 1))
+    some = b.compare("icmp ne", cut, b.constant("i64", 0))
+    last = b.select(some, b.constant("i64", 1 << 29), b.constant("i64", 0))
+    kept = b.op("and", bits, b.constant("i64", -(1 << 29)))
+    odd = b.bitcast(b.op("or", kept, last), "double")
+    return narrowed(b, b.cast("fptrunc", odd, "float"), kind)
+
+
+# -- cvt ------------------------------------------------------------------------------------------
+
+
+@lowers("cvt", modifiers="rn rni rzi rmi rpi ftz sat rna")
+def convert(b: Builder, ins: Instruction) -> None:
+    types = ins.opcode.types
+    if len(types) != 2:
+        raise ins.refuse("expected the result's and the source's type")
+    to, source = types
+    if to in ("f16x2", "bf16x2"):
+        return _pack_halves(b, ins, to, source)
+    expect(ins, 2)
+    if to == "tf32" and source == "f32":
+        return b.write(ins.operands[0], _to_tf32(b, ins), ins)
+    from_float, to_float = source in FLOAT_TYPES, to in FLOAT_TYPES
+    if not (from_float or _is_integer(source)) or not (to_float or _is_integer(to)):
+        raise ins.refuse("the CPU device does not have this conversion")
+    if from_float:
+        value = b.real(ins.operands[1], FLOAT_TYPES[source], ins)
+        lower = _float_to_float if to_float else _float_to_integer
+    else:
+        value = b.integer(ins.operands[1], int(source[1:]), ins)
+        lower = _integer_to_float if to_float else _integer_to_integer
+    value = lower(b, ins, value)
+    target = ins.operands[0]
+    if not to_float and isinstance(target, Register) and target.bits > bits_of(value.type):
+        value = b.cast("sext" if to[0] == "s" else "zext", value, f"i{target.bits}")
+    return b.write(target, value, ins)
+
+
+def _is_integer(ptx_type: str) -> bool:
+    return ptx_type[0] in "us" and ptx_type[1:].isdecimal()
+
+
+def _expect_rounding(ins: Instruction, *allowed: str) -> None:
+    found = ins.opcode.modifiers & {"rn", "rna", *_INTEGRAL}
+    if len(found) > 1 or not found <= set(allowed):
+        raise ins.refuse("the CPU device does not have this rounding here")
+
+
+def _pack_halves(b: Builder, ins: Instruction, to: str, source: str) -> None:
+    """cvt.rn.f16x2.f32 d, a, b: a goes to the upper half."""
+    expect(ins, 3)
+    if source != "f32" or ins.opcode.modifiers != {"rn"}:
+        raise ins.refuse("the CPU device has only .rn from .f32 here")
+    parts = []
+    for operand in ins.operands[1:]:
+        value = narrowed(b, b.real(operand, "float", ins), FLOAT_TYPES[to[:-2]])
+        parts.append(b.cast("zext", b.bitcast(value, "i16"), "i32"))
+    high = b.op("shl", parts[0], b.constant("i32", 16))
+    b.write(ins.operands[0], b.op("or", high, parts[1]), ins)
+
+
+def _to_tf32(b: Builder, ins: Instruction) -> Value:
+    """Ten bits of mantissa, rounded to nearest, ties away from zero (.rna)."""
+    if ins.opcode.modifiers != {"rna"}:
+        raise ins.refuse("the CPU device has only .rna here")
+    value = b.real(ins.operands[1], "float", ins)
+    bits = b.bitcast(value, "i32")
+    rounded = b.op("add", bits, b.constant("i32", 0x1000))
+    size = b.op("and", bits, b.constant("i32", 0x7FFFFFFF))
+    finite = b.compare("icmp ult", size, b.constant("i32", 0x7F800000))
+    cut = b.op("and", b.select(finite, rounded, bits), b.constant("i32", -0x2000))
+    nan = b.compare("icmp ugt", size, b.constant("i32", 0x7F800000))
+    return b.select(nan, b.constant("i32", 0x7FFFFFFF), cut)
+
+
+def _integer_to_integer(b: Builder, ins: Instruction, value: Value) -> Value:
+    to, source = ins.opcode.types
+    _expect_rounding(ins)
+    signed, bits, width = source[0] == "s", int(to[1:]), int(source[1:])
+    if "sat" in ins.opcode.modifiers:
+        value = _clamp(b, value, signed, to)
+    if bits == width:
+        return value
+    extend = "sext" if signed else "zext"
+    return b.cast("trunc" if bits < width else extend, value, f"i{bits}")
+
+
+def _clamp(b: Builder, value: Value, signed: bool, to: str) -> Value:
+    """An integer limited to what the type `to` holds."""
+    bits, width = int(to[1:]), int(value.type[1:])
+    low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if to[0] == "s" else (0, (1 << bits) - 1)
+    least, most = (-(1 << width - 1), (1 << width - 1) - 1) if signed else (0, (1 << width) - 1)
+    kind = "s" if signed else "u"
+    if high < most:
+        value = b.intrinsic(f"llvm.{kind}min", value, b.constant(value.type, high))
+    if low > least:
+        value = b.intrinsic(f"llvm.{kind}max", value, b.constant(value.type, low))
+    return value
+
+
+def _integer_to_float(b: Builder, ins: Instruction, value: Value) -> Value:
+    to, source = ins.opcode.types
+    _expect_rounding(ins, "rn")
+    name = "sitofp" if source[0] == "s" else "uitofp"
+    kind, wide = FLOAT_TYPES[to], source[1:] == "64"
+    if kind == "bfloat":
+        if wide:
+            raise ins.refuse("the CPU device does not have this conversion")
+        result = narrowed_double(b, b.cast(name, value, "double"), kind)
+    elif kind == "half":
+        # Integers that a half can hold are exact as floats; so this rounds once.
+        result = narrowed(b, b.cast(name, value, "float"), kind)
+    else:
+        result = b.cast(name, value, kind)
+    return saturated(b, result) if "sat" in ins.opcode.modifiers else result
+
+
+def _float_to_integer(b: Builder, ins: Instruction, value: Value) -> Value:
+    """Out of range saturates. NaN gives 0, or the top bit where a type has 64 bits."""
+    to, source = ins.opcode.types
+    _expect_rounding(ins, *_INTEGRAL)
+    rounding = ins.opcode.modifiers & _INTEGRAL.keys()
+    if not rounding:
+        raise ins.refuse("expected a rounding, such as .rzi")
+    value = widened(b, value)
+    if "ftz" in ins.opcode.modifiers and source == "f32":
+        value = b.flush(value)
+    (mode,) = rounding
+    whole = b.intrinsic(f"llvm.{_INTEGRAL[mode]}", value) if mode != "rzi" else value
+    bits = int(to[1:])
+    result = b.saturate("fptosi" if to[0] == "s" else "fptoui", whole, f"i{bits}")
+    if source == "f64" or bits == 64:
+        nan = b.compare("fcmp uno", value, value)
+        result = b.select(nan, b.constant(result.type, 1 << bits - 1), result)
+    return result
+
+
+def _float_to_float(b: Builder, ins: Instruction, value: Value) -> Value:
+    to, source = ins.opcode.types
+    modifiers = ins.opcode.modifiers
+    if bits_of(FLOAT_TYPES[to]) < bits_of(FLOAT_TYPES[source]) or {to, source} == {"f16", "bf16"}:
+        _expect_rounding(ins, "rn")
+    else:
+        _expect_rounding(ins, *(_INTEGRAL if to == source else ("rn",)))
+    if "ftz" in modifiers and source == "f32":
+        value = b.flush(value)
+    if to == source and (rounding := modifiers & _INTEGRAL.keys()):
+        (mode,) = rounding
+        whole = b.intrinsic(f"llvm.{_INTEGRAL[mode]}", widened(b, value))
+        value = narrowed(b, whole, value.type) if bits_of(value.type) == 16 else whole
+    kind = FLOAT_TYPES[to]
+    if to != source:
+        if source == "f64" and bits_of(kind) == 16:
+            value = narrowed_double(b, value, kind)
+        elif bits_of(kind) == 16:
+            value = narrowed(b, widened(b, value), kind)
+        else:
+            value = widened(b, value)
+            down = bits_of(kind) < bits_of(value.type)
+            value = b.cast("fptrunc" if down else "fpext", value, kind)
+    if "ftz" in modifiers and to == "f32":
+        value = b.flush(value)
+    return saturated(b, value) if "sat" in modifiers else value
+
+
+def saturated(b: Builder, value: Value) -> Value:
+    """Limited to 0..1; NaN becomes 0."""
+    wide = widened(b, value)
+    zero, one = (Value(text, wide.type) for text in ("0.0", "1.0"))
+    positive = b.compare("fcmp ogt", wide, zero)
+    wide = b.select(positive, wide, zero)
+    large = b.compare("fcmp ogt", wide, one)
+    wide = b.select(large, one, wide)
+    return narrowed(b, wide, value.type) if bits_of(value.type) == 16 else wide

@@ -1,0 +1,103 @@
+"""Arithmetic of binary16 and bfloat16, one or two to a register.
+
+Sums, differences, products and quotients of such are rounded right when computed in binary32 and
+rounded again (24 >= 2 * 11 + 2 bits); a fused multiply-add is not, and goes through binary64.
+Source: PTX ISA, "Half Precision Floating-Point Instructions".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..builder import Builder, Value
+from ..ptx import Instruction
+from ..table import HALVES, lowers
+from .convert import narrowed, narrowed_double, saturated, widened
+from .integer import expect
+
+
+def values_of(b: Builder, ins: Instruction, first: int = 1) -> list[Value]:
+    """The operands from `first` on, as half or bfloat in one common shape."""
+    kind = "bfloat" if ins.opcode.type.startswith("b") else "half"
+    operands = ins.operands[first:]
+    if ins.opcode.type.endswith("x2"):
+        return b.packed(operands, kind, ins)
+    return b.together(*(b.real(operand, kind, ins) for operand in operands))
+
+
+def in_floats(b: Builder, values: list[Value], operation: Callable[..., Value]) -> Value:
+    """An operation computed in binary32 and rounded."""
+    return narrowed(b, operation(*(widened(b, v) for v in values)), values[0].type)
+
+
+def finish(b: Builder, ins: Instruction, value: Value) -> None:
+    """Write a result, saturated where the instruction says so."""
+    if "sat" in ins.opcode.modifiers:
+        value = saturated(b, value)
+    if ins.opcode.type.endswith("x2"):
+        value = b.join(value, "i32")
+    b.write(ins.operands[0], value, ins)
+
+
+@lowers("add", "sub", "mul", types=HALVES, modifiers="rn sat")
+def arithmetic(b: Builder, ins: Instruction) -> None:
+    expect(ins, 3)
+    values, name = values_of(b, ins), "f" + ins.opcode.base
+    if values[0].type == "half" and b.helpers.host.half_conversion:
+        return finish(b, ins, b.op(name, *values))
+    return finish(b, ins, in_floats(b, values, lambda x, y: b.op(name, x, y)))
+
+
+@lowers("fma", types=HALVES, modifiers="rn sat relu")
+def fused(b: Builder, ins: Instruction) -> None:
+    expect(ins, 4)
+    values = values_of(b, ins)
+    kind = values[0].type
+    if kind == "half" and b.helpers.host.half_arithmetic:
+        value = b.intrinsic("llvm.fma", *values)
+    else:
+        # The exact sum has no more bits than binary64 where it lies near a tie of the result.
+        wide = [b.cast("fpext", widened(b, v), "double") for v in values]
+        value = narrowed_double(b, b.intrinsic("llvm.fma", *wide), kind)
+    if "relu" in ins.opcode.modifiers:
+        value = _relu(b, value)
+    finish(b, ins, value)
+
+
+def _relu(b: Builder, value: Value) -> Value:
+    """Negative numbers become +0; NaN stays NaN."""
+    wide = widened(b, value)
+    negative = b.compare("fcmp ole", wide, Value("0.0", "float"))
+    zero = Value("0", "i16")
+    return b.bitcast(b.select(negative, zero, b.bitcast(value, "i16")), value.type)
+
+
+@lowers("neg", "abs", types=HALVES)
+def sign(b: Builder, ins: Instruction) -> None:
+    """The sign bit alone changes, also of NaN."""
+    expect(ins, 2)
+    (x,) = values_of(b, ins)
+    bits = b.bitcast(x, "i16")
+    if ins.opcode.base == "neg":
+        bits = b.op("xor", bits, Value(_full("-32768", bits), "i16", bits.n))
+    else:
+        bits = b.op("and", bits, Value(_full("32767", bits), "i16", bits.n))
+    finish(b, ins, b.bitcast(bits, x.type))
+
+
+def _full(text: str, like: Value) -> str:
+    return text if like.n == 1 else f"splat (i16 {text})"
+
+
+@lowers("min", "max", types=HALVES, modifiers="NaN")
+def extremum(b: Builder, ins: Instruction) -> None:
+    expect(ins, 3)
+    suffix = "imum" if "NaN" in ins.opcode.modifiers else "imumnum"
+    name = f"llvm.{ins.opcode.base}{suffix}"
+    finish(b, ins, in_floats(b, values_of(b, ins), lambda x, y: b.intrinsic(name, x, y)))
+
+
+@lowers("ex2", types=HALVES, modifiers="approx")
+def power(b: Builder, ins: Instruction) -> None:
+    expect(ins, 2)
+    finish(b, ins, in_floats(b, values_of(b, ins), lambda x: b.intrinsic("llvm.exp2", x)))

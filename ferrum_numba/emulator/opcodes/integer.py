@@ -1,0 +1,158 @@
+"""Integer arithmetic. Source: PTX ISA, "Integer Arithmetic Instructions"."""
+
+from __future__ import annotations
+
+from ..builder import Builder, Value
+from ..ptx import Instruction
+from ..table import INTEGERS, lowers
+
+SIGNED = ("s16", "s32", "s64")
+
+
+def width(ptx_type: str) -> int:
+    """Bits of a type such as "s32"."""
+    return int(ptx_type[1:])
+
+
+def integers(b: Builder, ins: Instruction, first: int = 1, last: int | None = None) -> list[Value]:
+    """Operands first..last as integers of the instruction's type."""
+    return [b.integer(o, width(ins.opcode.type), ins) for o in ins.operands[first:last]]
+
+
+def expect(ins: Instruction, count: int) -> None:
+    """Refuse an instruction that has not `count` operands."""
+    if len(ins.operands) != count:
+        raise ins.refuse(f"expected {count} operands, found {len(ins.operands)}")
+
+
+@lowers("add", "sub", types=INTEGERS, modifiers="sat")
+def add(b: Builder, ins: Instruction) -> None:
+    expect(ins, 3)
+    x, y = integers(b, ins)
+    name = ins.opcode.base
+    if "sat" not in ins.opcode.modifiers:
+        return b.write(ins.operands[0], b.op(name, x, y), ins)
+    if ins.opcode.type != "s32":
+        raise ins.refuse(".sat is for .s32")
+    return b.write(ins.operands[0], b.intrinsic(f"llvm.s{name}.sat", x, y), ins)
+
+
+def product(b: Builder, ins: Instruction, x: Value, y: Value) -> Value:
+    """x * y as .lo, .hi or .wide says."""
+    modifiers, signed = ins.opcode.modifiers, ins.opcode.type in SIGNED
+    if "lo" in modifiers:
+        return b.op("mul", x, y)
+    extend, bits = "sext" if signed else "zext", width(ins.opcode.type)
+    if not modifiers & {"hi", "wide"} or ("wide" in modifiers and bits == 64):
+        raise ins.refuse("expected .lo, .hi or .wide")
+    wide = f"i{2 * bits}"
+    full = b.op("mul", b.cast(extend, x, wide), b.cast(extend, y, wide))
+    if "wide" in modifiers:
+        return full
+    return b.cast("trunc", b.op("lshr", full, b.constant(wide, bits)), f"i{bits}")
+
+
+@lowers("mul", types=INTEGERS, modifiers="lo hi wide")
+def multiply(b: Builder, ins: Instruction) -> None:
+    expect(ins, 3)
+    b.write(ins.operands[0], product(b, ins, *integers(b, ins)), ins)
+
+
+@lowers("mad", types=INTEGERS, modifiers="lo hi wide")
+def multiply_add(b: Builder, ins: Instruction) -> None:
+    expect(ins, 4)
+    x, y = integers(b, ins, 1, 3)
+    value = product(b, ins, x, y)
+    bits = int(value.type[1:])
+    b.write(ins.operands[0], b.op("add", value, b.integer(ins.operands[3], bits, ins)), ins)
+
+
+@lowers("mul24", "mad24", types=("u32", "s32"), modifiers="lo")
+def multiply_24(b: Builder, ins: Instruction) -> None:
+    """The low 32 bits of a product of the operands' low 24 bits."""
+    expect(ins, 3 if ins.opcode.base == "mul24" else 4)
+    if "lo" not in ins.opcode.modifiers:
+        raise ins.refuse("expected .lo")
+    shift = b.constant("i32", 8)
+    down = "ashr" if ins.opcode.type == "s32" else "lshr"
+    x, y, *rest = integers(b, ins)
+    x, y = (b.op(down, b.op("shl", v, shift), shift) for v in (x, y))
+    value = b.op("mul", x, y)
+    b.write(ins.operands[0], b.op("add", value, rest[0]) if rest else value, ins)
+
+
+@lowers("div", "rem", types=INTEGERS)
+def divide(b: Builder, ins: Instruction) -> None:
+    """Division by zero is undefined in PTX. Here the quotient is all ones, the remainder x."""
+    expect(ins, 3)
+    x, y = integers(b, ins)
+    signed = ins.opcode.type in SIGNED
+    if y.text == "0":
+        return b.write(
+            ins.operands[0], x if ins.opcode.base == "rem" else b.constant(x.type, -1), ins
+        )
+    zero = b.compare("icmp eq", y, b.constant(y.type, 0))
+    safe = b.select(zero, b.constant(y.type, 1), y)
+    # CPUs divide vectors of floating-point numbers, not of integers; by a literal, LLVM multiplies.
+    if max(x.n, y.n) > 1 and y.text[0] == "%" and width(ins.opcode.type) <= 32:
+        quotient = _divide_as_doubles(b, x, safe, signed)
+    else:
+        quotient = _divide(b, x, safe, signed)
+    if ins.opcode.base == "rem":
+        rest = b.op("sub", x, b.op("mul", quotient, y))
+        return b.write(ins.operands[0], b.select(zero, x, rest), ins)
+    ones = b.constant(x.type, -1)
+    return b.write(ins.operands[0], b.select(zero, ones, quotient), ins)
+
+
+def _divide_as_doubles(b: Builder, x: Value, y: Value, signed: bool) -> Value:
+    """Exact: a quotient of 32-bit integers lies too far below the next integer to be rounded up."""
+    to = "sitofp" if signed else "uitofp"
+    quotient = b.op("fdiv", b.cast(to, x, "double"), b.cast(to, y, "double"))
+    # 64 bits have room for 2^31 = INT_MIN / -1, which then wraps as on the GPU.
+    return b.cast("trunc", b.cast("fptosi", quotient, "i64"), x.type)
+
+
+def _divide(b: Builder, x: Value, y: Value, signed: bool) -> Value:
+    """x / y for y that is not 0."""
+    if not signed:
+        return b.op("udiv", x, y)
+    if y.text[0] == "%":
+        # INT_MIN / -1 traps on some CPUs: divide by 1 and negate, which wraps as on the GPU.
+        minus_one = b.compare("icmp eq", y, b.constant(y.type, -1))
+        quotient = b.op("sdiv", x, b.select(minus_one, b.constant(y.type, 1), y))
+        return b.select(minus_one, b.op("sub", b.constant(x.type, 0), x), quotient)
+    if int(y.text) == (1 << int(y.type[1:])) - 1:
+        return b.op("sub", b.constant(x.type, 0), x)
+    return b.op("sdiv", x, y)
+
+
+@lowers("abs", types=SIGNED)
+def absolute(b: Builder, ins: Instruction) -> None:
+    expect(ins, 2)
+    (x,) = integers(b, ins)
+    b.write(ins.operands[0], b.intrinsic("llvm.abs", x, extra="i1 false"), ins)
+
+
+@lowers("neg", types=SIGNED)
+def negate(b: Builder, ins: Instruction) -> None:
+    expect(ins, 2)
+    (x,) = integers(b, ins)
+    b.write(ins.operands[0], b.op("sub", b.constant(x.type, 0), x), ins)
+
+
+@lowers("min", "max", types=INTEGERS)
+def extremum(b: Builder, ins: Instruction) -> None:
+    expect(ins, 3)
+    kind = "s" if ins.opcode.type in SIGNED else "u"
+    value = b.intrinsic(f"llvm.{kind}{ins.opcode.base}", *integers(b, ins))
+    b.write(ins.operands[0], value, ins)
+
+
+@lowers("sad", types=INTEGERS)
+def sum_of_differences(b: Builder, ins: Instruction) -> None:
+    expect(ins, 4)
+    x, y, z = integers(b, ins)
+    less = b.compare("icmp slt" if ins.opcode.type in SIGNED else "icmp ult", x, y)
+    difference = b.select(less, b.op("sub", y, x), b.op("sub", x, y))
+    b.write(ins.operands[0], b.op("add", z, difference), ins)

@@ -1,0 +1,118 @@
+"""Exchange between the lanes of a warp, and barriers of a warp.
+
+Source: PTX ISA, "shfl.sync", "vote.sync", "activemask", "redux.sync", "bar.warp.sync".
+All lanes that the member mask names must be active; lanes of a block's missing threads are not.
+"""
+
+from __future__ import annotations
+
+from ..builder import LANES, Builder, Value
+from ..ptx import Group, Instruction
+from ..table import lowers
+from .integer import expect
+
+_LANE_IDS = Value(f"<{', '.join(f'i32 {i}' for i in range(LANES))}>", "i32", LANES)
+
+
+@lowers("shfl", types=("b32",), modifiers="sync idx up down bfly", varying=True)
+def shuffle(b: Builder, ins: Instruction) -> None:
+    """d|p = the value of another lane, and whether that lane lies in this lane's segment.
+
+    c holds the clamp in bits 0-4 and the segment mask in bits 8-12.
+    """
+    expect(ins, 5)
+    modes = ins.opcode.modifiers - {"sync"}
+    if len(modes) != 1:
+        raise ins.refuse("expected one of .idx, .up, .down, .bfly")
+    (mode,) = modes
+    b.require_lanes(ins, b.integer(ins.operands[4], 32, ins))
+    value, amount, clamp = (b.vector(b.integer(o, 32, ins)) for o in ins.operands[1:4])
+    low = b.constant("i32", 31)
+    amount = b.op("and", amount, low)
+    segment = b.op("and", b.op("lshr", clamp, b.constant("i32", 8)), low)
+    clamp = b.op("and", clamp, low)
+    outside = b.op("xor", segment, b.constant("i32", -1))
+    first = b.op("and", _LANE_IDS, segment)
+    last = b.op("or", first, b.op("and", clamp, outside))
+    if mode == "up":
+        source = b.op("sub", _LANE_IDS, amount)
+        inside = b.compare("icmp sge", source, last)
+    else:
+        if mode == "down":
+            source = b.op("add", _LANE_IDS, amount)
+        elif mode == "bfly":
+            source = b.op("xor", _LANE_IDS, amount)
+        else:
+            source = b.op("or", first, b.op("and", amount, outside))
+        inside = b.compare("icmp sle", source, last)
+    source = b.select(inside, source, _LANE_IDS)
+    result = _gather(b, value, source)
+    target = ins.operands[0]
+    targets = target.elements if isinstance(target, Group) else (target,)
+    for operand, written in zip(targets, (result, inside), strict=False):
+        b.write(operand, written, ins)
+
+
+def _gather(b: Builder, value: Value, source: Value) -> Value:
+    """Element source[lane] of the value, for each lane."""
+    place = b.scratch(128)
+    b.store(value, place, 0, 64)
+    lanes = b.emit(f"getelementptr i32, ptr {place}, {source}")
+    vector = f"<{LANES} x i32>"
+    b.helpers.declare(
+        f"{vector} @llvm.masked.gather.v32i32.v32p0(<32 x ptr>, i32, <32 x i1>, {vector})"
+    )
+    return Value(
+        b.emit(
+            f"call {vector} @llvm.masked.gather.v32i32.v32p0(<32 x ptr> {lanes}, i32 4,"
+            f" <32 x i1> splat (i1 true), {vector} poison)"
+        ),
+        "i32",
+        LANES,
+    )
+
+
+def _bits(b: Builder, condition: Value) -> Value:
+    """One bit a lane: the condition in the lanes that execute the instruction."""
+    condition = b.vector(condition)
+    if b.active is not None:
+        condition = b.op("and", condition, b.active)
+    return Value(b.emit(f"bitcast {condition} to i32"), "i32")
+
+
+@lowers("vote", modifiers="sync all any uni ballot", varying=True)
+def vote(b: Builder, ins: Instruction) -> None:
+    expect(ins, 3)
+    if ins.guard is not None:
+        raise ins.refuse("the CPU device does not have this under a guard")
+    modes = ins.opcode.modifiers - {"sync"}
+    members = b.integer(ins.operands[2], 32, ins)
+    b.require_lanes(ins, members)
+    held = b.op("and", _bits(b, b.predicate(ins.operands[1], ins)), members)
+    if modes == {"ballot"}:
+        return b.write(ins.operands[0], held, ins)
+    every = b.op("and", _bits(b, Value("true", "i1")), members)
+    all_ = b.compare("icmp eq", held, every)
+    none = b.compare("icmp eq", held, b.constant("i32", 0))
+    if modes == {"all"}:
+        result = all_
+    elif modes == {"any"}:
+        result = b.invert(none)
+    elif modes == {"uni"}:
+        result = b.op("or", all_, none)
+    else:
+        raise ins.refuse("expected one of .all, .any, .uni, .ballot")
+    return b.write(ins.operands[0], result, ins)
+
+
+@lowers("activemask", types=("b32",), varying=True)
+def active_mask(b: Builder, ins: Instruction) -> None:
+    expect(ins, 1)
+    b.write(ins.operands[0], _bits(b, Value("true", "i1")), ins)
+
+
+@lowers("bar", "barrier", modifiers="warp sync", writes=0)
+def warp_barrier(b: Builder, ins: Instruction) -> None:
+    """The lanes of a warp are together anyway (barriers of the CTA end a block)."""
+    expect(ins, 1)
+    b.require_lanes(ins, b.integer(ins.operands[0], 32, ins))

@@ -1,0 +1,232 @@
+"""Loads, stores, asynchronous copies. Source: PTX ISA, "Data Movement and Conversion".
+
+Unchecked: an address is used as it is.  Generic and global addresses are the host's, shared ones
+offsets into the CTA's buffer.  All accesses of several lanes go through the helpers.
+"""
+
+from __future__ import annotations
+
+from ..builder import LANES, Builder, Value, bits_of
+from ..ptx import Address, Group, Immediate, Instruction, Operand, Register, Symbol
+from ..table import lowers
+
+_SPACES = {"global": "global", "shared": "shared", "shared::cta": "shared", "param": "param"}
+_ORDER = "weak relaxed volatile mmio cta gpu sys cluster"
+_CACHE = "ca cg cs lu cv nc wb wt level::cache_hint"
+_OTHER = "v2 v4 global shared shared::cta param"
+
+
+def space_of(ins: Instruction) -> str:
+    """The state space that an instruction names; generic addresses are global ones here."""
+    spaces = {_SPACES[m] for m in ins.opcode.modifiers if m in _SPACES}
+    return spaces.pop() if spaces else "global"
+
+
+def address_of(b: Builder, ins: Instruction, operand: Operand, space: str) -> Value:
+    """An address operand as i64 (global) or i32 (shared), its offset added."""
+    if not isinstance(operand, Address):
+        raise ins.refuse("expected an address in [ ]")
+    bits, base = (32 if space == "shared" else 64), operand.base
+    if isinstance(base, Symbol):
+        if space != "shared" or base.name not in b.shared:
+            raise ins.refuse(f"{base.name}: not a shared array of this module")
+        return b.constant("i32", b.shared[base.name] + operand.offset)
+    if isinstance(base, Register) and base.bits < bits:
+        raise ins.refuse(f"{base.name} is .{base.ptx_type}, a {space} address has {bits} bits")
+    value = b.integer(base, bits, ins)
+    return b.op("add", value, b.constant(value.type, operand.offset)) if operand.offset else value
+
+
+def _targets(ins: Instruction, operand: Operand) -> tuple[Operand | None, ...]:
+    count = {"v2": 2, "v4": 4}
+    widths = [count[m] for m in ins.opcode.modifiers if m in count]
+    elements = operand.elements if isinstance(operand, Group) else (operand,)
+    if len(elements) != (widths[0] if widths else 1):
+        raise ins.refuse(f"{len(elements)} registers do not fit .v2 or .v4")
+    return elements
+
+
+def _element_bits(ins: Instruction) -> int:
+    ptx_type = ins.opcode.type
+    if ptx_type in ("f16x2", "bf16x2"):
+        return 32
+    if ptx_type in ("pred", "") or not ptx_type[1:].isdecimal():
+        raise ins.refuse(f"the CPU device does not load or store .{ptx_type}")
+    return int(ptx_type[1:])
+
+
+@lowers("ld", "ldu", modifiers=f"{_ORDER} acquire {_CACHE} {_OTHER}")
+def load(b: Builder, ins: Instruction) -> None:
+    space, bits = space_of(ins), _element_bits(ins)
+    if len(ins.operands) not in (2, 3):
+        raise ins.refuse("expected a destination and an address")
+    targets = _targets(ins, ins.operands[0])
+    if space == "param":
+        values = _load_param(b, ins, bits, len(targets))
+    else:
+        address = address_of(b, ins, ins.operands[1], space)
+        condition = b.condition(ins)
+        if address.n == 1 and (condition is None or condition.n == 1):
+            values = _load_uniform(b, space, address, bits, len(targets), condition)
+        else:
+            values = _load_lanes(b, space, b.vector(address), bits, len(targets), condition)
+    for target, value in zip(targets, values, strict=True):
+        if target is None:
+            continue
+        if ins.opcode.type[0] == "s" and isinstance(target, Register) and target.bits > bits:
+            value = b.cast("sext", value, f"i{target.bits}")
+        b.write_wide(target, value, ins)
+
+
+def _load_param(b: Builder, ins: Instruction, bits: int, count: int) -> list[Value]:
+    operand = ins.operands[1]
+    if not isinstance(operand, Address) or not isinstance(operand.base, Symbol):
+        raise ins.refuse("expected [parameter] or [parameter+offset]")
+    found = b.params.get(operand.base.name)
+    if found is None:
+        raise ins.refuse(f"{operand.base.name}: not a parameter of this entry")
+    offset, size = found
+    nbytes = bits // 8
+    if not 0 <= operand.offset <= size - nbytes * count:
+        raise ins.refuse(f"reads beyond the {size} bytes of {operand.base.name}")
+    first = offset + operand.offset
+    return [b.load(f"i{bits}", 1, "%params", first + i * nbytes, 1) for i in range(count)]
+
+
+def _load_uniform(
+    b: Builder, space: str, address: Value, bits: int, count: int, condition: Value | None
+) -> list[Value]:
+    """One address for the whole warp. Where the guard fails, a zero of our own is read."""
+    if space == "global":
+        place = b.emit(f"inttoptr {address} to ptr")
+    else:
+        place = b.emit(f"getelementptr i8, ptr %shared, {address}")
+    if condition is not None:
+        place = b.emit(f"select {condition}, ptr {place}, ptr @zeros")
+    return [b.load(f"i{bits}", 1, place, i * bits // 8, 1) for i in range(count)]
+
+
+def _load_lanes(
+    b: Builder, space: str, address: Value, bits: int, count: int, condition: Value | None
+) -> list[Value]:
+    """All elements of a lane in one access, then taken apart."""
+    mask, total = b.mask(condition), bits * count
+    if total == 128:
+        place = b.scratch(512)
+        b.call(f"load_{space}_128", "void", "ptr %shared", str(address), mask, f"ptr {place}")
+        planes = [b.load("i32", LANES, place, 128 * i, 64) for i in range(4)]
+        if bits == 32:
+            return planes
+        low = [b.cast("zext", plane, "i64") for plane in planes]
+        shift = b.constant("i64", 32)
+        return [b.op("or", low[i], b.op("shl", low[i + 1], shift)) for i in (0, 2)]
+    vector = f"<{LANES} x i{total}>"
+    old = f"{vector} zeroinitializer"
+    text = b.call(f"load_{space}_{total}", vector, "ptr %shared", str(address), mask, old)
+    whole = Value(text, f"i{total}", LANES)
+    if count == 1:
+        return [whole]
+    parts = b.split(whole, f"i{bits}")
+    return [b.shuffle(parts, None, range(i, LANES * count, count)) for i in range(count)]
+
+
+@lowers("st", modifiers=f"{_ORDER} release {_CACHE} {_OTHER}", writes=0)
+def store(b: Builder, ins: Instruction) -> None:
+    space, bits = space_of(ins), _element_bits(ins)
+    if len(ins.operands) not in (2, 3) or space == "param":
+        raise ins.refuse("expected an address in global or shared memory, and a value")
+    sources = _targets(ins, ins.operands[1])
+    values = [_stored(b, ins, source, bits) for source in sources]
+    address = address_of(b, ins, ins.operands[0], space)
+    condition = b.condition(ins)
+    _store_lanes(b, space, b.vector(address), [b.vector(v) for v in values], condition)
+
+
+def _stored(b: Builder, ins: Instruction, source: Operand | None, bits: int) -> Value:
+    if isinstance(source, Immediate) and source.width == bits:  # as it is, in .f32 and .b32
+        return b.constant(f"i{bits}", source.bits)
+    return b.integer(source, bits, ins)
+
+
+def _store_lanes(
+    b: Builder, space: str, address: Value, values: list[Value], condition: Value | None
+) -> None:
+    mask, bits = b.mask(condition), bits_of(values[0].type)
+    total = bits * len(values)
+    if total == 128:
+        place = b.scratch(512)
+        for i, value in enumerate(values):
+            if bits == 32:
+                b.store(value, place, 128 * i, 64)
+                continue
+            high = b.op("lshr", value, b.constant("i64", 32))
+            b.store(b.cast("trunc", value, "i32"), place, 256 * i, 64)
+            b.store(b.cast("trunc", high, "i32"), place, 256 * i + 128, 64)
+        b.call(f"store_{space}_128", "void", "ptr %shared", str(address), f"ptr {place}", mask)
+        return
+    whole = values[0]
+    n = LANES
+    while len(values) > 1:  # interleave, two by two
+        half = len(values) // 2
+        values = [
+            b.shuffle(
+                values[i],
+                values[i + half],
+                [i for lane in range(n) for i in (lane, n + lane)],
+            )
+            for i in range(half)
+        ]
+        n *= 2
+    if n > LANES:
+        whole = b.join(values[0], f"i{total}")
+    b.call(f"store_{space}_{total}", "void", "ptr %shared", str(address), str(whole), mask)
+
+
+_GROUPS = [frozenset({"async", m}) for m in ("commit_group", "wait_group", "wait_all")]
+_ASYNC = "async ca cg shared shared::cta global level::cache_hint commit_group wait_group wait_all"
+
+
+@lowers("cp", modifiers=_ASYNC, writes=0)
+def copy_async(b: Builder, ins: Instruction) -> None:
+    """cp.async copies at once; waiting for it is then free."""
+    modifiers = ins.opcode.modifiers
+    if modifiers in _GROUPS:
+        return
+    if "async" not in modifiers or "global" not in modifiers or len(ins.operands) < 3:
+        raise ins.refuse("the CPU device copies from .global to .shared only")
+    size = ins.operands[2]
+    if not isinstance(size, Immediate) or size.bits not in (4, 8, 16):
+        raise ins.refuse("expected 4, 8 or 16 bytes")
+    to = b.vector(address_of(b, ins, ins.operands[0], "shared"))
+    source = b.vector(address_of(b, ins, ins.operands[1], "global"))
+    policies = 1 if "level::cache_hint" in modifiers or _has_hint(modifiers) else 0
+    rest = ins.operands[3 : len(ins.operands) - policies]
+    nbytes = b.constant("i32", size.bits)
+    if len(rest) > 1:
+        raise ins.refuse("expected at most one operand after the size")
+    if rest and isinstance(rest[0], Register) and rest[0].bits == 1:  # ignore-src
+        nbytes = b.select(b.predicate(rest[0], ins), b.constant("i32", 0), nbytes)
+    elif rest:
+        nbytes = b.intrinsic("llvm.umin", b.integer(rest[0], 32, ins), nbytes)
+    arguments = (str(to), str(source), b.mask(b.condition(ins)), str(b.vector(nbytes)))
+    b.call(f"copy_{size.bits}", "void", "ptr %shared", *arguments)
+
+
+def _has_hint(modifiers: frozenset[str]) -> bool:
+    return any(m.endswith("::cache_hint") for m in modifiers)
+
+
+@lowers("createpolicy", types=("b64",), modifiers="fractional range")
+def create_policy(b: Builder, ins: Instruction) -> None:
+    """A cache policy changes no result."""
+    b.write(ins.operands[0], b.constant("i64", 0), ins)
+
+
+@lowers("prefetch", "prefetchu", "discard", modifiers="global L1 L2", writes=0)
+def hint(b: Builder, ins: Instruction) -> None:
+    """Hints to a cache change no result."""
+
+
+@lowers("membar", "fence", modifiers="cta gpu sys gl sc acq_rel acquire release", writes=0)
+def fence(b: Builder, ins: Instruction) -> None:
+    b.line("fence seq_cst")

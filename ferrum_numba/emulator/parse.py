@@ -1,0 +1,299 @@
+"""PTX text -> the body of one entry. Anything that it cannot read is a PtxError.
+
+Source: PTX ISA, "Syntax" and "Directives".
+"""
+
+from __future__ import annotations
+
+import bisect
+import re
+
+from ..errors import PtxError
+from .ptx import (
+    Address,
+    Body,
+    Group,
+    Immediate,
+    Instruction,
+    Negated,
+    Operand,
+    Register,
+    Special,
+    Symbol,
+    read_opcode,
+    refuse,
+)
+
+_COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/|\"[^\"\n]*\"", re.DOTALL)
+_ENTRY = r"\.entry\s+{name}(?![\w$])\s*(?:\([^)]*\))?[^{{;]*\{{"
+_SHARED = re.compile(
+    r"\s*(?:\.(?:visible|extern|weak)\s+)*\.shared\s+(?:\.align\s+(?P<align>\d+)\s+)?"
+    r"\.(?P<type>[busf](?:8|16|32|64))\s+(?P<name>[\w$%]+)\s*(?P<dims>(?:\[\s*\d*\s*\]\s*)*)\s*$"
+)
+_CONSTANT = re.compile(r"^[^\S\n]*(?:\.(?:visible|extern|weak)\s+)*\.(?:global|const)\s[^;]*", re.M)
+_FILE = re.compile(r"^\s*\.file\s+(\d+)\s+\"([^\"\n]*)\"", re.M)
+_REG = re.compile(r"\.reg\s*\.(?P<type>\w+)\s+(?P<names>.+)", re.DOTALL)
+_REG_NAME = re.compile(r"(?P<name>[\w$%]+)\s*(?:<\s*(?P<count>\d+)\s*>)?")
+_LOC = re.compile(r"\.loc\s+(\d+)\s+(\d+)\s+\d+[^\n;]*")
+_LABEL = re.compile(r"([A-Za-z_$%.][\w$.]*)\s*:(?!:)")
+_STATEMENT = re.compile(r"[^;]*;")
+_SPACE = re.compile(r"\s+")
+_INSTRUCTION = re.compile(
+    r"(?:@\s*(?P<neg>!)?\s*(?P<guard>[\w$%]+)\s+)?(?P<op>[a-z][\w.:]*)(?P<rest>.*)", re.DOTALL
+)
+_OPERANDS = re.compile(r"\s*(\{[^}]*\}|\[[^\]]*\]|[^,{}\[\]]+?)\s*(?:,|$)")
+_INTEGER = re.compile(r"([-+]?)\s*(0[xX][0-9a-fA-F]+|0[bB][01]+|\d+)U?")
+_TERM = re.compile(r"\s*([-+])\s*(-?\s*\w+)\s*")
+_FLOAT = re.compile(r"0[fF]([0-9a-fA-F]{8})|0[dD]([0-9a-fA-F]{16})")
+_ADDRESS = re.compile(r"\[\s*(?P<base>[\w$%.]+)\s*(?P<offset>[-+].*)?\]", re.DOTALL)
+_SPECIAL = re.compile(
+    r"%(?:(?:tid|ntid|ctaid|nctaid|cluster_ctaid|cluster_nctaid|clusterid|nclusterid)\.[xyz]"
+    r"|laneid|warpid|nwarpid|smid|nsmid|clock|clock64|clock_hi|globaltimer|lanemask_\w+"
+    r"|cluster_ctarank|cluster_nctarank|dynamic_smem_size|total_smem_size|gridid)"
+)
+
+
+def parse_entry(text: str, entry: str) -> Body:
+    """Read the body of `entry` from PTX text."""
+    files = {int(number): name for number, name in _FILE.findall(text)}
+    text = _COMMENT.sub(_blank, text)
+    match = re.search(_ENTRY.format(name=re.escape(entry)), text)
+    if match is None:
+        raise PtxError(f"entry {entry!r}: its body is not in the PTX")
+    parser = _Parser(text)
+    parser.body.files = files
+    head = text[: match.start()]
+    for declaration in re.finditer(r"^[^\n{};]*\.shared[^;{]*", head, re.M):
+        parser.declare_shared(declaration[0], declaration.start())
+    parser.module_constants = {
+        name for found in _CONSTANT.findall(head) for name in re.findall(r"[\w$]+", found)
+    }
+    parser.read_body(match.end())
+    parser.place_dynamic_shared()
+    return parser.body
+
+
+def _blank(match: re.Match[str]) -> str:
+    # Strings (paths in .file, .pragma arguments) go too; line numbers must stay what they are.
+    return "\n" * match[0].count("\n") if match[0].startswith("/*") else ""
+
+
+class _Scope:
+    """The registers that one pair of braces declares."""
+
+    def __init__(self, parent: _Scope | None) -> None:
+        self.parent = parent
+        self.names: dict[str, Register] = {}
+        self.ranges: list[tuple[str, int, str]] = []
+
+    def find(self, name: str) -> Register | None:
+        register = self.names.get(name)
+        if register is not None:
+            return register
+        for prefix, count, ptx_type in self.ranges:
+            digits = name[len(prefix) :]
+            if name.startswith(prefix) and digits.isdecimal() and int(digits) < count:
+                register = self.names[name] = Register(name, ptx_type)
+                return register
+        return self.parent.find(name) if self.parent else None
+
+
+class _Parser:
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.newlines = [m.start() for m in re.finditer("\n", text)]
+        self.body = Body()
+        self.dynamic: list[str] = []
+        self.module_constants: set[str] = set()
+        self.scope = _Scope(None)
+        self.labels: list[dict[str, str]] = [{}]
+        self.cache: dict[str, Operand] = {}
+
+    def line_of(self, position: int) -> int:
+        return bisect.bisect_left(self.newlines, position) + 1
+
+    def read_body(self, position: int) -> None:
+        """Read statements up to the brace that closes the entry."""
+        text, depth = self.text, 1
+        loc: tuple[int, int] | None = None
+        while depth:
+            if space := _SPACE.match(text, position):
+                position = space.end()
+            start = text[position : position + 1]
+            if start in ("{", "}"):
+                depth += 1 if start == "{" else -1
+                parent = self.scope.parent
+                self.scope = _Scope(self.scope) if start == "{" else parent or self.scope
+                self.cache = {}
+                position += 1
+            elif match := _LOC.match(text, position):
+                loc, position = (int(match[1]), int(match[2])), match.end()
+            elif match := _LABEL.match(text, position):
+                self.body.statements.append(match[1])
+                position = match.end()
+            elif match := _STATEMENT.match(text, position):
+                self.read_statement(match[0][:-1], position, loc)
+                position = match.end()
+            else:
+                last = text[position:].strip().splitlines() or [text.rstrip().splitlines()[-1]]
+                raise refuse(
+                    self.line_of(len(text.rstrip())), last[0], "the text ends inside the entry"
+                )
+
+    def read_statement(self, text: str, position: int, loc: tuple[int, int] | None) -> None:
+        if text.startswith(".reg"):
+            self.declare_registers(text, position)
+        elif re.match(r"(?:\.extern\s+)?\.shared", text):
+            self.declare_shared(text, position)
+        elif text.startswith(".pragma") or not text:
+            return
+        else:
+            self.body.statements.append(self.read_instruction(text, position, loc))
+
+    def declare_registers(self, text: str, position: int) -> None:
+        match = _REG.fullmatch(text)
+        if match is None or match["type"] not in _REGISTER_TYPES:
+            raise refuse(self.line_of(position), text, "cannot read this .reg declaration")
+        for name in match["names"].split(","):
+            found = _REG_NAME.fullmatch(name.strip())
+            if found is None:
+                raise refuse(self.line_of(position), text, f"cannot read {name.strip()!r}")
+            if found["count"] is None:
+                self.scope.names[found["name"]] = Register(found["name"], match["type"])
+            else:
+                self.scope.ranges.append((found["name"], int(found["count"]), match["type"]))
+
+    def declare_shared(self, text: str, position: int) -> None:
+        match = _SHARED.fullmatch(text)
+        if match is None:
+            raise refuse(self.line_of(position), text, "cannot read this .shared declaration")
+        size = int(match["type"].lstrip("busf")) // 8
+        align = max(int(match["align"] or size), 1)
+        if ".extern" in text:
+            self.dynamic.append(match["name"])
+            return
+        for count in re.findall(r"\d+", match["dims"]):
+            size *= int(count)
+        offset = -(-self.body.static_shared // align) * align
+        self.body.shared[match["name"]] = offset
+        self.body.static_shared = offset + size
+
+    def place_dynamic_shared(self) -> None:
+        """All extern shared arrays begin at one address, after the static ones.
+
+        1024 is the widest alignment that an instruction asks of a shared address.
+        """
+        self.body.static_shared = -(-self.body.static_shared // 1024) * 1024
+        self.body.shared.update(dict.fromkeys(self.dynamic, self.body.static_shared))
+
+    def read_instruction(
+        self, text: str, position: int, loc: tuple[int, int] | None
+    ) -> Instruction:
+        line = self.line_of(position)
+        match = _INSTRUCTION.fullmatch(text.strip())
+        if match is None:
+            raise refuse(line, text, "not an instruction")
+        guard = None
+        if match["guard"]:
+            guard = self.scope.find(match["guard"])
+            if guard is None or guard.bits != 1:
+                raise refuse(line, text, f"{match['guard']} is no declared predicate register")
+        opcode, rest = read_opcode(match["op"]), match["rest"].strip()
+        operands: list[Operand] = []
+        position = 0
+        while position < len(rest):
+            found = _OPERANDS.match(rest, position)
+            if found is None:
+                raise refuse(line, text, f"{opcode.text}: cannot read {rest[position:]!r}")
+            operands.append(self.operand(found[1], line, text))
+            position = found.end()
+        return Instruction(
+            opcode,
+            tuple(operands),
+            guard,
+            match["neg"] is not None,
+            line,
+            text,
+            len(self.body.statements),
+            loc,
+        )
+
+    def operand(self, token: str, line: int, text: str) -> Operand:
+        operand = self.cache.get(token)
+        if operand is None:
+            operand = self.cache[token] = self.read_operand(token, line, text)
+        return operand
+
+    def read_operand(self, token: str, line: int, text: str) -> Operand:
+        if token[0] == "{":
+            return self.group(token[1:-1].split(","), line, text)
+        if token[0] == "[":
+            return self.address(token, line, text)
+        if "|" in token:
+            return self.group(token.split("|"), line, text, paired=True)
+        if token[0] == "!":
+            register = self.scope.find(token[1:].strip())
+            if register is None:
+                raise refuse(line, text, f"{token}: not a declared register")
+            return Negated(register)
+        register = self.scope.find(token)
+        if register is not None:
+            return register
+        if match := _FLOAT.fullmatch(token):
+            return Immediate(int(match[1] or match[2], 16), 32 if match[1] else 64)
+        if (value := _integer(token)) is not None:
+            return Immediate(value)
+        if _SPECIAL.fullmatch(token):
+            return Special(token)
+        if token in self.module_constants:
+            raise refuse(line, text, f"{token}: module-scope .global and .const arrays")
+        if token[0] == "%" or not re.fullmatch(r"[A-Za-z_$.][\w$.]*", token):
+            raise refuse(line, text, f"{token}: not a declared register, literal or symbol")
+        return Symbol(token)
+
+    def group(self, parts: list[str], line: int, text: str, paired: bool = False) -> Group:
+        elements = (part.strip() for part in parts)
+        return Group(
+            tuple(None if e == "_" or not e else self.operand(e, line, text) for e in elements),
+            paired,
+        )
+
+    def address(self, token: str, line: int, text: str) -> Operand:
+        match = _ADDRESS.fullmatch(token)
+        offset = _offset((match["offset"] or "").strip()) if match else None
+        if match is None or offset is None:
+            raise refuse(line, text, f"{token}: not an address")
+        base = self.operand(match["base"], line, text)
+        if not isinstance(base, Register | Symbol | Immediate):
+            raise refuse(line, text, f"{token}: not an address")
+        return Address(base, offset)
+
+
+_REGISTER_TYPES = {"pred", "f16", "f32", "f64"} | {
+    f"{k}{n}" for k in "bus" for n in (8, 16, 32, 64)
+}
+
+
+def _integer(token: str) -> int | None:
+    """An integer literal, or None."""
+    match = _INTEGER.fullmatch(token.strip())
+    if match is None:
+        return None
+    digits = match[2]
+    octal = digits.startswith("0") and digits.isdecimal() and len(digits) > 1
+    if octal and not set(digits) <= set("01234567"):
+        return None
+    return int(digits, 8 if octal else 0) * (-1 if match[1] == "-" else 1)
+
+
+def _offset(text: str) -> int | None:
+    """What is added to an address: literals with signs before them, such as `+ 4+-8`."""
+    total, position = 0, 0
+    while position < len(text):
+        match = _TERM.match(text, position)
+        value = _integer(match[2]) if match else None
+        if match is None or value is None:
+            return None
+        total += -value if match[1] == "-" else value
+        position = match.end()
+    return total

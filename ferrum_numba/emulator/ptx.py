@@ -1,0 +1,145 @@
+"""What PTX text says, as objects: registers, operands, instructions, the body of an entry."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from ..errors import PtxError
+
+_TYPE = re.compile(r"[busf](?:8|16|32|64)|b128|f16x2|bf16|bf16x2|tf32|pred|e4m3x2|e5m2x2|[us]4|b1")
+
+
+@dataclass(frozen=True, eq=False)
+class Register:
+    """A declared register. Two registers of one name in two scopes are two objects."""
+
+    name: str
+    ptx_type: str
+
+    @property
+    def bits(self) -> int:
+        """Width in bits; 1 for a predicate."""
+        return 1 if self.ptx_type == "pred" else int(self.ptx_type[1:])
+
+
+@dataclass(frozen=True)
+class Special:
+    """A special register, such as %tid.x."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Immediate:
+    """A literal: the bit pattern of a float of `width` 32 or 64, or an integer's value."""
+
+    bits: int
+    width: int | None = None
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """A label, a parameter or a shared array, by name."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Negated:
+    """`!%p`: a predicate operand taken the other way round."""
+
+    register: Register
+
+
+@dataclass(frozen=True)
+class Address:
+    """`[base + offset]`, offset in bytes."""
+
+    base: Register | Symbol | Immediate
+    offset: int
+
+
+@dataclass(frozen=True)
+class Group:
+    """`{a, b, …}`, or the two destinations `a|b` (paired)."""
+
+    elements: tuple[Operand | None, ...]
+    paired: bool = False
+
+
+Operand = Register | Special | Immediate | Symbol | Negated | Address | Group
+
+
+@dataclass(frozen=True)
+class Opcode:
+    """`mul.wide.u32`, taken apart: base "mul", types ("u32",), modifiers {"wide"}."""
+
+    text: str
+    base: str
+    types: tuple[str, ...]
+    modifiers: frozenset[str]
+
+    @property
+    def type(self) -> str:
+        """The last type: the one that an opcode with one type works on; "" where there is none."""
+        return self.types[-1] if self.types else ""
+
+
+@lru_cache(maxsize=4096)
+def read_opcode(text: str) -> Opcode:
+    """Take an opcode apart at its dots."""
+    base, *rest = text.split(".")
+    types = tuple(part for part in rest if _TYPE.fullmatch(part))
+    return Opcode(text, base, types, frozenset(rest) - set(types))
+
+
+@dataclass(eq=False)
+class Instruction:
+    """One instruction. `loc` is the last .loc before it: (file number, line)."""
+
+    opcode: Opcode
+    operands: tuple[Operand, ...]
+    guard: Register | None
+    guard_negated: bool
+    line: int
+    text: str
+    index: int
+    loc: tuple[int, int] | None = None
+
+    def refuse(self, problem: str) -> PtxError:
+        """The error that names this instruction."""
+        return refuse(self.line, self.text, f"{self.opcode.text}: {problem}")
+
+
+def refuse(line: int, text: str, problem: str) -> PtxError:
+    """The error that names a line of PTX."""
+    return PtxError(f"PTX line {line}: {problem}\n    {' '.join(text.split())}")
+
+
+def registers_of(operand: Operand | None) -> list[Register]:
+    """The registers that an operand mentions, in order."""
+    if isinstance(operand, Register):
+        return [operand]
+    if isinstance(operand, Negated):
+        return [operand.register]
+    if isinstance(operand, Address):
+        return registers_of(operand.base)
+    if isinstance(operand, Group):
+        return [r for element in operand.elements for r in registers_of(element)]
+    return []
+
+
+@dataclass
+class Body:
+    """An entry's statements in order: a str is a label, everything else an instruction.
+
+    shared: shared symbols and their offsets in bytes; static_shared: bytes taken by the static
+    ones, after which the dynamic ones begin.  files: the numbers of `.file` and their names.
+    """
+
+    statements: list[str | Instruction] = field(default_factory=list)
+    shared: dict[str, int] = field(default_factory=dict)
+    static_shared: int = 0
+    files: dict[int, str] = field(default_factory=dict)

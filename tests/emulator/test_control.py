@@ -1,0 +1,198 @@
+"""Branches, loops, barriers, exchange between lanes; warps and lanes that go their own ways."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ferrum_numba.errors import PtxError
+
+from .harness import compiled, entry, run, words
+
+STORE = "mul.wide.u32 %q20, %t0, 4; add.s64 %q20, %q20, %q1; st.global.b32 [%q20], %t9;"
+LOAD = "mul.wide.u32 %q20, %t0, 4; add.s64 %q20, %q20, %q0; ld.global.b32 %t1, [%q20];"
+
+
+def steps(n: int) -> int:
+    count = 0
+    while n != 1:
+        n, count = (n // 2 if n % 2 == 0 else 3 * n + 1), count + 1
+    return count
+
+
+def test_lanes_that_loop_for_different_times() -> None:
+    body = f"""{LOAD} mov.u32 %t9, 0;
+LOOP:
+    setp.eq.u32 %p1, %t1, 1; @%p1 bra DONE;
+    add.u32 %t9, %t9, 1; and.b32 %t2, %t1, 1; setp.eq.u32 %p2, %t2, 0; @%p2 bra EVEN;
+    mad.lo.u32 %t1, %t1, 3, 1; bra LOOP;
+EVEN:
+    shr.u32 %t1, %t1, 1; bra.uni LOOP;
+DONE:
+    {STORE}"""
+    x = np.random.default_rng(0).integers(1, 1000, 64).astype(np.uint32)
+    out = np.zeros(64, np.uint32)
+    run(entry(2, body), x, out, block=64)
+    assert out.tolist() == [steps(n) for n in x.tolist()]
+
+
+@pytest.mark.parametrize("block", [1, 31, 33, 96, (8, 3, 2)])
+def test_blocks_with_a_partial_warp(block: int | tuple[int, int, int]) -> None:
+    body = """mov.u32 %t1, %tid.y; mov.u32 %t2, %tid.z; mov.u32 %t3, %ntid.x; mov.u32 %t4, %ntid.y;
+    mad.lo.u32 %t5, %t2, %t4, %t1; mad.lo.u32 %t5, %t5, %t3, %t0;
+    mul.wide.u32 %q20, %t5, 4; add.s64 %q21, %q20, %q0; add.s64 %q22, %q20, %q1;
+    shl.b32 %t6, %t5, 2; st.shared.b32 [%t6], %t5; bar.sync 0;
+    ld.shared.b32 %t7, [0]; add.u32 %t8, %t5, 1000; add.u32 %t8, %t8, %t7;
+    st.global.b32 [%q22], %t8; activemask.b32 %t9; st.global.b32 [%q21], %t9;"""
+    n = int(np.prod(block))
+    masks, out = np.zeros(n + 64, np.uint32), np.zeros(n + 64, np.uint32)
+    run(entry(2, body), masks, out, block=block, shared_bytes=4 * n)
+    assert out.tolist() == [*range(1000, 1000 + n), *[0] * 64]
+    assert masks[n - 1] == (1 << (n - 1) % 32 + 1) - 1
+    assert not masks[n:].any()
+
+
+def test_warps_that_go_their_own_ways_and_meet_at_barriers() -> None:
+    body = f"""shr.u32 %t1, %t0, 5; mov.u32 %t1, %warpid; setp.eq.u32 %p1, %t1, 0; mov.u32 %t9, 0;
+    mov.u32 %t2, tile; shl.b32 %t3, %t0, 2; add.u32 %t4, %t2, %t3;
+    st.shared.b32 [%t4], %t0; mov.u32 %t5, 0;
+LOOP:
+    bar.sync 0;
+    xor.b32 %t6, %t4, 128; ld.shared.b32 %t7, [%t6]; add.u32 %t9, %t9, %t7;
+    @%p1 bra FIRST;
+    add.u32 %t9, %t9, 100; bar.sync 0; bra NEXT;
+FIRST:
+    bar.sync 0;
+NEXT:
+    st.shared.b32 [%t4], %t9; add.u32 %t5, %t5, 1; setp.lt.u32 %p2, %t5, 3; @%p2 bra LOOP;
+    {STORE}"""
+    out = np.zeros(64, np.uint32)
+    run(entry(2, body), out, out, block=64, shared_bytes=256)
+    tile, total = np.arange(64), np.zeros(64, int)
+    for _ in range(3):
+        total = total + np.roll(tile, 32) + np.repeat([0, 100], 32)
+        tile = total.copy()
+    assert out.tolist() == total.tolist()
+
+
+def test_lanes_that_wait_at_different_barriers() -> None:
+    body = f"""and.b32 %t1, %t0, 1; setp.eq.u32 %p1, %t1, 0; shl.b32 %t2, %t0, 2;
+    st.shared.b32 [%t2], %t0; @%p1 bra EVEN; bar.sync 0; mov.u32 %t3, 7; bra NEXT;
+EVEN:
+    bar.sync 0; mov.u32 %t3, 9;
+NEXT:
+    xor.b32 %t2, %t2, 252; ld.shared.b32 %t4, [%t2]; mad.lo.u32 %t9, %t4, 10, %t3; {STORE}"""
+    out = np.zeros(64, np.uint32)
+    run(entry(2, body), out, out, block=64, shared_bytes=256)
+    lanes = np.arange(64)
+    assert out.tolist() == ((63 - lanes) * 10 + np.where(lanes % 2, 7, 9)).tolist()
+
+
+@pytest.mark.parametrize("block", [64, 40])
+def test_lanes_and_warps_that_end_early(block: int) -> None:
+    body = f"""setp.gt.u32 %p1, %t0, 34; mov.u32 %t9, 5; @%p1 ret; bar.sync 0;
+    add.u32 %t9, %t9, %t0; {STORE}"""
+    out = np.zeros(64, np.uint32)
+    run(entry(2, body), out, out, block=block)
+    assert out.tolist() == [*range(5, 40), *[0] * 29]
+
+
+def test_registers_are_zero_before_they_are_written() -> None:
+    body = f"""setp.eq.u32 %p1, %t0, 3; @%p1 mov.u32 %t9, 8; @%p7 add.u32 %t9, %t9, 1;
+    add.u32 %t9, %t9, %t33; bra NEXT;
+NEXT:
+    add.u32 %t9, %t9, %t34; mov.u32 %t34, 77; {STORE}"""
+    out = np.ones((2, 32), np.uint32)
+    run(entry(2, body), out, out, grid=2)
+    assert out[0].tolist() == [0, 0, 0, 8, *[0] * 28]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_ctas_are_spread_over_threads(threads: int) -> None:
+    body = """mov.u32 %t1, %ctaid.x; mad.lo.u32 %t2, %t1, 32, %t0; mul.wide.u32 %q20, %t2, 4;
+    add.s64 %q20, %q20, %q0; shl.b32 %t3, %t0, 2; st.shared.b32 [%t3], %t2; bar.sync 0;
+    xor.b32 %t3, %t3, 4; ld.shared.b32 %t4, [%t3]; st.global.b32 [%q20], %t4;"""
+    out = np.zeros(32 * 50, np.uint32)
+    run(entry(1, body), out, grid=50, threads=threads, shared_bytes=128)
+    assert out.tolist() == [i ^ 1 for i in range(32 * 50)]
+
+
+def test_a_grid_of_three_axes() -> None:
+    body = """mov.u32 %t1, %ctaid.x; mov.u32 %t2, %ctaid.y; mov.u32 %t3, %ctaid.z;
+    mov.u32 %t4, %nctaid.x; mov.u32 %t5, %nctaid.y; mad.lo.u32 %t6, %t3, %t5, %t2;
+    mad.lo.u32 %t6, %t6, %t4, %t1; mul.wide.u32 %q20, %t6, 4; add.s64 %q20, %q20, %q0;
+    mad.lo.u32 %t7, %t3, 100, %t1; mad.lo.u32 %t7, %t2, 10, %t7; st.global.b32 [%q20], %t7;"""
+    out = np.zeros((2, 3, 4), np.uint32)
+    compiled(entry(1, body)).run(
+        grid=(4, 3, 2),
+        block=(32, 1, 1),
+        shared_bytes=0,
+        parameter_block=np.uint64(out.ctypes.data).tobytes(),
+    )
+    z, y, x = np.indices(out.shape)
+    assert (out == 100 * z + 10 * y + x).all()
+
+
+@pytest.mark.parametrize("mode", ["idx", "up", "down", "bfly"])
+def test_shfl(mode: str) -> None:
+    for amount, clamp in [(1, 31), (4, 31), (31, 31), (3, 0x181F), (2, 0), (5, 0x1C03)]:
+        clamp = clamp & ~31 if mode == "up" else clamp
+        body = f"""{LOAD} shfl.sync.{mode}.b32 %t9|%p1, %t1, {amount}, {clamp}, -1;
+        @!%p1 xor.b32 %t9, %t9, -1; {STORE}"""
+        x, out = words(32, 32), np.zeros(32, np.uint32)
+        run(entry(2, body), x, out)
+        segment, most = clamp >> 8 & 31, clamp & 31
+        for lane in range(32):
+            first = lane & segment
+            last = first | most & ~segment
+            source = {
+                "idx": first | amount & ~segment,
+                "up": lane - amount,
+                "down": lane + amount,
+                "bfly": lane ^ amount,
+            }[mode]
+            inside = source >= last if mode == "up" else source <= last
+            expected = int(x[source]) if inside else int(x[lane]) ^ 0xFFFFFFFF
+            assert out[lane] == expected, (mode, amount, clamp, lane)
+
+
+def test_vote() -> None:
+    body = f"""{LOAD} setp.ne.u32 %p1, %t1, 0; vote.sync.ballot.b32 %t9, %p1, -1;
+    vote.sync.any.pred %p2, %p1, -1; vote.sync.all.pred %p3, %p1, -1;
+    vote.sync.uni.pred %p4, !%p1, -1; selp.b32 %t2, 1, 0, %p2; selp.b32 %t3, 2, 0, %p3;
+    selp.b32 %t4, 4, 0, %p4; or.b32 %t2, %t2, %t3; or.b32 %t2, %t2, %t4;
+    setp.eq.u32 %p5, %t0, 0; @%p5 mov.u32 %t9, %t2; {STORE}"""
+    for x, bits in ((np.zeros(32), 4), (np.ones(32), 7), (np.arange(32) % 3, 1)):
+        out = np.zeros(32, np.uint32)
+        run(entry(2, body), x.astype(np.uint32), out)
+        assert out[0] == bits
+        assert (out[1:] == sum(1 << i for i in range(32) if x[i])).all()
+
+
+def test_exchange_between_lanes_that_are_apart_is_reported() -> None:
+    body = f"""and.b32 %t1, %t0, 1; setp.eq.u32 %p1, %t1, 0; @%p1 bra EVEN; mov.u32 %t9, 1;
+    shfl.sync.idx.b32 %t9, %t9, 1, 31, MASK; bra NEXT;
+EVEN:
+    mov.u32 %t9, 2;
+NEXT:
+    shfl.sync.bfly.b32 %t9, %t9, 2, 31, -1; {STORE}"""
+    out = np.zeros(32, np.uint32)
+    run(entry(2, body.replace("MASK", "0xAAAAAAAA")), out, out)
+    assert out.tolist() == [2, 1] * 16
+    with pytest.raises(PtxError, match=r"shfl.sync.idx.b32: not all lanes"):
+        run(entry(2, body.replace("MASK", "-1")), out, out)
+
+
+@pytest.mark.parametrize(
+    "instruction",
+    [
+        "bar.sync 1;",
+        "bar.sync 0, 32;",
+        "@%p1 bar.sync 0;",
+        "bar.arrive 0, 64;",
+        "barrier.red.popc.u32 %t1, 0, %p1;",
+    ],
+)
+def test_other_barriers_are_refused(instruction: str) -> None:
+    with pytest.raises(PtxError, match="bar"):
+        compiled(entry(1, instruction))

@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from ferrum_numba.emulator.host import Host
+
+from .harness import PLAIN, assert_same, elementwise, floats
+
+KINDS = {"f32": np.float32, "f64": np.float64}
+HOSTS = pytest.mark.parametrize("host", [None, PLAIN], ids=["this", "plain"])
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's: overflow, invalid
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@HOSTS
+def test_arithmetic(kind: str, host: Host | None) -> None:
+    dtype = KINDS[kind]
+    x, y = floats(dtype), floats(dtype, seed=1)
+    for name, expected in (("add", x + y), ("sub", x - y), ("mul", x * y), ("div", x / y)):
+        found = elementwise(f"{name}.rn.{kind} %r, %a, %b;", x, y, result=dtype, host=host)
+        assert_same(found, expected, x, y)
+    found = elementwise(f"sqrt.rn.{kind} %r, %a;", x, result=dtype, host=host)
+    assert_same(found, np.sqrt(x), x)
+    found = elementwise(f"rcp.rn.{kind} %r, %a;", x, result=dtype, host=host)
+    assert_same(found, dtype(1) / x, x)
+    assert_same(elementwise(f"neg.{kind} %r, %a;", x, result=dtype, host=host), -x, x)
+    assert_same(elementwise(f"abs.{kind} %r, %a;", x, result=dtype, host=host), abs(x), x)
+
+
+@HOSTS
+def test_fma_rounds_once(host: Host | None) -> None:
+    x, y, z = (floats(np.float32, 512, seed) for seed in range(3))
+    z[:128] = -(x[:128].astype(np.float64) * y[:128]).astype(np.float32)
+    # Infinities and NaN; finite ones follow.
+    expected = (x.astype(np.float64) * y + z).astype(np.float32)
+    for i, row in enumerate(zip(x.tolist(), y.tolist(), z.tolist(), strict=True)):
+        if all(map(math.isfinite, row)):
+            a, b, c = map(Fraction, row)
+            expected[i] = rounded_to_float(a * b + c) if a * b + c else expected[i]
+    found = elementwise("fma.rn.f32 %r, %a, %b, %c;", x, y, z, result=np.float32, host=host)
+    assert_same(found, expected, x, y, z)
+
+
+def rounded_to_float(exact: Fraction) -> np.float32:
+    """Nearest float, ties to even, of an exact number that is not zero."""
+    size = abs(exact)
+    exponent = max(size.numerator.bit_length() - size.denominator.bit_length(), -127)
+    exponent -= size < Fraction(2) ** exponent
+    unit = Fraction(2) ** (max(exponent, -126) - 23)
+    result = round(size / unit) * unit
+    bounded = float(result) if result < Fraction(2) ** 128 else math.inf
+    return np.float32(math.copysign(bounded, exact))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_min_max(kind: str) -> None:
+    dtype = KINDS[kind]
+    x, y = floats(dtype), floats(dtype, seed=1)
+    zeros = (x == 0) & (y == 0)
+    for name, pick, pick_nan in (("min", np.fmin, np.minimum), ("max", np.fmax, np.maximum)):
+        expected = pick(x, y)
+        sign = np.logical_or if name == "min" else np.logical_and
+        zero = np.where(sign(np.signbit(x), np.signbit(y)), dtype(-0.0), dtype(0.0))
+        expected[zeros] = zero[zeros]
+        assert_same(elementwise(f"{name}.{kind} %r, %a, %b;", x, y, result=dtype), expected, x, y)
+        expected = pick_nan(x, y)
+        expected[zeros] = zero[zeros]
+        found = elementwise(f"{name}.NaN.{kind} %r, %a, %b;", x, y, result=dtype)
+        assert_same(found, expected, x, y)
+
+
+def test_flush_and_saturation() -> None:
+    x, y = floats(np.float32), floats(np.float32, seed=1)
+
+    def flush(v: np.ndarray) -> np.ndarray:
+        return np.where(abs(v) < np.finfo(np.float32).tiny, np.copysign(np.float32(0), v), v)
+
+    found = elementwise("mul.ftz.f32 %r, %a, %b;", x, y, result=np.float32)
+    assert_same(found, flush(flush(x) * flush(y)), x, y)
+    found = elementwise("add.sat.f32 %r, %a, %b;", x, y, result=np.float32)
+    total = x + y
+    expected = np.where(total > 0, np.minimum(total, 1), np.float32(0)).astype(np.float32)
+    assert_same(found, expected, x, y)
+
+
+def test_comparisons_with_nan() -> None:
+    x, y = floats(np.float32), floats(np.float32, seed=1)
+    unordered = np.isnan(x) | np.isnan(y)
+    relations = {"eq": x == y, "ne": (x != y) & ~unordered, "lt": x < y, "gt": x > y}
+    relations |= {"equ": (x == y) | unordered, "neu": x != y, "leu": (x <= y) | unordered}
+    relations |= {"num": ~unordered, "nan": unordered}
+    for relation, expected in relations.items():
+        body = f"setp.{relation}.f32 %p1, %a, %b; selp.b32 %r, 1, 0, %p1;"
+        found = elementwise(body, x, y, result=np.uint32)
+        assert_same(found, expected.astype(np.uint32), x, y)
+
+
+@pytest.mark.parametrize(
+    ("name", "function", "low", "high"),
+    [
+        ("ex2.approx.ftz.f32", np.exp2, -120, 120),
+        ("lg2.approx.f32", np.log2, 1e-30, 1e30),
+        ("sin.approx.f32", np.sin, -3, 3),
+        ("cos.approx.f32", np.cos, -3, 3),
+        ("tanh.approx.f32", np.tanh, -12, 12),
+        ("rsqrt.approx.f32", lambda x: 1 / np.sqrt(x), 1e-30, 1e30),
+        ("sqrt.approx.f32", np.sqrt, 0, 1e30),
+        ("rcp.approx.f32", np.reciprocal, 0.1, 100),
+    ],
+)
+def test_approximate_functions(name: str, function: np.ufunc, low: float, high: float) -> None:
+    x = np.random.default_rng(0).uniform(low, high, 512).astype(np.float32)
+    found = elementwise(f"{name} %r, %a;", x, result=np.float32)
+    np.testing.assert_allclose(found, function(x.astype(np.float64)), rtol=3e-7, atol=1e-7)
+
+
+def test_tanh_of_special_values() -> None:
+    x = np.array([0.0, -0.0, 1e-38, -1e-20, 100, -100, np.inf, -np.inf, np.nan], np.float32)
+    found = elementwise("tanh.approx.f32 %r, %a;", x, result=np.float32)
+    np.testing.assert_allclose(found, np.tanh(x.astype(np.float64)), rtol=1e-6, atol=1e-16)
+    assert np.signbit(found[1])
+
+
+@HOSTS
+def test_half_arithmetic(host: Host | None) -> None:
+    x, y, z = (floats(np.float16, 2048, seed) for seed in range(3))
+    for name, expected in (("add.rn", x + y), ("sub", x - y), ("mul", x * y), ("neg", -x)):
+        operands = "%a" if name == "neg" else "%a, %b"
+        found = elementwise(f"{name}.f16 %r, {operands};", x, y, result=np.float16, host=host)
+        assert_same(found, expected, x, y)
+    found = elementwise("fma.rn.f16 %r, %a, %b, %c;", x, y, z, result=np.float16, host=host)
+    exact = x.astype(np.longdouble) * y.astype(np.longdouble) + z.astype(np.longdouble)
+    assert_same(found, exact.astype(np.float16), x, y, z)
+    found = elementwise("max.f16 %r, %a, %b;", x, y, result=np.float16, host=host)
+    usual = (x != 0) | (y != 0)
+    assert_same(found[usual], np.fmax(x, y)[usual], x[usual], y[usual])
+
+
+@HOSTS
+def test_pairs_of_halves(host: Host | None) -> None:
+    x, y, z = (floats(np.float16, 2048, seed).view(np.uint32) for seed in range(3))
+    a, b, c = (v.view(np.float16) for v in (x, y, z))
+    for name, expected in (("add", a + b), ("sub.rn", a - b), ("mul", a * b), ("neg", -a)):
+        operands = "%a" if name == "neg" else "%a, %b"
+        found = elementwise(
+            f"{name}.f16x2 %r, {operands};", x, y, result=np.uint32, view=np.float16, host=host
+        )
+        assert_same(found, expected, a, b)
+    found = elementwise(
+        "fma.rn.f16x2 %r, %a, %b, %c;", x, y, z, result=np.uint32, view=np.float16, host=host
+    )
+    exact = a.astype(np.longdouble) * b.astype(np.longdouble) + c.astype(np.longdouble)
+    assert_same(found, exact.astype(np.float16), a, b, c)
+    found = elementwise(
+        "fma.rn.relu.f16x2 %r, %a, %b, %c;", x, y, z, result=np.uint32, view=np.float16, host=host
+    )
+    relu = np.where(exact <= 0, 0, exact).astype(np.float16)
+    relu[np.signbit(relu) & (relu == 0)] = 0
+    assert_same(found, relu, a, b, c)
+    constant = elementwise(
+        "mul.f16x2 %r, %a, 0x3C004000;", x, result=np.uint32, view=np.float16, host=host
+    )
+    assert_same(constant, a * np.tile(np.array([2, 1], np.float16), len(x)), a)
+
+
+@HOSTS
+def test_bfloat(host: Host | None) -> None:
+    bits = [floats(np.float32, 2048, seed).view(np.uint32) >> 16 for seed in range(3)]
+    x, y, z = (v.astype(np.uint16).view(ml_dtypes.bfloat16) for v in bits)
+    a, b, _ = (v.astype(np.float64) for v in (x, y, z))
+    for name, expected in (("add", a + b), ("mul", a * b), ("sub.rn", a - b)):
+        ptx = f"{name}.bf16 %r, %a, %b;"
+        found = elementwise(ptx, *(v.view(np.uint16) for v in (x, y)), result=np.uint16, host=host)
+        assert_bfloat(found, expected, x, y)
+    raw = [v.view(np.uint16) for v in (x, y, z)]
+    found = elementwise("fma.rn.bf16 %r, %a, %b, %c;", *raw, result=np.uint16, host=host)
+    with np.errstate(all="ignore"):
+        wide = [v.astype(np.longdouble) for v in (x, y, z)]
+        assert_bfloat(found, wide[0] * wide[1] + wide[2], x, y, z)
+
+
+def assert_bfloat(found: np.ndarray, exact: np.ndarray, *context: np.ndarray) -> None:
+    """Against exact values, rounded here to 8 bits, ties to even."""
+    size = np.abs(exact)
+    with np.errstate(all="ignore"):
+        exponent = np.maximum(np.frexp(np.where(np.isfinite(size), size, 1))[1] - 1, -126)
+        unit = np.ldexp(np.ones_like(size), exponent - 7)
+        rounded = np.where(np.isfinite(size), np.rint(size / unit) * unit, size)
+        bits = np.copysign(rounded, exact).astype(np.float32).view(np.uint32)
+    nan = np.isnan(exact)
+    values = found.view(ml_dtypes.bfloat16)
+    assert np.isnan(values[nan].astype(np.float32)).all()
+    wrong = np.flatnonzero((found != bits >> 16) & ~nan)[:5]
+    assert not len(wrong), (values[wrong], exact[wrong], [c[wrong] for c in context])

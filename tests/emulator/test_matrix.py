@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from ferrum_numba.emulator.host import Host
+
+from .harness import PLAIN, assert_same, entry, run, words
+
+HOSTS = pytest.mark.parametrize("host", [None, PLAIN], ids=["this", "plain"])
+G, T = np.arange(32) // 4, np.arange(32) % 4
+
+
+def copy_to_shared(nbytes: int) -> str:
+    """All of array 0 to shared memory; each lane's address, array 1, in %t1; %q2 is for results."""
+    steps = "\n".join(
+        f"ld.global.b32 %t9, [%q20+{i}]; st.shared.b32 [%t8+{i}], %t9;"
+        for i in range(0, nbytes // 32, 4)
+    )
+    return f"""mul.lo.u32 %t8, %t0, {nbytes // 32}; cvt.u64.u32 %q20, %t8;
+    add.s64 %q20, %q20, %q0; {steps} mul.wide.u32 %q21, %t0, 4; add.s64 %q22, %q21, %q1;
+    ld.global.b32 %t1, [%q22]; add.s64 %q23, %q21, %q2; bar.sync 0;"""
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+@pytest.mark.parametrize("trans", [False, True])
+def test_ldmatrix(count: int, trans: bool) -> None:
+    registers = [f"%t{10 + i}" for i in range(count)]
+    stores = "".join(f"st.global.b32 [%q23+{128 * i}], {r};" for i, r in enumerate(registers))
+    form = f"x{count}{'.trans' if trans else ''}"
+    body = f"""{copy_to_shared(1024)}
+    ldmatrix.sync.aligned.m8n8.{form}.shared.b16 {{{", ".join(registers)}}}, [%t1];{stores}"""
+    data, out = words(16, 512), np.zeros((count, 32, 2), np.uint16)
+    rows = np.random.default_rng(0).permutation(64)[:32].astype(np.uint32)
+    run(entry(3, body), data, rows * 16, out, shared_bytes=1024)
+    matrices = data.reshape(64, 8)[rows].reshape(4, 8, 8)[:count]
+    if trans:
+        matrices = matrices.transpose(0, 2, 1)
+    expected = np.stack([matrices[:, G, 2 * T], matrices[:, G, 2 * T + 1]], axis=-1)
+    assert_same(out, np.ascontiguousarray(expected))
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+@pytest.mark.parametrize("trans", [False, True])
+def test_stmatrix_is_the_inverse(count: int, trans: bool) -> None:
+    registers = ", ".join(f"%t{10 + i}" for i in range(count))
+    form = f"x{count}{'.trans' if trans else ''}"
+    body = f"""{copy_to_shared(1024)}
+    ldmatrix.sync.aligned.m8n8.{form}.shared.b16 {{{registers}}}, [%t1];
+    add.u32 %t2, %t1, 1024;
+    stmatrix.sync.aligned.m8n8.{form}.shared.b16 [%t2], {{{registers}}}; bar.sync 0;
+    mul.lo.u32 %t3, %t0, 32; cvt.u64.u32 %q24, %t3; add.s64 %q24, %q24, %q2;""" + "".join(
+        f"ld.shared.b32 %t4, [%t3+{1024 + 4 * i}]; st.global.b32 [%q24+{4 * i}], %t4;"
+        for i in range(8)
+    )
+    data, out = words(16, 512), np.zeros((64, 8), np.uint16)
+    rows = np.random.default_rng(0).permutation(64)[:32].astype(np.uint32)
+    run(entry(3, body), data, rows * 16, out, shared_bytes=4096)
+    written = rows[: 8 * count]
+    assert (out[written] == data.reshape(64, 8)[written]).all()
+
+
+def fragments(matrix: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """A matrix (rows of 8, columns of 8) as registers: [register][lane][half], rows first."""
+    parts = []
+    for j in range(columns // 8):
+        for i in range(rows // 8):
+            parts.append(np.stack([matrix[8 * i + G, 8 * j + 2 * T + h] for h in (0, 1)], axis=-1))
+    return np.stack(parts)
+
+
+CASES = [
+    ("m16n8k16", "f32", "f16", np.float16),
+    ("m16n8k8", "f32", "f16", np.float16),
+    ("m16n8k16", "f32", "bf16", ml_dtypes.bfloat16),
+    ("m16n8k16", "f16", "f16", np.float16),
+]
+
+
+def mma_kernel(shape: str, to: str, kind: str, products: int) -> str:
+    k = int(shape[6:])
+    na, nb, nc = k // 4, k // 8, 4 if to == "f32" else 2
+    lines = ["mul.wide.u32 %q20, %t0, 4;"]
+    lines += [f"add.s64 %q{21 + i}, %q20, %q{i};" for i in range(3)]
+    a = [f"%t{10 + i}" for i in range(na)]
+    lines += [f"ld.global.b32 {r}, [%q21+{128 * i}];" for i, r in enumerate(a)]
+    for p in range(products):
+        b = [f"%t{20 + 2 * p + i}" for i in range(nb)]
+        c = [f"%t{30 + 4 * p + i}" for i in range(nc)]
+        lines += [f"ld.global.b32 {r}, [%q22+{128 * (p * nb + i)}];" for i, r in enumerate(b)]
+        lines += [f"ld.global.b32 {r}, [%q23+{128 * (p * nc + i)}];" for i, r in enumerate(c)]
+    for p in range(products):
+        b = [f"%t{20 + 2 * p + i}" for i in range(nb)]
+        c = ", ".join(f"%t{30 + 4 * p + i}" for i in range(nc))
+        lines.append(
+            f"mma.sync.aligned.{shape}.row.col.{to}.{kind}.{kind}.{to} {{{c}}},"
+            f" {{{', '.join(a)}}}, {{{', '.join(b)}}}, {{{c}}};"
+        )
+    for p in range(products):
+        lines += [
+            f"st.global.b32 [%q23+{128 * (p * nc + i)}], %t{30 + 4 * p + i};" for i in range(nc)
+        ]
+    return entry(3, "\n".join(lines))
+
+
+@pytest.mark.parametrize(("shape", "to", "kind", "dtype"), CASES)
+@pytest.mark.parametrize("products", [1, 2, 3])
+@HOSTS
+def test_mma(shape: str, to: str, kind: str, dtype: type, products: int, host: Host | None) -> None:
+    k, random = int(shape[6:]), np.random.default_rng(0)
+    a = random.standard_normal((16, k)).astype(dtype)
+    b = random.standard_normal((products, k, 8)).astype(dtype)
+    c = random.standard_normal((products, 16, 8)).astype(np.float32)
+    for zero_rows in (0, 16):
+        a[:zero_rows] = 0
+        a[:zero_rows:2] *= -1
+        inputs_b = np.concatenate([fragments(m.T, 8, k) for m in b])
+        if to == "f32":
+            state = np.concatenate(
+                [np.moveaxis(fragments(m, 16, 8), 2, 1).reshape(4, 32) for m in c]
+            )
+        else:
+            state = np.concatenate([fragments(m, 16, 8).astype(np.float16) for m in c])
+        run(mma_kernel(shape, to, kind, products), fragments(a, 16, k), inputs_b, state, host=host)
+        exact = a.astype(np.float64) @ b.astype(np.float64) + c
+        for p in range(products):
+            found = state.reshape(products, -1)[p]
+            expected = fragments(exact[p], 16, 8)
+            if to == "f32":
+                found = np.moveaxis(found.reshape(2, 2, 32), 1, 2)
+            tolerance = 1e-5 if to == "f32" else 4e-3
+            np.testing.assert_allclose(
+                found.reshape(expected.shape), expected, tolerance, tolerance
+            )
+
+
+@pytest.mark.parametrize("special", [np.inf, np.nan, 65504])
+def test_zero_rows_times_infinity(special: float) -> None:
+    a = np.zeros((16, 16), np.float16)
+    b = np.full((16, 8), special, np.float16)
+    state = np.full((4, 32), -0.0, np.float32)
+    run(mma_kernel("m16n8k16", "f32", "f16", 1), fragments(a, 16, 16), fragments(b.T, 8, 16), state)
+    if np.isfinite(special):
+        assert (state == 0).all()
+        assert not np.signbit(state).any()
+    else:
+        assert np.isnan(state).all()
