@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from .flow import Flow
 from .helpers import Helpers
-from .layout import DONE, NEXT, Layout, state_offset
+from .layout import DONE, LANES, NEXT, Layout, state_offset
 from .ptx import (
     Address,
     Group,
@@ -25,7 +25,6 @@ from .ptx import (
     Symbol,
 )
 
-LANES = 32
 FLOAT_BITS = {"half": 16, "bfloat": 16, "float": 32, "double": 64}
 
 
@@ -188,10 +187,10 @@ class Builder:
         zero = self.intrinsic("llvm.copysign", Value("0.0", "float"), value)
         return self.select(small, zero, value)
 
-    def call(self, name: str, result: str, *arguments: str) -> str:
-        """Call a 32-lane helper; every argument with its type. Returns the result's name."""
+    def call(self, name: str, result: str, *arguments: Value | str) -> str:
+        """Call a 32-lane helper; return its result's name. A str argument has its type with it."""
         symbol = self.helpers.use(name)
-        call = f"call {result} @{symbol}({', '.join(arguments)})"
+        call = f"call {result} @{symbol}({', '.join(map(str, arguments))})"
         if result == "void":
             self.line(call)
             return ""
@@ -242,7 +241,9 @@ class Builder:
                 raise ins.refuse(f"{operand.bits} does not fit in 64 bits")
             return self.constant(llvm_type, operand.bits & ((1 << bits) - 1))
         if isinstance(operand, Special):
-            return self.cast("zext", self.special(operand, ins), llvm_type)
+            return self.cast(
+                "trunc" if bits < 32 else "zext", self.special(operand, ins), llvm_type
+            )
         if isinstance(operand, Symbol) and operand.name in self.shared:
             return self.constant(llvm_type, self.shared[operand.name])
         raise ins.refuse(f"cannot take {_text(operand)} as an integer")
@@ -380,23 +381,24 @@ class Builder:
         following = self.load("i32", LANES, "%ctx", NEXT, 64)
         unfinished = self.compare("icmp ne", following, self.constant("i32", DONE))
         away = self.op("and", unfinished, self.invert(self.active))
-        missing = Value(self.mask(away).split()[1], "i32")
-        if members is not None:
-            missing = self.op("and", self.vector(members), self.vector(missing))
-            missing = Value(self.emit(f"call i32 @llvm.vector.reduce.or.v32i32({missing})"), "i32")
-            self.helpers.declare("i32 @llvm.vector.reduce.or.v32i32(<32 x i32>)")
+        missing = self.mask(away)
+        if members is not None:  # each lane names its own; what one misses is missing
+            missing = self.op("and", self.vector(members), missing)
+            self.helpers.declare(f"i32 @llvm.vector.reduce.or.v{LANES}i32(<{LANES} x i32>)")
+            call = f"call i32 @llvm.vector.reduce.or.v{LANES}i32({missing})"
+            missing = Value(self.emit(call), "i32")
         fault = self.compare("icmp ne", missing, self.constant("i32", 0))
         old = self.load("i32", 1, "%state", state_offset("fault"), 4)
         number = self.select(fault, self.constant("i32", ins.index + 1), old)
         self.store(number, "%state", state_offset("fault"), 4)
 
-    def mask(self, condition: Value | None) -> str:
-        """A condition as a 32-bit mask, one bit a lane, with its type."""
+    def mask(self, condition: Value | None) -> Value:
+        """A condition as an i32 with one bit a lane."""
         if condition is None:
-            return "i32 -1"
+            return self.constant("i32", -1)
         if condition.n == 1:
-            return f"i32 {self.emit(f'sext {condition} to i32')}"
-        return f"i32 {self.emit(f'bitcast {condition} to i32')}"
+            return self.cast("sext", condition, "i32")
+        return Value(self.emit(f"bitcast {condition} to i32"), "i32")
 
 
 def _text(operand: object) -> str:

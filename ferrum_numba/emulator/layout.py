@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 
+from . import table
 from .flow import Flow
 from .ptx import Register
 
@@ -84,8 +85,6 @@ class Layout:
 
 def _in_order(flow: Flow) -> list[Register]:
     """All registers, in the order in which the blocks first mention them."""
-    from . import table
-
     seen: dict[Register, None] = {}
     for block in flow.blocks:
         for instruction in block.instructions:

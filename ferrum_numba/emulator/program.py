@@ -34,6 +34,8 @@ class Program:
     compile_seconds: what it took from text to code.
     """
 
+    compile_seconds: float
+
     def __init__(self, body: Body, signature: Signature, host: Host) -> None:
         self.entry = signature.entry
         self.signature = signature
@@ -41,9 +43,7 @@ class Program:
         self._host = host
         self._lock = threading.Lock()
         self._codes: dict[bool, _Code] = {}
-        start = time.perf_counter()
         self._code(partial=False)
-        self.compile_seconds = time.perf_counter() - start
 
     @classmethod
     def compile(cls, text: str, entry: str, host: Host | None = None) -> Program:
@@ -116,8 +116,8 @@ class Program:
                 module = Module(self._body, self.signature, self._host, masked=partial)
                 code = _Code(module, self._host)
                 self._codes[partial] = code
-                if module.flow.divergent:  # that form does for both
-                    self._codes = {False: code, True: code}
+                if module.flow.divergent:  # then it masks lanes anyway, and does for both
+                    self._codes.setdefault(True, code)
             return self._codes[partial]
 
 

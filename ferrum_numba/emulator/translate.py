@@ -9,11 +9,11 @@ from __future__ import annotations
 from ..abi.signature import Signature
 from . import opcodes as opcodes  # fills the table
 from . import table
-from .builder import LANES, Builder, Value
+from .builder import Builder, Value
 from .flow import EXIT, Block, Flow, analyse, check_end
 from .helpers import Helpers
 from .host import Host
-from .layout import DONE, NEXT, RESUME, VALID, WAITING, Layout, state_offset
+from .layout import DONE, LANES, NEXT, RESUME, VALID, WAITING, Layout, state_offset
 from .ptx import Body, Register
 
 FINISHED = -1

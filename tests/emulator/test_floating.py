@@ -139,6 +139,8 @@ def test_half_arithmetic(host: Host | None) -> None:
     found = elementwise("max.f16 %r, %a, %b;", x, y, result=np.float16, host=host)
     usual = (x != 0) | (y != 0)
     assert_same(found[usual], np.fmax(x, y)[usual], x[usual], y[usual])
+    found = elementwise("min.NaN.f16 %r, %a, %b;", x, y, result=np.float16, host=host)
+    assert_same(found[usual], np.minimum(x, y)[usual], x[usual], y[usual])
 
 
 @HOSTS

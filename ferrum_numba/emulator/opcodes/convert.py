@@ -45,12 +45,12 @@ def _in_lanes(b: Builder, helper: str, value: Value, result: str) -> Value:
     """Call a helper of 32 lanes on a value of 1, 2, 32 or 64 elements."""
     if value.n == 1:
         whole = b.vector(value)
-        found = Value(b.call(helper, f"<32 x {result}>", str(whole)), result, 32)
+        found = Value(b.call(helper, f"<32 x {result}>", whole), result, 32)
         return Value(b.emit(f"extractelement {found}, i64 0"), result)
     parts = []
     for start in range(0, value.n, 32):
         part = b.shuffle(value, None, [(start + i) % value.n for i in range(32)])
-        parts.append(Value(b.call(helper, f"<32 x {result}>", str(part)), result, 32))
+        parts.append(Value(b.call(helper, f"<32 x {result}>", part), result, 32))
     other = parts[1] if len(parts) == 2 else None
     return b.shuffle(parts[0], other, range(value.n))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import struct
 
-from ..builder import Builder, Value
+from ..builder import Builder, Value, bits_of
 from ..ptx import Instruction
 from ..table import FLOATS, lowers
 from .convert import saturated
@@ -68,10 +68,26 @@ def absolute(b: Builder, ins: Instruction) -> None:
 
 @lowers("min", "max", types=FLOATS, modifiers="ftz NaN")
 def extremum(b: Builder, ins: Instruction) -> None:
-    """Of a number and NaN the number, with .NaN the NaN; -0 is less than +0."""
     expect(ins, 3)
-    suffix = "imum" if "NaN" in ins.opcode.modifiers else "imumnum"
-    finish(b, ins, b.intrinsic(f"llvm.{ins.opcode.base}{suffix}", *reals(b, ins)))
+    finish(b, ins, extreme(b, ins, *reals(b, ins)))
+
+
+def extreme(b: Builder, ins: Instruction, x: Value, y: Value) -> Value:
+    """min or max: of a number and NaN the number, with .NaN the NaN; -0 is less than +0.
+
+    Spelt out, because llvm.minimumnum and llvm.maximumnum give wrong results in LLVM 20.
+    """
+    least = ins.opcode.base == "min"
+    first = b.compare("fcmp olt" if least else "fcmp ogt", x, y)
+    value = b.select(b.op("or", first, b.compare("fcmp uno", y, y)), x, y)
+    bits = f"i{bits_of(x.type)}"
+    # Of equal numbers only zeros can differ, by the sign bit.
+    both = b.op("or" if least else "and", b.bitcast(x, bits), b.bitcast(y, bits))
+    value = b.select(b.compare("fcmp oeq", x, y), b.bitcast(both, x.type), value)
+    if "NaN" not in ins.opcode.modifiers:
+        return value
+    nan = Value("0x7FF8000000000000", x.type)
+    return b.select(b.compare("fcmp uno", x, y), nan, value)
 
 
 @lowers("copysign", types=FLOATS)

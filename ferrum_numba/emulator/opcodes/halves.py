@@ -13,6 +13,7 @@ from ..builder import Builder, Value
 from ..ptx import Instruction
 from ..table import HALVES, lowers
 from .convert import narrowed, narrowed_double, saturated, widened
+from .floating import extreme
 from .integer import expect
 
 
@@ -92,9 +93,7 @@ def _full(text: str, like: Value) -> str:
 @lowers("min", "max", types=HALVES, modifiers="NaN")
 def extremum(b: Builder, ins: Instruction) -> None:
     expect(ins, 3)
-    suffix = "imum" if "NaN" in ins.opcode.modifiers else "imumnum"
-    name = f"llvm.{ins.opcode.base}{suffix}"
-    finish(b, ins, in_floats(b, values_of(b, ins), lambda x, y: b.intrinsic(name, x, y)))
+    finish(b, ins, in_floats(b, values_of(b, ins), lambda x, y: extreme(b, ins, x, y)))
 
 
 @lowers("ex2", types=HALVES, modifiers="approx")

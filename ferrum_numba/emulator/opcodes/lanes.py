@@ -6,7 +6,8 @@ All lanes that the member mask names must be active; lanes of a block's missing 
 
 from __future__ import annotations
 
-from ..builder import LANES, Builder, Value
+from ..builder import Builder, Value
+from ..layout import LANES
 from ..ptx import Group, Instruction
 from ..table import lowers
 from .integer import expect

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from .. import table
-from ..builder import LANES, Builder, Value
+from ..builder import Builder, Value
 from ..helpers.tiles import A_BYTES, B_BYTES
+from ..layout import LANES
 from ..ptx import Group, Instruction, Operand
 from ..table import lowers
 from .convert import narrowed, widened
@@ -44,7 +45,7 @@ def load_matrix(b: Builder, ins: Instruction) -> None:
     address = b.vector(address_of(b, ins, ins.operands[1], "shared"))
     place = b.scratch(128 * count)
     name = f"ldmatrix_{count}{trans}"
-    b.call(name, "void", "ptr %shared", str(address), f"ptr {place}")
+    b.call(name, "void", "ptr %shared", address, f"ptr {place}")
     for i, target in enumerate(targets):
         b.write(target, b.load("i32", LANES, place, 128 * i, 64), ins)
 
@@ -57,7 +58,7 @@ def store_matrix(b: Builder, ins: Instruction) -> None:
     for i, source in enumerate(_elements(ins, ins.operands[1], count)):
         b.store(b.vector(b.integer(source, 32, ins)), place, 128 * i, 64)
     address = b.vector(address_of(b, ins, ins.operands[0], "shared"))
-    b.call(f"stmatrix_{count}{trans}", "void", "ptr %shared", str(address), f"ptr {place}")
+    b.call(f"stmatrix_{count}{trans}", "void", "ptr %shared", address, f"ptr {place}")
 
 
 _SHAPES = {"m16n8k16": 16, "m16n8k8": 8}
@@ -79,8 +80,8 @@ def multiply_matrices(b: Builder, ins: Instruction) -> None:
     place = b.scratch(512 * len(group))
     pointers = [place, _prepared(b, ins, 1, kind, k), *tiles]
     accumulators = [c for other in group for c in _accumulators(b, other, source)]
-    arguments = [f"ptr {p}" for p in pointers] + [str(c) for c in accumulators]
-    b.call(f"mma_{k}_{len(group)}", "void", *arguments)
+    places = [f"ptr {p}" for p in pointers]
+    b.call(f"mma_{k}_{len(group)}", "void", *places, *accumulators)
     for n, other in enumerate(group):
         results = [b.load("float", LANES, place, 512 * n + 128 * i, 64) for i in range(4)]
         _write_result(b, other, results, to)
@@ -110,7 +111,7 @@ def _prepared(b: Builder, ins: Instruction, position: int, kind: str, k: int) ->
     if key not in b.prepared:
         place = b.scratch(A_BYTES if letter == "a" else B_BYTES)
         name = f"prepare_{letter}_{kind}_{count}"
-        b.call(name, "void", f"ptr {place}", *(str(v) for v in values))
+        b.call(name, "void", f"ptr {place}", *values)
         b.prepared[key] = place
     return b.prepared[key]
 

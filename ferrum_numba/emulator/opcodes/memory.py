@@ -6,7 +6,8 @@ offsets into the CTA's buffer.  All accesses of several lanes go through the hel
 
 from __future__ import annotations
 
-from ..builder import LANES, Builder, Value, bits_of
+from ..builder import Builder, Value, bits_of
+from ..layout import LANES
 from ..ptx import Address, Group, Immediate, Instruction, Operand, Register, Symbol
 from ..table import lowers
 
@@ -43,6 +44,8 @@ def _targets(ins: Instruction, operand: Operand) -> tuple[Operand | None, ...]:
     elements = operand.elements if isinstance(operand, Group) else (operand,)
     if len(elements) != (widths[0] if widths else 1):
         raise ins.refuse(f"{len(elements)} registers do not fit .v2 or .v4")
+    if len(elements) * _element_bits(ins) > 128:
+        raise ins.refuse("the CPU device loads and stores at most 128 bits a lane")
     return elements
 
 
@@ -50,7 +53,7 @@ def _element_bits(ins: Instruction) -> int:
     ptx_type = ins.opcode.type
     if ptx_type in ("f16x2", "bf16x2"):
         return 32
-    if ptx_type in ("pred", "") or not ptx_type[1:].isdecimal():
+    if ptx_type in ("pred", "b128", "") or not ptx_type[1:].isdecimal():
         raise ins.refuse(f"the CPU device does not load or store .{ptx_type}")
     return int(ptx_type[1:])
 
@@ -113,7 +116,7 @@ def _load_lanes(
     mask, total = b.mask(condition), bits * count
     if total == 128:
         place = b.scratch(512)
-        b.call(f"load_{space}_128", "void", "ptr %shared", str(address), mask, f"ptr {place}")
+        b.call(f"load_{space}_128", "void", "ptr %shared", address, mask, f"ptr {place}")
         planes = [b.load("i32", LANES, place, 128 * i, 64) for i in range(4)]
         if bits == 32:
             return planes
@@ -122,7 +125,7 @@ def _load_lanes(
         return [b.op("or", low[i], b.op("shl", low[i + 1], shift)) for i in (0, 2)]
     vector = f"<{LANES} x i{total}>"
     old = f"{vector} zeroinitializer"
-    text = b.call(f"load_{space}_{total}", vector, "ptr %shared", str(address), mask, old)
+    text = b.call(f"load_{space}_{total}", vector, "ptr %shared", address, mask, old)
     whole = Value(text, f"i{total}", LANES)
     if count == 1:
         return [whole]
@@ -162,7 +165,7 @@ def _store_lanes(
             high = b.op("lshr", value, b.constant("i64", 32))
             b.store(b.cast("trunc", value, "i32"), place, 256 * i, 64)
             b.store(b.cast("trunc", high, "i32"), place, 256 * i + 128, 64)
-        b.call(f"store_{space}_128", "void", "ptr %shared", str(address), f"ptr {place}", mask)
+        b.call(f"store_{space}_128", "void", "ptr %shared", address, f"ptr {place}", mask)
         return
     whole = values[0]
     n = LANES
@@ -179,7 +182,7 @@ def _store_lanes(
         n *= 2
     if n > LANES:
         whole = b.join(values[0], f"i{total}")
-    b.call(f"store_{space}_{total}", "void", "ptr %shared", str(address), str(whole), mask)
+    b.call(f"store_{space}_{total}", "void", "ptr %shared", address, whole, mask)
 
 
 _GROUPS = [frozenset({"async", m}) for m in ("commit_group", "wait_group", "wait_all")]
@@ -208,7 +211,7 @@ def copy_async(b: Builder, ins: Instruction) -> None:
         nbytes = b.select(b.predicate(rest[0], ins), b.constant("i32", 0), nbytes)
     elif rest:
         nbytes = b.intrinsic("llvm.umin", b.integer(rest[0], 32, ins), nbytes)
-    arguments = (str(to), str(source), b.mask(b.condition(ins)), str(b.vector(nbytes)))
+    arguments = (to, source, b.mask(b.condition(ins)), b.vector(nbytes))
     b.call(f"copy_{size.bits}", "void", "ptr %shared", *arguments)
 
 
