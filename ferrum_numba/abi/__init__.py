@@ -3,8 +3,8 @@
 Pure Python: no GPU, no NumPy, so that a launch can be inspected anywhere.
 """
 
-from .binding import ArrayReference, bind
-from .block import ParameterBlock, encode
+from .binding import ArrayReference, Binder, Bound
+from .block import ParameterBlock
 from .expression import Expression, expression
 from .launch import LaunchConfig
 from .sidecar import Declaration, Scratch, Sidecar, ptx_digest
@@ -13,6 +13,8 @@ from .versions import cuda_for_ptx, driver_for_ptx, runs_on
 
 __all__ = [
     "ArrayReference",
+    "Binder",
+    "Bound",
     "Declaration",
     "Expression",
     "LaunchConfig",
@@ -22,10 +24,8 @@ __all__ = [
     "Scratch",
     "Sidecar",
     "Signature",
-    "bind",
     "cuda_for_ptx",
     "driver_for_ptx",
-    "encode",
     "expression",
     "ptx_digest",
     "runs_on",

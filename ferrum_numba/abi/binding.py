@@ -8,11 +8,11 @@ is wrong raises AbiError before anything is launched.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from ..errors import AbiError
-from .block import encode
+from .block import Raw, encode
 from .expression import Expression
 from .launch import LaunchConfig
 from .sidecar import Declaration, Sidecar
@@ -68,50 +68,121 @@ class ArrayReference:
 
 
 Describe = Callable[[str, object], ArrayReference]
-Raw = int | float | bytes
 
 
-def bind(
-    signature: Signature,
-    sidecar: Sidecar,
-    config: LaunchConfig,
-    describe: Describe,
-    positional: Sequence[object],
-    named: Mapping[str, object],
-) -> dict[str, Raw]:
-    """The value of every parameter but the scratch pointers, checked.
+@dataclass(frozen=True)
+class Bound:
+    """Checked arguments of one launch.
+
+    values: of every parameter but the scratch pointers, as the parameter block takes them.
+    arrays: where the array arguments lie.
+    """
+
+    config: LaunchConfig
+    values: Mapping[str, Raw]
+    arrays: Mapping[str, ArrayReference]
+
+
+class Binder:
+    """Checks the arguments of launches of one entry.
 
     describe(name, value) says where an array argument lies, and raises AbiError, with the remedy,
     for a value that is no array of the launch's device.
     """
-    arguments = _assign(signature, positional, named)
-    check_config(signature, sidecar, config)
-    raw: dict[str, Raw] = {}
-    arrays: dict[str, ArrayReference] = {}
-    for parameter in signature.arguments:
-        value = arguments[parameter.name]
-        address = _raw_address(parameter, value)
-        if address is not None:
-            raw[parameter.name] = address
-        elif _takes_array(parameter, value):
-            reference = describe(parameter.name, value)
-            arrays[parameter.name] = reference
-            raw[parameter.name] = reference.address
-        else:
-            raw[parameter.name] = encode(parameter, value)
-    sizes = {n: v for n, v in raw.items() if type(v) is int}
-    check_rules(signature, sidecar, config, sizes)
-    for declaration in sidecar.params:
-        if declaration.name in arrays:
-            check_array(declaration, arrays[declaration.name], sizes)
-    for name, reference in arrays.items():
-        if not sidecar.params and not reference.contiguous:
-            raise AbiError(
-                f"{name}: expected a C-contiguous array, found strides "
-                f"{reference.strides} bytes for shape {reference.shape}; copy it first"
-            )
-    _check_overlap(sidecar, arrays)
-    return raw
+
+    def __init__(self, signature: Signature, sidecar: Sidecar, describe: Describe) -> None:
+        self.signature = signature
+        self.sidecar = sidecar
+        self._describe = describe
+        self._declarations = {p.name: p for p in sidecar.params}
+        self._outputs = [p.name for p in sidecar.params if p.role == "output"]
+        # Which names each array's declared extent depends on: what to look at again on a change.
+        self._depends = {p.name: {p.name} | _names((*p.shape, *p.strides)) for p in sidecar.params}
+        self._grid_names = _names(sidecar.grid or ())
+
+    def bind(
+        self, config: LaunchConfig, positional: Sequence[object], named: Mapping[str, object]
+    ) -> Bound:
+        """All arguments of a launch, checked.  Raises AbiError."""
+        arguments = _assign(self.signature, positional, named)
+        check_config(self.signature, self.sidecar, config)
+        values, arrays = self._read(arguments)
+        sizes = self._sizes(values)
+        self._check_constraints(sizes, sizes.keys())
+        self._check_grid(config, sizes)
+        self._check_arrays(arrays, sizes, arguments.keys())
+        return Bound(config, values, arrays)
+
+    def rebind(self, bound: Bound, changes: Mapping[str, object]) -> Bound:
+        """`bound` with some arguments changed; the grid follows the sidecar's rule.
+
+        Only what a change can have touched is checked again.  Raises AbiError as `bind` does.
+        """
+        for name in changes:
+            if name not in bound.values:
+                expected = ", ".join(bound.values)
+                raise AbiError(f"{self.signature.entry}: unknown {name}; expected {expected}")
+        new_values, new_arrays = self._read(changes)
+        values, arrays = {**bound.values, **new_values}, {**bound.arrays, **new_arrays}
+        sizes = self._sizes(values)
+        self._check_constraints(sizes, changes.keys())
+        config = bound.config
+        if self.sidecar.grid is not None and not self._grid_names.isdisjoint(changes):
+            grid = tuple(rule(sizes) for rule in self.sidecar.grid)
+            if grid != config.grid:
+                config = LaunchConfig(grid, config.block, config.shared_bytes)
+        self._check_arrays(arrays, sizes, changes.keys())
+        return Bound(config, values, arrays)
+
+    def _read(
+        self, arguments: Mapping[str, object]
+    ) -> tuple[dict[str, Raw], dict[str, ArrayReference]]:
+        values: dict[str, Raw] = {}
+        arrays: dict[str, ArrayReference] = {}
+        for name, value in arguments.items():
+            parameter = self.signature[name]
+            address = _raw_address(parameter, value)
+            if address is not None:
+                values[name] = address
+            elif _takes_array(parameter, value):
+                arrays[name] = self._describe(name, value)
+                values[name] = arrays[name].address
+            else:
+                values[name] = encode(parameter, value)
+        return values, arrays
+
+    def _sizes(self, values: Mapping[str, Raw]) -> dict[str, int]:
+        """What rules may read: the integers of the launch, and the tile."""
+        sizes = {name: value for name, value in values.items() if type(value) is int}
+        return {**(self.sidecar.tile or {}), **sizes}
+
+    def _check_constraints(self, sizes: Mapping[str, int], changed: Set[str]) -> None:
+        for rule in self.sidecar.constraints:
+            if not rule.names.isdisjoint(changed) and not rule(sizes):
+                entry = self.signature.entry
+                raise AbiError(f"{entry}: expected {rule.text}, found {rule.show(sizes)}")
+
+    def _check_grid(self, config: LaunchConfig, sizes: Mapping[str, int]) -> None:
+        rules = self.sidecar.grid
+        if rules is None:
+            return
+        expected = tuple(rule(sizes) for rule in rules)
+        if config.grid != expected:
+            text = ", ".join(rule.text for rule in rules)
+            used = ", ".join(f"{n} = {sizes[n]}" for n in sorted(self._grid_names))
+            raise AbiError(f"grid: expected {expected} = ({text}) with {used}, found {config.grid}")
+
+    def _check_arrays(
+        self, arrays: Mapping[str, ArrayReference], sizes: Mapping[str, int], changed: Set[str]
+    ) -> None:
+        for name, array in arrays.items():
+            if name not in self._declarations:
+                _check_contiguous(name, array)
+            elif not self._depends[name].isdisjoint(changed):
+                check_array(self._declarations[name], array, sizes)
+        for output in self._outputs:
+            if output in arrays and not arrays.keys().isdisjoint(changed):
+                _check_overlap(output, arrays)
 
 
 def check_config(signature: Signature, sidecar: Sidecar, config: LaunchConfig) -> None:
@@ -129,22 +200,6 @@ def check_config(signature: Signature, sidecar: Sidecar, config: LaunchConfig) -
             f"shared_bytes: expected {sidecar.shared_bytes} (the sidecar's shared), "
             f"found {config.shared_bytes}"
         )
-
-
-def check_rules(
-    signature: Signature, sidecar: Sidecar, config: LaunchConfig, sizes: Mapping[str, int]
-) -> None:
-    """Constraints and grid rule of the sidecar.  Raises AbiError with the values that broke one."""
-    for rule in sidecar.constraints:
-        if not rule(sizes):
-            raise AbiError(f"{signature.entry}: expected {rule.text}, found {rule.show(sizes)}")
-    expected = sidecar.grid_for(sizes)
-    if expected is not None and config.grid != expected:
-        rules = sidecar.grid or ()
-        text = ", ".join(rule.text for rule in rules)
-        values = {**(sidecar.tile or {}), **sizes}
-        used = ", ".join(f"{n} = {values[n]}" for n in sorted(_names(rules)))
-        raise AbiError(f"grid: expected {expected} = ({text}) with {used}, found {config.grid}")
 
 
 def check_array(declaration: Declaration, array: ArrayReference, sizes: Mapping[str, int]) -> None:
@@ -242,7 +297,6 @@ def _check_length(
     if min(extents) <= 0:
         return
     reach = [(extent - 1) * stride for extent, stride in zip(extents, strides, strict=True)]
-    shape = _show(declaration.shape, extents)
     if any(distance < 0 for distance in reach):
         raise AbiError(
             f"{declaration.name}: {_show(declaration.strides, strides)}: a negative "
@@ -251,7 +305,8 @@ def _check_length(
     needed = (sum(reach) + 1) * array.itemsize
     if needed > array.available:
         raise AbiError(
-            f"{declaration.name}: expected at least {needed} bytes for {shape} with strides "
+            f"{declaration.name}: expected at least {needed} bytes for "
+            f"{_show(declaration.shape, extents)} with strides "
             f"{_show(declaration.strides, strides)}, found {array.available} bytes "
             f"(shape {array.shape}, {array.dtype})"
         )
@@ -262,19 +317,27 @@ def _show(rules: tuple[Expression, ...], values: list[int]) -> str:
     return f"({text}) = {tuple(values)}"
 
 
-def _check_overlap(sidecar: Sidecar, arrays: Mapping[str, ArrayReference]) -> None:
-    """No output shares memory with another array: CTAs run in any order."""
-    for output in (p.name for p in sidecar.params if p.role == "output" and p.name in arrays):
-        first = arrays[output]
-        for name, other in arrays.items():
-            if name != output and (
-                first.address < other.address + other.available
-                and other.address < first.address + first.available
-            ):
-                raise AbiError(
-                    f"{output}: shares memory with {name}; the kernel writes {output} "
-                    f"while other CTAs still read {name}: give it an array of its own"
-                )
+def _check_contiguous(name: str, array: ArrayReference) -> None:
+    """Without a declaration nothing says what strides the kernel expects, so: none."""
+    if not array.contiguous:
+        raise AbiError(
+            f"{name}: expected a C-contiguous array, found strides "
+            f"{array.strides} bytes for shape {array.shape}; copy it first"
+        )
+
+
+def _check_overlap(output: str, arrays: Mapping[str, ArrayReference]) -> None:
+    """An output shares no memory with another array: CTAs run in any order."""
+    first = arrays[output]
+    for name, other in arrays.items():
+        if name != output and (
+            first.address < other.address + other.available
+            and other.address < first.address + first.available
+        ):
+            raise AbiError(
+                f"{output}: shares memory with {name}; the kernel writes {output} "
+                f"while other CTAs still read {name}: give it an array of its own"
+            )
 
 
 def _names(rules: Iterable[Expression]) -> set[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import operator
 import struct
+from collections.abc import Mapping
 from functools import lru_cache
 
 from ..errors import AbiError
@@ -27,6 +28,7 @@ _CTYPES: dict[str, type[ctypes._SimpleCData[int]] | type[ctypes._SimpleCData[flo
     "s64": ctypes.c_int64,
     "f64": ctypes.c_double,
 }
+Raw = int | float | bytes  # a value as a field takes it
 _FLOATS = {"fp16": "f16", "fp32": "f32", "fp64": "f64", "f16": "f16", "f32": "f32", "f64": "f64"}
 
 
@@ -66,17 +68,18 @@ class ParameterBlock:
         encoded = {
             name: encode(self.signature[name], value) for name, value in (named | values).items()
         }
-        for name, value in encoded.items():
-            self._write(self.signature[name], value)
-        self._unset -= encoded.keys()
+        self.write(encoded)
         return self
 
-    def _write(self, parameter: Parameter, value: int | float | bytes) -> None:
-        field = _field(parameter)
-        if isinstance(value, bytes):
-            ctypes.memmove(self._base + parameter.offset, value, parameter.size)
-        else:
-            setattr(self._structure, field, value)
+    def write(self, encoded: Mapping[str, Raw]) -> None:
+        """Put in values that `encode` has checked."""
+        for name, value in encoded.items():
+            parameter = self.signature[name]
+            if isinstance(value, bytes):
+                ctypes.memmove(self._base + parameter.offset, value, parameter.size)
+            else:
+                setattr(self._structure, f"p{parameter.index}", value)
+        self._unset -= encoded.keys()
 
     def _require_complete(self) -> None:
         if self._unset:
@@ -104,7 +107,7 @@ class ParameterBlock:
         return (ctypes.c_void_p * len(params))(*(self._base + p.offset for p in params))
 
 
-def encode(parameter: Parameter, value: object) -> int | float | bytes:
+def encode(parameter: Parameter, value: object) -> Raw:
     """`value` as the parameter's field takes it.  Raises AbiError where it does not fit."""
     if parameter.count is not None:
         return _encode_bytes(parameter, value)
@@ -121,7 +124,7 @@ def encode(parameter: Parameter, value: object) -> int | float | bytes:
             f"{parameter.name}: expected {wanted} for {_type_name(parameter)}, "
             f"found {value!s:.80} ({type(value).__name__})"
         ) from None
-    low, high = _integer_range(parameter)
+    low, high = parameter.integer_range
     if not low <= number <= high:
         raise AbiError(
             f"{parameter.name}: expected {low} to {high} ({_type_name(parameter)}), found {number}"
@@ -157,26 +160,9 @@ def _encode_float(parameter: Parameter, kind: str, value: object) -> int | float
     return int.from_bytes(data, "little")
 
 
-def _integer_range(parameter: Parameter) -> tuple[int, int]:
-    """The values that a parameter takes, from the kernel's own type, else from PTX's."""
-    bits = parameter.size * 8
-    kind = (parameter.c_type or "").lstrip("*")
-    if kind in ("i1", "u1") and not parameter.is_pointer:
-        return 0, 1
-    if not parameter.is_pointer and (
-        kind.startswith("i") or (not kind and "s" in parameter.ptx_type)
-    ):
-        return -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
-    return 0, 2**bits - 1
-
-
 def _type_name(parameter: Parameter) -> str:
     unnamed = "a pointer" if parameter.is_pointer else f".{parameter.ptx_type}"
     return parameter.c_type or unnamed
-
-
-def _field(parameter: Parameter) -> str:
-    return f"p{parameter.index}"
 
 
 @lru_cache(maxsize=256)
@@ -190,7 +176,7 @@ def _structure(signature: Signature) -> type[ctypes.Structure]:
         if p.offset > end:
             fields.append((f"pad{p.index}", ctypes.c_uint8 * (p.offset - end)))
         scalar = _CTYPES[p.ptx_type]
-        fields.append((_field(p), scalar if p.count is None else scalar * p.count))  # type: ignore[arg-type]
+        fields.append((f"p{p.index}", scalar if p.count is None else scalar * p.count))  # type: ignore[arg-type]
         end = p.offset + p.size
     # Offsets come from PTX, so padding is spelt out and the compiler's own is switched off.
     namespace = {"_pack_": 1, "_layout_": "ms", "_fields_": fields}

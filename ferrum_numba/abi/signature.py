@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 from ..errors import AbiError, PtxError
@@ -67,10 +68,21 @@ class Parameter:
     role: Role = "argument"
     c_type: str | None = None
 
-    @property
+    @cached_property
     def is_pointer(self) -> bool:
         """Whether PTX or sidecar says that this parameter holds an address."""
         return self.pointer or (self.c_type or "").startswith("*") or self.role in SCRATCH_ROLES
+
+    @cached_property
+    def integer_range(self) -> tuple[int, int]:
+        """The integers that fit, by the kernel's own type where it is known, else by PTX's."""
+        bits = self.size * 8
+        kind = self.c_type or self.ptx_type
+        if kind in ("i1", "u1"):
+            return 0, 1
+        if kind[0] in "is" and not self.is_pointer:
+            return -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+        return 0, 2**bits - 1
 
 
 @dataclass(frozen=True)
@@ -127,24 +139,36 @@ class Signature:
             reqntid=directives.get("reqntid"),
         )
 
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.entry, self.params, self.target))
+
     @staticmethod
     def entries(text: str) -> list[str]:
         """The names of all entries that PTX text declares."""
         return [match[1] for match in _ENTRY.finditer(_COMMENT.sub(" ", text))]
 
     def __getitem__(self, name: str) -> Parameter:
-        for parameter in self.params:
-            if parameter.name == name:
-                return parameter
-        names = ", ".join(p.name for p in self.params)
-        raise AbiError(f"parameter {name!r}: {self.entry} has no such parameter; it has {names}")
+        if name not in self._by_name:
+            raise AbiError(
+                f"parameter {name!r}: {self.entry} has no such parameter; "
+                f"it has {', '.join(self._by_name)}"
+            )
+        return self._by_name[name]
 
-    @property
+    @cached_property
+    def _by_name(self) -> dict[str, Parameter]:
+        return {p.name: p for p in self.params}
+
+    @cached_property
     def arguments(self) -> tuple[Parameter, ...]:
         """The parameters that a caller gives: all but the scratch pointers."""
         return tuple(p for p in self.params if p.role not in SCRATCH_ROLES)
 
-    @property
+    @cached_property
     def scratch(self) -> tuple[Parameter, ...]:
         """The parameters that the launcher fills in."""
         return tuple(p for p in self.params if p.role in SCRATCH_ROLES)

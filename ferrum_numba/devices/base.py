@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..abi import ArrayReference, LaunchConfig, ParameterBlock, Sidecar, Signature, bind, encode
+from ..abi import ArrayReference, Binder, Bound, LaunchConfig, ParameterBlock, Sidecar, Signature
 from ..errors import AbiError, PtxError
 
 
@@ -109,13 +109,16 @@ class Module(ABC):
 class Invocation:
     """One launch, marshalled and checked: all that a device needs to enqueue it.
 
-    arrays: the array arguments, kept alive until the launch is done.  sizes: for messages.
+    arguments: as the caller gave them; its arrays are kept alive until the launch is done.
     """
 
-    config: LaunchConfig
+    bound: Bound
     block: ParameterBlock
-    arrays: tuple[object, ...]
-    sizes: Mapping[str, int]
+    arguments: Mapping[str, object]
+
+    @property
+    def config(self) -> LaunchConfig:
+        return self.bound.config
 
 
 class Kernel(ABC):
@@ -124,6 +127,7 @@ class Kernel(ABC):
     def __init__(self, module: Module, signature: Signature) -> None:
         self.module = module
         self.signature = signature
+        self._binder = Binder(signature, module.sidecar, module.device.describe)
 
     @property
     def sidecar(self) -> Sidecar:
@@ -142,23 +146,28 @@ class Kernel(ABC):
         self._enqueue(self._marshal(config, arguments, named), stream)
 
     def prepare(self, config: LaunchConfig, *arguments: object, **named: object) -> PreparedLaunch:
-        """Marshal and check once, launch often: `call = kernel.prepare(...); call(stream)`."""
-        names = [p.name for p in self.signature.arguments]
-        given = dict(zip(names, arguments, strict=False))
-        self._marshal(config, arguments, named)  # reports what by-position and by-name get wrong
-        return PreparedLaunch(self, config, given | named)
+        """Marshal and check once, launch often: `call = kernel.prepare(...); call(stream)`.
+
+        Raises AbiError as `launch` does.
+        """
+        return PreparedLaunch(self, self._marshal(config, arguments, named))
 
     def _marshal(
         self, config: LaunchConfig, positional: Sequence[object], named: Mapping[str, object]
     ) -> Invocation:
         if not isinstance(config, LaunchConfig):
             raise AbiError(f"config: expected a LaunchConfig, found {type(config).__name__}")
-        describe = self.module.device.describe
-        values = bind(self.signature, self.sidecar, config, describe, positional, named)
-        block = ParameterBlock(self.signature).set(**values)
-        pointers = {p.name for p in self.signature.params if p.is_pointer}
-        sizes = {n: v for n, v in values.items() if n not in pointers and type(v) is int}
-        return Invocation(config, block, (*positional, *named.values()), sizes)
+        bound = self._binder.bind(config, positional, named)
+        block = ParameterBlock(self.signature)
+        block.write(bound.values)
+        names = (p.name for p in self.signature.arguments)
+        return Invocation(bound, block, {**dict(zip(names, positional, strict=False)), **named})
+
+    def _remarshal(self, invocation: Invocation, changes: Mapping[str, object]) -> Invocation:
+        """The invocation with some arguments changed, in the same block."""
+        bound = self._binder.rebind(invocation.bound, changes)
+        invocation.block.write({name: bound.values[name] for name in changes})
+        return Invocation(bound, invocation.block, {**invocation.arguments, **changes})
 
     def _scratch_demands(self, config: LaunchConfig) -> Iterator[tuple[str, int, int]]:
         """(parameter, bytes, alignment) of each scratch buffer that a launch owes.
@@ -176,11 +185,11 @@ class Kernel(ABC):
 
     def _describe(self, invocation: Invocation) -> str:
         """The launch in one line, for the messages of errors."""
-        config = invocation.config
+        config, values = invocation.config, invocation.bound.values
         sizes = ", ".join(
-            f"{p.name} = {invocation.sizes[p.name]}"
+            f"{p.name} = {values[p.name]!r}"
             for p in self.signature.arguments
-            if p.role != "stride" and p.name in invocation.sizes
+            if p.role != "stride" and p.name not in invocation.bound.arrays and not p.is_pointer
         )
         launch = f"grid {config.grid}, block {config.block}, shared_bytes {config.shared_bytes}"
         return f"{self.signature.entry} on {self.module.device.name}: {launch}, {sizes}".rstrip(
@@ -194,11 +203,14 @@ class Kernel(ABC):
 class PreparedLaunch:
     """A launch that is marshalled and checked, to be repeated and to be changed in place."""
 
-    def __init__(self, kernel: Kernel, config: LaunchConfig, arguments: dict[str, object]) -> None:
+    def __init__(self, kernel: Kernel, invocation: Invocation) -> None:
         self.kernel = kernel
-        self.config = config
-        self._arguments = arguments
-        self._invocation = kernel._marshal(config, (), arguments)
+        self._invocation = invocation
+
+    @property
+    def config(self) -> LaunchConfig:
+        """The launch configuration, as the last update left it."""
+        return self._invocation.config
 
     def __call__(self, stream: Any = None) -> None:
         """Launch on `stream`.  Raises LaunchError where the device refuses the launch."""
@@ -207,19 +219,10 @@ class PreparedLaunch:
     def update(self, **changes: object) -> PreparedLaunch:
         """Replace some arguments; the grid follows the sidecar's rule.  Returns itself.
 
-        Raises AbiError as `prepare` does, and then changes nothing.
+        Only what a change can have touched is checked again.  Raises AbiError as `prepare` does,
+        and then changes nothing.
         """
-        arguments = self._arguments | changes
-        sizes = dict(self._invocation.sizes)
-        for name in changes.keys() & sizes.keys():
-            value = encode(self.kernel.signature[name], changes[name])
-            sizes[name] = value if isinstance(value, int) else sizes[name]
-        grid = self.kernel.sidecar.grid_for(sizes)
-        config = self.config
-        if grid is not None:
-            config = LaunchConfig(grid, config.block, config.shared_bytes)
-        self._invocation = self.kernel._marshal(config, (), arguments)
-        self._arguments, self.config = arguments, config
+        self._invocation = self.kernel._remarshal(self._invocation, changes)
         return self
 
 

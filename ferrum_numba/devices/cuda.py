@@ -245,7 +245,7 @@ class CudaKernel(Kernel):
                 invocation.block.kernel_params(),
                 what,
             )
-            device.in_flight.keep(handle, what, (*invocation.arrays, *scratch, stream))
+            device.in_flight.keep(handle, what, (invocation.arguments, scratch, stream))
 
     def _allow_shared(self, device: CudaDevice, nbytes: int) -> None:
         if nbytes <= self._allowed_shared:
