@@ -13,6 +13,7 @@ from .console import standard_error
 from .devices import NoSuchDevice
 from .info import info
 from .inspect import inspect
+from .make import make
 from .verify import verify
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it; 1 would read as a mismatch
@@ -60,5 +61,5 @@ def app() -> None:
     """
 
 
-for command in (info, inspect, verify):
+for command in (info, inspect, verify, make):
     app.add_command(command)

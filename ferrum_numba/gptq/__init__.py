@@ -1,10 +1,32 @@
-"""GPTQ 4-bit layers: packing, checkpoints on disk, the NumPy reference, and the linear layer."""
+"""GPTQ layers: packing, checkpoints on disk, the NumPy reference, and the linear layer.
+
+Checkpoints can be made too: synthetic ones of any dialect, and from a dense model.
+"""
 
 from .checkpoint import Checkpoint
 from .config import QuantConfig
+from .conversion import quantize_checkpoint
+from .fusion import fuse
 from .layer_spec import LayerSpec
 from .linear import GptqLinear
+from .quantise import quantize
+from .recipe import MODELS, PRODUCERS, Recipe
+from .synthesis import make_checkpoint
 from .tensors import GptqTensors
 from .zeros import ZeroFormat
 
-__all__ = ["Checkpoint", "GptqLinear", "GptqTensors", "LayerSpec", "QuantConfig", "ZeroFormat"]
+__all__ = [
+    "MODELS",
+    "PRODUCERS",
+    "Checkpoint",
+    "GptqLinear",
+    "GptqTensors",
+    "LayerSpec",
+    "QuantConfig",
+    "Recipe",
+    "ZeroFormat",
+    "fuse",
+    "make_checkpoint",
+    "quantize",
+    "quantize_checkpoint",
+]

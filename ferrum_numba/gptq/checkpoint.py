@@ -9,19 +9,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import CheckpointError
 from .config import QuantConfig, config_file_names
+from .dequantise import dequantize_words
 from .layer_spec import LayerSpec, read_layer_specs
+from .packing import WIDTHS, unpack_columns
 from .shards import Shards
-from .tensors import GptqTensors
+from .tensors import GptqTensors, check_finite, check_g_idx
 from .zeros import (
     ZeroFormat,
     check_zero_format,
-    has_nibble_f,
+    decode_zeros,
+    plain_format,
     refuse_mislabelled,
 )
 
@@ -35,11 +39,15 @@ class Checkpoint:
     path    the directory or file
     config  the quantisation configuration
     layers  name -> LayerSpec, of every quantised layer, other widths than 4 bits included
+    problems  name -> what is wrong, of the layers whose tensors are missing or contradict each
+              other or the configuration; loading one of them raises it. An index file that cannot
+              be read stands here too. Values are not read yet: what is wrong with them, `load` says
     """
 
     path: Path
     config: QuantConfig
     layers: Mapping[str, LayerSpec]
+    problems: Mapping[str, str]
     _shards: Shards
     _trust_labels: bool
 
@@ -58,39 +66,46 @@ class Checkpoint:
         group_size   rows in a group, -1 for one group; only for files without a configuration,
                      which need zero_format too
 
-        Raises CheckpointError that names the file or tensor, what was expected and what was found.
+        Raises CheckpointError that names the file or tensor, what was expected and what was found,
+        for a header or a configuration that cannot be right, and where no layer is.
         """
         path = Path(path)
         if zero_format is not None:
             check_zero_format(zero_format)
         shards = Shards.open(path)
         config = _config(shards, zero_format, group_size)
-        layers = read_layer_specs(shards, config)
+        layers, problems = read_layer_specs(shards, config)
+        if problems and not layers:
+            more = f" (and {len(problems) - 1} more such layers)" if len(problems) > 1 else ""
+            raise CheckpointError(f"{next(iter(problems.values()))}{more}")
         if not layers:
             raise CheckpointError(
                 f"{path}: expected tensors named *.qweight, found none among "
                 f"{len(shards.tensors)} tensors; this is not a GPTQ checkpoint"
             )
-        return cls(path, config, MappingProxyType(layers), shards, zero_format is not None)
+        return cls(
+            path,
+            config,
+            MappingProxyType(layers),
+            MappingProxyType(problems | dict(shards.problems)),
+            shards,
+            zero_format is not None,
+        )
 
     def load(self, name: str) -> GptqTensors:
         """The tensors of the layer `name`, copied from disk as they are there.
 
         Warns where nothing tells how a true zero of 0 was written. Raises CheckpointError for an
-        unknown name, another width than 4 bits, values that cannot be, and a symmetric layer
-        whose zeros contradict the label of the file.
+        unknown name, one of `problems`, another width than 4 bits, values that cannot be, and a
+        layer whose zeros contradict the configuration.
         """
         spec = self._spec(name)
         if spec.bits != 4:
             raise CheckpointError(
-                f"{name}: expected a 4-bit layer, found {spec.bits} bits; other widths are not "
-                "decoded here"
+                f"{name}: expected a 4-bit layer, found {spec.bits} bits; "
+                "Checkpoint.load_dense dequantises layers of other widths"
             )
-        present = [part for part in _PARTS if f"{name}.{part}" in self._shards.tensors]
-        arrays = self._shards.read(f"{name}.{part}" for part in present)
-        parts = {part: arrays[f"{name}.{part}"] for part in present}
-        if not self._trust_labels:
-            _check_zeros(spec, parts["qzeros"])
+        parts = self._read(spec)
         try:
             return GptqTensors(
                 qweight=parts["qweight"],
@@ -99,17 +114,59 @@ class Checkpoint:
                 g_idx=parts.get("g_idx"),
                 bias=parts.get("bias"),
                 group_size=spec.group_size,
-                zero_format=spec.zero_format,
+                zero_format=plain_format(parts["qzeros"], self.config.zero_format),
             )
         except CheckpointError as error:
             raise CheckpointError(f"{name}.{error}") from error
 
+    def load_dense(self, name: str, dtype: npt.DTypeLike = np.float16) -> npt.NDArray[Any]:
+        """The dequantised weight [K, N] of the layer `name`, of 2, 3, 4 or 8 bits, in C order.
+
+        dtype: float16, bfloat16 or float32; each weight is rounded once. Warns and raises as `load`
+        does, and where a weight is beyond `dtype`.
+        """
+        spec = self._spec(name)
+        planar = self.config.checkpoint_format == "gptq_p" and spec.bits == 3
+        if spec.bits not in WIDTHS or planar:
+            raise CheckpointError(
+                f"{name}: expected a layer of 2, 3, 4 or 8 bits in GPTQ's packing, found "
+                f"{spec.bits} bits of format {self.config.checkpoint_format} in bit planes, which "
+                "are not decoded here; let the producer convert it"
+            )
+        parts = self._read(spec)
+        try:
+            check_finite("scales", parts["scales"])
+            if "g_idx" in parts:
+                check_g_idx("g_idx", parts["g_idx"], spec.groups)
+            return dequantize_words(
+                parts["qweight"],
+                decode_zeros(parts["qzeros"], self.config.zero_format, spec.bits),
+                parts["scales"],
+                parts.get("g_idx"),
+                bits=spec.bits,
+                group_size=spec.group_size,
+                dtype=dtype,
+            )
+        except CheckpointError as error:
+            raise CheckpointError(f"{name}.{error}") from error
+
+    def _read(self, spec: LayerSpec) -> dict[str, npt.NDArray[Any]]:
+        """The arrays of a layer by part, their zeros checked against the configuration."""
+        names = [f"{spec.name}.{part}" for part in _PARTS]
+        stored = self._shards.read(name for name in names if name in self._shards.tensors)
+        parts = {name.removeprefix(f"{spec.name}."): array for name, array in stored}
+        if not self._trust_labels:
+            _check_zeros(spec, self.config.zero_format, parts["qzeros"])
+        return parts
+
     def _spec(self, name: str) -> LayerSpec:
+        if name in self.problems:
+            raise CheckpointError(self.problems[name])
         if name not in self.layers:
             close = difflib.get_close_matches(name, self.layers, n=3)
             raise CheckpointError(
                 f"{name}: expected the name of a quantised layer, found none of that name in "
-                f"{self.path}{self._shards.placed(f'{name}.qweight')}; "
+                f"{self.path}; "
                 + (f"did you mean {', '.join(close)}?" if close else "Checkpoint.layers has them")
             )
         return self.layers[name]
@@ -133,13 +190,15 @@ def _config(shards: Shards, zero_format: ZeroFormat | None, group_size: int | No
     return config if zero_format is None else replace(config, zero_format=zero_format)
 
 
-def _check_zeros(spec: LayerSpec, qzeros: npt.NDArray[np.int32]) -> None:
-    if spec.symmetric is not False:
-        refuse_mislabelled(qzeros, spec.zero_format, f"{spec.name}.qzeros")
-    if spec.zero_format == "v1" and has_nibble_f(qzeros):
+def _check_zeros(spec: LayerSpec, zero_format: ZeroFormat, qzeros: npt.NDArray[np.int32]) -> None:
+    name = f"{spec.name}.qzeros"
+    refuse_mislabelled(qzeros, zero_format, name, symmetric=spec.symmetric, bits=spec.bits)
+    highest = (1 << spec.bits) - 1
+    if zero_format == "v1" and (unpack_columns(qzeros, spec.bits) == highest).any():
         warnings.warn(
-            f"{spec.name}.qzeros: stored nibbles of 0xF are read as a zero of 16, while GPTQModel "
-            "and AutoGPTQ write them for a zero of 0; if one of these made the file, open it with "
-            'zero_format="v1_gptqmodel" or "v1_autogptq"',
-            stacklevel=3,
+            f"{name}: stored {'nibbles' if spec.bits == 4 else 'zeros'} of 0x{highest:X} are read "
+            f"as a zero of {highest + 1}, while GPTQModel and AutoGPTQ write them for a zero of 0; "
+            "if one of these made the file, "
+            'open it with zero_format="v1_gptqmodel" or "v1_autogptq"',
+            stacklevel=4,
         )

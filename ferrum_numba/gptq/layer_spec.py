@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from ..errors import CheckpointError
 from .config import QuantConfig
-from .shards import Shards, StoredTensor
-from .tensors import check_g_idx, effective_group_size, is_act_order
-from .zeros import ZeroFormat
+from .packing import WIDTHS, WORD_BITS
+from .safetensors_file import StoredTensor
+from .shards import Shards
+from .tensors import effective_group_size, is_act_order
 
-WORD_BITS = 32
-_BITS = (2, 3, 4, 8)
+_PLANAR_WIDTHS = (5, 6, 7)  # only format gptq_p has them
 _FLOATS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
 _REQUIRED = ("qweight", "qzeros", "scales")
 _MARKS = (".qweight", ".qzeros", ".g_idx")  # a layer that lost one tensor is still seen
@@ -27,12 +24,12 @@ class LayerSpec:
     """One quantised layer: weight [K, N], K input and N output features.
 
     name          such as "model.layers.0.self_attn.q_proj"
-    bits          of a weight; only 4 can be loaded
+    bits          of a weight; 4 is loaded, other widths are dequantised when asked
     group_size    rows in a group, at least 1: a configured -1 stands here as K
     groups        ceil(K / group_size)
     act_order     whether the values of g_idx differ from k // group_size
     bias          whether the file has one, all zeros or not
-    zero_format   how the zeros decode
+    zero_format   which format the zeros are stored in: v1 (zero - 1) or v2
     scales_dtype  "float16" or "bfloat16"
     symmetric     what the configuration says; None if it says nothing
     nbytes        bytes of the layer's tensors on disk
@@ -46,34 +43,55 @@ class LayerSpec:
     groups: int
     act_order: bool
     bias: bool
-    zero_format: ZeroFormat
+    zero_format: Literal["v1", "v2"]
     scales_dtype: str
     symmetric: bool | None
     nbytes: int
 
 
-def read_layer_specs(shards: Shards, config: QuantConfig) -> dict[str, LayerSpec]:
-    """Every quantised layer of `shards` by name, checked against `config`, in the files' order.
+def read_layer_specs(
+    shards: Shards, config: QuantConfig
+) -> tuple[dict[str, LayerSpec], dict[str, str]]:
+    """Every quantised layer of `shards`, checked against `config`, in the order of the names.
 
-    Reads the headers, and the values of g_idx. Raises CheckpointError that names the tensor.
+    Returns by name the layers whose headers agree, and of the others what is wrong: one damaged
+    layer does not stop the rest. Layers that only an index names are among these. Reads the
+    headers, and the values of g_idx.
     """
-    names = {
+    layers: dict[str, LayerSpec] = {}
+    problems: dict[str, str] = {}
+    for name in _layer_names([*shards.tensors, *shards.index]):
+        try:
+            layers[name] = _layer_spec(name, shards, config)
+        except CheckpointError as error:
+            problems[name] = str(error)
+    stored = [f"{name}.g_idx" for name in layers if f"{name}.g_idx" in shards.tensors]
+    for tensor, g_idx in shards.read(stored):  # one at a time: all of them can be much
+        spec = layers[tensor.removesuffix(".g_idx")]
+        layers[spec.name] = replace(spec, act_order=is_act_order(g_idx, spec.group_size))
+    return layers, problems
+
+
+def _layer_names(tensors: Iterable[str]) -> dict[str, None]:
+    return {
         tensor.removesuffix(mark): None
-        for tensor in shards.tensors
+        for tensor in tensors
         for mark in _MARKS
         if tensor.endswith(mark)
     }
-    g_idx = shards.read(f"{name}.g_idx" for name in names if f"{name}.g_idx" in shards.tensors)
-    return {name: _layer_spec(name, shards, config, g_idx) for name in names}
 
 
-def _layer_spec(
-    name: str, shards: Shards, config: QuantConfig, g_idx: Mapping[str, npt.NDArray[Any]]
-) -> LayerSpec:
+def _layer_spec(name: str, shards: Shards, config: QuantConfig) -> LayerSpec:
     stored = {part: shards.find(f"{name}.{part}") for part in _REQUIRED}
     for part in ("g_idx", "bias"):
         if f"{name}.{part}" in shards.tensors:
             stored[part] = shards.tensors[f"{name}.{part}"]
+    if config.desc_act and "g_idx" not in stored:
+        raise CheckpointError(
+            f"{name}.g_idx: expected one, as desc_act is true in {config.source}, found none"
+            f"{shards.placed(f'{name}.g_idx')}: the order of the rows is lost; get the whole "
+            "checkpoint, or correct desc_act if the rows are in order"
+        )
     _check_types(name, stored)
     bits, configured_group_size, symmetric = _configured(name, config, stored)
     rows, N = stored["qweight"].shape
@@ -82,29 +100,20 @@ def _layer_spec(
         group_size = effective_group_size(configured_group_size, K)
     except CheckpointError as error:
         raise CheckpointError(f"{name}: {error}; correct it in {config.source}") from error
-    groups = -(-K // group_size)
     _check_shapes(name, stored, config, bits, K, N, group_size)
-    act_order = False
-    if "g_idx" in stored:
-        values = g_idx[f"{name}.g_idx"]
-        check_g_idx(f"{name}.g_idx", values, groups)
-        act_order = is_act_order(values, group_size)
     return LayerSpec(
         name=name,
         K=K,
         N=N,
         bits=bits,
         group_size=group_size,
-        groups=groups,
-        act_order=act_order,
+        groups=-(-K // group_size),
+        act_order=False,
         bias="bias" in stored,
-        zero_format=config.zero_format,
+        zero_format="v2" if config.zero_format == "v2" else "v1",
         scales_dtype=_FLOATS[stored["scales"].dtype],
         symmetric=symmetric,
-        nbytes=sum(
-            int(np.prod(tensor.shape)) * (2 if tensor.dtype in ("F16", "BF16") else 4)
-            for tensor in stored.values()
-        ),
+        nbytes=sum(tensor.nbytes for tensor in stored.values()),
     )
 
 
@@ -140,9 +149,10 @@ def _configured(
     bits = rule.bits if rule and rule.bits is not None else config.bits
     if bits is None:  # no configuration: a row of qzeros holds one zero for each of N columns
         bits = stored["qzeros"].shape[1] * WORD_BITS // stored["qweight"].shape[1]
-    if bits not in _BITS:
+    widths = WIDTHS + (_PLANAR_WIDTHS if config.checkpoint_format == "gptq_p" else ())
+    if bits not in widths:
         raise CheckpointError(
-            f"{name}: expected bits to be one of {', '.join(map(str, _BITS))}, found {bits} "
+            f"{name}: expected bits to be one of {', '.join(map(str, widths))}, found {bits} "
             f"({config.source}); correct bits"
         )
     group_size = rule.group_size if rule and rule.group_size is not None else config.group_size

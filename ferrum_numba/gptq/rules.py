@@ -90,7 +90,7 @@ def _mapping(value: object, where: str) -> Mapping[str, Any]:
 def _compile(pattern: str, where: str) -> re.Pattern[str]:
     try:
         return re.compile(pattern)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise CheckpointError(
             f"{where}: expected a regular expression, found one that does not compile ({error})"
         ) from error

@@ -1,71 +1,66 @@
 """The safetensors files of a checkpoint: which tensors stand where, and their values.
 
-The headers of the files are what counts. `*.safetensors.index.json` can be stale and can name any
-path, so it is never followed; it only helps to say what is missing.
+The headers of the files are what counts. `*.safetensors.index.json` can be stale, so it is never
+followed; it only tells what is missing, and is refused if it names a path.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes  # noqa: F401  registers bfloat16 with NumPy, which safetensors looks up by name
-import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError, safe_open
 
 from ..errors import CheckpointError
+from .safetensors_file import StoredTensor, read_header, read_tensors
 
-
-@dataclass(frozen=True)
-class StoredTensor:
-    """A tensor as a header describes it: dtype by its safetensors name ("I32", "BF16")."""
-
-    file: Path
-    dtype: str
-    shape: tuple[int, ...]
+INDEX_PATTERN = "*.safetensors.index.json"
 
 
 @dataclass(frozen=True)
 class Shards:
     """All tensors of one or several safetensors files.
 
-    tensors   name -> where it stands and what it is
+    tensors   name -> where it stands and what it is, in the order of the names
     metadata  the files' own metadata, merged
     folder    where the files lie
+    index     name -> file, as an index in the directory has it, stale or not
+    problems  file -> what is wrong with an index that cannot be read
     """
 
     tensors: Mapping[str, StoredTensor]
     metadata: Mapping[str, str]
     folder: Path
+    index: Mapping[str, str]
+    problems: Mapping[str, str]
 
     @classmethod
     def open(cls, path: Path) -> Shards:
         """Read the headers of the file `path`, or of every *.safetensors in the directory `path`.
 
-        Raises CheckpointError for no such path, no such file in it, a header that cannot be read,
-        and a name that stands in two files.
+        Raises CheckpointError for no such path, no such file in it, a header that contradicts its
+        file, a name that stands in two files, and an index that names a path.
         """
         tensors: dict[str, StoredTensor] = {}
         metadata: dict[str, str] = {}
         for file in _files(path):
-            with _opened(file) as handle:
-                metadata.update(handle.metadata() or {})
-                for name in handle.keys():  # noqa: SIM118  the handle is no mapping
-                    if name in tensors:
-                        raise CheckpointError(
-                            f"{name}: expected in one file, found in {tensors[name].file.name} "
-                            f"and {file.name} of {file.parent}; remove the file that does not "
-                            "belong, or open a single file"
-                        )
-                    header = handle.get_slice(name)
-                    shape = tuple(int(size) for size in header.get_shape())
-                    tensors[name] = StoredTensor(file, str(header.get_dtype()), shape)
-        return cls(tensors, metadata, path if path.is_dir() else path.parent)
+            found, its_metadata = read_header(file)
+            metadata.update(its_metadata)
+            for name in found.keys() & tensors.keys():
+                raise CheckpointError(
+                    f"{name}: expected in one file, found in {tensors[name].file.name} and "
+                    f"{file.name} of {file.parent}; remove the file that does not belong, or open "
+                    "a single file"
+                )
+            tensors.update(found)
+        folder = path if path.is_dir() else path.parent
+        index, problems = _read_indexes(folder)
+        ordered = {name: tensors[name] for name in sorted(tensors, key=_in_order)}
+        return cls(ordered, metadata, folder, index, problems)
 
     def find(self, name: str) -> StoredTensor:
         """The tensor `name`, which must be there; CheckpointError says where it should be."""
@@ -77,31 +72,31 @@ class Shards:
             )
         return self.tensors[name]
 
-    def read(self, names: Iterable[str]) -> dict[str, npt.NDArray[Any]]:
-        """Copies of the tensors `names`, in C order; bfloat16 as ml_dtypes.bfloat16."""
-        names_by_file: dict[Path, list[str]] = {}
-        for name in names:
-            names_by_file.setdefault(self.find(name).file, []).append(name)
-        arrays = {}
-        for file, stored in names_by_file.items():
-            with _opened(file) as handle:
-                for name in stored:
-                    arrays[name] = np.ascontiguousarray(handle.get_tensor(name))
-        return arrays
+    def read(self, names: Iterable[str]) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+        """(name, a copy in C order) of each tensor of `names`; bfloat16 as ml_dtypes.bfloat16."""
+        return read_tensors({name: self.find(name) for name in names})
 
     def placed(self, name: str) -> str:
         """Where an index places the tensor `name`, in brackets for a message; else nothing."""
-        for index in sorted(self.folder.glob("*.safetensors.index.json")):
-            try:
-                weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-                return f" ({index.name} places it in {weight_map[name]!r})"
-            except (OSError, ValueError, LookupError, TypeError, RecursionError):
-                continue  # no hint in it
-        return ""
+        return f" (the index places it in {self.index[name]!r})" if name in self.index else ""
+
+
+def _in_order(name: str) -> list[str | int]:
+    """A sort key by which layer 2 stands before layer 10, in whatever order the files are."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 def _files(path: Path) -> list[Path]:
-    if path.is_file():
+    try:
+        return _found_files(path)
+    except OSError as error:  # such as a directory that nobody may read
+        raise CheckpointError(
+            f"{path}: expected a checkpoint, found what cannot be read ({error})"
+        ) from error
+
+
+def _found_files(path: Path) -> list[Path]:
+    if path.exists() and not path.is_dir():
         return [path]
     if not path.is_dir():
         raise CheckpointError(
@@ -118,14 +113,32 @@ def _files(path: Path) -> list[Path]:
     return found
 
 
-@contextmanager
-def _opened(file: Path) -> Iterator[Any]:
-    """The memory-mapped file; what safetensors raises becomes a CheckpointError that names it."""
-    try:
-        with safe_open(file, framework="np") as handle:
-            yield handle
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{file}: expected a safetensors file, found one that cannot be read ({error}); "
-            "download it again (a Git LFS pointer is not the file itself)"
-        ) from error
+def _read_indexes(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """(name -> file, index file -> why it cannot be read) of the indexes in a folder."""
+    index: dict[str, str] = {}
+    problems: dict[str, str] = {}
+    for file in sorted(folder.glob(INDEX_PATTERN)):
+        try:
+            weight_map = json.loads(file.read_text(encoding="utf-8"))["weight_map"]
+            if not isinstance(weight_map, dict):
+                raise TypeError(f"weight_map is a {type(weight_map).__name__}")
+        except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+            problems[file.name] = (
+                f"{file}: expected a JSON object with weight_map, found what cannot be read as one "
+                f"({error!r}); the headers of the files are read instead, so it can be removed"
+            )
+            continue
+        for name, place in weight_map.items():
+            _check_place(file, name, place)
+        index.update(weight_map)
+    return index, problems
+
+
+def _check_place(index: Path, name: str, place: object) -> None:
+    """Refuse an entry that is no plain file name: others may follow where this reader does not."""
+    if isinstance(place, str) and place not in ("", ".", "..") and not set(place) & set("/\\\0:"):
+        return
+    raise CheckpointError(
+        f"{index}: {name}: expected the name of a file in the same directory, found {place!r}; "
+        "such an index was not written by a producer: remove it, and mind where the files are from"
+    )

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
-import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import CheckpointError
-from .packing import NIBBLES, unpack_rows
-from .zeros import ZeroFormat, check_zero_format, decode_zeros
+from .dequantise import BFLOAT16, dequantize_words
+from .packing import NIBBLES
+from .zeros import ZeroFormat, check_zero_format, decode_zeros, kernel_words
 
 Array = npt.NDArray[Any]
 
-BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
-_FLOAT16, _FLOAT32, _INT32 = np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.int32)
+Axis = Literal["N", "K"]
 
-_BLOCK_ELEMENTS = 1 << 19  # dequantised at a time: 2 MiB of float32, which a core's L2 holds
+_MAX_GROUP_SIZE = 2**31 - 1  # kernels take it as 32 bits, and g_idx counts so
+_FLOAT16, _FLOAT32, _INT32 = np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.int32)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -65,7 +64,7 @@ class GptqTensors:
         if self.bias is not None:
             _check_array("bias", self.bias, 1, _FLOAT16, BFLOAT16, _FLOAT32)
             _check_shape("bias", self.bias, (self.N,), f"[N], N={self.N} from qweight")
-            _check_finite("bias", self.bias)
+            check_finite("bias", self.bias)
 
     def _check_groups(self) -> None:
         source = (
@@ -78,7 +77,7 @@ class GptqTensors:
         _check_array("scales", self.scales, 2, _FLOAT16, BFLOAT16)
         shape = (self.groups, self.N)
         _check_shape("scales", self.scales, shape, f"[ceil(K/group_size), N], {source}")
-        _check_finite("scales", self.scales)
+        check_finite("scales", self.scales)
 
     @property
     def K(self) -> int:  # noqa: N802  the field's own name
@@ -106,68 +105,144 @@ class GptqTensors:
         arrays = (self.qweight, self.qzeros, self.scales, self.g_idx, self.bias)
         return sum(array.nbytes for array in arrays if array is not None)
 
+    @property
+    def zero_bias(self) -> int:
+        """What a kernel adds to a stored nibble to get the true zero: 1 for v1, 0 for v2.
+
+        Raises CheckpointError where no constant does (a producer's v1 with a zero of 0).
+        """
+        words, zero_bias = kernel_words(self.qzeros, self.zero_format)
+        if words is not self.qzeros:
+            raise CheckpointError(
+                f"qzeros: {self.zero_format} words with a zero of 0, which no kernel reads as they "
+                "are; GptqLinear re-encodes them"
+            )
+        return zero_bias
+
     def zeros(self) -> npt.NDArray[np.uint8]:
         """True zeros, uint8 [groups, N]: 1..16 for v1, 0..15 otherwise."""
         return decode_zeros(self.qzeros, self.zero_format)
 
-    def dequantize(self) -> npt.NDArray[np.float16]:
-        """The weight, float16 [K, N], C order: the reference, act-order included.
+    def dequantize(self, dtype: npt.DTypeLike = np.float16) -> Array:
+        """The weight [K, N], C order: the reference, act-order included.
 
-        The product `scale * (level - zero)` has at most 16 significant bits, so float32 holds it
-        exactly, and it is rounded once, to float16: the bits that the producers' own float16
-        readers compute. Bfloat16 scales give a product of at most 12 bits, and of 11, which
-        float16 holds exactly, where |level - zero| <= 8, as in symmetric files; rounding that to
-        bfloat16 gives the bits of a bfloat16 reader. Raises CheckpointError where a weight is
-        beyond float16 (65504), as only scales above 4094 can make it.
+        dtype: float16, bfloat16 or float32. Each weight is scale * (level - zero), rounded once to
+        `dtype`: the bits that a reader computes whose model has that dtype. float32 holds every
+        product exactly. A bfloat16 reader of asymmetric zeros needs dtype=bfloat16: rounded to
+        float16 first, its products of 12 bits would be rounded twice.
+
+        Raises CheckpointError where a weight is beyond `dtype`: for float16 (65504), only scales
+        above 4094 can make it so.
         """
-        weight = np.empty((self.K, self.N), np.float16)
-        scales = self.scales.astype(np.float32)
-        zeros = self.zeros().view(np.int8)  # at most 16, so differences fit in int8
-        block = max(NIBBLES, _BLOCK_ELEMENTS // self.N // NIBBLES * NIBBLES)
-        product = np.empty((min(block, self.K), self.N), np.float32)
-        for start in range(0, self.K, block):
-            levels = unpack_rows(self.qweight[start // NIBBLES : (start + block) // NIBBLES])
-            signed = levels.view(np.int8)
-            for first, last, group in self._runs(start, start + signed.shape[0]):
-                rows = signed[first - start : last - start]
-                rows -= zeros[group]
-                np.multiply(rows, scales[group], out=product[first - start : last - start])
-            try:
-                with np.errstate(over="raise"):
-                    weight[start : start + block] = product[: signed.shape[0]]
-            except FloatingPointError:
-                raise CheckpointError(
-                    "scales: expected scale * (level - zero) within float16 (65504), found a "
-                    f"larger weight in rows {start}..{start + signed.shape[0] - 1}; the scales "
-                    "are not those of a float16 model"
-                ) from None
-        return weight
+        return dequantize_words(
+            self.qweight,
+            self.zeros(),
+            self.scales,
+            self.g_idx,
+            bits=4,
+            group_size=self.group_size,
+            dtype=dtype,
+        )
 
-    def _runs(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
-        """(first, last, group): rows [first, last) of [start, stop) that share a group."""
-        group_of_row: Array
-        if self.g_idx is None:
-            group_of_row = np.arange(start, stop) // self.group_size
+    def shard(self, rank: int, world: int, axis: Axis) -> GptqTensors:
+        """Part `rank` of `world` equal parts, for tensor parallelism; copies, none shared.
+
+        axis "N" splits the columns (column-parallel): y is the concatenation of the parts' y.
+        axis "K" splits the rows (row-parallel): y is the sum of the parts' y, each given its own
+        columns of x; so that the bias counts once, rank 0 alone keeps it.
+
+        The dequantised part is the slice of the whole, bit for bit. Along K, rows in order get a
+        group size that divides both the part and the old group, and scales repeated where that is
+        smaller; with act-order the rows keep their group's number, and every part all groups.
+
+        Raises CheckpointError for a split into parts that are no multiple of 8, or, with
+        act-order, whose groups no group size counts.
+        """
+        if not 0 <= rank < world:
+            raise CheckpointError(f"rank: expected 0..{world - 1} (world={world}), found {rank}")
+        if axis == "N":
+            return self._columns(*_part("N", self.N, rank, world))
+        if axis == "K":
+            return self._rows(*_part("K", self.K, rank, world))
+        raise CheckpointError(f"axis: expected 'N' (columns) or 'K' (rows), found {axis!r}")
+
+    def _columns(self, first: int, last: int) -> GptqTensors:
+        return replace(
+            self,
+            qweight=self.qweight[:, first:last].copy(),
+            qzeros=self.qzeros[:, first // NIBBLES : last // NIBBLES].copy(),
+            scales=self.scales[:, first:last].copy(),
+            g_idx=None if self.g_idx is None else self.g_idx.copy(),
+            bias=None if self.bias is None else self.bias[first:last].copy(),
+        )
+
+    def _rows(self, first: int, last: int) -> GptqTensors:
+        rows = last - first
+        if self.act_order:
+            group_size = self._group_size_of_part(rows)
+            groups = np.arange(self.groups)
+        elif self.groups == 1:
+            group_size, groups = rows, np.arange(1)
         else:
-            group_of_row = self.g_idx[start:stop]
-        edges = np.flatnonzero(group_of_row[1:] != group_of_row[:-1]) + 1
-        bounds = [0, *edges.tolist(), stop - start]
-        for first, last in pairwise(bounds):
-            yield start + first, start + last, int(group_of_row[first])
+            group_size = math.gcd(rows, self.group_size)
+            groups = np.arange(first, last, group_size) // self.group_size
+        g_idx = None
+        if self.g_idx is not None:
+            g_idx = self.g_idx[first:last].copy()
+            if not self.act_order:
+                g_idx = np.arange(rows, dtype=np.int32) // np.int32(group_size)
+        return replace(
+            self,
+            qweight=self.qweight[first // NIBBLES : last // NIBBLES].copy(),
+            qzeros=self.qzeros[groups],
+            scales=self.scales[groups],
+            g_idx=g_idx,
+            bias=None if self.bias is None or first else self.bias.copy(),
+            group_size=group_size,
+        )
+
+    def _group_size_of_part(self, rows: int) -> int:
+        """The group size by which `rows` rows make as many groups as the whole layer has.
+
+        With act-order a part's rows can be of any group, so it keeps the scales of all of them,
+        and the shape of `scales` is what its group size has to agree with.
+        """
+        group_size = -(-rows // self.groups)
+        if -(-rows // group_size) != self.groups:
+            raise CheckpointError(
+                f"K: expected parts whose rows make {self.groups} groups, as all groups of an "
+                f"act-order layer go with every part, found {rows} rows, which no group size "
+                f"divides so; split into a number of parts that divides group_size "
+                f"({self.group_size}), or along N"
+            )
+        return group_size
 
 
 def effective_group_size(group_size: int, K: int) -> int:
-    """Rows in a group, with -1 resolved to K. Raises CheckpointError for anything else below 1."""
+    """Rows in a group, with -1 resolved to K. Raises CheckpointError for anything else."""
     if isinstance(group_size, bool) or not isinstance(group_size, (int, np.integer)):
         raise CheckpointError(f"group_size: expected an integer, found {group_size!r}")
     if group_size == -1:
         return K
-    if group_size < 1:
+    if not 1 <= group_size <= _MAX_GROUP_SIZE:
         raise CheckpointError(
-            f"group_size: expected a positive number of rows, or -1 for one group of all rows, "
-            f"found {group_size}"
+            f"group_size: expected a positive number of rows that 32 bits hold, or -1 for one "
+            f"group of all rows, found {group_size}"
         )
     return int(group_size)
+
+
+def _part(name: str, size: int, rank: int, world: int) -> tuple[int, int]:
+    """(first, last) of part `rank` of `size` rows or columns."""
+    part = size // world
+    if part * world != size or part % NIBBLES:
+        fitting = [n for n in range(2, size // NIBBLES + 1) if size % (n * NIBBLES) == 0]
+        raise CheckpointError(
+            f"{name}: expected {world} equal parts of whole words, so multiples of {NIBBLES}, "
+            f"found {name}={size}; it splits into "
+            + (", ".join(map(str, fitting[:12])) or "no such parts")
+        )
+    return rank * part, (rank + 1) * part
 
 
 def is_act_order(g_idx: npt.NDArray[np.int32], group_size: int) -> bool:
@@ -215,7 +290,7 @@ def _check_shape(name: str, array: Array, shape: tuple[int, ...], source: str) -
         )
 
 
-def _check_finite(name: str, array: Array) -> None:
+def check_finite(name: str, array: Array) -> None:
     finite = np.isfinite(array)
     if not finite.all():
         where = np.argwhere(~finite)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from ferrum_numba.errors import CheckpointError
+from ferrum_numba.gptq import Checkpoint
 
 FOLDER = Path(__file__).parents[1] / "fixtures"
 FIXTURES = sorted(path.parent.name for path in FOLDER.glob("*/oracle_modules.json"))
@@ -57,6 +59,18 @@ def save_layer(file: Path, tensors, name="layer") -> None:
     """Write one layer alone into `file`."""
     parts = {part: getattr(tensors, part) for part in ("qweight", "qzeros", "scales", "g_idx")}
     save_file({f"{name}.{part}": a for part, a in parts.items() if a is not None}, file)
+
+
+def damaged(path: Path, layer: str, pattern: str) -> None:
+    """Expect that `layer` alone cannot be used, for a reason that matches `pattern`."""
+    checkpoint = Checkpoint.open(path)
+    assert layer not in checkpoint.layers
+    assert checkpoint.layers
+    assert re.search(pattern, checkpoint.problems[layer])
+    with refused(pattern):
+        checkpoint.load(layer)
+    with refused(pattern):
+        checkpoint.load_dense(layer)
 
 
 def refused(pattern: str):

@@ -1,14 +1,22 @@
 """Checkpoint: what is read from directories and single files, and what open and load refuse."""
 
+import dataclasses
 import json
+import math
+import os
 import re
+import tracemalloc
+import warnings
 
+import ml_dtypes
 import numpy as np
 import pytest
 from safetensors import safe_open
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
-from ferrum_numba.gptq import Checkpoint
+from ferrum_numba.gptq import PRODUCERS, Checkpoint, Recipe, make_checkpoint
+from ferrum_numba.gptq.packing import unpack_rows
+from ferrum_numba.gptq.zeros import decode_zeros
 from tests.gptq.fixtures import (
     DOWN_PROJ,
     Q_PROJ,
@@ -20,6 +28,8 @@ from tests.gptq.fixtures import (
     save_layer,
 )
 from tests.layers import random_tensors
+
+PARTS = ("qweight", "qzeros", "scales", "g_idx")
 
 
 def test_tensors_are_the_bytes_of_the_file():
@@ -119,9 +129,110 @@ def test_other_widths_are_listed_and_not_loaded(plain, bits, K):
     checkpoint = Checkpoint.open(plain)
     spec = checkpoint.layers["lm_head"]
     assert (spec.bits, spec.K, spec.N, spec.group_size) == (bits, K, 64, 32)
-    with refused(rf"^lm_head: expected a 4-bit layer, found {bits} bits"):
+    with refused(rf"^lm_head: expected a 4-bit layer, found {bits} bits; .*load_dense"):
         checkpoint.load("lm_head")
     checkpoint.load(Q_PROJ)
+
+
+@pytest.mark.parametrize("producer", PRODUCERS)
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32])
+def test_any_width_is_dequantised_when_asked(tmp_path, producer, bits, dtype):
+    act_order = producer != "auto-round"
+    recipe = Recipe(
+        layers=1, bits=bits, group_size=96, symmetric=False, producer=producer, act_order=act_order
+    )
+    make_checkpoint(tmp_path, recipe)
+    checkpoint = Checkpoint.open(tmp_path)
+    (file,) = tmp_path.glob("*.safetensors")
+    stored = {part: load_file(file)[f"{DOWN_PROJ}.{part}"] for part in PARTS}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # auto-round's zeros of 15 could be others'
+        weight = checkpoint.load_dense(DOWN_PROJ, dtype)
+    levels = unpack_rows(stored["qweight"], bits).astype(np.float64)
+    zeros = decode_zeros(stored["qzeros"], checkpoint.config.zero_format, bits).astype(np.float64)
+    groups = stored["g_idx"]
+    expected = stored["scales"].astype(np.float64)[groups] * (levels - zeros[groups])
+    assert weight.dtype == dtype
+    np.testing.assert_array_equal(weight, expected.astype(np.float32).astype(dtype))
+    assert checkpoint.layers[DOWN_PROJ].act_order is act_order
+    if bits == 4:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            loaded = checkpoint.load(DOWN_PROJ).dequantize(dtype)
+        np.testing.assert_array_equal(weight, loaded)
+
+
+def test_bfloat16_is_rounded_once_not_by_way_of_float16(tmp_path):
+    make_checkpoint(tmp_path, Recipe(layers=1, dtype="bfloat16", symmetric=False, format="v2"))
+    tensors = Checkpoint.open(tmp_path).load(Q_PROJ)
+    exact = tensors.dequantize(np.float32)
+    once = tensors.dequantize(ml_dtypes.bfloat16)
+    np.testing.assert_array_equal(once, exact.astype(ml_dtypes.bfloat16))
+    twice = exact.astype(np.float16).astype(ml_dtypes.bfloat16)
+    assert (once != twice).any()
+    with refused("^dtype: expected one of float16, bfloat16, float32, found float64"):
+        tensors.dequantize(np.float64)
+
+
+def test_bfloat16_weights_beyond_bfloat16_are_refused():
+    scales = np.full((1, 8), 3e38, ml_dtypes.bfloat16)
+    tensors = dataclasses.replace(random_tensors(32, 8, -1), scales=scales)
+    for dtype in (ml_dtypes.bfloat16, np.float32):
+        with refused(r"^scales: expected scale \* \(level - zero\) within (bfloat16|float32) \("):
+            tensors.dequantize(dtype)
+
+
+def test_a_checkpoint_of_mixed_widths_and_a_head(tmp_path):
+    make_checkpoint(tmp_path, Recipe(layers=1, mixed=True, lm_head=True))
+    checkpoint = Checkpoint.open(tmp_path)
+    bits = {name: spec.bits for name, spec in checkpoint.layers.items()}
+    assert len(bits) == 8
+    assert {name for name in bits if bits[name] == 8} == {DOWN_PROJ, "lm_head"}
+    assert checkpoint.load_dense("lm_head").shape == (256, 512)
+    assert checkpoint.config.lm_head
+
+
+@pytest.mark.parametrize("bits", [3, 5])
+def test_bit_planes_are_named_and_refused(tmp_path, bits):
+    stored = {"qweight": np.zeros((bits, 32), np.int32), "qzeros": np.zeros((1, bits), np.int32)}
+    stored["scales"] = np.ones((1, 32), np.float16)
+    save_file({f"a.{part}": array for part, array in stored.items()}, tmp_path / "a.safetensors")
+    config = {"bits": bits, "group_size": 32, "quant_method": "gptq", "checkpoint_format": "gptq_p"}
+    (tmp_path / "quantize_config.json").write_text(json.dumps(config))
+    checkpoint = Checkpoint.open(tmp_path)
+    assert (checkpoint.layers["a"].bits, checkpoint.layers["a"].K) == (bits, 32)
+    with refused(rf"^a: expected .*found {bits} bits of format gptq_p in bit planes"):
+        checkpoint.load_dense("a")
+
+
+def test_opening_40_gigabytes_costs_megabytes(tmp_path):
+    """580 layers of 70 MB in one sparse file: only the header and each g_idx are read."""
+    parts = {"qweight": ("I32", [1024, 16384]), "qzeros": ("I32", [64, 2048])}
+    parts |= {"scales": ("F16", [64, 16384]), "g_idx": ("I32", [8192])}
+    header, offset = {}, 0
+    for number in range(580):
+        for part, (dtype, shape) in parts.items():
+            end = offset + math.prod(shape) * (2 if dtype == "F16" else 4)
+            entry = {"dtype": dtype, "shape": shape, "data_offsets": [offset, end]}
+            header[f"model.layers.{number}.q_proj.{part}"] = entry
+            offset = end
+    text = json.dumps(header).encode()
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(len(text).to_bytes(8, "little") + text)
+    os.truncate(file, 8 + len(text) + offset)
+    assert file.stat().st_size > 40e9
+    tracemalloc.start()
+    try:
+        checkpoint = Checkpoint.open(tmp_path, group_size=128, zero_format="v2")
+        assert tracemalloc.get_traced_memory()[1] < 8e6
+        tracemalloc.reset_peak()
+        tensors = checkpoint.load("model.layers.579.q_proj")
+        assert tracemalloc.get_traced_memory()[1] < tensors.nbytes + 8e6  # its bytes, once
+    finally:
+        tracemalloc.stop()
+    assert len(checkpoint.layers) == 580
+    assert tensors.nbytes == checkpoint.layers["model.layers.579.q_proj"].nbytes
 
 
 def test_an_unknown_layer(plain):

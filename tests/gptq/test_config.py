@@ -172,6 +172,10 @@ REFUSALS = {
         {"dynamic": {"-:(": {}}},
         r"dynamic\['-:\('\] in quantize_config.json: expected a regular expression",
     ),
+    "dynamic repetition": (
+        {"dynamic": {"-:a{99999999999}": {}}},
+        r"dynamic\[.* in quantize_config.json: expected a regular expression, .*too large",
+    ),
     "dynamic format": (
         {"dynamic": {"a": {"format": "gptq_v2"}}},
         r"dynamic\['a'\] in .*: expected no 'format' for single layers, found 'gptq_v2'",

@@ -11,6 +11,7 @@ from ferrum_numba.gptq.packing import pack_columns, pack_rows, unpack_columns, u
 
 SIZES = st.integers(0, 6)
 LEVELS = st.integers(0, 15)
+WIDTHS = [2, 3, 4, 8]
 
 
 def test_low_nibble_is_the_first_row():
@@ -58,6 +59,26 @@ def test_words_round_trip(words):
     np.testing.assert_array_equal(unpack_rows(words), unpack_columns(words.T.copy()).T)
 
 
+def bit_stream(words, bits):
+    """Levels of a row of words, read off its bits one after the other: written out anew."""
+    stream = np.unpackbits(words.view(np.uint8), bitorder="little").reshape(-1, bits)
+    return (stream << np.arange(bits)).sum(axis=1)
+
+
+@pytest.mark.parametrize("bits", WIDTHS)
+@given(data=st.data())
+def test_levels_follow_each_other_without_gaps(bits, data):
+    shape = data.draw(st.tuples(st.integers(1, 4), st.integers(1, 3).map(lambda n: n * bits)))
+    words = data.draw(hnp.arrays(np.int32, shape))
+    levels = unpack_columns(words, bits)
+    assert levels.dtype == np.uint8
+    for row, expected in zip(levels, words, strict=True):
+        np.testing.assert_array_equal(row, bit_stream(expected, bits))
+    np.testing.assert_array_equal(unpack_rows(words.T.copy(), bits), levels.T)
+    np.testing.assert_array_equal(pack_columns(levels, bits), words)
+    np.testing.assert_array_equal(pack_rows(levels.T.copy(), bits), words.T)
+
+
 def test_a_strided_view_of_words_is_read_right():
     words = np.arange(48, dtype=np.int32).reshape(4, 12)[::2, ::3]
     np.testing.assert_array_equal(unpack_rows(words), unpack_rows(words.copy()))
@@ -71,6 +92,9 @@ def test_a_strided_view_of_words_is_read_right():
         (pack_columns, np.zeros((8, 9), np.uint8), "expected N to be a multiple of 8, found 9"),
         (pack_rows, np.zeros((8, 8), np.int32), "expected a 2-D uint8 array, found 2-D int32"),
         (pack_columns, np.zeros(8, np.uint8), "expected a 2-D uint8 array, found 1-D uint8"),
+        (lambda a: pack_rows(a, 3), np.zeros((8, 8), np.uint8), "K to be a multiple of 32, found"),
+        (lambda a: pack_rows(a, 3), np.full((32, 1), 8, np.uint8), r"expected 0\.\.7, found 8"),
+        (lambda a: unpack_rows(a, 3), np.zeros((4, 8), np.int32), "multiple of 3 words .* found 4"),
         (unpack_rows, np.zeros((1, 8), np.int64), "expected a 2-D int32 array, found 2-D int64"),
         (unpack_columns, np.zeros(8, np.int32), "expected a 2-D int32 array, found 1-D int32"),
     ],

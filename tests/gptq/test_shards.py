@@ -1,16 +1,18 @@
 """Shards: several files with and without an index, and files that are none."""
 
 import json
+import re
 import shutil
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from ferrum_numba.gptq import Checkpoint
+from ferrum_numba.gptq import Checkpoint, Recipe, make_checkpoint
 from tests.gptq.fixtures import (
     DOWN_PROJ,
     Q_PROJ,
+    damaged,
     edit_tensors,
     fixture,
     refused,
@@ -30,10 +32,8 @@ def test_shards_without_an_index(sharded):
         )
 
 
-@pytest.mark.parametrize(
-    "place", ["gone.safetensors", "model-00001-of-00004.safetensors", "../../outside.safetensors"]
-)
-def test_a_stale_or_hostile_index_is_not_followed(sharded, place):
+@pytest.mark.parametrize("place", ["gone.safetensors", "model-00001-of-00004.safetensors"])
+def test_a_stale_index_is_not_followed(sharded, place):
     index = json.loads((sharded / INDEX).read_text())
     index["weight_map"] = dict.fromkeys(index["weight_map"], place)
     (sharded / INDEX).write_text(json.dumps(index))
@@ -42,21 +42,38 @@ def test_a_stale_or_hostile_index_is_not_followed(sharded, place):
     checkpoint.load(DOWN_PROJ)  # its tensors lie in two shards
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"weight_map": 3}', '{"weight_map": {}}'])
-def test_an_unreadable_index_does_not_hide_what_is_missing(sharded, text):
-    (sharded / INDEX).write_text(text)
-    (sharded / "model-00002-of-00004.safetensors").unlink()
-    with refused(r"qweight: expected in .*found in none of them; the checkpoint is incomplete"):
+@pytest.mark.parametrize(
+    "place",
+    ["../../outside.safetensors", "/etc/passwd", "a\\b", "C:x", "x\0", "..", "", None, ["a"], 3],
+)
+def test_an_index_that_names_a_path_is_refused(sharded, place):
+    index = json.loads((sharded / INDEX).read_text())
+    index["weight_map"][f"{Q_PROJ}.scales"] = place
+    (sharded / INDEX).write_text(json.dumps(index))
+    with refused(
+        rf"index\.json: {Q_PROJ}\.scales: expected the name of a file in the same directory, found "
+    ):
         Checkpoint.open(sharded)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"weight_map": 3}', "{}", "[" * 100_000])
+def test_an_unreadable_index_is_a_problem_and_hides_none(sharded, text):
+    (sharded / INDEX).write_text(text)
+    checkpoint = Checkpoint.open(sharded)
+    assert len(checkpoint.layers) == 14
+    assert re.search(r"index\.json: expected a JSON object with", checkpoint.problems[INDEX])
+    (sharded / "model-00003-of-00004.safetensors").unlink()
+    message = r"qweight: expected in .*found in none of them; the checkpoint is incomplete"
+    damaged(sharded, DOWN_PROJ, message)
 
 
 def test_a_missing_shard_is_named_from_the_index(sharded):
     (sharded / "model-00003-of-00004.safetensors").unlink()
-    with refused(
-        r"qweight: expected in .*\(model\.safetensors\.index\.json places it in "
+    message = (
+        r"qweight: expected in .*\(the index places it in "
         r"'model-00003-of-00004\.safetensors'\); the checkpoint is incomplete"
-    ):
-        Checkpoint.open(sharded)
+    )
+    damaged(sharded, DOWN_PROJ, message)
 
 
 def test_a_layer_wholly_in_a_missing_shard_is_named_from_the_index(sharded):
@@ -66,13 +83,15 @@ def test_a_layer_wholly_in_a_missing_shard_is_named_from_the_index(sharded):
     edit_tensors(first, lambda t: [t.pop(name) for name in list(t) if "o_proj" in name])
     checkpoint = Checkpoint.open(sharded)
     assert Q_PROJ in checkpoint.layers
-    with refused(rf"^{DOWN_PROJ}: .*index\.json places it in 'model-00003-of-00004\.safetensors'"):
+    with refused(rf"^{DOWN_PROJ}\.qweight: .*index places it in 'model-00003-of-00004\.safet"):
         checkpoint.load(DOWN_PROJ)
 
 
 def test_one_shard_of_a_layer_alone_is_refused(sharded):
-    with refused(r"o_proj\.qweight: expected in model-00001.*open its directory"):
-        Checkpoint.open(sharded / "model-00001-of-00004.safetensors")
+    message = r"o_proj\.\w+: expected in model-00001.*open its directory"
+    damaged(
+        sharded / "model-00001-of-00004.safetensors", "model.layers.0.self_attn.o_proj", message
+    )
 
 
 def test_a_name_in_two_files_is_refused(plain):
@@ -84,9 +103,25 @@ def test_a_name_in_two_files_is_refused(plain):
         Checkpoint.open(plain)
 
 
+def test_layers_are_in_the_order_of_their_numbers(tmp_path):
+    make_checkpoint(tmp_path, Recipe(layers=11, shards=3, layers_only=True))
+    numbers = [int(name.split(".")[2]) for name in Checkpoint.open(tmp_path).layers]
+    assert numbers == sorted(numbers)
+    assert numbers[-1] == 10
+
+
 def test_no_such_path(tmp_path):
     with refused(r"gone: expected a checkpoint directory or a \.safetensors file, found nothing"):
         Checkpoint.open(tmp_path / "gone")
+
+
+def test_a_directory_that_nobody_may_read(tmp_path, monkeypatch):
+    def deny(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.glob", deny)
+    with refused(r"expected a checkpoint, found what cannot be read \(.*Permission denied"):
+        Checkpoint.open(tmp_path)
 
 
 def test_an_empty_directory(tmp_path):
@@ -106,14 +141,14 @@ def test_a_directory_of_other_files(tmp_path):
 )
 def test_a_file_that_is_no_safetensors(plain, content):
     (plain / "model.safetensors").write_bytes(content)
-    with refused(r"model\.safetensors: expected a safetensors file, found .*download it again"):
+    with refused(r"model\.safetensors: expected a safetensors file.* found .*download the file"):
         Checkpoint.open(plain)
 
 
 def test_a_truncated_file(plain):
     file = plain / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1000])
-    with refused(r"model\.safetensors: expected a safetensors file, found one that cannot be read"):
+    with refused(r"\w+: expected a file of \d+ bytes, .*found \d+: the file is cut short"):
         Checkpoint.open(plain)
 
 

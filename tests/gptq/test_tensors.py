@@ -234,6 +234,7 @@ REFUSALS = {
         r"^qzeros: expected shape \[1, 2\].*group_size=64; check group_size; found \[2, 2\]",
     ),
     "group size 0": ({"group_size": 0}, r"^group_size: expected a positive.*found 0"),
+    "group size of 33 bits": ({"group_size": 1 << 33}, r"^group_size: .*found 8589934592"),
     "group size -2": ({"group_size": -2}, r"^group_size: .*found -2"),
     "group size not an integer": ({"group_size": 32.0}, r"^group_size: .*integer, found 32\.0"),
     "group size a bool": ({"group_size": True}, r"^group_size: .*integer, found True"),

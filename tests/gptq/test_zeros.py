@@ -14,6 +14,7 @@ from ferrum_numba.gptq.zeros import (
     has_nibble_f,
     kernel_words,
     refuse_mislabelled,
+    symmetric_words,
 )
 
 FORMATS = ("v1", "v2", "v1_gptqmodel", "v1_autogptq")
@@ -106,18 +107,70 @@ def test_has_nibble_f(words):
 def test_a_mislabelled_symmetric_layer_is_refused(zero_format, word, remedy):
     words = np.full((2, 3), word, np.uint32).view(np.int32)
     with pytest.raises(CheckpointError) as error:
-        refuse_mislabelled(words, zero_format, "h.0.q_proj.qzeros")
+        refuse_mislabelled(words, zero_format, "h.0.q_proj.qzeros", symmetric=True)
     message = str(error.value)
     assert "h.0.q_proj.qzeros" in message
     assert f"found {word:#010x}" in message
     assert f'Checkpoint.open(path, zero_format="{remedy}")' in message
 
 
+@pytest.mark.parametrize("bits", [2, 3, 8])
+@given(data=st.data())
+def test_other_widths(bits, data):
+    size = data.draw(st.tuples(st.integers(1, 3), st.integers(1, 2).map(lambda n: n * 32)))
+    zeros = data.draw(
+        hnp.arrays(np.uint8, size, elements=st.integers(0, (1 << bits) - 1), fill=st.nothing())
+    )
+    words = pack_columns(zeros, bits)
+    np.testing.assert_array_equal(decode_zeros(words, "v2", bits), zeros)
+    np.testing.assert_array_equal(decode_zeros(words, "v1", bits), zeros.astype(int) + 1)
+    wrapped = (zeros.astype(int) + 1) & ((1 << bits) - 1)
+    np.testing.assert_array_equal(decode_zeros(words, "v1_autogptq", bits), wrapped)
+    if bits == 3:  # GPTQModel shifts level by level here
+        np.testing.assert_array_equal(decode_zeros(words, "v1_gptqmodel", bits), wrapped)
+    else:
+        ones = np.uint32(int("1".rjust(bits, "0") * (32 // bits), 2))
+        borrowed = (words.view(np.uint32) - ones).view(np.int32)
+        np.testing.assert_array_equal(decode_zeros(borrowed, "v1_gptqmodel", bits), zeros)
+
+
+def test_the_words_of_other_widths():
+    words = {
+        (bits, is_v2): symmetric_words((2, 3), is_v2, bits)[0].view(np.uint32).tolist()
+        for bits in (2, 3, 4, 8)
+        for is_v2 in (False, True)
+    }
+    assert words[4, False] == [0x77777777] * 3
+    assert words[4, True] == [0x88888888] * 3
+    assert words[8, False] == [0x7F7F7F7F] * 3
+    assert words[2, True] == [0xAAAAAAAA] * 3
+    # Three of 011 and a bit of the next, and so on: levels straddle the words.
+    assert words[3, False] == [0xDB6DB6DB, 0xB6DB6DB6, 0x6DB6DB6D]
+
+
 @pytest.mark.parametrize(
-    ("zero_format", "word"), [("v1", 0x77777777), ("v2", 0x88888888), ("v1", 0x88888887)]
+    ("zero_format", "word", "symmetric"),
+    [
+        ("v1", 0x77777777, True),
+        ("v2", 0x88888888, True),
+        ("v1", 0x88888888, False),
+        ("v1", 0x88888887, None),
+    ],
 )
-def test_a_rightly_labelled_layer_passes(zero_format, word):
-    refuse_mislabelled(np.full((2, 3), word, np.uint32).view(np.int32), zero_format, "qzeros")
+def test_a_rightly_labelled_layer_passes(zero_format, word, symmetric):
+    words = np.full((2, 3), word, np.uint32).view(np.int32)
+    refuse_mislabelled(words, zero_format, "qzeros", symmetric=symmetric)
+
+
+def test_a_symmetric_layer_with_one_other_zero_is_refused():
+    words = np.full((2, 3), 0x77777777, np.int32)
+    words[1, 2] ^= 1 << 9
+    message = (
+        r"^a\.qzeros: the configuration says symmetric .*should be 0x77777777 .*found 0x77777577 "
+        r'at \[1, 2\], the first of 1 such words\. .*zero_format="v1"'
+    )
+    with pytest.raises(CheckpointError, match=message):
+        refuse_mislabelled(words, "v1", "a.qzeros", symmetric=True)
 
 
 def test_an_unknown_format_is_refused():

@@ -1,0 +1,207 @@
+"""`ferrum-numba make`: a synthetic checkpoint, or one quantised from a dense model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+
+from ..gptq import MODELS, PRODUCERS, Checkpoint, Recipe, make_checkpoint, quantize_checkpoint
+from ..gptq.faults import FAULTS, apply_fault
+from .console import facts_table, json_option, standard_error, standard_output, write_json
+
+# What a dense model decides by itself, or what round-to-nearest does not do.
+_NOT_WITH_FROM = (
+    *("like", "layers", "bits", "producer", "act_order", "bias", "mixed"),
+    *("lm_head", "layers_only", "shards", "seed"),
+)
+
+
+def _list_faults(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if not value or ctx.resilient_parsing:
+        return
+    table = facts_table()
+    for name, fault in FAULTS.items():
+        table.add_row(name, fault.what)
+    standard_output().print(table)
+    ctx.exit()
+
+
+def _read_fault(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    if value is None or value in FAULTS:
+        return value
+    message = f"expected a name that --list-faults shows, found {value!r}"
+    raise click.BadParameter(message, ctx, param)
+
+
+@click.command()
+@click.argument("out_dir", type=click.Path(path_type=Path))
+@click.option(
+    "--like",
+    type=click.Choice(list(MODELS)),
+    default="tiny",
+    show_default=True,
+    help="Random weights of this model's shapes.",
+)
+@click.option(
+    "--from",
+    "source",
+    metavar="PATH",
+    type=click.Path(path_type=Path),
+    help="Instead, the weights of this dense model (a directory or .safetensors file), rounded to "
+    "the nearest level.",
+)
+@click.option("--layers", type=click.IntRange(min=1), help="Decoder layers; all by default.")
+@click.option(
+    "--bits",
+    type=click.Choice(["2", "3", "4", "8"]),
+    callback=lambda ctx, param, value: int(value),
+    default="4",
+    show_default=True,
+)
+@click.option(
+    "--group-size", type=int, default=128, show_default=True, help="Rows in a group; -1: one group."
+)
+@click.option(
+    "--format",
+    "zero_format",
+    type=click.Choice(["v1", "v2"]),
+    default="v1",
+    show_default=True,
+    help="v1 stores zeros less one, v2 as they are.",
+)
+@click.option(
+    "--producer",
+    type=click.Choice(PRODUCERS),
+    default="gptqmodel",
+    show_default=True,
+    help="Whose configuration, and whose zeros.",
+)
+@click.option(
+    "--sym/--asym",
+    "symmetric",
+    default=True,
+    show_default=True,
+    help="Zeros in the middle, or any.",
+)
+@click.option("--act-order", is_flag=True, help="Rows in groups in random order.")
+@click.option("--bias", is_flag=True, help="A bias in every layer.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float16", "bfloat16"]),
+    default="float16",
+    show_default=True,
+    help="Of the scales and of what is not quantised.",
+)
+@click.option("--mixed", is_flag=True, help="8 bits for mlp.down_proj, by a rule.")
+@click.option("--lm-head", is_flag=True, help="Quantise the head too, in 8 bits.")
+@click.option("--layers-only", is_flag=True, help="No embeddings, norms and dense head.")
+@click.option("--shards", type=click.IntRange(min=1), default=1, show_default=True, help="Files.")
+@click.option(
+    "--fault", metavar="NAME", callback=_read_fault, help="Damage it in this way, in the end."
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--list-faults",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_list_faults,
+    help="Print the names for --fault, and exit.",
+)
+@json_option
+@click.pass_context
+def make(
+    ctx: click.Context,
+    /,
+    out_dir: Path,
+    source: Path | None,
+    group_size: int,
+    zero_format: Any,
+    symmetric: bool,
+    dtype: Any,
+    fault: str | None,
+    as_json: bool,
+    **random_weights: Any,
+) -> None:
+    """Write a GPTQ checkpoint into OUT_DIR, new or empty.
+
+    Its weights are random, or those of a dense model (--from). The same options give the same
+    bytes.
+    """
+    start = time.perf_counter()
+    if source is None:
+        recipe = Recipe(
+            group_size=group_size,
+            format=zero_format,
+            symmetric=symmetric,
+            dtype=dtype,
+            **random_weights,
+        )
+        _with_progress(lambda progress: make_checkpoint(out_dir, recipe, progress))
+    else:
+        _refuse_options(ctx, _NOT_WITH_FROM)
+        _with_progress(
+            lambda progress: quantize_checkpoint(
+                source,
+                out_dir,
+                group_size=group_size,
+                symmetric=symmetric,
+                zero_format=zero_format,
+                dtype=dtype,
+                progress=progress,
+            )
+        )
+    checkpoint = Checkpoint.open(out_dir)  # before the fault, after which it may not open
+    made = {
+        "path": str(out_dir),
+        "layers": len(checkpoint.layers),
+        "nbytes": sum(file.stat().st_size for file in out_dir.glob("*.safetensors")),
+        "zero_format": checkpoint.config.zero_format,
+        "fault": fault,
+        "damaged_layer": None if fault is None else apply_fault(out_dir, fault),
+        "seconds": time.perf_counter() - start,
+    }
+    if as_json:
+        write_json(made)
+    else:
+        _show(made)
+
+
+def _refuse_options(ctx: click.Context, names: tuple[str, ...]) -> None:
+    for param in ctx.command.params:
+        given = ctx.get_parameter_source(param.name or "") is ParameterSource.COMMANDLINE
+        if param.name in names and given:
+            raise click.UsageError(f"{param.opts[0]}: not with --from, which has its own weights")
+
+
+def _with_progress(work: Callable[[Callable[[int, int], None]], object]) -> None:
+    """Run `work`, with a progress bar where somebody is looking."""
+    console = standard_error()
+    progress = Progress(
+        BarColumn(bar_width=24),
+        DownloadColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    with progress:
+        task = progress.add_task("", total=None)
+        work(lambda done, total: progress.update(task, completed=done, total=total))
+
+
+def _show(made: dict[str, Any]) -> None:
+    table = facts_table()
+    table.add_row("checkpoint", made["path"])
+    table.add_row("layers", f"{made['layers']} quantised, zeros of format {made['zero_format']}")
+    table.add_row("tensors", f"{made['nbytes'] / 1e6:,.1f} MB, in {made['seconds']:.1f} s")
+    if made["fault"]:
+        what = FAULTS[made["fault"]].what
+        table.add_row("fault", f"{made['fault']}: {what} ({made['damaged_layer']})")
+    standard_output().print(table)
