@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from numba import cuda
 from numpy.typing import DTypeLike, NDArray
@@ -22,6 +23,7 @@ from ..errors import AbiError, DeviceError, LaunchError, PtxError
 from . import driver
 from .base import Device, Invocation, Kernel, Module
 
+_BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 _DEFAULT_SHARED_BYTES = 48 * 1024  # beyond it a function must be told first
 
 
@@ -86,8 +88,11 @@ class CudaDevice(Device):
 
     def to_device(self, array: Any) -> Any:
         if isinstance(array, np.ndarray):
+            words = np.ascontiguousarray(array)
+            if array.dtype == _BFLOAT16:  # has no buffer interface: goes as the words it is
+                words = words.view(np.uint16)
             with self._memory(array.nbytes):
-                return cuda.to_device(np.ascontiguousarray(array))
+                return cuda.to_device(words).view(array.dtype)
         self.describe("array", array)
         return array
 
@@ -112,7 +117,13 @@ class CudaDevice(Device):
             raise AbiError("array: expected a C-contiguous array; copy the whole, then slice it")
         self.synchronize()
         with self.current():
-            host: NDArray[Any] = cuda.as_cuda_array(array, sync=False).copy_to_host()
+            there = cuda.as_cuda_array(array, sync=False)
+            dtype = _dtype(there.dtype)
+            host: NDArray[Any] = (
+                there.view(np.uint16).copy_to_host().view(dtype)
+                if dtype == _BFLOAT16
+                else there.copy_to_host()
+            )
             return host
 
     def synchronize(self) -> None:
@@ -135,7 +146,7 @@ class CudaDevice(Device):
             remedy = "; copy it with device.to_device(array)" if numpy else ""
             raise AbiError(f"{name}: expected an array on {self.name}, found {found}{remedy}")
         shape = tuple(interface["shape"])
-        dtype = np.dtype(interface["typestr"])
+        dtype = _dtype(np.dtype(interface["typestr"]))
         strides = interface.get("strides")
         address, readonly = interface["data"]
         reach = dtype.itemsize
@@ -329,6 +340,11 @@ def _integer_handle(handle: Any) -> int:
     if hasattr(handle, "value"):
         handle = handle.value
     return int(handle or 0)
+
+
+def _dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The array interface has no name for bfloat16: it stands there as two bytes of anything."""
+    return _BFLOAT16 if dtype == np.dtype("V2") else dtype
 
 
 def _first_entry(text: str) -> str | None:

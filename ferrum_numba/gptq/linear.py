@@ -6,45 +6,58 @@ import os
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from ..devices import Device, open_device
+from .. import kernels
+from ..devices import Device, Kernel, open_device
 from ..errors import AbiError, CheckpointError
-from ..kernels import Artefact, W4A16Weight, add_bias, canonical, launch_w4a16_gptq
+from ..kernels import Artefact, W4A16Weight, add_bias, launch_act_order, launch_w4a16_gptq
 from .checkpoint import Checkpoint
 from .tensors import GptqTensors
 from .zeros import kernel_words
 
-_FLOAT16 = np.dtype(np.float16)
-_ROUNDING = 2.0**-11  # relative error of one rounding to float16
+_ALIGN = 16  # bytes, the strictest that a shipped kernel asks for
+# By the layer's dtype: the relative error of rounding once to it.
+_ROUNDING = {np.dtype(np.float16): 2.0**-11, np.dtype(ml_dtypes.bfloat16): 2.0**-8}
 
 
 class GptqLinear:
-    """One layer's tensors on a device, with the kernel that multiplies by them.
+    """One layer's tensors on a device, with the kernels that multiply by them.
 
     The packed weight lies on the device as it lies in the file.  Only what the kernel cannot read
-    is rewritten: zeros of a producer whose v1 words borrow or wrap, bfloat16 scales, a bias that
-    is not float16.
+    is rewritten: zeros of a producer whose v1 words borrow or wrap, scales and a bias that are not
+    of the layer's dtype.
 
     weight: the device's arrays, as `launch_w4a16_gptq` takes them.
     """
 
-    def __init__(self, tensors: GptqTensors, *, device: Device | None = None) -> None:
-        """Raises CheckpointError for a layer that no kernel here computes (act-order)."""
-        if tensors.act_order:
-            raise CheckpointError(
-                "g_idx: the rows are in activation order (act-order), which no kernel here reads "
-                "yet; tensors.dequantize() does, or quantise with desc_act=False"
-            )
+    def __init__(
+        self,
+        tensors: GptqTensors,
+        *,
+        device: Device | None = None,
+        kernel: str | None = None,
+        dtype: npt.DTypeLike = np.float16,
+    ) -> None:
+        """kernel: the name of the artefact to use; left out, the catalogue chooses for each M.
+        dtype: of x and y, float16 or bfloat16 (ml_dtypes).
+
+        $FERRUM_TRITON_INT4=1 takes the canonical kernel instead.  A layer in activation order has
+        one kernel of its own.  Raises CheckpointError for scales or a bias that `dtype` cannot
+        hold, AbiError for another dtype and for a kernel that is not shipped or does not fit.
+        """
         self.device = device or open_device()
+        self.dtype = np.dtype(dtype)
+        if self.dtype not in _ROUNDING:
+            raise AbiError(f"dtype: expected float16 or bfloat16, found {self.dtype.name}")
         self.K, self.N, self.group_size = tensors.K, tensors.N, tensors.group_size
         words, zero_bias = kernel_words(tensors.qzeros, tensors.zero_format)
-        self.artefact = _choose(zero_bias)
         to_device = self.device.to_device
         self.weight = W4A16Weight(
             qweight=to_device(tensors.qweight),
-            scales=to_device(_as_float16("scales", tensors.scales)),
+            scales=to_device(_rounded("scales", tensors.scales, self.dtype)),
             qzeros=to_device(words),
             K=tensors.K,
             N=tensors.N,
@@ -53,22 +66,47 @@ class GptqLinear:
         )
         self.bias = None
         if tensors.bias is not None and np.any(tensors.bias):
-            self.bias = to_device(_as_float16("bias", tensors.bias))
-        self._kernel = self.artefact.kernel(self.device)
+            self.bias = to_device(_rounded("bias", tensors.bias, self.dtype))
+        self._g_idx = to_device(tensors.g_idx) if tensors.act_order else None
+        self._fixed = _fixed(kernel, zero_bias, tensors.act_order, self.dtype.name)
+        aligned = self._aligned(self.weight.qweight, self.weight.scales)
+        if self._fixed is None and not aligned:  # a view of a file, on the CPU device
+            self._fixed = kernels.canonical(zero_bias, self.dtype.name)
+        self._bounds = kernels.tuning().bounds(kernels.device_name(self.device))
+        self._kernels: dict[int, Kernel] = {}
 
     @classmethod
     def load(
-        cls, path: str | Path | Checkpoint, name: str, *, device: Device | None = None
+        cls,
+        path: str | Path | Checkpoint,
+        name: str,
+        *,
+        device: Device | None = None,
+        kernel: str | None = None,
+        dtype: npt.DTypeLike = np.float16,
     ) -> GptqLinear:
         """The layer `name` of a checkpoint.  Raises CheckpointError."""
         checkpoint = path if isinstance(path, Checkpoint) else Checkpoint.open(path)
-        return cls(checkpoint.load(name), device=device)
+        return cls(checkpoint.load(name), device=device, kernel=kernel, dtype=dtype)
+
+    def artefact(self, m: int) -> Artefact:
+        """What multiplies m rows."""
+        weight = self.weight
+        return self._fixed or kernels.choose(
+            self.device,
+            m,
+            weight.N,
+            weight.K,
+            weight.group_size,
+            weight.zero_bias,
+            self.dtype.name,
+        )
 
     def __call__(self, x: Any, *, out: Any = None, stream: Any = None) -> Any:
         """y = x @ W + bias.
 
-        x: float16 (..., K) in C order, an array of the device, or NumPy on any device.
-        out: float16 (..., N) in C order on the device; with it nothing is allocated.
+        x: (..., K) of the layer's dtype in C order, an array of the device, or NumPy on any device.
+        out: (..., N) of that dtype in C order on the device; with it nothing is allocated.
         stream: the device's stream, or another library's; the default stream where it is left out.
 
         Returns `out`, or a new array of the device; NumPy for NumPy.  Raises AbiError for an x or
@@ -83,37 +121,67 @@ class GptqLinear:
         shape = _check("x", x, self.K)
         m = int(np.prod(shape[:-1], dtype=np.int64))
         if out is None:
-            out = self.device.empty((*shape[:-1], self.N), _FLOAT16)
+            out = self.device.empty((*shape[:-1], self.N), self.dtype)
         elif tuple(out.shape) != (*shape[:-1], self.N):
             raise AbiError(
                 f"out: expected shape {(*shape[:-1], self.N)} for x {shape}, "
                 f"found {tuple(out.shape)}"
             )
         if m:
-            launch_w4a16_gptq(stream, self._kernel, x, self.weight, out, m)
+            self._multiply(x, out, m, stream)
             if self.bias is not None:
-                add_bias(self.device, out, self.bias, m, self.N, stream)
+                add_bias(self.device, out, self.bias, m, self.N, stream, self.dtype.name)
         return out
+
+    def _multiply(self, x: Any, out: Any, m: int, stream: Any) -> None:
+        bound = kernels.m_class(m, self._bounds)
+        kernel = self._kernels.get(bound)
+        if kernel is None:
+            kernel = self._kernels[bound] = self.artefact(m).kernel(self.device)
+        if self._g_idx is not None:
+            launch_act_order(stream, kernel, x, self.weight, self._g_idx, out, m)
+            return
+        try:
+            launch_w4a16_gptq(stream, kernel, x, self.weight, out, m)
+        except AbiError:
+            # Looked at only here, since it costs a launch's time: x may lie where the chosen
+            # kernel cannot read it, as part of another array, and the canonical one can.
+            if self._fixed is not None or self._aligned(x):
+                raise
+            fallback = kernels.canonical(self.weight.zero_bias, self.dtype.name)
+            kernel = fallback.kernel(self.device)
+            launch_w4a16_gptq(stream, kernel, x, self.weight, out, m)
+
+    def _aligned(self, *arrays: Any) -> bool:
+        """Whether every shipped kernel can read these arrays where they lie."""
+        places = (self.device.describe("array", array).address for array in arrays)
+        return all(place % _ALIGN == 0 for place in places)
 
     def __repr__(self) -> str:
         return (
             f"<GptqLinear K={self.K} N={self.N} group_size={self.group_size} "
-            f"on {self.device.name} by {self.artefact.name}>"
+            f"on {self.device.name} by {self.artefact(1).name}>"
         )
 
 
-def _choose(zero_bias: int) -> Artefact:
-    """The artefact for a layer.
-
-    $FERRUM_TRITON_INT4=1 takes the canonical kernel, unset lets the catalogue choose; as long as
-    the catalogue holds no other GEMM, both come to the same.
-    """
+def _fixed(name: str | None, zero_bias: int, act_order: bool, dtype: str) -> Artefact | None:
+    """The one artefact that the layer, an argument or $FERRUM_TRITON_INT4 leaves; None: any."""
     flag = os.environ.get("FERRUM_TRITON_INT4", "")
     if flag not in ("", "1"):
         raise AbiError(
             f"FERRUM_TRITON_INT4: expected 1 (the canonical kernel) or unset, found {flag!r}"
         )
-    return canonical(zero_bias)
+    if act_order:
+        only = kernels.act_order(zero_bias, dtype)
+        if name not in (None, only.name):
+            raise AbiError(
+                f"kernel: the layer's rows are in activation order, which only {only.name} reads, "
+                f"found {name!r}"
+            )
+        return only
+    if name is not None:
+        return kernels.artefact(name)
+    return kernels.canonical(zero_bias, dtype) if flag else None
 
 
 def _check(name: str, array: Any, columns: int) -> tuple[int, ...]:
@@ -127,22 +195,22 @@ def _check(name: str, array: Any, columns: int) -> tuple[int, ...]:
     return shape
 
 
-def _as_float16(name: str, values: npt.NDArray[Any]) -> npt.NDArray[np.float16]:
-    """`values` in float16, where that loses no more than one rounding.
+def _rounded(name: str, values: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """`values` in `dtype`, where that loses no more than one rounding.
 
     A bfloat16 scale has fewer significant bits than float16 but more exponents: an overflow, or
     an underflow that matters beside the other values, raises CheckpointError.
     """
-    if values.dtype == _FLOAT16:
+    if values.dtype == dtype:
         return values
     exact = values.astype(np.float32)
     with np.errstate(over="ignore", under="ignore"):
-        rounded = exact.astype(np.float16)
+        rounded = exact.astype(dtype)
     error = np.linalg.norm(rounded.astype(np.float32) - exact)
-    if not error <= _ROUNDING * np.linalg.norm(exact):
+    if not error <= _ROUNDING[dtype] * np.linalg.norm(exact):
         raise CheckpointError(
-            f"{name}: expected {values.dtype.name} values that float16 holds, found magnitudes "
-            f"from {np.abs(exact).min():.3g} to {np.abs(exact).max():.3g}; "
-            "the kernels here compute in float16"
+            f"{name}: expected {values.dtype.name} values that {dtype.name} holds, found "
+            f"magnitudes from {np.abs(exact).min():.3g} to {np.abs(exact).max():.3g}; "
+            'take the layer as GptqLinear(tensors, dtype="bfloat16")'
         )
     return rounded

@@ -1,6 +1,21 @@
-"""The shipped kernels: the catalogue, and the typed front door of the canonical GEMM."""
+"""The shipped kernels: the catalogue, the choice among them, and the typed front door."""
 
-from .catalogue import Artefact, artefact, canonical, folder, launch_config, names
+from .act_order import launch_act_order
+from .catalogue import (
+    DECODE,
+    Artefact,
+    act_order,
+    artefact,
+    canonical,
+    choose,
+    contiguous_sizes,
+    device_name,
+    folder,
+    launch_config,
+    names,
+    tuning,
+)
+from .tuning import Tuning, m_class
 from .w4a16 import (
     BK,
     BM,
@@ -18,17 +33,26 @@ __all__ = [
     "BK",
     "BM",
     "BN",
+    "DECODE",
     "W4A16_PTX",
     "W4A16_SIDECAR",
     "Artefact",
     "PackedWeight",
+    "Tuning",
     "W4A16Weight",
+    "act_order",
     "add_bias",
     "artefact",
     "canonical",
+    "choose",
+    "contiguous_sizes",
+    "device_name",
     "fn_name",
     "folder",
+    "launch_act_order",
     "launch_config",
     "launch_w4a16_gptq",
+    "m_class",
     "names",
+    "tuning",
 ]

@@ -6,9 +6,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from ..abi import LaunchConfig, Sidecar
+from ..abi import LaunchConfig, Sidecar, runs_on
 from ..devices import Device, Kernel
 from ..errors import AbiError
+from .tuning import CANONICAL, Tuning
+
+DECODE = "w4a16_gptq_gemm_decode"
+_DTYPES: dict[str, tuple[str, ...]] = {"float16": (), "bfloat16": ("bf16",)}
+_ZERO_FORMATS = {1: "v1", 0: "v2"}
+_GROUPS = (128, 32)  # what decode kernels are built for, the faster first
 
 
 @dataclass(frozen=True)
@@ -22,6 +28,14 @@ class Artefact:
     def kernel(self, device: Device) -> Kernel:
         """This artefact, loaded on a device (once)."""
         return device.load_module(self.text, self.sidecar).get_kernel()
+
+    def takes(self, device: Device, sizes: dict[str, int]) -> bool:
+        """Whether it runs on the device, and its constraints hold for these integers."""
+        capability = getattr(device, "capability", None)
+        target = self.sidecar.target
+        if capability is not None and target is not None and not runs_on(target, capability):
+            return False
+        return all(rule(sizes) for rule in self.sidecar.constraints)
 
 
 def folder() -> Path:
@@ -48,12 +62,94 @@ def artefact(name: str) -> Artefact:
     return Artefact(name, path.read_text(encoding="utf-8"), sidecar)
 
 
-def canonical(zero_bias: int) -> Artefact:
+def canonical(zero_bias: int, dtype: str = "float16") -> Artefact:
     """The canonical GEMM whose zero is the stored nibble + `zero_bias` (1: GPTQ v1, 0: v2)."""
-    versions = {1: "v1", 0: "v2"}
-    if zero_bias not in versions:
+    return _reference("w4a16_gptq_gemm_typed", dtype, _zero_format(zero_bias))
+
+
+def act_order(zero_bias: int, dtype: str = "float16") -> Artefact:
+    """The GEMM for layers whose rows name their groups in `g_idx`."""
+    return _reference("w4a16_gptq_gemm_act_order", dtype, _zero_format(zero_bias))
+
+
+def add_bias_artefact(dtype: str = "float16") -> Artefact:
+    """What adds a bias to a GEMM's result."""
+    return _reference("add_bias", dtype)
+
+
+def _reference(kernel: str, dtype: str, *variant: str) -> Artefact:
+    """A kernel that is built for each dtype.  Raises AbiError for another dtype."""
+    if dtype not in _DTYPES:
+        raise AbiError(f"dtype: expected {' or '.join(_DTYPES)}, found {dtype}")
+    return artefact(".".join([kernel, *_DTYPES[dtype], *variant, "sm_80"]))
+
+
+def _zero_format(zero_bias: int) -> str:
+    if zero_bias not in _ZERO_FORMATS:
         raise AbiError(f"zero_bias: expected 1 (GPTQ v1) or 0 (GPTQ v2), found {zero_bias}")
-    return artefact(f"w4a16_gptq_gemm_typed.{versions[zero_bias]}.sm_80")
+    return _ZERO_FORMATS[zero_bias]
+
+
+@lru_cache(maxsize=1)
+def tuning() -> Tuning:
+    """The measured table that ships with the artefacts."""
+    return Tuning.read(folder() / "w4a16_tuning.json")
+
+
+@lru_cache(maxsize=4096)
+def choose(
+    device: Device,
+    M: int,
+    N: int,
+    K: int,
+    group_size: int,
+    zero_bias: int,
+    dtype: str = "float16",
+) -> Artefact:
+    """The fastest GEMM for arrays in C order on this device, by the measured table.
+
+    Between shapes that were measured it takes the nearest; where no tuned kernel's constraints
+    hold, the canonical one.  Raises AbiError for a dtype that no artefact computes in.
+    """
+    if dtype != "float16":
+        return canonical(zero_bias, dtype)
+    product = device_name(device)
+    sizes = contiguous_sizes(M, N, K, group_size)
+    for group in _GROUPS:
+        tile = tuning().tile(product, M, N, K, group)
+        if tile == CANONICAL:
+            break
+        if tile is None:
+            continue
+        found = artefact(f"{DECODE}.{tile}.g{group}.{_zero_format(zero_bias)}.sm_80")
+        if found.takes(device, sizes):
+            return found
+    return canonical(zero_bias)
+
+
+def device_name(device: Device) -> str:
+    """A device's name in the measured table: the GPU's product name, or "cpu"."""
+    return str(getattr(device, "product", device.name))
+
+
+def contiguous_sizes(M: int, N: int, K: int, group_size: int) -> dict[str, int]:
+    """The integer arguments of a GEMM whose arrays all lie in C order, in the kernel's order."""
+    return {
+        "M": M,
+        "N": N,
+        "K": K,
+        "group_size": K if group_size == -1 else group_size,
+        "stride_am": K,
+        "stride_ak": 1,
+        "stride_qwk": N,
+        "stride_qwn": 1,
+        "stride_sk": N,
+        "stride_sn": 1,
+        "stride_qzk": N // 8,
+        "stride_qzn": 1,
+        "stride_cm": N,
+        "stride_cn": 1,
+    }
 
 
 def launch_config(sidecar: Sidecar, **sizes: int) -> LaunchConfig:

@@ -1,4 +1,4 @@
-"""The typed front door of the canonical kernel: a GPTQ layer's tensors become its 19 arguments.
+"""The typed front door of the GEMMs: a GPTQ layer's tensors become the canonical 19 arguments.
 
     c[M, N] = a[M, K] @ dequantise(qweight, qzeros, scales)[K, N]
 
@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from ..abi import Sidecar
 from ..devices import Device, Kernel
 from ..errors import AbiError
-from .catalogue import artefact, canonical, launch_config
+from .catalogue import add_bias_artefact, canonical, launch_config
 
 _CANONICAL = canonical(zero_bias=1)
 W4A16_PTX: str = _CANONICAL.text
@@ -69,20 +69,26 @@ class W4A16Weight:
 def launch_w4a16_gptq(
     stream: Any, kernel: Kernel, a: Any, weight: PackedWeight, out: Any, m: int
 ) -> None:
-    """Launch the canonical GEMM: `out[m, N] = a[m, K] @ weight`, on `stream` (None: the default).
+    """Launch a GEMM: `out[m, N] = a[m, K] @ weight`, on `stream` (None: the default).
 
-    kernel: the canonical kernel, of ours or of another build of the same source; loaded without
-    a sidecar, or with Triton's plain one, it is held to the canonical argument list.
+    kernel: one of the shipped GEMMs, all of which take the canonical arguments, or another build
+    of the canonical one; loaded without a sidecar, or with Triton's plain one, it is held to the
+    canonical argument list.
     a, out: float16 arrays on the kernel's device, in C order, of at least m rows.
 
     Raises AbiError for arguments that do not fit, LaunchError where the device refuses.
     """
+    if getattr(weight, "act_order", False):
+        raise AbiError(
+            "g_idx: the weight's rows are in activation order, which this kernel does not read; "
+            "use GptqLinear, or kernels.launch_act_order"
+        )
     kernel = _declared(kernel)
     bias = (kernel.sidecar.constants or {}).get("ZERO_BIAS")
     if bias is not None and bias != weight.zero_bias:
         raise AbiError(
             f"zero_bias: the weight's zeros are nibble + {weight.zero_bias}, the kernel adds "
-            f"{bias}; take the build for this format: kernels.canonical({weight.zero_bias})"
+            f"{bias}; take the build for this format, such as kernels.canonical({weight.zero_bias})"
         )
     k, n = weight.K, weight.N
     group_size = k if weight.group_size == -1 else weight.group_size
@@ -144,9 +150,17 @@ def _canonical_params(kernel: Kernel) -> Any:
     return W4A16_SIDECAR.params[: 19 + extra]
 
 
-def add_bias(device: Device, out: Any, bias: Any, m: int, n: int, stream: Any = None) -> None:
-    """Launch `out[m, n] += bias[n]`, float16 arrays of `device` in C order."""
-    shipped = artefact("add_bias.sm_80")
+def add_bias(
+    device: Device,
+    out: Any,
+    bias: Any,
+    m: int,
+    n: int,
+    stream: Any = None,
+    dtype: str = "float16",
+) -> None:
+    """Launch `out[m, n] += bias[n]`, arrays of `device` and of `dtype` in C order."""
+    shipped = add_bias_artefact(dtype)
     shipped.kernel(device).launch(
         launch_config(shipped.sidecar, M=m, N=n),
         *(out, bias, m, n, n, 1),

@@ -1,9 +1,9 @@
 """c[M, N] += bias[N], in place: what a GEMM without a bias of its own is followed by.
 
-    c     float16 [M, N]    added to in fp32, rounded once
-    bias  float16 [N]
+    c     T [M, N]    added to in fp32, rounded once
+    bias  T [N]
 
-Strides are in elements.  One CTA takes BLOCK_N columns of one row.
+T is float16 or bfloat16; strides are in elements.  One CTA takes BLOCK_N columns of one row.
 """
 
 import triton
@@ -18,4 +18,4 @@ def add_bias(c, bias, M, N, stride_cm, stride_cn, BLOCK_N: tl.constexpr):
     c_row = c + row * stride_cm + cols * stride_cn
     total = tl.load(c_row, mask=mask, other=0.0).to(tl.float32)
     total += tl.load(bias + cols, mask=mask, other=0.0).to(tl.float32)
-    tl.store(c_row, total.to(tl.float16), mask=mask)
+    tl.store(c_row, total.to(c.dtype.element_ty), mask=mask)

@@ -3,15 +3,15 @@
 The ABI's reference, written to be read.  It computes straight on the tensors of a GPTQ
 checkpoint; nothing is repacked.
 
-    a        float16 [M, K]                 activations
+    a        T       [M, K]                 activations
     qweight  int32   [K/8, N]               eight 4-bit weights a word, low nibble first along K
-    scales   float16 [ceil(K/G), N]
+    scales   T       [ceil(K/G), N]
     qzeros   int32   [ceil(K/G), N/8]       eight 4-bit zeros a word, low nibble first along N
-    c        float16 [M, N]                 fp32 accumulation, rounded once
+    c        T       [M, N]                 fp32 accumulation, rounded once
 
-Strides are in elements.  G = group_size is a multiple of 8, so that the eight weights of one
-word share a group; N and K are multiples of 8; M is anything.  ZERO_BIAS is 1 for GPTQ v1
-(the file stores zero - 1) and 0 for GPTQ v2.
+T is float16 or bfloat16; strides are in elements.  G = group_size is a multiple of 8, so that the
+eight weights of one word share a group; N and K are multiples of 8; M is anything.  ZERO_BIAS is 1
+for GPTQ v1 (the file stores zero - 1) and 0 for GPTQ v2.
 """
 
 import triton
@@ -74,7 +74,7 @@ def w4a16_gptq_gemm_typed(
         z = ((z >> z_shift[None, :]) & 15) + ZERO_BIAS
 
         levels = ((q[:, :, None] >> nibbles[None, None, :]) & 15) - z[:, :, None]
-        weights = levels.to(tl.float16) * s[:, :, None]
+        weights = levels.to(s.dtype) * s[:, :, None]
         weights = weights.permute(0, 2, 1).reshape(BLOCK_K, BLOCK_N)
         accumulator = tl.dot(a_values, weights, accumulator)
 
@@ -82,4 +82,4 @@ def w4a16_gptq_gemm_typed(
         q_tile += WORDS * stride_qwk.to(tl.int64)
 
     c_tile = c + rows[:, None] * stride_cm + cols[None, :] * stride_cn
-    tl.store(c_tile, accumulator.to(tl.float16), mask=row_mask[:, None] & col_mask[None, :])
+    tl.store(c_tile, accumulator.to(c.dtype.element_ty), mask=row_mask[:, None] & col_mask[None, :])

@@ -7,6 +7,7 @@ import pytest
 
 import ferrum_numba as fe
 from ferrum_numba import kernels
+from tests.kernels.guarded import launch_guarded, relative_error
 from tests.layers import random_tensors
 
 CLASSIC = [(32, 256, 64, 64), (10, 2048, 2560, 128)]
@@ -35,36 +36,6 @@ def random_cases(count: int) -> list[tuple[int, int, int, int]]:
     ]
 
 
-def launch_guarded(
-    device: fe.Device, tensors: fe.GptqTensors, a: np.ndarray, zero_bias: int
-) -> np.ndarray:
-    """c[M, N] of one canonical launch, after checking that nothing around it was written."""
-    m, n, guard = a.shape[0], tensors.N, 512
-    poison = np.full(m * n + 2 * guard, np.nan, np.float16)
-    buffer = device.to_device(poison.copy())
-    c = buffer[guard : guard + m * n].reshape(m, n)
-    weight = fe.W4A16Weight(
-        qweight=device.to_device(tensors.qweight),
-        scales=device.to_device(tensors.scales),
-        qzeros=device.to_device(tensors.qzeros),
-        K=tensors.K,
-        N=n,
-        group_size=tensors.group_size,
-        zero_bias=zero_bias,
-    )
-    kernel = kernels.canonical(zero_bias).kernel(device)
-    fe.launch_w4a16_gptq(None, kernel, device.to_device(a), weight, c, m)
-    device.synchronize()
-    result = device.to_host(buffer)
-    assert np.isnan(result[:guard]).all(), "written before c"
-    assert np.isnan(result[-guard:]).all(), "written past c"
-    return result[guard:-guard].reshape(m, n)
-
-
-def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
-    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
-
-
 @pytest.mark.parametrize(("zero_format", "zero_bias"), [("v1", 1), ("v2", 0)])
 @pytest.mark.parametrize(("m", "k", "n", "group_size"), CLASSIC + EDGES)
 def test_against_float64(
@@ -83,7 +54,7 @@ def check_against_float64(
 ) -> None:
     tensors = random_tensors(k, n, group_size, zero_format=zero_format, seed=m * k + n)
     a = np.random.default_rng(m).standard_normal((m, k)).astype(np.float16)
-    c = launch_guarded(device, tensors, a, zero_bias)
+    c = launch_guarded(device, kernels.canonical(zero_bias), tensors, a)
     assert np.isfinite(c).all(), "poison or NaN left in c"
     expected = a.astype(np.float64) @ tensors.dequantize().astype(np.float64)
     assert relative_error(c.astype(np.float64), expected) <= 1e-3
@@ -95,8 +66,9 @@ def test_cpu_and_gpu_agree(gpu: fe.Device, m: int, k: int, n: int, group_size: i
     """The order of summation differs, so results agree to the rounding of float16, not to bits."""
     tensors = random_tensors(k, n, group_size, seed=3)
     a = np.random.default_rng(4).standard_normal((m, k)).astype(np.float16)
-    on_gpu = launch_guarded(gpu, tensors, a, 1).astype(np.float64)
-    on_cpu = launch_guarded(fe.open_device("cpu"), tensors, a, 1).astype(np.float64)
+    shipped = kernels.canonical(1)
+    on_gpu = launch_guarded(gpu, shipped, tensors, a).astype(np.float64)
+    on_cpu = launch_guarded(fe.open_device("cpu"), shipped, tensors, a).astype(np.float64)
     scale = np.abs(on_cpu).max()
     np.testing.assert_allclose(on_gpu, on_cpu, rtol=2.0**-10, atol=2.0**-12 * scale)
 

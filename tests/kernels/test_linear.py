@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import ml_dtypes
@@ -14,10 +15,10 @@ import ferrum_numba as fe
 from tests.conftest import FIXTURES
 from tests.layers import random_tensors
 
-RUNNABLE = sorted(p.name for p in FIXTURES.iterdir() if "actorder" not in p.name)
+CHECKPOINTS = sorted(p.name for p in FIXTURES.iterdir())
 
 
-@pytest.mark.parametrize("name", RUNNABLE)
+@pytest.mark.parametrize("name", CHECKPOINTS)
 def test_every_layer_of_real_checkpoints(device: fe.Device, name: str) -> None:
     checkpoint = fe.Checkpoint.open(FIXTURES / name)
     oracle = load_file(FIXTURES / name / "oracle.safetensors")
@@ -53,10 +54,48 @@ def test_load_by_path(device: fe.Device) -> None:
     assert "v2" in repr(layer)
 
 
-def test_act_order_is_refused_by_name(device: fe.Device) -> None:
+def test_act_order_has_a_kernel_of_its_own(device: fe.Device) -> None:
     path = FIXTURES / "gm_v1_sym_g64_actorder_bias"
-    with pytest.raises(fe.CheckpointError, match="g_idx: .*act-order"):
-        fe.GptqLinear.load(path, "model.layers.0.self_attn.q_proj", device=device)
+    layer = fe.GptqLinear.load(path, "model.layers.0.self_attn.q_proj", device=device)
+    assert "act_order" in repr(layer)
+    with pytest.raises(fe.AbiError, match="kernel: .*activation order.*found 'add_bias.sm_80'"):
+        fe.GptqLinear.load(
+            path, "model.layers.0.self_attn.q_proj", device=device, kernel="add_bias.sm_80"
+        )
+
+
+@pytest.mark.parametrize(
+    ("m", "k", "n", "group_size", "zero_format"),
+    [
+        (1, 64, 8, 16, "v1"),
+        (70, 136, 72, 64, "v2"),
+        (3, 1000, 136, 40, "v1"),
+        (5, 256, 264, -1, "v2"),
+    ],
+)
+def test_any_order_of_rows(
+    device: fe.Device, m: int, k: int, n: int, group_size: int, zero_format: Any
+) -> None:
+    plain = random_tensors(k, n, group_size, zero_format=zero_format, seed=m, bias=True)
+    rng = np.random.default_rng(k)
+    tensors = replace(plain, g_idx=rng.integers(0, plain.groups, k, dtype=np.int32))
+    x = rng.standard_normal((m, k)).astype(np.float16)
+    out = device.to_device(np.full((m, n), np.nan, np.float16))
+    fe.GptqLinear(tensors, device=device)(device.to_device(x), out=out)
+    device.synchronize()
+    expected = x.astype(np.float64) @ tensors.dequantize() + tensors.bias.astype(np.float64)
+    found = device.to_host(out).astype(np.float64)
+    assert np.linalg.norm(found - expected) <= 1e-3 * np.linalg.norm(expected)
+
+
+def test_act_order_is_not_read_by_other_kernels() -> None:
+    device = fe.open_device("cpu")
+    tensors = fe.Checkpoint.open(FIXTURES / "gm_v1_sym_g64_actorder_bias").load(
+        "model.layers.0.self_attn.q_proj"
+    )
+    kernel = device.load_module(fe.W4A16_PTX).get_kernel()
+    with pytest.raises(fe.AbiError, match="g_idx: .*activation order"):
+        fe.launch_w4a16_gptq(None, kernel, _x(256), tensors, device.empty((5, 256), np.float16), 5)
 
 
 @pytest.mark.parametrize("lead", [(), (1,), (3,), (2, 0), (2, 3, 4)])
@@ -104,15 +143,63 @@ def test_bfloat16_scales_that_float16_cannot_hold() -> None:
         tensors = fe.GptqTensors(
             qweight=good.qweight, qzeros=good.qzeros, scales=scales, group_size=32
         )
-        with pytest.raises(fe.CheckpointError, match="scales: expected bfloat16 values that"):
+        with pytest.raises(
+            fe.CheckpointError, match="scales: expected bfloat16 values that float16"
+        ):
             fe.GptqLinear(tensors, device=fe.open_device("cpu"))
+
+
+@pytest.mark.parametrize("act_order", [False, True])
+@pytest.mark.parametrize(("m", "k", "n", "group_size"), [(1, 256, 72, 64), (70, 136, 264, 32)])
+def test_bfloat16(
+    device: fe.Device, m: int, k: int, n: int, group_size: int, act_order: bool
+) -> None:
+    tensors = random_tensors(k, n, group_size, seed=m, bias=True)
+    if act_order:
+        order = np.random.default_rng(1).permutation(k).astype(np.int32) // group_size
+        tensors = replace(tensors, g_idx=order)
+    layer = fe.GptqLinear(tensors, device=device, dtype=ml_dtypes.bfloat16)
+    x = np.random.default_rng(k).standard_normal((m, k)).astype(ml_dtypes.bfloat16)
+    there = device.to_device(x)
+    np.testing.assert_array_equal(device.to_host(there), x)
+    y = device.to_host(layer(there))
+    assert y.dtype == ml_dtypes.bfloat16
+    expected = x.astype(np.float64) @ tensors.dequantize() + tensors.bias.astype(np.float64)
+    found = y.astype(np.float64)
+    assert np.linalg.norm(found - expected) <= 8e-3 * np.linalg.norm(expected)
+    with pytest.raises(fe.AbiError, match="a: expected dtype bfloat16"):
+        layer(device.to_device(x.astype(np.float16)))
+
+
+def test_other_dtypes_are_refused() -> None:
+    with pytest.raises(fe.AbiError, match="dtype: expected float16 or bfloat16, found float32"):
+        fe.GptqLinear(random_tensors(64, 8, 32), device=fe.open_device("cpu"), dtype=np.float32)
 
 
 def test_ferrum_triton_int4(monkeypatch: pytest.MonkeyPatch) -> None:
     device = fe.open_device("cpu")
     tensors = random_tensors(64, 8, 32)
     monkeypatch.setenv("FERRUM_TRITON_INT4", "1")
-    assert fe.GptqLinear(tensors, device=device).artefact.name.startswith("w4a16_gptq_gemm_typed")
+    assert (
+        fe.GptqLinear(tensors, device=device).artefact(1).name.startswith("w4a16_gptq_gemm_typed")
+    )
     monkeypatch.setenv("FERRUM_TRITON_INT4", "yes")
     with pytest.raises(fe.AbiError, match="FERRUM_TRITON_INT4: expected 1 .* found 'yes'"):
         fe.GptqLinear(tensors, device=device)
+
+
+def test_tensors_are_a_weight_on_the_cpu() -> None:
+    """NumPy arrays are the CPU device's own, so a loaded layer launches as it is."""
+    device = fe.open_device("cpu")
+    tensors = fe.Checkpoint.open(FIXTURES / "gm_v1_sym_g128").load("model.layers.0.mlp.down_proj")
+    x = _x(tensors.K)
+    out = device.empty((5, tensors.N), np.float16)
+    kernel = device.load_module(fe.W4A16_PTX).get_kernel(fe.fn_name())
+    fe.launch_w4a16_gptq(None, kernel, x, tensors, out, 5)
+    expected = x.astype(np.float64) @ tensors.dequantize().astype(np.float64)
+    assert np.linalg.norm(out - expected) <= 1e-3 * np.linalg.norm(expected)
+    borrowed = fe.Checkpoint.open(FIXTURES / "gm_v1_asym_g32_zp0").load(
+        "model.layers.0.self_attn.q_proj"
+    )
+    with pytest.raises(fe.CheckpointError, match="qzeros: v1_gptqmodel words with a zero of 0"):
+        fe.launch_w4a16_gptq(None, kernel, x, borrowed, out, 5)

@@ -1,0 +1,190 @@
+"""What bench_gemm.py and tune.py share: shapes, cold weights, and times of CUDA graphs."""
+
+from __future__ import annotations
+
+import csv
+import ctypes
+import math
+import statistics
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402
+
+import ferrum_numba as fe  # noqa: E402
+from ferrum_numba import kernels  # noqa: E402
+from ferrum_numba.devices.cuda import stream_handle  # noqa: E402
+
+PEERS = ROOT / "scripts" / "peers_h200.csv"
+READ_BYTES_PER_US = 4.39e6  # of an H200's memory, measured
+FLOP_PER_US = 658e6  # of its tensor cores in float16, measured
+COLD_BYTES = 200 * 10**6  # read between two uses of the same weights: three times its L2
+REPLAYS = 7
+_POOL_WORDS = 128 * 2**20
+_POOL_SCALES = 16 * 2**20
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One row of the peers' table: a shape, an M, and microseconds (None: not measured)."""
+
+    shape: str
+    N: int
+    K: int
+    M: int
+    marlin: float | None
+    cublas: float | None
+    tinygemm: float | None
+    canonical: float | None
+    best: float
+    floor: float
+
+
+def peers(path: Path = PEERS) -> list[Peer]:
+    """The table of peers, measured once on one H200."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.reader(file))[1:]
+    return [
+        Peer(row[0], *map(int, row[1:4]), *(float(v) if v else None for v in row[4:]))  # type: ignore[arg-type]
+        for row in rows
+    ]
+
+
+def weight_bytes(N: int, K: int, group_size: int) -> int:
+    """Packed weights, scales and zeros of one layer, bytes."""
+    return K * N // 2 + -(-K // group_size) * (2 * N + N // 2)
+
+
+def floor_us(M: int, N: int, K: int, group_size: int) -> float:
+    """What reading every operand once, or multiplying, takes at the least."""
+    read = (weight_bytes(N, K, group_size) + 2 * M * K) / READ_BYTES_PER_US
+    return max(read, 2 * M * N * K / FLOP_PER_US)
+
+
+def copies(nbytes: int) -> int:
+    """How many layers of this size to go round, so that none is in the cache when it is used."""
+    return max(2, min(24, COLD_BYTES // nbytes + 1))
+
+
+def geometric_mean(values: Iterable[float]) -> float:
+    return math.exp(statistics.fmean(map(math.log, values)))
+
+
+class Layers:
+    """Random layers on a GPU, as many as wanted, cut out of one pool so that setting up is free."""
+
+    def __init__(self, device: fe.Device) -> None:
+        self.device = device
+        rng = np.random.default_rng(20261122)
+        words = rng.integers(0, 2**63, _POOL_WORDS // 2, np.int64).view(np.int32)
+        self.words = device.to_device(words)
+        self.scales = device.to_device(rng.uniform(1e-3, 3e-3, _POOL_SCALES).astype(np.float16))
+
+    def weights(self, N: int, K: int, group_size: int, zero_bias: int = 1) -> list[fe.W4A16Weight]:
+        """Layers in different places, that together pass the cache."""
+        count = copies(K * N // 2)
+        groups = -(-K // group_size)
+        return [
+            fe.W4A16Weight(
+                _cut(self.words, i, count, (K // 8, N)),
+                _cut(self.scales, i, count, (groups, N)),
+                _cut(self.words, count - 1 - i, count, (groups, N // 8)),
+                *(K, N, group_size, zero_bias),
+            )
+            for i in range(count)
+        ]
+
+    def launches(
+        self, shipped: kernels.Artefact, M: int, N: int, K: int, group_size: int
+    ) -> list[fe.PreparedLaunch]:
+        """One launch on each of the layers, with an activation and an output of its own."""
+        bias = (shipped.sidecar.constants or {}).get("ZERO_BIAS", 1)
+        sizes = kernels.contiguous_sizes(M, N, K, group_size)
+        config = kernels.launch_config(shipped.sidecar, **sizes)
+        kernel = shipped.kernel(self.device)
+        x = np.random.default_rng(M).standard_normal((M, K)).astype(np.float16)
+        a = self.device.to_device(x)
+        return [
+            kernel.prepare(
+                config,
+                *(a, weight.qweight, weight.scales, weight.qzeros),
+                self.device.empty((M, N), np.float16),
+                *sizes.values(),
+            )
+            for weight in self.weights(N, K, group_size, bias)
+        ]
+
+
+def _cut(pool: Any, index: int, count: int, shape: tuple[int, int]) -> Any:
+    """The index-th of `count` arrays in a pool, evenly spread; they overlap where it is small."""
+    size = shape[0] * shape[1]
+    start = (pool.size - size) // max(count - 1, 1) * index // 128 * 128
+    return pool[start : start + size].reshape(shape)
+
+
+class Graphs:
+    """Times CUDA graphs of launches, through the driver."""
+
+    def __init__(self, device: fe.Device) -> None:
+        self.device = device
+        self.stream = device.create_stream()
+        self._handle = ctypes.c_void_p(stream_handle(self.stream))
+        self._driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+
+    def microseconds(self, jobs: Sequence[Callable[[Any], object]]) -> float:
+        """Median time of one job, of all of them in turn, replayed as a graph.
+
+        jobs: each enqueues its work on the stream that it is given.
+        """
+        rounds = -(-24 // len(jobs))
+        with self._captured(jobs, rounds) as graph:
+            times = [self._replay(graph) for _ in range(REPLAYS + 1)][1:]
+        return statistics.median(times) / (rounds * len(jobs))
+
+    @contextmanager
+    def _captured(
+        self, jobs: Sequence[Callable[[Any], object]], rounds: int
+    ) -> Iterator[ctypes.c_void_p]:
+        for job in jobs[:1]:  # loads what is loaded lazily, outside of the graph
+            job(self.stream)
+        self.device.synchronize()
+        graph, executable = ctypes.c_void_p(), ctypes.c_void_p()
+        self._call("cuStreamBeginCapture_v2", self._handle, 2)  # relaxed
+        for _ in range(rounds):
+            for job in jobs:
+                job(self.stream)
+        self._call("cuStreamEndCapture", self._handle, ctypes.byref(graph))
+        flags = ctypes.c_ulonglong(0)
+        self._call("cuGraphInstantiateWithFlags", ctypes.byref(executable), graph, flags)
+        try:
+            yield executable
+        finally:
+            self._call("cuGraphExecDestroy", executable)
+            self._call("cuGraphDestroy", graph)
+
+    def _replay(self, graph: ctypes.c_void_p) -> float:
+        events = [ctypes.c_void_p(), ctypes.c_void_p()]
+        for event in events:
+            self._call("cuEventCreate", ctypes.byref(event), 0)
+        self._call("cuEventRecord", events[0], self._handle)
+        self._call("cuGraphLaunch", graph, self._handle)
+        self._call("cuEventRecord", events[1], self._handle)
+        self._call("cuEventSynchronize", events[1])
+        elapsed = ctypes.c_float()
+        self._call("cuEventElapsedTime", ctypes.byref(elapsed), *events)
+        for event in events:
+            self._call("cuEventDestroy_v2", event)
+        return elapsed.value * 1e3
+
+    def _call(self, name: str, *arguments: Any) -> None:
+        with self.device.current():  # type: ignore[attr-defined]
+            status = getattr(self._driver, name)(*arguments)
+        if status:
+            raise SystemExit(f"{name}: the driver answered {status}")

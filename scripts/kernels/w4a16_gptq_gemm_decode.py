@@ -1,0 +1,351 @@
+"""The W4A16 GEMM for few rows: c[M, N] = a[M, K] @ dequantise(qweight, qzeros, scales)[K, N].
+
+It computes straight on the tensors of a GPTQ checkpoint, because those already lie as the tensor
+cores want their operands: nothing is repacked, and no operand passes through shared memory.
+
+    a        float16 [M, K]                 activations
+    qweight  int32   [K/8, N]               eight 4-bit weights a word, low nibble first along K
+    scales   float16 [ceil(K/G), N]
+    qzeros   int32   [ceil(K/G), N/8]       eight 4-bit zeros a word, low nibble first along N
+    c        float16 [M, N]                 fp32 accumulation, rounded once
+
+The weights are the left operand of mma.m16n8k16 (16 columns of c), the activations the right one
+(8 rows of c).  A sum over k may run in any order, so a lane (g = lane / 4, t = lane % 4) multiplies
+the k's that its own loads bring, 32 of them a step and two mma's deep:
+
+    weights      16 bytes: the words of row t, columns 4g .. 4g + 3
+    activations  16 bytes: row g, k = 8t .. 8t + 7
+
+Index bits, low to high; nibble = (p, h, e) is a weight's place in its word:
+
+    k of one mma       [e, t0, t1, h]            p says which of the two mma's
+    k in the file      [p, h, e, t0, t1]
+    row of the mma's   [g0, g1, g2, r0, r1]
+    column in the file [r0, r1, g0, g1, g2]
+
+A nibble n under the mask 0x000f000f is the float16 n * 2^-24, a subnormal, which the tensor cores
+take as it is.  The nibbles of the second mma are shifted under that mask, or, where APART is 1,
+they are left under 0x00f000f0, where they count 16-fold, and summed apart: fewer instructions for
+more registers.  The zero z comes in once a group and not once a weight,
+
+    sum(a * (n - z)) = sum(a * n) - z * sum(a),
+
+where an mma with ones as weights gives sum(a); then the scale multiplies.  All that is float32.
+
+The warps of a CTA share out K, BLOCK_K = 128 at a time, and are summed at the end in a fixed order.
+While a warp multiplies one tile, its loads of the next are under way.
+
+GROUP is 128 or 32, and group_size a multiple of it, or one group is all of K.  Columns beyond N and
+rows beyond M read the last one again and are not stored; k's beyond K are not read and count as
+zero.  Strides are in elements; those of rows of a, qweight and scales keep the loads aligned, the
+others are 1, or any for c and for rows of qzeros.  ZERO_BIAS is 1 for GPTQ v1 (the file stores
+zero - 1) and 0 for GPTQ v2.
+"""
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.ampere import mma_v2
+
+
+@gluon.constexpr_function
+def _log2(n):
+    return n.bit_length() - 1
+
+
+@gluon.constexpr_function
+def _bits(shape, dim, first, last):
+    """The basis vectors 2^first, ..., 2^(last-1) along one dimension."""
+    return [[2**i if d == dim else 0 for d in range(len(shape))] for i in range(first, last)]
+
+
+@gluon.constexpr_function
+def _words_layout(WARPS, BLOCK_N):
+    """[WARPS, 4 (t), BLOCK_N / 4 (g, ...), 4 (r)]: 16 bytes of a word row a lane."""
+    shape = [WARPS, 4, BLOCK_N // 4, 4]
+    registers = _bits(shape, 3, 0, 2) + _bits(shape, 2, 3, _log2(BLOCK_N // 4))
+    lanes = _bits(shape, 1, 0, 2) + _bits(shape, 2, 0, 3)
+    warps = _bits(shape, 0, 0, _log2(WARPS))
+    return gl.DistributedLinearLayout(registers, lanes, warps, [], shape)
+
+
+@gluon.constexpr_function
+def _pairs_layout(WARPS, BLOCK_M):
+    """[WARPS, BLOCK_M (g, ...), 4 (t), 4]: 16 bytes of an activation row a lane."""
+    shape = [WARPS, BLOCK_M, 4, 4]
+    registers = _bits(shape, 3, 0, 2) + _bits(shape, 1, 3, _log2(BLOCK_M))
+    lanes = _bits(shape, 2, 0, 2) + _bits(shape, 1, 0, 3)
+    warps = _bits(shape, 0, 0, _log2(WARPS))
+    return gl.DistributedLinearLayout(registers, lanes, warps, [], shape)
+
+
+@gluon.constexpr_function
+def _parts_layout(WARPS, BLOCK_M, BLOCK_N):
+    """[WARPS, BLOCK_N, BLOCK_M]: a thread has every warp's part of its outputs."""
+    shape = [WARPS, BLOCK_N, BLOCK_M]
+    threads = 5 + _log2(WARPS)
+    outputs = _bits(shape, 1, 0, _log2(BLOCK_N)) + _bits(shape, 2, 0, _log2(BLOCK_M))
+    outputs = outputs + [[0, 0, 0]] * (threads - len(outputs))
+    registers = _bits(shape, 0, 0, _log2(WARPS)) + outputs[threads:]
+    return gl.DistributedLinearLayout(registers, outputs[:5], outputs[5:threads], [], shape)
+
+
+@gluon.constexpr_function
+def _along(layout, dim):
+    """The layout of a vector that indexing with None spreads along `dim` of `layout`."""
+    for other in reversed(range(layout.rank)):
+        if other != dim:
+            layout = gl.SliceLayout(other, layout)
+    return layout
+
+
+@gluon.jit
+def _as_mma_rows(columns):
+    """[WARPS, BLOCK_N / 4, 4] in the file's order -> [WARPS, BLOCK_N] in the mma's."""
+    WARPS: gl.constexpr = columns.shape[0]
+    BLOCKS: gl.constexpr = columns.shape[1] // 8
+    columns = columns.reshape([WARPS, BLOCKS, 8, 2, 2]).permute([0, 1, 3, 4, 2])
+    return columns.reshape([WARPS, BLOCKS * 32])
+
+
+@gluon.jit
+def _nibbles(words, mask: gl.constexpr):
+    """The two nibbles under `mask` as float16.  words [..., 2]: each word twice, one per half."""
+    return gl.inline_asm_elementwise(
+        "and.b32 $0, $1, " + mask + ";", "=r,r,r", [words], gl.float16, is_pure=True, pack=2
+    )
+
+
+@gluon.jit
+def _weights(words, mask: gl.constexpr, operand: gl.constexpr):
+    """words [WARPS, 4, BLOCK_N / 4, 4] -> one mma's weights [WARPS, BLOCK_N, 16]."""
+    WARPS: gl.constexpr = words.shape[0]
+    BLOCKS: gl.constexpr = words.shape[2] // 8
+    words = gl.join(words, words)
+    weights = gl.join(_nibbles(words, mask), _nibbles(words >> 8, mask))  # [..., e, h]
+    weights = weights.reshape([WARPS, 4, BLOCKS, 8, 2, 2, 2, 2])
+    weights = weights.permute([0, 2, 4, 5, 3, 7, 1, 6])  # [., ., r1, r0, g, h, t, e]
+    weights = weights.reshape([WARPS, BLOCKS * 32, 16])
+    return gl.convert_layout(weights, operand, assert_trivial=True)
+
+
+@gluon.jit
+def _activations(pairs, operand: gl.constexpr):
+    """pairs [WARPS, BLOCK_M, 4, 4 (h, e)], each of p = 0, 1 -> both mma's [WARPS, 16, BLOCK_M].
+
+    A register of an mma holds k's that differ in e, so the halves of the pairs change places.
+    """
+    WARPS: gl.constexpr = pairs.shape[0]
+    BLOCK_M: gl.constexpr = pairs.shape[1]
+    low, high = gl.inline_asm_elementwise(
+        "prmt.b32 $0, $4, $6, 0x5410;"
+        "prmt.b32 $1, $5, $7, 0x5410;"
+        "prmt.b32 $2, $4, $6, 0x7632;"
+        "prmt.b32 $3, $5, $7, 0x7632;",
+        "=&r,=&r,=&r,=&r,r,r,r,r",
+        [pairs],
+        (gl.float16, gl.float16),
+        is_pure=True,
+        pack=4,
+    )
+    low = low.reshape([WARPS, BLOCK_M, 4, 2, 2]).permute([0, 3, 2, 4, 1])
+    high = high.reshape([WARPS, BLOCK_M, 4, 2, 2]).permute([0, 3, 2, 4, 1])
+    low = gl.convert_layout(low.reshape([WARPS, 16, BLOCK_M]), operand, assert_trivial=True)
+    high = gl.convert_layout(high.reshape([WARPS, 16, BLOCK_M]), operand, assert_trivial=True)
+    return low, high
+
+
+@gluon.jit
+def _next_group(group, row, groups, rows, group_size):
+    """Where `groups` whole groups and `rows` < group_size rows further on is."""
+    row += rows
+    over = row >= group_size
+    return group + groups + over.to(gl.int32), gl.where(over, row - group_size, row)
+
+
+@gluon.jit
+def _load_tile(
+    q, a, s, z, left, group, row,
+    q_step, s_step, z_step, last_group, group_size,
+    STEPS: gl.constexpr, SPAN: gl.constexpr, pairs_at: gl.constexpr, groups_at: gl.constexpr,
+):  # fmt: skip
+    """One tile of BLOCK_K k's for each warp: words and pairs a step, scales and zeros a span.
+
+    left: [WARPS, 4], how many k's there are from this lane's first one on.
+    group, row: [WARPS], the first k's group, and its row in that group.
+    """
+    words, pairs, scales, zeros = (), (), (), ()
+    q_left = gl.expand_dims(gl.expand_dims(left, 2), 3)
+    for i in gl.static_range(STEPS):
+        # Read once and never again: to be evicted first leaves the caches to what is read again.
+        fresh = gl.load(q + i * q_step, q_left > 32 * i, 0, eviction_policy="evict_first")
+        words = words + (fresh,)
+    a_left_at: gl.constexpr = gl.SliceLayout(1, gl.SliceLayout(3, pairs_at))
+    left = gl.convert_layout(left, a_left_at, assert_trivial=True)
+    left = gl.expand_dims(gl.expand_dims(left, 1), 3)
+    for i in gl.static_range(STEPS):
+        pairs = pairs + (gl.load(a + i * 16, left > 32 * i, 0),)
+    for _ in gl.static_range(STEPS // SPAN):
+        there = gl.minimum(group, last_group)
+        there = gl.convert_layout(there, groups_at, assert_trivial=True).to(gl.int64)
+        zeros = zeros + (gl.load(z + (there * z_step)[:, None]),)
+        scales = scales + (gl.load(s + (there * s_step)[:, None, None]),)
+        group, row = _next_group(group, row, 0, 32 * SPAN, group_size)
+    return words, pairs, scales, zeros
+
+
+@gluon.jit
+def _multiply(
+    total, tile, z_shift,
+    STEPS: gl.constexpr, SPAN: gl.constexpr, APART: gl.constexpr, ZERO_BIAS: gl.constexpr,
+    mma: gl.constexpr,
+):  # fmt: skip
+    """total [WARPS, BLOCK_N, BLOCK_M] and a tile's products, in units of 2^-24."""
+    WARPS: gl.constexpr = total.shape[0]
+    BLOCK_M: gl.constexpr = total.shape[2]
+    weights_at: gl.constexpr = gl.DotOperandLayout(0, mma, 2)
+    activations_at: gl.constexpr = gl.DotOperandLayout(1, mma, 2)
+    rows_at: gl.constexpr = gl.SliceLayout(2, mma)
+    words, pairs, scales, zeros = tile
+    ones = gl.full([WARPS, 16, 16], 2.0**-24, gl.float16, weights_at)
+    for span in gl.static_range(STEPS // SPAN):
+        low = gl.zeros_like(total)
+        high = gl.zeros_like(total)
+        sums = gl.zeros([WARPS, 16, BLOCK_M], gl.float32, mma)
+        for i in gl.static_range(span * SPAN, span * SPAN + SPAN):
+            a0, a1 = _activations(pairs[i], activations_at)
+            low = mma_v2(_weights(words[i], "0x000f000f", weights_at), a0, low)
+            if APART:
+                high = mma_v2(_weights(words[i], "0x00f000f0", weights_at), a1, high)
+            else:
+                low = mma_v2(_weights(words[i] >> 4, "0x000f000f", weights_at), a1, low)
+            sums = mma_v2(ones, a0, sums)
+            sums = mma_v2(ones, a1, sums)
+        for i in gl.static_range(_log2(total.shape[1] // 16)):  # the same in all rows
+            sums = gl.join(sums, sums).permute([0, 3, 1, 2])
+            sums = sums.reshape([WARPS, 32 * 2**i, BLOCK_M])
+        sums = gl.convert_layout(sums, mma, assert_trivial=True)
+        zero = -ZERO_BIAS - ((zeros[span][:, :, None] >> z_shift) & 15)
+        zero = _as_mma_rows(zero.to(gl.float32))
+        zero = gl.convert_layout(zero, rows_at, assert_trivial=True)[:, :, None]
+        scale = _as_mma_rows(scales[span].to(gl.float32))
+        scale = gl.convert_layout(scale, rows_at, assert_trivial=True)[:, :, None]
+        part = low
+        if APART:
+            part = gl.fma(high, gl.full_like(high, 1 / 16), low)
+        zero, sums = gl.broadcast(zero, sums)
+        total += gl.fma(zero, sums, part) * scale
+    return total
+
+
+@gluon.jit
+def w4a16_gptq_gemm_decode(
+    a,
+    qweight,
+    scales,
+    qzeros,
+    c,
+    M,
+    N,
+    K,
+    group_size,
+    stride_am,
+    stride_ak,
+    stride_qwk,
+    stride_qwn,
+    stride_sk,
+    stride_sn,
+    stride_qzk,
+    stride_qzn,
+    stride_cm,
+    stride_cn,
+    BLOCK_M: gl.constexpr,
+    BLOCK_N: gl.constexpr,
+    BLOCK_K: gl.constexpr,
+    GROUP: gl.constexpr,
+    APART: gl.constexpr,
+    ZERO_BIAS: gl.constexpr,
+):
+    WARPS: gl.constexpr = gl.num_warps()
+    STRIDE: gl.constexpr = WARPS * BLOCK_K  # k's from a warp's tile to its next one
+    STEPS: gl.constexpr = BLOCK_K // 32
+    SPAN: gl.constexpr = GROUP // 32  # steps that surely share a group
+    mma: gl.constexpr = gl.NVMMADistributedLayout([2, 0], [WARPS, 1, 1], [1, 16, 8])
+    words_at: gl.constexpr = _words_layout(WARPS, BLOCK_N)
+    columns_at: gl.constexpr = gl.SliceLayout(1, words_at)
+    quads_at: gl.constexpr = gl.SliceLayout(2, columns_at)
+    groups_at: gl.constexpr = gl.SliceLayout(1, quads_at)
+    left_at: gl.constexpr = gl.SliceLayout(2, gl.SliceLayout(3, words_at))
+    pairs_at: gl.constexpr = _pairs_layout(WARPS, BLOCK_M)
+    a_left_at: gl.constexpr = gl.SliceLayout(1, gl.SliceLayout(3, pairs_at))
+
+    # `// 4 * 4` tells the compiler what the sidecar's constraints promise: loads are aligned.
+    # Offsets are 64 bits wide: M*K, K*N/8 and M*N each pass 2^31 in real models.
+    a_step = (stride_am // 8).to(gl.int64) * 4  # in pairs
+    q_step = (stride_qwk // 4).to(gl.int64) * 4
+    s_step = (stride_sk // 4).to(gl.int64) * 4
+    z_step = stride_qzk.to(gl.int64)
+    first_row = gl.program_id(0) * BLOCK_M
+    first_quad = gl.program_id(1) * (BLOCK_N // 4)
+    last_quad = N // 4 - 1
+
+    first_k = gl.arange(0, WARPS, gl.SliceLayout(1, left_at)) * BLOCK_K
+    k = first_k[:, None] + gl.arange(0, 4, gl.SliceLayout(0, left_at))[None, :] * 8
+    quads = gl.minimum(first_quad + gl.arange(0, BLOCK_N // 4, _along(words_at, 2)), last_quad)
+    q = gl.expand_dims(gl.expand_dims((k // 8).to(gl.int64) * q_step, 2), 3)
+    q += (quads.to(gl.int64) * 4)[None, None, :, None]
+    q = qweight + (q + gl.arange(0, 4, _along(words_at, 3))[None, None, None, :])
+
+    rows = gl.minimum(first_row + gl.arange(0, BLOCK_M, _along(pairs_at, 1)), M - 1)
+    k_pairs = gl.convert_layout(k // 2, a_left_at, assert_trivial=True)
+    k_pairs = gl.expand_dims(gl.expand_dims(k_pairs, 1), 3)
+    k_pairs += gl.arange(0, 4, _along(pairs_at, 3))[None, None, None, :]
+    a = a.cast(gl.pointer_type(gl.int32))
+    a += (rows.to(gl.int64) * a_step)[None, :, None, None] + k_pairs
+
+    quads = first_quad + gl.arange(0, BLOCK_N // 4, gl.SliceLayout(0, quads_at))
+    quads = gl.minimum(quads, last_quad)
+    r = gl.arange(0, 4, _along(columns_at, 2))[None, None, :]
+    s = scales + ((quads.to(gl.int64) * 4)[None, :, None] + r)
+    z = qzeros + (quads // 2)[None, :]
+    z_shift = (quads % 2 * 16)[None, :, None] + r * 4
+
+    left = K - k
+    group = (first_k.to(gl.uint32) // group_size.to(gl.uint32)).to(gl.int32)
+    row = first_k - group * group_size
+    groups_on = STRIDE // group_size
+    rows_on = STRIDE - groups_on * group_size
+    last_group = (K - 1) // group_size
+
+    total = gl.zeros([WARPS, BLOCK_N, BLOCK_M], gl.float32, mma)
+    tile = _load_tile(
+        q, a, s, z, left, group, row, q_step * 4, s_step, z_step, last_group, group_size,
+        STEPS, SPAN, pairs_at, groups_at,
+    )  # fmt: skip
+    tiles = gl.cdiv(K, STRIDE)
+    for pair in range(0, tiles, 2):
+        # By twos, so that two tiles take turns in the registers and none is copied.
+        for i in gl.static_range(2):
+            if pair + i < tiles:
+                q += q_step * (STRIDE // 8)
+                a += STRIDE // 2
+                left -= STRIDE
+                group, row = _next_group(group, row, groups_on, rows_on, group_size)
+                fresh = _load_tile(
+                    q, a, s, z, left, group, row, q_step * 4, s_step, z_step, last_group,
+                    group_size, STEPS, SPAN, pairs_at, groups_at,
+                )  # fmt: skip
+                # Always true; but past a branch the assembler cannot put off the loads above.
+                if (pair + i) * STRIDE < K:
+                    total = _multiply(total, tile, z_shift, STEPS, SPAN, APART, ZERO_BIAS, mma)
+                tile = fresh
+
+    total = total.reshape([WARPS, BLOCK_N // 32, 2, 2, 8, BLOCK_M])
+    total = total.permute([0, 1, 4, 2, 3, 5]).reshape([WARPS, BLOCK_N, BLOCK_M])
+    parts_at: gl.constexpr = _parts_layout(WARPS, BLOCK_M, BLOCK_N)
+    outputs = gl.sum(gl.convert_layout(total, parts_at), 0) * 2.0**24
+
+    c_at: gl.constexpr = gl.SliceLayout(0, parts_at)
+    columns = first_quad * 4 + gl.arange(0, BLOCK_N, gl.SliceLayout(1, c_at))
+    rows = first_row + gl.arange(0, BLOCK_M, gl.SliceLayout(0, c_at))
+    c += rows.to(gl.int64)[None, :] * stride_cm + columns.to(gl.int64)[:, None] * stride_cn
+    gl.store(c, outputs.to(gl.float16), mask=(rows < M)[None, :] & (columns < N)[:, None])

@@ -1,0 +1,139 @@
+"""Which artefact is chosen for a shape, and how that is overridden."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import ferrum_numba as fe
+from ferrum_numba import kernels
+from ferrum_numba.kernels.tuning import CANONICAL
+from tests.kernels.guarded import relative_error
+from tests.layers import random_tensors
+
+CPU = fe.open_device("cpu")
+ROWS = [
+    {"group": 128, "M": 8, "N": 4096, "K": 4096, "tile": "square"},
+    {"group": 128, "M": 8, "N": 32768, "K": 4096, "tile": "wide"},
+    {"group": 128, "M": 64, "N": 4096, "K": 4096, "tile": "tall"},
+]
+
+
+def table(tmp_path: Path, content: object) -> kernels.Tuning:
+    path = tmp_path / "table.json"
+    path.write_text(json.dumps(content))
+    return kernels.Tuning.read(path)
+
+
+def test_the_nearest_shape(tmp_path: Path) -> None:
+    tuning = table(tmp_path, {"some GPU": ROWS})
+    assert tuning.tile("some GPU", 8, 4096, 4096, 128) == "square"
+    assert tuning.tile("another GPU", 1, 5000, 2048, 128) == "square"
+    assert tuning.tile("some GPU", 3, 20000, 8192, 128) == "wide"
+    assert tuning.tile("some GPU", 9, 32768, 4096, 128) == "tall"
+    assert tuning.tile("some GPU", 10**6, 64, 64, 128) == "tall"
+    assert tuning.tile("some GPU", 1, 64, 64, 32) is None
+    assert tuning.bounds("some GPU") == (8, 64)
+
+
+@pytest.mark.parametrize(
+    "content", [{"some GPU": [{"M": 1}]}, [], {"some GPU": [ROWS[0] | {"K": 0}]}]
+)
+def test_a_damaged_table(tmp_path: Path, content: object) -> None:
+    with pytest.raises(fe.AbiError, match="table.json: cannot be read as a tuning table"):
+        table(tmp_path, content)
+
+
+def test_table_and_artefacts_fit() -> None:
+    """Every tile of the table is shipped for v1 and v2, and nothing else is."""
+    content = json.loads((kernels.folder() / "w4a16_tuning.json").read_text())
+    tiles = {(r["tile"], r["group"]) for rows in content.values() for r in rows}
+    wanted = {
+        f"w4a16_gptq_gemm_decode.{tile}.g{group}.{zeros}.sm_80"
+        for tile, group in tiles
+        if tile != CANONICAL
+        for zeros in ("v1", "v2")
+    }
+    assert wanted == {name for name in kernels.names() if "_decode." in name}
+
+
+@pytest.mark.parametrize(
+    ("shape", "zero_bias", "expected"),
+    [
+        ((1, 4096, 4096, 128), 1, "decode.m8n32.*g128.v1"),
+        ((8, 4096, 4096, 128), 0, "decode.m8n32.*g128.v2"),
+        ((16, 4096, 4096, 256), 1, "g128.v1"),
+        ((1, 4096, 4096, 64), 1, "decode.m8n32.*g32.v1"),
+        ((1, 4096, 4096, -1), 1, "decode.*g128.v1"),
+        ((1, 72, 40, 40), 1, "decode.*g128.v1"),
+        ((1, 4096, 4096, 8), 1, "gemm_typed.v1"),
+        ((1, 4096, 4096, 48), 0, "gemm_typed.v2"),
+    ],
+)
+def test_choose(shape: tuple[int, int, int, int], zero_bias: int, expected: str) -> None:
+    name = kernels.choose(CPU, *shape, zero_bias).name
+    assert re.search(expected, name), name
+
+
+def test_what_nothing_is_shipped_for() -> None:
+    with pytest.raises(fe.AbiError, match="dtype: expected float16 .*found float32"):
+        kernels.choose(CPU, 1, 64, 64, 32, 1, "float32")
+    with pytest.raises(fe.AbiError, match="zero_bias: expected 1"):
+        kernels.choose(CPU, 1, 64, 64, 32, 2)
+
+
+def test_a_layer_chooses_for_each_m(device: fe.Device) -> None:
+    tensors = random_tensors(512, 64, 128, seed=2)
+    layer = fe.GptqLinear(tensors, device=device)
+    weight = tensors.dequantize().astype(np.float64)
+    for m in (1, 8, 9, 16, 70):
+        x = np.random.default_rng(m).standard_normal((m, 512)).astype(np.float16)
+        y = device.to_host(layer(device.to_device(x)))
+        assert relative_error(y, x.astype(np.float64) @ weight) <= 1e-3
+    assert layer.artefact(1).name != layer.artefact(70).name
+
+
+def test_a_kernel_by_name(device: fe.Device) -> None:
+    tensors = random_tensors(256, 64, 128, seed=3)
+    name = "w4a16_gptq_gemm_decode.m16n32w8.g128.v1.sm_80"
+    layer = fe.GptqLinear(tensors, device=device, kernel=name)
+    assert layer.artefact(1).name == layer.artefact(100).name == name
+    x = device.to_device(np.ones((2, 256), np.float16))
+    expected = np.ones((2, 256)) @ tensors.dequantize().astype(np.float64)
+    assert relative_error(device.to_host(layer(x)), expected) <= 1e-3
+    with pytest.raises(fe.AbiError, match="artefact 'fastest': not shipped"):
+        fe.GptqLinear(tensors, device=device, kernel="fastest")
+
+
+def test_a_kernel_of_the_other_zero_format() -> None:
+    layer = fe.GptqLinear(
+        random_tensors(256, 64, 128),
+        device=CPU,
+        kernel="w4a16_gptq_gemm_decode.m16n32w8.g128.v2.sm_80",
+    )
+    with pytest.raises(fe.AbiError, match="zero_bias: the weight's zeros are nibble . 1"):
+        layer(np.ones((2, 256), np.float16))
+
+
+def test_arrays_where_a_wide_load_cannot_read(device: fe.Device) -> None:
+    """x as part of another array: the canonical kernel takes it. So for weights on the CPU."""
+    tensors = random_tensors(256, 64, 128, seed=5)
+    x = np.random.default_rng(6).standard_normal((2, 256)).astype(np.float16)
+    expected = x.astype(np.float64) @ tensors.dequantize().astype(np.float64)
+    odd = device.to_device(np.concatenate([np.zeros(1, np.float16), x.ravel()]))
+    layer = fe.GptqLinear(tensors, device=device)
+    assert relative_error(device.to_host(layer(odd[1:].reshape(2, 256))), expected) <= 1e-3
+    if device.name == "cpu":
+        spare = np.zeros(tensors.qweight.size + 1, np.int32)
+        shifted = spare[1:].reshape(tensors.qweight.shape)
+        shifted[:] = tensors.qweight
+        moved = fe.GptqTensors(
+            qweight=shifted, qzeros=tensors.qzeros, scales=tensors.scales, group_size=128
+        )
+        layer = fe.GptqLinear(moved, device=device)
+        assert "typed" in layer.artefact(1).name
+        assert relative_error(layer(x), expected) <= 1e-3
