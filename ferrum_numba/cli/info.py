@@ -12,15 +12,37 @@ from rich.table import Table
 
 from .. import __version__, kernels
 from ..abi import Signature, driver_for_ptx
+from ..devices import Device
 from ..errors import DeviceError
 from .console import facts_table, json_option, standard_output, write_json
 from .devices import describe_device, device_line, device_option, find_device
 
 
+def _read_shape(
+    ctx: click.Context, param: click.Parameter, value: str | None
+) -> tuple[int, int, int] | None:
+    """`1,4096,14336` as M, N and K, each at least 1."""
+    if value is None:
+        return None
+    numbers = [int(part) if part.strip().isdecimal() else 0 for part in value.split(",")]
+    if len(numbers) != 3 or min(numbers) < 1:
+        raise click.BadParameter(f"expected M,N,K from 1, found {value!r}", ctx, param)
+    return numbers[0], numbers[1], numbers[2]
+
+
 @click.command()
+@click.option(
+    "--shape",
+    metavar="M,N,K",
+    callback=_read_shape,
+    help="Show which kernel the catalogue chooses for this multiplication.",
+)
+@click.option("--group-size", type=int, default=128, show_default=True, help="With --shape.")
 @device_option("Show this device alone; exit with 3 where it is not here.")
 @json_option
-def info(device: str | None, as_json: bool) -> None:
+def info(
+    shape: tuple[int, int, int] | None, group_size: int, device: str | None, as_json: bool
+) -> None:
     """Show versions, devices and the shipped kernels."""
     found = {
         "versions": _versions(),
@@ -28,6 +50,8 @@ def info(device: str | None, as_json: bool) -> None:
         "devices": _devices() if device is None else [describe_device(find_device(device))],
         "artefacts": [_artefact(name) for name in kernels.names()],
     }
+    if shape is not None:
+        found["choice"] = _choice(find_device(device or "auto"), shape, group_size)
     if as_json:
         write_json(found)
     else:
@@ -92,6 +116,14 @@ def _artefact(name: str) -> dict[str, Any]:
     }
 
 
+def _choice(device: Device, shape: tuple[int, int, int], group_size: int) -> dict[str, Any]:
+    """What the catalogue takes for float16 arrays in C order and zeros of format v1."""
+    m, n, k = shape
+    chosen = kernels.choose(device, m, n, k, group_size, zero_bias=1)
+    sizes = {"M": m, "N": n, "K": k, "group_size": group_size}
+    return {"device": device.name, **sizes, "artefact": chosen.name}
+
+
 def _show(found: dict[str, Any]) -> None:
     console = standard_output()
     lines = facts_table()
@@ -107,6 +139,10 @@ def _show(found: dict[str, Any]) -> None:
     console.print(lines)
     console.print("\nshipped kernels")
     console.print(_artefact_lines(found["artefacts"]))
+    if "choice" in found:
+        choice = found["choice"]
+        sizes = ", ".join(f"{name} {choice[name]}" for name in ("M", "N", "K", "group_size"))
+        console.print(f"\n{sizes} on {choice['device']}: {choice['artefact']}")
 
 
 def _artefact_lines(artefacts: list[dict[str, Any]]) -> Table:

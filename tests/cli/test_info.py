@@ -27,7 +27,7 @@ def test_json_has_versions_devices_and_artefacts():
     assert cpu["product"]
     assert gpus[0]["name"] == ("cuda" if unusable() else "cuda:0")
     assert [artefact["name"] for artefact in found["artefacts"]] == kernels.names()
-    canonical = next(a for a in found["artefacts"] if ".v1." in a["name"])
+    canonical = next(a for a in found["artefacts"] if a["name"] == kernels.canonical(1).name)
     assert canonical["entry"] == fe.fn_name()
     assert canonical["tile"] == {"BLOCK_M": fe.BM, "BLOCK_N": fe.BN, "BLOCK_K": fe.BK}
     assert canonical["constants"] == {"ZERO_BIAS": 1}
@@ -98,3 +98,12 @@ def test_without_its_libraries_it_says_what_to_install(missing):
 @pytest.mark.parametrize("arguments", [["infos"], ["info", "--devices"], ["info", "extra"]])
 def test_wrong_usage_is_exit_code_2(arguments):
     assert run(*arguments).exit_code == 2
+
+
+def test_the_choice_for_a_shape():
+    code, found = run_json("info", "--shape", "1,4096,14336", "--device", "cpu")
+    assert code == 0
+    expected = kernels.choose(fe.open_device("cpu"), 1, 4096, 14336, 128, 1).name
+    assert found["choice"]["artefact"] == expected
+    assert expected in run("info", "--shape", "1,4096,14336", "--device", "cpu").stdout
+    assert run("info", "--shape", "1,4096").exit_code == 2
