@@ -11,6 +11,7 @@ from .errors import (
     FerrumError,
     LaunchError,
     PtxError,
+    SanitizerError,
 )
 from .gptq import Checkpoint, GptqLinear, GptqTensors, LayerSpec
 from .kernels import BK, BM, BN, W4A16_PTX, W4A16Weight, fn_name, launch_w4a16_gptq
@@ -42,6 +43,7 @@ __all__ = [
     "ParameterBlock",
     "PreparedLaunch",
     "PtxError",
+    "SanitizerError",
     "Sidecar",
     "Signature",
     "W4A16Weight",

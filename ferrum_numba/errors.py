@@ -3,6 +3,11 @@
 A message names the field, what was expected, what was found, and what to do.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
 
 class FerrumError(Exception):
     """Base of all errors of this package."""
@@ -18,6 +23,17 @@ class AbiError(FerrumError):
 
 class LaunchError(FerrumError):
     """The driver, or the CPU device, refused or broke off a launch."""
+
+
+class SanitizerError(LaunchError):
+    """A launch on a device with checks did what it should not; `findings` says what.
+
+    Its arrays hold what the launch left there; accesses that were not allowed were left out.
+    """
+
+    def __init__(self, message: str, findings: Sequence[Any] = ()) -> None:
+        super().__init__(message)
+        self.findings = list(findings)
 
 
 class DeviceError(FerrumError):

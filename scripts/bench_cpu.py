@@ -1,8 +1,11 @@
 """What the CPU device costs: compile time, and one layer beside NumPy's dequantise + matmul.
 
-    python scripts/bench_cpu.py [--size 4096] [--group-size 128] [--m 1 64] [--threads 1 2]
+    python scripts/bench_cpu.py [--size 4096] [--m 1 64] [--threads 1 2]
+                                [--checks]
 
 Prints medians in milliseconds.  NumPy runs in the same process and on one thread, float32.
+Triton's own interpreter, where Triton is installed, runs M = 64 at a smaller N and K, and beside it
+the CPU device at the same size: at N = K = 4096 it takes more than a minute.
 """
 
 from __future__ import annotations
@@ -11,7 +14,9 @@ import argparse
 import json
 import os
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,12 +24,13 @@ from pathlib import Path
 # Before NumPy loads its BLAS: the peer gets one thread, as the CPU device does.
 for variable in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
     os.environ[variable] = "1"
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+ROOT = Path(__file__).resolve().parent.parent
+os.environ["FERRUM_TRITON_INT4"] = "1"  # the canonical kernel, whatever is faster
+sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
 
 import ferrum_numba as fe  # noqa: E402
-from ferrum_numba import kernels  # noqa: E402
 from tests.layers import random_tensors  # noqa: E402
 
 
@@ -39,12 +45,65 @@ def milliseconds(job: Callable[[], object], repeats: int) -> float:
     return statistics.median(times)
 
 
-def cold_compile() -> float:
-    """From PTX text to a kernel that can be launched, nothing cached, in milliseconds."""
-    text = kernels.W4A16_PTX + "// not loaded before\n"
-    start = time.perf_counter()
-    fe.open_device("cpu").load_module(text).get_kernel()
-    return (time.perf_counter() - start) * 1e3
+CHECKS = [("memory",), ("memory", "init", "race"), ("memory", "init", "race", "order")]
+
+
+def check_costs(tensors: fe.GptqTensors, x: np.ndarray, repeats: int) -> dict[str, float]:
+    """How many times longer a layer takes with checks, on one thread, in CPU time.
+
+    The runs take turns, and the best of each counts: other work on the machine slows all alike.
+    """
+    devices = {"unchecked": fe.open_device("cpu", threads=1)}
+    devices |= {"+".join(c): fe.open_device("cpu", threads=1, checks=c) for c in CHECKS}
+    out = np.empty((len(x), tensors.N), np.float16)
+    layers = {name: fe.GptqLinear(tensors, device=device) for name, device in devices.items()}
+    best = dict.fromkeys(layers, float("inf"))
+    for _ in range(repeats):
+        for name, layer in layers.items():
+            start = time.thread_time()
+            layer(x, out=out)
+            best[name] = min(best[name], time.thread_time() - start)
+    return {name: best[name] / best["unchecked"] for name in layers if name != "unchecked"}
+
+
+_COMPILE = """
+import json, time
+from ferrum_numba import kernels
+from ferrum_numba.emulator import Program
+start = time.perf_counter()
+program = Program.compile(kernels.W4A16_PTX, kernels.fn_name())
+print(json.dumps([(time.perf_counter() - start) * 1e3, program.cached]))
+"""
+
+
+def compile_and_reload() -> tuple[float, float]:
+    """From PTX text to code in two new processes: nothing cached, then cached; milliseconds."""
+    with tempfile.TemporaryDirectory() as cache:
+        environment = os.environ | {"FERRUM_CACHE_DIR": cache, "PYTHONPATH": str(ROOT)}
+        times = []
+        for cached in (False, True):
+            command = [sys.executable, "-c", _COMPILE]
+            printed = subprocess.run(command, env=environment, capture_output=True, check=True)
+            elapsed, was_cached = json.loads(printed.stdout)
+            assert was_cached == cached
+            times.append(elapsed)
+    return times[0], times[1]
+
+
+def beside_triton(size: int, repeats: int) -> dict[str, float] | None:
+    """The CPU device on one thread and Triton's interpreter, M = 64, N = K = size."""
+    script = ROOT / "scripts" / "interpret_triton.py"
+    command = [sys.executable, str(script), "--size", str(size), "--m", "64"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        print(f"Triton's interpreter: {done.stderr.splitlines()[-1]}", file=sys.stderr)
+        return None
+    layer = fe.GptqLinear(
+        random_tensors(size, size, 128, symmetric=True), device=fe.open_device("cpu", threads=1)
+    )
+    x, out = np.ones((64, size), np.float16), np.empty((64, size), np.float16)
+    ours = milliseconds(lambda: layer(x, out=out), repeats)
+    return {"M": 64, "N = K": size, "triton_ms": json.loads(done.stdout)["ms"], "cpu_ms": ours}
 
 
 def main() -> None:
@@ -53,36 +112,42 @@ def main() -> None:
     parser.add_argument("--group-size", type=int, default=128)
     parser.add_argument("--m", type=int, nargs="+", default=[1, 64])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--triton-size", type=int, default=512, help="N and K beside Triton")
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--checks", action="store_true", help="also what the checks cost")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
 
-    result: dict[str, object] = {"cold_compile_ms": cold_compile()}
+    cold, reload = compile_and_reload()
+    result: dict[str, object] = {"cold_compile_ms": cold, "cached_reload_ms": reload}
     tensors = random_tensors(arguments.size, arguments.size, arguments.group_size, symmetric=True)
     rows = []
     for m in arguments.m:
         x = np.random.default_rng(m).standard_normal((m, tensors.K)).astype(np.float16)
         x32 = x.astype(np.float32)
-        row: dict[str, object] = {
-            "M": m,
-            "numpy_ms": milliseconds(
-                lambda x32=x32: x32 @ tensors.dequantize().astype(np.float32), arguments.repeats
-            ),
-        }
+        numpy_ms = milliseconds(
+            lambda x32=x32: x32 @ tensors.dequantize().astype(np.float32), arguments.repeats
+        )
+        row = {"M": m, "numpy_ms": numpy_ms}
         out = np.empty((m, tensors.N), np.float16)
         for threads in arguments.threads:
             layer = fe.GptqLinear(tensors, device=fe.open_device("cpu", threads=threads))
-            row[f"cpu_{threads}_threads_ms"] = milliseconds(
+            ours = milliseconds(
                 lambda layer=layer, x=x, out=out: layer(x, out=out), arguments.repeats
             )
+            row |= {f"cpu_{threads}_threads_ms": ours, f"numpy/cpu_{threads}": numpy_ms / ours}
+        if arguments.checks:
+            costs = check_costs(tensors, x, arguments.repeats)
+            row |= {f"{name}_times": cost for name, cost in costs.items()}
         rows.append(row)
     result |= {"N": tensors.N, "K": tensors.K, "group_size": tensors.group_size, "rows": rows}
+    result["triton"] = triton = beside_triton(arguments.triton_size, arguments.repeats)
     if arguments.json:
         print(json.dumps(result, indent=1))
         return
-    print(f"cold compile of the canonical kernel: {result['cold_compile_ms']:.0f} ms")
+    print(f"canonical kernel, new process: cold compile {cold:.0f} ms, cached {reload:.1f} ms")
     print(f"N = {tensors.N}, K = {tensors.K}, group_size = {tensors.group_size}; medians in ms")
-    for row in rows:
+    for row in [*rows, *([triton] if triton else [])]:
         print("  ".join(f"{key} {value:.4g}" for key, value in row.items()))
 
 

@@ -3,17 +3,17 @@
 Each producer pins its own transformers, so each has its own environment; none of them belongs into
 the project's. From the repository's root:
 
-    python -m venv /tmp/gptqmodel && /tmp/gptqmodel/bin/pip install torch gptqmodel==7.6.0 -e .
-    /tmp/gptqmodel/bin/python scripts/roundtrip_producers.py gptqmodel
+    python -m venv .venv-gptqmodel && .venv-gptqmodel/bin/pip install torch gptqmodel==7.6.0 -e .
+    .venv-gptqmodel/bin/python scripts/roundtrip_producers.py gptqmodel
 
-    python -m venv /tmp/auto-round && /tmp/auto-round/bin/pip install torch auto-round==0.16.1 \\
+    python -m venv .venv-auto-round && .venv-auto-round/bin/pip install torch auto-round==0.16.1 \\
         gptqmodel==7.6.0 -e .
-    /tmp/auto-round/bin/python scripts/roundtrip_producers.py auto-round
+    .venv-auto-round/bin/python scripts/roundtrip_producers.py auto-round
 
-    python -m venv /tmp/autogptq && /tmp/autogptq/bin/pip install torch numpy setuptools wheel
-    BUILD_CUDA_EXT=0 /tmp/autogptq/bin/pip install --no-build-isolation auto-gptq==0.7.1 \\
-        transformers==4.46.3 peft==0.13.2 accelerate==1.1.1 -e .
-    /tmp/autogptq/bin/python scripts/roundtrip_producers.py autogptq
+    python -m venv .venv-autogptq && .venv-autogptq/bin/pip install torch numpy setuptools wheel
+    BUILD_CUDA_EXT=0 .venv-autogptq/bin/pip install --no-build-isolation auto-gptq==0.7.1 \\
+        transformers==4.46.3 peft==0.13.2 accelerate==1.1.1 datasets==3.1.0 -e .
+    .venv-autogptq/bin/python scripts/roundtrip_producers.py autogptq
 
 Everything runs on the CPU and writes to a temporary directory. For every quantised layer, the
 reader's weight (its own dequantisation, or its forward pass on the identity matrix where it has

@@ -28,10 +28,12 @@ TYPE_NBYTES = {
     **dict.fromkeys(("b64", "u64", "s64", "f64"), 8),
 }
 
+_MAX_PARAMETER_BYTES = 32764  # PTX ISA, "Kernel Function Parameters"
+
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 _IDENTIFIER = r"[A-Za-z_$%][\w$]*"
 _ENTRY = re.compile(
-    rf"\.entry\s+({_IDENTIFIER})\s*(?:\((?P<params>[^)]*)\))?(?P<tail>[^{{;]*)[{{;]"
+    rf"\.entry\s+({_IDENTIFIER})(?![\w$])(?:\s*\((?P<params>[^)]*)\))?(?P<tail>[^{{;]*)[{{;]"
 )
 _PARAMETER = re.compile(
     rf"""\.param\s+
@@ -44,6 +46,7 @@ _PARAMETER = re.compile(
     re.VERBOSE,
 )
 _DIRECTIVE = re.compile(r"\.(reqntid|maxntid|reqnctapercluster)\s+(\d+(?:\s*,\s*\d+)*)")
+_LONG_NUMBER = re.compile(r"[0-9]{65}")  # none has more digits than a 64-bit binary literal
 _HEADER = re.compile(r"\.(version|target)\s+([^\n;]+)")
 
 
@@ -111,6 +114,8 @@ class Signature:
         if not isinstance(text, str):
             raise PtxError(f"text: expected PTX as str, found {type(text).__name__}")
         text = _COMMENT.sub(" ", text)
+        if _LONG_NUMBER.search(text):
+            raise PtxError("not PTX: it has a number of more than 64 digits")
         header = dict(_HEADER.findall(text))
         if "version" not in header or "target" not in header:
             missing = " and ".join(f".{k}" for k in ("version", "target") if k not in header)
@@ -271,4 +276,8 @@ def _read_parameters(entry: str, text: str) -> tuple[tuple[Parameter, ...], int]
             )
         )
         offset += size
+    if offset > _MAX_PARAMETER_BYTES:
+        raise PtxError(
+            f"{entry}: expected at most {_MAX_PARAMETER_BYTES} bytes of parameters, found {offset}"
+        )
     return tuple(params), offset

@@ -9,11 +9,13 @@ import click
 
 from .. import __version__
 from ..errors import FerrumError
+from .compare import compare
 from .console import standard_error
 from .devices import NoSuchDevice
 from .info import info
 from .inspect import inspect
 from .make import make
+from .sanitize import sanitize
 from .verify import verify
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it; 1 would read as a mismatch
@@ -61,5 +63,5 @@ def app() -> None:
     """
 
 
-for command in (info, inspect, verify, make):
+for command in (info, inspect, verify, compare, sanitize, make):
     app.add_command(command)

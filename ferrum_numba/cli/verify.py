@@ -3,28 +3,56 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, get_args
 
 import click
 import numpy as np
-from rich.console import Console, Group, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
+from .. import __version__
 from ..devices import Device
 from ..gptq import Checkpoint, ZeroFormat
-from ..report import M_VALUES, TOLERANCE, LayerResult, Verdict, select_layers, verify_checkpoint
-from .console import json_option, plain_table, standard_error, standard_output, write_json
-from .devices import describe_device, device_line, device_option, find_device
+from ..kernels import artefact
+from ..report import (
+    M_VALUES,
+    NUMPY_DTYPES,
+    Journal,
+    LayerResult,
+    Oracle,
+    Plan,
+    Verdict,
+    check_extra,
+    describe_format,
+    layer_page,
+    select_layers,
+    settings_of,
+    verify_layers,
+    worst_passing,
+    write_junit,
+    write_page,
+)
+from .console import json_option, standard_error, standard_output, write_json
+from .devices import describe_device, device_line, find_device
+from .layer_table import Line, counts, exit_code, layer_table, reasons
 
-_STYLES: dict[Verdict, str] = {"pass": "green", "mismatch": "bold red", "refused": "yellow"}
-_NAMED = 3  # layers that a reason names before it only counts
+_EXPLAINED = 3  # layers that pass and are looked into for a page, those nearest to their bounds
+_FILE = click.Path(path_type=Path, dir_okay=False)
 
 
-def _read_m_values(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, ...]:
+def read_m_values(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, ...]:
     """`1,16,64` as numbers, each at least 1."""
     numbers = [part.strip() for part in value.split(",")]
     if not all(number.isdecimal() and int(number) for number in numbers):
@@ -46,10 +74,40 @@ def _read_m_values(ctx: click.Context, param: click.Parameter, value: str) -> tu
     "--m",
     "m_values",
     metavar="M,M,...",
-    callback=_read_m_values,
+    callback=read_m_values,
     default=",".join(map(str, M_VALUES)),
     show_default=True,
     help="Rows of the random x (M, K) to test with.",
+)
+@click.option(
+    "--device",
+    "names",
+    metavar="NAME",
+    multiple=True,
+    default=("auto",),
+    help="auto (a GPU, else the CPU; the default), cpu, cuda or cuda:N; given several times, "
+    "the layers are spread over the devices.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(list(NUMPY_DTYPES)),
+    default="float16",
+    show_default=True,
+    help="Of x and y, and of what is computed.",
+)
+@click.option(
+    "--kernel",
+    "kernels",
+    metavar="NAME",
+    multiple=True,
+    help="A shipped kernel by name, as info lists them, instead of the catalogue's choice; given "
+    "several times, each layer is tested with each.",
+)
+@click.option(
+    "--oracle",
+    type=_FILE,
+    help="A .safetensors file of stored results to compare with: x_<K> and <layer>.y_f32, or "
+    "<layer>.dequant.",
 )
 @click.option(
     "--zero-format",
@@ -59,7 +117,16 @@ def _read_m_values(ctx: click.Context, param: click.Parameter, value: str) -> tu
 @click.option("--group-size", type=int, help="Rows in a group, for a file without a configuration.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of x.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of the CPU device.")
-@device_option("auto (a GPU, else the CPU; the default), cpu, cuda or cuda:N.", "auto")
+@click.option(
+    "--explain",
+    metavar="GLOB",
+    multiple=True,
+    help="Look into layers that match though they pass; those that fail are looked into anyway.",
+)
+@click.option("--resume", type=_FILE, help="JSON lines to skip finished layers by, and to go on.")
+@click.option("--jsonl", type=_FILE, help="Write a line of JSON for each layer as it is done.")
+@click.option("--junit", type=_FILE, help="Write JUnit XML.")
+@click.option("--html", type=_FILE, help="Write a page: where errors lie, and their likely causes.")
 @json_option
 @click.pass_context
 def verify(
@@ -67,163 +134,247 @@ def verify(
     path: Path,
     patterns: tuple[str, ...],
     m_values: tuple[int, ...],
+    names: tuple[str, ...],
+    dtype: Any,
+    kernels: tuple[str, ...],
+    oracle: Path | None,
     zero_format: ZeroFormat | None,
     group_size: int | None,
     seed: int,
     threads: int | None,
-    device: str,
+    explain: tuple[str, ...],
+    resume: Path | None,
+    jsonl: Path | None,
+    junit: Path | None,
+    html: Path | None,
     as_json: bool,
 ) -> None:
     """Test a GPTQ checkpoint's layers against float32.
 
     Runs each layer of PATH, a model's directory or one .safetensors file, on a device, and
-    compares the result with the reference: x @ dequantised weight + bias in float32. Exits with 1
-    if any layer mismatches, else with 2 if any is refused.
+    compares the result with the reference: x @ dequantised weight + bias in float32, or a stored
+    result. Exits with 1 if any layer mismatches, else with 2 if any is refused.
     """
-    opened = find_device(device, threads)
+    if resume is not None and jsonl is not None:
+        raise click.UsageError("--jsonl: not with --resume, which writes the same lines")
+    if html is not None:
+        check_extra()
+    devices = find_devices(names, threads)
     checkpoint = Checkpoint.open(path, zero_format=zero_format, group_size=group_size)
+    stored = Oracle.open(oracle) if oracle else None
+    plan = Plan(m_values=m_values, dtype=dtype, seed=seed, oracle=stored)
+    run = _Run(checkpoint, devices, plan, patterns, kernels, explain)
     start = time.perf_counter()
-    results = list(_run(checkpoint, opened, m_values, patterns, seed))
+    results = run.results(resume or jsonl, again=resume is None)
     summary = _summary(results, time.perf_counter() - start)
-    described = describe_device(opened)
+    described = [describe_device(device) for device in devices]
     if as_json:
         write_json(
             {
-                "device": described,
+                "devices": described,
                 "checkpoint": str(path),
+                "dtype": dtype,
                 "seed": seed,
                 "results": results,
                 "summary": summary,
             }
         )
     else:
-        _show(standard_output(), described, results, summary, m_values)
-    ctx.exit(exit_code(results))
+        _show(described, results, summary, m_values)
+    if junit is not None:
+        write_file(junit, lambda: write_junit(junit, f"ferrum-numba verify {path.name}", results))
+    if html is not None:
+        explained = run.explain_worst_passing(results)
+        page = layer_page(str(path), _facts(described, summary, plan), explained)
+        write_file(html, lambda: write_page(html, page))
+    ctx.exit(exit_code([result.verdict for result in results]))
 
 
-def exit_code(results: Sequence[LayerResult]) -> int:
-    """0 if all pass, 1 if any mismatches, else 2."""
-    verdicts = {result.verdict for result in results}
-    return 1 if "mismatch" in verdicts else 2 if "refused" in verdicts else 0
+def find_devices(names: Sequence[str], threads: int | None = None) -> list[Device]:
+    """`find_device` for each name, each device once; threads are those of the CPU among them."""
+    if threads is not None and len(names) > 1 and "cpu" not in names:
+        raise click.UsageError(f"--threads: only the CPU device has them, found {', '.join(names)}")
+    found: dict[str, Device] = {}
+    for name in names:
+        its_own = threads if len(names) == 1 or name == "cpu" else None
+        device = find_device(name, its_own)
+        found.setdefault(device.name, device)
+    return list(found.values())
 
 
-def _run(
-    checkpoint: Checkpoint,
-    device: Device,
-    m_values: Sequence[int],
-    patterns: Sequence[str],
-    seed: int,
-) -> Iterator[LayerResult]:
-    """The results, with a progress bar where somebody is looking."""
+class _Run:
+    """What is to be tested, and on what."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        devices: Sequence[Device],
+        plan: Plan,
+        patterns: Sequence[str],
+        kernels: Sequence[str],
+        explain: Sequence[str],
+    ) -> None:
+        self.checkpoint, self.devices, self.plan = checkpoint, devices, plan
+        select_layers(checkpoint, explain)  # a pattern that matches nothing is a mistake,
+        for kernel in kernels:  # and so is a kernel that is not shipped
+            artefact(kernel)
+        self.jobs = [
+            (name, replace(plan, kernel=kernel, explain=_matches(name, explain)))
+            for name in select_layers(checkpoint, patterns)
+            for kernel in kernels or (None,)
+        ]
+
+    def results(self, path: Path | None, *, again: bool) -> list[LayerResult]:
+        """Test, or take from the journal at `path`, in the checkpoint's order.
+
+        again: begin the journal anew.
+        """
+        journal = None
+        if path is not None:
+            settings = {d.name: settings_of(self.checkpoint, self.plan, d) for d in self.devices}
+            journal = Journal(path, settings)
+            journal.start(again=again)
+        done = {} if journal is None else journal.done
+        found = {key: done[key] for key in map(_key, self.jobs) if key in done}
+        if found:
+            standard_error().print(
+                f"resume: {len(found)} of {len(self.jobs)} layers are in {path}, of this "
+                "checkpoint and these settings; they are not tested again"
+            )
+        jobs = [job for job in self.jobs if _key(job) not in found]
+        with _progress() as progress:
+            task = progress.add_task("", total=len(jobs))
+            for result in verify_layers(self.checkpoint, jobs, self.devices):
+                found[result.layer, result.kernel] = result
+                if journal is not None:
+                    journal.append(result)
+                progress.update(task, advance=1, description=result.layer)
+        return [found[_key(job)] for job in self.jobs]
+
+    def explain_worst_passing(self, results: Sequence[LayerResult]) -> list[LayerResult]:
+        """The results, those that passed most narrowly replaced by ones that were looked into."""
+        names = worst_passing([(r.layer, r.worst_ratio) for r in results if r.verdict == "pass"])
+        jobs = [
+            (result.layer, replace(self.plan, kernel=result.kernel, explain=True))
+            for result in results
+            if result.layer in names and result.verdict == "pass" and not result.explanation
+        ]
+        found = {
+            (result.layer, result.kernel): result.explanation
+            for result in verify_layers(self.checkpoint, jobs, self.devices)
+        }
+        return [
+            replace(result, explanation=found.get((result.layer, result.kernel)))
+            if (result.layer, result.kernel) in found
+            else result
+            for result in results
+        ]
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _key(job: tuple[str, Plan]) -> tuple[str, str | None]:
+    name, plan = job
+    return name, plan.kernel
+
+
+class _RateColumn(ProgressColumn):
+    """Layers a second."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.1f} layers/s" if task.speed else "")
+
+
+def _progress() -> Progress:
+    """A progress bar where somebody is looking."""
     console = standard_error()
-    progress = Progress(
+    return Progress(
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
+        _RateColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.description}"),
         console=console,
         transient=True,
         disable=not console.is_terminal,
     )
-    results = verify_checkpoint(checkpoint, device, m_values=m_values, layers=patterns, seed=seed)
-    with progress:
-        names = select_layers(checkpoint, patterns)
-        task = progress.add_task(names[0], total=len(names))
-        for name, result in zip([*names[1:], ""], results, strict=True):
-            progress.update(task, advance=1, description=name)
-            yield result
+
+
+def write_file(path: Path, write: Callable[[], None]) -> None:
+    """Write a report; where that is not possible, a usage error that names it."""
+    try:
+        write()
+    except OSError as error:
+        raise click.UsageError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def _summary(results: Sequence[LayerResult], seconds: float) -> dict[str, Any]:
     verdicts = [result.verdict for result in results]
-    measured = [result.relative_error for result in results if result.measurements]
+    measured = [result for result in results if result.measurements]
+    errors = [result.relative_error for result in measured]
     return {
         "layers": len(results),
-        **{str(verdict): verdicts.count(verdict) for verdict in _STYLES},
-        "worst_relative_error": float(np.max(measured)) if measured else None,
-        "tolerance": TOLERANCE,
+        **{str(verdict): verdicts.count(verdict) for verdict in get_args(Verdict)},
+        "worst_relative_error": float(np.max(errors)) if errors else None,
+        "worst_ratio": float(np.max([r.worst_ratio for r in measured])) if measured else None,
         "seconds": seconds,
     }
 
 
+def _facts(
+    devices: Sequence[dict[str, Any]], summary: dict[str, Any], plan: Plan
+) -> list[tuple[str, str]]:
+    """What the page says above its table."""
+    reference = "float32 on the host" if plan.oracle is None else f"{plan.oracle.path}"
+    seconds = max(summary["seconds"], 1e-9)
+    return [
+        *(("device", device_line(device)) for device in devices),
+        ("versions", f"ferrum-numba {__version__}, NumPy {np.__version__}"),
+        ("inputs", f"M = {', '.join(map(str, plan.m_values))}, {plan.dtype}, seed {plan.seed}"),
+        ("reference", reference),
+        ("time", f"{seconds:.1f} s, {summary['layers'] / seconds:.1f} layers/s"),
+    ]
+
+
 def _show(
-    console: Console,
-    device: dict[str, Any],
+    devices: Sequence[dict[str, Any]],
     results: Sequence[LayerResult],
     summary: dict[str, Any],
     m_values: Sequence[int],
 ) -> None:
-    console.print(_layers(console, results, m_values))
+    console = standard_output()
+    kernels, several = any(result.kernel for result in results), len(devices) > 1
+    times = f"ms at M =\n{', '.join(map(str, m_values))}"
+    columns = [("K", True), ("N", True), ("G", True), ("format", False)]
+    columns += [("device", False)] * several + [("kernel", False)] * kernels
+    columns += [("max abs\nerror", True), ("relative\nerror", True), ("of\nbound", True)]
+    lines = [_line(result, several, kernels) for result in results]
+    console.print(layer_table(console, [*columns, (times, True)], lines))
     console.print()
-    for line in _reasons(results):
+    for line in reasons(lines):
         console.print(line)
-    console.print(_summary_line(device, summary))
+    for note in dict.fromkeys(result.note for result in results if result.note):
+        layers = sum(result.note == note for result in results)
+        console.print(f"note: {layers} layer{'s' if layers != 1 else ''}: {note}")
+    console.print(_summary_line(devices, results, summary))
 
 
-def _layers(
-    console: Console, results: Sequence[LayerResult], m_values: Sequence[int]
-) -> RenderableType:
-    """A table with whole names, else with what they share put above; lines if it is too wide."""
-    unbounded = console.options.update(width=10_000)
-    table = _table(results, m_values, prefix="")
-    if console.measure(table, options=unbounded).maximum <= console.width:
-        return table
-    prefix = _shared_prefix([result.layer for result in results])
-    table = _table(results, m_values, prefix)
-    if console.measure(table, options=unbounded).minimum <= console.width:
-        return Group(f"{prefix}…\n", table) if prefix else table
-    return Group(*map(_lines, results))
-
-
-def _table(results: Sequence[LayerResult], m_values: Sequence[int], prefix: str) -> Table:
-    """A row for each layer, named without `prefix`; errors are the worst over M."""
-    table = plain_table()
-    table.add_column("layer", overflow="fold", min_width=16)
-    for header in ("K", "N", "G"):
-        table.add_column(header, justify="right", no_wrap=True)
-    table.add_column("format", no_wrap=True)
-    table.add_column("max abs\nerror", justify="right", no_wrap=True)
-    table.add_column("relative\nerror", justify="right", no_wrap=True)
-    times = ["ms at M =", ", ".join(map(str, m_values)), *map(_milliseconds, results)]
-    table.add_column("\n".join(times[:2]), justify="right", min_width=max(map(len, times)))
-    table.add_column("verdict", no_wrap=True)
-    for result in results:
-        measured = bool(result.measurements)
-        table.add_row(
-            result.layer.removeprefix(prefix),
-            str(result.K),
-            str(result.N),
-            str(result.group_size),
-            _format(result),
-            f"{result.max_abs_error:.1e}" if measured else "",
-            f"{result.relative_error:.1e}" if measured else "",
-            _milliseconds(result),
-            Text(result.verdict, _STYLES[result.verdict]),
-        )
-    return table
-
-
-def _lines(result: LayerResult) -> Text:
-    """What a row of the table says, for a console that is too narrow for one."""
-    what = f"K {result.K}, N {result.N}, G {result.group_size}, {_format(result)}"
-    if result.measurements:
-        what += f"; max abs error {result.max_abs_error:.1e}, relative {result.relative_error:.1e}"
-        what += f"; ms {_milliseconds(result)}"
-    return Text.assemble((result.verdict, _STYLES[result.verdict]), f" {result.layer}: {what}")
-
-
-def _format(result: LayerResult) -> str:
-    return result.zero_format if result.bits == 4 else f"{result.bits} bits"
-
-
-def _shared_prefix(names: Sequence[str]) -> str:
-    """What all names start with, up to a dot; at least the last part of each is left."""
-    prefix = ""
-    for parts in zip(*(name.split(".")[:-1] for name in names), strict=False):
-        if len(set(parts)) > 1:
-            break
-        prefix += f"{parts[0]}."
-    return prefix
+def _line(result: LayerResult, several_devices: bool, kernels: bool) -> Line:
+    """A row of the table; errors are the worst over M."""
+    measured = bool(result.measurements)
+    sizes = (result.K, result.N, result.group_size)
+    cells = [*(str(size) if size else "" for size in sizes), describe_format(result)]
+    cells += [result.device] * several_devices + [result.kernel or ""] * kernels
+    cells += [
+        f"{result.max_abs_error:.1e}" if measured else "",
+        f"{result.relative_error:.1e}" if measured else "",
+        f"{result.worst_ratio:.3g}" if measured else "",
+        _milliseconds(result),
+    ]
+    cause = result.explanation.cause.sentence if result.explanation else ""
+    return Line(result.layer, tuple(cells), result.verdict, result.reason, cause)
 
 
 def _milliseconds(result: LayerResult) -> str:
@@ -232,23 +383,12 @@ def _milliseconds(result: LayerResult) -> str:
     return "  ".join(f"{n:.{2 if n < 10 else 1 if n < 100 else 0}f}" for n in numbers)
 
 
-def _reasons(results: Sequence[LayerResult]) -> Iterator[Text]:
-    """Why layers did not pass; a reason that several share is said once."""
-    shared: dict[tuple[Verdict, str], list[str]] = {}
-    for result in results:
-        if result.verdict != "pass":
-            shared.setdefault((result.verdict, result.reason), []).append(result.layer)
-    for (verdict, reason), names in shared.items():
-        more = len(names) - _NAMED
-        layers = ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
-        yield Text.assemble((verdict, _STYLES[verdict]), f": {layers}: {reason}")
-
-
-def _summary_line(device: dict[str, Any], summary: dict[str, Any]) -> str:
-    counts = ", ".join(f"{summary[v]} {v}" for v in _STYLES if summary[v] or v == "pass")
-    worst = summary["worst_relative_error"]
-    layers = f"{summary['layers']} layer{'s' if summary['layers'] != 1 else ''}"
-    line = f"{device_line(device)}: {layers}: {counts}"
-    if worst is not None:
-        line += f"; worst relative error {worst:.1e}, tolerance {summary['tolerance']:.0e}"
+def _summary_line(
+    devices: Sequence[dict[str, Any]], results: Sequence[LayerResult], summary: dict[str, Any]
+) -> str:
+    line = "; ".join(device_line(device) for device in devices)
+    line += f": {counts([result.verdict for result in results])}"
+    if summary["worst_ratio"] is not None:
+        line += f"; worst relative error {summary['worst_relative_error']:.1e}"
+        line += f", {summary['worst_ratio']:.3g} of its bound"
     return f"{line}; {summary['seconds']:.1f} s"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 
 from ..errors import DeviceError
@@ -20,11 +21,17 @@ __all__ = [
 ]
 
 
-def open_device(name: str = "auto", *, threads: int | None = None) -> Device:
+def open_device(
+    name: str = "auto", *, threads: int | None = None, checks: Sequence[str] = ()
+) -> Device:
     """The device of this name: "auto", "cpu", "cuda" (the current GPU) or "cuda:<ordinal>".
 
     "auto" is $FERRUM_DEVICE where it is set, else the GPU where one is usable, else the CPU.
     threads: for the CPU device, how many threads share the CTAs; all usable cores by default.
+    checks: for the CPU device, what is looked for in every launch: "memory" (accesses outside the
+    arrays), "init" (reads of what nobody wrote), "race" (missing barriers, waits and fences),
+    "order" (a second run with the warps in reverse order).  A launch that has findings raises
+    SanitizerError; see CheckedCpuDevice.
     The same device is returned every time, with its loaded modules.
 
     Raises DeviceError for a name that is none of these or a GPU that is not there.
@@ -39,7 +46,9 @@ def open_device(name: str = "auto", *, threads: int | None = None) -> Device:
 
         name = "cpu" if unusable() else "cuda"
     if name == "cpu":
-        return _open_cpu(threads)
+        return _open_checked(threads, tuple(checks)) if checks else _open_cpu(threads)
+    if checks:
+        raise DeviceError(f"checks: only the CPU device has them, found device {name!r}")
     if threads is not None:
         raise DeviceError(f"threads: only the CPU device has them, found device {name!r}")
     return _open_cuda(int(match[1]) if match[1] else None)
@@ -50,6 +59,13 @@ def _open_cpu(threads: int | None) -> Device:
     from .cpu import CpuDevice
 
     return CpuDevice(threads)
+
+
+@lru_cache(maxsize=8)
+def _open_checked(threads: int | None, checks: tuple[str, ...]) -> Device:
+    from .checked import CheckedCpuDevice
+
+    return CheckedCpuDevice(threads, checks)
 
 
 def _open_cuda(ordinal: int | None) -> Device:

@@ -96,10 +96,19 @@ class CpuKernel(Kernel):
             raise DeviceError(
                 f"shared_bytes: expected at most {_MAX_SHARED_BYTES}, found {config.shared_bytes}"
             )
-        buffers = []  # alive until the launch is done, which is when run() returns
+        scratch = {}  # alive until the launch is done, which is when run() returns
         for name, nbytes, align in self._scratch_demands(config):
-            buffers.append(np.zeros(nbytes + align, np.uint8))
-            invocation.block.set(**{name: -(-buffers[-1].ctypes.data // align) * align})
+            buffer = np.zeros(nbytes + align, np.uint8)
+            start = -buffer.ctypes.data % align
+            scratch[name] = buffer[start : start + nbytes]
+            invocation.block.set(**{name: scratch[name].ctypes.data})
+        self._run(device, invocation, scratch)
+
+    def _run(
+        self, device: CpuDevice, invocation: Invocation, scratch: dict[str, NDArray[np.uint8]]
+    ) -> None:
+        """Run a checked launch; scratch: the buffers by the names of their parameters."""
+        config = invocation.config
         self._program.run(
             grid=config.grid,
             block=config.block,

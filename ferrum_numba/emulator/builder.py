@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from .flow import Flow
 from .helpers import Helpers
 from .layout import DONE, LANES, NEXT, Layout, state_offset
 from .ptx import (
     Address,
+    Array,
     Group,
     Immediate,
     Instruction,
+    Local,
     Negated,
     Operand,
     Register,
@@ -25,7 +27,15 @@ from .ptx import (
     Symbol,
 )
 
+if TYPE_CHECKING:
+    from .checks.watch import Watch
+
 FLOAT_BITS = {"half": 16, "bfloat": 16, "float": 32, "double": 64}
+
+
+_SINGLE = {f"%cluster_ctaid.{axis}": 0 for axis in "xyz"}
+_SINGLE |= {f"%cluster_nctaid.{axis}": 1 for axis in "xyz"}
+_SINGLE |= {"%cluster_ctarank": 0, "%cluster_nctarank": 1, "%gridid": 0, "%nsmid": 1}
 
 
 class Value(NamedTuple):
@@ -58,13 +68,19 @@ class Builder:
         shared: dict[str, int],
         params: dict[str, tuple[int, int]],
         helpers: Helpers,
+        watch: Watch | None = None,
     ) -> None:
-        """shared: offsets of shared arrays; params: (offset, size) of parameters; in bytes."""
+        """shared: offsets of shared arrays; params: (offset, size) of parameters; in bytes.
+
+        watch: what is emitted besides each access, where checks are on.
+        """
         self.flow = flow
         self.layout = layout
         self.shared = shared
         self.params = params
         self.helpers = helpers
+        self.watch = watch
+        self.arrays: dict[str, Array] = {}  # those of the module
         self.lines: list[str] = []
         self.count = 0
         self.scratch_bytes = 64
@@ -246,7 +262,18 @@ class Builder:
             )
         if isinstance(operand, Symbol) and operand.name in self.shared:
             return self.constant(llvm_type, self.shared[operand.name])
+        if isinstance(operand, Symbol) and operand.name in self.arrays and bits == 64:
+            return Value(self.emit(f'ptrtoint ptr @"array.{operand.name}" to i64'), "i64")
+        if isinstance(operand, Local):
+            return self.constant(llvm_type, operand.offset)
         raise ins.refuse(f"cannot take {_text(operand)} as an integer")
+
+    def local_memory(self) -> Value:
+        """Where local memory begins, for each lane its own, as i64."""
+        first = Value(self.emit("ptrtoint ptr %ctx to i64"), "i64")
+        start, step = self.layout.local, self.layout.local_bytes
+        offsets = ", ".join(f"i64 {start + lane * step}" for lane in range(LANES))
+        return self.op("add", self.vector(first), Value(f"<{offsets}>", "i64", LANES))
 
     def real(self, operand: Operand | None, llvm_type: str, ins: Instruction) -> Value:
         """An operand as half, bfloat, float or double."""
@@ -296,6 +323,11 @@ class Builder:
         # Not a GPU: one multiprocessor, and clocks that stand still so that runs repeat.
         if name in ("%smid", "%clock", "%clock64", "%clock_hi", "%globaltimer"):
             return self.constant("i32", 0)
+        if name in _SINGLE:  # a cluster is one CTA
+            return self.constant("i32", _SINGLE[name])
+        if name.startswith("%lanemask_"):
+            return self.lane_masks(name)
+        name = name.replace("%clusterid", "%ctaid").replace("%nclusterid", "%nctaid")
         field = self.layout.special(name)
         if field is not None:
             base, offset, n = field
@@ -303,6 +335,17 @@ class Builder:
         if name == "%laneid":
             return Value(f"<{', '.join(f'i32 {i}' for i in range(LANES))}>", "i32", LANES)
         raise ins.refuse(f"the CPU device does not have the special register {name}")
+
+    def lane_masks(self, name: str) -> Value:
+        """%lanemask_eq, _lt, _le, _gt, _ge: which lanes are this one, before it, …"""
+        before = {"eq": 0, "lt": 1, "le": 1, "gt": 0, "ge": 0}[name[10:]]
+        after = name[10] == "g"
+        words = []
+        for lane in range(LANES):
+            word = (1 << lane) - 1 if before else -1 << lane + 1 if after else 0
+            own = 1 << lane if name.endswith(("e", "q")) else 0
+            words.append(f"i32 {(word | own) & 0xFFFFFFFF}")
+        return Value(f"<{', '.join(words)}>", "i32", LANES)
 
     # -- registers ------------------------------------------------------------------------------
 
@@ -402,7 +445,7 @@ class Builder:
 
 
 def _text(operand: object) -> str:
-    if isinstance(operand, Register | Symbol | Special):
+    if isinstance(operand, Register | Symbol | Special | Local):
         return operand.name
     if isinstance(operand, Immediate):
         return f"the literal {operand.bits}"

@@ -7,12 +7,22 @@ leave it, and so become plain values in LLVM IR; the others have a home in the w
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ..errors import PtxError
 from . import table
-from .ptx import Body, Group, Immediate, Instruction, Register, Special, Symbol, refuse
+from .ptx import (
+    Body,
+    Group,
+    Immediate,
+    Instruction,
+    Register,
+    Special,
+    Symbol,
+    refuse,
+    registers_of,
+)
 
 EXIT = -1  # the index of the block that a finished warp goes to
 _VARYING_SPECIALS = ("%tid.", "%laneid", "%lanemask_")
@@ -23,13 +33,14 @@ class Block:
     """A run of instructions with one way in; how it ends; which registers cross its borders.
 
     exit: "jump" to target; "branch" to target where the guard of `last` holds, else to next;
-    "barrier": wait, then next.
+    "barrier": wait for all warps, then next; "poll": give other warps a turn until the named
+    barrier of `last` has opened, then next; "yield": give other warps a turn, then next.
     """
 
     index: int
     label: str | None
     instructions: list[Instruction] = field(default_factory=list)
-    exit: Literal["jump", "branch", "barrier"] = "jump"
+    exit: Literal["jump", "branch", "barrier", "poll", "yield"] = "jump"
     last: Instruction | None = None
     target: int = EXIT
     next: int = EXIT
@@ -38,7 +49,7 @@ class Block:
 
     @property
     def successors(self) -> list[int]:
-        ways = {"jump": [self.target], "barrier": [self.next]}
+        ways = {"jump": [self.target], "barrier": [self.next], "yield": [self.next]}
         return [b for b in ways.get(self.exit, [self.target, self.next]) if b != EXIT]
 
 
@@ -48,11 +59,13 @@ class Flow:
 
     varying: registers that may differ between the lanes of a warp.
     divergent: whether some branch may go different ways within a warp.
+    local_bytes: size of a lane's local memory.
     """
 
     blocks: list[Block]
     varying: set[Register]
     divergent: bool
+    local_bytes: int = 0
 
 
 def analyse(body: Body, threads: int | None, masked: bool) -> Flow:
@@ -77,7 +90,7 @@ def analyse(body: Body, threads: int | None, masked: bool) -> Flow:
             if instruction.guard is not None or _changes(instruction):
                 changing.update(table.written(instruction))
         varying = _find_varying(instructions, changing)
-    return Flow(blocks, varying, divergent)
+    return Flow(blocks, varying, divergent, body.local_bytes)
 
 
 def _changes(instruction: Instruction) -> bool:
@@ -126,6 +139,23 @@ def _cut(body: Body, threads: int | None) -> list[Block]:
             block.exit, block.last = "barrier", statement
             begin()
             block.next = blocks[-1].index
+        elif base in ("bar", "barrier") and "warp" not in statement.opcode.modifiers:
+            arrival, result = _parts_of_barrier(statement)
+            block.instructions.append(arrival)
+            if "arrive" in statement.opcode.modifiers:
+                continue
+            begin()
+            block.target = blocks[-1].index
+            block = blocks[-1]
+            block.exit, block.last, block.target = "poll", statement, block.index
+            begin()
+            block.next = blocks[-1].index
+            blocks[-1].instructions += result
+        elif base == "mbarrier" and statement.opcode.modifiers & {"test_wait", "try_wait"}:
+            block.instructions.append(statement)
+            block.exit = "yield"
+            begin()
+            block.next = blocks[-1].index
         else:
             block.instructions.append(statement)
     for block, instruction, label in pending:
@@ -149,24 +179,40 @@ def _label_of(instruction: Instruction) -> str:
 
 
 def _is_barrier(instruction: Instruction, threads: int | None) -> bool:
-    """Whether this is a barrier of the whole CTA. Raises PtxError for other barriers."""
+    """Whether this is barrier 0 of all threads, which ends a block by itself."""
     opcode = instruction.opcode
     if opcode.base not in ("bar", "barrier") or "warp" in opcode.modifiers:
         return False
-    whole = opcode.modifiers <= {"sync", "aligned", "cta"} and "sync" in opcode.modifiers
-    whole = whole and instruction.guard is None and not opcode.types
+    if instruction.guard is not None:
+        raise instruction.refuse("the CPU device has barriers of the CTA only without a guard")
+    if not opcode.modifiers <= {"sync", "aligned", "cta"} or "sync" not in opcode.modifiers:
+        return False
     match instruction.operands:
         case (Immediate(bits=0),):
-            pass
+            return True
         case (Immediate(bits=0), Immediate(bits=count)):
-            whole = whole and count == threads
-        case _:
-            whole = False
-    if not whole:
-        raise instruction.refuse(
-            "the CPU device has only bar.sync 0 over all threads of the block, without a guard"
-        )
-    return True
+            return count == threads
+    return False
+
+
+def _parts_of_barrier(instruction: Instruction) -> tuple[Instruction, list[Instruction]]:
+    """Another barrier as the instructions before and after the wait; see opcodes/barrier.py."""
+    opcode, operands = instruction.opcode, instruction.operands
+    kinds = opcode.modifiers & {"sync", "arrive", "red"}
+    if len(kinds) != 1 or not operands:
+        raise instruction.refuse("the CPU device has bar.sync, bar.arrive and bar.red")
+    reduces = kinds == {"red"}
+    if len(operands) not in ((3, 4) if reduces else (1, 2)):
+        raise instruction.refuse(f"found {len(operands)} operands")
+    arrival = replace(
+        instruction,
+        opcode=replace(opcode, base="bar arrival"),
+        operands=operands[1:] if reduces else operands,
+    )
+    if not reduces:
+        return arrival, []
+    result = replace(opcode, base="bar result")
+    return arrival, [replace(instruction, opcode=result, operands=operands[:2])]
 
 
 def _find_live(blocks: list[Block]) -> None:
@@ -182,6 +228,9 @@ def _find_live(blocks: list[Block]) -> None:
             guard = block.last.guard
             if guard is not None and guard not in kill:
                 use.add(guard)
+        if block.exit == "poll" and block.last is not None:  # which barrier it waits for
+            operands = block.last.operands
+            use.update(r for operand in operands for r in registers_of(operand) if r not in kill)
         uses.append(use)
         kills.append(kill)
     changed = True
@@ -199,7 +248,8 @@ def _find_varying(instructions: list[Instruction], varying: set[Register]) -> se
     waiting = []
     for instruction in instructions:
         row = table.find(instruction)
-        if row.varying or any(_is_varying(o) for o in instruction.operands):
+        private = "local" in instruction.opcode.modifiers  # memory that each lane has for itself
+        if row.varying or private or any(_is_varying(o) for o in instruction.operands):
             varying.update(table.written(instruction))
         else:
             waiting.append((table.read(instruction), table.written(instruction)))

@@ -17,18 +17,20 @@ class Host:
     half_arithmetic: adds, multiplies and fuses binary16 with one rounding.
     """
 
+    triple: str
     cpu: str
     features: str
     half_conversion: bool
     half_arithmetic: bool
 
     @classmethod
-    def of(cls, cpu: str, features: dict[str, bool], architecture: str) -> Host:
-        """A CPU with the given features on or off."""
-        arm = architecture.startswith(("aarch64", "arm64"))
+    def of(cls, cpu: str, features: dict[str, bool], triple: str) -> Host:
+        """A CPU with the given features on or off. triple: LLVM's, such as "x86_64-linux-gnu"."""
+        arm = triple.startswith(("aarch64", "arm64"))
         # LLVM would rather use half of a 512-bit register on some CPUs; all our vectors are long.
         words = [("+" if on else "-") + name for name, on in features.items()]
         return cls(
+            triple=triple,
             cpu=cpu,
             features=",".join([w for w in words if "prefer-256-bit" not in w]),
             half_conversion=arm or features.get("f16c", False),
@@ -40,8 +42,19 @@ class Host:
         """The machine that this process runs on."""
         return _this()
 
+    def machine(self) -> llvm.TargetMachine:
+        """LLVM's code generator for this CPU."""
+        return llvm.Target.from_triple(self.triple).create_target_machine(
+            cpu=self.cpu,
+            features=self.features,
+            opt=2,
+            reloc="static",
+            codemodel="jitdefault",
+            jit=True,
+        )
+
 
 @lru_cache(maxsize=1)
 def _this() -> Host:
-    architecture = llvm.get_process_triple().partition("-")[0]
-    return Host.of(llvm.get_host_cpu_name(), dict(llvm.get_host_cpu_features()), architecture)
+    features = dict(llvm.get_host_cpu_features())
+    return Host.of(llvm.get_host_cpu_name(), features, llvm.get_process_triple())

@@ -15,10 +15,18 @@ from .ptx import Register
 LANES = 32
 
 
+BARRIER_WORDS = 16  # of each named barrier: see opcodes/barrier.py
+
+
 class State(ctypes.Structure):
     """What a worker needs to run CTAs. Triples are x, y, z.
 
     fault: 0, or 1 + the index of an instruction that could not be run as it should.
+    steps: how many instructions of warps may still run before it returns.
+    cta, last: the CTA that is run, and where to end, counted along x, then y, then z.
+    warp, phase: where it goes on in that CTA.
+    checks: what the code needs where checks are on (checks/memory.py), else NULL.
+    barriers: the sixteen named ones.
     """
 
     _fields_ = (
@@ -31,6 +39,14 @@ class State(ctypes.Structure):
         ("params", ctypes.c_void_p),
         ("shared", ctypes.c_void_p),
         ("contexts", ctypes.c_void_p),
+        ("scratch", ctypes.c_void_p),
+        ("steps", ctypes.c_int64),
+        ("cta", ctypes.c_int64),
+        ("last", ctypes.c_int64),
+        ("warp", ctypes.c_uint32),
+        ("phase", ctypes.c_uint32),
+        ("checks", ctypes.c_void_p),
+        ("barriers", ctypes.c_uint32 * (16 * BARRIER_WORDS)),
     )
 
 
@@ -39,11 +55,15 @@ def state_offset(name: str) -> int:
     return int(getattr(State, name).offset)
 
 
-# A context begins with these; vectors have one i32 a lane.
-RESUME, WARP, VALID, NEXT, TID = 0, 4, 8, 64, 192
+# A context begins with these; vectors have one i32 a lane.  GENERATION: how often the named
+# barrier that the warp came to last had opened before.
+RESUME, WARP, VALID, GENERATION, NEXT, TID = 0, 4, 8, 12, 64, 192
 # In divergent control flow each lane has its own next block: lanes that are done have the largest
 # number, lanes at a barrier the next block with a bit that puts it behind all others.
 DONE, WAITING = 0x7FFFFFFF, 0x40000000
+# What a warp as a whole goes on with is a block, with WAITING at a barrier, or this; and the phase
+# of a CTA that has not begun.
+FINISHED, FRESH = -1, 2
 _HOMES = TID + 3 * LANES * 4
 
 
@@ -60,6 +80,10 @@ class Layout:
         for register in sorted(order, key=lambda r: -sizes[r]):
             self._homes[register] = offset
             offset += sizes[register]
+        # Local memory: all of one lane, then all of the next.
+        self.local = -(-offset // 64) * 64
+        self.local_bytes = -(-flow.local_bytes // 16) * 16
+        offset = self.local + LANES * self.local_bytes
         # An odd number of cache lines: contexts of all warps then spread over the cache's sets.
         self.nbytes = (-(-offset // 64) | 1) * 64
 

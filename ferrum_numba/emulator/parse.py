@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import bisect
 import re
+import struct
 
 from ..errors import PtxError
 from .ptx import (
     Address,
+    Array,
     Body,
     Group,
     Immediate,
     Instruction,
+    Local,
     Negated,
     Operand,
     Register,
@@ -25,13 +28,14 @@ from .ptx import (
 )
 
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/|\"[^\"\n]*\"", re.DOTALL)
-_ENTRY = r"\.entry\s+{name}(?![\w$])\s*(?:\([^)]*\))?[^{{;]*\{{"
-_SHARED = re.compile(
-    r"\s*(?:\.(?:visible|extern|weak)\s+)*\.shared\s+(?:\.align\s+(?P<align>\d+)\s+)?"
-    r"\.(?P<type>[busf](?:8|16|32|64))\s+(?P<name>[\w$%]+)\s*(?P<dims>(?:\[\s*\d*\s*\]\s*)*)\s*$"
+_ENTRY = r"\.entry\s+{name}(?![\w$])(?:\s*\([^)]*\))?[^{{;]*\{{"
+_VARIABLE = re.compile(
+    r"\s*(?:\.(?:visible|extern|weak)\s+)*\.(?P<space>shared|local|global|const)\s+"
+    r"(?:\.align\s+(?P<align>\d+)\s+)?\.(?P<type>[busf](?:8|16|32|64))\s+(?P<name>[\w$%]+)\s*"
+    r"(?P<dims>(?:\[\s*\d*\s*\]\s*)*)\s*(?:=(?P<content>[^=]*))?$"
 )
 _CONSTANT = re.compile(r"^[^\S\n]*(?:\.(?:visible|extern|weak)\s+)*\.(?:global|const)\s[^;]*", re.M)
-_FILE = re.compile(r"^\s*\.file\s+(\d+)\s+\"([^\"\n]*)\"", re.M)
+_FILE = re.compile(r"^[^\S\n]*\.file\s+(\d+)\s+\"([^\"\n]*)\"", re.M)
 _REG = re.compile(r"\.reg\s*\.(?P<type>\w+)\s+(?P<names>.+)", re.DOTALL)
 _REG_NAME = re.compile(r"(?P<name>[\w$%]+)\s*(?:<\s*(?P<count>\d+)\s*>)?")
 _LOC = re.compile(r"\.loc\s+(\d+)\s+(\d+)\s+\d+[^\n;]*")
@@ -45,6 +49,7 @@ _OPERANDS = re.compile(r"\s*(\{[^}]*\}|\[[^\]]*\]|[^,{}\[\]]+?)\s*(?:,|$)")
 _INTEGER = re.compile(r"([-+]?)\s*(0[xX][0-9a-fA-F]+|0[bB][01]+|\d+)U?")
 _TERM = re.compile(r"\s*([-+])\s*(-?\s*\w+)\s*")
 _FLOAT = re.compile(r"0[fF]([0-9a-fA-F]{8})|0[dD]([0-9a-fA-F]{16})")
+_DECIMAL = re.compile(r"[-+]?\d+\.\d*(?:[eE][-+]?\d+)?")  # of type .f64, as the ISA has it
 _ADDRESS = re.compile(r"\[\s*(?P<base>[\w$%.]+)\s*(?P<offset>[-+].*)?\]", re.DOTALL)
 _SPECIAL = re.compile(
     r"%(?:(?:tid|ntid|ctaid|nctaid|cluster_ctaid|cluster_nctaid|clusterid|nclusterid)\.[xyz]"
@@ -65,8 +70,10 @@ def parse_entry(text: str, entry: str) -> Body:
     head = text[: match.start()]
     for declaration in re.finditer(r"^[^\n{};]*\.shared[^;{]*", head, re.M):
         parser.declare_shared(declaration[0], declaration.start())
-    parser.module_constants = {
-        name for found in _CONSTANT.findall(head) for name in re.findall(r"[\w$]+", found)
+    parser.module_arrays = {
+        name: (found[0], found.start())
+        for found in _CONSTANT.finditer(head)
+        for name in re.findall(r"[\w$]+", found[0].partition("=")[0])
     }
     parser.read_body(match.end())
     parser.place_dynamic_shared()
@@ -87,15 +94,18 @@ class _Scope:
         self.ranges: list[tuple[str, int, str]] = []
 
     def find(self, name: str) -> Register | None:
-        register = self.names.get(name)
-        if register is not None:
-            return register
-        for prefix, count, ptx_type in self.ranges:
-            digits = name[len(prefix) :]
-            if name.startswith(prefix) and digits.isdecimal() and int(digits) < count:
-                register = self.names[name] = Register(name, ptx_type)
+        scope: _Scope | None = self
+        while scope is not None:
+            register = scope.names.get(name)
+            if register is not None:
                 return register
-        return self.parent.find(name) if self.parent else None
+            for prefix, count, ptx_type in scope.ranges:
+                digits = name[len(prefix) :]
+                if name.startswith(prefix) and digits.isdecimal() and int(digits) < count:
+                    register = scope.names[name] = Register(name, ptx_type)
+                    return register
+            scope = scope.parent
+        return None
 
 
 class _Parser:
@@ -104,7 +114,9 @@ class _Parser:
         self.newlines = [m.start() for m in re.finditer("\n", text)]
         self.body = Body()
         self.dynamic: list[str] = []
-        self.module_constants: set[str] = set()
+        self.module_arrays: dict[str, tuple[str, int]] = {}
+        self.carry = Register("CC.CF", "pred")
+        self.locals: dict[str, Local] = {}
         self.scope = _Scope(None)
         self.labels: list[dict[str, str]] = [{}]
         self.cache: dict[str, Operand] = {}
@@ -145,6 +157,8 @@ class _Parser:
             self.declare_registers(text, position)
         elif re.match(r"(?:\.extern\s+)?\.shared", text):
             self.declare_shared(text, position)
+        elif text.startswith(".local"):
+            self.declare_local(text, position)
         elif text.startswith(".pragma") or not text:
             return
         else:
@@ -164,25 +178,63 @@ class _Parser:
                 self.scope.ranges.append((found["name"], int(found["count"]), match["type"]))
 
     def declare_shared(self, text: str, position: int) -> None:
-        match = _SHARED.fullmatch(text)
-        if match is None:
-            raise refuse(self.line_of(position), text, "cannot read this .shared declaration")
-        size = int(match["type"].lstrip("busf")) // 8
-        align = max(int(match["align"] or size), 1)
+        match, size, align = self.read_variable(text, position)
         if ".extern" in text:
             self.dynamic.append(match["name"])
             return
-        for count in re.findall(r"\d+", match["dims"]):
-            size *= int(count)
         offset = -(-self.body.static_shared // align) * align
         self.body.shared[match["name"]] = offset
         self.body.static_shared = offset + size
+
+    def declare_local(self, text: str, position: int) -> None:
+        match, size, align = self.read_variable(text, position)
+        offset = -(-self.body.local_bytes // align) * align
+        self.locals[match["name"]] = Local(match["name"], offset)
+        self.body.local_bytes = offset + size
+
+    def read_variable(self, text: str, position: int) -> tuple[re.Match[str], int, int]:
+        """A declaration without its content, with size and alignment in bytes."""
+        match = _VARIABLE.fullmatch(text)
+        if match is None or (match["content"] and match["space"] in ("shared", "local")):
+            space = re.search(r"\.(shared|local|global|const)", text)
+            raise refuse(
+                self.line_of(position),
+                text,
+                f"cannot read this {space[0] if space else ''} declaration",
+            )
+        size = int(match["type"].lstrip("busf")) // 8
+        align = max(int(match["align"] or size), 1)
+        for count in re.findall(r"\d+", match["dims"]):
+            size *= int(count)
+        if max(size, align) > _MAX_VARIABLE_BYTES:
+            raise refuse(self.line_of(position), text, f"{size} bytes, aligned to {align}")
+        return match, size, align
+
+    def module_array(self, name: str) -> Symbol:
+        """A .global or .const array; what its initialiser leaves out is zero."""
+        text, position = self.module_arrays[name]
+        match, size, align = self.read_variable(text, position)
+        if ".extern" in text:
+            raise refuse(self.line_of(position), text, f"{name}: arrays of other modules")
+        width = int(match["type"].lstrip("busf")) // 8
+        content = bytearray()
+        for token in re.findall(r"[^\s{},]+", match["content"] or ""):
+            number = _bits(token, width)
+            if number is None:
+                raise refuse(self.line_of(position), text, f"cannot read {token!r}")
+            content += number
+        size = len(content) if "[]" in match["dims"].replace(" ", "") else size
+        if len(content) > size or (match["content"] or "").count("{") > 1:
+            raise refuse(self.line_of(position), text, f"cannot read the content of {name}")
+        self.body.arrays[name] = Array(max(align, 16), bytes(content.ljust(size, b"\0")))
+        return Symbol(name)
 
     def place_dynamic_shared(self) -> None:
         """All extern shared arrays begin at one address, after the static ones.
 
         1024 is the widest alignment that an instruction asks of a shared address.
         """
+        self.body.static_end = self.body.static_shared
         self.body.static_shared = -(-self.body.static_shared // 1024) * 1024
         self.body.shared.update(dict.fromkeys(self.dynamic, self.body.static_shared))
 
@@ -190,7 +242,8 @@ class _Parser:
         self, text: str, position: int, loc: tuple[int, int] | None
     ) -> Instruction:
         line = self.line_of(position)
-        match = _INSTRUCTION.fullmatch(text.strip())
+        text = " ".join(text.split())
+        match = _INSTRUCTION.fullmatch(text)
         if match is None:
             raise refuse(line, text, "not an instruction")
         guard = None
@@ -207,6 +260,11 @@ class _Parser:
                 raise refuse(line, text, f"{opcode.text}: cannot read {rest[position:]!r}")
             operands.append(self.operand(found[1], line, text))
             position = found.end()
+        # The carry flag is a register like others: see opcodes/carry.py.
+        if "cc" in opcode.modifiers and operands:
+            operands[0] = Group((operands[0], self.carry))
+        if opcode.base in ("addc", "subc", "madc"):
+            operands.append(self.carry)
         return Instruction(
             opcode,
             tuple(operands),
@@ -243,10 +301,14 @@ class _Parser:
             return Immediate(int(match[1] or match[2], 16), 32 if match[1] else 64)
         if (value := _integer(token)) is not None:
             return Immediate(value)
+        if _DECIMAL.fullmatch(token):
+            return Immediate(int.from_bytes(struct.pack("<d", float(token)), "little"), 64)
         if _SPECIAL.fullmatch(token):
             return Special(token)
-        if token in self.module_constants:
-            raise refuse(line, text, f"{token}: module-scope .global and .const arrays")
+        if token in self.locals:
+            return self.locals[token]
+        if token in self.module_arrays:
+            return self.module_array(token)
         if token[0] == "%" or not re.fullmatch(r"[A-Za-z_$.][\w$.]*", token):
             raise refuse(line, text, f"{token}: not a declared register, literal or symbol")
         return Symbol(token)
@@ -264,11 +326,12 @@ class _Parser:
         if match is None or offset is None:
             raise refuse(line, text, f"{token}: not an address")
         base = self.operand(match["base"], line, text)
-        if not isinstance(base, Register | Symbol | Immediate):
+        if not isinstance(base, Register | Symbol | Immediate | Local):
             raise refuse(line, text, f"{token}: not an address")
         return Address(base, offset)
 
 
+_MAX_VARIABLE_BYTES = 1 << 24  # more than any kernel has
 _REGISTER_TYPES = {"pred", "f16", "f32", "f64"} | {
     f"{k}{n}" for k in "bus" for n in (8, 16, 32, 64)
 }
@@ -284,6 +347,15 @@ def _integer(token: str) -> int | None:
     if octal and not set(digits) <= set("01234567"):
         return None
     return int(digits, 8 if octal else 0) * (-1 if match[1] == "-" else 1)
+
+
+def _bits(token: str, width: int) -> bytes | None:
+    """An integer or the bit pattern of a float as `width` bytes, or None."""
+    match = _FLOAT.fullmatch(token)
+    number = int(match[1] or match[2], 16) if match else _integer(token)
+    if number is None or not -(1 << 8 * width - 1) <= number < 1 << 8 * width:
+        return None
+    return (number & ((1 << 8 * width) - 1)).to_bytes(width, "little")
 
 
 def _offset(text: str) -> int | None:

@@ -8,7 +8,9 @@ from functools import lru_cache
 
 from ..errors import PtxError
 
-_TYPE = re.compile(r"[busf](?:8|16|32|64)|b128|f16x2|bf16|bf16x2|tf32|pred|e4m3x2|e5m2x2|[us]4|b1")
+_TYPE = re.compile(
+    r"[busf](?:8|16|32|64)|b128|f16x2|bf16|bf16x2|tf32|pred|e4m3|e5m2|e4m3x2|e5m2x2|[us]4|b1"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +49,22 @@ class Symbol:
 
 
 @dataclass(frozen=True)
+class Local:
+    """An array in local memory, of which each lane has its own: its name and offset in bytes."""
+
+    name: str
+    offset: int
+
+
+@dataclass(frozen=True)
+class Array:
+    """A .global or .const array of the module: its alignment and its first content."""
+
+    align: int
+    content: bytes
+
+
+@dataclass(frozen=True)
 class Negated:
     """`!%p`: a predicate operand taken the other way round."""
 
@@ -57,7 +75,7 @@ class Negated:
 class Address:
     """`[base + offset]`, offset in bytes."""
 
-    base: Register | Symbol | Immediate
+    base: Register | Symbol | Immediate | Local
     offset: int
 
 
@@ -69,7 +87,7 @@ class Group:
     paired: bool = False
 
 
-Operand = Register | Special | Immediate | Symbol | Negated | Address | Group
+Operand = Register | Special | Immediate | Symbol | Local | Negated | Address | Group
 
 
 @dataclass(frozen=True)
@@ -135,11 +153,16 @@ def registers_of(operand: Operand | None) -> list[Register]:
 class Body:
     """An entry's statements in order: a str is a label, everything else an instruction.
 
-    shared: shared symbols and their offsets in bytes; static_shared: bytes taken by the static
-    ones, after which the dynamic ones begin.  files: the numbers of `.file` and their names.
+    shared: shared symbols and their offsets in bytes.  static_shared: bytes taken by the static
+    ones, after which the dynamic ones begin; static_end: without what aligns those.  local_bytes:
+    of .local memory a thread.  arrays: those of the module.  files: the numbers of `.file` and
+    their names.
     """
 
     statements: list[str | Instruction] = field(default_factory=list)
     shared: dict[str, int] = field(default_factory=dict)
     static_shared: int = 0
+    local_bytes: int = 0
+    arrays: dict[str, Array] = field(default_factory=dict)
+    static_end: int = 0
     files: dict[int, str] = field(default_factory=dict)

@@ -31,6 +31,7 @@ class Row:
     writes: int
     varying: bool
     modifiers: frozenset[str]
+    accumulates: bool
 
 
 _TABLE: dict[tuple[str, str], Row] = {}
@@ -42,16 +43,19 @@ def lowers(
     modifiers: str = "",
     writes: int = 1,
     varying: bool = False,
+    accumulates: bool = False,
 ) -> Callable[[Lowering], Lowering]:
     """Add the decorated function for every base and type.
 
     types: the values of `Opcode.type` that it takes, "*" for any.
     modifiers: those it knows, separated by blanks; an instruction with another one is refused.
     writes: number of leading operands that are destinations.
+    varying: the result differs between lanes even where all sources agree.
+    accumulates: the destinations are also read.
     """
 
     def add(function: Lowering) -> Lowering:
-        row = Row(function, writes, varying, frozenset(modifiers.split()))
+        row = Row(function, writes, varying, frozenset(modifiers.split()), accumulates)
         for base in bases:
             for ptx_type in types:
                 if (base, ptx_type) in _TABLE:
@@ -85,9 +89,11 @@ def written(instruction: Instruction) -> list[Register]:
 
 def read(instruction: Instruction) -> list[Register]:
     """The registers that an instruction reads; under a guard also those it may leave alone."""
-    operands = instruction.operands[find(instruction).writes :]
+    row = find(instruction)
+    operands = instruction.operands[row.writes :]
     registers = [register for operand in operands for register in registers_of(operand)]
     if instruction.guard is not None:
         registers.append(instruction.guard)
+    if instruction.guard is not None or row.accumulates:
         registers += written(instruction)
     return registers

@@ -1,10 +1,19 @@
 """The body of an entry -> an LLVM module as text.
 
 Two functions matter.  `warp` runs one warp from where it stopped to its next barrier or its end;
-`run` runs a range of CTAs, all warps of a CTA in turn from barrier to barrier.
+`run` runs a range of CTAs, all warps of a CTA in turn from barrier to barrier.  A warp that has
+finished counts as arrived at every later barrier, as on a GPU.
+
+Both also stop, and can go on later, where the worker's steps are used up: a step is one
+instruction of one warp, and they are counted where a CTA begins and where a loop closes, so that
+no kernel runs for ever unseen.
 """
 
 from __future__ import annotations
+
+import math
+from itertools import accumulate
+from typing import TYPE_CHECKING
 
 from ..abi.signature import Signature
 from . import opcodes as opcodes  # fills the table
@@ -13,30 +22,72 @@ from .builder import Builder, Value
 from .flow import EXIT, Block, Flow, analyse, check_end
 from .helpers import Helpers
 from .host import Host
-from .layout import DONE, LANES, NEXT, RESUME, VALID, WAITING, Layout, state_offset
+from .layout import (
+    DONE,
+    FINISHED,
+    FRESH,
+    LANES,
+    NEXT,
+    RESUME,
+    VALID,
+    WAITING,
+    Layout,
+    state_offset,
+)
+from .opcodes.barrier import is_open
 from .ptx import Body, Register
 
-FINISHED = -1
+if TYPE_CHECKING:
+    from .checks.watch import Watch
+
+# Choosing the lanes that run next takes about as long as so many instructions.
+_CHOICE_STEPS = 16
+
+
+def threads_of(signature: Signature) -> int | None:
+    """Number of threads of a block where the PTX fixes it."""
+    return math.prod(signature.reqntid) if signature.reqntid else None
 
 
 class Module:
     """IR text, and what must be known to run it."""
 
-    def __init__(self, body: Body, signature: Signature, host: Host, masked: bool) -> None:
+    def __init__(
+        self,
+        body: Body,
+        signature: Signature,
+        host: Host,
+        masked: bool,
+        watch: Watch | None = None,
+    ) -> None:
         check_end(body, signature.entry)
-        threads = 1
-        for n in signature.reqntid or ():
-            threads *= n
-        self.flow = analyse(body, threads if signature.reqntid else None, masked)
+        self.flow = analyse(body, threads_of(signature), masked)
+        self._ends = list(accumulate(len(block.instructions) + 1 for block in self.flow.blocks))
         self.layout = Layout(self.flow)
         self.helpers = Helpers(host)
         params = {p.name: (p.offset, p.size) for p in signature.params}
-        self.builder = Builder(self.flow, self.layout, body.shared, params, self.helpers)
-        self.text = "\n".join([self._warp(), _RUN % self._numbers(), self.helpers.text()])
+        self.builder = Builder(self.flow, self.layout, body.shared, params, self.helpers, watch)
+        self.builder.arrays = body.arrays
+        if watch is not None:
+            watch.prepare(self.builder)
+        parts = [self._warp(), self._run(), _arrays(body), self.helpers.text()]
+        self.text = "\n".join(parts)
 
-    def _numbers(self) -> dict[str, int]:
-        names = ("ctaid", "nctaid", "warps", "contexts")
-        return {"size": self.layout.nbytes, "resume": RESUME} | {n: state_offset(n) for n in names}
+    def _run(self) -> str:
+        names = ("ctaid", "nctaid", "warps", "contexts", "steps", "cta", "last", "warp", "phase")
+        numbers = {name: state_offset(name) for name in names} | {
+            "size": self.layout.nbytes,
+            "resume": RESUME,
+            "waiting": WAITING,
+            "block": WAITING - 1,
+            "fresh": FRESH,
+            "length": self._ends[-1],
+        }
+        watch = self.builder.watch
+        pieces = {"turn": "%warp", "round": "", "pick": ""}
+        if watch is not None:
+            pieces = {"turn": "%turn", "round": watch.round(self.builder), "pick": watch.turn()}
+        return _RUN % (numbers | pieces)
 
     def _warp(self) -> str:
         b = self.builder
@@ -47,21 +98,27 @@ class Module:
             if divergent:
                 next_block = b.load("i32", LANES, "%ctx", NEXT, 64)
                 b.active = b.compare("icmp eq", next_block, b.constant("i32", block.index))
+            if b.watch is not None and self._follows_a_wait(block):
+                b.watch.synchronised(b)
             self._lower(block)
+            if b.watch is not None and block.last is not None:
+                b.watch.decides(b, block.last)
             self._keep(block)
-            (_leave_lanes if divergent else _leave)(b, block)
+            (_leave_lanes if divergent else _leave)(b, block, self._loop_steps(block))
         blocks, b.lines = b.lines, []
         self._begin()
-        start = _divergent_start(self.flow) if divergent else _start(self.flow)
+        start = _divergent_start(self.flow) if divergent else self._start()
         return "\n".join(
             [
                 "@zeros = internal constant [16 x i8] zeroinitializer, align 16",
                 "define internal i32 @warp(ptr %ctx, ptr %state, i32 %resume) #0 {",
-                f"  %scratch = alloca [{b.scratch_bytes} x i8], align 64",
+                f"  %scratch.at = getelementptr i8, ptr %state, i64 {state_offset('scratch')}",
+                "  %scratch = load ptr, ptr %scratch.at, align 8",
                 f"  %params.at = getelementptr i8, ptr %state, i64 {state_offset('params')}",
                 "  %params = load ptr, ptr %params.at, align 8",
                 f"  %shared.at = getelementptr i8, ptr %state, i64 {state_offset('shared')}",
                 "  %shared = load ptr, ptr %shared.at, align 8",
+                *(b.watch.preamble() if b.watch else []),
                 *start,
                 "init:",
                 *b.lines,
@@ -73,11 +130,18 @@ class Module:
             ]
         )
 
+    def _follows_a_wait(self, block: Block) -> bool:
+        """Whether a warp comes here when a barrier of some warps has let it on."""
+        waits = ("poll", "yield")
+        return any(b.exit in waits and b.next == block.index for b in self.flow.blocks)
+
     def _begin(self) -> None:
         """At the start of a CTA: registers that may be read before they are written are zero."""
         b = self.builder
         b.begin_block()
         b.active = None
+        if b.watch is not None:
+            b.watch.begin(b)
         for register in sorted(self.flow.blocks[0].live_in, key=lambda r: r.name):
             zero = Value("false" if register.bits == 1 else "0", f"i{register.bits}")
             self._store(register, b.vector(zero) if register in self.flow.varying else zero)
@@ -91,8 +155,12 @@ class Module:
         b = self.builder
         for position, instruction in enumerate(block.instructions):
             b.upcoming = block.instructions[position + 1 :]
+            if b.watch is not None:
+                b.watch.reads(b, instruction)
             if instruction not in b.lowered:
                 table.find(instruction).lower(b, instruction)
+            if b.watch is not None:
+                b.watch.writes(b, instruction)
 
     def _keep(self, block: Block) -> None:
         """Store what the block wrote and others read."""
@@ -115,27 +183,75 @@ class Module:
         else:
             b.store(Value(b.emit(f"bitcast {value} to i32"), "i32"), "%ctx", offset, 4)
 
+    def _start(self) -> list[str]:
+        """Go to where the warp stopped."""
+        blocks = self.flow.blocks
+        ways = [block.next for block in blocks if block.exit in ("barrier", "yield")]
+        ways += [way for block in blocks if self._loop_steps(block) for way in block.successors]
+        cases = " ".join(f"i32 {i}, label %bb{i}" for i in dict.fromkeys(ways) if i != EXIT)
+        return [f"  switch i32 %resume, label %init [ {cases} ]"]
+
+    def _loop_steps(self, block: Block) -> int:
+        """How many instructions a loop has that this block closes; 0 where it goes only forward."""
+        first = min(block.successors, default=EXIT)
+        if not EXIT < first <= block.index:
+            return 0
+        return self._ends[block.index] - (self._ends[first - 1] if first else 0)
+
+
+def _arrays(body: Body) -> str:
+    """The module's arrays that the entry names."""
+    lines = []
+    for name, array in body.arrays.items():
+        content = "".join(f"\\{byte:02X}" for byte in array.content)
+        kind = f"[{len(array.content)} x i8]"
+        lines.append(f'@"array.{name}" = internal global {kind} c"{content}", align {array.align}')
+    return "\n".join(lines)
+
 
 def _label(index: int) -> str:
     return "%exit" if index == EXIT else f"%bb{index}"
 
 
-def _start(flow: Flow) -> list[str]:
-    """Go to where the warp stopped."""
-    ways = [b.next for b in flow.blocks if b.exit == "barrier" and b.next != EXIT]
-    cases = " ".join(f"i32 {index}, label %bb{index}" for index in dict.fromkeys(ways))
-    return [f"  switch i32 %resume, label %init [ {cases} ]"]
-
-
-def _leave(b: Builder, block: Block) -> None:
+def _leave(b: Builder, block: Block, loop_steps: int) -> None:
     if block.exit == "barrier":
+        b.line(f"ret i32 {block.next if block.next == EXIT else block.next | WAITING}")
+        return
+    if block.exit == "yield":
         b.line(f"ret i32 {block.next}")
-    elif block.exit == "jump":
-        b.line(f"br label {_label(block.target)}")
-    else:
+        return
+    if block.exit == "poll":
+        assert block.last is not None
+        _count_steps(b, block, loop_steps, b.constant("i32", block.index))
+        b.line(f"br {is_open(b, block.last)}, label {_label(block.next)}, label %wait{block.index}")
+        b.lines.append(f"wait{block.index}:")
+        b.line(f"ret i32 {block.index}")
+        return
+    guard = None
+    if block.exit == "branch":
         assert block.last is not None
         guard = b.guard_of(block.last)
+    if loop_steps:
+        to = b.constant("i32", block.target)
+        if guard is not None:
+            to = b.select(guard, to, b.constant("i32", block.next))
+        _count_steps(b, block, loop_steps, to)
+    if guard is not None:
         b.line(f"br {guard}, label {_label(block.target)}, label {_label(block.next)}")
+    else:
+        b.line(f"br label {_label(block.target)}")
+
+
+def _count_steps(b: Builder, block: Block, steps: int, resume: Value) -> None:
+    """Take a loop's steps from those that are left; where there are none the warp stops here."""
+    before = b.load("i64", 1, "%state", state_offset("steps"), 8)
+    left = b.op("sub", before, b.constant("i64", steps))
+    b.store(left, "%state", state_offset("steps"), 8)
+    over = b.compare("icmp slt", left, b.constant("i64", 0))
+    b.line(f"br {over}, label %stop{block.index}, label %on{block.index}")
+    b.lines.append(f"stop{block.index}:")
+    b.line(f"ret {resume}")
+    b.lines.append(f"on{block.index}:")
 
 
 def _divergent_start(flow: Flow) -> list[str]:
@@ -161,11 +277,11 @@ def _divergent_start(flow: Flow) -> list[str]:
         f"  %cleared = and {lanes} %next, splat (i32 {~WAITING})",
         f"  %freed = select <{LANES} x i1> %done, {lanes} %next, {lanes} %cleared",
         f"  store {lanes} %freed, ptr %next.at, align 64",
-        "  ret i32 1",
+        f"  ret i32 {WAITING | 1}",
     ]
 
 
-def _leave_lanes(b: Builder, block: Block) -> None:
+def _leave_lanes(b: Builder, block: Block, loop_steps: int) -> None:
     b.helpers.declare(f"i32 @llvm.vector.reduce.smin.v{LANES}i32(<{LANES} x i32>)")
     assert b.active is not None
 
@@ -178,16 +294,32 @@ def _leave_lanes(b: Builder, block: Block) -> None:
         to = b.select(guard, number(block.target), number(block.next))
     elif block.exit == "barrier" and block.next != EXIT:
         to = b.constant("i32", block.next | WAITING)
+    elif block.exit == "poll":
+        assert block.last is not None
+        opened = is_open(b, block.last)
+        to = b.select(opened, number(block.next), number(block.index))
     else:
-        to = number(block.target)
+        to = number(block.next if block.exit == "yield" else block.target)
     old = b.load("i32", LANES, "%ctx", NEXT, 64)
     b.store(b.select(b.active, to, old), "%ctx", NEXT, 64)
-    b.line("br label %dispatch")
+    if loop_steps:
+        _count_steps(b, block, loop_steps + _CHOICE_STEPS, b.constant("i32", 1))
+    if block.exit == "yield":
+        b.line("ret i32 1")
+    elif block.exit == "poll":
+        b.line(f"br {opened}, label %dispatch, label %wait{block.index}")
+        b.lines.append(f"wait{block.index}:")
+        b.line("ret i32 1")
+    else:
+        b.line("br label %dispatch")
 
 
-# A CTA is over when every warp has finished; until then each runs to its next barrier in turn.
+# A CTA is over when every warp has finished.  What a warp returned is in its context: FINISHED, or
+# the block it goes on with, with WAITING where it is at a barrier.  A round gives each warp that
+# can run one turn.  Phase 1 is a round after a barrier that all have reached, FRESH a CTA's first.
+# Where the steps are used up the place in the round is kept, for the next call to go on from.
 _RUN = """
-define void @run(ptr %%state, i64 %%first, i64 %%last) #0 {
+define i32 @run(ptr %%state) #0 {
 start:
   %%ctaid.at = getelementptr i8, ptr %%state, i64 %(ctaid)d
   %%ctaid.y.at = getelementptr i8, ptr %%ctaid.at, i64 4
@@ -200,15 +332,27 @@ start:
   %%size.y = zext i32 %%grid.y to i64
   %%warps.at = getelementptr i8, ptr %%state, i64 %(warps)d
   %%warps = load i32, ptr %%warps.at, align 4
+  %%warps.wide = zext i32 %%warps to i64
+  %%length = mul i64 %%warps.wide, %(length)d
   %%contexts.at = getelementptr i8, ptr %%state, i64 %(contexts)d
   %%contexts = load ptr, ptr %%contexts.at, align 8
+  %%steps.at = getelementptr i8, ptr %%state, i64 %(steps)d
+  %%cta.at = getelementptr i8, ptr %%state, i64 %(cta)d
+  %%last.at = getelementptr i8, ptr %%state, i64 %(last)d
+  %%last = load i64, ptr %%last.at, align 8
+  %%warp.at = getelementptr i8, ptr %%state, i64 %(warp)d
+  %%warp.kept = load i32, ptr %%warp.at, align 4
+  %%phase.at = getelementptr i8, ptr %%state, i64 %(phase)d
+  %%phase.kept = load i32, ptr %%phase.at, align 4
   br label %%test
 test:
-  %%cta = phi i64 [ %%first, %%start ], [ %%cta.next, %%done ]
+  %%phase.first = phi i32 [ %%phase.kept, %%start ], [ %(fresh)d, %%done ]
+  %%warp.first = phi i32 [ %%warp.kept, %%start ], [ 0, %%done ]
+  %%cta = load i64, ptr %%cta.at, align 8
   %%more = icmp ult i64 %%cta, %%last
   br i1 %%more, label %%begin, label %%end
 end:
-  ret void
+  ret i32 0
 begin:
   %%x = urem i64 %%cta, %%size.x
   %%yz = udiv i64 %%cta, %%size.x
@@ -220,35 +364,60 @@ begin:
   store i32 %%x.word, ptr %%ctaid.at, align 4
   store i32 %%y.word, ptr %%ctaid.y.at, align 4
   store i32 %%z.word, ptr %%ctaid.z.at, align 4
+  %%steps.before = load i64, ptr %%steps.at, align 8
+  %%begins = icmp eq i32 %%phase.first, %(fresh)d
+  %%cost = select i1 %%begins, i64 %%length, i64 0
+  %%steps.less = sub i64 %%steps.before, %%cost
+  store i64 %%steps.less, ptr %%steps.at, align 8
   br label %%round
 round:
-  %%fresh = phi i1 [ true, %%begin ], [ false, %%passed ]
-  br label %%each
+  %%phase = phi i32 [ %%phase.first, %%begin ], [ %%phase.next, %%passed ]
+  %%from = phi i32 [ %%warp.first, %%begin ], [ 0, %%passed ]
+  %%partial = phi i1 [ true, %%begin ], [ false, %%passed ]
+  %%fresh = icmp eq i32 %%phase, %(fresh)d
+  %%held = icmp eq i32 %%phase, 0
+  %%bound = select i1 %%held, i32 %(waiting)d, i32 2147483647
+%(round)s  br label %%each
 each:
-  %%warp = phi i32 [ 0, %%round ], [ %%warp.next, %%after ]
-  %%left = phi i1 [ false, %%round ], [ %%left.next, %%after ]
-  %%place = mul i32 %%warp, %(size)d
+  %%warp = phi i32 [ %%from, %%round ], [ %%warp.next, %%after ]
+  %%ready = phi i1 [ %%partial, %%round ], [ %%ready.next, %%after ]
+  %%waits = phi i1 [ false, %%round ], [ %%waits.next, %%after ]
+  %%more.warps = icmp ult i32 %%warp, %%warps
+  br i1 %%more.warps, label %%look, label %%passed
+look:
+%(pick)s  %%place = mul i32 %(turn)s, %(size)d
   %%context = getelementptr i8, ptr %%contexts, i32 %%place
   %%resume.at = getelementptr i8, ptr %%context, i64 %(resume)d
   %%stored = load i32, ptr %%resume.at, align 4
-  %%resume = select i1 %%fresh, i32 0, i32 %%stored
-  %%runs = icmp sge i32 %%resume, 0
+  %%word = select i1 %%fresh, i32 0, i32 %%stored
+  %%runs = icmp ult i32 %%word, %%bound
   br i1 %%runs, label %%call, label %%after
 call:
+  %%resume = and i32 %%word, %(block)d
   %%stop = call i32 @warp(ptr %%context, ptr %%state, i32 %%resume)
   store i32 %%stop, ptr %%resume.at, align 4
-  %%waits = icmp sge i32 %%stop, 0
   br label %%after
 after:
-  %%still = phi i1 [ false, %%each ], [ %%waits, %%call ]
-  %%left.next = or i1 %%left, %%still
+  %%now = phi i32 [ %%word, %%look ], [ %%stop, %%call ]
+  %%now.ready = icmp ult i32 %%now, %(waiting)d
+  %%now.waits = icmp sge i32 %%now, %(waiting)d
+  %%ready.next = or i1 %%ready, %%now.ready
+  %%waits.next = or i1 %%waits, %%now.waits
   %%warp.next = add i32 %%warp, 1
-  %%all = icmp eq i32 %%warp.next, %%warps
-  br i1 %%all, label %%passed, label %%each
+  %%steps = load i64, ptr %%steps.at, align 8
+  %%over = icmp slt i64 %%steps, 0
+  br i1 %%over, label %%stopped, label %%each
+stopped:
+  store i32 %%warp.next, ptr %%warp.at, align 4
+  store i32 %%phase, ptr %%phase.at, align 4
+  ret i32 1
 passed:
-  br i1 %%left.next, label %%round, label %%done
+  %%phase.next = select i1 %%ready, i32 0, i32 1
+  %%again = or i1 %%ready, %%waits
+  br i1 %%again, label %%round, label %%done
 done:
   %%cta.next = add i64 %%cta, 1
+  store i64 %%cta.next, ptr %%cta.at, align 8
   br label %%test
 }
 attributes #0 = { nounwind "prefer-vector-width"="512" "min-legal-vector-width"="512" }

@@ -1,64 +1,80 @@
-"""Testing layers: what a device computes, against the float32 reference on the host."""
+"""Testing one layer: what a device computes, against the reference on the host."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from ..devices import Device
-from ..errors import AbiError, CheckpointError, FerrumError, LaunchError
-from ..gptq import Checkpoint, GptqLinear, GptqTensors
+from ..errors import AbiError, FerrumError, LaunchError
+from ..gptq import Checkpoint, GptqLinear, GptqTensors, LayerSpec
+from .explanation import Explanation, explain
+from .oracle import Oracle
+from .reference import NUMPY_DTYPES, OWN, Dtype, Reference, make_reference
+from .tolerance import Bounds, Float32Array
 
-Float32Array = npt.NDArray[np.float32]
-
-Verdict = Literal["pass", "mismatch", "refused"]
-"""pass      all errors are within the tolerance
+Verdict = Literal["pass", "mismatch", "refused", "error"]
+"""pass      all errors are within the bounds
 mismatch  the device computed something else, or broke the launch off
-refused   nothing was computed: the layer is of a kind that is not read or not computed here"""
+refused   nothing was computed: the layer is damaged, or of a kind that is not computed here
+error     the test itself failed, as by lack of memory"""
 
 M_VALUES = (1, 16, 64)
 """Rows of x: a single token, a part of the kernel's tile, a whole tile."""
 
-TOLERANCE = 1e-3
-"""The relative Frobenius error up to which a layer passes.
-
-The kernel accumulates in float32 and rounds once, to float16. That changes an element by at most
-2^-11 of itself (IEEE 754 binary16, round to nearest), so the whole by at most 4.9e-4; a bias is
-added in float16 and rounds once more. A wrong zero, scale or group is off by far more than 1e-3.
-"""
-
-_MAX_FLOAT16 = 65504
-
 
 @dataclass(frozen=True)
 class Measurement:
-    """One call of a layer with M rows, x (M, K) float16.
+    """One call of a layer with M rows.
 
+    kernel          the artefact that multiplied
     max_abs_error   max |y - y32| over all elements; NaN where an element of y is NaN
     relative_error  ||y - y32|| / ||y32||, Frobenius norms; NaN or infinite as y is
+    tolerance       of relative_error
+    worst_ratio     max |y - y32| / bound over all elements; above 1, an element is wrong
+    worst_element   (row, column) of that
     seconds         wall time of the call after a warm-up call, device.synchronize() included
     """
 
     m: int
+    kernel: str
     max_abs_error: float
     relative_error: float
+    tolerance: float
+    worst_ratio: float
+    worst_element: tuple[int, int]
     seconds: float
+
+    @property
+    def share(self) -> float:
+        """The largest share of its bound that an error takes, the relative error's included."""
+        return _worst([self.worst_ratio, self.relative_error / (self.tolerance or 1.0)])
+
+    @property
+    def passes(self) -> bool:
+        """Whether both errors are within their bounds; NaN is not."""
+        return self.share <= 1
 
 
 @dataclass(frozen=True)
 class LayerResult:
     """What came of testing one layer of a checkpoint.
 
+    K, N, ...     as in `LayerSpec`; 0 and empty where the headers cannot be read
+    device        its name
+    dtype         of x, y and the computation
+    kernel        that was asked for; None: the catalogue's choice
+    reference     "float32", or "oracle"; empty where there was none
+    note          what else is to be said, such as that the oracle lacks this layer
     measurements  one for each M, in the order asked; empty for a layer that was refused
     reason        why it did not pass; empty where it did
-    tolerance     of relative_error
+    explanation   where the error lies, and its likely cause; None where nobody looked
+    seconds       of the whole test
     """
 
     layer: str
@@ -69,10 +85,16 @@ class LayerResult:
     zero_format: str
     act_order: bool
     bias: bool
+    device: str
+    dtype: Dtype
+    kernel: str | None
+    reference: str
+    note: str
     measurements: tuple[Measurement, ...]
     verdict: Verdict
     reason: str
-    tolerance: float
+    explanation: Explanation | None
+    seconds: float
 
     @property
     def max_abs_error(self) -> float:
@@ -84,143 +106,193 @@ class LayerResult:
         """The worst over all M; NaN if any is, or if nothing was measured."""
         return _worst([measured.relative_error for measured in self.measurements])
 
+    @property
+    def worst_ratio(self) -> float:
+        """The largest share of a bound that an error takes, over all elements and M."""
+        return _worst([measured.share for measured in self.measurements])
 
-def verify_checkpoint(
-    checkpoint: Checkpoint,
-    device: Device,
-    *,
-    m_values: Sequence[int] = M_VALUES,
-    layers: Sequence[str] = (),
-    seed: int = 0,
-) -> Iterator[LayerResult]:
-    """Test the layers of a checkpoint that match one of the glob patterns `layers` (none: all).
 
-    Layers are read, tested and let go one by one; one that fails does not stop the rest. Raises
-    CheckpointError at once for a pattern that matches no layer, AbiError for an M below 1.
+@dataclass(frozen=True)
+class Plan:
+    """How layers are tested.
+
+    m_values  rows of x, one measurement each
+    dtype     of x and y: "float16" or "bfloat16"
+    kernel    the artefact to use; None: the catalogue chooses
+    oracle    stored results, in place of the own reference where it has them
+    seed      of x, where it is random
+    explain   whether layers that pass are looked into too
     """
-    names = select_layers(checkpoint, layers)
-    _check_m_values(m_values)
-    return (verify_layer(checkpoint, n, device, m_values=m_values, seed=seed) for n in names)
 
+    m_values: tuple[int, ...] = M_VALUES
+    dtype: Dtype = "float16"
+    kernel: str | None = None
+    oracle: Oracle | None = None
+    seed: int = 0
+    explain: bool = False
 
-def select_layers(checkpoint: Checkpoint, patterns: Sequence[str]) -> list[str]:
-    """The names of the layers that match one of the glob patterns, or all where there is none.
-
-    Raises CheckpointError for a pattern that matches no layer: it is most likely misspelt.
-    """
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in checkpoint.layers):
-            raise CheckpointError(
-                f"layers: expected a glob pattern that matches a quantised layer of "
-                f"{checkpoint.path}, found {pattern!r}; the first of its "
-                f"{len(checkpoint.layers)} is {next(iter(checkpoint.layers))}"
+    def __post_init__(self) -> None:
+        if not self.m_values or min(self.m_values) < 1:
+            raise AbiError(
+                f"m_values: expected numbers of rows, at least 1, found {list(self.m_values)}"
             )
-    return [
-        name
-        for name in checkpoint.layers
-        if not patterns or any(fnmatchcase(name, pattern) for pattern in patterns)
-    ]
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """What the host does of a test before a device is needed.
+
+    spec: None where not even the headers can be read.
+    outcome: the tensors and the reference, or the exception that stood against them.
+    """
+
+    name: str
+    spec: LayerSpec | None
+    outcome: tuple[GptqTensors, Reference] | Exception
+    seconds: float
+
+
+def prepare_layer(checkpoint: Checkpoint, name: str, plan: Plan) -> Prepared:
+    """Read a layer and make its reference; what that raises is kept for the result."""
+    start = time.perf_counter()
+    outcome: tuple[GptqTensors, Reference] | Exception
+    try:
+        tensors = checkpoint.load(name)
+        reference = make_reference(
+            name,
+            tensors,
+            max(plan.m_values),
+            seed=plan.seed,
+            oracle=plan.oracle,
+            dtype=plan.dtype,
+        )
+        outcome = tensors, reference
+    except Exception as error:  # whatever it is, the other layers are still to be tested
+        outcome = error
+    return Prepared(name, checkpoint.layers.get(name), outcome, time.perf_counter() - start)
 
 
 def verify_layer(
-    checkpoint: Checkpoint,
-    name: str,
-    device: Device,
-    *,
-    m_values: Sequence[int] = M_VALUES,
-    seed: int = 0,
+    checkpoint: Checkpoint, name: str, device: Device, plan: Plan | None = None
 ) -> LayerResult:
     """Test the layer `name` of a checkpoint on a device; what it raises becomes the verdict."""
-    spec = checkpoint.layers[name]
+    plan = plan or Plan()
+    return run_prepared(prepare_layer(checkpoint, name, plan), device, plan)
+
+
+def run_prepared(prepared: Prepared, device: Device, plan: Plan) -> LayerResult:
+    """The device's part of `verify_layer`."""
+    start = time.perf_counter()
+    name, spec = prepared.name, prepared.spec
     measurements: tuple[Measurement, ...] = ()
-    verdict: Verdict
+    explanation, source, note = None, "", ""
+    verdict: Verdict = "pass"
+    reason = ""
     try:
-        tensors = checkpoint.load(name)
-        measurements = measure_layer(tensors, device, m_values=m_values, seed=seed)
+        if isinstance(prepared.outcome, Exception):
+            raise prepared.outcome
+        tensors, reference = prepared.outcome
+        source = reference.source
+        dtype = NUMPY_DTYPES[plan.dtype]
+        layer = GptqLinear(tensors, device=device, kernel=plan.kernel, dtype=dtype)
+        measurements = measure(layer, reference, plan.m_values)
+        reason = _mismatch(measurements)
+        verdict = "mismatch" if reason else "pass"
+        if reason or plan.explain:
+            explanation, note = _look_into(layer, tensors, reference, measurements)
     except LaunchError as error:  # the layer was accepted, and then not computed
         verdict, reason = "mismatch", str(error)
     except FerrumError as error:
         verdict, reason = "refused", str(error).removeprefix(f"{name}: ")
-    else:
-        reason = _mismatch(measurements)
-        verdict = "mismatch" if reason else "pass"
+    except Exception as error:
+        verdict, reason = "error", f"{type(error).__name__}: {error}"
     return LayerResult(
         layer=name,
-        K=spec.K,
-        N=spec.N,
-        bits=spec.bits,
-        group_size=spec.group_size,
-        zero_format=spec.zero_format,
-        act_order=spec.act_order,
-        bias=spec.bias,
+        K=spec.K if spec else 0,
+        N=spec.N if spec else 0,
+        bits=spec.bits if spec else 0,
+        group_size=spec.group_size if spec else 0,
+        zero_format=spec.zero_format if spec else "",
+        act_order=bool(spec and spec.act_order),
+        bias=bool(spec and spec.bias),
+        device=device.name,
+        dtype=plan.dtype,
+        kernel=plan.kernel,
+        reference=source,
+        note=note or _oracle_note(plan, source),
         measurements=measurements,
         verdict=verdict,
         reason=reason,
-        tolerance=TOLERANCE,
+        explanation=explanation,
+        seconds=prepared.seconds + time.perf_counter() - start,
     )
 
 
-def measure_layer(
+def _look_into(
+    layer: GptqLinear,
     tensors: GptqTensors,
-    device: Device,
-    *,
-    m_values: Sequence[int] = M_VALUES,
-    seed: int = 0,
+    reference: Reference,
+    measurements: Sequence[Measurement],
+) -> tuple[Explanation | None, str]:
+    """What `explain` finds for the first M that fails, or the largest; a note where it cannot."""
+    failing = [measured.m for measured in measurements if not measured.passes]
+    m = failing[0] if failing else max(measured.m for measured in measurements)
+    try:
+        return explain(layer, tensors, reference, m, failed=bool(failing)), ""
+    except Exception as error:  # the verdict stands, whatever has kept us from its cause
+        return None, f"the layer could not be looked into: {type(error).__name__}: {error}"
+
+
+def _oracle_note(plan: Plan, source: str) -> str:
+    if plan.oracle is not None and source == OWN:
+        return f"{plan.oracle.path.name} has no entry: compared with the own float32 reference"
+    return ""
+
+
+def measure(
+    layer: GptqLinear, reference: Reference, m_values: Sequence[int]
 ) -> tuple[Measurement, ...]:
-    """Run a layer on a device once for each M and compare with y32 = x32 @ W32 + bias32.
-
-    x is standard normal, rounded to float16; a smaller M takes the first rows of a larger one's.
-    W32 is tensors.dequantize(), the rounded weight that the kernel multiplies by.
-
-    Raises what GptqLinear does, and CheckpointError for outputs that float16 cannot hold.
-    """
-    _check_m_values(m_values)
-    layer = GptqLinear(tensors, device=device)  # first, since it refuses without any work
-    rng = np.random.default_rng(seed)
-    x = rng.standard_normal((max(m_values), tensors.K), np.float32).astype(np.float16)
-    expected = _reference(tensors, x)
-    return tuple(_measure(layer, x[:m], expected[:m]) for m in m_values)
+    """Run a layer once for each M, on the first M rows of the reference, and compare."""
+    return tuple(_measure(layer, reference, m) for m in m_values)
 
 
-def _check_m_values(m_values: Sequence[int]) -> None:
-    if not m_values or min(m_values) < 1:
-        raise AbiError(f"m_values: expected numbers of rows, at least 1, found {list(m_values)}")
-
-
-def _reference(tensors: GptqTensors, x: npt.NDArray[np.float16]) -> Float32Array:
-    """x @ W + bias in float32, (M, N)."""
-    expected: Float32Array = x.astype(np.float32) @ tensors.dequantize().astype(np.float32)
-    if tensors.bias is not None:
-        expected += tensors.bias.astype(np.float32)
-    largest = float(np.abs(expected).max())
-    if largest > _MAX_FLOAT16:
-        raise CheckpointError(
-            f"scales: expected outputs within float16 ({_MAX_FLOAT16}) for x of unit variance, "
-            f"found {largest:.3g}; the scales are not those of a float16 model"
-        )
-    return expected
-
-
-def _measure(layer: GptqLinear, x: npt.NDArray[np.float16], expected: Float32Array) -> Measurement:
+def _measure(layer: GptqLinear, reference: Reference, m: int) -> Measurement:
     """Call twice, the first time to warm up, and compare the result of both calls."""
-    on_device = layer.device.to_device(x)
-    differences = []
-    seconds = math.nan
+    expected, bounds = reference.y[:m], reference.bounds(m)
+    on_device = layer.device.to_device(reference.x[:m])
+    found = []
     for _ in range(2):
         # NaN, so that an element which the kernel leaves out is seen.
-        out = layer.device.to_device(np.full(expected.shape, np.nan, np.float16))
+        out = layer.device.to_device(np.full(expected.shape, np.nan, layer.dtype))
         layer.device.synchronize()
         start = time.perf_counter()
         layer(on_device, out=out)
         layer.device.synchronize()
         seconds = time.perf_counter() - start
-        differences.append(layer.device.to_host(out).astype(np.float32) - expected)
+        difference = layer.device.to_host(out).astype(np.float32) - expected
+        found.append(_compared(difference, expected, bounds))
+    worst = max(found, key=lambda errors: math.inf if math.isnan(errors[2]) else errors[2])
     return Measurement(
-        m=len(x),
-        max_abs_error=_worst([np.abs(difference).max() for difference in differences]),
-        relative_error=_worst([_relative(difference, expected) for difference in differences]),
+        m=m,
+        kernel=layer.artefact(m).name,
+        max_abs_error=_worst([errors[0] for errors in found]),
+        relative_error=_worst([errors[1] for errors in found]),
+        tolerance=bounds.relative,
+        worst_ratio=worst[2],
+        worst_element=worst[3],
         seconds=seconds,
     )
+
+
+def _compared(
+    difference: Float32Array, expected: Float32Array, bounds: Bounds
+) -> tuple[float, float, float, tuple[int, int]]:
+    """(max |difference|, relative error, largest share of a bound, where that is)."""
+    sizes = np.abs(difference)
+    shares = sizes / bounds.elements
+    row, column = np.unravel_index(int(np.argmax(shares)), shares.shape)  # NaN counts as largest
+    worst = float(shares[row, column])
+    return float(sizes.max()), _relative(difference, expected), worst, (int(row), int(column))
 
 
 def _relative(difference: Float32Array, expected: Float32Array) -> float:
@@ -233,17 +305,24 @@ def _relative(difference: Float32Array, expected: Float32Array) -> float:
 
 
 def _mismatch(measurements: Sequence[Measurement]) -> str:
-    """What is wrong with the first measurement that is beyond the tolerance; else nothing."""
+    """What is wrong with the first measurement that is beyond its bounds; else nothing."""
     for measured in measurements:
+        where = "row {}, column {}".format(*measured.worst_element)
         if not math.isfinite(measured.relative_error):
             return (
-                f"M = {measured.m}: expected finite outputs, found NaN or infinity; the output was "
-                "filled with NaN before, so elements may never have been written"
+                f"M = {measured.m}: expected finite outputs, found NaN or infinity, as in {where}; "
+                "the output was filled with NaN before, so elements may never have been written"
             )
-        if measured.relative_error > TOLERANCE:
+        if measured.relative_error > measured.tolerance:
             return (
-                f"M = {measured.m}: expected a relative error of at most {TOLERANCE:.0e}, found "
-                f"{measured.relative_error:.1e}"
+                f"M = {measured.m}: expected a relative error of at most "
+                f"{measured.tolerance:.1e}, found {measured.relative_error:.1e}; "
+                f"the worst element is {where}"
+            )
+        if measured.worst_ratio > 1:
+            return (
+                f"M = {measured.m}: expected every element within its rounding errors, found one "
+                f"that is off by {measured.worst_ratio:.3g} times its bound, in {where}"
             )
     return ""
 

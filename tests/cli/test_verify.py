@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import warnings
+from xml.etree import ElementTree
 
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
+from ferrum_numba import kernels
 from ferrum_numba.devices.cuda import unusable
 from ferrum_numba.report import layer_test
 from tests.cli.commands import run, run_json, run_python
@@ -35,7 +39,7 @@ def test_all_pass_is_exit_code_0():
     assert (result.exit_code, result.stderr) == (0, "")
     rows = [line for line in result.stdout.splitlines() if line.startswith("model.layers.0.")]
     assert len(rows) == 7
-    assert all("v1_gptqmodel" in row and row.rstrip().endswith("pass") for row in rows)
+    assert all("v1" in row and row.rstrip().endswith("pass") for row in rows)
     assert "7 layers: 7 pass; worst relative error" in result.stdout
 
 
@@ -44,6 +48,7 @@ def test_any_mismatch_is_exit_code_1(faulty):
     assert result.exit_code == 1
     assert "1 layer: 0 pass, 1 mismatch" in result.stdout
     assert f"mismatch: {Q_PROJ}: M = 1: expected a relative error of at most" in result.stdout
+    assert f"mismatch: {Q_PROJ}: No known fault explains it. The weight is wrong" in result.stdout
 
 
 def test_a_mismatch_counts_more_than_what_is_refused(faulty, tmp_path):
@@ -54,12 +59,13 @@ def test_a_mismatch_counts_more_than_what_is_refused(faulty, tmp_path):
     assert code == 1
 
 
-def test_act_order_is_refused_by_name_with_exit_code_2():
-    result = run("verify", fixture("gm_v1_sym_g64_actorder_bias"), *ON_CPU)
+def test_what_is_refused_is_named_with_exit_code_2(tmp_path):
+    layers = {f"model.{name}": eight_bit_layer(128, 64) for name in "abcdefg"}
+    folder = write_checkpoint(tmp_path, layers, bits=8)
+    result = run("verify", folder, *ON_CPU)
     assert result.exit_code == 2
     (reason,) = (line for line in result.stdout.splitlines() if line.startswith("refused: "))
-    assert reason.startswith("refused: model.layers.0.mlp.down_proj, ")
-    assert " and 4 more: g_idx: the rows are in activation order (act-order)" in reason
+    assert reason.startswith("refused: model.a, model.b, model.c and 4 more: expected a 4-bit")
     assert "7 layers: 0 pass, 7 refused; " in result.stdout
 
 
@@ -83,6 +89,9 @@ def test_bad_input_is_exit_code_2(tmp_path):
         ["--seed", "-1"],
         ["--threads", "0"],
         ["--layers", "no.such.layer"],
+        ["--explain", "no.such.layer"],
+        ["--oracle", "no.such.file"],
+        ["--kernel", "no.such.kernel"],
     ],
 )
 def test_wrong_options_are_exit_code_2(options):
@@ -109,7 +118,7 @@ def test_a_gpu_that_is_not_here_is_exit_code_3(options):
 def test_on_a_gpu():
     code, found = run_json("verify", fixture("gm_v1_sym_g128"), "--device", "cuda")
     assert (code, found["summary"]["pass"]) == (0, 7)
-    assert found["device"]["compute_capability"]
+    assert found["devices"][0]["compute_capability"]
 
 
 # JSON
@@ -121,18 +130,19 @@ def test_json_has_everything():
     code, found = run_json("verify", path, *options)
     assert code == 0
     assert (found["checkpoint"], found["seed"]) == (str(path), 5)
-    assert (found["device"]["name"], found["device"]["threads"]) == ("cpu", 1)
+    assert [(d["name"], d["threads"]) for d in found["devices"]] == [("cpu", 1)]
     assert len(found["results"]) == 4
     result = next(r for r in found["results"] if r["layer"] == Q_PROJ)
     assert [result[key] for key in ("K", "N", "bits", "group_size")] == [256, 384, 4, 128]
     assert (result["zero_format"], result["verdict"], result["reason"]) == (
-        "v1_gptqmodel",
+        "v1",
         "pass",
         "",
     )
     assert [measured["m"] for measured in result["measurements"]] == [2, 33]
     summary = found["summary"]
-    assert [summary[key] for key in ("layers", "pass", "mismatch", "refused")] == [4, 4, 0, 0]
+    verdicts = ("layers", "pass", "mismatch", "refused", "error")
+    assert [summary[key] for key in verdicts] == [4, 4, 0, 0, 0]
     assert summary["worst_relative_error"] == max(
         measured["relative_error"]
         for result in found["results"]
@@ -175,13 +185,14 @@ def test_it_fits_the_console(columns):
     assert "…" not in "".join(line for line in lines if not line.startswith("model.layers."))
     words = " ".join(result.stdout.split())
     assert words.count("pass") == 14 + 1
-    for part in ("0.self_attn.q_proj", "1.mlp.down_proj", "v1_gptqmodel"):
+    for part in ("0.self_attn.q_proj", "1.mlp.down_proj", "v1"):
         assert part in words
 
 
-def test_a_reason_is_said_once_for_the_layers_that_share_it():
-    result = run("verify", fixture("gm_v1_sym_g64_actorder_bias"), *ON_CPU, columns=60)
-    assert " ".join(result.stdout.split()).count("activation order") == 1
+def test_a_reason_is_said_once_for_the_layers_that_share_it(tmp_path):
+    layers = {f"model.{name}": eight_bit_layer(128, 64) for name in "abcdefg"}
+    result = run("verify", write_checkpoint(tmp_path, layers, bits=8), *ON_CPU, columns=60)
+    assert " ".join(result.stdout.split()).count("expected a 4-bit layer") == 1
 
 
 def test_as_a_module_in_a_process_of_its_own():
@@ -194,4 +205,121 @@ def test_as_a_module_in_a_process_of_its_own():
 def test_the_device_of_the_environment_is_taken():
     path = str(fixture("gm_v1_sym_g128"))
     done = run_python("-m", "ferrum_numba", "verify", path, "--json", FERRUM_DEVICE="cpu")
-    assert (done.returncode, json.loads(done.stdout)["device"]["name"]) == (0, "cpu")
+    assert (done.returncode, json.loads(done.stdout)["devices"][0]["name"]) == (0, "cpu")
+
+
+# Devices, kernels and oracles
+
+
+def test_a_device_counts_once():
+    code, found = run_json("verify", fixture("gm_v1_sym_g128"), *ON_CPU, *ON_CPU, "--threads", 1)
+    assert (code, [device["name"] for device in found["devices"]]) == (0, ["cpu"])
+
+
+def test_each_layer_with_each_kernel():
+    decode = next(name for name in kernels.names() if ".g128.v2." in name)
+    options = ("--kernel", kernels.canonical(0).name, "--kernel", decode)
+    path = fixture("gm_v2_sym_g128")
+    code, found = run_json("verify", path, *ON_CPU, "--m", 1, "--layers", "*.[qk]_proj", *options)
+    assert code == 0
+    tested = [(result["layer"], result["kernel"]) for result in found["results"]]
+    assert len(set(tested)) == 4
+    for result in found["results"]:
+        assert result["measurements"][0]["kernel"] == result["kernel"]
+
+
+def test_an_oracle_is_named_and_what_it_lacks_is_noted(tmp_path):
+    path = fixture("gm_v1_sym_g128")
+    code, found = run_json("verify", path, *ON_CPU, "--oracle", path / "oracle.safetensors")
+    assert (code, {result["reference"] for result in found["results"]}) == (0, {"oracle"})
+    with safe_open(path / "oracle.safetensors", framework="np") as handle:
+        name = f"{Q_PROJ}.y_f32"
+        stored = {key: handle.get_tensor(key) for key in (name, "x_256")}
+    save_file(stored, tmp_path / "small.safetensors")
+    result = run("verify", path, *ON_CPU, "--oracle", tmp_path / "small.safetensors")
+    assert result.exit_code == 0
+    assert "note: 6 layers: small.safetensors has no entry: compared with the own" in result.stdout
+
+
+# Files
+
+
+def test_a_run_is_taken_up_again(tmp_path):
+    path, journal = fixture("gm_v1_sym_g128"), tmp_path / "run.jsonl"
+    first = run("verify", path, *ON_CPU, "--layers", "*attn*", "--resume", journal)
+    assert (first.exit_code, first.stderr) == (0, "")
+    assert len(journal.read_text().splitlines()) == 4
+    second = run("verify", path, *ON_CPU, "--resume", journal, "--json")
+    assert second.stderr.startswith(f"resume: 4 of 7 layers are in {journal}, of this checkpoint")
+    assert json.loads(second.stdout)["summary"]["pass"] == 7
+    assert len(journal.read_text().splitlines()) == 7
+    other = run("verify", path, *ON_CPU, "--resume", journal, "--seed", 1)
+    assert (other.exit_code, other.stderr) == (0, "")
+    assert len(journal.read_text().splitlines()) == 14
+
+
+def test_a_mismatch_that_is_taken_from_the_journal_is_one_still(faulty, tmp_path):
+    arguments = ("verify", fixture("gm_v1_sym_g128"), *ON_CPU, "--layers", Q_PROJ, "--m", 1)
+    for _ in range(2):
+        result = run(*arguments, "--resume", tmp_path / "run.jsonl")
+        assert result.exit_code == 1
+        assert "No known fault explains it" in result.stdout
+
+
+def test_json_lines_begin_anew_each_time(tmp_path):
+    file = tmp_path / "run.jsonl"
+    for _ in range(2):
+        assert run("verify", fixture("gm_v1_sym_g128"), *ON_CPU, "--jsonl", file).exit_code == 0
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert len({line["result"]["layer"] for line in lines}) == len(lines) == 7
+
+
+def test_junit_and_a_page(faulty, tmp_path):
+    pytest.importorskip("jinja2", reason="the report extra is not installed")
+    files = ("--junit", tmp_path / "report.xml", "--html", tmp_path / "report.html")
+    path = fixture("gm_v1_sym_g128")
+    code, found = run_json("verify", path, *ON_CPU, "--layers", "*attn*", "--m", 1, *files)
+    assert (code, found["summary"]["mismatch"]) == (1, 4)
+    suite = ElementTree.parse(tmp_path / "report.xml").getroot()[0]
+    assert (suite.get("tests"), suite.get("failures")) == ("4", "4")
+    html = (tmp_path / "report.html").read_text()
+    assert html.count("<details ") == 4
+    assert found["devices"][0]["product"] in html
+
+
+def test_a_page_looks_into_those_that_pass_most_narrowly(tmp_path):
+    pytest.importorskip("jinja2", reason="the report extra is not installed")
+    page = tmp_path / "report.html"
+    result = run("verify", fixture("gm_v1_sym_g128"), *ON_CPU, "--m", 1, "--html", page)
+    assert result.exit_code == 0
+    assert page.read_text().count("<details ") == 3
+    assert "Every error is within its bound." in page.read_text()
+
+
+def test_layers_that_pass_are_explained_when_asked():
+    options = ("--m", 1, "--explain", "*.q_proj", "--explain", "*.k_proj")
+    _, found = run_json("verify", fixture("gm_v1_sym_g128"), *ON_CPU, *options)
+    explained = [result["layer"] for result in found["results"] if result["explanation"]]
+    assert [name.rpartition(".")[2] for name in explained] == ["k_proj", "q_proj"]
+
+
+def test_a_page_without_the_extra_is_refused_before_any_work(monkeypatch, tmp_path):
+    monkeypatch.setattr("ferrum_numba.report.page.find_spec", lambda name: None)
+    result = run("verify", fixture("gm_v1_sym_g128"), *ON_CPU, "--html", tmp_path / "a.html")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert 'pip install "ferrum-numba[report]"' in result.stderr
+
+
+@pytest.mark.parametrize("option", ["--junit", "--html", "--jsonl", "--resume"])
+def test_a_file_that_cannot_be_written_is_exit_code_2(option, tmp_path):
+    file = tmp_path / "nowhere" / "file"
+    result = run("verify", fixture("gm_v1_sym_g128"), *ON_CPU, "--m", 1, option, file)
+    assert result.exit_code == 2
+    assert str(file) in result.stderr.replace("\n", "")
+
+
+def test_one_journal_at_a_time(tmp_path):
+    files = ("--jsonl", tmp_path / "a", "--resume", tmp_path / "b")
+    result = run("verify", fixture("gm_v1_sym_g128"), *ON_CPU, *files)
+    assert result.exit_code == 2
+    assert "--jsonl: not with --resume" in result.stderr

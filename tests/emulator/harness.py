@@ -15,7 +15,8 @@ HEADER = """.version 8.0
 .extern .shared .align 16 .b8 tile[];
 """
 # What any SSE2 machine has: no F16C, no FMA, no gathers.
-PLAIN = Host.of("x86-64", {}, "x86_64")
+THIS = Host.this()
+PLAIN = Host.of("x86-64", {}, THIS.triple) if THIS.triple.startswith("x86_64") else THIS
 
 
 def entry(parameters: int, body: str, head: str = "") -> str:

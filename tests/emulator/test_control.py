@@ -186,13 +186,95 @@ NEXT:
 @pytest.mark.parametrize(
     "instruction",
     [
-        "bar.sync 1;",
-        "bar.sync 0, 32;",
         "@%p1 bar.sync 0;",
-        "bar.arrive 0, 64;",
-        "barrier.red.popc.u32 %t1, 0, %p1;",
+        "bar.sync 16;",
+        "bar.arrive 1;",
+        "bar.red.popc.pred %p1, 0, %p2;",
+        "barrier.cluster.arrive;",
     ],
 )
 def test_other_barriers_are_refused(instruction: str) -> None:
     with pytest.raises(PtxError, match="bar"):
         compiled(entry(1, instruction))
+
+
+PRODUCER_AND_CONSUMER = """and.b32 %t2, %t0, 31; shl.b32 %t3, %t2, 2; mov.u32 %t1, %warpid;
+    setp.eq.u32 %p1, %t1, 0; @%p1 bra PRODUCER;
+CONSUMER:
+    bar.sync 1, 64; ld.shared.b32 %t6, [%t3]; add.u32 %t9, %t9, %t6; bar.arrive 2, 64;
+    add.u32 %t5, %t5, 1; setp.lt.u32 %p2, %t5, 4; @%p2 bra CONSUMER;
+    bra END;
+PRODUCER:
+    mad.lo.u32 %t6, %t5, 100, %t2; st.shared.b32 [%t3], %t6; bar.arrive 1, 64; bar.sync 2, 64;
+    add.u32 %t5, %t5, 1; setp.lt.u32 %p2, %t5, 4; @%p2 bra PRODUCER;
+END:
+    setp.gt.u32 %p3, %t0, 7;
+    barrier.cta.red.popc.u32 %t7, 3, %p3; bar.red.and.pred %p4, 3, 64, !%p3;
+    barrier.red.or.aligned.pred %p5, 4, %p3; mad.lo.u32 %t9, %t7, 10000, %t9;
+    @%p4 add.u32 %t9, %t9, 1000; @%p5 add.u32 %t9, %t9, 2000; mov.u32 %t8, %ctaid.x;
+    mad.lo.u32 %t8, %t8, 64, %t0; mul.wide.u32 %q20, %t8, 4; add.s64 %q20, %q20, %q0;
+    st.global.b32 [%q20], %t9;"""
+DIVERGENT = "setp.lt.u32 %p9, %t0, 3; @%p9 bra NEXT; add.u32 %t40, %t0, 1;\nNEXT:\n"
+
+
+@pytest.mark.parametrize("before", ["", DIVERGENT], ids=["together", "masked"])
+def test_named_barriers(before: str) -> None:
+    out = np.zeros((5, 2, 32), np.uint32)
+    run(entry(1, before + PRODUCER_AND_CONSUMER), out, block=64, grid=5, shared_bytes=4096)
+    assert (out[:, 0] == 562000).all()
+    assert (out[:, 1] == np.arange(32) * 4 + 600 + 562000).all()
+
+
+def test_break_and_continue_per_lane() -> None:
+    """Nested loops that lanes leave at different places, with a predicated body, then a barrier."""
+    body = f"""{LOAD} mov.u32 %t9, 0; mov.u32 %t2, 0;
+OUTER:
+    add.u32 %t2, %t2, 1; setp.gt.u32 %p1, %t2, %t1; @%p1 bra DONE;
+    and.b32 %t3, %t2, 3; setp.eq.u32 %p2, %t3, 2; @%p2 bra OUTER; mov.u32 %t4, 0;
+INNER:
+    add.u32 %t4, %t4, 1; setp.eq.u32 %p3, %t4, %t2; @%p3 add.u32 %t9, %t9, 100; @%p3 bra OUTER;
+    xor.b32 %t5, %t4, %t0; and.b32 %t5, %t5, 7; setp.eq.u32 %p4, %t5, 5; @!%p4 add.u32 %t9, %t9, 1;
+    @!%p4 bra INNER; setp.gt.u32 %p5, %t9, 900; @!%p5 bra OUTER;
+DONE:
+    shl.b32 %t6, %t0, 2; st.shared.b32 [%t6], %t9; bar.sync 0; xor.b32 %t6, %t6, 252;
+    ld.shared.b32 %t7, [%t6]; mad.lo.u32 %t9, %t7, 3, %t9; {STORE}"""
+    x, out = np.random.default_rng(1).integers(0, 40, 64).astype(np.uint32), np.zeros(64, np.uint32)
+    run(entry(2, body), x, out, block=64, shared_bytes=256)
+
+    def total(lane: int, most: int) -> int:
+        result = 0
+        for i in range(1, most + 1):
+            if i & 3 == 2:
+                continue
+            for j in range(1, i + 1):
+                if j == i:
+                    result += 100
+                    break
+                if (j ^ lane) & 7 == 5:
+                    break
+                result += 1
+            if j != i and result > 900:
+                break
+        return result
+
+    sums = np.array([total(lane, most) for lane, most in enumerate(x.tolist())])
+    assert out.tolist() == (sums[::-1] * 3 + sums).tolist()
+
+
+def test_local_memory_is_of_each_lane() -> None:
+    body = f""".local .align 8 .b8 depot[32]; .reg .b64 %sp; mov.b64 %sp, depot;
+    cvta.local.u64 %q21, %sp; mov.u32 %t2, 5; st.local.b32 [%sp+8], %t0; st.b32 [%q21+12], %t2;
+    and.b32 %t3, %t0, 1; shl.b32 %t3, %t3, 2; mov.b32 %t4, depot; add.u32 %t4, %t4, %t3;
+    ld.local.b32 %t5, [%t4+8]; cvta.to.local.u64 %q22, %q21; ld.local.b32 %t6, [%q22+8];
+    mad.lo.u32 %t9, %t5, 100, %t6; {STORE}"""
+    out = np.zeros(64, np.uint32)
+    run(entry(2, body), out, out, block=64)
+    lanes = np.arange(64)
+    assert out.tolist() == (np.where(lanes % 2, 5, lanes) * 100 + lanes).tolist()
+
+
+def test_trap() -> None:
+    body = "setp.eq.u32 %p1, %t0, 40; @%p1 bra BAD; bra GOOD;\nBAD:\ntrap;\nGOOD:"
+    run(entry(1, body), np.zeros(1), block=32)
+    with pytest.raises(PtxError, match="came to a trap"):
+        run(entry(1, body), np.zeros(1), block=64)

@@ -153,12 +153,13 @@ def extracted(value: int, position: int, length: int, ptx_type: str) -> int:
     """bfe as the PTX ISA writes it in pseudocode."""
     bits, signed = bits_of(ptx_type), ptx_type[0] == "s"
     most = bits - 1
-    position, length = position & 255, length & 255
+    if bits == 32:  # the 64-bit forms take large ones as they are
+        position, length = position & 255, length & 255
     sign = 0 if not signed or length == 0 else value >> min(position + length - 1, most) & 1
     result = 0
     for i in range(bits):
         inside = i < length and position + i <= most
-        result |= (value >> position + i & 1 if inside else sign) << i
+        result |= (value >> min(position + i, most) & 1 if inside else sign) << i
     return result
 
 
@@ -181,8 +182,9 @@ def test_bfe(ptx_type: str) -> None:
 @pytest.mark.parametrize("bits", [32, 64])
 def test_bfi(bits: int) -> None:
     def expected(a: int, b: int, position: int, length: int) -> int:
-        for i in range(length & 255):
-            place = (position & 255) + i
+        limit = 255 if bits == 32 else 0xFFFFFFFF
+        for i in range(min(length & limit, 64)):
+            place = (position & limit) + i
             if place < bits:
                 b = b & ~(1 << place) | (a >> i & 1) << place
         return b

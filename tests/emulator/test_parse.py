@@ -59,9 +59,14 @@ def test_operands_lines_and_locations() -> None:
     ("statement", "message"),
     [
         ("frobnicate.b32 %t1, %t2;", "frobnicate"),
-        ("add.cc.u32 %t1, %t2, %t3;", r"\.cc"),
-        ("addc.u32 %t1, %t2, %t3;", "addc"),
-        ("add.rz.f32 %t1, %t2, %t3;", r"\.rz"),
+        ("add.cc.f32 %t1, %t2, %t3;", r"\.cc"),
+        ("addc.u32 %t1, %t2;", "addc"),
+        ("add.rz.f64 %q1, %q2, %q3;", r"\.rz"),
+        ("add.rz.rm.f32 %t1, %t2, %t3;", r"\.rz"),
+        ("atom.global.add.b32 %t1, [%q1], %t2;", "operation"),
+        ("atom.global.max.f32 %t1, [%q1], %t2;", "operation"),
+        ("redux.sync.add.b32 %t1, %t2, -1;", "reduction"),
+        ("mbarrier.init.shared.b64 [%t1], 1;", "mbarrier"),
         ("add.f128 %t1, %t2, %t3;", "add.f128"),
         ("add.u32 %t1, %t2;", "expected 3 operands"),
         ("add.u32 %t1, %t2, %nope;", "%nope"),
@@ -73,7 +78,6 @@ def test_operands_lines_and_locations() -> None:
         ("mov.u32 %t1, %nosuchspecial;", "%nosuchspecial"),
         ("mov.u32 %t1, nosymbol;", "nosymbol"),
         ("mov.u32 %t1, %t99999;", "%t99999"),
-        ("ld.local.b32 %t1, [%q1];", r"\.local"),
         ("ld.global.v2.b32 {%t1, %t2, %t3}, [%q1];", "3 registers"),
         ("ld.param.b32 %t1, [p7];", "p7"),
         ("ld.param.b64 %q1, [p0+8];", "beyond"),
@@ -83,11 +87,15 @@ def test_operands_lines_and_locations() -> None:
         ("call (%t1), f, (%t2);", "call"),
         ("setp.foo.s32 %p1, %t1, %t2;", "foo"),
         ("setp.lt.gt.s32 %p1, %t1, %t2;", "relation"),
-        ("cvt.rz.f16.f32 %h1, %t1;", r"\.rz"),
-        ("cvt.rn.satfinite.e4m3x2.f32 %h1, %t1, %t2;", "satfinite"),
+        ("cvt.rm.f32.s64 %t1, %q1;", "rounding"),
+        ("cvt.rn.e4m3x2.f32 %h1, %t1, %t2;", "satfinite"),
+        ("cvt.rn.satfinite.f16.f32 %h1, %t1;", "satfinite"),
         ("lop3.b32 %t1, %t2, %t3, %t4, 256;", "table"),
         ("mma.sync.aligned.m8n8k4.row.col.f32.f16.f16.f32 %t1, %t2, %t3, %t4;", "m8n8k4"),
-        ("wgmma.fence.sync.aligned;", "wgmma"),
+        (
+            "wgmma.mma_async.sync.aligned.m64n8k8.f32.f16.f16 {%t1}, %q1, %q2, 1, 1, 1, 0, 0;",
+            "k of",
+        ),
         ("cp.async.bulk.wait_group 0;", "bulk"),
         (".reg .q99 %z;", "reg"),
         ("add u32 %t1 %t2 [;", "cannot read"),
@@ -103,11 +111,19 @@ def test_what_is_refused(statement: str, message: str) -> None:
     assert " ".join(statement.rstrip(";").split()) in str(error.value)
 
 
-def test_module_constants_are_refused() -> None:
-    head = ".global .align 4 .b32 table[4] = {1, 2, 3, 4};"
-    text = entry(1, "mov.u64 %q1, table; ld.global.b32 %t1, [%q1];", head)
-    with pytest.raises(PtxError, match="table"):
-        Program.compile(text, "k")
+def test_arrays_of_the_module() -> None:
+    head = """.global .align 4 .b32 table[4] = {1, 0x20, -3};
+.const .align 8 .b8 bytes[] = {7, 8, 9}; .extern .global .b32 elsewhere[2];"""
+    head = head.replace("; .extern", ";\n.extern")
+    body = """mov.u64 %q1, table; ld.global.v2.b32 {%t1, %t2}, [%q1]; ld.global.b32 %t3, [table+8];
+    ld.global.b32 %t4, [%q1+12]; ld.const.u8 %t5, [bytes+2]; add.u32 %t5, %t5, %t4;
+    st.global.v4.b32 [%q0], {%t1, %t2, %t3, %t5};"""
+    out = np.zeros(4, np.uint32)
+    run(entry(1, body, head), out)
+    assert out.view(np.int32).tolist() == [1, 32, -3, 9]
+    for name, content in (("elsewhere", ""), ("odd", ".global .u64 odd[1] = {generic(table)};")):
+        with pytest.raises(PtxError, match=name):
+            Program.compile(entry(1, f"mov.u64 %q1, {name};", f"{head}\n{content}"), "k")
 
 
 def test_truncated_text() -> None:

@@ -6,15 +6,20 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+import llvmlite.binding as llvm
 import numpy as np
 import pytest
 
+from ferrum_numba.abi import Signature
 from ferrum_numba.emulator import Program
 from ferrum_numba.emulator.host import Host
+from ferrum_numba.emulator.native import Code, Needs
+from ferrum_numba.emulator.parse import parse_entry
+from ferrum_numba.emulator.translate import Module
 from ferrum_numba.errors import LaunchError
 from tests.layers import random_tensors
 
-from .harness import PLAIN
+from .harness import PLAIN, entry
 
 ENTRY = "w4a16_gptq_gemm_typed"
 SHIPPED = Path(__file__).parents[2] / "ptx"
@@ -125,11 +130,48 @@ def test_a_cpu_without_extensions() -> None:
         multiply(CANONICAL, *shape, host=PLAIN)
 
 
-@pytest.mark.parametrize("cpu", ["haswell", "skylake-avx512"])
-def test_other_cpus_compile(cpu: str) -> None:
-    """Code for CPUs that this machine may not be; it is not run."""
-    features = {"avx2": True, "f16c": True, "fma": True}
-    program_of(CANONICAL, Host.of(cpu, features, "x86_64"))
+@pytest.mark.parametrize(
+    ("cpu", "needed"),
+    [
+        ("haswell", {"avx2", "f16c", "fma"}),
+        ("skylake-avx512", {"avx2", "f16c", "fma", "avx512f", "avx512bw", "avx512vl", "avx512dq"}),
+    ],
+)
+def test_other_cpus(cpu: str, needed: set[str]) -> None:
+    """AVX2 alone, and AVX-512 without its half arithmetic."""
+    if not needed <= {name for name, on in llvm.get_host_cpu_features().items() if on}:
+        pytest.skip(f"this machine cannot run code for {cpu}")
+    host = Host.of(cpu, dict.fromkeys(sorted(needed), True), Host.this().triple)
+    for shape in ((10, 72, 104, 32), (64, 64, 256, 64)):
+        multiply(CANONICAL, *shape, host=host)
+
+
+@pytest.mark.parametrize("features", [{}, {"fullfp16": True}])
+def test_arm64_compiles(features: dict[str, bool]) -> None:
+    """All that the lowering does differently there; the code is not run."""
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    try:
+        llvm.Target.from_triple("aarch64-unknown-linux-gnu")
+    except RuntimeError:
+        pytest.skip("this LLVM has no such target")
+    text = entry(
+        1,
+        """ld.global.v4.b32 {%t1, %t2, %t3, %t4}, [%q0]; ld.shared.b16 %h1, [%t0];
+        ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%t5, %t6, %t7, %t8}, [%t0];
+        mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32
+            {%t9, %t10, %t11, %t12}, {%t5, %t6, %t7, %t8}, {%t1, %t2}, {%t9, %t10, %t11, %t12};
+        cvt.rn.f16.f32 %h2, %t9; fma.rn.f16x2 %t1, %t1, %t2, %t3; add.f16 %h1, %h1, %h2;
+        cp.async.ca.shared.global [%t0], [%q0], 8; cp.async.wait_all; bar.sync 0;
+        setp.lt.u32 %p1, %t0, 7; @%p1 st.global.b32 [%q0], %t1; @%p1 bra END;
+        shfl.sync.bfly.b32 %t2, %t1, 1, 31, -1; st.global.b16 [%q0], %h1;
+        END: st.shared.v4.b32 [%t0], {%t9, %t10, %t11, %t12};""",
+    )
+    host = Host.of("generic", features, "aarch64-unknown-linux-gnu")
+    for masked in (False, True):
+        module = Module(parse_entry(text, "k"), Signature.from_ptx(text), host, masked)
+        code = Code.compile(module.text, Needs(0, 0, 0, masked), host)
+        assert code.object.startswith(b"\x7fELF")
 
 
 def test_what_run_refuses() -> None:

@@ -28,6 +28,10 @@ class Helpers:
             self._definitions[name] = _FAMILIES[family](self, name, *arguments)
         return name
 
+    def define(self, name: str, text: str) -> None:
+        """Have a helper defined that is this program's own."""
+        self._definitions[name] = text
+
     def declare(self, declaration: str) -> None:
         """Have an intrinsic declared."""
         self._declarations[declaration] = None
@@ -52,4 +56,5 @@ def family(name: str) -> Callable[[Family], Family]:
     return add
 
 
-from . import access, halves, tiles  # noqa: E402, F401  (they register their families)
+# They register their families.
+from . import access, atomics, halves, tiles, votes, wgmma  # noqa: E402, F401

@@ -1,6 +1,8 @@
-"""Conversions between binary16 and binary32 by integer arithmetic, for CPUs without them.
+"""Conversions between small floating-point types and binary32 by integer arithmetic.
 
-widen_half(<32 x i16>) -> <32 x float>: exact
+Of binary16 for CPUs without them; of the 8-bit types e4m3 and e5m2 for all.
+
+widen_half(<32 x i16>) -> <32 x float>, widen_e4m3 and widen_e5m2(<32 x i8>): exact
 narrow_half(<32 x float>) -> <32 x i16>: rounded to nearest even; NaN becomes a quiet NaN
 """
 
@@ -15,7 +17,9 @@ if TYPE_CHECKING:
 
 
 @family("widen")
-def widen(helpers: Helpers, name: str, _kind: str) -> str:
+def widen(helpers: Helpers, name: str, kind: str) -> str:
+    if kind != "half":
+        return _widen_byte(name, kind)
     # A half's exponent and mantissa, shifted into a float's place, make a number too small by
     # 2^112 (= the difference of the biases); the multiplication is exact, for denormals too.
     return f"""
@@ -31,6 +35,32 @@ define internal <32 x float> @{name}(<32 x i16> %half) #0 {{
   %unsigned = select <32 x i1> %special, <32 x i32> %special.bits, <32 x i32> %scaled.bits
   %sign = and <32 x i32> %bits, splat (i32 32768)
   %sign.placed = shl <32 x i32> %sign, splat (i32 16)
+  %all = or <32 x i32> %unsigned, %sign.placed
+  %result = bitcast <32 x i32> %all to <32 x float>
+  ret <32 x float> %result
+}}
+"""
+
+
+def _widen_byte(name: str, kind: str) -> str:
+    # As for binary16.  e5m2 is the upper half of a binary16; e4m3 has one NaN and no infinity.
+    place, scale, special = {
+        "e4m3": (20, "0x4770000000000000", 0x7F),  # 2^120
+        "e5m2": (21, "0x46F0000000000000", 0x7C),  # 2^112
+    }[kind]
+    return f"""
+define internal <32 x float> @{name}(<32 x i8> %byte) #0 {{
+  %bits = zext <32 x i8> %byte to <32 x i32>
+  %magnitude = and <32 x i32> %bits, splat (i32 127)
+  %placed = shl <32 x i32> %magnitude, splat (i32 {place})
+  %small = bitcast <32 x i32> %placed to <32 x float>
+  %scaled = fmul <32 x float> %small, splat (float {scale})
+  %scaled.bits = bitcast <32 x float> %scaled to <32 x i32>
+  %special = icmp uge <32 x i32> %magnitude, splat (i32 {special})
+  %special.bits = or <32 x i32> %placed, splat (i32 2139095040)
+  %unsigned = select <32 x i1> %special, <32 x i32> %special.bits, <32 x i32> %scaled.bits
+  %sign = and <32 x i32> %bits, splat (i32 128)
+  %sign.placed = shl <32 x i32> %sign, splat (i32 24)
   %all = or <32 x i32> %unsigned, %sign.placed
   %result = bitcast <32 x i32> %all to <32 x float>
   ret <32 x float> %result

@@ -1,9 +1,28 @@
 """Opcodes by family. Importing this package fills the table."""
 
-from . import bits, compare, convert, floating, halves, integer, lanes, matrix, memory, move
+from . import (
+    atomic,
+    barrier,
+    bits,
+    carry,
+    compare,
+    convert,
+    floating,
+    halves,
+    integer,
+    lanes,
+    matrix,
+    memory,
+    move,
+    system,
+    wgmma,
+)
 
 __all__ = [
+    "atomic",
+    "barrier",
     "bits",
+    "carry",
     "compare",
     "convert",
     "floating",
@@ -13,4 +32,6 @@ __all__ = [
     "matrix",
     "memory",
     "move",
+    "system",
+    "wgmma",
 ]

@@ -127,14 +127,14 @@ def funnel_shift(b: Builder, ins: Instruction) -> None:
 
 @lowers("bfe", types=("u32", "s32", "u64", "s64"))
 def extract_field(b: Builder, ins: Instruction) -> None:
-    """bfe d, a, position, length: both modulo 256; beyond the word signs (or zeros) follow."""
+    """bfe d, a, position, length: beyond the word signs (or zeros) follow."""
     expect(ins, 4)
     bits, signed = width(ins.opcode.type), ins.opcode.type[0] == "s"
     x = b.integer(ins.operands[1], bits, ins)
-    byte = b.constant("i32", 255)
-    position, length = (b.op("and", b.integer(o, 32, ins), byte) for o in ins.operands[2:])
+    position, length = (_in_byte(b, b.integer(o, 32, ins), bits) for o in ins.operands[2:])
     if isinstance(ins.operands[2], Immediate) and isinstance(ins.operands[3], Immediate):
-        start, count = ins.operands[2].bits & 255, ins.operands[3].bits & 255
+        limit = 255 if bits == 32 else 0xFFFFFFFF
+        start, count = ins.operands[2].bits & limit, ins.operands[3].bits & limit
         if 0 < count <= bits - start:
             top = b.op("shl", x, b.constant(x.type, bits - start - count))
             down = "ashr" if signed else "lshr"
@@ -156,15 +156,21 @@ def extract_field(b: Builder, ins: Instruction) -> None:
     return b.write(ins.operands[0], b.cast("trunc", value, x.type), ins)
 
 
+def _in_byte(b: Builder, value: Value, bits: int) -> Value:
+    """A position or length. PTX restricts them to 0-255; a GPU takes larger ones modulo 256 in
+    the 32-bit forms, and as they are in the 64-bit ones."""
+    return value if bits == 64 else b.op("and", value, b.constant("i32", 255))
+
+
 @lowers("bfi", types=("b32", "b64"))
 def insert_field(b: Builder, ins: Instruction) -> None:
     """bfi d, a, b, position, length: the low bits of a put into b."""
     expect(ins, 5)
     bits = width(ins.opcode.type)
     x, into = (b.integer(operand, bits, ins) for operand in ins.operands[1:3])
-    byte, most = b.constant("i32", 255), b.constant("i32", bits)
+    most = b.constant("i32", bits)
     position, length = (
-        b.intrinsic("llvm.umin", b.op("and", b.integer(o, 32, ins), byte), most)
+        b.intrinsic("llvm.umin", _in_byte(b, b.integer(o, 32, ins), bits), most)
         for o in ins.operands[3:]
     )
     wide = f"i{2 * bits}"
@@ -203,6 +209,37 @@ def count_bits(b: Builder, ins: Instruction) -> None:
     else:
         value = b.intrinsic("llvm.ctlz", x, extra="i1 false")
     b.write(ins.operands[0], _resize(b, value, "i32"), ins)
+
+
+@lowers("szext", types=("u32", "s32"), modifiers="clamp wrap")
+def extend(b: Builder, ins: Instruction) -> None:
+    """The low b bits, with their sign or zeros above. .wrap: b modulo 32; .clamp: at most 32."""
+    expect(ins, 3)
+    x, count = integers(b, ins)
+    if "wrap" in ins.opcode.modifiers:
+        count = b.op("and", count, b.constant("i32", 31))
+    else:
+        count = b.intrinsic("llvm.umin", count, b.constant("i32", 32))
+    none = b.compare("icmp eq", count, b.constant("i32", 0))
+    unused = b.op("sub", b.constant("i32", 32), b.select(none, b.constant("i32", 32), count))
+    down = "ashr" if ins.opcode.type == "s32" else "lshr"
+    value = b.op(down, b.op("shl", x, unused), unused)
+    b.write(ins.operands[0], b.select(none, b.constant("i32", 0), value), ins)
+
+
+@lowers("bmsk", types=("b32",), modifiers="clamp wrap")
+def mask(b: Builder, ins: Instruction) -> None:
+    """So many ones (b) from bit a on. .wrap: both modulo 32; .clamp: at most 32."""
+    expect(ins, 3)
+    place, count = (b.integer(operand, 32, ins) for operand in ins.operands[1:])
+    if "wrap" in ins.opcode.modifiers:
+        place, count = (b.op("and", v, b.constant("i32", 31)) for v in (place, count))
+    else:
+        place, count = (b.intrinsic("llvm.umin", v, b.constant("i32", 32)) for v in (place, count))
+    one = b.constant("i64", 1)
+    ones = b.op("sub", b.op("shl", one, b.cast("zext", count, "i64")), one)
+    value = b.op("shl", ones, b.cast("zext", place, "i64"))
+    b.write(ins.operands[0], b.cast("trunc", value, "i32"), ins)
 
 
 @lowers("brev", types=("b32", "b64"))

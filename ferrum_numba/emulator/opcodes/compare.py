@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..builder import Builder, Value
-from ..ptx import Group, Instruction
+from ..ptx import Group, Instruction, Operand
 from ..table import FLOATS, INTEGERS, lowers
 from .convert import widened
 from .integer import expect
@@ -26,11 +26,15 @@ def _compare(b: Builder, ins: Instruction, x: int, y: int) -> Value:
     if len(relations) != 1:
         raise ins.refuse("expected one relation, such as .lt")
     (relation,) = relations
-    if opcode.type in FLOAT_TYPES:
+    kind = FLOAT_TYPES.get(opcode.type.removesuffix("x2"))
+    if kind is not None:
         if relation not in _FLOATS:
             raise ins.refuse(f".{relation} is no relation of floating-point numbers")
-        kind = FLOAT_TYPES[opcode.type]
-        values = [widened(b, b.real(ins.operands[i], kind, ins)) for i in (x, y)]
+        if opcode.type.endswith("x2"):
+            values = b.packed([ins.operands[x], ins.operands[y]], kind, ins)
+        else:
+            values = [b.real(ins.operands[i], kind, ins) for i in (x, y)]
+        values = [widened(b, value) for value in values]
         if "ftz" in opcode.modifiers:
             values = [b.flush(value) for value in values]
         return b.compare(f"fcmp {_FLOATS[relation]}", *values)
@@ -60,9 +64,14 @@ def _combined(b: Builder, ins: Instruction, value: Value, third: int) -> Value:
 
 @lowers("setp", modifiers=_MODIFIERS)
 def set_predicate(b: Builder, ins: Instruction) -> None:
-    """setp p|q: p is the comparison, q its opposite, each combined with the third predicate."""
+    """setp p|q: p is the comparison, q its opposite, each combined with the third predicate.
+
+    Of pairs of halves p is the lower one's, q the upper one's.
+    """
     value = _compare(b, ins, 1, 2)
     target = ins.operands[0]
+    if ins.opcode.type.endswith("x2"):
+        return _set_pair(b, ins, target, value)
     targets = target.elements if isinstance(target, Group) else (target,)
     if len(targets) > 2:
         raise ins.refuse(f"expected one or two destinations, found {len(targets)}")
@@ -71,6 +80,18 @@ def set_predicate(b: Builder, ins: Instruction) -> None:
         results.append(_combined(b, ins, b.invert(value), 3))
     for operand, result in zip(targets, results, strict=True):
         b.write(operand, result, ins)
+    return None
+
+
+def _set_pair(b: Builder, ins: Instruction, target: Operand, value: Value) -> None:
+    if not isinstance(target, Group) or len(target.elements) != 2:
+        raise ins.refuse("expected two destinations")
+    for half, operand in enumerate(target.elements):
+        if value.n == 2:
+            part = Value(b.emit(f"extractelement {value}, i64 {half}"), "i1")
+        else:
+            part = b.shuffle(value, None, range(half, value.n, 2))
+        b.write(operand, _combined(b, ins, part, 3), ins)
 
 
 @lowers("set", modifiers=_MODIFIERS)

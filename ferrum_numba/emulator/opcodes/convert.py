@@ -6,6 +6,7 @@ from ..builder import Builder, Value, bits_of
 from ..ptx import Instruction, Register
 from ..table import lowers
 from .integer import expect
+from .rounding import DIRECTED, directed, from_byte, to_byte, to_float
 
 FLOAT_TYPES = {"f16": "half", "bf16": "bfloat", "f32": "float", "f64": "double"}
 _INTEGRAL = {"rni": "rint", "rzi": "trunc", "rmi": "floor", "rpi": "ceil"}
@@ -79,12 +80,20 @@ def narrowed_double(b: Builder, value: Value, kind: str) -> Value:
 # -- cvt ------------------------------------------------------------------------------------------
 
 
-@lowers("cvt", modifiers="rn rni rzi rmi rpi ftz sat rna")
+@lowers("cvt", modifiers="rn rz rm rp rni rzi rmi rpi ftz sat rna relu satfinite")
 def convert(b: Builder, ins: Instruction) -> None:
     types = ins.opcode.types
     if len(types) != 2:
         raise ins.refuse("expected the result's and the source's type")
     to, source = types
+    if "relu" in ins.opcode.modifiers and to[:4] not in ("f16", "f16x", "bf16", "e4m3", "e5m2"):
+        raise ins.refuse(".relu is for types of 8 and 16 bits")
+    if to in _PAIRS_OF_BYTES:
+        return _pack_bytes(b, ins, to[:-2], source)
+    if source in _PAIRS_OF_BYTES:
+        return _unpack_bytes(b, ins, to, source[:-2])
+    if "satfinite" in ins.opcode.modifiers:
+        raise ins.refuse("the CPU device has .satfinite only for types of 8 bits")
     if to in ("f16x2", "bf16x2"):
         return _pack_halves(b, ins, to, source)
     expect(ins, 2)
@@ -111,19 +120,74 @@ def _is_integer(ptx_type: str) -> bool:
 
 
 def _expect_rounding(ins: Instruction, *allowed: str) -> None:
-    found = ins.opcode.modifiers & {"rn", "rna", *_INTEGRAL}
+    found = ins.opcode.modifiers & {"rn", "rna", *DIRECTED, *_INTEGRAL}
     if len(found) > 1 or not found <= set(allowed):
         raise ins.refuse("the CPU device does not have this rounding here")
+
+
+def _shortened(b: Builder, ins: Instruction, value: Value, kind: str) -> Value:
+    """float or double as half or bfloat, rounded as the instruction says."""
+    result = (narrowed_double if value.type == "double" else narrowed)(b, value, kind)
+    for mode in ins.opcode.modifiers & DIRECTED:
+        wide = b.cast("fpext", widened(b, result), value.type)
+        result = directed(b, mode, value, result, wide)
+    return at_least_zero(b, result) if "relu" in ins.opcode.modifiers else result
+
+
+def at_least_zero(b: Builder, value: Value) -> Value:
+    """Negative halves become +0; NaN stays NaN (.relu)."""
+    wide = widened(b, value)
+    negative = b.compare("fcmp ole", wide, Value("0.0", "float"))
+    return b.bitcast(b.select(negative, Value("0", "i16"), b.bitcast(value, "i16")), value.type)
+
+
+_PAIRS_OF_BYTES = ("e4m3x2", "e5m2x2")
+
+
+def _pack_bytes(b: Builder, ins: Instruction, kind: str, source: str) -> None:
+    """cvt.rn.satfinite.e4m3x2.f32 d, a, b: a goes to the upper byte; or from .f16x2."""
+    if ins.opcode.modifiers - {"relu"} != {"rn", "satfinite"} or source not in ("f32", "f16x2"):
+        raise ins.refuse("the CPU device has only .rn.satfinite from .f32 or .f16x2 here")
+    relu = "relu" in ins.opcode.modifiers
+    if source == "f16x2":
+        expect(ins, 2)
+        (pair,) = b.packed(ins.operands[1:], "half", ins)
+        value = b.join(to_byte(b, kind, widened(b, pair), relu), "i16")
+        return b.write(ins.operands[0], value, ins)
+    expect(ins, 3)
+    high, low = (
+        b.cast("zext", to_byte(b, kind, b.real(operand, "float", ins), relu), "i16")
+        for operand in ins.operands[1:]
+    )
+    value = b.op("or", b.op("shl", high, b.constant("i16", 8)), low)
+    return b.write(ins.operands[0], value, ins)
+
+
+def _unpack_bytes(b: Builder, ins: Instruction, to: str, kind: str) -> None:
+    """cvt.rn.f16x2.e4m3x2 d, a: exact."""
+    expect(ins, 2)
+    if to != "f16x2" or ins.opcode.modifiers - {"relu"} != {"rn"}:
+        raise ins.refuse("the CPU device has only .rn to .f16x2 here")
+    bytes_ = b.split(b.integer(ins.operands[1], 16, ins), "i8")
+    if bytes_.n == 2:  # the same in all lanes
+        bytes_ = b.shuffle(bytes_, None, [i % 2 for i in range(64)])
+        halves = narrowed(b, from_byte(b, kind, bytes_), "half")
+        halves = b.shuffle(halves, None, (0, 1))
+    else:
+        halves = narrowed(b, from_byte(b, kind, bytes_), "half")
+    if "relu" in ins.opcode.modifiers:
+        halves = at_least_zero(b, halves)
+    b.write(ins.operands[0], b.join(halves, "i32"), ins)
 
 
 def _pack_halves(b: Builder, ins: Instruction, to: str, source: str) -> None:
     """cvt.rn.f16x2.f32 d, a, b: a goes to the upper half."""
     expect(ins, 3)
-    if source != "f32" or ins.opcode.modifiers != {"rn"}:
-        raise ins.refuse("the CPU device has only .rn from .f32 here")
+    if source != "f32" or ins.opcode.modifiers - {"relu"} not in ({"rn"}, {"rz"}):
+        raise ins.refuse("the CPU device has only .rn and .rz from .f32 here")
     parts = []
     for operand in ins.operands[1:]:
-        value = narrowed(b, b.real(operand, "float", ins), FLOAT_TYPES[to[:-2]])
+        value = _shortened(b, ins, b.real(operand, "float", ins), FLOAT_TYPES[to[:-2]])
         parts.append(b.cast("zext", b.bitcast(value, "i16"), "i32"))
     high = b.op("shl", parts[0], b.constant("i32", 16))
     b.write(ins.operands[0], b.op("or", high, parts[1]), ins)
@@ -170,12 +234,15 @@ def _clamp(b: Builder, value: Value, signed: bool, to: str) -> Value:
 
 def _integer_to_float(b: Builder, ins: Instruction, value: Value) -> Value:
     to, source = ins.opcode.types
-    _expect_rounding(ins, "rn")
+    _expect_rounding(ins, "rn", *DIRECTED)
     name = "sitofp" if source[0] == "s" else "uitofp"
     kind, wide = FLOAT_TYPES[to], source[1:] == "64"
-    if kind == "bfloat":
-        if wide:
-            raise ins.refuse("the CPU device does not have this conversion")
+    if mode := ins.opcode.modifiers & DIRECTED:
+        if kind != "float" or wide:
+            raise ins.refuse("the CPU device has this rounding for .f32 of up to 32 bits")
+        result = to_float(b, min(mode), b.cast(name, value, "double"))
+    elif kind == "bfloat":
+        value = _odd_integer(b, value, source[0] == "s") if wide else value
         result = narrowed_double(b, b.cast(name, value, "double"), kind)
     elif kind == "half":
         # Integers that a half can hold are exact as floats; so this rounds once.
@@ -183,6 +250,16 @@ def _integer_to_float(b: Builder, ins: Instruction, value: Value) -> Value:
     else:
         result = b.cast(name, value, kind)
     return saturated(b, result) if "sat" in ins.opcode.modifiers else result
+
+
+def _odd_integer(b: Builder, value: Value, signed: bool) -> Value:
+    """An i64 of at most 53 significant bits: of larger ones the rest only sets the last bit."""
+    size = b.intrinsic("llvm.abs", value, extra="i1 false") if signed else value
+    rest = b.op("and", value, b.constant("i64", 0x7FF))
+    some = b.compare("icmp ne", rest, b.constant("i64", 0))
+    last = b.select(some, b.constant("i64", 0x800), b.constant("i64", 0))
+    cut = b.op("or", b.op("and", value, b.constant("i64", -0x800)), last)
+    return b.select(b.compare("icmp ult", size, b.constant("i64", 1 << 53)), value, cut)
 
 
 def _float_to_integer(b: Builder, ins: Instruction, value: Value) -> Value:
@@ -207,27 +284,24 @@ def _float_to_integer(b: Builder, ins: Instruction, value: Value) -> Value:
 
 def _float_to_float(b: Builder, ins: Instruction, value: Value) -> Value:
     to, source = ins.opcode.types
-    modifiers = ins.opcode.modifiers
-    if bits_of(FLOAT_TYPES[to]) < bits_of(FLOAT_TYPES[source]) or {to, source} == {"f16", "bf16"}:
-        _expect_rounding(ins, "rn")
+    modifiers, kind = ins.opcode.modifiers, FLOAT_TYPES[to]
+    if bits_of(kind) < bits_of(FLOAT_TYPES[source]) or {to, source} == {"f16", "bf16"}:
+        _expect_rounding(ins, "rn", *DIRECTED)
     else:
         _expect_rounding(ins, *(_INTEGRAL if to == source else ("rn",)))
     if "ftz" in modifiers and source == "f32":
         value = b.flush(value)
-    if to == source and (rounding := modifiers & _INTEGRAL.keys()):
-        (mode,) = rounding
-        whole = b.intrinsic(f"llvm.{_INTEGRAL[mode]}", widened(b, value))
-        value = narrowed(b, whole, value.type) if bits_of(value.type) == 16 else whole
-    kind = FLOAT_TYPES[to]
-    if to != source:
-        if source == "f64" and bits_of(kind) == 16:
-            value = narrowed_double(b, value, kind)
-        elif bits_of(kind) == 16:
-            value = narrowed(b, widened(b, value), kind)
-        else:
-            value = widened(b, value)
-            down = bits_of(kind) < bits_of(value.type)
-            value = b.cast("fptrunc" if down else "fpext", value, kind)
+    if to == source:
+        for mode in modifiers & _INTEGRAL.keys():
+            whole = b.intrinsic(f"llvm.{_INTEGRAL[mode]}", widened(b, value))
+            value = narrowed(b, whole, value.type) if bits_of(value.type) == 16 else whole
+    elif bits_of(kind) == 16:
+        value = _shortened(b, ins, widened(b, value), kind)
+    elif (to, source) == ("f32", "f64"):
+        modes = modifiers & DIRECTED
+        value = to_float(b, min(modes), value) if modes else b.cast("fptrunc", value, kind)
+    else:
+        value = b.cast("fpext", widened(b, value), kind)
     if "ftz" in modifiers and to == "f32":
         value = b.flush(value)
     return saturated(b, value) if "sat" in modifiers else value

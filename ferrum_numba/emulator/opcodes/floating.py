@@ -1,7 +1,7 @@
 """Floating-point arithmetic of 32 and 64 bits.
 
-Roundings other than to nearest even are refused.  No two operations are fused: .rn forbids it,
-and for those without it PTX leaves it open.  NaN payloads are the host's.
+Roundings other than to nearest even are for .f32 alone.  No two operations are fused: .rn forbids
+it, and for those without it PTX leaves it open.  NaN payloads are the host's.
 Source: PTX ISA, "Floating-Point Instructions".
 """
 
@@ -15,6 +15,8 @@ from ..ptx import Instruction
 from ..table import FLOATS, lowers
 from .convert import saturated
 from .integer import expect
+from .rounding import DIRECTED
+from .rounding import arithmetic as rounded
 
 _KINDS = {"f32": "float", "f64": "double"}
 
@@ -35,21 +37,41 @@ def finish(b: Builder, ins: Instruction, value: Value) -> None:
     b.write(ins.operands[0], value, ins)
 
 
-@lowers("add", "sub", "mul", types=FLOATS, modifiers="rn ftz sat")
+_ROUNDINGS = "rn rz rm rp"
+
+
+def in_direction(b: Builder, ins: Instruction) -> bool:
+    """Lower an operation with .rz, .rm or .rp; False for one without."""
+    modes = ins.opcode.modifiers & DIRECTED
+    if not modes:
+        return False
+    if len(ins.opcode.modifiers & {"rn", *DIRECTED}) > 1 or ins.opcode.type != "f32":
+        raise ins.refuse("the CPU device has one of .rz, .rm, .rp, and for .f32 only")
+    finish(b, ins, rounded(b, ins, min(modes), reals(b, ins)))
+    return True
+
+
+@lowers("add", "sub", "mul", types=FLOATS, modifiers=f"{_ROUNDINGS} ftz sat")
 def arithmetic(b: Builder, ins: Instruction) -> None:
     expect(ins, 3)
+    if in_direction(b, ins):
+        return
     finish(b, ins, b.op("f" + ins.opcode.base, *reals(b, ins)))
 
 
-@lowers("fma", "mad", types=FLOATS, modifiers="rn ftz sat")
+@lowers("fma", "mad", types=FLOATS, modifiers=f"{_ROUNDINGS} ftz sat")
 def fused(b: Builder, ins: Instruction) -> None:
     expect(ins, 4)
+    if in_direction(b, ins):
+        return
     finish(b, ins, b.intrinsic("llvm.fma", *reals(b, ins)))
 
 
-@lowers("div", types=FLOATS, modifiers="rn full approx ftz")
+@lowers("div", types=FLOATS, modifiers=f"{_ROUNDINGS} full approx ftz")
 def divide(b: Builder, ins: Instruction) -> None:
     expect(ins, 3)
+    if in_direction(b, ins):
+        return
     finish(b, ins, b.op("fdiv", *reals(b, ins)))
 
 
@@ -98,16 +120,20 @@ def copy_sign(b: Builder, ins: Instruction) -> None:
     finish(b, ins, b.intrinsic("llvm.copysign", size, sign))
 
 
-@lowers("rcp", types=FLOATS, modifiers="rn approx ftz")
+@lowers("rcp", types=FLOATS, modifiers=f"{_ROUNDINGS} approx ftz")
 def reciprocal(b: Builder, ins: Instruction) -> None:
     expect(ins, 2)
+    if in_direction(b, ins):
+        return
     (x,) = reals(b, ins)
     finish(b, ins, b.op("fdiv", Value("1.0", x.type), x))
 
 
-@lowers("sqrt", "rsqrt", types=FLOATS, modifiers="rn approx ftz")
+@lowers("sqrt", "rsqrt", types=FLOATS, modifiers=f"{_ROUNDINGS} approx ftz")
 def square_root(b: Builder, ins: Instruction) -> None:
     expect(ins, 2)
+    if ins.opcode.base == "sqrt" and in_direction(b, ins):
+        return
     root = b.intrinsic("llvm.sqrt", *reals(b, ins))
     if ins.opcode.base == "rsqrt":
         root = b.op("fdiv", Value("1.0", root.type), root)
@@ -126,12 +152,52 @@ def function(b: Builder, ins: Instruction) -> None:
 
 @lowers("tanh", types=("f32",), modifiers="approx")
 def hyperbolic_tangent(b: Builder, ins: Instruction) -> None:
-    """tanh |x| = 1 - 2 / (e^(2|x|) + 1), in double: exact enough for small x too."""
     expect(ins, 2)
     (x,) = reals(b, ins)
+    finish(b, ins, tanh(b, x))
+
+
+def tanh(b: Builder, x: Value) -> Value:
+    """tanh |x| = 1 - 2 / (e^(2|x|) + 1), in double; below 2^-12, where it is x to 24 bits, x."""
     size = b.cast("fpext", b.intrinsic("llvm.fabs", x), "double")
     (log2_e,) = struct.unpack("<Q", struct.pack("<d", 2 / math.log(2)))
     power = b.intrinsic("llvm.exp2", b.op("fmul", size, Value(f"0x{log2_e:016X}", "double")))
     one, two = Value("1.0", "double"), Value("2.0", "double")
     value = b.op("fsub", one, b.op("fdiv", two, b.op("fadd", power, one)))
-    finish(b, ins, b.intrinsic("llvm.copysign", b.cast("fptrunc", value, "float"), x))
+    result = b.intrinsic("llvm.copysign", b.cast("fptrunc", value, "float"), x)
+    small = b.compare("fcmp olt", size, Value("0x3F30000000000000", "double"))
+    return b.select(small, x, result)
+
+
+@lowers(
+    "testp",
+    types=FLOATS,
+    modifiers="finite infinite number notanumber normal subnormal",
+)
+def test_property(b: Builder, ins: Instruction) -> None:
+    """testp.property p, a. Zero is a normal number here."""
+    expect(ins, 2)
+    (x,) = reals(b, ins)
+    bits = bits_of(x.type)
+    fraction = 23 if bits == 32 else 52
+    word = b.bitcast(x, f"i{bits}")
+    size = b.op("and", word, b.constant(word.type, (1 << bits - 1) - 1))
+    least, infinity = 1 << fraction, ((1 << bits - 1) - 1) >> fraction << fraction
+    ranges = {
+        "finite": (0, infinity),
+        "infinite": (infinity, infinity + 1),
+        "number": (0, infinity + 1),
+        "notanumber": (infinity + 1, 1 << bits - 1),
+        "normal": (least, infinity),
+        "subnormal": (1, least),
+    }
+    if len(ins.opcode.modifiers) != 1:
+        raise ins.refuse("expected one property, such as .finite")
+    (name,) = ins.opcode.modifiers
+    low, high = ranges[name]
+    inside = b.compare("icmp uge", size, b.constant(word.type, low))
+    below = b.compare("icmp ult", size, b.constant(word.type, high))
+    result = b.op("and", inside, below)
+    if name == "normal":
+        result = b.op("or", result, b.compare("icmp eq", size, b.constant(word.type, 0)))
+    b.write(ins.operands[0], result, ins)

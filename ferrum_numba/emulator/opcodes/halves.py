@@ -12,9 +12,10 @@ from collections.abc import Callable
 from ..builder import Builder, Value
 from ..ptx import Instruction
 from ..table import HALVES, lowers
-from .convert import narrowed, narrowed_double, saturated, widened
-from .floating import extreme
+from .convert import at_least_zero, narrowed, narrowed_double, saturated, widened
+from .floating import extreme, tanh
 from .integer import expect
+from .rounding import odd_sum
 
 
 def values_of(b: Builder, ins: Instruction, first: int = 1) -> list[Value]:
@@ -57,20 +58,17 @@ def fused(b: Builder, ins: Instruction) -> None:
     if kind == "half" and b.helpers.host.half_arithmetic:
         value = b.intrinsic("llvm.fma", *values)
     else:
-        # The exact sum has no more bits than binary64 where it lies near a tie of the result.
-        wide = [b.cast("fpext", widened(b, v), "double") for v in values]
-        value = narrowed_double(b, b.intrinsic("llvm.fma", *wide), kind)
+        # Of half the exact sum has no more bits than binary64 where it lies near a tie of the
+        # result.  bfloat spans 80 decimal orders: there the sum is rounded to odd.
+        x, y, z = (b.cast("fpext", widened(b, v), "double") for v in values)
+        if kind == "half":
+            total = b.intrinsic("llvm.fma", x, y, z)
+        else:
+            total = odd_sum(b, b.op("fmul", x, y), z)
+        value = narrowed_double(b, total, kind)
     if "relu" in ins.opcode.modifiers:
-        value = _relu(b, value)
+        value = at_least_zero(b, value)
     finish(b, ins, value)
-
-
-def _relu(b: Builder, value: Value) -> Value:
-    """Negative numbers become +0; NaN stays NaN."""
-    wide = widened(b, value)
-    negative = b.compare("fcmp ole", wide, Value("0.0", "float"))
-    zero = Value("0", "i16")
-    return b.bitcast(b.select(negative, zero, b.bitcast(value, "i16")), value.type)
 
 
 @lowers("neg", "abs", types=HALVES)
@@ -96,7 +94,17 @@ def extremum(b: Builder, ins: Instruction) -> None:
     finish(b, ins, in_floats(b, values_of(b, ins), lambda x, y: extreme(b, ins, x, y)))
 
 
-@lowers("ex2", types=HALVES, modifiers="approx")
-def power(b: Builder, ins: Instruction) -> None:
+@lowers("ex2", "tanh", types=HALVES, modifiers="approx ftz")
+def function(b: Builder, ins: Instruction) -> None:
+    """Computed in binary32 and rounded. (.ftz, which bfloat has, is for results below 2^-126.)"""
     expect(ins, 2)
-    finish(b, ins, in_floats(b, values_of(b, ins), lambda x: b.intrinsic("llvm.exp2", x)))
+    values = values_of(b, ins)
+
+    def apply(x: Value) -> Value:
+        if ins.opcode.base == "tanh":
+            return tanh(b, x)
+        flushed = "ftz" in ins.opcode.modifiers
+        value = b.intrinsic("llvm.exp2", b.flush(x) if flushed else x)
+        return b.flush(value) if flushed else value
+
+    finish(b, ins, in_floats(b, values, apply))

@@ -25,11 +25,13 @@ def expect(ins: Instruction, count: int) -> None:
         raise ins.refuse(f"expected {count} operands, found {len(ins.operands)}")
 
 
-@lowers("add", "sub", types=INTEGERS, modifiers="sat")
+@lowers("add", "sub", types=INTEGERS, modifiers="sat cc")
 def add(b: Builder, ins: Instruction) -> None:
     expect(ins, 3)
     x, y = integers(b, ins)
     name = ins.opcode.base
+    if "cc" in ins.opcode.modifiers:
+        return carry.finish(b, ins, x, y)
     if "sat" not in ins.opcode.modifiers:
         return b.write(ins.operands[0], b.op(name, x, y), ins)
     if ins.opcode.type != "s32":
@@ -58,27 +60,59 @@ def multiply(b: Builder, ins: Instruction) -> None:
     b.write(ins.operands[0], product(b, ins, *integers(b, ins)), ins)
 
 
-@lowers("mad", types=INTEGERS, modifiers="lo hi wide")
+@lowers("mad", types=INTEGERS, modifiers="lo hi wide cc")
 def multiply_add(b: Builder, ins: Instruction) -> None:
     expect(ins, 4)
     x, y = integers(b, ins, 1, 3)
     value = product(b, ins, x, y)
     bits = int(value.type[1:])
-    b.write(ins.operands[0], b.op("add", value, b.integer(ins.operands[3], bits, ins)), ins)
+    z = b.integer(ins.operands[3], bits, ins)
+    if "cc" in ins.opcode.modifiers:
+        return carry.finish(b, ins, value, z)
+    return b.write(ins.operands[0], b.op("add", value, z), ins)
 
 
-@lowers("mul24", "mad24", types=("u32", "s32"), modifiers="lo")
+@lowers("mul24", "mad24", types=("u32", "s32"), modifiers="lo hi")
 def multiply_24(b: Builder, ins: Instruction) -> None:
-    """The low 32 bits of a product of the operands' low 24 bits."""
+    """Bits 0-31 (.lo) or 16-47 (.hi) of a product of the operands' low 24 bits."""
     expect(ins, 3 if ins.opcode.base == "mul24" else 4)
-    if "lo" not in ins.opcode.modifiers:
-        raise ins.refuse("expected .lo")
+    if len(ins.opcode.modifiers) != 1:
+        raise ins.refuse("expected .lo or .hi")
     shift = b.constant("i32", 8)
     down = "ashr" if ins.opcode.type == "s32" else "lshr"
     x, y, *rest = integers(b, ins)
     x, y = (b.op(down, b.op("shl", v, shift), shift) for v in (x, y))
-    value = b.op("mul", x, y)
+    if "hi" in ins.opcode.modifiers:
+        extend = "sext" if ins.opcode.type == "s32" else "zext"
+        full = b.op("mul", *(b.cast(extend, v, "i64") for v in (x, y)))
+        value = b.cast("trunc", b.op("lshr", full, b.constant("i64", 16)), "i32")
+    else:
+        value = b.op("mul", x, y)
     b.write(ins.operands[0], b.op("add", value, rest[0]) if rest else value, ins)
+
+
+@lowers("dp4a", "dp2a", types=("u32", "s32"), modifiers="lo hi")
+def dot_product(b: Builder, ins: Instruction) -> None:
+    """c + the products of a's bytes with b's; dp2a: of a's 16-bit halves with two bytes of b."""
+    expect(ins, 4)
+    if len(ins.opcode.types) != 2 or not {*ins.opcode.types} <= {"u32", "s32"}:
+        raise ins.refuse("expected the types of a and b")
+    half = ins.opcode.modifiers
+    if len(half) != (1 if ins.opcode.base == "dp2a" else 0):
+        raise ins.refuse("expected .lo or .hi on dp2a, and none on dp4a")
+    x, y, total = (b.integer(operand, 32, ins) for operand in ins.operands[1:])
+    count, first = (2, 2 if "hi" in half else 0) if half else (4, 0)
+    for i in range(count):
+        factor = _field(b, x, ins.opcode.types[0], i, 32 // count)
+        other = _field(b, y, ins.opcode.types[1], first + i, 8)
+        total = b.op("add", total, b.op("mul", factor, other))
+    b.write(ins.operands[0], total, ins)
+
+
+def _field(b: Builder, value: Value, ptx_type: str, index: int, bits: int) -> Value:
+    """Field `index` of so many bits, extended to 32."""
+    top = b.op("shl", value, b.constant("i32", 32 - bits * (index + 1)))
+    return b.op("ashr" if ptx_type == "s32" else "lshr", top, b.constant("i32", 32 - bits))
 
 
 @lowers("div", "rem", types=INTEGERS)
@@ -156,3 +190,6 @@ def sum_of_differences(b: Builder, ins: Instruction) -> None:
     less = b.compare("icmp slt" if ins.opcode.type in SIGNED else "icmp ult", x, y)
     difference = b.select(less, b.op("sub", y, x), b.op("sub", x, y))
     b.write(ins.operands[0], b.op("add", z, difference), ins)
+
+
+from . import carry  # noqa: E402  (which builds on this module)

@@ -1,6 +1,7 @@
 """Exchange between the lanes of a warp, and barriers of a warp.
 
-Source: PTX ISA, "shfl.sync", "vote.sync", "activemask", "redux.sync", "bar.warp.sync".
+Source: PTX ISA, "shfl.sync", "vote.sync", "match.sync", "activemask", "redux.sync", "elect.sync",
+"bar.warp.sync".
 All lanes that the member mask names must be active; lanes of a block's missing threads are not.
 """
 
@@ -73,26 +74,24 @@ def _gather(b: Builder, value: Value, source: Value) -> Value:
     )
 
 
-def _bits(b: Builder, condition: Value) -> Value:
+def _bits(b: Builder, ins: Instruction, condition: Value) -> Value:
     """One bit a lane: the condition in the lanes that execute the instruction."""
-    condition = b.vector(condition)
-    if b.active is not None:
-        condition = b.op("and", condition, b.active)
-    return Value(b.emit(f"bitcast {condition} to i32"), "i32")
+    acts = b.condition(ins)
+    if acts is not None:
+        condition = b.op("and", condition, acts)
+    return b.mask(b.vector(condition))
 
 
 @lowers("vote", modifiers="sync all any uni ballot", varying=True)
 def vote(b: Builder, ins: Instruction) -> None:
     expect(ins, 3)
-    if ins.guard is not None:
-        raise ins.refuse("the CPU device does not have this under a guard")
     modes = ins.opcode.modifiers - {"sync"}
     members = b.integer(ins.operands[2], 32, ins)
     b.require_lanes(ins, members)
-    held = b.op("and", _bits(b, b.predicate(ins.operands[1], ins)), members)
+    held = b.op("and", _bits(b, ins, b.predicate(ins.operands[1], ins)), members)
     if modes == {"ballot"}:
         return b.write(ins.operands[0], held, ins)
-    every = b.op("and", _bits(b, Value("true", "i1")), members)
+    every = b.op("and", _bits(b, ins, Value("true", "i1")), members)
     all_ = b.compare("icmp eq", held, every)
     none = b.compare("icmp eq", held, b.constant("i32", 0))
     if modes == {"all"}:
@@ -109,7 +108,79 @@ def vote(b: Builder, ins: Instruction) -> None:
 @lowers("activemask", types=("b32",), varying=True)
 def active_mask(b: Builder, ins: Instruction) -> None:
     expect(ins, 1)
-    b.write(ins.operands[0], _bits(b, Value("true", "i1")), ins)
+    b.write(ins.operands[0], _bits(b, ins, Value("true", "i1")), ins)
+
+
+_REDUCTIONS = {
+    "add": ("u32", "s32"),
+    "min": ("u32", "s32"),
+    "max": ("u32", "s32"),
+    "and": ("b32",),
+    "or": ("b32",),
+    "xor": ("b32",),
+}
+
+
+@lowers("redux", types=("u32", "s32", "b32"), modifiers="sync add min max and or xor", varying=True)
+def reduce(b: Builder, ins: Instruction) -> None:
+    """All lanes that the mask names get the sum (minimum, …) of their values."""
+    expect(ins, 3)
+    modes = ins.opcode.modifiers - {"sync"}
+    name = min(modes, default="")
+    if len(modes) != 1 or ins.opcode.type not in _REDUCTIONS[name]:
+        raise ins.refuse("the CPU device does not have this reduction")
+    value = b.vector(b.integer(ins.operands[1], 32, ins))
+    members = b.integer(ins.operands[2], 32, ins)
+    b.require_lanes(ins, members)
+    prefix = ("s" if ins.opcode.type == "s32" else "u") if name in ("min", "max") else ""
+    b.write(ins.operands[0], _among(b, ins, f"redux_{prefix}{name}", value, members), ins)
+
+
+def _among(b: Builder, ins: Instruction, helper: str, value: Value, members: Value) -> Value:
+    """A helper's result for each lane, from the lanes that its member mask names."""
+    acts = b.mask(b.condition(ins))
+    vector = f"<{LANES} x i32>"
+    text = b.call(helper, vector, value, b.vector(members), acts)
+    return Value(text, "i32", LANES)
+
+
+@lowers("match", types=("b32", "b64"), modifiers="sync any all", varying=True)
+def match(b: Builder, ins: Instruction) -> None:
+    """.any: the lanes with this lane's value.  .all: all members, or none, and whether."""
+    expect(ins, 3)
+    modes = ins.opcode.modifiers - {"sync"}
+    if modes not in ({"any"}, {"all"}):
+        raise ins.refuse("expected .any or .all")
+    bits = int(ins.opcode.type[1:])
+    value = b.vector(b.integer(ins.operands[1], bits, ins))
+    members = b.vector(b.integer(ins.operands[2], 32, ins))
+    b.require_lanes(ins, members)
+    equal = _among(b, ins, f"match_{bits}", value, members)
+    if modes == {"any"}:
+        return b.write(ins.operands[0], equal, ins)
+    here = b.op("and", members, b.mask(b.condition(ins)))
+    every = b.compare("icmp eq", equal, here)
+    target = ins.operands[0]
+    targets = target.elements if isinstance(target, Group) else (target,)
+    mask = b.select(every, here, b.constant("i32", 0))
+    for operand, written in zip(targets, (mask, every), strict=False):
+        b.write(operand, written, ins)
+    return None
+
+
+@lowers("elect", modifiers="sync", varying=True)
+def elect(b: Builder, ins: Instruction) -> None:
+    """elect.sync d|p, members: one lane, here the lowest, has p; all get its number."""
+    expect(ins, 2)
+    target = ins.operands[0]
+    if not isinstance(target, Group) or len(target.elements) != 2:
+        raise ins.refuse("expected two destinations")
+    members = b.integer(ins.operands[1], 32, ins)
+    b.require_lanes(ins, members)
+    here = b.op("and", members, b.mask(b.condition(ins)))
+    leader = b.intrinsic("llvm.cttz", here, extra="i1 false")
+    b.write(target.elements[0], leader, ins)
+    b.write(target.elements[1], b.compare("icmp eq", _LANE_IDS, leader), ins)
 
 
 @lowers("bar", "barrier", modifiers="warp sync", writes=0)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from .. import table
 from ..builder import Builder, Value
-from ..helpers.tiles import A_BYTES, B_BYTES
+from ..helpers.tiles import ELEMENTS, number_type, plane_bytes
 from ..layout import LANES
 from ..ptx import Group, Instruction, Operand
 from ..table import lowers
@@ -15,14 +17,16 @@ from .memory import address_of
 _TILES = "sync aligned m8n8 x1 x2 x4 trans shared shared::cta"
 
 
-def _elements(ins: Instruction, operand: Operand, count: int) -> tuple[Operand | None, ...]:
+def elements_of(ins: Instruction, operand: Operand, count: int) -> tuple[Operand | None, ...]:
+    """The registers of a fragment, of which there must be `count`."""
     elements = operand.elements if isinstance(operand, Group) else (operand,)
     if len(elements) != count:
         raise ins.refuse(f"expected {count} registers, found {len(elements)}")
     return elements
 
 
-def _check_whole_warp(ins: Instruction, b: Builder, operands: int) -> None:
+def check_whole_warp(ins: Instruction, b: Builder, operands: int) -> None:
+    """Refuse a guard and another number of operands; all lanes must come here together."""
     expect(ins, operands)
     if ins.guard is not None:
         raise ins.refuse("the CPU device has this only for the whole warp, without a guard")
@@ -39,10 +43,12 @@ def _tile_form(ins: Instruction) -> tuple[int, str]:
 
 @lowers("ldmatrix", types=("b16",), modifiers=_TILES, varying=True)
 def load_matrix(b: Builder, ins: Instruction) -> None:
-    _check_whole_warp(ins, b, 2)
+    check_whole_warp(ins, b, 2)
     count, trans = _tile_form(ins)
-    targets = _elements(ins, ins.operands[0], count)
+    targets = elements_of(ins, ins.operands[0], count)
     address = b.vector(address_of(b, ins, ins.operands[1], "shared"))
+    if b.watch is not None:
+        address = b.watch.rows(b, ins, address, count, "load")
     place = b.scratch(128 * count)
     name = f"ldmatrix_{count}{trans}"
     b.call(name, "void", "ptr %shared", address, f"ptr {place}")
@@ -52,40 +58,71 @@ def load_matrix(b: Builder, ins: Instruction) -> None:
 
 @lowers("stmatrix", types=("b16",), modifiers=_TILES, writes=0)
 def store_matrix(b: Builder, ins: Instruction) -> None:
-    _check_whole_warp(ins, b, 2)
+    check_whole_warp(ins, b, 2)
     count, trans = _tile_form(ins)
     place = b.scratch(128 * count)
-    for i, source in enumerate(_elements(ins, ins.operands[1], count)):
+    for i, source in enumerate(elements_of(ins, ins.operands[1], count)):
         b.store(b.vector(b.integer(source, 32, ins)), place, 128 * i, 64)
     address = b.vector(address_of(b, ins, ins.operands[0], "shared"))
+    if b.watch is not None:
+        address = b.watch.rows(b, ins, address, count, "store")
     b.call(f"stmatrix_{count}{trans}", "void", "ptr %shared", address, f"ptr {place}")
+    if b.watch is not None:
+        b.watch.settle(b, ins, "shared", address, 16)
 
 
-_SHAPES = {"m16n8k16": 16, "m16n8k8": 8}
+# -- mma ------------------------------------------------------------------------------------------
+
+_SHAPES = {"m16n8k4": 4, "m16n8k8": 8, "m16n8k16": 16, "m16n8k32": 32}
+_SUMS: dict[str, tuple[str, ...]] = {
+    "f16": ("f16", "f32"),
+    "e4m3": ("f16", "f32"),
+    "e5m2": ("f16", "f32"),
+}
+_SUMS |= {"bf16": ("f32",), "tf32": ("f32",), "s8": ("s32",), "u8": ("s32",)}
 
 
-@lowers("mma", modifiers="sync aligned row col m16n8k16 m16n8k8", varying=True)
+@lowers("mma", modifiers=f"sync aligned row col satfinite {' '.join(_SHAPES)}", varying=True)
 def multiply_matrices(b: Builder, ins: Instruction) -> None:
-    """D = A B + C. Products are exact, sums in binary32, in another order than the GPU's."""
-    _check_whole_warp(ins, b, 4)
-    shapes = [m for m in ins.opcode.modifiers if m in _SHAPES]
-    to, kind, kind_b, source = (*ins.opcode.types, "", "", "", "")[:4]
-    forms = {("f32", "f16"), ("f32", "bf16"), ("f16", "f16")}
-    whole = len(ins.opcode.types) == 4 and len(shapes) == 1
-    if not whole or (to, kind) not in forms or (kind, to) != (kind_b, source):
-        raise ins.refuse("the CPU device has m16n8k16 and m16n8k8 of .f16, and of .bf16 to .f32")
-    k = _SHAPES[shapes[0]]
+    """D = A B + C. Products are exact, sums in binary32, in another order than the GPU's.
+
+    Sums of integers are exact; with .satfinite the addition of C saturates.
+    """
+    check_whole_warp(ins, b, 4)
+    kind, k = _form(ins)
     group = [ins, *_partner(b, ins)]
     tiles = [_prepared(b, other, 2, kind, k) for other in group]
     place = b.scratch(512 * len(group))
     pointers = [place, _prepared(b, ins, 1, kind, k), *tiles]
-    accumulators = [c for other in group for c in _accumulators(b, other, source)]
-    places = [f"ptr {p}" for p in pointers]
-    b.call(f"mma_{k}_{len(group)}", "void", *places, *accumulators)
+    sums = [accumulators(b, other, other.operands[3], 4) for other in group]
+    number = number_type(kind)
+    numbers = "int" if number == "i32" else "float"
+    name = f"mma_{numbers}_{ELEMENTS[kind]}_{k // (4 * ELEMENTS[kind])}_{len(group)}"
+    start = [b.vector(b.constant("i32", 0))] * 4 * len(group)
+    started = start if number == "i32" else [c for cs in sums for c in cs]
+    b.call(name, "void", *(f"ptr {p}" for p in pointers), *started)
     for n, other in enumerate(group):
-        results = [b.load("float", LANES, place, 512 * n + 128 * i, 64) for i in range(4)]
-        _write_result(b, other, results, to)
+        results = [b.load(number, LANES, place, 512 * n + 128 * i, 64) for i in range(4)]
+        if number == "i32":
+            results = [added(b, ins, *pair) for pair in zip(sums[n], results, strict=True)]
+        write_results(b, other, results)
     b.lowered.update(group)
+
+
+def _form(ins: Instruction) -> tuple[str, int]:
+    """Type and k of the operands A and B."""
+    shapes = [m for m in ins.opcode.modifiers if m in _SHAPES]
+    to, kind, kind_b, source = (*ins.opcode.types, "", "", "", "")[:4]
+    if len(ins.opcode.types) == 4 and len(shapes) == 1 and {kind, kind_b} <= _SUMS.keys():
+        k = _SHAPES[shapes[0]]
+        per_register = 4 * ELEMENTS[kind]
+        fits = k in (per_register, 2 * per_register) and kind == kind_b
+        if fits and to == source and to in _SUMS[kind]:
+            return kind, k
+    raise ins.refuse(
+        "the CPU device has m16n8 with k of 4, 8 .tf32; 8, 16 .f16, .bf16; 16, 32 .s8, .u8, .e4m3,"
+        " .e5m2, and .f64"
+    )
 
 
 def _partner(b: Builder, ins: Instruction) -> list[Instruction]:
@@ -103,37 +140,86 @@ def _partner(b: Builder, ins: Instruction) -> list[Instruction]:
 
 
 def _prepared(b: Builder, ins: Instruction, position: int, kind: str, k: int) -> str:
-    """Where A (position 1) or B (2) lies as floats; made once for all mma that share it."""
-    letter, count = ("a", k // 4) if position == 1 else ("b", k // 8)
-    operands = _elements(ins, ins.operands[position], count)
+    """Where A (position 1) or B (2) lies as numbers; made once for all mma that share it."""
+    registers = k // (4 * ELEMENTS[kind])
+    letter, count = ("a", 2 * registers) if position == 1 else ("b", registers)
+    operands = elements_of(ins, ins.operands[position], count)
     values = [b.vector(b.integer(operand, 32, ins)) for operand in operands]
     key = (letter, kind, *values)
     if key not in b.prepared:
-        place = b.scratch(A_BYTES if letter == "a" else B_BYTES)
+        place = b.scratch(plane_bytes(kind, count) + 64)
         name = f"prepare_{letter}_{kind}_{count}"
         b.call(name, "void", f"ptr {place}", *values)
         b.prepared[key] = place
     return b.prepared[key]
 
 
-def _accumulators(b: Builder, ins: Instruction, source: str) -> list[Value]:
-    if source == "f32":
-        operands = _elements(ins, ins.operands[3], 4)
-        return [b.vector(b.real(operand, "float", ins)) for operand in operands]
+def accumulators(b: Builder, ins: Instruction, operand: Operand, count: int) -> list[Value]:
+    """The `count` numbers that a lane has of C: floats, or integers."""
+    sums = ins.opcode.types[0]
+    if sums == "s32":
+        operands = elements_of(ins, operand, count)
+        return [b.vector(b.integer(element, 32, ins)) for element in operands]
+    if sums == "f32":
+        operands = elements_of(ins, operand, count)
+        return [b.vector(b.real(element, "float", ins)) for element in operands]
     values = []
-    for operand in _elements(ins, ins.operands[3], 2):
-        pair = b.split(b.vector(b.integer(operand, 32, ins)), "half")
+    for element in elements_of(ins, operand, count // 2):
+        pair = b.split(b.vector(b.integer(element, 32, ins)), "half")
         values += [widened(b, b.shuffle(pair, None, range(h, 2 * LANES, 2))) for h in (0, 1)]
     return values
 
 
-def _write_result(b: Builder, ins: Instruction, results: list[Value], to: str) -> None:
-    if to == "f32":
-        for operand, value in zip(_elements(ins, ins.operands[0], 4), results, strict=True):
+def added(b: Builder, ins: Instruction, c: Value, product: Value) -> Value:
+    """The sum of integers, which wraps or saturates."""
+    if "satfinite" in ins.opcode.modifiers:
+        return b.intrinsic("llvm.sadd.sat", c, product)
+    return b.op("add", c, product)
+
+
+def write_results(b: Builder, ins: Instruction, results: Sequence[Value]) -> None:
+    """Write D, in the type that the instruction names first."""
+    if ins.opcode.types[0] != "f16":
+        targets = elements_of(ins, ins.operands[0], len(results))
+        for operand, value in zip(targets, results, strict=True):
             b.write(operand, value, ins)
         return
     halves = [narrowed(b, value, "half") for value in results]
     mix = [i for lane in range(LANES) for i in (lane, LANES + lane)]
-    for i, operand in enumerate(_elements(ins, ins.operands[0], 2)):
+    for i, operand in enumerate(elements_of(ins, ins.operands[0], len(results) // 2)):
         pair = b.shuffle(halves[2 * i], halves[2 * i + 1], mix)
         b.write(operand, b.join(pair, "i32"), ins)
+
+
+@lowers(
+    "mma",
+    types=("f64",),
+    modifiers="sync aligned row col m8n8k4 m16n8k4 m16n8k8 m16n8k16",
+    varying=True,
+)
+def multiply_doubles(b: Builder, ins: Instruction) -> None:
+    """As for the other types, one element a register; of m8n8k4 the lower half is not there."""
+    check_whole_warp(ins, b, 4)
+    shapes = [m for m in ins.opcode.modifiers if m[0] == "m"]
+    if len(shapes) != 1 or set(ins.opcode.types) != {"f64"}:
+        raise ins.refuse("expected one shape, and .f64 four times")
+    rows, registers = (1 if "m8n8k4" in shapes else 2), int(shapes[0].rpartition("k")[2]) // 4
+    counts = (2 * rows, rows * registers, registers, 2 * rows)
+    groups = [elements_of(ins, o, n) for o, n in zip(ins.operands, counts, strict=True)]
+    a, columns, sums = (
+        [b.vector(b.real(element, "double", ins)) for element in group] for group in groups[1:]
+    )
+    for k in range(4 * registers):
+        j, t = divmod(k, 4)
+        spread = [
+            b.shuffle(a[j * rows + i], None, [lane // 4 * 4 + t for lane in range(LANES)])
+            for i in range(rows)
+        ]
+        for odd in (0, 1):
+            places = [(lane % 4 * 2 + odd) * 4 + t for lane in range(LANES)]
+            column = b.shuffle(columns[j], None, places)
+            for i in range(rows):
+                place = 2 * i + odd
+                sums[place] = b.intrinsic("llvm.fma", spread[i], column, sums[place])
+    for operand, value in zip(groups[0], sums, strict=True):
+        b.write(operand, value, ins)

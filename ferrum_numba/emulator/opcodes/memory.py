@@ -12,9 +12,11 @@ from ..ptx import Address, Group, Immediate, Instruction, Operand, Register, Sym
 from ..table import lowers
 
 _SPACES = {"global": "global", "shared": "shared", "shared::cta": "shared", "param": "param"}
+# Local memory and constants lie in the host's memory too.
+_SPACES |= {"local": "global", "const": "global"}
 _ORDER = "weak relaxed volatile mmio cta gpu sys cluster"
 _CACHE = "ca cg cs lu cv nc wb wt level::cache_hint"
-_OTHER = "v2 v4 global shared shared::cta param"
+_OTHER = "v2 v4 global shared shared::cta param local const"
 
 
 def space_of(ins: Instruction) -> str:
@@ -23,12 +25,19 @@ def space_of(ins: Instruction) -> str:
     return spaces.pop() if spaces else "global"
 
 
+def is_private(ins: Instruction) -> bool:
+    """Whether an access goes to memory of our own, which is none of the checks' business."""
+    return bool(ins.opcode.modifiers & {"local", "const"})
+
+
 def address_of(b: Builder, ins: Instruction, operand: Operand, space: str) -> Value:
     """An address operand as i64 (global) or i32 (shared), its offset added."""
     if not isinstance(operand, Address):
         raise ins.refuse("expected an address in [ ]")
+    if "local" in ins.opcode.modifiers:
+        return _local_address(b, ins, operand)
     bits, base = (32 if space == "shared" else 64), operand.base
-    if isinstance(base, Symbol):
+    if isinstance(base, Symbol) and base.name not in b.arrays:
         if space != "shared" or base.name not in b.shared:
             raise ins.refuse(f"{base.name}: not a shared array of this module")
         return b.constant("i32", b.shared[base.name] + operand.offset)
@@ -36,6 +45,15 @@ def address_of(b: Builder, ins: Instruction, operand: Operand, space: str) -> Va
         raise ins.refuse(f"{base.name} is .{base.ptx_type}, a {space} address has {bits} bits")
     value = b.integer(base, bits, ins)
     return b.op("add", value, b.constant(value.type, operand.offset)) if operand.offset else value
+
+
+def _local_address(b: Builder, ins: Instruction, operand: Address) -> Value:
+    """An address in local memory, which counts from where the lane's begins."""
+    base = operand.base
+    bits = base.bits if isinstance(base, Register) else 64
+    value = b.cast("zext", b.integer(base, bits, ins), "i64")
+    value = b.op("add", value, b.constant("i64", operand.offset))
+    return b.op("add", b.local_memory(), value)
 
 
 def _targets(ins: Instruction, operand: Operand) -> tuple[Operand | None, ...]:
@@ -69,6 +87,9 @@ def load(b: Builder, ins: Instruction) -> None:
     else:
         address = address_of(b, ins, ins.operands[1], space)
         condition = b.condition(ins)
+        if b.watch is not None and not is_private(ins):
+            nbytes = bits * len(targets) // 8
+            condition = b.watch.access(b, ins, space, address, nbytes, condition, "load")
         if address.n == 1 and (condition is None or condition.n == 1):
             values = _load_uniform(b, space, address, bits, len(targets), condition)
         else:
@@ -142,7 +163,15 @@ def store(b: Builder, ins: Instruction) -> None:
     values = [_stored(b, ins, source, bits) for source in sources]
     address = address_of(b, ins, ins.operands[0], space)
     condition = b.condition(ins)
-    _store_lanes(b, space, b.vector(address), [b.vector(v) for v in values], condition)
+    if b.watch is not None and not is_private(ins):
+        nbytes = bits * len(values) // 8
+        condition = b.watch.access(b, ins, space, b.vector(address), nbytes, condition, "store")
+    whole = _store_lanes(b, space, b.vector(address), [b.vector(v) for v in values], condition)
+    if b.watch is not None and not is_private(ins):
+        if whole is not None:
+            b.watch.confirm(b, ins, space, b.vector(address), whole, condition)
+        else:
+            b.watch.settle(b, ins, space, b.vector(address), 16)
 
 
 def _stored(b: Builder, ins: Instruction, source: Operand | None, bits: int) -> Value:
@@ -153,7 +182,8 @@ def _stored(b: Builder, ins: Instruction, source: Operand | None, bits: int) -> 
 
 def _store_lanes(
     b: Builder, space: str, address: Value, values: list[Value], condition: Value | None
-) -> None:
+) -> Value | None:
+    """Store the elements of a lane in one access; return them as one, where 64 bits hold them."""
     mask, bits = b.mask(condition), bits_of(values[0].type)
     total = bits * len(values)
     if total == 128:
@@ -166,7 +196,7 @@ def _store_lanes(
             b.store(b.cast("trunc", value, "i32"), place, 256 * i, 64)
             b.store(b.cast("trunc", high, "i32"), place, 256 * i + 128, 64)
         b.call(f"store_{space}_128", "void", "ptr %shared", address, f"ptr {place}", mask)
-        return
+        return None
     whole = values[0]
     n = LANES
     while len(values) > 1:  # interleave, two by two
@@ -183,6 +213,7 @@ def _store_lanes(
     if n > LANES:
         whole = b.join(values[0], f"i{total}")
     b.call(f"store_{space}_{total}", "void", "ptr %shared", address, whole, mask)
+    return whole
 
 
 _GROUPS = [frozenset({"async", m}) for m in ("commit_group", "wait_group", "wait_all")]
@@ -194,6 +225,8 @@ def copy_async(b: Builder, ins: Instruction) -> None:
     """cp.async copies at once; waiting for it is then free."""
     modifiers = ins.opcode.modifiers
     if modifiers in _GROUPS:
+        if b.watch is not None:
+            _order_copies(b, ins)
         return
     if "async" not in modifiers or "global" not in modifiers or len(ins.operands) < 3:
         raise ins.refuse("the CPU device copies from .global to .shared only")
@@ -211,8 +244,29 @@ def copy_async(b: Builder, ins: Instruction) -> None:
         nbytes = b.select(b.predicate(rest[0], ins), b.constant("i32", 0), nbytes)
     elif rest:
         nbytes = b.intrinsic("llvm.umin", b.integer(rest[0], 32, ins), nbytes)
-    arguments = (to, source, b.mask(b.condition(ins)), b.vector(nbytes))
+    mask, sizes = b.mask(b.condition(ins)), b.vector(nbytes)
+    if b.watch is not None:
+        allowed = b.watch.copy(b, ins, to, source, size.bits, mask, sizes)
+        if allowed is None:
+            return
+        mask = allowed
+    arguments = (to, source, mask, sizes)
     b.call(f"copy_{size.bits}", "void", "ptr %shared", *arguments)
+
+
+def _order_copies(b: Builder, ins: Instruction) -> None:
+    """commit_group, wait_group, wait_all, where copies are held back."""
+    assert b.watch is not None
+    if "commit_group" in ins.opcode.modifiers:
+        b.watch.commit(b)
+    elif "wait_all" in ins.opcode.modifiers:
+        b.watch.wait(b, -1)
+    else:
+        match ins.operands:
+            case (Immediate(bits=keep),):
+                b.watch.wait(b, keep)
+            case _:
+                raise ins.refuse("expected the number of groups that may stay under way")
 
 
 def _has_hint(modifiers: frozenset[str]) -> bool:
@@ -230,6 +284,12 @@ def hint(b: Builder, ins: Instruction) -> None:
     """Hints to a cache change no result."""
 
 
-@lowers("membar", "fence", modifiers="cta gpu sys gl sc acq_rel acquire release", writes=0)
+_FENCES = "cta cluster gpu sys gl sc acq_rel acquire release proxy async alias"
+
+
+@lowers("membar", "fence", modifiers=f"{_FENCES} global shared::cta mbarrier_init", writes=0)
 def fence(b: Builder, ins: Instruction) -> None:
+    """Of all kinds and for all proxies: there is one memory here, and one way to it."""
+    if b.watch is not None and "proxy" in ins.opcode.modifiers:
+        b.watch.fence(b)
     b.line("fence seq_cst")

@@ -60,13 +60,14 @@ def move_predicate(b: Builder, ins: Instruction) -> None:
 
 @lowers("cvta", types=("u32", "u64"), modifiers="to global shared shared::cta local param const")
 def convert_address(b: Builder, ins: Instruction) -> None:
-    """Generic addresses are the host's: global ones as they are, shared ones from the buffer."""
+    """Generic addresses are the host's, and so are those of .global and .const."""
     expect(ins, 2)
     modifiers = ins.opcode.modifiers
-    if modifiers & {"local", "param", "const"} or ins.opcode.type != "u64":
-        raise ins.refuse("the CPU device converts .u64 addresses of .global and .shared")
+    if "param" in modifiers or ins.opcode.type != "u64":
+        raise ins.refuse("the CPU device converts .u64 addresses, and not of .param")
     value = b.integer(ins.operands[1], 64, ins)
-    if "global" not in modifiers:
+    if modifiers & {"shared", "shared::cta", "local"}:
         start = Value(b.emit("ptrtoint ptr %shared to i64"), "i64")
+        start = b.local_memory() if "local" in modifiers else start
         value = b.op("sub" if "to" in modifiers else "add", value, start)
     b.write(ins.operands[0], value, ins)

@@ -1,0 +1,116 @@
+"""Tables of layers, as wide as the console lets them be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from ..report import Verdict
+from .console import plain_table
+
+STYLES: dict[Verdict, str] = {
+    "pass": "green",
+    "mismatch": "bold red",
+    "refused": "yellow",
+    "error": "bold magenta",
+}
+_NAMED = 3  # layers that a reason names before it only counts
+
+
+@dataclass(frozen=True)
+class Line:
+    """What a table says about one layer; a cell for each column.
+
+    cause: what is likely wrong, in a sentence.
+    """
+
+    layer: str
+    cells: tuple[str, ...]
+    verdict: Verdict
+    reason: str
+    cause: str = ""
+
+
+def exit_code(verdicts: Sequence[Verdict]) -> int:
+    """0 if all pass, 1 if any mismatches or its test failed, else 2."""
+    found = set(verdicts)
+    return 1 if found & {"mismatch", "error"} else 2 if "refused" in found else 0
+
+
+def layer_table(
+    console: Console, columns: Sequence[tuple[str, bool]], lines: Sequence[Line]
+) -> RenderableType:
+    """A table with whole names, else with what they share put above; lines if it is too wide.
+
+    columns: (header, whether set to the right).
+    """
+    unbounded = console.options.update(width=10_000)
+    table = _table(columns, lines, prefix="")
+    if console.measure(table, options=unbounded).maximum <= console.width:
+        return table
+    prefix = _shared_prefix([line.layer for line in lines])
+    table = _table(columns, lines, prefix)
+    if console.measure(table, options=unbounded).minimum <= console.width:
+        return Group(f"{prefix}…\n", table) if prefix else table
+    return Group(*(_text(columns, line) for line in lines))
+
+
+def _table(columns: Sequence[tuple[str, bool]], lines: Sequence[Line], prefix: str) -> Table:
+    table = plain_table()
+    table.add_column("layer", overflow="fold", min_width=16)
+    for header, right in columns:
+        table.add_column(header, justify="right" if right else "left", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    for line in lines:
+        verdict = Text(line.verdict, STYLES[line.verdict])
+        table.add_row(line.layer.removeprefix(prefix), *line.cells, verdict)
+    return table
+
+
+def _text(columns: Sequence[tuple[str, bool]], line: Line) -> Text:
+    """What a row of the table says, for a console that is too narrow for one."""
+    cells = (
+        f"{header.replace(chr(10), ' ')} {cell}"
+        for (header, _), cell in zip(columns, line.cells, strict=True)
+        if cell
+    )
+    what = f" {line.layer}: {', '.join(cells)}"
+    return Text.assemble((line.verdict, STYLES[line.verdict]), what)
+
+
+def _shared_prefix(names: Sequence[str]) -> str:
+    """What all names start with, up to a dot; at least the last part of each is left."""
+    prefix = ""
+    for parts in zip(*(name.split(".")[:-1] for name in names), strict=False):
+        if len(set(parts)) > 1:
+            break
+        prefix += f"{parts[0]}."
+    return prefix
+
+
+def reasons(lines: Sequence[Line]) -> Iterator[Text]:
+    """Why layers did not pass, and the likely causes; what several share is said once."""
+    yield from _shared(lines, lambda line: line.reason)
+    yield from _shared(lines, lambda line: line.cause)
+
+
+def _shared(lines: Sequence[Line], say: Callable[[Line], str]) -> Iterator[Text]:
+    shared: dict[tuple[Verdict, str], list[str]] = {}
+    for line in lines:
+        if line.verdict != "pass" and say(line):
+            shared.setdefault((line.verdict, say(line)), []).append(line.layer)
+    for (verdict, what), names in shared.items():
+        more = len(names) - _NAMED
+        layers = ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+        yield Text.assemble((verdict, STYLES[verdict]), f": {layers}: {what}")
+
+
+def counts(verdicts: Sequence[Verdict]) -> str:
+    """How many layers came to what, such as "7 layers: 6 pass, 1 refused"."""
+    numbers = {verdict: list(verdicts).count(verdict) for verdict in STYLES}
+    parts = [f"{number} {name}" for name, number in numbers.items() if number or name == "pass"]
+    return f"{len(verdicts)} layer{'s' if len(verdicts) != 1 else ''}: {', '.join(parts)}"

@@ -1,0 +1,170 @@
+"""`ferrum-numba sanitize`: run a kernel on the CPU and look at every access."""
+
+from __future__ import annotations
+
+import fnmatch
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import numpy as np
+from rich.console import Console
+from rich.text import Text
+
+from ..devices import open_device
+from ..kernels import artefact, names
+from .console import json_option, standard_output, write_json
+
+if TYPE_CHECKING:
+    from ..devices.checked import CheckedCpuDevice
+    from ..emulator.checks import Finding
+
+_CHECKS = ("memory", "init", "race", "order")
+# With these every tile of the shipped kernels has a tail.
+_SIZES = {"M": 5, "N": 72, "K": 272}
+
+
+def _read_checks(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
+    names = tuple(part.strip() for part in value.split(","))
+    if not set(names) <= set(_CHECKS):
+        message = f"expected some of {','.join(_CHECKS)}, found {value!r}"
+        raise click.BadParameter(message, ctx, param)
+    return names
+
+
+@click.command()
+@click.argument("target", required=False)
+@click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path),
+    help="Run a layer of this checkpoint, a model's directory or one .safetensors file.",
+)
+@click.option("--layer", help="Which layer of the checkpoint.")
+@click.option("--m", type=click.IntRange(min=1), default=_SIZES["M"], show_default=True)
+@click.option("--n", type=click.IntRange(min=1), default=_SIZES["N"], show_default=True)
+@click.option("--k", type=click.IntRange(min=1), default=_SIZES["K"], show_default=True)
+@click.option(
+    "--group-size", type=click.IntRange(min=1), help="Rows in a group. Default: K, one group."
+)
+@click.option(
+    "--checks",
+    metavar="CHECK,CHECK,...",
+    callback=_read_checks,
+    default=",".join(_CHECKS),
+    show_default=True,
+    help="What is looked for.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--threads", type=click.IntRange(min=1), help="Threads of the CPU device.")
+@json_option
+@click.pass_context
+def sanitize(
+    ctx: click.Context,
+    target: str | None,
+    checkpoint: Path | None,
+    layer: str | None,
+    m: int,
+    n: int,
+    k: int,
+    group_size: int | None,
+    checks: tuple[str, ...],
+    seed: int,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Run a kernel on the CPU and look at every access.
+
+    TARGET is a shipped kernel's name (`ferrum-numba info` lists them), or a pattern such as
+    'w4a16*' for several, run on random arrays of the given sizes; or leave it out and name
+    --checkpoint and --layer. Reports accesses outside the arrays, reads of what nobody wrote,
+    missing barriers and waits, and results that depend on the order of the warps. Exits with 1 if
+    anything is found.
+    """
+    if (target is None) == (checkpoint is None) or (checkpoint is None) != (layer is None):
+        raise click.UsageError("expected TARGET, or both --checkpoint and --layer")
+    device = _open(threads, checks)
+    start = time.perf_counter()
+    with device.collect() as findings:
+        if target is not None:
+            sizes = {"M": m, "N": n, "K": k, "group_size": group_size or k}
+            described = "\n".join(
+                _run_artefact(device, name, sizes, seed) for name in _match(target)
+            )
+        else:
+            assert checkpoint is not None
+            assert layer is not None
+            described = _run_layer(device, checkpoint, layer, m, group_size, seed)
+    seconds = time.perf_counter() - start
+    if as_json:
+        found = [finding.to_json() for finding in findings]
+        launch = {"launch": described, "checks": list(checks), "seconds": seconds}
+        write_json({**launch, "findings": found})
+    else:
+        _show(standard_output(), described, checks, findings, seconds)
+    ctx.exit(1 if findings else 0)
+
+
+def _open(threads: int | None, checks: tuple[str, ...]) -> CheckedCpuDevice:
+    from ..devices.checked import CheckedCpuDevice
+
+    device = open_device("cpu", threads=threads, checks=checks)
+    assert isinstance(device, CheckedCpuDevice)
+    return device
+
+
+def _match(target: str) -> list[str]:
+    """The shipped kernels that a name or a pattern names."""
+    if not set("*?[") & set(target):
+        return [target]
+    found = fnmatch.filter(names(), target)
+    if not found:
+        raise click.UsageError(
+            f"{target}: no shipped kernel matches; there are {', '.join(names())}"
+        )
+    return found
+
+
+def _run_artefact(device: CheckedCpuDevice, name: str, sizes: dict[str, int], seed: int) -> str:
+    from ..kernels.sample import sample
+
+    shipped = artefact(name)
+    launch = sample(shipped.sidecar, sizes, seed)
+    shipped.kernel(device).launch(launch.config, **launch.arrays, **launch.integers)
+    taken = [p.name for p in shipped.sidecar.params if p.role == "size"]
+    return f"{name} at {', '.join(f'{key} = {launch.integers[key]}' for key in taken)}"
+
+
+def _run_layer(
+    device: CheckedCpuDevice,
+    path: Path,
+    name: str,
+    m: int,
+    group_size: int | None,
+    seed: int,
+) -> str:
+    from ..gptq import Checkpoint, GptqLinear
+
+    tensors = Checkpoint.open(path, group_size=group_size).load(name)
+    layer = GptqLinear(tensors, device=device)
+    x = np.random.default_rng(seed).standard_normal((m, tensors.K)).astype(np.float16)
+    layer(x)
+    return f"{name} at M = {m}, N = {tensors.N}, K = {tensors.K}"
+
+
+def _show(
+    console: Console,
+    described: str,
+    checks: Sequence[str],
+    findings: Sequence[Finding],
+    seconds: float,
+) -> None:
+    for finding in findings:
+        head, _, rest = str(finding).partition(": ")
+        console.print(Text.assemble((head, "bold red"), f": {rest}"), soft_wrap=True)
+        console.print()
+    count = f"{len(findings)} finding{'s' if len(findings) != 1 else ''}" if findings else "clean"
+    verdict = Text(count, "bold red" if findings else "green")
+    line = f" {described}; checks {', '.join(checks)}; {seconds:.1f} s"
+    console.print(Text.assemble(verdict, line), soft_wrap=True)

@@ -1,0 +1,98 @@
+"""The arrays of a launch, as the checks see them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .memory import SCRATCH, WRITABLE, Area
+
+
+@dataclass(frozen=True)
+class LaunchArray:
+    """An array that a kernel was given. address: of its first byte; nbytes: up to its last one.
+
+    role: "output": all of it has to be written; "input": none of it may be; "scratch": what is
+    read has to be written before; "": nothing is known.
+    shape, strides: in elements and bytes; () and () where it is plain bytes.
+    """
+
+    name: str
+    address: int
+    nbytes: int
+    itemsize: int = 1
+    role: str = ""
+    writable: bool = True
+    shape: tuple[int, ...] = ()
+    strides: tuple[int, ...] = ()
+
+    def positions(self) -> NDArray[np.int64]:
+        """Of each element, in C order, where it lies: in elements from the start."""
+        if not self.shape:
+            return np.arange(self.nbytes // self.itemsize)
+        places = np.zeros((), np.int64)
+        for extent, stride in zip(self.shape, self.strides, strict=True):
+            steps = np.arange(extent, dtype=np.int64) * (stride // self.itemsize)
+            places = np.add.outer(places, steps)
+        return places.reshape(-1)
+
+    def element(self, offset: int) -> str:
+        """`[i, j]` of the element at a byte offset, where the array's layout tells it."""
+        if not self.shape or not 0 <= offset < self.nbytes:
+            return ""
+        index, rest = [], offset
+        order = sorted(range(len(self.shape)), key=lambda axis: -self.strides[axis])
+        found = dict.fromkeys(order, 0)
+        for axis in order:
+            if self.strides[axis] > 0:
+                found[axis], rest = divmod(rest, self.strides[axis])
+        index = [found[axis] for axis in range(len(self.shape))]
+        if any(i >= extent for i, extent in zip(index, self.shape, strict=True)):
+            return ""
+        return f"[{', '.join(map(str, index))}]"
+
+
+class Areas:
+    """The arrays in the form that the code reads, and the shadows of those that have one."""
+
+    def __init__(self, arrays: Sequence[LaunchArray], shadowed: bool) -> None:
+        self.arrays = arrays
+        self.table = (Area * max(len(arrays), 1))()
+        self.shadows: dict[int, NDArray[np.uint32]] = {}
+        for i, array in enumerate(arrays):
+            writable = array.writable and array.role != "input"
+            scratch = array.role == "scratch"
+            # Of scratch every byte has a mark, for it may be read in other pieces than written.
+            granule = 1 if scratch else array.itemsize
+            flags = (WRITABLE if writable else 0) | (SCRATCH if scratch and shadowed else 0)
+            shadow = None
+            if writable and shadowed and array.nbytes:
+                self.shadows[i] = np.zeros(-(-array.nbytes // granule), np.uint32)
+                shadow = self.shadows[i].ctypes.data
+            end = array.address + array.nbytes
+            self.table[i] = Area(array.address, end, shadow, flags, granule.bit_length() - 1)
+
+    def missing(self) -> list[tuple[LaunchArray, int, int]]:
+        """Outputs with elements that nobody wrote: (array, how many, the first in C order)."""
+        found = []
+        for i, shadow in self.shadows.items():
+            array = self.arrays[i]
+            if array.role != "output":
+                continue
+            empty = np.flatnonzero(shadow[array.positions()] == 0)
+            if len(empty):
+                found.append((array, len(empty), int(empty[0])))
+        return found
+
+    def nearest(self, address: int) -> tuple[LaunchArray, int] | None:
+        """The array that an address lies in or is nearest to, and the offset from its start."""
+
+        def distance(array: LaunchArray) -> int:
+            behind = address - (array.address + array.nbytes) + 1
+            return max(array.address - address, behind, 0)
+
+        best = min(self.arrays, key=distance, default=None)
+        return None if best is None else (best, address - best.address)

@@ -1,0 +1,87 @@
+"""What a check found, as data and as text."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+# The checks, and the kinds of findings of each.
+CHECKS: dict[str, tuple[str, ...]] = {
+    "memory": ("out-of-bounds", "misaligned", "read-only", "layout"),
+    "init": (
+        "uninitialised-shared",
+        "uninitialised-scratch",
+        "uninitialised-register",
+        "unwritten-output",
+    ),
+    "race": ("race", "lane-conflict", "pending-copy", "missing-fence", "cta-race"),
+    "order": ("order",),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One problem of a launch: a kind, the instruction, the first example, and how often.
+
+    check, kind: see CHECKS.  count: accesses of one lane each (elements, for "unwritten-output"
+    and "order").
+    line, instruction: in the PTX; source, source_line: from .loc; None for what no instruction did.
+    cta, warp, lanes: who did it first.  space: "global" or "shared"; address: a host address, or
+    the offset in the CTA's shared memory.
+    array: the array of the launch that the address lies in, or else is nearest to; offset: bytes
+    from the array's start, negative before it.
+    """
+
+    check: str
+    kind: str
+    message: str
+    count: int = 1
+    line: int | None = None
+    instruction: str | None = None
+    source: str | None = None
+    source_line: int | None = None
+    cta: tuple[int, int, int] | None = None
+    warp: int | None = None
+    lanes: tuple[int, ...] = ()
+    space: str | None = None
+    address: int | None = None
+    array: str | None = None
+    offset: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields, in JSON's types."""
+        return asdict(self) | {"lanes": list(self.lanes), "cta": self.cta and list(self.cta)}
+
+    def __str__(self) -> str:
+        lines = [f"{self.kind}: {self.message}"]
+        if self.instruction is not None:
+            lines.append(f"  PTX line {self.line}: {self.instruction}")
+        if self.source is not None:
+            lines.append(f"  {self.source}:{self.source_line}{self._source_text()}")
+        if self.cta is not None:
+            lanes = _ranges(self.lanes)
+            lines.append(f"  CTA {self.cta}, warp {self.warp}, {lanes}; {self.count} times in all")
+        return "\n".join(lines)
+
+    def _source_text(self) -> str:
+        """The line of the source, where the file is there."""
+        try:
+            text = Path(self.source or "").read_text(encoding="utf-8").splitlines()
+            return f": {text[(self.source_line or 0) - 1].strip()}" if self.source_line else ""
+        except (OSError, ValueError, IndexError):
+            return ""
+
+
+def _ranges(lanes: tuple[int, ...]) -> str:
+    """`lanes 0-3, 8`."""
+    if len(lanes) == 1:
+        return f"lane {lanes[0]}"
+    pieces: list[list[int]] = []
+    for lane in lanes:
+        if pieces and pieces[-1][-1] == lane - 1:
+            pieces[-1].append(lane)
+        else:
+            pieces.append([lane])
+    texts = [str(p[0]) if len(p) == 1 else f"{p[0]}-{p[-1]}" for p in pieces]
+    return f"lanes {', '.join(texts)}"

@@ -1,0 +1,336 @@
+"""The hooks: what the lowering of an access emits besides it where checks are on.
+
+Lanes that may not do what they ask for are taken out of the access, so that no address, however
+wild, is ever used.
+"""
+
+from __future__ import annotations
+
+from .. import table
+from ..builder import Builder, Value
+from ..flow import analyse
+from ..layout import LANES, WARP, state_offset
+from ..ptx import Body, Instruction, Register, registers_of
+from . import helpers as helpers  # registers their families
+from .memory import offset
+
+
+class Watch:
+    """What is watched: the checks, and the granule of shared memory that has a tag, in bytes."""
+
+    def __init__(self, checks: frozenset[str], body: Body, threads: int | None) -> None:
+        """threads: number of threads of a block where the PTX fixes it."""
+        self.init, self.race = "init" in checks, "race" in checks
+        self.granule = granule_of(body)
+        # CTAs that talk to each other through atomic operations may well share elements.
+        self.talks = atomic_in_global(body)
+        live = analyse(body, threads, masked=False).blocks[0].live_in if self.init else ()
+        # By name: the body is read again for each translation.
+        self.suspects = sorted({register.name for register in live})
+
+    def __repr__(self) -> str:
+        return f"watch init {self.init}, race {self.race}"
+
+    def prepare(self, b: Builder) -> None:
+        """Before the first block: say which addresses are those of the module's own arrays."""
+        lines, last = "", "false"
+        for i, (name, array) in enumerate(b.arrays.items()):
+            lines += f"""  %start{i} = ptrtoint ptr @"array.{name}" to i64
+  %offset{i} = sub i64 %place, %start{i}
+  %end{i} = add i64 %offset{i}, %size
+  %near{i} = icmp ult i64 %offset{i}, {len(array.content)}
+  %fits{i} = icmp ule i64 %end{i}, {len(array.content)}
+  %in{i} = and i1 %near{i}, %fits{i}
+  %any{i} = or i1 {last}, %in{i}
+"""
+            last = f"%any{i}"
+        head = "define internal i1 @own(i64 %place, i64 %size) #0 {"
+        b.helpers.define("own", f"{head}\n{lines}  ret i1 {last}\n}}\n")
+
+    # -- the frame ------------------------------------------------------------------------------
+
+    def preamble(self) -> list[str]:
+        """Lines at the start of the function of a warp."""
+        return [
+            f"  %checks.at = getelementptr i8, ptr %state, i64 {state_offset('checks')}",
+            "  %checks = load ptr, ptr %checks.at, align 8",
+        ]
+
+    def begin(self, b: Builder) -> None:
+        """A warp begins a CTA."""
+        if self.race:
+            b.call("queuebegin", "void", "ptr %checks", "ptr %ctx")
+        for name in self.suspects:
+            b.store(b.constant("i32", 0), self._written(b, name), 0, 4)
+
+    def round(self, b: Builder) -> str:
+        """Lines where a round begins; where it is %held no barrier was passed."""
+        epoch = b.helpers.use(f"epoch_{self.init:d}_{self.race:d}")
+        return f"""  %checks.at = getelementptr i8, ptr %state, i64 {state_offset("checks")}
+  %checks = load ptr, ptr %checks.at, align 8
+  %reverse.at = getelementptr i8, ptr %checks, i64 {offset("reverse")}
+  %reverse = load i32, ptr %reverse.at, align 4
+  %reversed = icmp ne i32 %reverse, 0
+  %whole = icmp eq i32 %from, 0
+  %passed.all = xor i1 %held, true
+  %moves = and i1 %whole, %passed.all
+  call void @{epoch}(ptr %checks, i1 %moves, i1 %fresh)
+"""
+
+    def synchronised(self, b: Builder) -> None:
+        """A warp was let on by others, in another way than the barrier of all.
+
+        Who waited for whom is not known; what was done until now counts as before all that follows.
+        """
+        if self.race:
+            epoch = f"epoch_{self.init:d}_{self.race:d}"
+            b.call(epoch, "void", "ptr %checks", "i1 true", "i1 false")
+
+    @staticmethod
+    def turn() -> str:
+        """Lines that set %turn: the warp whose turn it is."""
+        return """  %last.warp = sub i32 %warps, 1
+  %back = sub i32 %last.warp, %warp
+  %turn = select i1 %reversed, i32 %back, i32 %warp
+"""
+
+    # -- registers ------------------------------------------------------------------------------
+
+    def reads(self, b: Builder, ins: Instruction) -> None:
+        """Before an instruction: what it reads was written by all lanes that execute it."""
+        if not self.suspects:
+            return
+        sources = [r for o in ins.operands[table.find(ins).writes :] for r in registers_of(o)]
+        self._require(b, ins, sources, b.condition(ins))
+        if ins.guard is not None:
+            self._require(b, ins, [ins.guard], b.active)
+
+    def decides(self, b: Builder, branch: Instruction) -> None:
+        """Before a branch."""
+        if self.suspects and branch.guard is not None:
+            self._require(b, branch, [branch.guard], b.active)
+
+    def writes(self, b: Builder, ins: Instruction) -> None:
+        """After an instruction."""
+        if not self.suspects:
+            return
+        for register in table.written(ins):
+            if register.name in self.suspects:
+                # Under a guard too: compilers load a few lanes so, and go on with all of them,
+                # of which only those few matter in the end.
+                place = self._written(b, register.name)
+                old = b.load("i32", 1, place, 0, 4)
+                b.store(b.op("or", old, b.mask(b.active)), place, 0, 4)
+
+    def _require(
+        self, b: Builder, ins: Instruction, registers: list[Register], condition: Value | None
+    ) -> None:
+        for register in registers:
+            if register.name in self.suspects:
+                written = b.load("i32", 1, self._written(b, register.name), 0, 4)
+                missing = b.op("and", b.mask(condition), _invert(b, written))
+                b.call("registers", "void", missing, *self._place(ins))
+
+    def _written(self, b: Builder, name: str) -> str:
+        """Where the mask of the lanes lies that have written a register."""
+        base = b.emit(f"getelementptr i8, ptr %checks, i64 {offset('registers')}")
+        masks = b.emit(f"load ptr, ptr {base}, align 8")
+        warp = b.load("i32", 1, "%ctx", WARP, 4)
+        first = b.op("mul", warp, b.constant("i32", len(self.suspects)))
+        number = b.op("add", first, b.constant("i32", self.suspects.index(name)))
+        return b.emit(f"getelementptr i32, ptr {masks}, {number}")
+
+    # -- accesses -------------------------------------------------------------------------------
+
+    def access(
+        self,
+        b: Builder,
+        ins: Instruction,
+        space: str,
+        address: Value,
+        nbytes: int,
+        condition: Value | None,
+        kind: str,
+    ) -> Value:
+        """The lanes that may access `nbytes` each. kind: "load", "store" or "atomic"."""
+        uniform = address.n == 1 and (condition is None or condition.n == 1)
+        addresses = b.vector(address)
+        if uniform:
+            one = b.constant("i32", 1)
+            mask = one if condition is None else b.cast("zext", condition, "i32")
+        else:
+            mask = b.mask(condition)
+        allowed = self._allowed(b, ins, space, addresses, nbytes, mask, kind)
+        if uniform:
+            return b.compare("icmp ne", allowed, b.constant("i32", 0))
+        return _lanes(b, allowed)
+
+    def _allowed(
+        self,
+        b: Builder,
+        ins: Instruction,
+        space: str,
+        addresses: Value,
+        nbytes: int,
+        mask: Value,
+        kind: str,
+    ) -> Value:
+        place = self._place(ins)
+        bounds = f"bounds_{space}_{'load' if kind == 'load' else 'store'}_{nbytes}"
+        allowed = _word(b.call(bounds, "i32", addresses, mask, *place))
+        if space == "shared" and (self.init or self.race):
+            # An atomic operation reads: what it reads must be there.
+            tags = "load" if kind == "atomic" else kind
+            b.call(f"tags_{tags}_{nbytes}_{self.granule}", "void", addresses, allowed, *place)
+        if space == "global" and kind != "load" and (self.init or self.race):
+            marks = "atomic" if self.talks else kind
+            b.call(f"marks_{marks}_{nbytes}", "void", addresses, allowed, *place)
+        if kind == "atomic" and ins.opcode.base == "atom":  # it may be a lock
+            self.synchronised(b)
+        return allowed
+
+    def confirm(
+        self,
+        b: Builder,
+        ins: Instruction,
+        space: str,
+        address: Value,
+        value: Value,
+        condition: Value | None,
+    ) -> None:
+        """After a store of one value of up to 64 bits a lane."""
+        if self.race:
+            name = f"confirm_{space}_{value.type[1:]}"
+            b.call(
+                name,
+                "void",
+                "ptr %shared",
+                b.vector(address),
+                b.vector(value),
+                b.mask(condition),
+                *self._place(ins),
+            )
+
+    def settle(self, b: Builder, ins: Instruction, space: str, address: Value, nbytes: int) -> None:
+        """After a store: did it change what another warp or CTA had written?"""
+        if self.race:
+            name = f"settle_{space}_{nbytes}"
+            b.call(name, "void", b.vector(address), *self._place(ins))
+
+    def rows(self, b: Builder, ins: Instruction, address: Value, count: int, kind: str) -> Value:
+        """Addresses of ldmatrix or stmatrix; those that are not allowed lead to a dump."""
+        mask = b.constant("i32", (1 << 8 * count) - 1 if count < 4 else -1)
+        allowed = self._allowed(b, ins, "shared", address, 16, mask, kind)
+        dump = b.load("i32", 1, "%checks", offset("dump"), 4)
+        return b.select(_lanes(b, allowed), address, b.vector(dump))
+
+    def descriptor(
+        self, b: Builder, ins: Instruction, value: Value, form: str, rows: int, row: Value
+    ) -> Value:
+        """A descriptor of wgmma that leads to nothing but shared memory.
+
+        form: "a" or "b", and how it lies; rows: of A or columns of B, from `row` on.
+        """
+        granule = self.granule if self.init or self.race else 0
+        name = f"descriptor_{form}_{rows}_{granule}"
+        return Value(b.call(name, "i64", value, row, *self._place(ins)), "i64")
+
+    def fence(self, b: Builder) -> None:
+        """A fence of the asynchronous proxy."""
+        if self.race:
+            b.call("fence", "void", "ptr %checks", "ptr %ctx")
+
+    # -- asynchronous copies --------------------------------------------------------------------
+
+    def copy(
+        self,
+        b: Builder,
+        ins: Instruction,
+        to: Value,
+        source: Value,
+        nbytes: int,
+        mask: Value,
+        sizes: Value,
+    ) -> Value | None:
+        """The lanes that may copy; None where the copy was put into the warp's queue."""
+        place = self._place(ins)
+        whole = b.mask(b.compare("icmp uge", sizes, b.constant("i32", nbytes)))
+        some = b.mask(b.compare("icmp ne", sizes, b.constant("i32", 0)))
+        wanted = b.op("and", mask, whole)
+        parts = b.op("and", mask, b.op("and", some, _invert(b, whole)))
+        name = f"bounds_global_load_{nbytes}"
+        good = _word(b.call(name, "i32", source, wanted, *place))
+        # Of a shorter source the first and the last byte are tested.
+        last = b.op("add", source, b.cast("zext", b.op("sub", sizes, b.constant("i32", 1)), "i64"))
+        for end in (source, last):
+            parts = _word(b.call("bounds_global_load_1", "i32", end, parts, *place))
+        none = b.op("and", mask, _invert(b, some))
+        allowed = b.op("or", b.op("or", good, parts), none)
+        name = f"bounds_shared_store_{nbytes}"
+        allowed = _word(b.call(name, "i32", to, allowed, *place))
+        if self.init or self.race:
+            kind = "copy" if self.race else "store"
+            b.call(f"tags_{kind}_{nbytes}_{self.granule}", "void", to, allowed, *place)
+        if not self.race:
+            return allowed
+        b.call(
+            f"queue_{nbytes}_{self.granule}",
+            "void",
+            *(to, source, allowed, sizes),
+            *("ptr %shared", "ptr %checks", "ptr %ctx"),
+        )
+        return None
+
+    def commit(self, b: Builder) -> None:
+        if self.race:
+            b.call("queuecommit", "void", "ptr %checks", "ptr %ctx")
+
+    def wait(self, b: Builder, keep: int) -> None:
+        """Let all but the last `keep` groups land; -1: the open one too."""
+        if self.race:
+            arguments = ("ptr %shared", "ptr %checks", "ptr %ctx")
+            b.call(f"queuewait_{self.granule}", "void", b.constant("i32", keep), *arguments)
+
+    @staticmethod
+    def _place(ins: Instruction) -> tuple[str, str, str]:
+        return "ptr %checks", "ptr %ctx", f"i32 {ins.index}"
+
+
+def atomic_in_global(body: Body) -> bool:
+    """Whether an entry has atomic operations on global memory."""
+    atomics = ("atom", "red")
+    instructions = [s for s in body.statements if isinstance(s, Instruction)]
+    return any(
+        i.opcode.base in atomics and not any(m.startswith("shared") for m in i.opcode.modifiers)
+        for i in instructions
+    )
+
+
+def granule_of(body: Body) -> int:
+    """The narrowest access to shared memory, at most 4 bytes: what has a tag of its own."""
+    narrowest = 4
+    for statement in body.statements:
+        if isinstance(statement, str):
+            continue
+        opcode = statement.opcode
+        if opcode.base not in ("ld", "st", "atom", "red") or not any(
+            m.startswith("shared") for m in opcode.modifiers
+        ):
+            continue
+        digits = opcode.type[1:]
+        bits = int(digits) if digits.isdecimal() else 32
+        count = 4 if "v4" in opcode.modifiers else 2 if "v2" in opcode.modifiers else 1
+        narrowest = min(narrowest, max(bits * count // 8, 1))
+    return narrowest
+
+
+def _lanes(b: Builder, mask: Value) -> Value:
+    return Value(b.emit(f"bitcast {mask} to <{LANES} x i1>"), "i1", LANES)
+
+
+def _word(text: str) -> Value:
+    return Value(text, "i32")
+
+
+def _invert(b: Builder, mask: Value) -> Value:
+    return b.op("xor", mask, b.constant("i32", -1))

@@ -1,0 +1,159 @@
+"""Directed roundings, and the 8-bit floating-point types: exact integer arithmetic.
+
+A directed rounding takes the nearest value and steps to its neighbour where that lies on the wrong
+side of the exact one.  The exact value is a double, or one that was "rounded to odd": cut, with
+the last bit set where anything was cut, so that comparisons with shorter numbers stay right.
+Source: PTX ISA, "Rounding Modifiers", "cvt", "Alternate Floating-Point Data Formats".
+"""
+
+from __future__ import annotations
+
+from ..builder import Builder, Value, bits_of
+from ..ptx import Instruction
+
+DIRECTED = frozenset({"rz", "rm", "rp"})
+
+
+def directed(b: Builder, mode: str, exact: Value, nearest: Value, wide: Value) -> Value:
+    """`nearest` (whose value in the type of `exact` is `wide`), rounded as `mode` says instead.
+
+    Works on bit patterns, which of numbers of one sign are in the order of their magnitude.
+    """
+    bits = f"i{bits_of(nearest.type)}"
+    pattern = b.bitcast(nearest, bits)
+    one = b.constant(bits, 1)
+    top = b.constant(bits, -(1 << bits_of(bits) - 1))
+    negative = b.compare("icmp slt", pattern, b.constant(bits, 0))
+    if mode == "rz":
+        size, limit = (b.intrinsic("llvm.fabs", v) for v in (wide, exact))
+        beyond = b.compare("fcmp ogt", size, limit)
+        stepped = b.op("sub", pattern, one)
+    elif mode == "rm":  # down: away from zero where negative; below +0 comes the least negative
+        beyond = b.compare("fcmp ogt", wide, exact)
+        positive = b.select(
+            b.compare("icmp eq", pattern, b.constant(bits, 0)),
+            b.op("or", one, top),
+            b.op("sub", pattern, one),
+        )
+        stepped = b.select(negative, b.op("add", pattern, one), positive)
+    else:
+        beyond = b.compare("fcmp olt", wide, exact)
+        below = b.select(b.compare("icmp eq", pattern, top), one, b.op("sub", pattern, one))
+        stepped = b.select(negative, below, b.op("add", pattern, one))
+    return b.bitcast(b.select(beyond, stepped, pattern), nearest.type)
+
+
+def to_float(b: Builder, mode: str, exact: Value) -> Value:
+    """A double as float, rounded as `mode` says."""
+    nearest = b.cast("fptrunc", exact, "float")
+    return directed(b, mode, exact, nearest, b.cast("fpext", nearest, "double"))
+
+
+# -- binary32 arithmetic --------------------------------------------------------------------------
+
+
+def arithmetic(b: Builder, ins: Instruction, mode: str, values: list[Value]) -> Value:
+    """add, sub, mul, fma, div, rcp or sqrt of floats, rounded as `mode` says."""
+    x, *rest = (b.cast("fpext", value, "double") for value in values)
+    base = ins.opcode.base
+    if base in ("add", "sub"):
+        y = rest[0] if base == "add" else Value(b.emit(f"fneg {rest[0]}"), "double", rest[0].n)
+        return _sum(b, mode, x, y)
+    if base == "mul":
+        return to_float(b, mode, b.op("fmul", x, rest[0]))
+    if base in ("fma", "mad"):
+        return _sum(b, mode, b.op("fmul", x, rest[0]), rest[1])
+    if base == "sqrt":
+        root = b.intrinsic("llvm.sqrt", x)
+        left = b.intrinsic("llvm.fma", Value(b.emit(f"fneg {root}"), "double", root.n), root, x)
+        return to_float(b, mode, _odd(b, root, left))
+    if base == "rcp":
+        x, rest = Value("1.0", "double"), [x]
+    quotient = b.op("fdiv", x, rest[0])
+    minus = Value(b.emit(f"fneg {quotient}"), "double", quotient.n)
+    left = b.intrinsic("llvm.fma", minus, rest[0], x)
+    # What is left has the sign of the error times that of the divisor.
+    sign = b.intrinsic("llvm.copysign", Value("1.0", "double"), rest[0])
+    return to_float(b, mode, _odd(b, quotient, b.op("fmul", left, sign)))
+
+
+def _sum(b: Builder, mode: str, x: Value, y: Value) -> Value:
+    """x + y of doubles (exact products, or floats) as float."""
+    total = odd_sum(b, x, y)
+    result = to_float(b, mode, total)
+    if mode != "rm":
+        return result
+    # x - x is -0 here; only +0 + +0 is +0.
+    signs = b.op("or", b.bitcast(x, "i64"), b.bitcast(y, "i64"))
+    negative = b.compare("icmp slt", signs, b.constant("i64", 0))
+    none = b.compare("fcmp oeq", total, Value("0.0", "double"))
+    return b.select(b.op("and", none, negative), Value("-0.0", "float"), result)
+
+
+def odd_sum(b: Builder, x: Value, y: Value) -> Value:
+    """x + y of doubles, rounded to odd."""
+    total = b.op("fadd", x, y)
+    # The error of a sum, exactly (Knuth's TwoSum).
+    part = b.op("fsub", total, x)
+    other = b.op("fsub", total, part)
+    error = b.op("fadd", b.op("fsub", x, other), b.op("fsub", y, part))
+    return _odd(b, total, error)
+
+
+def _odd(b: Builder, value: Value, error: Value) -> Value:
+    """A double that is the exact value less `error`, rounded to odd."""
+    zero = Value("0.0", "double")
+    bits = b.bitcast(value, "i64")
+    inexact = b.compare("fcmp one", error, zero)
+    even = b.compare("icmp eq", b.op("and", bits, b.constant("i64", 1)), b.constant("i64", 0))
+    # Where the error has the value's sign the exact magnitude is larger.
+    larger = b.compare("icmp sge", b.op("xor", bits, b.bitcast(error, "i64")), b.constant("i64", 0))
+    step = b.select(larger, b.constant("i64", 1), b.constant("i64", -1))
+    moved = b.op("add", bits, step)
+    return b.bitcast(b.select(b.op("and", inexact, even), moved, bits), "double")
+
+
+# -- 8-bit types ----------------------------------------------------------------------------------
+
+# Bits of the mantissa; the float whose last place is the least denormal; largest number.
+_SMALL = {"e4m3": (3, "0x40D0000000000000", 0x7E), "e5m2": (2, "0x4060000000000000", 0x7B)}
+
+
+def to_byte(b: Builder, kind: str, value: Value, relu: bool) -> Value:
+    """float as e4m3 or e5m2 in an i8: nearest even, limited to the largest number (.satfinite)."""
+    mantissa, unit_text, largest = _SMALL[kind]
+    exponent_bias = {"e4m3": 7, "e5m2": 15}[kind]
+    bits = b.bitcast(value, "i32")
+    size = b.op("and", bits, b.constant("i32", 0x7FFFFFFF))
+    shift = 23 - mantissa
+    odd = b.op("and", b.op("lshr", size, b.constant("i32", shift)), b.constant("i32", 1))
+    offset = (1 << shift - 1) - 1 - ((127 - exponent_bias) << 23)
+    rounded = b.op("add", b.op("add", size, b.constant("i32", offset)), odd)
+    normal = b.op("lshr", rounded, b.constant("i32", shift))
+    # Adding the unit lets the FPU round at the last place of denormals.
+    unit = Value(unit_text, "float")
+    tiny = b.bitcast(b.op("fadd", b.bitcast(size, "float"), unit), "i32")
+    tiny = b.op("sub", tiny, b.bitcast(unit, "i32"))
+    small = b.compare("icmp ult", size, b.constant("i32", (128 - exponent_bias) << 23))
+    result = b.intrinsic("llvm.umin", b.select(small, tiny, normal), b.constant("i32", largest))
+    sign = b.op("and", b.op("lshr", bits, b.constant("i32", 24)), b.constant("i32", 0x80))
+    result = b.op("or", result, sign)
+    if relu:
+        negative = b.compare("icmp slt", bits, b.constant("i32", 0))
+        result = b.select(negative, b.constant("i32", 0), result)
+    nan = b.compare("icmp ugt", size, b.constant("i32", 0x7F800000))
+    return b.cast("trunc", b.select(nan, b.constant("i32", 0x7F), result), "i8")
+
+
+def from_byte(b: Builder, kind: str, value: Value) -> Value:
+    """e4m3 or e5m2 in an i8 as float, exactly."""
+    whole = b.vector(value)
+    parts = []
+    for start in range(0, whole.n, 32):
+        part = whole if whole.n == 32 else b.shuffle(whole, None, range(start, start + 32))
+        text = b.call(f"widen_{kind}", "<32 x float>", part)
+        parts.append(Value(text, "float", 32))
+    result = parts[0] if len(parts) == 1 else b.shuffle(parts[0], parts[1], range(64))
+    if value.n == 1:
+        return Value(b.emit(f"extractelement {result}, i64 0"), "float")
+    return result

@@ -1,0 +1,132 @@
+"""Matrix products of a warp group: four warps, 64 rows.
+
+They are done at once, by each warp for its 16 rows, so that fences and waits have nothing to do.
+Source: PTX ISA, "Asynchronous Warpgroup Level Matrix Instructions".
+"""
+
+from __future__ import annotations
+
+import re
+
+from ..builder import Builder, Value
+from ..helpers.tiles import ELEMENTS, number_type
+from ..layout import LANES, WARP
+from ..ptx import Address, Group, Immediate, Instruction, Operand
+from ..table import lowers
+from .integer import expect
+from .matrix import accumulators, added, check_whole_warp, elements_of, write_results
+
+_SHAPE = re.compile(r"m64n(\d+)k(\d+)")
+_SHAPES = " ".join(f"m64n{n}k{k}" for n in range(8, 257, 8) for k in (8, 16, 32))
+_SUMS: dict[str, tuple[str, ...]] = {
+    "f16": ("f16", "f32"),
+    "bf16": ("f32",),
+    "tf32": ("f32",),
+    "s8": ("s32",),
+}
+_SUMS |= {"u8": ("s32",), "e4m3": ("f16", "f32"), "e5m2": ("f16", "f32")}
+
+
+@lowers("wgmma", types=("",), modifiers="fence commit_group wait_group sync aligned", writes=0)
+def order(b: Builder, ins: Instruction) -> None:
+    """wgmma.fence, .commit_group, .wait_group."""
+    if len(ins.opcode.modifiers & {"fence", "commit_group", "wait_group"}) != 1:
+        raise ins.refuse("expected one of .fence, .commit_group, .wait_group")
+    expect(ins, 1 if "wait_group" in ins.opcode.modifiers else 0)
+
+
+@lowers(
+    "wgmma",
+    types=_SUMS,
+    modifiers=f"mma_async sync aligned satfinite {_SHAPES}",
+    varying=True,
+    accumulates=True,
+)
+def multiply(b: Builder, ins: Instruction) -> None:
+    """D = A B + D, or A B where the scale of D is false."""
+    kind, n = _form(ins)
+    a_form, b_form, scale = _operands(ins, kind)
+    check_whole_warp(ins, b, len(ins.operands))
+    number = number_type(kind)
+    zero = Value("0" if number == "i32" else "0.0", number)
+    old = _kept(b, ins, scale, n // 2, zero)
+    place = b.scratch(64 * n)
+    for i, value in enumerate(old):
+        b.store(b.vector(zero) if number == "i32" else value, place, 128 * i, 64)
+    warp = b.load("i32", 1, "%ctx", WARP, 4)
+    row = b.op("shl", b.op("and", warp, b.constant("i32", 3)), b.constant("i32", 4))
+    a, registers = "i64 0", "ptr null"
+    if a_form == "r":
+        registers = f"ptr {_registers(b, ins)}"
+    else:
+        value = _descriptor(b, ins, ins.operands[1])
+        if b.watch is not None:
+            value = b.watch.descriptor(b, ins, value, f"a_{a_form}", 16, row)
+        a = str(value)
+    name = f"wgmma_{kind}_{n}_{a_form}_{b_form}"
+    descriptor = _descriptor(b, ins, ins.operands[2])
+    if b.watch is not None:
+        start = b.constant("i32", 0)
+        descriptor = b.watch.descriptor(b, ins, descriptor, f"b_{b_form}", n, start)
+    b.call(name, "void", "ptr %shared", row, a, registers, descriptor, f"ptr {place}")
+    results = [b.load(number, LANES, place, 128 * i, 64) for i in range(n // 2)]
+    if number == "i32":
+        results = [added(b, ins, *pair) for pair in zip(old, results, strict=True)]
+    write_results(b, ins, results)
+
+
+def _form(ins: Instruction) -> tuple[str, int]:
+    """The type of A and B, and n."""
+    to, kind, other = (*ins.opcode.types, "", "", "")[:3]
+    shapes = [found for m in ins.opcode.modifiers if (found := _SHAPE.fullmatch(m))]
+    if len(shapes) == 1 and len(ins.opcode.types) == 3 and kind == other and kind in _SUMS:
+        n, k = int(shapes[0][1]), int(shapes[0][2])
+        if to in _SUMS[kind] and k == 8 * ELEMENTS[kind]:
+            return kind, n
+    raise ins.refuse("the CPU device has k of 8 .tf32; 16 .f16, .bf16; 32 .s8, .u8, .e4m3, .e5m2")
+
+
+def _operands(ins: Instruction, kind: str) -> tuple[str, str, Operand]:
+    """Where A and B lie (see the helpers), and the operand that says whether D is added."""
+    if len(ins.operands) < 4:
+        raise ins.refuse(f"expected at least 4 operands, found {len(ins.operands)}")
+    in_registers = isinstance(ins.operands[1], Group)
+    scale, *rest = ins.operands[3:]
+    numbers = [o.bits if isinstance(o, Immediate) else None for o in rest]
+    signs = 0 if kind in ("s8", "u8") else 2
+    transposes = (1 if in_registers else 2) if kind in ("f16", "bf16") else 0
+    if len(numbers) != signs + transposes:
+        raise ins.refuse(f"expected {4 + signs + transposes} operands, found {len(ins.operands)}")
+    if any(number != 1 for number in numbers[:signs]):
+        raise ins.refuse("the CPU device does not negate A or B")
+    flags = numbers[signs:]
+    if not {*flags} <= {0, 1}:
+        raise ins.refuse("expected 0 or 1 for a transposed operand")
+    majors = ["mn" if flag else "k" for flag in flags] or ["k", "k"]
+    return "r" if in_registers else majors[0], majors[-1], scale
+
+
+def _kept(b: Builder, ins: Instruction, scale: Operand, count: int, zero: Value) -> list[Value]:
+    """The numbers of D that the product is added to."""
+    if isinstance(scale, Immediate) and not scale.bits:
+        return [b.vector(zero)] * count
+    old = accumulators(b, ins, ins.operands[0], count)
+    if isinstance(scale, Immediate):
+        return old
+    keep = b.predicate(scale, ins)
+    return [b.select(keep, value, b.vector(zero)) for value in old]
+
+
+def _registers(b: Builder, ins: Instruction) -> str:
+    place = b.scratch(512)
+    for i, element in enumerate(elements_of(ins, ins.operands[1], 4)):
+        b.store(b.vector(b.integer(element, 32, ins)), place, 128 * i, 64)
+    return place
+
+
+def _descriptor(b: Builder, ins: Instruction, operand: Operand) -> Value:
+    """A descriptor; all lanes have the same."""
+    if isinstance(operand, Address):
+        raise ins.refuse("expected a descriptor, not an address")
+    value = b.integer(operand, 64, ins)
+    return value if value.n == 1 else Value(b.emit(f"extractelement {value}, i64 0"), "i64")

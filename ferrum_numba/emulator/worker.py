@@ -1,0 +1,187 @@
+"""Running CTAs: one worker for each thread of the host, all taking from one list of CTAs."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import LaunchError
+from .layout import FRESH, LANES, NEXT, RESUME, TID, VALID, WAITING, WARP, State
+from .native import Function
+
+Triple = tuple[int, int, int]
+Bytes = np.ndarray[tuple[int], np.dtype[np.uint8]]
+
+# Instructions that a CTA's warps may run in all.  A big layer's need 10^6, and 10^8 where one CTA
+# computes the whole of it; an empty loop comes to it in seconds.
+STEPS = 1 << 32
+# After so many (some milliseconds) a worker comes back to Python: for Ctrl-C, for errors of others.
+_SLICE = 1 << 22
+# Reads of whole words and vectors may pass an array's end by less than this many bytes.
+_MARGIN = 128
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What all workers of one launch are told. threads: over how many the CTAs are spread.
+
+    attach: called with the state of each worker before it runs, where checks are on.
+    """
+
+    function: Function
+    grid: Triple
+    block: Triple
+    shared_bytes: int
+    parameter_block: bytes
+    threads: int
+    attach: Callable[[State], None] | None = None
+
+    def run(self) -> None:
+        """Run all CTAs. Raises StoppedError for one that cannot go on."""
+        ctas = self.grid[0] * self.grid[1] * self.grid[2]
+        threads = max(1, min(self.threads, ctas))
+        # Several pieces for each thread: one that is held up leaves its last ones to the others.
+        count = 1 if threads == 1 else min(ctas, 8 * threads)
+        pieces = iter([(ctas * i // count, ctas * (i + 1) // count) for i in range(count)])
+        stop = threading.Event()
+        workers = [_Worker(self, stop) for _ in range(threads)]
+        if threads == 1:
+            workers[0].run(pieces)
+            return
+        with ThreadPoolExecutor(threads - 1) as pool:
+            try:
+                others = [pool.submit(worker.run, pieces) for worker in workers[1:]]
+                workers[0].run(pieces)
+                for other in others:
+                    other.result()
+            finally:  # Ctrl-C may come while this thread waits
+                stop.set()
+
+
+class StoppedError(Exception):
+    """A CTA that cannot go on.
+
+    fault: 1 + the index of a statement that could not be run as it should; 0: too many steps, and
+    block is the one that a warp was to run next.
+    """
+
+    def __init__(self, cta: Triple, warp: int, fault: int, block: int, steps: int) -> None:
+        super().__init__(cta, warp, fault, block, steps)
+        self.cta, self.warp, self.fault, self.block, self.steps = cta, warp, fault, block, steps
+
+
+class _Worker:
+    """One host thread's state: contexts of a CTA's warps, and the CTA's shared memory."""
+
+    def __init__(self, launch: Launch, stop: threading.Event) -> None:
+        needs = launch.function.needs
+        x, y, z = launch.block
+        warps = -(-x * y * z // LANES)
+        self._call = launch.function.call
+        self._masked = needs.masked
+        self._stop = stop
+        self._steps = step_limit()
+        self._params = ctypes.create_string_buffer(
+            launch.parameter_block, len(launch.parameter_block) + 1
+        )
+        try:
+            contexts = _aligned(warps * needs.context_bytes, 64)
+            self._shared = _aligned(needs.static_shared + launch.shared_bytes + _MARGIN, 1024)
+            self._scratch = _aligned(needs.scratch_bytes, 64)
+        except (MemoryError, ValueError, OverflowError) as error:
+            raise LaunchError(
+                f"no memory for a CTA of {warps} warps with {launch.shared_bytes} bytes of dynamic"
+                f" shared memory: {error}"
+            ) from None
+        self._contexts = contexts.reshape(warps, needs.context_bytes)
+        _fill_contexts(self._contexts, launch.block)
+        self._state = State(
+            nctaid=launch.grid,
+            ntid=launch.block,
+            warps=warps,
+            shared_bytes=launch.shared_bytes,
+            params=ctypes.addressof(self._params),
+            shared=self._shared.ctypes.data,
+            contexts=contexts.ctypes.data,
+            scratch=self._scratch.ctypes.data,
+        )
+        if launch.attach is not None:
+            launch.attach(self._state)
+
+    def run(self, pieces: Iterator[tuple[int, int]]) -> None:
+        """Run ranges of CTAs until there are no more, or another worker has failed."""
+        try:
+            for first, last in pieces:
+                self._run_piece(first, last)
+                if self._stop.is_set():
+                    return
+        except BaseException:
+            self._stop.set()
+            raise
+
+    def _run_piece(self, first: int, last: int) -> None:
+        state = self._state
+        state.cta, state.last, state.warp, state.phase = first, last, 0, FRESH
+        address = ctypes.addressof(state)
+        cta, spent = first, 0
+        over = True
+        while over and not self._stop.is_set():
+            state.steps = given = min(_SLICE, self._steps)
+            over = bool(self._call(address))
+            # What was spent on CTAs that are done by now does not count for this one.
+            spent = spent + given - state.steps if state.cta == cta else 0
+            cta = state.cta
+            if state.fault or (over and spent > self._steps):
+                raise self._stopped(spent)
+
+    def _stopped(self, spent: int) -> StoppedError:
+        state = self._state
+        x, y, _ = state.nctaid
+        cta = (state.cta % x, state.cta // x % y, state.cta // (x * y))
+        warp = max(state.warp, 1) - 1  # it counts the one that stopped as done
+        words = self._contexts[warp].view(np.uint32)
+        # Lanes that went different ways have a next block each; the one furthest behind runs.
+        nexts = words[NEXT // 4 :][:LANES] if self._masked else words[RESUME // 4 :][:1]
+        return StoppedError(cta, warp, state.fault, int(nexts.min()) & (WAITING - 1), spent)
+
+
+def step_limit() -> int:
+    """$FERRUM_CPU_STEPS, else STEPS."""
+    text = os.environ.get("FERRUM_CPU_STEPS")
+    if not text:
+        return STEPS
+    try:
+        steps = int(float(text))
+    except (ValueError, OverflowError):
+        steps = 0
+    if steps < 1:
+        raise LaunchError(f"FERRUM_CPU_STEPS: expected a number of instructions, found {text!r}")
+    return steps
+
+
+def _aligned(nbytes: int, alignment: int) -> Bytes:
+    """Zeroed bytes at an aligned address."""
+    memory = np.zeros(nbytes + alignment, np.uint8)
+    start = -memory.ctypes.data % alignment
+    return memory[start : start + nbytes]
+
+
+def _fill_contexts(
+    contexts: np.ndarray[tuple[int, int], np.dtype[np.uint8]], block: Sequence[int]
+) -> None:
+    """Write what a warp knows of itself: its number, its threads, which of them exist."""
+    warps = len(contexts)
+    thread = np.arange(warps * LANES, dtype=np.uint32).reshape(warps, LANES)
+    x, y, z = block
+    tid = np.stack([thread % x, thread // x % y, thread // (x * y)], axis=1)
+    words = contexts.view(np.uint32)
+    words[:, WARP // 4] = np.arange(warps)
+    valid = (thread < x * y * z).astype(np.uint32) << np.arange(LANES, dtype=np.uint32)
+    words[:, VALID // 4] = valid.sum(axis=1, dtype=np.uint32)
+    words[:, TID // 4 : TID // 4 + 3 * LANES] = tid.reshape(warps, -1)

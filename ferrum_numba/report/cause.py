@@ -1,0 +1,124 @@
+"""From the evidence on one layer to the one sentence that names the likely cause."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .diagnosis import Cause, diagnose_weight, wrong_weights
+from .output_faults import diagnose_bias, diagnose_rows, diagnose_unwritten, ranges
+from .reference import OWN, Reference
+from .sample import Sample
+from .tolerance import Float32Array
+
+_VISIBLE = 0.1  # quantisation steps
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What was measured of a layer that is looked into.
+
+    y            float32 (M, N), its output for the first M rows of the reference's x
+    bias         float32 [N], its output for x = 0
+    found        float32 [R, N], the device's weight in the rows of `sample`
+    expected     float32 [R, N], the reference's
+    block_steps  float32 [blocks, N], the error of blocks of `block_rows` rows, quantisation steps
+    """
+
+    y: Float32Array
+    reference: Reference
+    bias: Float32Array
+    found: Float32Array
+    expected: Float32Array
+    sample: Sample
+    block_steps: Float32Array
+    block_rows: int
+
+
+def find_cause(evidence: Evidence, failed: bool) -> Cause:
+    """Outputs left out, then rows mixed up, the weight, the bias; at last what is not known.
+
+    failed: whether an error was seen before.
+    """
+    unwritten = diagnose_unwritten(evidence.y)
+    if unwritten is not None:
+        return unwritten
+    weight_is_wrong = wrong_weights(evidence.found, evidence.expected, evidence.sample).any()
+    if _passes(evidence) and not weight_is_wrong:
+        return _no_error(failed)
+    rows = diagnose_rows(evidence.y, evidence.reference)
+    if rows is not None and (rows.confidence == "certain" or not weight_is_wrong):
+        return rows
+    if weight_is_wrong:
+        return _weight_cause(evidence) or _unknown(evidence)
+    return diagnose_bias(evidence.bias, evidence.reference) or _right_weight(evidence)
+
+
+def _passes(evidence: Evidence) -> bool:
+    expected = evidence.reference.y[: len(evidence.y)]
+    bounds = evidence.reference.bounds(len(evidence.y))
+    difference = evidence.y - expected
+    size = bounds.relative * float(np.linalg.norm(expected))
+    within = (np.abs(difference) <= bounds.elements).all()
+    return bool(within and np.linalg.norm(difference) <= size)
+
+
+def _no_error(failed: bool) -> Cause:
+    if failed:
+        sentence = (
+            "The error did not occur again when the layer was run once more: results differ from "
+            "run to run, as where threads or streams are not in order."
+        )
+        return Cause("not-reproducible", sentence, "likely", 0.0)
+    return Cause("none", "Every error is within its bound.", "certain", 0.0)
+
+
+def _weight_cause(evidence: Evidence) -> Cause | None:
+    """Why the weight is wrong; with an oracle, whether the device or the reading of the file is."""
+    sample, found, expected = evidence.sample, evidence.found, evidence.expected
+    own = sample.weight()
+    if evidence.reference.source == OWN or wrong_weights(found, own, sample).any():
+        return diagnose_weight(found, expected, sample)
+    # The device does what the tensors say. What has to be tried is how the oracle reads them.
+    reading = diagnose_weight(expected, own, sample)
+    said = "The device computes what the tensors say, and the oracle has something else. "
+    if reading is None:
+        return Cause("oracle-differs", f"{said}No known fault explains it.", "none", 1.0)
+    sentence = f"{said}{reading.sentence.replace(' that ', ' that, in the oracle, ', 1)}"
+    return Cause(f"oracle-{reading.name}", sentence, reading.confidence, reading.unexplained)
+
+
+def _unknown(evidence: Evidence) -> Cause:
+    where = _where(evidence) or "in single weights"
+    sentence = f"No known fault explains it. The weight is wrong {where}."
+    return Cause("unknown", sentence, "none", 1.0)
+
+
+def _where(evidence: Evidence) -> str:
+    """The rows and columns that are wrong; nothing where no block is."""
+    wrong = ~(evidence.block_steps <= _VISIBLE)
+    if not wrong.any():
+        return ""
+    rows, columns = (np.asarray(wrong.any(axis=axis)) for axis in (1, 0))
+    size = evidence.block_rows
+    starts = np.repeat(rows, size)[: evidence.sample.tensors.K]
+    where = "in all rows" if rows.all() else f"in rows {ranges(starts)}"
+    where += ", in all columns" if columns.all() else f", in columns {ranges(columns)}"
+    return f"{where}: {wrong.mean():.2g} of all blocks"
+
+
+def _right_weight(evidence: Evidence) -> Cause:
+    where = _where(evidence)
+    if where:
+        return Cause(
+            "unknown",
+            f"No known fault explains it. Sums of rows are wrong {where}.",
+            "none",
+            1.0,
+        )
+    sentence = (
+        "It is likely that sums are less precise than float32: every weight that was read back is "
+        "right, and so is the bias, but sums over all of K are not."
+    )
+    return Cause("imprecise-sums", sentence, "likely", 0.0)

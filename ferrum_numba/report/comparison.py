@@ -1,0 +1,209 @@
+"""Comparing two checkpoints by their dequantised weights, or two devices by their results."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..devices import Device
+from ..errors import CheckpointError, FerrumError
+from ..gptq import Checkpoint, GptqLinear, LayerSpec
+from .explanation import Explanation, explain_difference
+from .layer_test import Verdict
+from .probe import outputs
+from .reference import make_reference
+from .tolerance import Float32Array
+
+_ROWS = 1024  # of a weight that are in float32 at a time
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One layer on both sides.
+
+    K, N            of A's layer, or of B's where A has none; 0 where both are damaged
+    format_a, _b    the zero formats; of a device pair both the same, empty for a missing layer
+    equal           the part of the elements that are equal, 0..1
+    max_abs_error   max |a - b| over all elements
+    relative_error  ||a - b|| / ||a|| (Frobenius)
+    tolerance       of relative_error
+    worst_ratio     what is largest beside its bound; 0 for equal weights, infinite for others
+                    where only equality passes
+    explanation     how the weights differ; None where they do not, or cannot be told
+    seconds         of the whole comparison
+    """
+
+    layer: str
+    K: int
+    N: int
+    format_a: str
+    format_b: str
+    equal: float = math.nan
+    max_abs_error: float = math.nan
+    relative_error: float = math.nan
+    tolerance: float = 0.0
+    worst_ratio: float = math.nan
+    verdict: Verdict = "pass"
+    reason: str = ""
+    explanation: Explanation | None = None
+    seconds: float = 0.0
+
+
+def compare_checkpoints(
+    a: Checkpoint, b: Checkpoint, names: Sequence[str], tolerance: float = 0.0
+) -> Iterator[Comparison]:
+    """Compare these layers' dequantised weights, float16 [K, N].
+
+    tolerance: of the relative error; 0 asks for equal bits.
+    """
+    for name in names:
+        start = time.perf_counter()
+        found = _compare_layer(a, b, name, tolerance)
+        yield replace(found, seconds=time.perf_counter() - start)
+
+
+def all_layers(a: Checkpoint, b: Checkpoint) -> list[str]:
+    """The names of both, A's order first; layers that either cannot read are among them."""
+    return list(dict.fromkeys([*a.layers, *b.layers, *a.problems, *b.problems]))
+
+
+def _compare_layer(a: Checkpoint, b: Checkpoint, name: str, tolerance: float) -> Comparison:
+    specs = a.layers.get(name), b.layers.get(name)
+    base = _base(name, *specs)
+    for side, other, spec in (("A", a, specs[0]), ("B", b, specs[1])):
+        if name in other.problems:
+            return replace(base, verdict="refused", reason=f"{side}: {other.problems[name]}")
+        if spec is None:
+            return replace(base, verdict="mismatch", reason=f"{side} has no layer of this name")
+    assert specs[0] is not None
+    assert specs[1] is not None
+    shapes = [(spec.K, spec.N) for spec in specs if spec is not None]
+    if shapes[0] != shapes[1]:
+        reason = f"expected the same shape [K, N], found {list(shapes[0])} and {list(shapes[1])}"
+        return replace(base, verdict="mismatch", reason=reason)
+    try:
+        weights = a.load_dense(name), b.load_dense(name)
+    except FerrumError as error:
+        return replace(base, verdict="refused", reason=str(error).removeprefix(f"{name}: "))
+    except Exception as error:  # the other layers are still to be compared
+        return replace(base, verdict="error", reason=f"{type(error).__name__}: {error}")
+    found = _differences(base, *weights, tolerance)
+    if found.verdict == "pass" or not specs[0].bits == specs[1].bits == 4:
+        return found
+    return replace(found, explanation=explain_difference(a.load(name), *weights))
+
+
+def _base(name: str, a: LayerSpec | None, b: LayerSpec | None) -> Comparison:
+    known = a or b
+    return Comparison(
+        layer=name,
+        K=known.K if known else 0,
+        N=known.N if known else 0,
+        format_a=_format(a),
+        format_b=_format(b),
+    )
+
+
+def _format(spec: LayerSpec | None) -> str:
+    if spec is None:
+        return ""
+    return spec.zero_format if spec.bits == 4 else f"{spec.bits} bits"
+
+
+def _differences(
+    base: Comparison,
+    a: np.ndarray[tuple[int, ...], np.dtype[np.float16]],
+    b: np.ndarray[tuple[int, ...], np.dtype[np.float16]],
+    tolerance: float,
+) -> Comparison:
+    """The figures of two weights [K, N] of the same shape."""
+    largest = squares = size = 0.0
+    for start in range(0, len(a), _ROWS):
+        rows = a[start : start + _ROWS].astype(np.float32)
+        difference = rows - b[start : start + _ROWS].astype(np.float32)
+        largest = max(largest, float(np.abs(difference).max()))
+        squares += float(np.square(difference, dtype=np.float64).sum())
+        size += float(np.square(rows, dtype=np.float64).sum())
+    equal = float((a == b).mean())
+    relative = math.sqrt(squares / size) if size else math.inf if squares else 0.0
+    reason = ""
+    if relative > tolerance:
+        asked = (
+            f"a relative difference of at most {tolerance:.1e}" if tolerance else "equal weights"
+        )
+        reason = f"expected {asked}, found {1 - equal:.2%} that differ, by {relative:.1e} in all"
+    return replace(
+        base,
+        equal=equal,
+        max_abs_error=largest,
+        relative_error=relative,
+        tolerance=tolerance,
+        worst_ratio=relative / tolerance if tolerance else math.inf if relative else 0.0,
+        verdict="mismatch" if reason else "pass",
+        reason=reason,
+    )
+
+
+def compare_devices(
+    checkpoint: Checkpoint,
+    names: Sequence[str],
+    devices: tuple[Device, Device],
+    m: int,
+    seed: int = 0,
+) -> Iterator[Comparison]:
+    """Compare the results of these layers on two devices, for the same x (m, K).
+
+    Each may differ from the true result by its bound, so two bounds pass between them.
+    """
+    for name in names:
+        start = time.perf_counter()
+        base = _base(name, checkpoint.layers.get(name), None)
+        base = replace(base, format_b=base.format_a)
+        try:
+            found = _compare_devices(checkpoint, base, devices, m, seed)
+        except FerrumError as error:
+            reason = str(error).removeprefix(f"{name}: ")
+            found = replace(base, verdict="refused", reason=reason)
+        except Exception as error:  # the other layers are still to be compared
+            found = replace(base, verdict="error", reason=f"{type(error).__name__}: {error}")
+        yield replace(found, seconds=time.perf_counter() - start)
+
+
+def _compare_devices(
+    checkpoint: Checkpoint, base: Comparison, devices: tuple[Device, Device], m: int, seed: int
+) -> Comparison:
+    if base.layer in checkpoint.problems:
+        raise CheckpointError(checkpoint.problems[base.layer])
+    tensors = checkpoint.load(base.layer)
+    reference = make_reference(base.layer, tensors, m, seed=seed)
+    bounds = reference.bounds(m)
+    results: list[Float32Array] = [
+        outputs(GptqLinear(tensors, device=device), reference.x, m) for device in devices
+    ]
+    difference = results[0] - results[1]
+    size = float(np.linalg.norm(results[0]))
+    error = float(np.linalg.norm(difference))
+    relative = error / size if size else math.inf if error else 0.0
+    shares = np.abs(difference) / (2 * bounds.elements)
+    share = float(np.max([shares.max(), relative / (2 * bounds.relative or 1.0)]))
+    passes = share <= 1
+    reason = (
+        ""
+        if passes
+        else f"expected results within two bounds of each other, found {share:.3g} of "
+        f"that, a relative difference of {relative:.1e}"
+    )
+    return replace(
+        base,
+        equal=float((results[0] == results[1]).mean()),
+        max_abs_error=float(np.abs(difference).max()),
+        relative_error=relative,
+        tolerance=2 * bounds.relative,
+        worst_ratio=share,
+        verdict="pass" if passes else "mismatch",
+        reason=reason,
+    )

@@ -1,0 +1,143 @@
+"""The CPU device with checks: launches by name, findings attributed to arguments."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import ferrum_numba as fe
+from ferrum_numba import kernels
+from ferrum_numba.devices.checked import CheckedCpuDevice
+from ferrum_numba.kernels.sample import sample
+from tests.devices import canonical
+from tests.layers import random_tensors
+from tests.ptx import IOTA, SCRATCH
+
+ALL = ("memory", "init", "race", "order")
+SIZES = [
+    {"M": 1, "N": 8, "K": 8, "group_size": 8},
+    {"M": 67, "N": 136, "K": 264, "group_size": 264},
+    {"M": 9, "N": 72, "K": 400, "group_size": 128},
+]
+
+
+@pytest.fixture(scope="module")
+def checked() -> CheckedCpuDevice:
+    device = fe.open_device("cpu", checks=ALL)
+    assert isinstance(device, CheckedCpuDevice)
+    return device
+
+
+def families() -> list[str]:
+    """Of kernels that differ in a constant or in a type only, one, and not every tile."""
+    names = [n for n in kernels.names() if ".v2." not in n and ".bf16." not in n]
+    decode = [name for name in names if "decode" in name]
+    return [name for name in names if "decode" not in name] + decode[::4]
+
+
+@pytest.mark.parametrize("name", families())
+def test_shipped_kernels_are_clean(checked: CheckedCpuDevice, name: str) -> None:
+    shipped = kernels.artefact(name)
+    kernel = shipped.kernel(checked)
+    for sizes in SIZES:
+        launch = sample(shipped.sidecar, sizes)
+        kernel.launch(launch.config, **launch.arrays, **launch.integers)
+        assert checked.findings == []
+
+
+def test_layers_with_a_bias_are_clean_and_right(checked: CheckedCpuDevice) -> None:
+    tensors = random_tensors(264, 72, 64, bias=True)
+    x = np.random.default_rng(0).standard_normal((5, 264)).astype(np.float16)
+    y = fe.GptqLinear(tensors, device=checked)(x)
+    expected = fe.GptqLinear(tensors, device=fe.open_device("cpu"))(x)
+    assert np.array_equal(y, expected)
+
+
+def iota(device: fe.Device, out: np.ndarray, n: int, ctas: int = 1) -> None:
+    config = fe.LaunchConfig(grid=ctas, block=64)
+    device.load_module(IOTA).get_kernel().launch(config, out, n)
+
+
+def test_a_launch_with_findings_raises(checked: CheckedCpuDevice) -> None:
+    out = np.zeros(50, np.uint32)
+    with pytest.raises(fe.SanitizerError, match="behind the end") as raised:
+        iota(checked, out, n=60)
+    (finding,) = raised.value.findings
+    assert isinstance(raised.value, fe.LaunchError)
+    assert (finding.kind, finding.array, finding.offset) == ("out-of-bounds", "out", 200)
+    assert checked.findings == [finding]
+    assert out.tolist() == list(range(50))
+    iota(checked, out, n=50)
+    assert checked.findings == []
+
+
+def test_collecting(checked: CheckedCpuDevice) -> None:
+    with checked.collect() as findings:
+        iota(checked, np.zeros(50, np.uint32), n=60)
+        iota(checked, np.zeros(50, np.uint32), n=51)
+    assert [finding.count for finding in findings] == [10, 1]
+    with pytest.raises(fe.SanitizerError):
+        iota(checked, np.zeros(50, np.uint32), n=60)
+
+
+def test_scratch_of_the_device_is_known(checked: CheckedCpuDevice) -> None:
+    sidecar = {"name": "k", "num_warps": 1, "shared": 0}
+    sidecar |= {"global_scratch_size": 64, "global_scratch_align": 128, "profile_scratch_size": 0}
+    kernel = checked.load_module(SCRATCH, sidecar).get_kernel()
+    kernel.launch(fe.LaunchConfig(3, 32), out=np.zeros(3, np.uint64))
+    with checked.collect() as findings:
+        small = checked.load_module(SCRATCH, sidecar | {"global_scratch_size": 48}).get_kernel()
+        small.launch(fe.LaunchConfig(3, 32), out=np.zeros(3, np.uint64))
+    assert {(f.kind, f.array) for f in findings} == {("out-of-bounds", "global_scratch")}
+
+
+CHANGES: dict[str, tuple[dict[str, Any], str]] = {
+    "half of K": ({"K": canonical.K // 2}, "the array has"),
+    "a stride too small": ({"stride_am": canonical.K - 8}, "the array's stride is 256"),
+    "groups twice as long": ({"group_size": 2 * canonical.G}, "cdiv(K, group_size) = 2"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_integers_that_do_not_fit_the_arrays(checked: CheckedCpuDevice, change: str) -> None:
+    """Launches that stay inside their arrays and are still wrong."""
+    changed, message = CHANGES[change]
+    arguments = canonical.arguments(checked) | changed
+    with checked.collect() as findings:
+        canonical.kernel(checked).launch(canonical.CONFIG, **arguments)
+    assert {finding.kind for finding in findings} == {"layout"}
+    assert any(message in finding.message for finding in findings)
+
+
+def test_buffers_for_more_rows_are_no_mistake(checked: CheckedCpuDevice) -> None:
+    arguments = canonical.arguments(checked)
+    for name in ("a", "c"):
+        arguments[name] = np.concatenate([arguments[name], arguments[name]])
+    canonical.kernel(checked).launch(canonical.CONFIG, **arguments)
+    assert np.isnan(arguments["c"][canonical.M :]).all()
+
+
+def test_source_lines(checked: CheckedCpuDevice) -> None:
+    text = kernels.artefact("add_bias.sm_80").text.replace("@%p1 st.global.b16", "st.global.b16")
+    kernel = checked.load_module(text).get_kernel()
+    out, bias = np.zeros((1, 20), np.float16), np.zeros(20, np.float16)
+    with checked.collect() as findings:
+        kernel.launch(fe.LaunchConfig((1, 1), 128), out, bias, 1, 20, 20, 1, None, None)
+    first = findings[0]
+    assert first.source == "scripts/kernels/add_bias.py"
+    assert first.source_line == 21
+    assert "the access has no mask" in first.message
+    if Path(first.source).exists():
+        assert "tl.store" in str(first)
+
+
+def test_what_open_device_refuses() -> None:
+    with pytest.raises(fe.DeviceError, match=r"memory, init, race, order"):
+        fe.open_device("cpu", checks=("bounds",))
+    with pytest.raises(fe.DeviceError, match="only the CPU device"):
+        fe.open_device("cuda", checks=("memory",))
+    assert fe.open_device("cpu", checks=ALL) is fe.open_device("cpu", checks=ALL)
+    assert fe.open_device("cpu") is not fe.open_device("cpu", checks=ALL)

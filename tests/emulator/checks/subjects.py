@@ -1,0 +1,158 @@
+"""Whole kernels to mutate, each with a launch whose every tile has a tail."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from ferrum_numba.abi import LaunchConfig, Sidecar, Signature
+from ferrum_numba.emulator.checks import LaunchArray
+from ferrum_numba.kernels import artefact, folder
+from ferrum_numba.kernels.sample import sample
+
+DATA = Path(__file__).parents[1] / "data"
+_GAP = 1 << 16  # bytes between arrays, filled with what is a NaN in every float type
+_POISON = 0x7E
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A kernel and a launch of it."""
+
+    name: str
+    text: str
+    sidecar: Sidecar
+    sizes: tuple[tuple[str, int], ...]
+
+    @cached_property
+    def signature(self) -> Signature:
+        return self.sidecar.declare(Signature.from_ptx(self.text, self.sidecar.entry))
+
+    @cached_property
+    def config(self) -> LaunchConfig:
+        return self._sample.config
+
+    @cached_property
+    def integers(self) -> dict[str, int]:
+        return dict(self._sample.integers)
+
+    @cached_property
+    def _sample(self):  # type: ignore[no-untyped-def]
+        return sample(self.sidecar, dict(self.sizes))
+
+    @cached_property
+    def shapes(self) -> dict[str, np.ndarray]:
+        """The arrays as they are before a launch: all finite, for some are added to."""
+        random = np.random.default_rng(1)
+        return {
+            name: random.standard_normal(array.shape).astype(array.dtype)
+            if array.dtype.kind == "f"
+            else array
+            for name, array in self._sample.arrays.items()
+        }
+
+
+class Arena:
+    """The arrays of a subject in one piece of memory, far apart."""
+
+    def __init__(self, subject: Subject) -> None:
+        places, end = {}, _GAP
+        for name, array in subject.shapes.items():
+            places[name] = end
+            end += -(-array.nbytes // 256) * 256 + _GAP
+        self.memory = np.full(end + 4096, _POISON, np.uint8)
+        self.memory = self.memory[-self.memory.ctypes.data % 4096 :][:end]
+        self._subject = subject
+        self._places = places
+        for name, array in subject.shapes.items():
+            self.bytes_of(name)[:] = array.reshape(-1).view(np.uint8)
+        self._start = self.memory.copy()
+
+    def reset(self) -> None:
+        self.memory[:] = self._start
+
+    def bytes_of(self, name: str) -> np.ndarray:
+        return self.memory[self._places[name] :][: self._subject.shapes[name].nbytes]
+
+    def address(self, name: str) -> int:
+        return self.memory.ctypes.data + self._places[name]
+
+    def arrays(self) -> list[LaunchArray]:
+        """The arrays as a launch names them."""
+        roles = {p.name: p.role for p in self._subject.sidecar.params}
+        return [
+            LaunchArray(
+                name,
+                self.address(name),
+                array.nbytes,
+                array.itemsize,
+                roles[name],
+                True,
+                array.shape,
+                array.strides,
+            )
+            for name, array in self._subject.shapes.items()
+        ]
+
+    def whole(self) -> list[LaunchArray]:
+        """All of the memory as one array: what lies between the arrays may be touched."""
+        return [LaunchArray("arena", self.memory.ctypes.data, self.memory.nbytes)]
+
+
+def shipped(name: str, **sizes: int) -> Subject:
+    found = artefact(name)
+    return Subject(name, found.text, found.sidecar, tuple(sizes.items()))
+
+
+def stranger(name: str, shared_bytes: int, ones: bool, **sizes: int) -> Subject:
+    """A build of the canonical source by another compiler; ones: strides of 1 are built in."""
+    text = (DATA / f"{name}.ptx").read_text()
+    path = folder() / "w4a16_gptq_gemm_typed.v1.sm_80.json"
+    fields = json.loads(path.read_text(encoding="utf-8"))
+    for key in ("ptx_sha256", "ptx_version", "target", "constants", "source_sha256"):
+        fields.pop(key, None)
+    units = {"stride_ak", "stride_qwn", "stride_sn", "stride_cn"} if ones else set()
+    extra = len(Signature.from_ptx(text, fields["name"]).params) - (19 - len(units))
+    params = [p for p in fields["params"] if p["name"] not in units]
+    params = params[: len(params) - 2 + extra]
+    for p in params:
+        p["strides"] = ["1" if s in units else s for s in p.get("strides", [])]
+        if not p["strides"]:
+            p.pop("strides")
+    if extra < 2:
+        fields.pop("profile_scratch_size")
+    if extra < 1:
+        fields.pop("global_scratch_size")
+    warps = int(name.split("_w")[1].split("_")[0])
+    fields |= {"params": params, "num_warps": warps, "shared": shared_bytes}
+    return Subject(name, text, Sidecar.read(fields), tuple(sizes.items()))
+
+
+def canonical() -> Subject:
+    return shipped("w4a16_gptq_gemm_typed.v1.sm_80", M=67, N=136, K=200, group_size=64)
+
+
+def subjects() -> list[Subject]:
+    """All: the shipped kernels that differ in more than a constant, and the builds in data/."""
+    decode = "w4a16_gptq_gemm_decode.{}.v1.sm_80"
+    small = {"M": 11, "N": 72, "K": 384 + 8, "group_size": 128}
+    aligned = {"M": 67, "N": 192, "K": 208, "group_size": 64}
+    return [
+        canonical(),
+        shipped("add_bias.sm_80", M=3, N=600),
+        *(
+            shipped(decode.format(tile), **small)
+            for tile in ("m8n32w4.g128", "m16n64w4.g128")
+            if (folder() / f"{decode.format(tile)}.ptx").exists()
+        ),
+        stranger("triton_3.2.0_typed_s1_w4", 8192, False, **aligned),
+        stranger("triton_3.3.1_naive_s3_w8_ones", 40960, True, **aligned),
+        stranger("triton_3.4.0_typed_s4_w2_ones", 14336, True, **aligned),
+        stranger("triton_3.5.1_typed_s3_w4", 12288, False, **aligned),
+        stranger("triton_3.6.0_naive_s2_w8", 24576, False, **aligned),
+        stranger("triton_3.7.1_typed_s2_w4_ones", 10240, True, **aligned),
+    ]

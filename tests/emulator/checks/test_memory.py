@@ -1,0 +1,137 @@
+"""Accesses outside the arrays, misaligned ones, writes to what may only be read."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.emulator.checks.harness import check, described, kinds
+
+LANE = "mul.wide.u32 %q8, %t0, 4;\nadd.s64 %q8, %q8, %q0;\n"
+
+
+def test_a_store_behind_the_end() -> None:
+    out = np.zeros(60, np.uint32)
+    (finding,) = check(
+        LANE + "st.global.b32 [%q8], %t0;", described("out", out), checks=("memory",)
+    )
+    assert (finding.kind, finding.check, finding.space) == ("out-of-bounds", "memory", "global")
+    assert (finding.array, finding.offset) == ("out", 240)
+    assert finding.address == out.ctypes.data + 240
+    assert (finding.cta, finding.warp, finding.lanes) == ((0, 0, 0), 1, (28, 29, 30, 31))
+    assert finding.count == 4
+    assert finding.instruction == "st.global.b32 [%q8], %t0"
+    assert "0 bytes behind the end of out" in finding.message
+    assert out.tolist() == list(range(60))
+
+
+def test_a_load_before_the_start_under_a_mask() -> None:
+    data = np.arange(80, dtype=np.uint32)
+    body = LANE + "setp.lt.u32 %p1, %t0, 3;\n@%p1 ld.global.b32 %t1, [%q8+-4];"
+    (finding,) = check(body, described("data", data[8:72]), checks=("memory",))
+    assert (finding.array, finding.offset, finding.lanes) == ("data", -4, (0,))
+    assert "4 bytes before data" in finding.message
+    assert "mask" in finding.message
+
+
+def test_a_vector_that_ends_behind_the_array() -> None:
+    data = np.zeros(64 * 4 - 1, np.uint32)
+    body = (
+        "mul.wide.u32 %q8, %t0, 16;\nadd.s64 %q8, %q8, %q0;\n"
+        "ld.global.v4.b32 {%t1, %t2, %t3, %t4}, [%q8];"
+    )
+    (finding,) = check(body, described("data", data), checks=("memory",))
+    assert (finding.lanes, finding.offset) == ((31,), 63 * 16)
+    assert "the end of data" in finding.message
+
+
+@pytest.mark.parametrize("address", [0, 8, 1 << 47, (1 << 64) - 16])
+def test_wild_pointers_do_not_kill(address: int) -> None:
+    body = (
+        f"mov.b64 %q8, {address};\nld.global.b32 %t1, [%q8];\nst.global.b32 [%q8], %t0;\n"
+        "ld.global.v4.b32 {%t1, %t2, %t3, %t4}, [%q8];\nst.global.b16 [%q8+2], %h0;\n"
+        "cp.async.ca.shared.global [tile], [%q8], 16;\ncp.async.wait_all;\n"
+        "mul.wide.u32 %q9, %t0, 4096;\nadd.s64 %q9, %q9, %q8;\nst.global.b64 [%q9], %q8;"
+    )
+    out = np.zeros(4, np.uint32)
+    for checks in (("memory",), ("memory", "init", "race")):
+        findings = check(body, described("out", out), checks=checks)
+        assert kinds(findings).count("out-of-bounds") == 6
+
+
+def test_the_same_address_for_all_lanes() -> None:
+    data = np.zeros(4, np.uint32)
+    body = "ld.global.b32 %t1, [%q0+16];"
+    (finding,) = check(body, described("data", data), checks=("memory",), block=32)
+    assert (finding.array, finding.offset) == ("data", 16)
+
+
+def test_misaligned() -> None:
+    data = np.zeros(80, np.uint32)
+    body = LANE + "ld.global.b32 %t1, [%q8+2];\nst.shared.b32 [tile+2], %t0;"
+    first, second = check(body, described("data", data), checks=("memory",))
+    assert (first.kind, first.array, first.count) == ("misaligned", "data", 64)
+    assert (second.kind, second.space, second.address) == ("misaligned", "shared", 2)
+
+
+def test_shared_memory_ends_where_the_launch_says() -> None:
+    body = "shl.b32 %t1, %t0, 4;\nst.shared.b32 [%t1], %t0;\nld.shared.b32 %t2, [%t1+-4];"
+    store, load = check(body, checks=("memory",), shared_bytes=1000)
+    assert (store.kind, store.space, store.lanes, store.warp) == (
+        "out-of-bounds",
+        "shared",
+        (31,),
+        1,
+    )
+    assert store.address == 63 * 16
+    assert "1000 bytes" in store.message
+    assert (load.lanes, load.warp) == ((0,), 0)
+
+
+def test_matrices_behind_the_end_of_shared_memory() -> None:
+    body = (
+        "mul.lo.u32 %t1, %t0, 16;\nadd.u32 %t1, %t1, tile;\n"
+        "ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%t4, %t5, %t6, %t7}, [%t1];"
+    )
+    (finding,) = check(body, checks=("memory",), shared_bytes=496, block=32)
+    assert (finding.kind, finding.lanes) == ("out-of-bounds", (31,))
+
+
+def test_inputs_may_not_be_written() -> None:
+    data = np.zeros(64, np.uint32)
+    body = LANE + "st.global.b32 [%q8], %t0;"
+    (finding,) = check(body, described("data", data, "input"), checks=("memory",))
+    assert (finding.kind, finding.count) == ("read-only", 64)
+    assert not data.any()
+
+
+def test_a_pointer_of_no_array() -> None:
+    data, other = np.zeros(64, np.uint32), np.zeros(64, np.uint32)
+    body = LANE + f"mov.b64 %q9, {other.ctypes.data};\nld.global.b32 %t1, [%q9];"
+    (finding,) = check(body, described("data", data), checks=("memory",))
+    assert (finding.kind, finding.array) == ("out-of-bounds", "data")
+
+
+def test_a_cp_async_source_is_read_only_as_far_as_its_size_says() -> None:
+    data = np.zeros(64, np.uint32)
+    copy = "cp.async.cg.shared.global [%t1], [%q8], 16, {};\n"
+    body = (
+        "mul.wide.u32 %q8, %t0, 16;\nadd.s64 %q8, %q8, %q0;\nmul.lo.u32 %t1, %t0, 16;\n"
+        "setp.lt.u32 %p1, %t0, 16;\nselp.b32 %t2, 16, 0, %p1;\n"
+    )
+    for checks in (("memory",), ("memory", "init", "race")):
+        assert not check(body + copy.format("%t2"), described("data", data), checks=checks)
+        (finding,) = check(body + copy.format("16"), described("data", data), checks=checks)
+        assert (finding.warp, finding.lanes) == (0, tuple(range(16, 32)))
+        (finding,) = check(body + copy.format("5"), described("data", data), checks=checks)
+        assert finding.lanes == tuple(range(16, 32))
+
+
+def test_lines_of_the_source() -> None:
+    data = np.zeros(4, np.uint32)
+    body = ".loc 1 7 0\nld.global.b32 %t1, [%q0+16];"
+    (finding,) = check(body, described("data", data), checks=("memory",), block=32)
+    assert (finding.source, finding.source_line) == (None, 7)
+    assert finding.line is not None
+    assert "PTX line" in str(finding)
+    assert finding.to_json()["lanes"] == list(finding.lanes)
