@@ -295,7 +295,7 @@ def _portable(text: str, build: Build, shared: int) -> str:
 def _relative(path: str) -> str:
     """A source file as everyone has it: ours from the repository, Triton's from its package."""
     file = Path(path)
-    if file.is_relative_to(ROOT):
+    if file.is_relative_to(SOURCES):  # an environment may lie in the repository, too
         return file.relative_to(ROOT).as_posix()
     if "triton" in file.parts:
         return Path(*file.parts[file.parts.index("triton") :]).as_posix()

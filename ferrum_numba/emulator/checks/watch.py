@@ -176,8 +176,11 @@ class Watch:
         kind: str,
     ) -> Value:
         place = self._place(ins)
-        bounds = f"bounds_{space}_{'load' if kind == 'load' else 'store'}_{nbytes}"
-        allowed = _word(b.call(bounds, "i32", addresses, mask, *place))
+        if space == "shared":
+            allowed = self._within(b, ins, addresses, nbytes, mask)
+        else:
+            name = f"bounds_global_{'load' if kind == 'load' else 'store'}_{nbytes}"
+            allowed = _word(b.call(name, "i32", addresses, mask, *place))
         if space == "shared" and (self.init or self.race):
             # An atomic operation reads: what it reads must be there.
             tags = "load" if kind == "atomic" else kind
@@ -188,6 +191,29 @@ class Watch:
         if kind == "atomic" and ins.opcode.base == "atom":  # it may be a lock
             self.synchronised(b)
         return allowed
+
+    def _within(
+        self, b: Builder, ins: Instruction, addresses: Value, nbytes: int, mask: Value
+    ) -> Value:
+        """The lanes inside shared memory. In line, for a call would cost more than the test."""
+        log2 = nbytes.bit_length() - 1
+        turned = addresses
+        if log2:  # misaligned offsets become huge
+            shift = b.vector(b.constant("i32", log2))
+            turned = b.intrinsic("llvm.fshr", addresses, addresses, shift)
+        limit = b.load("i32", 1, "%checks", offset("limit"), 4)
+        room = b.op("lshr", limit, b.constant("i32", log2))
+        bad = b.op("and", b.mask(b.compare("icmp uge", turned, room)), mask)
+        good = b.compare("icmp eq", bad, b.constant("i32", 0))
+        b.count += 1
+        label = f"within{b.count}"
+        b.line(f"br {good}, label %{label}, label %{label}.slow")
+        b.lines.append(f"{label}.slow:")
+        width = b.constant("i32", nbytes)
+        b.call("judge_shared", "i32", addresses, bad, width, *self._place(ins))
+        b.line(f"br label %{label}")
+        b.lines.append(f"{label}:")
+        return b.op("and", mask, _invert(b, bad))
 
     def confirm(
         self,
