@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import math
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,6 +11,8 @@ import click
 from rich import box
 from rich.console import Console
 from rich.table import Table
+
+from ..report.record import as_json
 
 _UNBOUNDED = 10_000  # columns, for files and pipes: a row is a line, however long
 
@@ -53,18 +53,5 @@ def facts_table() -> Table:
 
 def write_json(value: Mapping[str, Any]) -> None:
     """One JSON object on standard output; what JSON has no number for becomes null."""
-    text = json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(as_json(value), indent=2, ensure_ascii=False, allow_nan=False)
     standard_output().out(text, highlight=False)
-
-
-def _plain(value: Any) -> Any:
-    """`value` in JSON's own types: records as objects, NaN and the infinities as None."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
