@@ -1,40 +1,45 @@
 """Measure every shipped GEMM on this device and write which is fastest where.
 
-    python scripts/tune.py [--device cuda] [--m 1 8 16 32 64] [--groups 128 32]
+    python scripts/tune.py [--device cuda] [--m 1 8 16 32 64] [--groups 128 32] [--portable]
 
-Writes ptx/w4a16_tuning.json; rows of other devices stay.  A GPU takes about a minute.  On the CPU
-device the shapes are small and few, since it is there to be right.
+Writes ptx/w4a16_tuning.json; rows of other devices, and of other Ms and groups, stay.  --portable
+writes the builds for sm_80 alone, too, as what a GPU takes that nobody measured.  On the CPU device
+the shapes are small and few, since it is there to be right.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from gemm_timing import ROOT, Graphs, Layers, peers
 
 import ferrum_numba as fe
 from ferrum_numba import kernels
-from ferrum_numba.kernels.tuning import CANONICAL
+from ferrum_numba.kernels.tuning import CANONICAL, PORTABLE
 
 TABLE = ROOT / "ptx" / "w4a16_tuning.json"
 CPU_SHAPES = [(2048, 2048)]
 
 Launches = list[fe.PreparedLaunch]
+Shape = tuple[int, int, int, int]  # group, M, N, K
 
 
-def tiles(group: int) -> dict[str, kernels.Artefact]:
-    """The v1 builds by tile; v2 is the same but for a constant."""
-    decode = f"{kernels.DECODE}."
-    suffix = f".g{group}.v1.sm_80"
+def builds(group: int, device: fe.Device) -> dict[str, kernels.Artefact]:
+    """The float16 v1 artefacts by build; v2 is the same but for a constant."""
+    pattern = re.compile(rf"w4a16_gptq_gemm_([^.]+)\.([^.]+)\.g{group}\.v1\.([^.]+)")
     found = {
-        name.removeprefix(decode).removesuffix(suffix): kernels.artefact(name)
-        for name in kernels.names()
-        if name.startswith(decode) and name.endswith(suffix)
+        ".".join(match.groups()): kernels.artefact(match.string)
+        for match in map(pattern.fullmatch, kernels.names())
+        if match is not None
     }
-    return found | {CANONICAL: kernels.canonical(1)}
+    if device.name == "cpu":  # far behind on every GPU
+        found[CANONICAL] = kernels.canonical(1)
+    return found
 
 
 def timer(device: fe.Device) -> Callable[[Launches], float]:
@@ -53,33 +58,45 @@ def _by_clock(launches: Launches) -> float:
     return min(times) * 1e6
 
 
-def measure(device: fe.Device, ms: list[int], groups: list[int]) -> list[dict[str, object]]:
-    """The fastest tile of each shape, as rows of the table."""
+def measure(
+    device: fe.Device, ms: list[int], groups: list[int]
+) -> Iterator[tuple[Shape, dict[str, float]]]:
+    """(group, M, N, K) and the microseconds of each build that takes it."""
     shapes = sorted({(p.N, p.K) for p in peers()}) if device.name != "cpu" else CPU_SHAPES
     layers, microseconds = Layers(device), timer(device)
-    rows: list[dict[str, object]] = []
-    for group in groups:
-        for m in ms:
-            for n, k in shapes:
-                times = {
-                    tile: microseconds(layers.launches(shipped, m, n, k, group))
-                    for tile, shipped in tiles(group).items()
-                    if tile != CANONICAL or device.name == "cpu"  # far behind on every GPU
-                }
-                tile = min(times, key=lambda name: times[name])
-                print(
-                    f"g{group} M={m} N={n} K={k}: {tile} | "
-                    + " ".join(f"{t} {us:.2f}" for t, us in sorted(times.items())),
-                    flush=True,
-                )
-                rows.append({"group": group, "M": m, "N": n, "K": k, "tile": tile})
-    return rows
+    for group, m, (n, k) in itertools.product(groups, ms, shapes):
+        sizes = kernels.contiguous_sizes(m, n, k, group)
+        yield (
+            (group, m, n, k),
+            {
+                build: microseconds(layers.launches(shipped, m, n, k, group))
+                for build, shipped in builds(group, device).items()
+                if shipped.takes(device, sizes) and worth_trying(shipped, m)
+            },
+        )
 
 
-def write(product: str, rows: list[dict[str, object]]) -> None:
-    """One line a row, so that what changed can be read."""
+def worth_trying(shipped: kernels.Artefact, m: int) -> bool:
+    """Whether its tile has rows enough that weights are not read very often, nor many in vain."""
+    rows = (shipped.sidecar.tile or {})["BLOCK_M"]
+    return m <= 8 * rows and rows <= max(16, 4 * m)
+
+
+def fastest(times: dict[str, float], target: str = "") -> str:
+    """The fastest of the builds for this target, or of all."""
+    return min((name for name in times if name.endswith(target)), key=lambda name: times[name])
+
+
+def merge(table: str, rows: dict[Shape, str]) -> None:
+    """Write these rows over those of the table; one line a row, so that changes can be read."""
     content = json.loads(TABLE.read_text()) if TABLE.exists() else {}
-    content[product] = rows
+    kept = {(r["group"], r["M"], r["N"], r["K"]): r["build"] for r in content.get(table, ())}
+    content[table] = [
+        {"group": group, "M": m, "N": n, "K": k, "build": build}
+        for (group, m, n, k), build in sorted(
+            (kept | rows).items(), key=lambda row: (-row[0][0], *row[0][1:])
+        )
+    ]
     parts = [
         f" {json.dumps(name)}: [\n" + ",\n".join(f"  {json.dumps(r)}" for r in found) + "\n ]"
         for name, found in content.items()
@@ -92,9 +109,20 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--m", type=int, nargs="+", default=[1, 8, 16, 32, 64])
     parser.add_argument("--groups", type=int, nargs="+", default=[128, 32])
+    parser.add_argument("--portable", action="store_true", help="write rows for other GPUs, too")
     arguments = parser.parse_args()
     device = fe.open_device(arguments.device)
-    write(kernels.device_name(device), measure(device, arguments.m, arguments.groups))
+    best: dict[Shape, str] = {}
+    portable: dict[Shape, str] = {}
+    for shape, times in measure(device, arguments.m, arguments.groups):
+        best[shape] = fastest(times)
+        if arguments.portable:
+            portable[shape] = fastest(times, "sm_80")
+        group, m, n, k = shape
+        listed = " ".join(f"{name} {us:.2f}" for name, us in sorted(times.items()))
+        print(f"g{group} M={m} N={n} K={k}: {best[shape]} | {listed}", flush=True)
+    merge(kernels.device_name(device), best)
+    merge(PORTABLE, portable)
 
 
 if __name__ == "__main__":

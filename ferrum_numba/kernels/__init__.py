@@ -2,7 +2,6 @@
 
 from .act_order import launch_act_order
 from .catalogue import (
-    DECODE,
     Artefact,
     act_order,
     artefact,
@@ -13,6 +12,7 @@ from .catalogue import (
     folder,
     launch_config,
     names,
+    tuned_name,
     tuning,
 )
 from .tuning import Tuning, m_class
@@ -33,7 +33,6 @@ __all__ = [
     "BK",
     "BM",
     "BN",
-    "DECODE",
     "W4A16_PTX",
     "W4A16_SIDECAR",
     "Artefact",
@@ -54,5 +53,6 @@ __all__ = [
     "launch_w4a16_gptq",
     "m_class",
     "names",
+    "tuned_name",
     "tuning",
 ]

@@ -9,12 +9,11 @@ from pathlib import Path
 from ..abi import LaunchConfig, Sidecar, runs_on
 from ..devices import Device, Kernel
 from ..errors import AbiError
-from .tuning import CANONICAL, Tuning
+from .tuning import CANONICAL, PORTABLE, Tuning
 
-DECODE = "w4a16_gptq_gemm_decode"
 _DTYPES: dict[str, tuple[str, ...]] = {"float16": (), "bfloat16": ("bf16",)}
 _ZERO_FORMATS = {1: "v1", 0: "v2"}
-_GROUPS = (128, 32)  # what decode kernels are built for, the faster first
+_GROUPS = (128, 32)  # what tuned kernels are built for, the faster first
 
 
 @dataclass(frozen=True)
@@ -47,9 +46,10 @@ def folder() -> Path:
     raise AbiError(f"ptx/: expected beside or inside {package}; reinstall ferrum-numba")
 
 
-def names() -> list[str]:
-    """The shipped artefacts' names."""
-    return sorted(path.stem for path in folder().glob("*.ptx"))
+@lru_cache(maxsize=1)
+def names() -> tuple[str, ...]:
+    """The shipped artefacts' names, sorted."""
+    return tuple(sorted(path.stem for path in folder().glob("*.ptx")))
 
 
 @lru_cache(maxsize=64)
@@ -79,9 +79,14 @@ def add_bias_artefact(dtype: str = "float16") -> Artefact:
 
 def _reference(kernel: str, dtype: str, *variant: str) -> Artefact:
     """A kernel that is built for each dtype.  Raises AbiError for another dtype."""
+    return artefact(".".join([kernel, *_infix(dtype), *variant, "sm_80"]))
+
+
+def _infix(dtype: str) -> tuple[str, ...]:
+    """What a dtype adds to an artefact's name."""
     if dtype not in _DTYPES:
         raise AbiError(f"dtype: expected {' or '.join(_DTYPES)}, found {dtype}")
-    return artefact(".".join([kernel, *_DTYPES[dtype], *variant, "sm_80"]))
+    return _DTYPES[dtype]
 
 
 def _zero_format(zero_bias: int) -> str:
@@ -111,20 +116,28 @@ def choose(
     Between shapes that were measured it takes the nearest; where no tuned kernel's constraints
     hold, the canonical one.  Raises AbiError for a dtype that no artefact computes in.
     """
-    if dtype != "float16":
-        return canonical(zero_bias, dtype)
-    product = device_name(device)
     sizes = contiguous_sizes(M, N, K, group_size)
     for group in _GROUPS:
-        tile = tuning().tile(product, M, N, K, group)
-        if tile == CANONICAL:
-            break
-        if tile is None:
-            continue
-        found = artefact(f"{DECODE}.{tile}.g{group}.{_zero_format(zero_bias)}.sm_80")
-        if found.takes(device, sizes):
-            return found
-    return canonical(zero_bias)
+        for table in (device_name(device), PORTABLE):
+            build = tuning().build(table, M, N, K, group)
+            if build == CANONICAL:
+                return canonical(zero_bias, dtype)
+            if build is None:
+                continue
+            name = tuned_name(build, group, zero_bias, dtype)
+            if name in names() and artefact(name).takes(device, sizes):
+                return artefact(name)
+    return canonical(zero_bias, dtype)
+
+
+def tuned_name(build: str, group: int, zero_bias: int, dtype: str = "float16") -> str:
+    """The artefact of a build that the measured table names: "decode.m8n32w8.sm_80", say.
+
+    Raises AbiError for another dtype or zero_bias.
+    """
+    family, tile, target = build.split(".")
+    variant = [*_infix(dtype), tile, f"g{group}", _zero_format(zero_bias), target]
+    return ".".join([f"w4a16_gptq_gemm_{family}", *variant])
 
 
 def device_name(device: Device) -> str:

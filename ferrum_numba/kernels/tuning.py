@@ -1,9 +1,11 @@
-"""The measured table: which tile is fastest for which shape.  scripts/tune.py writes it.
+"""The measured table: which build is fastest for which shape.  scripts/tune.py writes it.
 
-JSON: {device name: [{"group": 128, "M": 8, "N": 4096, "K": 4096, "tile": "m8n32w8"}, ...]}.
-group: the GROUP that the tile was built with.  tile: the part of an artefact's name that says its
-tile, or "canonical".  A row holds for every M above the next smaller M of the table, up to its own;
-the rows of the largest M for all M beyond.
+JSON: {table: [{"group": 128, "M": 8, "N": 4096, "K": 4096, "build": "decode.m8n32w8.sm_80"}, ...]}.
+table: the product name of the GPU that was measured, "cpu", or "portable": the builds for sm_80
+alone, measured on the first GPU; where a device was never measured, or cannot take its own row's.
+group: the GROUP that the build was compiled with.  build: the parts of an artefact's name that say
+kernel family, tile and target, or "canonical".  A row holds for every M above the next smaller M of
+its table, up to its own; the rows of the largest M for all M beyond.
 """
 
 from __future__ import annotations
@@ -19,17 +21,18 @@ from typing import Any
 from ..errors import AbiError
 
 CANONICAL = "canonical"
+PORTABLE = "portable"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One measured shape, and the tile that was fastest there."""
+    """One measured shape, and the build that was fastest there."""
 
     group: int
     m: int
     n: int
     k: int
-    tile: str
+    build: str
 
     def distance(self, n: int, k: int) -> float:
         """How far another N and K are, on logarithmic scales."""
@@ -37,7 +40,7 @@ class Row:
 
 
 class Tuning:
-    """The rows by device; one that nobody measured takes those of the first in the table."""
+    """The rows by device; one that nobody measured takes the portable ones."""
 
     def __init__(self, rows: Mapping[str, Iterable[Row]]) -> None:
         self._rows = {device: tuple(found) for device, found in rows.items()}
@@ -52,20 +55,20 @@ class Tuning:
             raise AbiError(f"{path.name}: cannot be read as a tuning table: {error}") from None
 
     def rows(self, device: str) -> tuple[Row, ...]:
-        """What was measured on a device, or on the first of the table."""
-        return self._rows.get(device) or next(iter(self._rows.values()), ())
+        """What was measured on a device, or the portable rows."""
+        return self._rows.get(device) or self._rows.get(PORTABLE, ())
 
     def bounds(self, device: str) -> tuple[int, ...]:
         """The Ms of the table: the choice is the same for all M between two of them."""
         return tuple(sorted({row.m for row in self.rows(device)}))
 
-    def tile(self, device: str, m: int, n: int, k: int, group: int) -> str | None:
-        """The tile of the nearest shape; None where the group was never measured."""
+    def build(self, device: str, m: int, n: int, k: int, group: int) -> str | None:
+        """The build of the nearest shape; None where the group was never measured."""
         rows = [row for row in self.rows(device) if row.group == group]
         if not rows:
             return None
         bound = m_class(m, sorted({row.m for row in rows}))
-        return min((r for r in rows if r.m == bound), key=lambda row: row.distance(n, k)).tile
+        return min((r for r in rows if r.m == bound), key=lambda row: row.distance(n, k)).build
 
 
 def m_class(m: int, bounds: list[int] | tuple[int, ...]) -> int:
@@ -74,7 +77,7 @@ def m_class(m: int, bounds: list[int] | tuple[int, ...]) -> int:
 
 
 def _row(fields: Mapping[str, Any]) -> Row:
-    row = Row(fields["group"], fields["M"], fields["N"], fields["K"], fields["tile"])
+    row = Row(fields["group"], fields["M"], fields["N"], fields["K"], fields["build"])
     if min(row.group, row.m, row.n, row.k) < 1:
         raise ValueError(f"expected sizes of at least 1, found {dict(fields)}")
     return row

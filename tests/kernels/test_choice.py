@@ -17,9 +17,9 @@ from tests.layers import random_tensors
 
 CPU = fe.open_device("cpu")
 ROWS = [
-    {"group": 128, "M": 8, "N": 4096, "K": 4096, "tile": "square"},
-    {"group": 128, "M": 8, "N": 32768, "K": 4096, "tile": "wide"},
-    {"group": 128, "M": 64, "N": 4096, "K": 4096, "tile": "tall"},
+    {"group": 128, "M": 8, "N": 4096, "K": 4096, "build": "square"},
+    {"group": 128, "M": 8, "N": 32768, "K": 4096, "build": "wide"},
+    {"group": 128, "M": 64, "N": 4096, "K": 4096, "build": "tall"},
 ]
 
 
@@ -30,13 +30,13 @@ def table(tmp_path: Path, content: object) -> kernels.Tuning:
 
 
 def test_the_nearest_shape(tmp_path: Path) -> None:
-    tuning = table(tmp_path, {"some GPU": ROWS})
-    assert tuning.tile("some GPU", 8, 4096, 4096, 128) == "square"
-    assert tuning.tile("another GPU", 1, 5000, 2048, 128) == "square"
-    assert tuning.tile("some GPU", 3, 20000, 8192, 128) == "wide"
-    assert tuning.tile("some GPU", 9, 32768, 4096, 128) == "tall"
-    assert tuning.tile("some GPU", 10**6, 64, 64, 128) == "tall"
-    assert tuning.tile("some GPU", 1, 64, 64, 32) is None
+    tuning = table(tmp_path, {"some GPU": ROWS, "portable": ROWS})
+    assert tuning.build("some GPU", 8, 4096, 4096, 128) == "square"
+    assert tuning.build("another GPU", 1, 5000, 2048, 128) == "square"
+    assert tuning.build("some GPU", 3, 20000, 8192, 128) == "wide"
+    assert tuning.build("some GPU", 9, 32768, 4096, 128) == "tall"
+    assert tuning.build("some GPU", 10**6, 64, 64, 128) == "tall"
+    assert tuning.build("some GPU", 1, 64, 64, 32) is None
     assert tuning.bounds("some GPU") == (8, 64)
 
 
@@ -49,16 +49,18 @@ def test_a_damaged_table(tmp_path: Path, content: object) -> None:
 
 
 def test_table_and_artefacts_fit() -> None:
-    """Every tile of the table is shipped for v1 and v2, and nothing else is."""
+    """Every build of the table is shipped for v1 and v2 and both dtypes, and nothing else is."""
     content = json.loads((kernels.folder() / "w4a16_tuning.json").read_text())
-    tiles = {(r["tile"], r["group"]) for rows in content.values() for r in rows}
+    builds = {(r["build"], r["group"]) for rows in content.values() for r in rows}
     wanted = {
-        f"w4a16_gptq_gemm_decode.{tile}.g{group}.{zeros}.sm_80"
-        for tile, group in tiles
-        if tile != CANONICAL
-        for zeros in ("v1", "v2")
+        kernels.tuned_name(build, group, zero_bias)
+        for build, group in builds
+        if build != CANONICAL
+        for zero_bias in (0, 1)
     }
-    assert wanted == {name for name in kernels.names() if "_decode." in name}
+    assert wanted == {name for name in kernels.names() if re.search(r"\.g\d+\.", name)}
+    portable = {r["build"] for r in content["portable"]}
+    assert all(build == CANONICAL or build.endswith(".sm_80") for build in portable)
 
 
 @pytest.mark.parametrize(
