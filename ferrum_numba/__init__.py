@@ -1,9 +1,19 @@
 """Run precompiled Triton kernels from Python without torch, on NVIDIA GPUs and on the CPU."""
 
+import os
 from importlib.metadata import PackageNotFoundError, version
 
 from .abi import LaunchConfig, Parameter, ParameterBlock, Sidecar, Signature
-from .devices import Device, Kernel, Module, PreparedLaunch, open_device
+from .debug import Recording, record, watch_process
+from .devices import (
+    Device,
+    Kernel,
+    LaunchGraph,
+    LaunchPlan,
+    Module,
+    PreparedLaunch,
+    open_device,
+)
 from .errors import (
     AbiError,
     CheckpointError,
@@ -11,6 +21,7 @@ from .errors import (
     FerrumError,
     LaunchError,
     PtxError,
+    RecordingError,
     SanitizerError,
 )
 from .gptq import Checkpoint, GptqLinear, GptqTensors, LayerSpec
@@ -20,6 +31,8 @@ try:
     __version__ = version("ferrum-numba")
 except PackageNotFoundError:  # run from a checkout that was never installed
     __version__ = "0+unknown"
+
+watch_process(os.environ.get("FERRUM_RECORD"))
 
 __all__ = [
     "BK",
@@ -37,12 +50,16 @@ __all__ = [
     "Kernel",
     "LaunchConfig",
     "LaunchError",
+    "LaunchGraph",
+    "LaunchPlan",
     "LayerSpec",
     "Module",
     "Parameter",
     "ParameterBlock",
     "PreparedLaunch",
     "PtxError",
+    "Recording",
+    "RecordingError",
     "SanitizerError",
     "Sidecar",
     "Signature",
@@ -51,4 +68,5 @@ __all__ = [
     "fn_name",
     "launch_w4a16_gptq",
     "open_device",
+    "record",
 ]

@@ -42,3 +42,7 @@ class DeviceError(FerrumError):
 
 class CheckpointError(FerrumError):
     """A checkpoint on disk that is incomplete, inconsistent, or of a kind not read here."""
+
+
+class RecordingError(FerrumError):
+    """A recording that cannot be read, or that holds too little for what is asked of it."""

@@ -12,11 +12,13 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from gemm_timing import (
+    REPLAYS,
     Graphs,
     Layers,
     Peer,
@@ -24,6 +26,7 @@ from gemm_timing import (
     floor_us,
     geometric_mean,
     peers,
+    rounds_of,
     weight_bytes,
 )
 
@@ -77,20 +80,27 @@ class Torch:
         for call in calls[:2]:
             call()
         torch.cuda.synchronize()
-        graph, rounds = torch.cuda.CUDAGraph(), -(-24 // len(calls))
+        rounds = rounds_of(len(calls), self._replays(calls, 1, 2)[-1])
+        times = self._replays(calls, rounds, REPLAYS + 1)[1:]
+        return statistics.median(times) / (rounds * len(calls))
+
+    def _replays(self, calls: list[Callable[[], Any]], rounds: int, count: int) -> list[float]:
+        """Microseconds of each of `count` replays of one graph."""
+        torch = self.torch
+        graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             for _ in range(rounds):
                 for call in calls:
                     call()
         times = []
-        for _ in range(8):
+        for _ in range(count):
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             start.record()
             graph.replay()
             end.record()
             end.synchronize()
             times.append(start.elapsed_time(end) * 1e3)
-        return float(sorted(times[1:])[3] / (rounds * len(calls)))
+        return times
 
 
 def bench(

@@ -30,12 +30,12 @@ Shape = tuple[int, int, int, int]  # group, M, N, K
 
 
 def builds(group: int, device: fe.Device) -> dict[str, kernels.Artefact]:
-    """The float16 v1 artefacts by build; v2 is the same but for a constant."""
-    pattern = re.compile(rf"w4a16_gptq_gemm_([^.]+)\.([^.]+)\.g{group}\.v1\.([^.]+)")
+    """The float16 v1 artefacts for this group by build; v2 is the same but for a constant."""
+    pattern = re.compile(r"w4a16_gptq_gemm_([^.]+\.[^.]+)\.g(\d+)\.v1\.([^.]+)")
     found = {
-        ".".join(match.groups()): kernels.artefact(match.string)
+        f"{match[1]}.g{match[2]}.{match[3]}": kernels.artefact(match.string)
         for match in map(pattern.fullmatch, kernels.names())
-        if match is not None
+        if match is not None and group % int(match[2]) == 0
     }
     if device.name == "cpu":  # far behind on every GPU
         found[CANONICAL] = kernels.canonical(1)
@@ -79,7 +79,7 @@ def measure(
 def worth_trying(shipped: kernels.Artefact, m: int) -> bool:
     """Whether its tile has rows enough that weights are not read very often, nor many in vain."""
     rows = (shipped.sidecar.tile or {})["BLOCK_M"]
-    return m <= 8 * rows and rows <= max(16, 4 * m)
+    return (m <= 8 * rows or rows >= 64) and rows <= max(16, 4 * m)
 
 
 def fastest(times: dict[str, float], target: str = "") -> str:

@@ -3,20 +3,26 @@
 Pure Python: no GPU, no NumPy, so that a launch can be inspected anywhere.
 """
 
-from .binding import ArrayReference, Binder, Bound
+from .annotation import AnnotatedBlock, Field, annotate
+from .arrays import ArrayReference
+from .binding import Binder, Bound, Demand
 from .block import ParameterBlock
 from .expression import Expression, expression
 from .launch import LaunchConfig
 from .sidecar import Declaration, Scratch, Sidecar, ptx_digest
 from .signature import Parameter, Role, Signature
-from .versions import cuda_for_ptx, driver_for_ptx, runs_on
+from .suspicion import Suspicion, suspicions
+from .versions import cuda_for_ptx, driver_for_ptx, loader_for_ptx, runs_on
 
 __all__ = [
+    "AnnotatedBlock",
     "ArrayReference",
     "Binder",
     "Bound",
     "Declaration",
+    "Demand",
     "Expression",
+    "Field",
     "LaunchConfig",
     "Parameter",
     "ParameterBlock",
@@ -24,9 +30,13 @@ __all__ = [
     "Scratch",
     "Sidecar",
     "Signature",
+    "Suspicion",
+    "annotate",
     "cuda_for_ptx",
     "driver_for_ptx",
     "expression",
+    "loader_for_ptx",
     "ptx_digest",
     "runs_on",
+    "suspicions",
 ]

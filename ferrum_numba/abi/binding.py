@@ -9,65 +9,32 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..errors import AbiError
+from .arrays import ArrayReference, check_array, check_contiguous, check_overlap
 from .block import Raw, encode
 from .expression import Expression
 from .launch import LaunchConfig
-from .sidecar import Declaration, Sidecar
+from .sidecar import Sidecar
 from .signature import Parameter, Signature
 
-# Triton's pointee types, and the array dtypes that they stand for.
-POINTEE_DTYPES = {
-    "*i1": "bool",
-    "*i8": "int8",
-    "*u8": "uint8",
-    "*i16": "int16",
-    "*u16": "uint16",
-    "*i32": "int32",
-    "*u32": "uint32",
-    "*i64": "int64",
-    "*u64": "uint64",
-    "*fp16": "float16",
-    "*bf16": "bfloat16",
-    "*fp32": "float32",
-    "*fp64": "float64",
-}
+Describe = Callable[[str, object], ArrayReference]
+_INTEGERS = frozenset(("i8", "u8", "i16", "u16", "i32", "u32", "i64", "u64"))
+_SCRATCH_ALIGN = 16  # bytes, of a workspace or counters where the sidecar does not say
 
 
 @dataclass(frozen=True)
-class ArrayReference:
-    """What a launch needs to know of an array that lies on a device.
+class Demand:
+    """Scratch memory that a launch owes one parameter: `nbytes` bytes, aligned to `align`.
 
-    address: of element [0, ..., 0].  shape in elements; strides in bytes, None for C order.
-    dtype: NumPy's name of it.  available: bytes from `address` to the end of the array's extent.
-    device: where it lies, e.g. "cuda:0" or "cpu".
+    zeroed: whether it has to be zero when the launch starts.
     """
 
-    address: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...] | None
-    dtype: str
-    itemsize: int
-    available: int
-    device: str
-    readonly: bool = False
-
-    @property
-    def contiguous(self) -> bool:
-        """Whether the elements lie in C order without gaps."""
-        if self.strides is None or 0 in self.shape:
-            return True
-        expected = self.itemsize
-        for extent, stride in zip(reversed(self.shape), reversed(self.strides), strict=True):
-            if extent != 1 and stride != expected:
-                return False
-            expected *= extent
-        return True
-
-
-Describe = Callable[[str, object], ArrayReference]
+    name: str
+    nbytes: int
+    align: int
+    zeroed: bool
 
 
 @dataclass(frozen=True)
@@ -76,11 +43,13 @@ class Bound:
 
     values: of every parameter but the scratch pointers, as the parameter block takes them.
     arrays: where the array arguments lie.
+    scratch: what the launcher has to provide; a scratch pointer that is not in it stays NULL.
     """
 
     config: LaunchConfig
     values: Mapping[str, Raw]
     arrays: Mapping[str, ArrayReference]
+    scratch: tuple[Demand, ...] = ()
 
 
 class Binder:
@@ -99,19 +68,26 @@ class Binder:
         # Which names each array's declared extent depends on: what to look at again on a change.
         self._depends = {p.name: {p.name} | _names((*p.shape, *p.strides)) for p in sidecar.params}
         self._grid_names = _names(sidecar.grid or ())
+        self._constrained = _names(sidecar.constraints)
+        self._nullable = {p.name for p in sidecar.params if p.nullable}
+        self._integers = {
+            p.name: p.integer_range
+            for p in signature.arguments
+            if p.c_type in _INTEGERS and not p.is_pointer
+        }
 
     def bind(
         self, config: LaunchConfig, positional: Sequence[object], named: Mapping[str, object]
     ) -> Bound:
         """All arguments of a launch, checked.  Raises AbiError."""
-        arguments = _assign(self.signature, positional, named)
+        arguments = _assign(self.signature, positional, named, self._nullable)
         check_config(self.signature, self.sidecar, config)
         values, arrays = self._read(arguments)
         sizes = self._sizes(values)
         self._check_constraints(sizes, sizes.keys())
         self._check_grid(config, sizes)
         self._check_arrays(arrays, sizes, arguments.keys())
-        return Bound(config, values, arrays)
+        return Bound(config, values, arrays, self._demands(config, sizes))
 
     def rebind(self, bound: Bound, changes: Mapping[str, object]) -> Bound:
         """`bound` with some arguments changed; the grid follows the sidecar's rule.
@@ -123,16 +99,52 @@ class Binder:
                 expected = ", ".join(bound.values)
                 raise AbiError(f"{self.signature.entry}: unknown {name}; expected {expected}")
         new_values, new_arrays = self._read(changes)
-        values, arrays = {**bound.values, **new_values}, {**bound.arrays, **new_arrays}
+        values = {**bound.values, **new_values}
+        kept = {name: array for name, array in bound.arrays.items() if name not in changes}
+        arrays = {**kept, **new_arrays}
+        if len(new_arrays) == len(changes) and self._only_moved(new_arrays, bound.arrays):
+            self._check_overlaps(arrays, changes.keys())
+            return Bound(bound.config, values, arrays, bound.scratch)
         sizes = self._sizes(values)
         self._check_constraints(sizes, changes.keys())
         config = bound.config
         if self.sidecar.grid is not None and not self._grid_names.isdisjoint(changes):
-            grid = tuple(rule(sizes) for rule in self.sidecar.grid)
+            x, y, z = (rule(sizes) for rule in self.sidecar.grid)
+            grid = (x, y, z)
             if grid != config.grid:
-                config = LaunchConfig(grid, config.block, config.shared_bytes)
+                config = replace(config, grid=grid)
         self._check_arrays(arrays, sizes, changes.keys())
-        return Bound(config, values, arrays)
+        return Bound(config, values, arrays, self._demands(config, sizes))
+
+    def _only_moved(
+        self, new: Mapping[str, ArrayReference], old: Mapping[str, ArrayReference]
+    ) -> bool:
+        """Whether arrays differ from those before in their addresses only, equally aligned."""
+        for name, array in new.items():
+            before, declaration = old.get(name), self._declarations.get(name)
+            if before is None or declaration is None:
+                return False
+            if array.address % (declaration.align or array.itemsize):
+                return False
+            if not array.alike(before):
+                return False
+        return True
+
+    def _demands(self, config: LaunchConfig, sizes: Mapping[str, int]) -> tuple[Demand, ...]:
+        demands = []
+        for parameter in self.signature.scratch:
+            name, role = parameter.name, parameter.role
+            declaration = self._declarations.get(name)
+            if declaration is not None and declaration.nbytes is not None:
+                nbytes, align = declaration.nbytes(sizes), declaration.align or _SCRATCH_ALIGN
+                demands.append(Demand(name, nbytes, align, role == "counters"))
+                continue
+            for scratch in self.sidecar.scratch:
+                if scratch.role == role:
+                    nbytes = config.ctas * self.sidecar.num_ctas * scratch.size
+                    demands.append(Demand(name, nbytes, scratch.align, False))
+        # A pointer to nothing stays NULL: the kernel never reads it.
+        return tuple(demand for demand in demands if demand.nbytes > 0)
 
     def _read(
         self, arguments: Mapping[str, object]
@@ -140,9 +152,15 @@ class Binder:
         values: dict[str, Raw] = {}
         arrays: dict[str, ArrayReference] = {}
         for name, value in arguments.items():
+            limits = self._integers.get(name)
+            if limits is not None and type(value) is int and limits[0] <= value <= limits[1]:
+                values[name] = value
+                continue
             parameter = self.signature[name]
             address = _raw_address(parameter, value)
-            if address is not None:
+            if value is None and name in self._nullable:
+                values[name] = 0
+            elif address is not None:
                 values[name] = address
             elif _takes_array(parameter, value):
                 arrays[name] = self._describe(name, value)
@@ -157,6 +175,8 @@ class Binder:
         return {**(self.sidecar.tile or {}), **sizes}
 
     def _check_constraints(self, sizes: Mapping[str, int], changed: Set[str]) -> None:
+        if self._constrained.isdisjoint(changed):
+            return
         for rule in self.sidecar.constraints:
             if not rule.names.isdisjoint(changed) and not rule(sizes):
                 entry = self.signature.entry
@@ -177,12 +197,15 @@ class Binder:
     ) -> None:
         for name, array in arrays.items():
             if name not in self._declarations:
-                _check_contiguous(name, array)
+                check_contiguous(name, array)
             elif not self._depends[name].isdisjoint(changed):
                 check_array(self._declarations[name], array, sizes)
+        self._check_overlaps(arrays, changed)
+
+    def _check_overlaps(self, arrays: Mapping[str, ArrayReference], changed: Set[str]) -> None:
         for output in self._outputs:
             if output in arrays and not arrays.keys().isdisjoint(changed):
-                _check_overlap(output, arrays)
+                check_overlap(output, arrays)
 
 
 def check_config(signature: Signature, sidecar: Sidecar, config: LaunchConfig) -> None:
@@ -195,6 +218,19 @@ def check_config(signature: Signature, sidecar: Sidecar, config: LaunchConfig) -
         expected, source = (sidecar.num_warps * 32, 1, 1), "the sidecar's num_warps * 32"
     if expected is not None and config.block != expected:
         raise AbiError(f"block: expected {expected} ({source}), found {config.block}")
+    if signature.cluster is not None:
+        x, y, z = (*signature.cluster, 1, 1)[:3]
+        if config.cluster not in (None, (x, y, z)):
+            raise AbiError(
+                f"cluster: expected {(x, y, z)} (the PTX's .reqnctapercluster) or None, "
+                f"found {config.cluster}"
+            )
+        replace(config, cluster=(x, y, z))  # refuses a grid that they do not divide
+    if sidecar.cooperative and not config.cooperative:
+        raise AbiError(
+            "cooperative: expected True (the sidecar's launch_cooperative_grid), since the CTAs "
+            "wait for each other, found False"
+        )
     if sidecar.shared_bytes is not None and config.shared_bytes != sidecar.shared_bytes:
         raise AbiError(
             f"shared_bytes: expected {sidecar.shared_bytes} (the sidecar's shared), "
@@ -202,31 +238,11 @@ def check_config(signature: Signature, sidecar: Sidecar, config: LaunchConfig) -
         )
 
 
-def check_array(declaration: Declaration, array: ArrayReference, sizes: Mapping[str, int]) -> None:
-    """One array against its declaration: dtype, alignment, layout and length.  Raises AbiError."""
-    name = declaration.name
-    expected = POINTEE_DTYPES.get(declaration.type)
-    if expected is not None and array.dtype != expected:
-        raise AbiError(
-            f"{name}: expected dtype {expected} ({declaration.type}), found {array.dtype}"
-        )
-    align = declaration.align or array.itemsize
-    if array.address % align:
-        raise AbiError(
-            f"{name}: expected an address aligned to {align} bytes, found {array.address:#x}"
-        )
-    if declaration.role == "output" and array.readonly:
-        raise AbiError(f"{name}: expected a writable array, found a read-only one")
-    if not declaration.shape:
-        return
-    extents = [rule(sizes) for rule in declaration.shape]
-    strides = [rule(sizes) for rule in declaration.strides]
-    _check_layout(declaration, array, extents, strides)
-    _check_length(declaration, array, extents, strides)
-
-
 def _assign(
-    signature: Signature, positional: Sequence[object], named: Mapping[str, object]
+    signature: Signature,
+    positional: Sequence[object],
+    named: Mapping[str, object],
+    nullable: Set[str],
 ) -> dict[str, object]:
     expected = [p.name for p in signature.arguments]
     if len(positional) > len(expected):
@@ -242,6 +258,8 @@ def _assign(
     if scratch:
         raise AbiError(f"{', '.join(scratch)}: the launcher fills in scratch; leave it out")
     arguments |= named
+    for name in nullable:
+        arguments.setdefault(name, None)
     missing = [name for name in expected if name not in arguments]
     extra = sorted(arguments.keys() - set(expected))
     if missing or extra:
@@ -268,76 +286,6 @@ def _takes_array(parameter: Parameter, value: object) -> bool:
     if parameter.is_pointer or parameter.c_type is not None or parameter.size != 8:
         return parameter.is_pointer
     return parameter.count is None and not isinstance(value, (int, float, bytes))
-
-
-def _check_layout(
-    declaration: Declaration, array: ArrayReference, extents: list[int], strides: list[int]
-) -> None:
-    """A strided array is right only where the stride arguments say the same strides."""
-    if array.contiguous:
-        return
-    actual = [s // array.itemsize for s in array.strides or ()]
-    steps = [stride for stride, extent in zip(strides, extents, strict=True) if extent > 1]
-    matching = [s for s, extent in zip(actual, array.shape, strict=True) if extent > 1]
-    if len(actual) != len(extents) or steps != matching:
-        given = ", ".join(
-            f"{rule.text} = {s}" for rule, s in zip(declaration.strides, strides, strict=True)
-        )
-        raise AbiError(
-            f"{declaration.name}: expected a C-contiguous array, or one with the strides that the "
-            f"launch states ({given}, in elements), found strides {actual} for shape "
-            f"{array.shape}; copy it first"
-        )
-
-
-def _check_length(
-    declaration: Declaration, array: ArrayReference, extents: list[int], strides: list[int]
-) -> None:
-    """The first and the last element that the kernel may touch lie inside the array."""
-    if min(extents) <= 0:
-        return
-    reach = [(extent - 1) * stride for extent, stride in zip(extents, strides, strict=True)]
-    if any(distance < 0 for distance in reach):
-        raise AbiError(
-            f"{declaration.name}: {_show(declaration.strides, strides)}: a negative "
-            "stride reads before the array"
-        )
-    needed = (sum(reach) + 1) * array.itemsize
-    if needed > array.available:
-        raise AbiError(
-            f"{declaration.name}: expected at least {needed} bytes for "
-            f"{_show(declaration.shape, extents)} with strides "
-            f"{_show(declaration.strides, strides)}, found {array.available} bytes "
-            f"(shape {array.shape}, {array.dtype})"
-        )
-
-
-def _show(rules: tuple[Expression, ...], values: list[int]) -> str:
-    text = ", ".join(rule.text for rule in rules)
-    return f"({text}) = {tuple(values)}"
-
-
-def _check_contiguous(name: str, array: ArrayReference) -> None:
-    """Without a declaration nothing says what strides the kernel expects, so: none."""
-    if not array.contiguous:
-        raise AbiError(
-            f"{name}: expected a C-contiguous array, found strides "
-            f"{array.strides} bytes for shape {array.shape}; copy it first"
-        )
-
-
-def _check_overlap(output: str, arrays: Mapping[str, ArrayReference]) -> None:
-    """An output shares no memory with another array: CTAs run in any order."""
-    first = arrays[output]
-    for name, other in arrays.items():
-        if name != output and (
-            first.address < other.address + other.available
-            and other.address < first.address + first.available
-        ):
-            raise AbiError(
-                f"{output}: shares memory with {name}; the kernel writes {output} "
-                f"while other CTAs still read {name}: give it an array of its own"
-            )
 
 
 def _names(rules: Iterable[Expression]) -> set[str]:

@@ -29,6 +29,7 @@ _CTYPES: dict[str, type[ctypes._SimpleCData[int]] | type[ctypes._SimpleCData[flo
     "f64": ctypes.c_double,
 }
 Raw = int | float | bytes  # a value as a field takes it
+_FLOAT_CODES = {"f16": "<e", "f32": "<f", "f64": "<d"}  # struct's
 _FLOATS = {"fp16": "f16", "fp32": "f32", "fp64": "f64", "f16": "f16", "f32": "f32", "f64": "f64"}
 
 
@@ -71,14 +72,44 @@ class ParameterBlock:
         self.write(encoded)
         return self
 
+    @classmethod
+    def from_bytes(cls, signature: Signature, data: bytes) -> ParameterBlock:
+        """The block of these bytes.  Raises AbiError for any other number than the PTX demands."""
+        if len(data) != signature.nbytes:
+            left_out = [p.name for p in signature.params if p.offset + p.size > len(data)]
+            end = f", which end before {left_out[0]}" if left_out else ""
+            raise AbiError(
+                f"{signature.entry}: expected a parameter block of {signature.nbytes} bytes, "
+                f"found {len(data)}{end}; is it of another entry or build?"
+            )
+        block = cls(signature)
+        ctypes.memmove(block._base, data, len(data))
+        block._unset.clear()
+        return block
+
+    def values(self) -> dict[str, int | float | bytes]:
+        """All values, as `set` takes them.  Raises AbiError while a parameter is unset."""
+        data = self.to_bytes()
+        return {
+            p.name: decode(p, data[p.offset : p.offset + p.size]) for p in self.signature.params
+        }
+
+    def copy(self) -> ParameterBlock:
+        """A block of its own with the same bytes."""
+        twin = ParameterBlock(self.signature)
+        ctypes.memmove(twin._base, self._base, self.signature.nbytes)
+        twin._unset = set(self._unset)
+        return twin
+
     def write(self, encoded: Mapping[str, Raw]) -> None:
         """Put in values that `encode` has checked."""
+        fields, structure = _field_names(self.signature), self._structure
         for name, value in encoded.items():
-            parameter = self.signature[name]
             if isinstance(value, bytes):
+                parameter = self.signature[name]
                 ctypes.memmove(self._base + parameter.offset, value, parameter.size)
             else:
-                setattr(self._structure, f"p{parameter.index}", value)
+                setattr(structure, fields[name], value)
         self._unset -= encoded.keys()
 
     def _require_complete(self) -> None:
@@ -134,6 +165,17 @@ def encode(parameter: Parameter, value: object) -> Raw:
     return number
 
 
+def decode(parameter: Parameter, data: bytes) -> Raw:
+    """The value whose field these `parameter.size` bytes are, in the kernel's own terms."""
+    if parameter.count is not None:
+        return data
+    kind = (parameter.c_type or parameter.ptx_type).lstrip("*")
+    if kind in _FLOATS and not parameter.is_pointer:
+        number: float = struct.unpack(_FLOAT_CODES[_FLOATS[kind]], data)[0]
+        return number
+    return int.from_bytes(data, "little", signed=parameter.integer_range[0] < 0)
+
+
 def _encode_bytes(parameter: Parameter, value: object) -> bytes:
     if not isinstance(value, (bytes, bytearray, memoryview)):
         raise AbiError(
@@ -150,9 +192,8 @@ def _encode_float(parameter: Parameter, kind: str, value: object) -> int | float
     if isinstance(value, bool) or not (hasattr(value, "__float__") or hasattr(value, "__index__")):
         raise AbiError(f"{parameter.name}: expected a number, found {type(value).__name__}")
     number = float(value)  # type: ignore[arg-type]
-    code = {"f16": "<e", "f32": "<f", "f64": "<d"}[kind]
     try:
-        data = struct.pack(code, number)
+        data = struct.pack(_FLOAT_CODES[kind], number)
     except OverflowError:
         raise AbiError(f"{parameter.name}: {number} does not fit {_type_name(parameter)}") from None
     if _CTYPES[parameter.ptx_type] in (ctypes.c_float, ctypes.c_double):
@@ -163,6 +204,12 @@ def _encode_float(parameter: Parameter, kind: str, value: object) -> int | float
 def _type_name(parameter: Parameter) -> str:
     unnamed = "a pointer" if parameter.is_pointer else f".{parameter.ptx_type}"
     return parameter.c_type or unnamed
+
+
+@lru_cache(maxsize=256)
+def _field_names(signature: Signature) -> dict[str, str]:
+    """By parameter, the field of the structure: names from PTX may be anything."""
+    return {p.name: f"p{p.index}" for p in signature.params}
 
 
 @lru_cache(maxsize=256)

@@ -34,11 +34,19 @@ class Expression:
             tree = ast.parse(text.strip(), mode="eval")
             self.names = frozenset(_names(tree.body))
             self._code = compile(tree, "<sidecar>", "eval")
+            # Most rules are a name or a number, and a launch reads twenty of them.
+            body = tree.body
+            self._name = body.id if isinstance(body, ast.Name) else None
+            self._number = body.value if isinstance(body, ast.Constant) else None
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             raise AbiError(f"expression {text!r}: cannot be read: {error}") from None
 
     def __call__(self, values: Mapping[str, int]) -> int:
         """The value, given those of `names`; a comparison gives 0 or 1."""
+        if self._name is not None and self._name in values:
+            return values[self._name]
+        if self._number is not None:
+            return self._number  # type: ignore[return-value]  # _names let only integers through
         try:
             return int(eval(self._code, _SCOPE, values))  # nothing but what _names let through
         except NameError as error:

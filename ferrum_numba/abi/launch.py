@@ -1,4 +1,4 @@
-"""The launch configuration: grid, block and dynamic shared memory."""
+"""The launch configuration: grid, block, dynamic shared memory, and how CTAs are scheduled."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ Extent = tuple[int, int, int]
 _MAX_GRID: Extent = (2**31 - 1, 65535, 65535)
 _MAX_BLOCK: Extent = (1024, 1024, 64)
 _MAX_THREADS = 1024
+_MAX_CLUSTER = 8  # CUDA Programming Guide, "Thread Block Clusters": CTAs that every device takes
 
 
 @dataclass(frozen=True, init=False)
@@ -22,6 +23,11 @@ class LaunchConfig:
 
     grid, block: 1 to 3 positive integers, (x, y, z); a plain integer is x.
     shared_bytes: dynamic shared memory of a CTA, in bytes.
+    cluster: CTAs of a cluster, (x, y, z), where the PTX does not say; None: no clusters of its own.
+    cooperative: all CTAs run at the same time, so that they may wait for each other.
+    programmatic: may start before the launch ahead of it in its stream is done; the kernel waits
+    for that itself (griddepcontrol.wait).
+    priority: over other streams' launches; smaller numbers go first.  None: the stream's own.
 
     Raises AbiError for a number that is out of CUDA's range.
     """
@@ -29,12 +35,21 @@ class LaunchConfig:
     grid: Extent
     block: Extent
     shared_bytes: int
+    cluster: Extent | None
+    cooperative: bool
+    programmatic: bool
+    priority: int | None
 
     def __init__(
         self,
         grid: int | Sequence[int],
         block: int | Sequence[int],
         shared_bytes: int = 0,
+        *,
+        cluster: int | Sequence[int] | None = None,
+        cooperative: bool = False,
+        programmatic: bool = False,
+        priority: int | None = None,
     ) -> None:
         object.__setattr__(self, "grid", _extent("grid", grid, _MAX_GRID))
         object.__setattr__(self, "block", _extent("block", block, _MAX_BLOCK))
@@ -45,6 +60,27 @@ class LaunchConfig:
             raise AbiError(
                 f"block: expected at most {_MAX_THREADS} threads, found {self.threads} {self.block}"
             )
+        if cluster is not None:
+            cluster = self._cluster(cluster)
+        if priority is not None:
+            priority = _integer("priority", priority, -(2**31), 2**31 - 1)
+        object.__setattr__(self, "cluster", cluster)
+        object.__setattr__(self, "cooperative", _flag("cooperative", cooperative))
+        object.__setattr__(self, "programmatic", _flag("programmatic", programmatic))
+        object.__setattr__(self, "priority", priority)
+
+    def _cluster(self, value: int | Sequence[int]) -> Extent:
+        cluster = _extent("cluster", value, (_MAX_CLUSTER,) * 3)
+        x, y, z = cluster
+        if x * y * z > _MAX_CLUSTER:
+            raise AbiError(
+                f"cluster: expected at most {_MAX_CLUSTER} CTAs, found {x * y * z} {cluster}"
+            )
+        if any(ctas % part for ctas, part in zip(self.grid, cluster, strict=True)):
+            raise AbiError(
+                f"cluster: expected a divisor of the grid {self.grid} in each axis, found {cluster}"
+            )
+        return cluster
 
     @property
     def threads(self) -> int:
@@ -70,6 +106,12 @@ def _integer(field: str, value: object, low: int, high: int) -> int:
     if not low <= number <= high:
         raise AbiError(f"{field}: expected {low} to {high}, found {number}")
     return number
+
+
+def _flag(field: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise AbiError(f"{field}: expected True or False, found {value!r}")
+    return value
 
 
 def _extent(field: str, value: int | Sequence[int], limits: Extent) -> Extent:

@@ -5,6 +5,23 @@ One format, read leniently at one end and strictly at the other.  Triton's own m
 list, the tile, the grid rule, constraints and digests; with a parameter list, an unknown key is an
 error, since it is most likely a misspelt check.
 
+A parameter is an object of that list:
+
+    name, type   as in the kernel's source, in Triton's terms: "M" "i32", "a" "*fp16"
+    role         "input", "output", "size", "stride", "argument" (none of these), or memory that
+                 the launcher provides and the caller never passes:
+                 "workspace"        undefined at the start of a launch, undefined after it
+                 "counters"         zero at the start of a launch; the kernel leaves them zero
+                 "global_scratch", "profile_scratch"    Triton's own two pointers
+    shape, strides   of an array: expressions in elements, one a dimension
+    align        bytes that the address has to be a multiple of
+    nullable     true: the caller may leave it out or give None, and the kernel gets NULL
+    nbytes       of a workspace or of counters: an expression, evaluated for each launch
+
+An expression (`abi.expression`) reads the integer parameters and the names of the tile.  Workspace
+and counters belong to one stream: launches on a stream use the same ones, one after the other.  So
+a kernel that is launched with `launch_pdl` touches them only after `griddepcontrol.wait`.
+
 `Sidecar.check` compares a sidecar with its PTX and names both sides of every disagreement.
 """
 
@@ -21,24 +38,23 @@ from typing import Any, get_args
 
 from ..errors import AbiError
 from .expression import Expression, expression
-from .signature import Role, Signature
+from .signature import SCRATCH_ROLES, Role, Signature
 
 # Our PTX says in a comment what it was built with, so that a sidecar of another build is caught
 # even where nobody computed a digest.
 _BUILD_COMMENT = re.compile(r"^// ferrum-build: (\{.*\})\s*$", re.MULTILINE)
 
-_PLAIN_KEYS = frozenset(
-    ("name", "num_warps", "num_ctas", "num_stages", "shared", "target", "ptx_version")
-) | frozenset(
-    f"{kind}_scratch_{what}" for kind in ("global", "profile") for what in ("size", "align")
-)
-_OUR_KEYS = (
-    _PLAIN_KEYS
-    | frozenset(
-        ("params", "tile", "constants", "grid", "constraints", "min_driver", "triton_version")
-    )
-    | frozenset(("source", "source_sha256", "ptx_sha256"))
-)
+_PLAIN_KEYS = {
+    *("name", "num_warps", "num_ctas", "num_stages", "shared", "target", "ptx_version"),
+    *("launch_pdl", "launch_cooperative_grid"),
+    *(f"{kind}_scratch_{what}" for kind in ("global", "profile") for what in ("size", "align")),
+}
+_OUR_KEYS = {
+    *_PLAIN_KEYS,
+    *("params", "tile", "constants", "grid", "constraints", "min_driver", "triton_version"),
+    *("source", "source_sha256", "ptx_sha256"),
+}
+_PARAMETER_KEYS = {"name", "type", "role", "shape", "strides", "align", "nullable", "nbytes"}
 
 
 @dataclass(frozen=True)
@@ -56,6 +72,7 @@ class Declaration:
 
     type: in Triton's terms, "i32" or "*fp16".  shape: extents of the array, in elements;
     strides: the names of the stride parameters, in elements, one an extent.  align: bytes.
+    nullable: whether the caller may leave it out.  nbytes: of a workspace or counters.
     """
 
     name: str
@@ -64,6 +81,22 @@ class Declaration:
     shape: tuple[Expression, ...] = ()
     strides: tuple[Expression, ...] = ()
     align: int | None = None
+    nullable: bool = False
+    nbytes: Expression | None = None
+
+    def to_mapping(self) -> dict[str, Any]:
+        """The declaration as the sidecar's JSON has it."""
+        fields: dict[str, Any] = {"name": self.name, "type": self.type, "role": self.role}
+        if self.shape:
+            fields["shape"] = [rule.text for rule in self.shape]
+            fields["strides"] = [rule.text for rule in self.strides]
+        if self.align is not None:
+            fields["align"] = self.align
+        if self.nullable:
+            fields["nullable"] = True
+        if self.nbytes is not None:
+            fields["nbytes"] = self.nbytes.text
+        return fields
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +104,8 @@ class Sidecar:
     """A parsed sidecar; a field that the JSON leaves out is None or empty.
 
     shared_bytes: dynamic shared memory a CTA, bytes.  grid: three expressions, or None.
+    programmatic, cooperative: how the kernel was built to be launched, see LaunchConfig; in JSON
+    Triton's keys `launch_pdl` and `launch_cooperative_grid`.
     """
 
     entry: str | None = None
@@ -87,6 +122,8 @@ class Sidecar:
     grid: tuple[Expression, Expression, Expression] | None = None
     constraints: tuple[Expression, ...] = ()
     ptx_sha256: str | None = None
+    programmatic: bool = False
+    cooperative: bool = False
 
     @classmethod
     def read(cls, source: Sidecar | Mapping[str, Any] | str | Path | None) -> Sidecar:
@@ -110,6 +147,29 @@ class Sidecar:
         if self.params:
             return signature.named([(p.name, p.type, p.role) for p in self.params])
         return signature.with_scratch([s.role for s in self.scratch])
+
+    def to_mapping(self) -> dict[str, Any]:
+        """The sidecar as its JSON has it: `Sidecar.read` of the result is this sidecar again."""
+        fields: dict[str, Any] = {
+            "name": self.entry,
+            "num_warps": self.num_warps,
+            "num_ctas": self.num_ctas,
+            "num_stages": self.num_stages,
+            "shared": self.shared_bytes,
+            "target": self.target,
+            "ptx_version": self.ptx_version and "{}.{}".format(*self.ptx_version),
+            "tile": self.tile and dict(self.tile),
+            "constants": self.constants and dict(self.constants),
+            "grid": self.grid and [rule.text for rule in self.grid],
+            "constraints": [rule.text for rule in self.constraints],
+            "params": [p.to_mapping() for p in self.params],
+            "ptx_sha256": self.ptx_sha256,
+            "launch_pdl": self.programmatic or None,
+            "launch_cooperative_grid": self.cooperative or None,
+        }
+        for scratch in self.scratch:
+            fields |= {f"{scratch.role}_size": scratch.size, f"{scratch.role}_align": scratch.align}
+        return {key: value for key, value in fields.items() if value not in (None, [])}
 
     def grid_for(self, sizes: Mapping[str, int]) -> tuple[int, ...] | None:
         """The grid (x, y, z) that the rule gives for these sizes; None where there is no rule."""
@@ -226,6 +286,8 @@ def _parse(text: str) -> Sidecar:
         grid=_grid(_sequence(fields, "grid")),
         constraints=tuple(map(_expression, _sequence(fields, "constraints"))),
         ptx_sha256=_string(fields, "ptx_sha256"),
+        programmatic=_flag(fields, "launch_pdl"),
+        cooperative=_flag(fields, "launch_cooperative_grid"),
     )
     _check_names(sidecar)
     return sidecar
@@ -240,6 +302,7 @@ def _check_names(sidecar: Sidecar) -> None:
     ).keys()
     rules = [*(sidecar.grid or ()), *sidecar.constraints]
     rules += [e for p in sidecar.params for e in (*p.shape, *p.strides)]
+    rules += [p.nbytes for p in sidecar.params if p.nbytes is not None]
     for rule in rules:
         unknown = rule.names - known
         if unknown:
@@ -262,6 +325,13 @@ def _count(fields: Mapping[str, Any], key: str, low: int, high: int) -> int | No
         return None
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise AbiError(f"sidecar: {key}: expected an integer from {low} to {high}, found {value!r}")
+    return value
+
+
+def _flag(fields: Mapping[str, Any], key: str) -> bool:
+    value = fields.get(key, False)
+    if not isinstance(value, bool):
+        raise AbiError(f"sidecar: {key}: expected true or false, found {value!r}")
     return value
 
 
@@ -334,7 +404,7 @@ def _scratch(fields: Mapping[str, Any]) -> tuple[Scratch, ...]:
 def _declaration(index: int, fields: object) -> Declaration:
     if not isinstance(fields, dict) or not {"name", "type", "role"} <= fields.keys():
         raise AbiError(f"sidecar: params[{index}]: expected name, type and role, found {fields!r}")
-    unknown = sorted(fields.keys() - {"name", "type", "role", "shape", "strides", "align"})
+    unknown = sorted(fields.keys() - _PARAMETER_KEYS)
     if unknown:
         raise AbiError(f"sidecar: params[{index}]: unknown key {', '.join(unknown)}")
     name, type_, role = (_string(fields, key) or "" for key in ("name", "type", "role"))
@@ -346,4 +416,17 @@ def _declaration(index: int, fields: object) -> Declaration:
     strides = tuple(map(_expression, _sequence(fields, "strides")))
     if len(shape) != len(strides):
         raise AbiError(f"sidecar: {name}: {len(shape)} extents but {len(strides)} strides")
-    return Declaration(name, type_, role, shape, strides, _count(fields, "align", 1, 4096))  # type: ignore[arg-type]
+    align = _count(fields, "align", 1, 4096)
+    nullable = fields.get("nullable", False)
+    if type(nullable) is not bool or (nullable and (type_[:1] != "*" or role in SCRATCH_ROLES)):
+        raise AbiError(
+            f"sidecar: {name}: nullable: expected true or false, and true only for a pointer that "
+            f"the caller gives, found {nullable!r} for {type_} ({role})"
+        )
+    nbytes = _expression(fields["nbytes"]) if "nbytes" in fields else None
+    if (nbytes is not None) != (role in ("workspace", "counters")) or (nbytes and type_[:1] != "*"):
+        raise AbiError(
+            f"sidecar: {name}: expected nbytes for a pointer of role workspace or counters, and "
+            f"for no other, found {nbytes.text if nbytes else 'none'} for {type_} ({role})"
+        )
+    return Declaration(name, type_, role, shape, strides, align, nullable, nbytes)  # type: ignore[arg-type]

@@ -10,15 +10,27 @@ Source: PTX ISA, "Kernel and Function Directives" (.entry) and "Kernel Function 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
 from ..errors import AbiError, PtxError
+from .ptx_text import line_of, refuse, without_comments
 
-Role = Literal["argument", "input", "output", "size", "stride", "global_scratch", "profile_scratch"]
-SCRATCH_ROLES: tuple[Role, ...] = ("global_scratch", "profile_scratch")
+Role = Literal[
+    "argument",
+    "input",
+    "output",
+    "size",
+    "stride",
+    "workspace",
+    "counters",
+    "global_scratch",
+    "profile_scratch",
+]
+# What the launcher provides: the caller neither gives nor sees it.
+SCRATCH_ROLES: tuple[Role, ...] = ("workspace", "counters", "global_scratch", "profile_scratch")
 
 # PTX fundamental types that may stand in a parameter list, and their size in bytes.
 TYPE_NBYTES = {
@@ -30,7 +42,6 @@ TYPE_NBYTES = {
 
 _MAX_PARAMETER_BYTES = 32764  # PTX ISA, "Kernel Function Parameters"
 
-_COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 _IDENTIFIER = r"[A-Za-z_$%][\w$]*"
 _ENTRY = re.compile(
     rf"\.entry\s+({_IDENTIFIER})(?![\w$])(?:\s*\((?P<params>[^)]*)\))?(?P<tail>[^{{;]*)[{{;]"
@@ -95,6 +106,7 @@ class Signature:
     nbytes: size of the parameter block in bytes.
     target: e.g. "sm_80".  ptx_version: (major, minor) of the PTX ISA.
     reqntid: the block that the kernel demands, 1 to 3 numbers, or None.
+    cluster: the CTAs of a cluster that it demands (.reqnctapercluster), likewise.
     """
 
     entry: str
@@ -103,6 +115,7 @@ class Signature:
     target: str
     ptx_version: tuple[int, int]
     reqntid: tuple[int, ...] | None = None
+    cluster: tuple[int, ...] | None = None
 
     @classmethod
     def from_ptx(cls, text: str, entry: str | None = None) -> Signature:
@@ -113,7 +126,7 @@ class Signature:
         """
         if not isinstance(text, str):
             raise PtxError(f"text: expected PTX as str, found {type(text).__name__}")
-        text = _COMMENT.sub(" ", text)
+        text = without_comments(text)
         if _LONG_NUMBER.search(text):
             raise PtxError("not PTX: it has a number of more than 64 digits")
         header = dict(_HEADER.findall(text))
@@ -122,6 +135,9 @@ class Signature:
             raise PtxError(f"not PTX: no {missing} directive; pass the text of a .ptx file")
         found = {m[1]: m for m in _ENTRY.finditer(text)}
         if not found:
+            if cut := re.search(r"\.entry\b[^\n]*", text):
+                line = line_of(text, cut.start())
+                raise refuse(line, cut[0], "this .entry has no complete head and body")
             raise PtxError("the PTX declares no .entry; was it compiled as a device library?")
         if entry is None:
             if len(found) > 1:
@@ -130,7 +146,7 @@ class Signature:
         if entry not in found:
             raise PtxError(f"entry {entry!r}: not in the PTX, which declares {', '.join(found)}")
         match = found[entry]
-        params, nbytes = _read_parameters(entry, match["params"] or "")
+        params, nbytes = _read_parameters(text, match)
         directives = {
             name: tuple(int(n) for n in numbers.split(","))
             for name, numbers in _DIRECTIVE.findall(match["tail"])
@@ -142,6 +158,7 @@ class Signature:
             target=header["target"].split(",")[0].strip(),
             ptx_version=_read_version(header["version"]),
             reqntid=directives.get("reqntid"),
+            cluster=directives.get("reqnctapercluster"),
         )
 
     def __hash__(self) -> int:
@@ -154,7 +171,7 @@ class Signature:
     @staticmethod
     def entries(text: str) -> list[str]:
         """The names of all entries that PTX text declares."""
-        return [match[1] for match in _ENTRY.finditer(_COMMENT.sub(" ", text))]
+        return [match[1] for match in _ENTRY.finditer(without_comments(text))]
 
     def __getitem__(self, name: str) -> Parameter:
         if name not in self._by_name:
@@ -249,18 +266,19 @@ def _read_version(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def _read_parameters(entry: str, text: str) -> tuple[tuple[Parameter, ...], int]:
+def _read_parameters(text: str, entry: re.Match[str]) -> tuple[tuple[Parameter, ...], int]:
     params: list[Parameter] = []
     offset = 0
-    for index, declaration in enumerate(filter(None, (d.strip() for d in text.split(",")))):
+    for index, (line, declaration) in enumerate(_declarations(text, entry)):
         match = _PARAMETER.match(declaration)
         if match is None or match["type"] not in TYPE_NBYTES:
-            raise PtxError(f"{entry}: parameter {index}: cannot read {declaration!r}")
+            raise refuse(line, declaration, f"{entry[1]}: parameter {index}: cannot be read")
         element = TYPE_NBYTES[match["type"]]
         count = int(match["count"]) if match["count"] else None
         align = int(match["align"] or element)
         if align & (align - 1) or not align:
-            raise PtxError(f"{entry}: parameter {index}: alignment {align} is no power of two")
+            problem = f"{entry[1]}: parameter {index}: alignment {align} is no power of two"
+            raise refuse(line, declaration, problem)
         offset = -(-offset // align) * align
         size = element * (1 if count is None else count)
         params.append(
@@ -278,6 +296,17 @@ def _read_parameters(entry: str, text: str) -> tuple[tuple[Parameter, ...], int]
         offset += size
     if offset > _MAX_PARAMETER_BYTES:
         raise PtxError(
-            f"{entry}: expected at most {_MAX_PARAMETER_BYTES} bytes of parameters, found {offset}"
+            f"{entry[1]}: expected at most {_MAX_PARAMETER_BYTES} bytes of parameters, "
+            f"found {offset}"
         )
     return tuple(params), offset
+
+
+def _declarations(text: str, entry: re.Match[str]) -> Iterator[tuple[int, str]]:
+    """The parameter declarations of an entry, each with its line."""
+    if entry["params"] is None:
+        return
+    for match in re.finditer(r"[^,]+", entry["params"]):
+        if declaration := match[0].strip():
+            before = len(match[0]) - len(match[0].lstrip())
+            yield line_of(text, entry.start("params") + match.start() + before), declaration

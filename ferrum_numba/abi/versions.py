@@ -10,8 +10,8 @@ import re
 
 from ..errors import AbiError
 
-# PTX ISA -> (CUDA version, first Linux driver branch) that brought it.
-_PTX_RELEASES = {
+# PTX ISA -> (CUDA version, first Linux driver branch, where it is known) that brought it.
+_PTX_RELEASES: dict[tuple[int, int], tuple[tuple[int, int], str | None]] = {
     (6, 3): ((10, 0), "410"),
     (6, 4): ((10, 1), "418"),
     (6, 5): ((10, 2), "440"),
@@ -35,6 +35,9 @@ _PTX_RELEASES = {
     (8, 8): ((12, 9), "575"),
     (9, 0): ((13, 0), "580"),
     (9, 1): ((13, 1), "590"),
+    (9, 2): ((13, 2), "595"),
+    (9, 3): ((13, 3), None),
+    (9, 4): ((13, 4), None),
 }
 _TARGET = re.compile(r"sm_(\d+)(\d)([af]?)")
 
@@ -51,6 +54,14 @@ def driver_for_ptx(version: tuple[int, int]) -> str | None:
     """The oldest Linux driver branch that reads this PTX ISA, e.g. "450"."""
     release = _PTX_RELEASES.get(version)
     return release[1] if release else None
+
+
+def loader_for_ptx(version: tuple[int, int]) -> str:
+    """The oldest that loads this PTX ISA, in words: "CUDA 12.8 (driver 570)"."""
+    cuda, driver = cuda_for_ptx(version), driver_for_ptx(version)
+    if cuda is None:
+        return "a CUDA newer than this package"
+    return f"CUDA {cuda[0]}.{cuda[1]}" + (f" (driver {driver})" if driver else "")
 
 
 def runs_on(target: str, capability: tuple[int, int]) -> bool:

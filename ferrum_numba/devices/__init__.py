@@ -8,12 +8,17 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from ..errors import DeviceError
-from .base import Device, Invocation, Kernel, Module, PreparedLaunch, Stream
+from .base import Device, Invocation, Kernel, Module, Stream
+from .graph import LaunchGraph
+from .plan import LaunchPlan
+from .prepared import PreparedLaunch
 
 __all__ = [
     "Device",
     "Invocation",
     "Kernel",
+    "LaunchGraph",
+    "LaunchPlan",
     "Module",
     "PreparedLaunch",
     "Stream",

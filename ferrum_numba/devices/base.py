@@ -6,14 +6,26 @@ block) is common; a device adds where its arrays lie and how it enqueues a finis
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..abi import ArrayReference, Binder, Bound, LaunchConfig, ParameterBlock, Sidecar, Signature
-from ..errors import AbiError, PtxError
+from ..errors import AbiError, DeviceError, PtxError
+from . import capture, observer
+from .capture import taken_by
+from .graph import LaunchGraph
+from .plan import LaunchPlan
+from .prepared import PreparedLaunch
+
+if TYPE_CHECKING:
+    from ..emulator.trace import Selection
+    from .traced import Trace, Tracer
 
 
 class Stream(Protocol):
@@ -29,7 +41,9 @@ class Device(ABC):
     name: str
 
     def __init__(self) -> None:
+        self.tracer: Tracer | None = None
         self._modules: dict[tuple[str, Sidecar], Module] = {}
+        self._loading = threading.Lock()
 
     def load_module(
         self, ptx: str | Path, sidecar: Sidecar | Mapping[str, Any] | str | Path | None = None
@@ -43,9 +57,10 @@ class Device(ABC):
         """
         text, described = read_ptx(ptx), Sidecar.read(sidecar)
         key = (text, described)
-        if key not in self._modules:
-            self._modules[key] = self._load(text, described)
-        return self._modules[key]
+        with self._loading:
+            if key not in self._modules:
+                self._modules[key] = self._load(text, described)
+            return self._modules[key]
 
     @abstractmethod
     def _load(self, text: str, sidecar: Sidecar) -> Module: ...
@@ -71,6 +86,79 @@ class Device(ABC):
         """A new stream of this device."""
 
     @abstractmethod
+    def order(self, *, before: Any, after: Any) -> None:
+        """What `after` is given from now on waits for what `before` has been given so far.
+
+        Both are streams as `Kernel.launch` takes them; it is the device that waits, not the host.
+        """
+
+    def is_capturing(self, stream: Any) -> bool:
+        """Whether launches on this stream go into a graph instead of being run."""
+        return False
+
+    @contextmanager
+    def record_plan(self) -> Iterator[LaunchPlan]:
+        """A plan of what the calling thread would launch on this device within the block.
+
+        Nothing is launched there, on whichever stream: a plan has no stream of its own.
+        """
+        plan = self._new_plan()
+        with taken_by(plan):
+            yield plan
+
+    @contextmanager
+    def capture(self, stream: Any = None) -> Iterator[LaunchGraph]:
+        """A graph of what the calling thread launches on `graph.stream` within the block.
+
+        stream: what is captured; a new one where it is left out, since the default stream cannot
+        be.  Nothing of the block runs.  Raises LaunchError where the block launches nothing, or
+        what cannot be captured.
+        """
+        with self._new_graph(stream).capturing() as graph:
+            yield graph
+
+    @contextmanager
+    def trace(
+        self,
+        *,
+        cta: Sequence[int] | None = (0, 0, 0),
+        warp: int | Collection[int] | None = None,
+        lanes: Collection[int] = range(32),
+        lines: Collection[int] = (),
+        registers: Collection[str] = (),
+        limit: int = 200_000,
+    ) -> Iterator[Trace]:
+        """Record what the launches in this block do, on the CPU device; see Trace and Selection.
+
+        cta: (x, y, z), None for all.  warp: its number, or several; None for all.  lanes: whose
+        values `Trace.rows` gives.  lines, registers: instructions on these lines of the PTX, or
+        that mention these registers; all where they are left out.
+        limit: how many events of a launch are kept, the first ones.
+
+        Accesses outside the arrays are left out, and are in the launch's findings.  Raises
+        DeviceError for what no launch has, for a GPU, and where the device is traced already.
+        """
+        from ..emulator.trace import Selection
+
+        if self.tracer is not None:
+            raise DeviceError(f"trace: {self.name} is being traced already")
+        selection = Selection.of(cta, warp, lanes, lines, registers, limit)
+        self.tracer = self._make_tracer(selection)
+        try:
+            yield self.tracer.trace
+        finally:
+            self.tracer = None
+
+    def _make_tracer(self, selection: Selection) -> Tracer:
+        raise DeviceError(f"trace: only the CPU device has it, found {self.name}")
+
+    def _new_plan(self) -> LaunchPlan:
+        return LaunchPlan(self)
+
+    def _new_graph(self, stream: Any) -> LaunchGraph:
+        return LaunchGraph(self, self.create_stream() if stream is None else stream)
+
+    @abstractmethod
     def describe(self, name: str, array: object) -> ArrayReference:
         """Where an array argument lies.  Raises AbiError for one that is not of this device."""
 
@@ -86,6 +174,7 @@ class Module(ABC):
         self.text = text
         self.sidecar = sidecar
         self._kernels: dict[str, Kernel] = {}
+        self._compiling = threading.Lock()
         if sidecar.entry is not None:
             sidecar.check(text, Signature.from_ptx(text, sidecar.entry))
 
@@ -96,10 +185,11 @@ class Module(ABC):
         disagree.
         """
         signature = Signature.from_ptx(self.text, entry or self.sidecar.entry)
-        if signature.entry not in self._kernels:
-            self.sidecar.check(self.text, signature)
-            self._kernels[signature.entry] = self._get(self.sidecar.declare(signature))
-        return self._kernels[signature.entry]
+        with self._compiling:
+            if signature.entry not in self._kernels:
+                self.sidecar.check(self.text, signature)
+                self._kernels[signature.entry] = self._get(self.sidecar.declare(signature))
+            return self._kernels[signature.entry]
 
     @abstractmethod
     def _get(self, signature: Signature) -> Kernel: ...
@@ -119,6 +209,20 @@ class Invocation:
     @property
     def config(self) -> LaunchConfig:
         return self.bound.config
+
+    @cached_property
+    def waits(self) -> tuple[Callable[[int], None], ...]:
+        """What the launch's stream has to wait for: see `ArrayReference.ready`; each one once."""
+        return tuple({a.ready: None for a in self.bound.arrays.values() if a.ready is not None})
+
+    @cached_property
+    def nbytes(self) -> int:
+        """About the memory that its arrays take."""
+        return sum(array.available for array in self.bound.arrays.values())
+
+    def copy(self) -> Invocation:
+        """This launch with a block of its own."""
+        return replace(self, block=self.block.copy())
 
 
 class Kernel(ABC):
@@ -143,47 +247,96 @@ class Kernel(ABC):
         for an argument that is missing, unknown, mistyped, out of range, too short, misaligned or
         not of this device, and LaunchError where the device refuses the launch.
         """
-        self._enqueue(self._marshal(config, arguments, named), stream)
+        self.issue(self._marshal_seen(config, arguments, named), stream)
 
     def prepare(self, config: LaunchConfig, *arguments: object, **named: object) -> PreparedLaunch:
         """Marshal and check once, launch often: `call = kernel.prepare(...); call(stream)`.
 
         Raises AbiError as `launch` does.
         """
-        return PreparedLaunch(self, self._marshal(config, arguments, named))
+        return self._prepared(self._marshal(config, arguments, named))
+
+    def _marshal_seen(
+        self, config: LaunchConfig, positional: Sequence[object], named: Mapping[str, object]
+    ) -> Invocation:
+        """`_marshal`, what it refuses being seen by an observer."""
+        try:
+            return self._marshal(config, positional, named)
+        except AbiError as error:
+            if observer.current is not None:
+                observer.current.refused(self, config, positional, named, error)
+            if observer.annotate is not None:
+                observer.annotate(self, config, positional, named, error)
+            raise
+
+    def issue(self, invocation: Invocation, stream: Any) -> None:
+        """Launch what is marshalled already; a plan, a graph or an observer may take it instead."""
+        taker = capture.of_this_thread()
+        if taker is not None:
+            taker.take(self, invocation, stream)
+        elif observer.current is None:
+            self._enqueue(invocation, stream)
+        else:
+            observer.current.launch(self, invocation, stream)
+
+    def _prepared(self, invocation: Invocation) -> PreparedLaunch:
+        return PreparedLaunch(self, invocation)
 
     def _marshal(
         self, config: LaunchConfig, positional: Sequence[object], named: Mapping[str, object]
     ) -> Invocation:
         if not isinstance(config, LaunchConfig):
             raise AbiError(f"config: expected a LaunchConfig, found {type(config).__name__}")
+        self.require_possible(config)
         bound = self._binder.bind(config, positional, named)
         block = ParameterBlock(self.signature)
         block.write(bound.values)
         names = (p.name for p in self.signature.arguments)
         return Invocation(bound, block, {**dict(zip(names, positional, strict=False)), **named})
 
-    def _remarshal(self, invocation: Invocation, changes: Mapping[str, object]) -> Invocation:
-        """The invocation with some arguments changed, in the same block."""
-        bound = self._binder.rebind(invocation.bound, changes)
-        invocation.block.write({name: bound.values[name] for name in changes})
-        return Invocation(bound, invocation.block, {**invocation.arguments, **changes})
+    def remarshal(
+        self, invocation: Invocation, changes: Mapping[str, object], hold: bool = True
+    ) -> Invocation:
+        """The invocation with some arguments changed, in the same block.
 
-    def _scratch_demands(self, config: LaunchConfig) -> Iterator[tuple[str, int, int]]:
-        """(parameter, bytes, alignment) of each scratch buffer that a launch owes.
-
-        One of size 0 stays NULL: the kernel never reads the pointer.
+        Only what a change can have touched is checked again.  Raises AbiError as `launch` does,
+        and then changes nothing.  hold: whether the new invocation keeps what is new alive.
         """
-        ctas = config.ctas * self.sidecar.num_ctas
-        for parameter in self.signature.scratch:
-            for demand in self.sidecar.scratch:
-                if demand.role == parameter.role and demand.size:
-                    yield parameter.name, ctas * demand.size, demand.align
+        bound = self._binder.rebind(invocation.bound, changes)
+        if bound.config is not invocation.config:
+            self.require_possible(bound.config)
+        invocation.block.write({name: bound.values[name] for name in changes})
+        arguments = invocation.arguments
+        if hold:
+            arguments = {**arguments, **changes}
+        elif not arguments.keys().isdisjoint(changes):
+            arguments = {n: value for n, value in arguments.items() if n not in changes}
+        return Invocation(bound, invocation.block, arguments)
+
+    def facts(self, value: object) -> object:
+        """What tells an argument from another; this object is equal to none, so all are new."""
+        return object()
+
+    def require_possible(self, config: LaunchConfig) -> None:
+        """Whether kernel and device can do what the configuration asks for beyond the grid.
+
+        Raises AbiError for a kernel that was not written for it, DeviceError for a device that
+        cannot do it.
+        """
+        if config.programmatic and not self._waits_for_the_launch_before:
+            raise AbiError(
+                "programmatic: the kernel never waits for the launch ahead of it (the PTX has no "
+                "griddepcontrol.wait), so it would read what is not written yet; leave it out"
+            )
+
+    @cached_property
+    def _waits_for_the_launch_before(self) -> bool:
+        return "griddepcontrol.wait" in self.module.text
 
     @abstractmethod
     def _enqueue(self, invocation: Invocation, stream: Any) -> None: ...
 
-    def _describe(self, invocation: Invocation) -> str:
+    def describe(self, invocation: Invocation) -> str:
         """The launch in one line, for the messages of errors."""
         config, values = invocation.config, invocation.bound.values
         sizes = ", ".join(
@@ -198,32 +351,6 @@ class Kernel(ABC):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.signature.entry} on {self.module.device.name}>"
-
-
-class PreparedLaunch:
-    """A launch that is marshalled and checked, to be repeated and to be changed in place."""
-
-    def __init__(self, kernel: Kernel, invocation: Invocation) -> None:
-        self.kernel = kernel
-        self._invocation = invocation
-
-    @property
-    def config(self) -> LaunchConfig:
-        """The launch configuration, as the last update left it."""
-        return self._invocation.config
-
-    def __call__(self, stream: Any = None) -> None:
-        """Launch on `stream`.  Raises LaunchError where the device refuses the launch."""
-        self.kernel._enqueue(self._invocation, stream)
-
-    def update(self, **changes: object) -> PreparedLaunch:
-        """Replace some arguments; the grid follows the sidecar's rule.  Returns itself.
-
-        Only what a change can have touched is checked again.  Raises AbiError as `prepare` does,
-        and then changes nothing.
-        """
-        self._invocation = self.kernel._remarshal(self._invocation, changes)
-        return self
 
 
 def read_ptx(source: str | Path) -> str:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from ..abi import ArrayReference, Sidecar, Signature
-from ..emulator.checks import CHECKS, CheckedProgram, Finding, LaunchArray
+from ..emulator.checks import CHECKS, CheckedProgram, Finding
 from ..errors import DeviceError, SanitizerError
 from .base import Invocation
 from .cpu import CpuDevice, CpuKernel, CpuModule
+from .launch_arrays import launch_arrays, launch_integers
+
+if TYPE_CHECKING:
+    from ..emulator.trace import Selection
+    from .traced import Tracer
 
 _SHOWN = 8  # findings that an error's message spells out
 
@@ -56,6 +59,11 @@ class CheckedCpuDevice(CpuDevice):
                 shown.append(f"and {len(findings) - _SHOWN} more; see the error's .findings")
             raise SanitizerError("\n".join([f"{launch}: {count}", *shown]), findings)
 
+    def _make_tracer(self, selection: Selection) -> Tracer:
+        from .traced import Tracer
+
+        return Tracer(selection, self.checks, self.report)
+
     def _load(self, text: str, sidecar: Sidecar) -> CheckedModule:
         return CheckedModule(self, text, sidecar)
 
@@ -79,13 +87,11 @@ class CheckedKernel(CpuKernel):
         super().__init__(module, signature, program.program)
         self._checked = program
 
-    def _run(
-        self, device: CpuDevice, invocation: Invocation, scratch: dict[str, NDArray[np.uint8]]
-    ) -> None:
+    def _run(self, device: CpuDevice, invocation: Invocation, scratch: Mapping[str, int]) -> None:
         assert isinstance(device, CheckedCpuDevice)
         config = invocation.config
         block = invocation.block.to_bytes()
-        arrays = self._arrays(invocation, scratch)
+        arrays = launch_arrays(self, invocation, scratch)
         findings = self._checked.run(
             grid=config.grid,
             block=config.block,
@@ -96,45 +102,8 @@ class CheckedKernel(CpuKernel):
         )
         if "memory" in device.checks:
             bound = invocation.bound
-            findings += check_layout(self.sidecar, self._integers(invocation), bound.arrays)
-        device.report(self._describe(invocation), findings)
-
-    def _integers(self, invocation: Invocation) -> dict[str, int]:
-        """What the sidecar's rules may read."""
-        values = invocation.bound.values.items()
-        integers = {name: value for name, value in values if type(value) is int}
-        return {**(self.sidecar.tile or {}), **integers}
-
-    def _arrays(
-        self, invocation: Invocation, scratch: dict[str, NDArray[np.uint8]]
-    ) -> list[LaunchArray]:
-        """The arrays of a launch; of an output that part which the sidecar says is computed."""
-        arrays = [
-            LaunchArray(name, buffer.ctypes.data, buffer.nbytes, role="scratch")
-            for name, buffer in scratch.items()
-        ]
-        declared = {p.name: p for p in self.sidecar.params}
-        integers = self._integers(invocation)
-        for name, reference in invocation.bound.arrays.items():
-            shape, strides = reference.shape, reference.strides or ()
-            if name in declared and declared[name].shape:
-                shape = tuple(rule(integers) for rule in declared[name].shape)
-                steps = (rule(integers) for rule in declared[name].strides)
-                strides = tuple(step * reference.itemsize for step in steps)
-            role = self.signature[name].role
-            arrays.append(
-                LaunchArray(
-                    name,
-                    reference.address,
-                    reference.available,
-                    reference.itemsize,
-                    role if role in ("input", "output") else "",
-                    not reference.readonly,
-                    shape,
-                    strides,
-                )
-            )
-        return arrays
+            findings += check_layout(self.sidecar, launch_integers(self, invocation), bound.arrays)
+        device.report(self.describe(invocation), findings)
 
 
 def check_layout(

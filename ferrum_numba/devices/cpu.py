@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
-from collections.abc import Sequence
-from typing import Any
+import threading
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from ..abi import ArrayReference, Sidecar, Signature
+from ..abi import ArrayReference, LaunchConfig, Sidecar, Signature
 from ..emulator import Program
-from ..errors import AbiError, DeviceError
+from ..errors import AbiError, DeviceError, LaunchError
+from . import dlpack
 from .base import Device, Invocation, Kernel, Module
+from .dlpack import extent
+from .gpu_arrays import interface_of
+from .scratch import ScratchArena
+
+if TYPE_CHECKING:
+    from ..emulator.trace import Selection
+    from .traced import Tracer
 
 _MAX_SHARED_BYTES = 228 * 1024  # what the largest GPU gives a CTA; a typing error beyond that
 
@@ -33,18 +43,19 @@ class CpuDevice(Device):
             raise DeviceError(f"threads: expected at least 1, found {threads}")
         self.name = "cpu"
         self.threads = threads or _usable_cores()
+        self._own = threading.local()
 
     def _load(self, text: str, sidecar: Sidecar) -> CpuModule:
         return CpuModule(self, text, sidecar)
 
     def to_device(self, array: Any) -> NDArray[Any]:
-        return np.ascontiguousarray(_require_numpy("array", array))
+        return np.ascontiguousarray(_numpy("array", array))
 
     def empty(self, shape: int | Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
         return np.empty(shape, dtype)
 
     def to_host(self, array: Any) -> NDArray[Any]:
-        return _require_numpy("array", array)
+        return _numpy("array", array)
 
     def synchronize(self) -> None:
         """Return at once: every launch was done when it returned."""
@@ -52,21 +63,46 @@ class CpuDevice(Device):
     def create_stream(self) -> CpuStream:
         return CpuStream()
 
+    def order(self, *, before: Any, after: Any) -> None:
+        """Return at once: what `before` was given is done."""
+        for stream in (before, after):
+            self.require_stream(stream)
+
+    def require_stream(self, stream: object) -> None:
+        """Raise DeviceError for what is no stream of the CPU device."""
+        if stream is not None and not isinstance(stream, CpuStream):
+            raise DeviceError(
+                f"stream: expected one of {self.name} (device.create_stream()) or None, "
+                f"found {type(stream).__name__}"
+            )
+
+    def scratch(self) -> ScratchArena:
+        """The calling thread's: a launch is done when it returns, so its next one may reuse it."""
+        if not hasattr(self._own, "arena"):
+            self._own.arena = ScratchArena(_allocate)
+        arena: ScratchArena = self._own.arena
+        return arena
+
     def describe(self, name: str, array: object) -> ArrayReference:
-        values = _require_numpy(name, array)
-        if not values.dtype.isnative:
-            raise AbiError(f"{name}: expected native byte order, found {values.dtype.str}")
-        reach = sum((n - 1) * s for n, s in zip(values.shape, values.strides, strict=True) if s > 0)
+        if not isinstance(array, np.ndarray):
+            return _describe_foreign(name, array)
+        if not array.dtype.isnative:
+            raise AbiError(f"{name}: expected native byte order, found {array.dtype.str}")
         return ArrayReference(
-            address=values.ctypes.data,
-            shape=values.shape,
-            strides=values.strides,
-            dtype=values.dtype.name,
-            itemsize=values.itemsize,
-            available=reach + values.itemsize if values.size else 0,
+            address=array.ctypes.data,
+            shape=array.shape,
+            strides=array.strides,
+            dtype=array.dtype.name,
+            itemsize=array.itemsize,
+            available=extent(array.shape, array.strides, array.itemsize),
             device=self.name,
-            readonly=not values.flags.writeable,
+            readonly=not array.flags.writeable,
         )
+
+    def _make_tracer(self, selection: Selection) -> Tracer:
+        from .traced import Tracer
+
+        return Tracer(selection)
 
 
 class CpuModule(Module):
@@ -83,31 +119,61 @@ class CpuKernel(Kernel):
         super().__init__(module, signature)
         self._program = program
 
-    def _enqueue(self, invocation: Invocation, stream: Any) -> None:
-        device = self.module.device
-        assert isinstance(device, CpuDevice)
-        if stream is not None and not isinstance(stream, CpuStream):
-            raise DeviceError(
-                f"stream: expected one of {device.name} (device.create_stream()) or None, "
-                f"found {type(stream).__name__}"
-            )
-        config = invocation.config
+    def require_possible(self, config: LaunchConfig) -> None:
+        super().require_possible(config)
         if config.shared_bytes > _MAX_SHARED_BYTES:
             raise DeviceError(
                 f"shared_bytes: expected at most {_MAX_SHARED_BYTES}, found {config.shared_bytes}"
             )
-        scratch = {}  # alive until the launch is done, which is when run() returns
-        for name, nbytes, align in self._scratch_demands(config):
-            buffer = np.zeros(nbytes + align, np.uint8)
-            start = -buffer.ctypes.data % align
-            scratch[name] = buffer[start : start + nbytes]
-            invocation.block.set(**{name: scratch[name].ctypes.data})
-        self._run(device, invocation, scratch)
+        if config.cooperative and config.ctas > 1:
+            raise DeviceError(
+                f"cooperative: the CPU device runs CTAs one after the other, so the {config.ctas} "
+                "of this grid cannot wait for each other; launch it on a GPU"
+            )
+        if config.cluster not in (None, (1, 1, 1)):
+            raise DeviceError(
+                f"cluster: the CPU device has no clusters, found {config.cluster}; launch it on "
+                "a GPU"
+            )
 
-    def _run(
-        self, device: CpuDevice, invocation: Invocation, scratch: dict[str, NDArray[np.uint8]]
-    ) -> None:
-        """Run a checked launch; scratch: the buffers by the names of their parameters."""
+    def _enqueue(self, invocation: Invocation, stream: Any) -> None:
+        device = self.module.device
+        assert isinstance(device, CpuDevice)
+        device.require_stream(stream)
+        demands = invocation.bound.scratch
+        if not demands:
+            self._start(device, invocation, {})
+            return
+        invocation = invocation.copy()  # other threads may launch the same one
+        addresses = device.scratch().provide(demands)
+        invocation.block.set(**addresses)
+        counters = {d.name: _bytes_at(addresses[d.name], d.nbytes) for d in demands if d.zeroed}
+        try:
+            self._start(device, invocation, addresses)
+            self._require_zero(invocation, counters)
+        finally:
+            for counter in counters.values():
+                counter[:] = 0
+
+    def _require_zero(self, invocation: Invocation, counters: dict[str, NDArray[np.uint8]]) -> None:
+        """The kernel has to leave its counters as it found them: the next launch relies on it."""
+        for name, counter in counters.items():
+            if counter.any():
+                raise LaunchError(
+                    f"{name}: the kernel has to leave them zero, found byte "
+                    f"{int(np.flatnonzero(counter)[0])} of {counter.nbytes} set after "
+                    f"{self.describe(invocation)}"
+                )
+
+    def _start(self, device: CpuDevice, invocation: Invocation, scratch: Mapping[str, int]) -> None:
+        """Run a launch, or have it run by who traces the device."""
+        if device.tracer is None:
+            self._run(device, invocation, scratch)
+        else:
+            device.tracer.run(self, invocation, scratch, device.threads)
+
+    def _run(self, device: CpuDevice, invocation: Invocation, scratch: Mapping[str, int]) -> None:
+        """Run a checked launch; scratch: the buffers' addresses by the parameters' names."""
         config = invocation.config
         self._program.run(
             grid=config.grid,
@@ -118,19 +184,38 @@ class CpuKernel(Kernel):
         )
 
 
+def _allocate(nbytes: int, zeroed: bool) -> tuple[int, NDArray[np.uint8]]:
+    memory = (np.zeros if zeroed else np.empty)(nbytes, np.uint8)
+    return memory.ctypes.data, memory
+
+
+def _bytes_at(address: int, nbytes: int) -> NDArray[np.uint8]:
+    return np.ctypeslib.as_array((ctypes.c_uint8 * nbytes).from_address(address))
+
+
 def _usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-def _require_numpy(name: str, array: object) -> NDArray[Any]:
+def _numpy(name: str, array: Any) -> NDArray[Any]:
+    """`array` as NumPy's, over the same memory."""
     if isinstance(array, np.ndarray):
         return array
+    return dlpack.host_view(array, _describe_foreign(name, array))
+
+
+def _describe_foreign(name: str, array: Any) -> ArrayReference:
+    """Where an array of another library lies, which has to be host memory."""
     found = type(array).__name__
-    if hasattr(array, "__cuda_array_interface__"):
+    offered = dlpack.is_offered(array)
+    on_gpu = dlpack.device_of(array) != "cpu" if offered else interface_of(array) is not None
+    if on_gpu:
         raise AbiError(
             f"{name}: expected a NumPy array on the CPU device, found a GPU array ({found}); "
             "copy it with to_host() of its own device"
         )
-    raise AbiError(f"{name}: expected a NumPy array, found {found}")
+    if not offered:
+        raise AbiError(f"{name}: expected a NumPy array, found {found}")
+    return dlpack.describe(name, array)

@@ -1,44 +1,54 @@
 """The CUDA device: contexts, modules, arrays and streams of numba.cuda, launches through ctypes.
 
 The only file that imports numba.cuda.  It works with Numba's built-in implementation and with
-NVIDIA's numba-cuda; where the two differ, handles are reduced to integers (`_integer_handle`).
+NVIDIA's numba-cuda; where the two differ, handles are reduced to integers (`integer_handle`).
 """
 
 from __future__ import annotations
 
+import os
 import threading
-from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 from numba import cuda
 from numpy.typing import DTypeLike, NDArray
 
-from ..abi import ArrayReference, Sidecar, Signature, cuda_for_ptx, driver_for_ptx, runs_on
-from ..errors import AbiError, DeviceError, LaunchError, PtxError
-from . import driver
-from .base import Device, Invocation, Kernel, Module
-
-_BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
-_DEFAULT_SHARED_BYTES = 48 * 1024  # beyond it a function must be told first
+from ..abi import ArrayReference, Sidecar, Signature, cuda_for_ptx, loader_for_ptx, runs_on
+from ..errors import AbiError, DeviceError, FerrumError, PtxError
+from . import dlpack, driver, gpu_arrays
+from .base import Device, Module
+from .context import Context
+from .cuda_graph import CudaGraph
+from .cuda_kernel import CudaKernel
+from .cuda_plan import CudaLaunchPlan
+from .cuda_scratch import CudaScratch
+from .in_flight import InFlight
+from .streams import Behind, integer_handle, stream_handle
 
 
 @lru_cache(maxsize=1)
 def unusable() -> str | None:
     """Why no GPU can be used here; None where one can."""
     try:
+        driver.initialise()
         # Not cuda.is_available(): that also asks for a compiler, which PTX does not need.
         if len(cuda.gpus):
             return None
         return "the driver sees no GPU"
+    except DeviceError as error:
+        return str(error)
     except Exception as error:  # Numba raises errors of several unrelated types here
         # Numba's text goes on for lines about environment variables; the first ones say what is.
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         return " ".join(lines[:2]).rstrip(".")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=unusable.cache_clear)
 
 
 class CudaDevice(Device):
@@ -51,10 +61,16 @@ class CudaDevice(Device):
         super().__init__()
         self.name = f"cuda:{ordinal}"
         self.ordinal = ordinal
-        self._gpu = cuda.gpus[ordinal]
-        self.in_flight = InFlight()
+        self.in_flight = InFlight(self.current)
+        self.scratch = CudaScratch()
+        self._context = Context(ordinal, self.in_flight.describe, self._abandon)
         with self.current():
             info = cuda.current_context().device
+            # Within this block, which is left never, numba frees nothing.
+            self._without_freeing = cuda.current_context().defer_cleanup()
+            # For copies: the default stream is out of reach while another thread captures, and a
+            # stream that waits for no other would not wait for a copy there.
+            self._copies = cuda.stream()
             self.capability: tuple[int, int] = tuple(info.compute_capability)
             self.max_shared_bytes: int = info.MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
             name = info.name
@@ -68,7 +84,7 @@ class CudaDevice(Device):
             raise DeviceError(f'device "cuda": {reason}; use open_device("cpu")')
         with cls._lock:
             if ordinal is None:
-                ordinal = int(cuda.current_context().device.id)
+                ordinal = driver.current_device() or 0
             if ordinal >= len(cuda.gpus):
                 raise DeviceError(
                     f'device "cuda:{ordinal}": expected an ordinal below {len(cuda.gpus)}, '
@@ -78,23 +94,36 @@ class CudaDevice(Device):
                 cls._opened[ordinal] = cls(ordinal)
             return cls._opened[ordinal]
 
-    def current(self) -> AbstractContextManager[Any]:
-        """A block in which this device's context is current in the calling thread."""
-        manager: AbstractContextManager[Any] = self._gpu
-        return manager
+    def current(self) -> Context:
+        """A block in which this device's context is current in the calling thread.
+
+        Entering raises DeviceError where the context is lost.
+        """
+        return self._context
+
+    def _abandon(self) -> None:
+        self._without_freeing.__enter__()
 
     def _load(self, text: str, sidecar: Sidecar) -> CudaModule:
         return CudaModule(self, text, sidecar)
 
     def to_device(self, array: Any) -> Any:
         if isinstance(array, np.ndarray):
-            words = np.ascontiguousarray(array)
-            if array.dtype == _BFLOAT16:  # has no buffer interface: goes as the words it is
-                words = words.view(np.uint16)
-            with self._memory(array.nbytes):
-                return cuda.to_device(words).view(array.dtype)
-        self.describe("array", array)
-        return array
+            host = array
+        elif dlpack.is_offered(array) and dlpack.device_of(array) == "cpu":
+            host = dlpack.host_view(array, dlpack.describe("array", array))
+        else:
+            self.describe("array", array)
+            return array
+        words = np.ascontiguousarray(host)
+        if host.dtype.kind == "V" and host.dtype.names is None:
+            # bfloat16 has no buffer interface: it goes as the words it is.
+            words = words.view(f"u{host.itemsize}")
+        with self._memory(host.nbytes):
+            there = cuda.device_array(words.shape, words.dtype)
+            there.copy_to_device(words, stream=self._copies)
+            self._copies.synchronize()
+            return there.view(host.dtype)
 
     def empty(self, shape: int | Sequence[int], dtype: DTypeLike) -> Any:
         nbytes = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
@@ -104,72 +133,74 @@ class CudaDevice(Device):
     @contextmanager
     def _memory(self, nbytes: int) -> Iterator[None]:
         """Allocate within this block: what goes wrong there is a DeviceError."""
-        with self.current():
-            try:
+        try:
+            with self.current():
                 yield
-            except Exception as error:  # each implementation has its own type for it
-                raise DeviceError(f"{self.name}: allocating {nbytes} bytes: {error}") from error
+        except FerrumError:
+            raise
+        except Exception as error:  # each implementation has its own type for it
+            raise DeviceError(f"{self.name}: allocating {nbytes} bytes: {error}") from error
 
     def to_host(self, array: Any) -> NDArray[Any]:
         if isinstance(array, np.ndarray):
             return array
-        if not self.describe("array", array).contiguous:
+        there = self.describe("array", array)
+        if not there.contiguous:
             raise AbiError("array: expected a C-contiguous array; copy the whole, then slice it")
         self.synchronize()
+        own = getattr(array, "dtype", None)
+        dtype = own if isinstance(own, np.dtype) else dlpack.dtype_named(there.dtype)
+        nbytes = there.available
+        if not nbytes:
+            return np.empty(there.shape, dtype)
+        whole = {"version": 3, "shape": (nbytes,), "typestr": "|u1", "data": (there.address, False)}
         with self.current():
-            there = cuda.as_cuda_array(array, sync=False)
-            dtype = _dtype(there.dtype)
-            host: NDArray[Any] = (
-                there.view(np.uint16).copy_to_host().view(dtype)
-                if dtype == _BFLOAT16
-                else there.copy_to_host()
-            )
+            view = cuda.from_cuda_array_interface(whole, owner=array, sync=False)
+            copy = view.copy_to_host(stream=self._copies)
+            self._copies.synchronize()
+            host: NDArray[Any] = copy.view(dtype).reshape(there.shape)
             return host
 
     def synchronize(self) -> None:
-        try:
-            with self.current():
-                cuda.synchronize()
-        except Exception as error:  # each implementation has its own type for the driver's error
-            raise LaunchError(f"{error}; in flight were: {self.in_flight.describe()}") from error
+        with self.current():
+            driver.synchronize()
         self.in_flight.release()
 
     def create_stream(self) -> Any:
         with self.current():
             return cuda.stream()
 
+    def order(self, *, before: Any, after: Any) -> None:
+        with self.current():
+            Behind(stream_handle(before))(stream_handle(after))
+
+    def _new_plan(self) -> CudaLaunchPlan:
+        return CudaLaunchPlan(self)
+
+    def _new_graph(self, stream: Any) -> CudaGraph:
+        if stream is not None:
+            return CudaGraph(self, stream)
+        # Whatever other threads do on the default stream would break the capture of one that it
+        # waits for, which numba's own are.
+        with self.current():
+            own = driver.Stream()
+            stream = cuda.external_stream(own.handle)
+            stream.owner = own  # lives as long
+        return CudaGraph(self, stream)
+
+    def is_capturing(self, stream: Any) -> bool:
+        return driver.is_capturing(stream_handle(stream))
+
     def describe(self, name: str, array: object) -> ArrayReference:
-        interface = getattr(array, "__cuda_array_interface__", None)
-        if interface is None:
-            numpy = isinstance(array, np.ndarray)
-            found = "a NumPy array" if numpy else f"{array!r:.80} ({type(array).__name__})"
-            remedy = "; copy it with device.to_device(array)" if numpy else ""
-            raise AbiError(f"{name}: expected an array on {self.name}, found {found}{remedy}")
-        shape = tuple(interface["shape"])
-        dtype = _dtype(np.dtype(interface["typestr"]))
-        strides = interface.get("strides")
-        address, readonly = interface["data"]
-        reach = dtype.itemsize
-        for extent, stride in zip(shape, strides or (), strict=False):
-            reach += max((extent - 1) * stride, 0)
-        if strides is None:
-            reach = dtype.itemsize * int(np.prod(shape, dtype=np.int64))
-        if address:
-            self._require_here(name, address)
-        return ArrayReference(
-            address=address or 0,
-            shape=shape,
-            strides=tuple(strides) if strides is not None else None,
-            dtype=dtype.name,
-            itemsize=dtype.itemsize,
-            available=0 if 0 in shape else reach,
-            device=self.name,
-            readonly=readonly,
-        )
+        reference = gpu_arrays.describe(name, array, self.name)
+        if reference.address:
+            self._require_here(name, reference.address)
+        return reference
 
     def _require_here(self, name: str, address: int) -> None:
         ordinal = driver.device_of(address)
         if ordinal is None:
+            self._context.require_alive()
             raise AbiError(f"{name}: the driver knows no memory at {address:#x}; was it freed?")
         if ordinal != self.ordinal:
             raise AbiError(
@@ -183,10 +214,13 @@ class CudaModule(Module):
 
     def __init__(self, device: CudaDevice, text: str, sidecar: Sidecar) -> None:
         super().__init__(device, text, sidecar)
+        self.cuda_device = device
         self._require_runnable(device, text)
         try:
             with device.current():
                 self._handle = cuda.current_context().create_module_ptx(text)
+        except FerrumError:
+            raise
         except Exception as error:  # each implementation wraps the driver's error in its own type
             raise self._refusal(device, error) from error
 
@@ -200,12 +234,10 @@ class CudaModule(Module):
             )
         needed, here = cuda_for_ptx(signature.ptx_version), driver.version()
         if needed is None or needed > here:
-            oldest = driver_for_ptx(signature.ptx_version)
             raise DeviceError(
                 f".version: the PTX is of ISA {_dotted(signature.ptx_version)}, which needs "
-                f"{f'CUDA {_dotted(needed)} (driver {oldest})' if needed else 'a newer CUDA'}; "
-                f"this driver supports CUDA {_dotted(here)}: update the driver, or compile with a "
-                "lower ptx_version"
+                f"{loader_for_ptx(signature.ptx_version)}; this driver supports CUDA "
+                f"{_dotted(here)}: update the driver, or compile with a lower ptx_version"
             )
 
     def _refusal(self, device: CudaDevice, error: Exception) -> PtxError:
@@ -219,132 +251,14 @@ class CudaModule(Module):
         try:
             with device.current():
                 function = self._handle.get_function(signature.entry)
-                handle = _integer_handle(function.handle)
+                handle = integer_handle(function.handle)
                 if type(function.handle).__name__ == "CUkernel":  # numba-cuda's, of no context
                     handle = driver.function_of(handle)
+        except FerrumError:
+            raise
         except Exception as error:  # numba-cuda compiles here, not when the module is created
             raise self._refusal(device, error) from error
         return CudaKernel(self, signature, function, handle)
-
-
-class CudaKernel(Kernel):
-    """A function of the driver."""
-
-    def __init__(
-        self, module: CudaModule, signature: Signature, function: Any, handle: int
-    ) -> None:
-        super().__init__(module, signature)
-        self._function = function  # keeps what the handle stands for alive
-        self._handle = handle
-        self._allowed_shared = _DEFAULT_SHARED_BYTES
-
-    def _enqueue(self, invocation: Invocation, stream: Any) -> None:
-        device = self.module.device
-        assert isinstance(device, CudaDevice)
-        handle = stream_handle(stream)
-        config = invocation.config
-        with device.current():
-            self._allow_shared(device, config.shared_bytes)
-            scratch = self._allocate_scratch(invocation)
-            what = self._describe(invocation)
-            driver.launch(
-                self._handle,
-                config.grid,
-                config.block,
-                config.shared_bytes,
-                handle,
-                invocation.block.kernel_params(),
-                what,
-            )
-            device.in_flight.keep(handle, what, (invocation.arguments, scratch, stream))
-
-    def _allow_shared(self, device: CudaDevice, nbytes: int) -> None:
-        if nbytes <= self._allowed_shared:
-            return
-        if nbytes > device.max_shared_bytes:
-            raise DeviceError(
-                f"shared_bytes: {device.name} ({device.product}) gives a CTA at most "
-                f"{device.max_shared_bytes}, found {nbytes}"
-            )
-        driver.allow_shared(self._handle, nbytes)
-        self._allowed_shared = nbytes
-
-    def _allocate_scratch(self, invocation: Invocation) -> list[Any]:
-        """Scratch buffers as the sidecar demands, their addresses written into the block."""
-        buffers = []
-        for name, nbytes, align in self._scratch_demands(invocation.config):
-            buffers.append(self.module.device.empty(nbytes + align, np.uint8))
-            address = buffers[-1].__cuda_array_interface__["data"][0]
-            invocation.block.set(**{name: -(-address // align) * align})
-        return buffers
-
-
-class InFlight:
-    """What launches use, kept alive until the device is done with it."""
-
-    def __init__(self) -> None:
-        self._launches: deque[tuple[driver.Event, str, tuple[object, ...]]] = deque()
-        self._spare: list[driver.Event] = []
-        self._lock = threading.Lock()
-
-    def keep(self, stream: int, what: str, objects: tuple[object, ...]) -> None:
-        """Hold `objects` until the work that `stream` has been given so far is done.
-
-        Launches that are captured into a graph run later, as often as the graph is launched:
-        whoever holds the graph has to hold their arrays.
-        """
-        if driver.is_capturing(stream):
-            return
-        with self._lock:
-            while self._launches and self._launches[0][0].done:
-                self._spare.append(self._launches.popleft()[0])
-            event = self._spare.pop() if self._spare else driver.Event()
-            event.record(stream)
-            self._launches.append((event, what, objects))
-
-    def release(self) -> None:
-        """Let go of everything: the device has been synchronised."""
-        with self._lock:
-            self._spare.extend(event for event, _, _ in self._launches)
-            self._launches.clear()
-
-    def describe(self) -> str:
-        """The launches that are not known to be done, oldest first."""
-        with self._lock:
-            return "; ".join(what for _, what, _ in self._launches) or "no launch of this package"
-
-
-def stream_handle(stream: Any) -> int:
-    """The driver's handle of a stream: numba's, another library's, an integer, None for stream 0.
-
-    Raises DeviceError for an object that is no stream.
-    """
-    if stream is None:
-        return 0
-    if isinstance(stream, int) and not isinstance(stream, bool):
-        return stream
-    protocol = getattr(stream, "__cuda_stream__", None)
-    if protocol is not None:
-        return int((protocol() if callable(protocol) else protocol)[1])
-    for attribute in ("handle", "cuda_stream", "ptr"):  # numba, torch, CuPy
-        if hasattr(stream, attribute):
-            return _integer_handle(getattr(stream, attribute))
-    raise DeviceError(
-        f"stream: expected a CUDA stream (numba, __cuda_stream__, torch, CuPy or an integer "
-        f"handle), found {type(stream).__name__}"
-    )
-
-
-def _integer_handle(handle: Any) -> int:
-    """A driver handle as an integer, whether it is a ctypes or a cuda.bindings object."""
-    if hasattr(handle, "value"):
-        handle = handle.value
-    return int(handle or 0)
-
-
-def _dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """The array interface has no name for bfloat16: it stands there as two bytes of anything."""
-    return _BFLOAT16 if dtype == np.dtype("V2") else dtype
 
 
 def _first_entry(text: str) -> str | None:

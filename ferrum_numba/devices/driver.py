@@ -9,12 +9,16 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from ctypes import POINTER, c_char_p, c_int, c_uint, c_uint64, c_void_p
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from ctypes import POINTER, c_char_p, c_int, c_size_t, c_uint, c_uint8, c_uint64, c_void_p
 from functools import lru_cache
 
 from ..errors import DeviceError, LaunchError
+from .packet import Packet
 
 _PROTOTYPES = {
+    "cuInit": (c_uint,),
     "cuDriverGetVersion": (POINTER(c_int),),
     "cuGetErrorName": (c_int, POINTER(c_char_p)),
     "cuGetErrorString": (c_int, POINTER(c_char_p)),
@@ -28,51 +32,148 @@ _PROTOTYPES = {
     "cuEventQuery": (c_void_p,),
     "cuEventDestroy_v2": (c_void_p,),
     "cuStreamIsCapturing": (c_void_p, POINTER(c_int)),
-    "cuLaunchKernel": (c_void_p, *(c_uint,) * 7, c_void_p, POINTER(c_void_p), c_void_p),
+    "cuDevicePrimaryCtxRetain": (POINTER(c_void_p), c_int),
+    "cuCtxPushCurrent_v2": (c_void_p,),
+    "cuCtxPopCurrent_v2": (POINTER(c_void_p),),
+    "cuCtxGetCurrent": (POINTER(c_void_p),),
+    "cuCtxGetDevice": (POINTER(c_int),),
+    "cuCtxSynchronize": (),
+    "cuMemGetInfo_v2": (POINTER(c_size_t), POINTER(c_size_t)),
+    "cuStreamWaitEvent": (c_void_p, c_void_p, c_uint),
+    "cuStreamGetCtx": (c_void_p, POINTER(c_void_p)),
+    "cuFuncGetAttribute": (POINTER(c_int), c_int, c_void_p),
+    "cuOccupancyMaxActiveBlocksPerMultiprocessor": (POINTER(c_int), c_void_p, c_int, c_size_t),
+    "cuLaunchKernelEx": (c_void_p,) * 4,
+    "cuCtxGetStreamPriorityRange": (POINTER(c_int), POINTER(c_int)),
+    "cuMemAlloc_v2": (POINTER(c_uint64), c_size_t),
+    "cuMemFree_v2": (c_uint64,),
+    "cuMemsetD8Async": (c_uint64, c_uint8, c_size_t, c_void_p),
+    "cuStreamCreate": (POINTER(c_void_p), c_uint),
+    "cuStreamSynchronize": (c_void_p,),
+    "cuStreamDestroy_v2": (c_void_p,),
+    "cuThreadExchangeStreamCaptureMode": (POINTER(c_int),),
+    "cuUserObjectCreate": (POINTER(c_void_p), c_void_p, c_void_p, c_uint, c_uint),
+    "cuGraphRetainUserObject": (c_void_p, c_void_p, c_uint, c_uint),
+    "cuStreamGetCaptureInfo_v2": (c_void_p,) * 6,
+    "cuStreamGetCaptureInfo_v3": (c_void_p,) * 7,
+    "cuStreamBeginCapture_v2": (c_void_p, c_int),
+    "cuStreamEndCapture": (c_void_p, POINTER(c_void_p)),
+    "cuGraphGetNodes": (c_void_p, POINTER(c_void_p), POINTER(c_size_t)),
+    "cuGraphInstantiateWithFlags": (POINTER(c_void_p), c_void_p, c_uint64),
+    "cuGraphExecKernelNodeSetParams_v2": (c_void_p, c_void_p, c_void_p),
+    "cuGraphUpload": (c_void_p, c_void_p),
+    "cuGraphLaunch": (c_void_p, c_void_p),
+    "cuGraphDestroy": (c_void_p,),
+    "cuGraphExecDestroy": (c_void_p,),
 }
 _POINTER_DEVICE_ORDINAL = 9  # CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
 _FUNC_MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+# CU_FUNC_ATTRIBUTE_...
+_FUNC_ATTRIBUTES = {"max_threads": 0, "shared": 1, "constant": 2, "local": 3, "registers": 4}
 _EVENT_DISABLE_TIMING = 2
+_STREAM_NON_BLOCKING = 1
+_NEVER_CAPTURED = (0, 1)  # the legacy default stream, by both of its handles
+_CAPTURE_RELAXED = 2  # CU_STREAM_CAPTURE_MODE_RELAXED
 _JIT_ERROR_LOG, _JIT_ERROR_LOG_BYTES = 5, 6  # CU_JIT_ERROR_LOG_BUFFER(_SIZE_BYTES)
-_SUCCESS, _NOT_READY = 0, 600
+_SUCCESS, _NOT_INITIALISED = 0, 3
+# What a launch is told in a thread that has no context, or that of another device:
+# CUDA_ERROR_INVALID_CONTEXT, CUDA_ERROR_INVALID_HANDLE.
+OTHER_CONTEXT = (201, 400)
 
 
 @lru_cache(maxsize=1)
-def _library() -> ctypes.CDLL:
+def library() -> ctypes.CDLL:
+    """The driver library, its functions declared.  Raises DeviceError where there is none."""
     name = os.environ.get("NUMBA_CUDA_DRIVER") or (
         "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
     )
     try:
-        library = ctypes.CDLL(name)
+        driver = ctypes.CDLL(name)
     except OSError as error:
         raise DeviceError(f"the CUDA driver library {name} cannot be loaded: {error}") from None
     for function, arguments in _PROTOTYPES.items():
-        if hasattr(library, function):  # cuKernelGetFunction: since CUDA 12.0
-            getattr(library, function).argtypes = arguments
-            getattr(library, function).restype = c_int
-    return library
+        if hasattr(driver, function):  # cuKernelGetFunction: since CUDA 12.0
+            getattr(driver, function).argtypes = arguments
+            getattr(driver, function).restype = c_int
+    return driver
 
 
 def error_name(code: int) -> str:
     """The driver's own words: `CUDA_ERROR_INVALID_VALUE (invalid argument)`."""
     name, text = c_char_p(), c_char_p()
-    _library().cuGetErrorName(code, ctypes.byref(name))
-    _library().cuGetErrorString(code, ctypes.byref(text))
+    library().cuGetErrorName(code, ctypes.byref(name))
+    library().cuGetErrorString(code, ctypes.byref(text))
     return f"{(name.value or str(code).encode()).decode()} ({(text.value or b'unknown').decode()})"
+
+
+def initialise() -> None:
+    """cuInit, which may be called any number of times.  Raises DeviceError where it is refused."""
+    code = library().cuInit(0)
+    if code == _NOT_INITIALISED:  # what a fork of a process that had called it is told
+        raise DeviceError(
+            "this process was forked from one that uses CUDA, which the driver does not allow; "
+            'start it with multiprocessing\'s "spawn" method'
+        )
+    if code != _SUCCESS:
+        raise DeviceError(f"cuInit: {error_name(code)}")
 
 
 def version() -> tuple[int, int]:
     """The newest CUDA version that the driver supports."""
     number = c_int()
-    _check(_library().cuDriverGetVersion(ctypes.byref(number)), "cuDriverGetVersion")
+    check(library().cuDriverGetVersion(ctypes.byref(number)), "cuDriverGetVersion")
     return number.value // 1000, number.value % 1000 // 10
 
 
 def device_of(address: int) -> int | None:
     """The ordinal of the device on which an address lies; None for one of no device."""
     ordinal = c_int()
-    code = _library().cuPointerGetAttribute(ctypes.byref(ordinal), _POINTER_DEVICE_ORDINAL, address)
+    code = library().cuPointerGetAttribute(ctypes.byref(ordinal), _POINTER_DEVICE_ORDINAL, address)
     return ordinal.value if code == _SUCCESS else None
+
+
+def retain_primary_context(ordinal: int) -> int:
+    """The context of a device that all libraries share, kept for this process."""
+    context = c_void_p()
+    code = library().cuDevicePrimaryCtxRetain(ctypes.byref(context), ordinal)
+    check(code, "cuDevicePrimaryCtxRetain")
+    return context.value or 0
+
+
+def push_context(context: int) -> None:
+    """Make a context current in this thread; the one before comes back with `pop_context`."""
+    check(library().cuCtxPushCurrent_v2(context), "cuCtxPushCurrent")
+
+
+def has_context() -> bool:
+    """Whether any context is current in this thread."""
+    context = c_void_p()
+    code = library().cuCtxGetCurrent(ctypes.byref(context))
+    return code == _SUCCESS and bool(context.value)
+
+
+def pop_context() -> None:
+    """Undo `push_context`."""
+    library().cuCtxPopCurrent_v2(ctypes.byref(c_void_p()))
+
+
+def current_device() -> int | None:
+    """The ordinal of the device whose context is current in this thread; None without one."""
+    ordinal = c_int()
+    code = library().cuCtxGetDevice(ctypes.byref(ordinal))
+    return ordinal.value if code == _SUCCESS else None
+
+
+def synchronize() -> None:
+    """Wait for all work of the current context.  Raises LaunchError for work that failed."""
+    check(library().cuCtxSynchronize(), "cuCtxSynchronize")
+
+
+def cause_of_death() -> str | None:
+    """Why the current context is of no more use, in the driver's words; None where it is."""
+    free, total = c_size_t(), c_size_t()
+    code = library().cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total))
+    return None if code == _SUCCESS else error_name(code)
 
 
 def jit_log(text: str) -> str:
@@ -82,9 +183,9 @@ def jit_log(text: str) -> str:
     options = (c_int * 2)(_JIT_ERROR_LOG, _JIT_ERROR_LOG_BYTES)
     values = (c_void_p * 2)(ctypes.addressof(buffer), size)
     module = c_void_p()
-    code = _library().cuModuleLoadDataEx(ctypes.byref(module), text.encode(), 2, options, values)
+    code = library().cuModuleLoadDataEx(ctypes.byref(module), text.encode(), 2, options, values)
     if code == _SUCCESS:
-        _library().cuModuleUnload(module)
+        library().cuModuleUnload(module)
         return ""
     log = buffer.value.decode(errors="replace").strip()
     return f"{error_name(code)}: {log}" if log else error_name(code)
@@ -93,39 +194,143 @@ def jit_log(text: str) -> str:
 def function_of(kernel: int) -> int:
     """The CUfunction, in the current context, of a context-independent CUkernel."""
     function = c_void_p()
-    code = _library().cuKernelGetFunction(ctypes.byref(function), kernel)
-    _check(code, "cuKernelGetFunction")
+    code = library().cuKernelGetFunction(ctypes.byref(function), kernel)
+    check(code, "cuKernelGetFunction")
     return function.value or 0
 
 
 def allow_shared(function: int, nbytes: int) -> None:
     """Let a function have this much dynamic shared memory, beyond the 48 KiB of the start."""
-    code = _library().cuFuncSetAttribute(function, _FUNC_MAX_DYNAMIC_SHARED, nbytes)
-    _check(code, f"cuFuncSetAttribute(max dynamic shared memory, {nbytes})")
+    code = library().cuFuncSetAttribute(function, _FUNC_MAX_DYNAMIC_SHARED, nbytes)
+    check(code, f"cuFuncSetAttribute(max dynamic shared memory, {nbytes})")
 
 
-def launch(
-    function: int,
-    grid: tuple[int, int, int],
-    block: tuple[int, int, int],
-    shared_bytes: int,
-    stream: int,
-    kernel_params: ctypes.Array[c_void_p],
-    what: str,
-) -> None:
-    """cuLaunchKernel.  Raises LaunchError with the driver's name for what is wrong."""
-    code = _library().cuLaunchKernel(
-        function, *grid, *block, shared_bytes, stream, kernel_params, None
+def attributes(function: int) -> dict[str, int]:
+    """What a function takes: max_threads (of a CTA), registers (of a thread), and bytes of shared
+    (static, of a CTA), constant and local (of a thread) memory."""
+    found = {}
+    number = c_int()
+    for name, which in _FUNC_ATTRIBUTES.items():
+        code = library().cuFuncGetAttribute(ctypes.byref(number), which, function)
+        check(code, f"cuFuncGetAttribute({name})")
+        found[name] = number.value
+    return found
+
+
+def resident_ctas(function: int, threads: int, shared_bytes: int) -> int:
+    """How many CTAs of so many threads and bytes of dynamic shared memory an SM holds at once."""
+    number = c_int()
+    code = library().cuOccupancyMaxActiveBlocksPerMultiprocessor(
+        ctypes.byref(number), function, threads, shared_bytes
     )
+    check(code, "cuOccupancyMaxActiveBlocksPerMultiprocessor")
+    return number.value
+
+
+@lru_cache(maxsize=1)
+def launcher() -> Callable[[int, int, None, int], int]:
+    """cuLaunchKernelEx itself: takes a Packet's row, returns the driver's code, 0 for success."""
+    if not hasattr(library(), "cuLaunchKernelEx"):
+        raise DeviceError(
+            "the CUDA driver is too old: expected one with cuLaunchKernelEx (CUDA 11.8, driver "
+            f"520), found CUDA {version()[0]}.{version()[1]}; update the driver"
+        )
+    function: Callable[[int, int, None, int], int] = library().cuLaunchKernelEx
+    return function
+
+
+def launch(packet: Packet, describe: Callable[[], str]) -> None:
+    """cuLaunchKernelEx.  Raises LaunchError with the driver's name for what is wrong."""
+    config, function, extra = packet.row
+    code = launcher()(config, function, None, extra)
     if code != _SUCCESS:
-        raise LaunchError(f"cuLaunchKernel: {error_name(code)}: {what}")
+        raise refusal(code, describe())
+
+
+def refusal(code: int, what: str) -> LaunchError:
+    """The error for a launch that the driver refused; what: the launch in one line."""
+    stream = "; is the stream one of this device, and still there?" if code in OTHER_CONTEXT else ""
+    return LaunchError(f"cuLaunchKernelEx: {error_name(code)}: {what}{stream}")
+
+
+def priorities() -> tuple[int, int]:
+    """The highest and the lowest priority of the current context's streams, as numbers."""
+    least, greatest = c_int(), c_int()
+    code = library().cuCtxGetStreamPriorityRange(ctypes.byref(least), ctypes.byref(greatest))
+    check(code, "cuCtxGetStreamPriorityRange")
+    return greatest.value, least.value
+
+
+class Memory:
+    """Device memory of the current context, freed with this object."""
+
+    def __init__(self, nbytes: int, zeroed: bool) -> None:
+        """zeroed: filled with zeros before this returns.  Raises DeviceError where there is none.
+
+        It may be called while a stream is being captured, and does not become part of the graph.
+        """
+        self._free = library().cuMemFree_v2  # at hand when the interpreter ends
+        self.address = 0
+        address = c_uint64()
+        with outside_of_captures():
+            code = library().cuMemAlloc_v2(ctypes.byref(address), nbytes)
+            self.address = address.value
+            if code != _SUCCESS:
+                raise DeviceError(f"allocating {nbytes} bytes of scratch: {error_name(code)}")
+            if zeroed:
+                _zero(self.address, nbytes)
+
+    def __del__(self) -> None:
+        if self.address:
+            self._free(self.address)
+
+
+def _zero(address: int, nbytes: int) -> None:
+    """On a stream of its own, since a capture may be under way on any other."""
+    stream = Stream()
+    check(library().cuMemsetD8Async(address, 0, nbytes, stream.handle), "cuMemsetD8Async")
+    stream.synchronize()
+
+
+@contextmanager
+def outside_of_captures() -> Iterator[None]:
+    """Let the thread do within the block what would break a capture, such as to free memory."""
+    mode = c_int(_CAPTURE_RELAXED)
+    exchange = library().cuThreadExchangeStreamCaptureMode
+    check(exchange(ctypes.byref(mode)), "cuThreadExchangeStreamCaptureMode")
+    try:
+        yield
+    finally:
+        exchange(ctypes.byref(mode))
 
 
 def is_capturing(stream: int) -> bool:
     """Whether launches on this stream are recorded into a graph instead of run."""
+    if stream in _NEVER_CAPTURED:
+        return False
     status = c_int()
-    _check(_library().cuStreamIsCapturing(stream, ctypes.byref(status)), "cuStreamIsCapturing")
+    check(library().cuStreamIsCapturing(stream, ctypes.byref(status)), "cuStreamIsCapturing")
     return status.value != 0
+
+
+class Stream:
+    """A stream of the current context that does not wait for the default one, nor that for it."""
+
+    def __init__(self) -> None:
+        handle = c_void_p()
+        self._destroy = library().cuStreamDestroy_v2  # at hand when the interpreter ends
+        self.handle = 0
+        code = library().cuStreamCreate(ctypes.byref(handle), _STREAM_NON_BLOCKING)
+        check(code, "cuStreamCreate")
+        self.handle = handle.value or 0
+
+    def synchronize(self) -> None:
+        """Wait until its work is done.  Raises LaunchError for work that failed."""
+        check(library().cuStreamSynchronize(self.handle), "cuStreamSynchronize")
+
+    def __del__(self) -> None:
+        if self.handle:
+            self._destroy(self.handle)
 
 
 class Event:
@@ -133,23 +338,29 @@ class Event:
 
     def __init__(self) -> None:
         self._handle = c_void_p()
-        code = _library().cuEventCreate(ctypes.byref(self._handle), _EVENT_DISABLE_TIMING)
-        _check(code, "cuEventCreate")
+        self._destroy = library().cuEventDestroy_v2  # at hand when the interpreter ends
+        code = library().cuEventCreate(ctypes.byref(self._handle), _EVENT_DISABLE_TIMING)
+        check(code, "cuEventCreate")
 
     def record(self, stream: int) -> None:
         """Put the mark behind everything that the stream has been given."""
-        _check(_library().cuEventRecord(self._handle, stream), "cuEventRecord")
+        check(library().cuEventRecord(self._handle, stream), "cuEventRecord")
+
+    def hold(self, stream: int) -> None:
+        """Let what the stream is given from now on wait until the mark is reached."""
+        check(library().cuStreamWaitEvent(stream, self._handle, 0), "cuStreamWaitEvent")
 
     @property
     def done(self) -> bool:
-        """Whether the stream has reached the mark, or never will, since its context is lost."""
-        return bool(_library().cuEventQuery(self._handle) != _NOT_READY)
+        """Whether the stream has reached the mark; in a lost context it never does."""
+        return bool(library().cuEventQuery(self._handle) == _SUCCESS)
 
     def __del__(self) -> None:
         if self._handle:
-            _library().cuEventDestroy_v2(self._handle)
+            self._destroy(self._handle)
 
 
-def _check(code: int, call: str) -> None:
+def check(code: int, call: str) -> None:
+    """Raise LaunchError unless the driver returned success."""
     if code != _SUCCESS:
         raise LaunchError(f"{call}: {error_name(code)}")

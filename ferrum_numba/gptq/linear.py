@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
+import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import kernels
-from ..devices import Device, Kernel, open_device
+from ..devices import Device, PreparedLaunch, open_device
 from ..errors import AbiError, CheckpointError
-from ..kernels import Artefact, W4A16Weight, add_bias, launch_act_order, launch_w4a16_gptq
+from ..kernels import Artefact, W4A16Weight
 from .checkpoint import Checkpoint
 from .tensors import GptqTensors
 from .zeros import kernel_words
@@ -21,6 +24,28 @@ from .zeros import kernel_words
 _ALIGN = 16  # bytes, the strictest that a shipped kernel asks for
 # By the layer's dtype: the relative error of rounding once to it.
 _ROUNDING = {np.dtype(np.float16): 2.0**-11, np.dtype(ml_dtypes.bfloat16): 2.0**-8}
+_SHAPES = 256  # shapes of x that are remembered
+_Pair = tuple[PreparedLaunch, PreparedLaunch | None]  # the GEMM, and what adds the bias after it
+
+
+@dataclass
+class _Shaped:
+    """What a shape of x means.  out: the result's shape.  m: rows.  calls: what computes it."""
+
+    out: tuple[int, ...]
+    m: int
+    calls: _Pair | None
+
+
+class _Calls(threading.local):
+    """The launches that a thread has prepared: they are changed in place, so each has its own.
+
+    shaped: by the shape of x.  by_class: by the smallest measured m that is not below.
+    """
+
+    def __init__(self) -> None:
+        self.shaped: dict[tuple[int, ...] | None, _Shaped] = {}
+        self.by_class: dict[int, _Pair] = {}
 
 
 class GptqLinear:
@@ -69,11 +94,12 @@ class GptqLinear:
             self.bias = to_device(_rounded("bias", tensors.bias, self.dtype))
         self._g_idx = to_device(tensors.g_idx) if tensors.act_order else None
         self._fixed = _fixed(kernel, zero_bias, tensors.act_order, self.dtype.name)
-        aligned = self._aligned(self.weight.qweight, self.weight.scales)
+        bias = () if self.bias is None else (self.bias,)
+        aligned = self._aligned(self.weight.qweight, self.weight.scales, *bias)
         if self._fixed is None and not aligned:  # a view of a file, on the CPU device
             self._fixed = kernels.canonical(zero_bias, self.dtype.name)
         self._bounds = kernels.tuning().bounds(kernels.device_name(self.device))
-        self._kernels: dict[int, Kernel] = {}
+        self._calls = _Calls()
 
     @classmethod
     def load(
@@ -103,10 +129,12 @@ class GptqLinear:
         )
 
     def __call__(self, x: Any, *, out: Any = None, stream: Any = None) -> Any:
-        """y = x @ W + bias.
+        """y = x @ W + bias.  Any number of threads may call it at a time.
 
         x: (..., K) of the layer's dtype in C order, an array of the device, or NumPy on any device.
-        out: (..., N) of that dtype in C order on the device; with it nothing is allocated.
+        out: (..., N) of that dtype in C order on the device; with it nothing is allocated, nothing
+        is waited for, and the call can be captured.
+        Both begin at a multiple of 16 bytes, as every allocator's arrays do.
         stream: the device's stream, or another library's; the default stream where it is left out.
 
         Returns `out`, or a new array of the device; NumPy for NumPy.  Raises AbiError for an x or
@@ -118,39 +146,49 @@ class GptqLinear:
             if stream is not None:
                 stream.synchronize()
             return self.device.to_host(y)
-        shape = _check("x", x, self.K)
-        m = int(np.prod(shape[:-1], dtype=np.int64))
+        shape = getattr(x, "shape", None)
+        shaped = self._calls.shaped.get(shape) or self._shaped(x)
         if out is None:
-            out = self.device.empty((*shape[:-1], self.N), self.dtype)
-        elif tuple(out.shape) != (*shape[:-1], self.N):
+            out = self.device.empty(shaped.out, self.dtype)
+        elif out.shape != shaped.out:
             raise AbiError(
-                f"out: expected shape {(*shape[:-1], self.N)} for x {shape}, "
-                f"found {tuple(out.shape)}"
+                f"out: expected shape {shaped.out} for x {tuple(x.shape)}, found {tuple(out.shape)}"
             )
-        if m:
-            self._multiply(x, out, m, stream)
-            if self.bias is not None:
-                add_bias(self.device, out, self.bias, m, self.N, stream, self.dtype.name)
+        if shaped.m:
+            gemm, add_bias = shaped.calls or self._prepare(shaped, x, out)
+            gemm.launch(stream, a=x, c=out, M=shaped.m)
+            if add_bias is not None:
+                add_bias.launch(stream, c=out, M=shaped.m)
         return out
 
-    def _multiply(self, x: Any, out: Any, m: int, stream: Any) -> None:
-        bound = kernels.m_class(m, self._bounds)
-        kernel = self._kernels.get(bound)
-        if kernel is None:
-            kernel = self._kernels[bound] = self.artefact(m).kernel(self.device)
-        if self._g_idx is not None:
-            launch_act_order(stream, kernel, x, self.weight, self._g_idx, out, m)
-            return
-        try:
-            launch_w4a16_gptq(stream, kernel, x, self.weight, out, m)
-        except AbiError:
-            # Looked at only here, since it costs a launch's time: x may lie where the chosen
-            # kernel cannot read it, as part of another array, and the canonical one can.
-            if self._fixed is not None or self._aligned(x):
-                raise
-            fallback = kernels.canonical(self.weight.zero_bias, self.dtype.name)
-            kernel = fallback.kernel(self.device)
-            launch_w4a16_gptq(stream, kernel, x, self.weight, out, m)
+    def _shaped(self, x: Any) -> _Shaped:
+        """What a shape of x means, remembered.  Raises AbiError for one that does not fit."""
+        shape = _check("x", x, self.K)
+        m = math.prod(shape[:-1])
+        known = self._calls.shaped
+        if len(known) >= _SHAPES:
+            known.clear()
+        calls = self._calls.by_class.get(kernels.m_class(m, self._bounds))
+        return known.setdefault(shape, _Shaped((*shape[:-1], self.N), m, calls))
+
+    def _prepare(self, shaped: _Shaped, x: Any, out: Any) -> _Pair:
+        """The launches for all m between two of the measured ones, and for this thread."""
+        m, weight = shaped.m, self.weight
+        kernel = self.artefact(m).kernel(self.device)
+        own_bias = self.bias is not None and kernels.takes_bias(kernel)
+        if self._g_idx is None:
+            bias = self.bias if own_bias else None
+            gemm = kernels.prepare_w4a16_gptq(kernel, x, weight, out, m, bias=bias)
+        else:
+            gemm = kernels.prepare_act_order(kernel, x, weight, self._g_idx, out, m)
+        add_bias = None
+        if self.bias is not None and not own_bias:
+            add_bias = kernels.prepare_add_bias(
+                self.device, out, self.bias, m, self.N, self.dtype.name
+            )
+        shaped.calls = gemm, add_bias
+        self._calls.by_class[kernels.m_class(m, self._bounds)] = shaped.calls
+        return shaped.calls
 
     def _aligned(self, *arrays: Any) -> bool:
         """Whether every shipped kernel can read these arrays where they lie."""

@@ -1,6 +1,6 @@
 """The shipped kernels: the catalogue, the choice among them, and the typed front door."""
 
-from .act_order import launch_act_order
+from .act_order import prepare_act_order
 from .catalogue import (
     Artefact,
     act_order,
@@ -24,9 +24,11 @@ from .w4a16 import (
     W4A16_SIDECAR,
     PackedWeight,
     W4A16Weight,
-    add_bias,
     fn_name,
     launch_w4a16_gptq,
+    prepare_add_bias,
+    prepare_w4a16_gptq,
+    takes_bias,
 )
 
 __all__ = [
@@ -40,7 +42,6 @@ __all__ = [
     "Tuning",
     "W4A16Weight",
     "act_order",
-    "add_bias",
     "artefact",
     "canonical",
     "choose",
@@ -48,11 +49,14 @@ __all__ = [
     "device_name",
     "fn_name",
     "folder",
-    "launch_act_order",
     "launch_config",
     "launch_w4a16_gptq",
     "m_class",
     "names",
+    "prepare_act_order",
+    "prepare_add_bias",
+    "prepare_w4a16_gptq",
+    "takes_bias",
     "tuned_name",
     "tuning",
 ]

@@ -13,7 +13,6 @@ from .tuning import CANONICAL, PORTABLE, Tuning
 
 _DTYPES: dict[str, tuple[str, ...]] = {"float16": (), "bfloat16": ("bf16",)}
 _ZERO_FORMATS = {1: "v1", 0: "v2"}
-_GROUPS = (128, 32)  # what tuned kernels are built for, the faster first
 
 
 @dataclass(frozen=True)
@@ -117,26 +116,26 @@ def choose(
     hold, the canonical one.  Raises AbiError for a dtype that no artefact computes in.
     """
     sizes = contiguous_sizes(M, N, K, group_size)
-    for group in _GROUPS:
-        for table in (device_name(device), PORTABLE):
-            build = tuning().build(table, M, N, K, group)
-            if build == CANONICAL:
-                return canonical(zero_bias, dtype)
-            if build is None:
+    for table in (device_name(device), PORTABLE):
+        for group in tuning().groups(table):
+            if sizes["group_size"] % group and sizes["group_size"] < K:
                 continue
-            name = tuned_name(build, group, zero_bias, dtype)
+            build = tuning().build(table, M, N, K, group)
+            if build is None or build == CANONICAL:
+                return canonical(zero_bias, dtype)
+            name = tuned_name(build, zero_bias, dtype)
             if name in names() and artefact(name).takes(device, sizes):
                 return artefact(name)
     return canonical(zero_bias, dtype)
 
 
-def tuned_name(build: str, group: int, zero_bias: int, dtype: str = "float16") -> str:
-    """The artefact of a build that the measured table names: "decode.m8n32w8.sm_80", say.
+def tuned_name(build: str, zero_bias: int, dtype: str = "float16") -> str:
+    """The artefact of a build that the measured table names: "decode.m8n32w8.g128.sm_80", say.
 
     Raises AbiError for another dtype or zero_bias.
     """
-    family, tile, target = build.split(".")
-    variant = [*_infix(dtype), tile, f"g{group}", _zero_format(zero_bias), target]
+    family, tile, group, target = build.split(".")
+    variant = [*_infix(dtype), tile, group, _zero_format(zero_bias), target]
     return ".".join([f"w4a16_gptq_gemm_{family}", *variant])
 
 
@@ -176,4 +175,10 @@ def launch_config(sidecar: Sidecar, **sizes: int) -> LaunchConfig:
             f"{sidecar.entry}: the sidecar states no grid, num_warps or shared; "
             "give a LaunchConfig of your own"
         )
-    return LaunchConfig(grid, block=sidecar.num_warps * 32, shared_bytes=sidecar.shared_bytes)
+    return LaunchConfig(
+        grid,
+        block=sidecar.num_warps * 32,
+        shared_bytes=sidecar.shared_bytes,
+        cooperative=sidecar.cooperative,
+        programmatic=sidecar.programmatic,
+    )

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..abi import LaunchConfig, Sidecar
-from ..abi.binding import POINTEE_DTYPES
+from ..abi.arrays import POINTEE_DTYPES
 from ..errors import AbiError
 from .catalogue import launch_config
 

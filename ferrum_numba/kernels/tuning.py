@@ -1,11 +1,12 @@
 """The measured table: which build is fastest for which shape.  scripts/tune.py writes it.
 
-JSON: {table: [{"group": 128, "M": 8, "N": 4096, "K": 4096, "build": "decode.m8n32w8.sm_80"}, ...]}.
-table: the product name of the GPU that was measured, "cpu", or "portable": the builds for sm_80
-alone, measured on the first GPU; where a device was never measured, or cannot take its own row's.
-group: the GROUP that the build was compiled with.  build: the parts of an artefact's name that say
-kernel family, tile and target, or "canonical".  A row holds for every M above the next smaller M of
-its table, up to its own; the rows of the largest M for all M beyond.
+JSON: {table: [{"group": 128, "M": 8, "N": 4096, "K": 4096, "build": "decode.m8n32w8.g128.sm_80"},
+...]}.  table: the product name of the GPU that was measured, "cpu", or "portable": the builds for
+sm_80 alone, measured on the first GPU; where a device was never measured, or cannot take its own
+row's.  group: of the layers that were measured; other group sizes take the rows of the largest one
+that divides them, one group of all of K those of the largest.  build: the parts of an artefact's
+name that say kernel family, tile, smallest group and target, or "canonical".  A row holds for every
+M above the next smaller M of its table, up to its own; the rows of the largest M for all M beyond.
 """
 
 from __future__ import annotations
@@ -61,6 +62,10 @@ class Tuning:
     def bounds(self, device: str) -> tuple[int, ...]:
         """The Ms of the table: the choice is the same for all M between two of them."""
         return tuple(sorted({row.m for row in self.rows(device)}))
+
+    def groups(self, device: str) -> tuple[int, ...]:
+        """The group sizes that were measured, the largest first."""
+        return tuple(sorted({row.group for row in self.rows(device)}, reverse=True))
 
     def build(self, device: str, m: int, n: int, k: int, group: int) -> str | None:
         """The build of the nearest shape; None where the group was never measured."""

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Protocol
 
-from ..abi import Sidecar
-from ..devices import Device, Kernel
+from ..abi import LaunchConfig, Sidecar
+from ..devices import Device, Kernel, PreparedLaunch
 from ..errors import AbiError
 from .catalogue import add_bias_artefact, canonical, launch_config
 
@@ -67,33 +67,66 @@ class W4A16Weight:
 
 
 def launch_w4a16_gptq(
-    stream: Any, kernel: Kernel, a: Any, weight: PackedWeight, out: Any, m: int
+    stream: Any,
+    kernel: Kernel,
+    a: Any,
+    weight: PackedWeight,
+    out: Any,
+    m: int,
+    *,
+    bias: Any = None,
 ) -> None:
-    """Launch a GEMM: `out[m, N] = a[m, K] @ weight`, on `stream` (None: the default).
+    """Launch a GEMM: `out[m, N] = a[m, K] @ weight + bias`, on `stream` (None: the default).
 
     kernel: one of the shipped GEMMs, all of which take the canonical arguments, or another build
     of the canonical one; loaded without a sidecar, or with Triton's plain one, it is held to the
     canonical argument list.
     a, out: float16 arrays on the kernel's device, in C order, of at least m rows.
+    bias: [N] of that dtype there, for a kernel that has such an argument, or None.
 
     Raises AbiError for arguments that do not fit, LaunchError where the device refuses.
     """
+    kernel, config, arguments = _marshal(kernel, a, weight, out, m, bias)
+    kernel.launch(config, *arguments, stream=stream)
+
+
+def prepare_w4a16_gptq(
+    kernel: Kernel, a: Any, weight: PackedWeight, out: Any, m: int, *, bias: Any = None
+) -> PreparedLaunch:
+    """As `launch_w4a16_gptq`, to be launched later: `call(stream)`, `call.update(a=..., M=...)`."""
+    kernel, config, arguments = _marshal(kernel, a, weight, out, m, bias)
+    return kernel.prepare(config, *arguments)
+
+
+def takes_bias(kernel: Kernel) -> bool:
+    """Whether a GEMM adds the bias itself."""
+    return any(parameter.name == "bias" for parameter in kernel.signature.arguments)
+
+
+def _marshal(
+    kernel: Kernel, a: Any, weight: PackedWeight, out: Any, m: int, bias: Any
+) -> tuple[Kernel, LaunchConfig, tuple[Any, ...]]:
+    """The kernel, held to the canonical argument list, its configuration and arguments."""
     if getattr(weight, "act_order", False):
         raise AbiError(
             "g_idx: the weight's rows are in activation order, which this kernel does not read; "
             "use GptqLinear, or kernels.launch_act_order"
         )
     kernel = _declared(kernel)
-    bias = (kernel.sidecar.constants or {}).get("ZERO_BIAS")
-    if bias is not None and bias != weight.zero_bias:
+    if bias is not None and not takes_bias(kernel):
+        raise AbiError(
+            f"bias: {kernel.signature.entry} adds none; add it afterwards with prepare_add_bias"
+        )
+    zero_bias = (kernel.sidecar.constants or {}).get("ZERO_BIAS")
+    if zero_bias is not None and zero_bias != weight.zero_bias:
         raise AbiError(
             f"zero_bias: the weight's zeros are nibble + {weight.zero_bias}, the kernel adds "
-            f"{bias}; take the build for this format, such as kernels.canonical({weight.zero_bias})"
+            f"{zero_bias}; take the build for this format, such as "
+            f"kernels.canonical({weight.zero_bias})"
         )
     k, n = weight.K, weight.N
     group_size = k if weight.group_size == -1 else weight.group_size
-    kernel.launch(
-        launch_config(kernel.sidecar, M=m, N=n, K=k, group_size=group_size),
+    arguments = (
         *(a, weight.qweight, weight.scales, weight.qzeros, out),
         *(m, n, k, group_size),
         *(k, 1),  # a
@@ -101,8 +134,10 @@ def launch_w4a16_gptq(
         *(n, 1),  # scales
         *(n // 8, 1),  # qzeros
         *(n, 1),  # c
-        stream=stream,
+        *(() if bias is None else (bias,)),
     )
+    config = launch_config(kernel.sidecar, M=m, N=n, K=k, group_size=group_size)
+    return kernel, config, arguments
 
 
 @lru_cache(maxsize=64)
@@ -150,19 +185,10 @@ def _canonical_params(kernel: Kernel) -> Any:
     return W4A16_SIDECAR.params[: 19 + extra]
 
 
-def add_bias(
-    device: Device,
-    out: Any,
-    bias: Any,
-    m: int,
-    n: int,
-    stream: Any = None,
-    dtype: str = "float16",
-) -> None:
-    """Launch `out[m, n] += bias[n]`, arrays of `device` and of `dtype` in C order."""
+def prepare_add_bias(
+    device: Device, out: Any, bias: Any, m: int, n: int, dtype: str = "float16"
+) -> PreparedLaunch:
+    """`out[m, n] += bias[n]`, arrays of `device` and of `dtype` in C order."""
     shipped = add_bias_artefact(dtype)
-    shipped.kernel(device).launch(
-        launch_config(shipped.sidecar, M=m, N=n),
-        *(out, bias, m, n, n, 1),
-        stream=stream,
-    )
+    config = launch_config(shipped.sidecar, M=m, N=n)
+    return shipped.kernel(device).prepare(config, *(out, bias, m, n, n, 1))

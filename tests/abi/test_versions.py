@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 import ferrum_numba as fe
-from ferrum_numba.abi import cuda_for_ptx, driver_for_ptx, runs_on
+from ferrum_numba.abi import cuda_for_ptx, driver_for_ptx, loader_for_ptx, runs_on
 
 
 @pytest.mark.parametrize(
@@ -35,3 +35,15 @@ def test_drivers() -> None:
     assert cuda_for_ptx((3, 0)) == (10, 0)
     assert cuda_for_ptx((99, 0)) is None
     assert driver_for_ptx((99, 0)) is None
+
+
+@pytest.mark.parametrize(
+    ("version", "words"),
+    [
+        ((7, 0), "CUDA 11.0 (driver 450)"),
+        ((9, 4), "CUDA 13.4"),
+        ((99, 0), "a CUDA newer than this package"),
+    ],
+)
+def test_what_loads_a_ptx_isa(version: tuple[int, int], words: str) -> None:
+    assert loader_for_ptx(version) == words

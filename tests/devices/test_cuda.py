@@ -62,7 +62,7 @@ def test_the_drivers_log(gpu: fe.Device) -> None:
 
 def test_a_refused_launch_is_explained(gpu: fe.Device) -> None:
     kernel = gpu.load_module(IOTA).get_kernel()
-    message = r"cuLaunchKernel: CUDA_ERROR_\w+ \(.*\): k on cuda:0: grid \(1, 1, 1\), " \
+    message = r"cuLaunchKernelEx: CUDA_ERROR_\w+ \(.*\): k on cuda:0: grid \(1, 1, 1\), " \
               r"block \(256, 1, 1\), shared_bytes 0, n = 8"  # fmt: skip
     with pytest.raises(fe.LaunchError, match=message):
         kernel.launch(fe.LaunchConfig(1, 256), gpu.empty(8, np.int32), 8)

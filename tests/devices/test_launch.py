@@ -141,8 +141,26 @@ def test_a_missing_argument(device: fe.Device) -> None:
         canonical.kernel(device).launch(canonical.CONFIG, **arguments)
 
 
+def test_the_same_launch_again_and_others_in_between(device: fe.Device) -> None:
+    """What a kernel remembers of the launch before changes nothing in what is refused."""
+    kernel, arguments = canonical.kernel(device), canonical.arguments(device)
+    for _ in range(3):
+        for changes in ({"M": 6}, {"a": arguments["c"]}, {"lda": 1}, {"N": 512, "stride_qwk": 512}):
+            kernel.launch(canonical.CONFIG, **arguments)
+            with pytest.raises(fe.AbiError):
+                kernel.launch(canonical.CONFIG, **arguments | changes)
+        with pytest.raises(fe.AbiError, match=r"grid: expected \(1, 3, 1\)"):
+            kernel.launch(fe.LaunchConfig((2, 3), 128, 8192), **arguments)
+        one = arguments | {"M": 1}
+        kernel.launch(canonical.CONFIG, *one.values())
+        arguments = canonical.arguments(device)  # elsewhere
+        kernel.launch(canonical.CONFIG, *arguments.values(), stream=device.create_stream())
+        canonical.check(device, arguments["c"])
+
+
 def test_too_many_and_twice(device: fe.Device) -> None:
     arguments = canonical.arguments(device)
+    canonical.kernel(device).launch(canonical.CONFIG, **arguments)
     with pytest.raises(fe.AbiError, match="expected 19 arguments"):
         canonical.kernel(device).launch(canonical.CONFIG, *arguments.values(), None)
     with pytest.raises(fe.AbiError, match="a: given by position and by name"):

@@ -1,0 +1,172 @@
+"""Arrays of a launch: where one lies, and what its declaration demands of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ..errors import AbiError
+from .expression import Expression
+from .sidecar import Declaration
+
+# Triton's pointee types, and the array dtypes that they stand for.
+POINTEE_DTYPES = {
+    "*i1": "bool",
+    "*i8": "int8",
+    "*u8": "uint8",
+    "*i16": "int16",
+    "*u16": "uint16",
+    "*i32": "int32",
+    "*u32": "uint32",
+    "*i64": "int64",
+    "*u64": "uint64",
+    "*fp16": "float16",
+    "*bf16": "bfloat16",
+    "*fp32": "float32",
+    "*fp64": "float64",
+}
+
+
+@dataclass(frozen=True)
+class ArrayReference:
+    """What a launch needs to know of an array that lies on a device.
+
+    address: of element [0, ..., 0].  shape in elements; strides in bytes, None for C order.
+    dtype: NumPy's name of it.  available: bytes from `address` to the end of the array's extent.
+    device: where it lies, e.g. "cuda:0" or "cpu".
+    ready: lets a stream, given by its handle, wait for another that may still write the array; None
+    where there is nothing to wait for.
+    """
+
+    address: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...] | None
+    dtype: str
+    itemsize: int
+    available: int
+    device: str
+    readonly: bool = False
+    ready: Callable[[int], None] | None = None
+
+    @property
+    def contiguous(self) -> bool:
+        """Whether the elements lie in C order without gaps."""
+        if self.strides is None or 0 in self.shape:
+            return True
+        expected = self.itemsize
+        for extent, stride in zip(reversed(self.shape), reversed(self.strides), strict=True):
+            if extent != 1 and stride != expected:
+                return False
+            expected *= extent
+        return True
+
+    def alike(self, other: ArrayReference) -> bool:
+        """Whether the two differ in where they lie only."""
+        return (
+            self.shape == other.shape
+            and self.strides == other.strides
+            and self.dtype == other.dtype
+            and self.available == other.available
+            and self.readonly == other.readonly
+        )
+
+
+def check_array(declaration: Declaration, array: ArrayReference, sizes: Mapping[str, int]) -> None:
+    """One array against its declaration: dtype, alignment, layout and length.  Raises AbiError."""
+    name = declaration.name
+    expected = POINTEE_DTYPES.get(declaration.type)
+    if expected is not None and array.dtype != expected:
+        raise AbiError(
+            f"{name}: expected dtype {expected} ({declaration.type}), found {array.dtype}"
+        )
+    align = declaration.align or array.itemsize
+    if array.address % align:
+        raise AbiError(
+            f"{name}: expected an address aligned to {align} bytes, found {array.address:#x}; "
+            "pass a copy of the array, or take a kernel that reads it where it lies"
+        )
+    if declaration.role == "output" and array.readonly:
+        raise AbiError(f"{name}: expected a writable array, found a read-only one")
+    if not declaration.shape:
+        return
+    extents = [rule(sizes) for rule in declaration.shape]
+    strides = [rule(sizes) for rule in declaration.strides]
+    _check_layout(declaration, array, extents, strides)
+    _check_length(declaration, array, extents, strides)
+
+
+def reach(extents: Sequence[int], strides: Sequence[int], itemsize: int) -> int:
+    """Bytes from the first element to the end of the last; strides in elements, none negative."""
+    if min(extents) <= 0:
+        return 0
+    steps = sum((n - 1) * stride for n, stride in zip(extents, strides, strict=True))
+    return (steps + 1) * itemsize
+
+
+def _check_layout(
+    declaration: Declaration, array: ArrayReference, extents: list[int], strides: list[int]
+) -> None:
+    """A strided array is right only where the stride arguments say the same strides."""
+    if array.contiguous:
+        return
+    actual = [s // array.itemsize for s in array.strides or ()]
+    steps = [stride for stride, extent in zip(strides, extents, strict=True) if extent > 1]
+    matching = [s for s, extent in zip(actual, array.shape, strict=True) if extent > 1]
+    if len(actual) != len(extents) or steps != matching:
+        given = ", ".join(
+            f"{rule.text} = {s}" for rule, s in zip(declaration.strides, strides, strict=True)
+        )
+        raise AbiError(
+            f"{declaration.name}: expected a C-contiguous array, or one with the strides that the "
+            f"launch states ({given}, in elements), found strides {actual} for shape "
+            f"{array.shape}; copy it first"
+        )
+
+
+def _check_length(
+    declaration: Declaration, array: ArrayReference, extents: list[int], strides: list[int]
+) -> None:
+    """The first and the last element that the kernel may touch lie inside the array."""
+    if min(extents) <= 0:
+        return
+    if any(extent > 1 and stride < 0 for extent, stride in zip(extents, strides, strict=True)):
+        raise AbiError(
+            f"{declaration.name}: {_show(declaration.strides, strides)}: a negative "
+            "stride reads before the array"
+        )
+    needed = reach(extents, strides, array.itemsize)
+    if needed > array.available:
+        raise AbiError(
+            f"{declaration.name}: expected at least {needed} bytes for "
+            f"{_show(declaration.shape, extents)} with strides "
+            f"{_show(declaration.strides, strides)}, found {array.available} bytes "
+            f"(shape {array.shape}, {array.dtype})"
+        )
+
+
+def _show(rules: tuple[Expression, ...], values: list[int]) -> str:
+    text = ", ".join(rule.text for rule in rules)
+    return f"({text}) = {tuple(values)}"
+
+
+def check_contiguous(name: str, array: ArrayReference) -> None:
+    """Without a declaration nothing says what strides the kernel expects, so: none."""
+    if not array.contiguous:
+        raise AbiError(
+            f"{name}: expected a C-contiguous array, found strides "
+            f"{array.strides} bytes for shape {array.shape}; copy it first"
+        )
+
+
+def check_overlap(output: str, arrays: Mapping[str, ArrayReference]) -> None:
+    """An output shares no memory with another array: CTAs run in any order."""
+    first = arrays[output]
+    for name, other in arrays.items():
+        if name != output and (
+            first.address < other.address + other.available
+            and other.address < first.address + first.available
+        ):
+            raise AbiError(
+                f"{output}: shares memory with {name}; the kernel writes {output} "
+                f"while other CTAs still read {name}: give it an array of its own"
+            )

@@ -1,0 +1,96 @@
+"""Launch plans on a GPU: a table of packets for each stream, issued by a compiled loop."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from ..errors import FerrumError
+from . import capture, compiled, driver, observer
+from .lanes import Lanes
+from .plan import LaunchPlan
+from .streams import order, stream_handle
+
+if TYPE_CHECKING:
+    from .cuda import CudaDevice
+    from .lanes import Spelt
+
+# A stream, its handle, the address of the table of packets for it, whether a launch uses scratch,
+# and whose the table is.  Replaced as one, for other threads.
+_Last = tuple[object, int, int, bool, Any]
+_NONE: _Last = (object(), 0, 0, False, None)
+_ROW_BYTES = 24
+
+
+class CudaLaunchPlan(LaunchPlan):
+    """A plan whose packets are kept for each stream."""
+
+    device: CudaDevice
+
+    def __init__(self, device: CudaDevice) -> None:
+        super().__init__(device)
+        self._lanes = Lanes(device, cast("list[Spelt]", self._launches))
+        self._loop = compiled.loop()
+        self._last = _NONE
+        device.in_flight.watch(self)
+
+    def __call__(self, stream: Any = None) -> None:
+        last = self._last
+        if stream is not last[0] or observer.current is not None or capture.takers:
+            self._issue(stream, last)
+        elif last[3] and driver.is_capturing(last[1]):
+            self._issue_each(stream)
+        else:
+            self._run(last[2])
+
+    def _issue(self, stream: Any, last: _Last) -> None:
+        """Launch with all that may be between, and remember what calls may go by from now on."""
+        device, handle = self.device, stream_handle(stream)
+        known = handle == last[1] and last is not _NONE  # another object for the same stream
+        scratch = last[3] if known else any(launch.bound.scratch for launch in self)
+        watched = observer.current is not None or capture.takers
+        if watched or (scratch and device.is_capturing(stream)):
+            self._issue_each(stream)
+            return
+        if not known:
+            device.current().adopt()
+            with device.current():
+                if self._waits:
+                    order(handle, self._waits)
+                lane = self._lanes.on(stream, handle)
+            last = stream, handle, lane.table, scratch, lane
+        self._run(last[2])
+        if last[4].fleeting:
+            self._lanes.keep(last[4])
+        elif not self._waits:  # they are waited for each time
+            self._last = stream, *last[1:]
+
+    def _run(self, table: int) -> None:
+        failed = self._loop(table, len(self._launches))
+        if failed >= 0:
+            self._again(failed, table)
+
+    def _again(self, failed: int, table: int) -> None:
+        """The driver refused: for want of this device's context, or for a reason."""
+        self.device.current().adopt()
+        with self.device.current():
+            done = failed >> compiled.FAILED_BITS
+            if failed & 0xFFFFFFFF in driver.OTHER_CONTEXT:
+                failed = self._loop(table + done * _ROW_BYTES, len(self) - done)
+                failed += (failed >= 0) * (done << compiled.FAILED_BITS)
+            if failed >= 0:
+                raise self._refusal(failed)
+
+    def _refusal(self, failed: int) -> FerrumError:
+        step, code = failed >> compiled.FAILED_BITS, failed & 0xFFFFFFFF
+        launch = self._launches[step]
+        return driver.refusal(code, f"step {step}: {launch.kernel.describe(launch.invocation)}")
+
+    def _update(self, step: int, changes: dict[str, object]) -> None:
+        before = self[step]
+        super()._update(step, changes)
+        self._lanes.changed(step, before, changes)
+        self._last = _NONE  # there may be scratch now, or something to wait for
+
+    def __del__(self) -> None:
+        if hasattr(self, "_lanes"):
+            self._lanes.abandon()

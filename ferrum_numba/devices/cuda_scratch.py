@@ -1,0 +1,60 @@
+"""Scratch memory on a GPU: an arena for each stream, and for each branch of a captured graph."""
+
+from __future__ import annotations
+
+import threading
+from ctypes import c_uint64
+
+from . import compiled, driver, driver_graph
+from .scratch import ScratchArena
+
+_PER_THREAD = 2  # CU_STREAM_PER_THREAD: one handle, a stream for each thread
+
+
+class CudaScratch:
+    """The scratch arenas of one device; its context is current where they are asked for.
+
+    A graph may be launched on any stream, so what is captured into it gets memory that is the
+    graph's own: whoever captured it, and for as long as it or an instance of it exists.
+    """
+
+    def __init__(self) -> None:
+        self._streams: dict[tuple[int, int], ScratchArena] = {}
+        self._graphs: dict[int, _OfGraph] = {}
+        self._lock = threading.Lock()
+
+    def arena(self, stream: int) -> ScratchArena:
+        """What the launches that come next on a stream, or in its capture, may use."""
+        capture = driver_graph.CaptureState(stream)
+        if capture.active:
+            return self._of_graph(capture).arena(stream)
+        key = stream, threading.get_ident() if stream == _PER_THREAD else 0
+        found = self._streams.get(key)
+        return found or self._streams.setdefault(key, ScratchArena(_allocate))
+
+    def _of_graph(self, capture: driver_graph.CaptureState) -> _OfGraph:
+        with self._lock:
+            if capture.number not in self._graphs:
+                with driver.outside_of_captures():  # memory is freed here
+                    self._graphs = {n: g for n, g in self._graphs.items() if not g.gone.value}
+                self._graphs[capture.number] = _OfGraph(capture.graph)
+            return self._graphs[capture.number]
+
+
+class _OfGraph:
+    """The arenas of a graph, by the stream that each branch was captured from."""
+
+    def __init__(self, graph: int) -> None:
+        self.gone = c_uint64(0)
+        self._streams: dict[int, ScratchArena] = {}
+        driver_graph.tie(graph, self.gone, compiled.marker())
+
+    def arena(self, stream: int) -> ScratchArena:
+        return self._streams.get(stream) or self._streams.setdefault(
+            stream, ScratchArena(_allocate)
+        )
+
+
+def _allocate(nbytes: int, zeroed: bool) -> tuple[int, driver.Memory]:
+    memory = driver.Memory(nbytes, zeroed)
+    return memory.address, memory

@@ -1,0 +1,91 @@
+"""Arrays of any library on a GPU: where one lies, by `__cuda_array_interface__` or by DLPack.
+
+Source: the CUDA Array Interface, versions 2 and 3, in Numba's documentation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from ..abi import ArrayReference
+from ..errors import AbiError
+from . import dlpack
+from .dlpack import extent
+from .streams import Behind
+
+_TWO_BYTES = np.dtype("V2")
+
+
+def describe(name: str, array: Any, device: str) -> ArrayReference:
+    """Where an array lies; that it lies on `device` is taken on trust.
+
+    Nothing is waited for: the reference's `ready` does that.  Raises AbiError for what is no array
+    of a GPU, and for one whose library does not give its memory.
+    """
+    interface = interface_of(array)
+    if interface is not None:
+        reference = _describe(name, array, interface, device)
+    elif dlpack.is_offered(array) and dlpack.device_of(array) != "cpu":
+        reference = replace(
+            dlpack.describe(name, array), device=device, ready=dlpack.Written(array)
+        )
+    else:
+        raise AbiError(f"{name}: expected an array on {device}, found {_found(array)}")
+    if dlpack.is_of_jax(array):  # its interface names no stream, though one may still compute it
+        reference = replace(reference, ready=dlpack.Written(array))
+    return reference
+
+
+def interface_of(array: object) -> dict[str, Any] | None:
+    """The interface, where the array has one and its library gives it."""
+    try:
+        return getattr(array, "__cuda_array_interface__", None)
+    except Exception:  # such as torch's for a tensor that requires grad; DLPack says why
+        return None
+
+
+def _describe(name: str, array: Any, interface: dict[str, Any], device: str) -> ArrayReference:
+    if interface.get("mask") is not None:
+        raise AbiError(f"{name}: expected an array without a mask, found one with a mask")
+    shape, strides = tuple(interface["shape"]), interface.get("strides")
+    strides = tuple(strides) if strides is not None else None
+    dtype, itemsize = _type(interface["typestr"])
+    # The interface has no name for bfloat16: most leave it at two bytes, older torch says float16.
+    if dtype == "float16":
+        own = getattr(array, "dtype", None)
+        if not isinstance(own, np.dtype) and str(own) == "torch.bfloat16":
+            dtype = "bfloat16"
+    address, readonly = interface["data"]
+    stream = interface.get("stream")
+    return ArrayReference(
+        address=address or 0,
+        shape=shape,
+        strides=strides,
+        dtype=dtype,
+        itemsize=itemsize,
+        available=extent(shape, strides, itemsize),
+        device=device,
+        readonly=readonly,
+        ready=Behind(stream) if stream is not None else None,
+    )
+
+
+@lru_cache(maxsize=64)
+def _type(typestr: str) -> tuple[str, int]:
+    """NumPy's name of a type, and its bytes; to spell it takes NumPy longer than a launch."""
+    dtype = np.dtype(typestr)
+    return "bfloat16" if dtype == _TWO_BYTES else dtype.name, dtype.itemsize
+
+
+def _found(array: object) -> str:
+    """What is no array of a GPU, and what to do with it."""
+    if isinstance(array, np.ndarray):
+        return "a NumPy array; copy it with device.to_device(array)"
+    if dlpack.is_offered(array):
+        kind = type(array).__name__
+        return f"an array in host memory ({kind}); copy it with device.to_device(array)"
+    return f"{array!r:.80} ({type(array).__name__})"

@@ -1,0 +1,134 @@
+"""What a GPU has been given to do and is not known to have done."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import LaunchError
+from . import driver
+
+# An event is set behind so many launches, or so many bytes of arrays: what a launch costs is small,
+# and so is what is kept alive longer than needed.
+_LAUNCHES, _NBYTES = 32, 64 << 20
+_SHOWN, _PERHAPS = 16, 4  # launches that a message names: known ones, and prepared ones
+
+Describe = Callable[[], str]
+
+
+@dataclass
+class _Batch:
+    """Launches of one stream, and what they use; `event` is behind all of them, once it is set."""
+
+    stream: Any  # keeps the handle valid
+    handle: int
+    launches: list[tuple[Describe, object]] = field(default_factory=list)
+    event: driver.Event | None = None
+    sealed: bool = False
+
+
+class InFlight:
+    """What launches use, kept alive until the device is done with it.  Safe from any thread."""
+
+    def __init__(self, current: Callable[[], AbstractContextManager[object]]) -> None:
+        """current: makes the device's context current within a block."""
+        self._current = current
+        self._open: dict[int, _Batch] = {}  # by stream
+        self._sealed: deque[_Batch] = deque()
+        self._spare: list[driver.Event] = []
+        self._count, self._nbytes = 0, 0  # of the open batches
+        self._dropped: deque[tuple[Any, int, Describe, object]] = deque()
+        self._lock = threading.Lock()
+        self._watched: weakref.WeakSet[object] = weakref.WeakSet()
+
+    def watch(self, launch: object) -> None:
+        """Name this one, which holds what it uses by itself, among those that may be under way."""
+        with self._lock:
+            self._watched.add(launch)
+
+    def keep(
+        self, stream: Any, handle: int, describe: Describe, objects: object, nbytes: int
+    ) -> None:
+        """Hold `objects` until the work that a stream has been given so far is done.
+
+        stream: the object whose handle it is.  nbytes: about the size of the objects.  A plain
+        number does not keep its stream alive, so an event is set at once.
+        """
+        with self._lock:
+            self._add(stream, handle, describe, objects)
+            self._nbytes += nbytes
+            full = self._count >= _LAUNCHES or self._nbytes >= _NBYTES
+            done: object = None
+            if full or isinstance(stream, int):
+                with self._current():
+                    done = self._seal()
+        del done  # outside the lock: what is freed there may run any code
+
+    def drop(self, stream: Any, handle: int, describe: Describe, objects: object) -> None:
+        """As `keep`, from a finaliser: it may run within `keep` itself, and in any context."""
+        self._dropped.append((stream, handle, describe, objects))
+
+    def release(self) -> None:
+        """Let go of everything: the device has been synchronised."""
+        with self._lock:
+            done = [*self._sealed, *self._open.values()], [*self._dropped]
+            self._spare.extend(batch.event for batch in self._sealed if batch.event is not None)
+            self._sealed.clear()
+            self._open.clear()
+            self._dropped.clear()
+            self._count = self._nbytes = 0
+        del done
+
+    def describe(self) -> str:
+        """The launches that are not known to be done, oldest first."""
+        with self._lock:
+            pending = [b for b in self._sealed if b.event is None or not b.event.done]
+            batches = [*pending, *self._open.values()]
+            running = [describe for batch in batches for describe, _ in batch.launches]
+            shown = [describe() for describe in running[-_SHOWN:]]
+            if len(running) > len(shown):
+                shown.insert(0, f"{len(running) - len(shown)} more")
+            shown += [f"perhaps {launch!r}" for launch in list(self._watched)[:_PERHAPS]]
+        return "; ".join(shown) or "no launch of this package"
+
+    def _add(self, stream: Any, handle: int, describe: Describe, objects: object) -> None:
+        batch = self._open.get(handle)
+        if batch is None:
+            batch = self._open[handle] = _Batch(stream, handle)
+        batch.launches.append((describe, objects))
+        self._count += 1
+
+    def _seal(self) -> list[_Batch]:
+        """Set an event behind each open batch; returns those that are done, to be let go of."""
+        while self._dropped:
+            self._add(*self._dropped.popleft())
+        for handle, batch in list(self._open.items()):
+            try:
+                if driver.is_capturing(handle):
+                    continue  # an event would become part of the graph
+                batch.event = self._spare.pop() if self._spare else driver.Event()
+                batch.event.record(handle)
+            except LaunchError:  # the stream is gone: until the device is synchronised, then
+                batch.event = None
+            self._sealed.append(self._open.pop(handle))
+        self._count = sum(len(batch.launches) for batch in self._open.values())
+        self._nbytes = 0
+        return self._sweep()
+
+    def _sweep(self) -> list[_Batch]:
+        done, waiting, pending = [], deque[_Batch](), set[int]()
+        for batch in self._sealed:
+            # Behind one of its stream that is not done, none is.
+            if batch.handle in pending or batch.event is None or not batch.event.done:
+                pending.add(batch.handle)
+                waiting.append(batch)
+            else:
+                self._spare.append(batch.event)
+                done.append(batch)
+        self._sealed = waiting
+        return done

@@ -1,0 +1,49 @@
+"""Who sees every launch of this process: nobody, until somebody asks.
+
+One place for all devices.  Off, it costs a launch one comparison with None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..abi import LaunchConfig
+
+if TYPE_CHECKING:
+    from .base import Invocation, Kernel
+
+
+class Observer(Protocol):
+    """Sees launches while it is `current`."""
+
+    def launch(self, kernel: Kernel, invocation: Invocation, stream: Any) -> None:
+        """Stands for `kernel._enqueue(invocation, stream)`, which it has to call."""
+
+    def refused(
+        self,
+        kernel: Kernel,
+        config: LaunchConfig,
+        positional: Sequence[object],
+        named: Mapping[str, object],
+        error: Exception,
+    ) -> None:
+        """A launch whose arguments were refused; the error is raised afterwards."""
+
+
+class Annotator(Protocol):
+    """Says more about a launch whose arguments were refused."""
+
+    def __call__(
+        self,
+        kernel: Kernel,
+        config: LaunchConfig,
+        positional: Sequence[object],
+        named: Mapping[str, object],
+        error: Exception,
+    ) -> None:
+        """Add notes to the error, which is raised afterwards."""
+
+
+current: Observer | None = None
+annotate: Annotator | None = None  # set once by the package, for what lies above devices

@@ -1,0 +1,94 @@
+"""A launch that is marshalled and checked once, to be repeated and to be changed in place."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ..errors import LaunchError
+
+if TYPE_CHECKING:
+    from ..abi import LaunchConfig
+    from .base import Invocation, Kernel
+
+
+class PreparedLaunch:
+    """`call = kernel.prepare(config, a=a, ...)`, then `call(stream)` as often as wanted.
+
+    It keeps its arrays alive, also while launches with them are under way after it is dropped.
+    Any number of threads may call it at a time; while one is in `update` or in `launch`, no other
+    may use it.
+    """
+
+    def __init__(self, kernel: Kernel, invocation: Invocation) -> None:
+        self.kernel = kernel
+        self._invocation = invocation
+        self._lent: dict[str, object] = {}  # what `launch` was given, told by their facts
+        self._lent_nbytes = 0
+
+    @property
+    def config(self) -> LaunchConfig:
+        """The launch configuration, as the last update left it."""
+        return self._invocation.config
+
+    @property
+    def invocation(self) -> Invocation:
+        """The launch as it is now; its block is the one that the next call hands over."""
+        return self._invocation
+
+    def __call__(self, stream: Any = None) -> None:
+        """Launch on `stream`.  Raises LaunchError where the device refuses the launch."""
+        self._require_nothing_lent()
+        self.kernel.issue(self._invocation, stream)
+
+    def update(self, **changes: object) -> PreparedLaunch:
+        """Replace some arguments; the grid follows the sidecar's rule.  Returns itself.
+
+        Only what a change can have touched is checked again.  Raises AbiError as `prepare` does,
+        and then changes nothing.
+        """
+        self._change(changes, hold=True)
+        for name in changes:
+            self._lent.pop(name, None)
+        return self
+
+    def _change(self, changes: dict[str, object], hold: bool) -> None:
+        self._invocation = self.kernel.remarshal(self._invocation, changes, hold)
+
+    def launch(self, stream: Any = None, **changes: object) -> None:
+        """`update(**changes)`, then launch; the arrays given are held only until that is done.
+
+        Give them again at the next launch: an array that still lies where it did, as it did, costs
+        no check.  Raises AbiError as `prepare` does, LaunchError where the device refuses.
+        """
+        self._lend(changes)
+        self.kernel.issue(self._whole(changes), stream)
+
+    def _lend(self, changes: dict[str, object]) -> None:
+        """Take over what is new in `changes`, without holding it."""
+        lent, facts = self._lent, self.kernel.facts
+        new, found = {}, {}
+        for name, value in changes.items():
+            fact = facts(value)
+            if lent.get(name) != fact:
+                new[name], found[name] = value, fact
+        if new:
+            self._change(new, hold=False)
+            lent.update(found)
+            arrays = self._invocation.bound.arrays
+            self._lent_nbytes = sum([arrays[name].available for name in lent if name in arrays])
+
+    def _require_nothing_lent(self) -> None:
+        lent = [name for name in self._lent if name in self._invocation.bound.arrays]
+        if lent:
+            raise LaunchError(
+                f"{', '.join(lent)}: given to `launch` for one launch only; give them to it again, "
+                "or to `update`"
+            )
+
+    def _whole(self, changes: dict[str, object]) -> Invocation:
+        invocation = self._invocation
+        return replace(invocation, arguments={**invocation.arguments, **changes})
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.kernel.describe(self._invocation)}>"

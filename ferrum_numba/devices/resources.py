@@ -1,0 +1,27 @@
+"""What a compiled kernel takes of a GPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Registers and memory of one kernel; None where the source does not say.
+
+    source: who says so, such as "the driver, on cuda:0 (…)".
+    registers: of a thread.  shared_bytes: static, of a CTA.  local_bytes: of a thread, spilled
+    registers among them.  spill_store_bytes, spill_load_bytes: that spilling moves, of a thread.
+    constant_bytes: without the parameters' bank.  max_threads: of a CTA.
+    ctas_per_sm: that an SM holds at once, of the block and the shared memory of the launch.
+    """
+
+    source: str
+    registers: int | None = None
+    shared_bytes: int | None = None
+    local_bytes: int | None = None
+    spill_store_bytes: int | None = None
+    spill_load_bytes: int | None = None
+    constant_bytes: int | None = None
+    max_threads: int | None = None
+    ctas_per_sm: int | None = None

@@ -1,0 +1,97 @@
+"""Launches that were recorded in order, to be repeated as one and to be changed in place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from ..errors import AbiError, FerrumError, LaunchError
+from .prepared import PreparedLaunch
+
+if TYPE_CHECKING:
+    from .base import Device, Invocation, Kernel
+
+
+class LaunchSequence:
+    """The launches of a plan or of a graph.  It keeps their arrays alive.
+
+    Any number of threads may issue it at a time; while one changes it, no other may use it.
+    """
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self._launches: list[PreparedLaunch] = []
+
+    def __len__(self) -> int:
+        return len(self._launches)
+
+    def __iter__(self) -> Iterator[Invocation]:
+        return (launch.invocation for launch in self._launches)
+
+    def __getitem__(self, step: int) -> Invocation:
+        """A step's launch as it is now: its configuration, arguments and parameter block."""
+        return self._launches[step].invocation
+
+    def take(self, kernel: Kernel, invocation: Invocation, stream: Any) -> None:
+        """Record a launch, which is marshalled and checked."""
+        if kernel.module.device is not self.device:
+            raise LaunchError(
+                f"{self}: expected launches on {self.device.name}, "
+                f"found one on {kernel.module.device.name}"
+            )
+        self._launches.append(PreparedLaunch(kernel, invocation.copy()))
+
+    def update(self, step: int, **changes: object) -> None:
+        """Replace some arguments of a step, counted from 0; the grid follows the sidecar's rule.
+
+        Raises AbiError, which names the step, as `PreparedLaunch.update` does, and then changes
+        nothing.
+        """
+        if not 0 <= step < len(self):
+            raise AbiError(f"step: expected 0 to {len(self) - 1}, found {step}")
+        with self._naming(step):
+            self._update(step, changes)
+
+    def replace(self, old: Any, new: Any) -> int:
+        """Let every step that takes the array `old` take `new`; returns how many arguments it was.
+
+        An array is told by where it begins.  Raises AbiError as `update` does, and then the steps
+        before the one named have changed.
+        """
+        address = self.device.describe("old", old).address
+        count = 0
+        for step, launch in enumerate(self._launches):
+            arrays = launch.invocation.bound.arrays.items()
+            names = [name for name, array in arrays if array.address == address]
+            if names:
+                self.update(step, **dict.fromkeys(names, new))
+                count += len(names)
+        return count
+
+    @cached_property
+    def _waits(self) -> tuple[Callable[[int], None], ...]:
+        """What the stream has to wait for before the first step; each one once."""
+        return tuple(dict.fromkeys(w for launch in self for w in launch.waits))
+
+    def _update(self, step: int, changes: dict[str, object]) -> None:
+        self.__dict__.pop("_waits", None)
+        self._launches[step].update(**changes)
+
+    def _issue_each(self, stream: Any) -> None:
+        """One launch after the other, as if each had been written down by itself."""
+        for step, launch in enumerate(list(self._launches)):
+            with self._naming(step):
+                launch.kernel.issue(launch.invocation, stream)
+
+    @contextmanager
+    def _naming(self, step: int) -> Iterator[None]:
+        try:
+            yield
+        except FerrumError as error:
+            error.args = (f"step {step}: {error.args[0]}", *error.args[1:])
+            raise
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {len(self)} launches on {self.device.name}>"

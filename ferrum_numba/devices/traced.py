@@ -1,0 +1,115 @@
+"""Tracing launches on the CPU device: `with device.trace(...) as trace: kernel.launch(...)`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, overload
+
+from ..emulator.checks import Finding
+from ..emulator.trace import Event, Selection, TracedLaunch, TracedProgram
+from .base import Invocation, Kernel
+from .launch_arrays import launch_arrays
+
+
+class Trace:
+    """What the launches in a `with device.trace(...)` block did.
+
+    launches: one for each, in order; a launch is a sequence of its events.
+    """
+
+    def __init__(self, selection: Selection) -> None:
+        self.selection = selection
+        self.launches: list[TracedLaunch] = []
+
+    @property
+    def events(self) -> Sequence[Event]:
+        """The events of all launches: one for each instruction that a warp executed.
+
+        Each is made when it is asked for.
+        """
+        return _Events(self.launches)
+
+    @property
+    def dropped(self) -> int:
+        """How many events did not fit: they came after the ones that were kept."""
+        return sum(launch.dropped for launch in self.launches)
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """One record for each event, register and chosen lane; see Event.rows."""
+        for launch in self.launches:
+            for event in launch:
+                yield from event.rows(self.selection.lanes)
+
+
+class _Events(Sequence[Event]):
+    """The events of several launches, one launch after another."""
+
+    def __init__(self, launches: Sequence[TracedLaunch]) -> None:
+        self._launches = launches
+
+    def __len__(self) -> int:
+        return sum(map(len, self._launches))
+
+    @overload
+    def __getitem__(self, index: int) -> Event: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Event]: ...
+
+    def __getitem__(self, index: int | slice) -> Event | list[Event]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        place = index if index >= 0 else index + len(self)
+        for launch in self._launches:
+            if 0 <= place < len(launch):
+                return launch[place]
+            place -= len(launch)
+        raise IndexError(f"event {index} of {len(self)}")
+
+    def __iter__(self) -> Iterator[Event]:
+        for launch in self._launches:
+            yield from launch
+
+
+class Tracer:
+    """Runs the launches of a CPU device while they are traced.
+
+    checks: what is looked for besides; report: takes each launch in one line, and what was found.
+    """
+
+    def __init__(
+        self,
+        selection: Selection,
+        checks: Sequence[str] = (),
+        report: Callable[[str, Sequence[Finding]], None] | None = None,
+    ) -> None:
+        self.trace = Trace(selection)
+        self._checks, self._report = checks, report
+        self._programs: dict[Kernel, TracedProgram] = {}
+
+    def run(
+        self,
+        kernel: Kernel,
+        invocation: Invocation,
+        scratch: Mapping[str, int],
+        threads: int,
+    ) -> None:
+        """Run a launch and record it; an error of the launch is raised when that is done."""
+        if kernel not in self._programs:
+            self._programs[kernel] = TracedProgram(
+                kernel.module.text, kernel.signature.entry, self.trace.selection, self._checks
+            )
+        config = invocation.config
+        launch, error = self._programs[kernel].run(
+            grid=config.grid,
+            block=config.block,
+            shared_bytes=config.shared_bytes,
+            parameter_block=invocation.block.to_bytes(),
+            arrays=launch_arrays(kernel, invocation, scratch),
+            threads=threads,
+            number=len(self.trace.launches),
+        )
+        self.trace.launches.append(launch)
+        if error is not None:
+            raise error
+        if self._report is not None:
+            self._report(kernel.describe(invocation), launch.findings)

@@ -1,0 +1,196 @@
+"""The CUDA driver's launch functions, in Python: kernels run on the CPU, at once.
+
+For machines without a GPU: what the package does between a caller and the driver is the same there.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+from collections.abc import Callable
+from ctypes import CFUNCTYPE, c_int, c_size_t, c_uint, c_uint8, c_uint64, c_void_p
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+import ferrum_numba as fe
+from ferrum_numba.devices.driver_graph import _KernelNode
+from ferrum_numba.devices.packet import _Config
+from ferrum_numba.emulator import Program
+
+SUCCESS, INVALID_VALUE, INVALID_HANDLE = 0, 1, 400
+# Function, grid, block, shared bytes, parameter block.
+Work = tuple[int, tuple[int, ...], tuple[int, ...], int, bytes]
+
+
+@dataclass
+class Graph:
+    """A graph, or an instance of one: its kernels by node, and what is told when it is gone."""
+
+    number: int
+    kernels: dict[int, Work] = field(default_factory=dict)
+    ties: list[tuple[int, int]] = field(default_factory=list)
+    last: Any = None
+
+
+class EmulatedDriver:
+    """Stands for `driver.library()`: has the functions that launches need, by their names."""
+
+    def __init__(self) -> None:
+        self._numbers = itertools.count(1000)
+        self._programs: dict[int, tuple[Program, int]] = {}
+        self._memory: dict[int, np.ndarray] = {}
+        self._captures: dict[int, Graph] = {}  # by stream
+        self._graphs: dict[int, Graph] = {}  # instances, too
+        self._ties: dict[int, tuple[int, int]] = {}
+        for name, types, function in self._functions():
+            setattr(self, name, CFUNCTYPE(c_int, *types)(function))
+
+    def add(self, text: str, entry: str, threads: int) -> int:
+        """A function of a kernel that takes CTAs of at most `threads`."""
+        self._programs[number := next(self._numbers)] = Program.compile(text, entry), threads
+        return number
+
+    def _functions(self) -> list[tuple[str, tuple[Any, ...], Callable[..., int]]]:
+        p, n = c_void_p, c_uint64
+        return [
+            ("cuLaunchKernelEx", (p, p, p, p), self._launch),
+            ("cuMemAlloc_v2", (p, n), self._allocate),
+            ("cuMemFree_v2", (n,), lambda address: self._done(self._memory.pop(address))),
+            ("cuMemsetD8Async", (n, c_uint8, n, p), self._fill),
+            ("cuStreamCreate", (p, c_uint), lambda out, _: self._new(out)),
+            ("cuStreamSynchronize", (p,), self._done),
+            ("cuStreamDestroy_v2", (p,), self._done),
+            ("cuEventCreate", (p, c_uint), lambda out, _: self._new(out)),
+            ("cuEventRecord", (p, p), self._done),
+            ("cuEventQuery", (p,), self._done),
+            ("cuEventDestroy_v2", (p,), self._done),
+            ("cuThreadExchangeStreamCaptureMode", (p,), self._done),
+            ("cuCtxGetStreamPriorityRange", (p, p), self._priorities),
+            ("cuStreamIsCapturing", (p, p), self._is_capturing),
+            ("cuStreamGetCaptureInfo_v3", (p,) * 7, self._capture_info),
+            ("cuStreamBeginCapture_v2", (p, c_int), self._begin),
+            ("cuStreamEndCapture", (p, p), self._end),
+            ("cuGraphGetNodes", (p, p, p), self._nodes),
+            ("cuGraphInstantiateWithFlags", (p, p, n), self._instantiate),
+            ("cuGraphExecKernelNodeSetParams_v2", (p, p, p), self._set_kernel),
+            ("cuGraphLaunch", (p, p), self._launch_graph),
+            ("cuGraphDestroy", (p,), self._destroy),
+            ("cuGraphExecDestroy", (p,), self._destroy),
+            ("cuUserObjectCreate", (p, p, p, c_uint, c_uint), self._create_tie),
+            ("cuGraphRetainUserObject", (p, p, c_uint, c_uint), self._tie),
+        ]
+
+    def _done(self, *_: object) -> int:
+        return SUCCESS
+
+    def _new(self, out: int) -> int:
+        return _put(out, next(self._numbers))
+
+    def _launch(self, config: int, function: int, _: object, extra: int) -> int:
+        given = _Config.from_address(config)
+        work = _work(function, given, given.shared_bytes, extra)
+        graph = self._captures.get(given.stream or 0)
+        if np.prod(work[2]) > self._programs[function][1]:
+            return INVALID_VALUE
+        if graph is None:
+            return self._run(work)
+        graph.kernels[next(self._numbers)] = work
+        return SUCCESS
+
+    def _run(self, work: Work) -> int:
+        function, grid, block, shared_bytes, parameters = work
+        self._programs[function][0].run(
+            grid=grid,  # type: ignore[arg-type]
+            block=block,  # type: ignore[arg-type]
+            shared_bytes=shared_bytes,
+            parameter_block=parameters,
+            threads=1,
+        )
+        return SUCCESS
+
+    def _allocate(self, out: int, nbytes: int) -> int:
+        memory = np.full(nbytes, 0xAB, np.uint8)
+        self._memory[memory.ctypes.data] = memory
+        return _put(out, memory.ctypes.data)
+
+    def _fill(self, address: int, value: int, nbytes: int, _: object) -> int:
+        ctypes.memset(address, value, nbytes)
+        return SUCCESS
+
+    def _priorities(self, least: int, greatest: int) -> int:
+        c_int.from_address(least).value, c_int.from_address(greatest).value = 0, -5
+        return SUCCESS
+
+    def _is_capturing(self, stream: int | None, out: int) -> int:
+        c_int.from_address(out).value = (stream or 0) in self._captures
+        return SUCCESS
+
+    def _capture_info(self, stream: int | None, status: int, *outs: int) -> int:
+        number, graph_at, nodes, _, count = outs
+        graph = self._captures.get(stream or 0)
+        c_int.from_address(status).value = graph is not None
+        if graph is not None:
+            graph.last = (c_uint64 * 1)(*list(graph.kernels)[-1:])
+            _put(number, graph.number)
+            _put(graph_at, graph.number)
+            _put(nodes, ctypes.addressof(graph.last))
+            _put(count, min(len(graph.kernels), 1))
+        return SUCCESS
+
+    def _begin(self, stream: int, _: int) -> int:
+        graph = Graph(next(self._numbers))
+        self._captures[stream] = self._graphs[graph.number] = graph
+        return SUCCESS
+
+    def _end(self, stream: int, out: int) -> int:
+        return _put(out, self._captures.pop(stream).number)
+
+    def _nodes(self, graph: int, _: object, count: int) -> int:
+        return _put(count, len(self._graphs[graph].kernels))
+
+    def _instantiate(self, out: int, graph: int, _: int) -> int:
+        number = next(self._numbers)
+        self._graphs[number] = Graph(number, dict(self._graphs[graph].kernels))
+        return _put(out, number)
+
+    def _set_kernel(self, instance: int, node: int, params: int) -> int:
+        given = _KernelNode.from_address(params)
+        kernels = self._graphs[instance].kernels
+        if node not in kernels:
+            return INVALID_HANDLE
+        kernels[node] = _work(given.function, given, given.shared_bytes, given.extra)
+        return SUCCESS
+
+    def _launch_graph(self, instance: int, _: object) -> int:
+        for work in self._graphs[instance].kernels.values():
+            self._run(work)
+        return SUCCESS
+
+    def _destroy(self, graph: int) -> int:
+        for word, function in self._graphs.pop(graph).ties:
+            CFUNCTYPE(None, c_void_p)(function)(word)
+        return SUCCESS
+
+    def _create_tie(self, out: int, word: int, function: int, *_: int) -> int:
+        self._ties[number := next(self._numbers)] = word, function
+        return _put(out, number)
+
+    def _tie(self, graph: int, tie: int, *_: int) -> int:
+        self._graphs[graph].ties.append(self._ties.pop(tie))
+        return SUCCESS
+
+
+def _put(address: int, value: int) -> int:
+    c_uint64.from_address(address).value = value
+    return SUCCESS
+
+
+def _work(function: int, config: Any, shared_bytes: int, extra: int) -> Work:
+    """A launch as it is now, its parameter block copied as the driver does."""
+    words = (c_uint64 * 5).from_address(extra)
+    if (words[0], words[2], words[4]) != (1, 2, 0):  # CU_LAUNCH_PARAM_BUFFER_POINTER, _SIZE, _END
+        raise fe.LaunchError(f"extra: found {list(words)}")
+    block = ctypes.string_at(words[1], c_size_t.from_address(words[3]).value)
+    return function, tuple(config.grid), tuple(config.block), shared_bytes, block

@@ -1,0 +1,151 @@
+"""A GPU for tests where there is none: the CUDA device's launch code above an emulated driver."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Sequence
+from ctypes import c_ulong
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+
+import ferrum_numba as fe
+from ferrum_numba.abi import ArrayReference
+from ferrum_numba.devices import driver, driver_graph, gpu_arrays
+from ferrum_numba.devices.base import Module
+from ferrum_numba.devices.cuda import unusable
+from ferrum_numba.devices.cuda_graph import CudaGraph
+from ferrum_numba.devices.cuda_kernel import CudaKernel
+from ferrum_numba.devices.cuda_plan import CudaLaunchPlan
+from ferrum_numba.devices.cuda_scratch import CudaScratch
+from ferrum_numba.devices.in_flight import InFlight
+from tests.conftest import DEVICES
+from tests.devices.emulated_driver import EmulatedDriver
+
+EVERYWHERE = [*DEVICES, "emulated"]
+
+
+def open_anywhere(name: str, patch: pytest.MonkeyPatch) -> fe.Device:
+    """`fe.open_device`, and "emulated" where there is no GPU, for as long as `patch` holds."""
+    if name != "emulated":
+        return fe.open_device(name)
+    if unusable() is None:
+        pytest.skip("there is a GPU")
+    gpu = _gpu()
+    for module in (driver, driver_graph):
+        patch.setattr(module, "library", lambda: gpu.library)
+        patch.setattr(module, "error_name", lambda code: f"CUDA_ERROR_{code} (emulated)")
+    return gpu
+
+
+@cache
+def _gpu() -> EmulatedGpu:
+    return EmulatedGpu(EmulatedDriver())
+
+
+class EmulatedArray:
+    """A NumPy array that looks like one of numba.cuda."""
+
+    def __init__(self, host: np.ndarray) -> None:
+        self.host, self.stream = host, 0
+        self.shape, self.strides, self.dtype = host.shape, host.strides, host.dtype
+
+    @property
+    def device_ctypes_pointer(self) -> c_ulong:
+        return c_ulong(self.host.ctypes.data)
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        strides = None if self.host.flags.c_contiguous else self.strides
+        place = (self.host.ctypes.data, False)
+        return {"version": 3, "shape": self.shape, "strides": strides, "data": place,
+                "typestr": self.dtype.str}  # fmt: skip
+
+    def __getitem__(self, index: Any) -> EmulatedArray:
+        return EmulatedArray(self.host[index])
+
+    def view(self, dtype: Any) -> EmulatedArray:
+        return EmulatedArray(self.host.view(dtype))
+
+    def reshape(self, *shape: int) -> EmulatedArray:
+        return EmulatedArray(self.host.reshape(*shape))
+
+
+class EmulatedStream:
+    """A stream on which everything is done when it is launched."""
+
+    _handles = itertools.count(16, 16)
+
+    def __init__(self) -> None:
+        self.handle = next(self._handles)
+
+    def synchronize(self) -> None:
+        pass
+
+
+class _Current(contextlib.nullcontext[None]):
+    def adopt(self) -> None:
+        pass
+
+
+class EmulatedGpu(fe.Device):
+    """What of CudaDevice the launch code uses."""
+
+    capability, product, max_shared_bytes = (9, 0), "emulated", 227 * 1024
+
+    def __init__(self, library: EmulatedDriver) -> None:
+        super().__init__()
+        self.name, self.library = "cuda:0", library
+        self.in_flight, self.scratch = InFlight(self.current), CudaScratch()
+
+    def current(self) -> _Current:
+        return _Current()
+
+    def _load(self, text: str, sidecar: fe.Sidecar) -> EmulatedModule:
+        return EmulatedModule(self, text, sidecar)
+
+    def to_device(self, array: Any) -> Any:
+        return EmulatedArray(np.array(array, order="C"))
+
+    def empty(self, shape: int | Sequence[int], dtype: Any) -> Any:
+        return EmulatedArray(np.empty(shape, dtype))
+
+    def to_host(self, array: Any) -> Any:
+        return array.host.copy()
+
+    def synchronize(self) -> None:
+        self.in_flight.release()
+
+    def create_stream(self) -> Any:
+        return EmulatedStream()
+
+    def order(self, *, before: Any, after: Any) -> None:
+        pass
+
+    def is_capturing(self, stream: Any) -> bool:
+        return driver.is_capturing(0 if stream is None else stream.handle)
+
+    def describe(self, name: str, array: object) -> ArrayReference:
+        return gpu_arrays.describe(name, array, self.name)
+
+    def _new_plan(self) -> CudaLaunchPlan:
+        return CudaLaunchPlan(self)  # type: ignore[arg-type]
+
+    def _new_graph(self, stream: Any) -> CudaGraph:
+        return CudaGraph(self, stream or EmulatedStream())  # type: ignore[arg-type]
+
+
+class EmulatedModule(Module):
+    device: EmulatedGpu
+
+    @property
+    def cuda_device(self) -> Any:
+        return self.device
+
+    def _get(self, signature: fe.Signature) -> CudaKernel:
+        threads = 128 if ".maxntid 128" in self.text else 1024
+        handle = self.device.library.add(self.text, signature.entry, threads)
+        return CudaKernel(self, signature, None, handle)  # type: ignore[arg-type]
