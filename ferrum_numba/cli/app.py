@@ -12,10 +12,14 @@ from ..errors import FerrumError
 from .compare import compare
 from .console import standard_error
 from .devices import NoSuchDevice
+from .explain import explain_command
 from .info import info
 from .inspect import inspect
 from .make import make
+from .params import params
+from .replay import replay_command
 from .sanitize import sanitize
+from .trace import trace
 from .verify import verify
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it; 1 would read as a mismatch
@@ -63,5 +67,16 @@ def app() -> None:
     """
 
 
-for command in (info, inspect, verify, compare, sanitize, make):
+for command in (
+    info,
+    inspect,
+    params,
+    verify,
+    compare,
+    sanitize,
+    trace,
+    make,
+    replay_command,
+    explain_command,
+):
     app.add_command(command)

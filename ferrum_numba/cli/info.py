@@ -16,6 +16,7 @@ from ..devices import Device
 from ..errors import DeviceError
 from .console import facts_table, json_option, standard_output, write_json
 from .devices import describe_device, device_line, device_option, find_device
+from .options import group_size_option
 
 
 def _read_shape(
@@ -37,7 +38,7 @@ def _read_shape(
     callback=_read_shape,
     help="Show which kernel the catalogue chooses for this multiplication.",
 )
-@click.option("--group-size", type=int, default=128, show_default=True, help="With --shape.")
+@group_size_option("With --shape.", default=128)
 @device_option("Show this device alone; exit with 3 where it is not here.")
 @json_option
 def info(

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
 from ..gptq import MODELS, PRODUCERS, Checkpoint, Recipe, make_checkpoint, quantize_checkpoint
 from ..gptq.faults import FAULTS, apply_fault
 from .console import facts_table, json_option, standard_error, standard_output, write_json
+from .options import group_size_option, refuse_options, seed_option
 
 # What a dense model decides by itself, or what round-to-nearest does not do.
 _NOT_WITH_FROM = (
@@ -64,9 +64,7 @@ def _read_fault(ctx: click.Context, param: click.Parameter, value: str | None) -
     default="4",
     show_default=True,
 )
-@click.option(
-    "--group-size", type=int, default=128, show_default=True, help="Rows in a group; -1: one group."
-)
+@group_size_option("Rows in a group; -1: one group.", default=128)
 @click.option(
     "--format",
     "zero_format",
@@ -105,7 +103,7 @@ def _read_fault(ctx: click.Context, param: click.Parameter, value: str | None) -
 @click.option(
     "--fault", metavar="NAME", callback=_read_fault, help="Damage it in this way, in the end."
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@seed_option("the weights")
 @click.option(
     "--list-faults",
     is_flag=True,
@@ -145,7 +143,7 @@ def make(
         )
         _with_progress(lambda progress: make_checkpoint(out_dir, recipe, progress))
     else:
-        _refuse_options(ctx, _NOT_WITH_FROM)
+        refuse_options(ctx, _NOT_WITH_FROM, "not with --from, which has its own weights")
         _with_progress(
             lambda progress: quantize_checkpoint(
                 source,
@@ -171,13 +169,6 @@ def make(
         write_json(made)
     else:
         _show(made)
-
-
-def _refuse_options(ctx: click.Context, names: tuple[str, ...]) -> None:
-    for param in ctx.command.params:
-        given = ctx.get_parameter_source(param.name or "") is ParameterSource.COMMANDLINE
-        if param.name in names and given:
-            raise click.UsageError(f"{param.opts[0]}: not with --from, which has its own weights")
 
 
 def _with_progress(work: Callable[[Callable[[int, int], None]], object]) -> None:

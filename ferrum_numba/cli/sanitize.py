@@ -16,6 +16,7 @@ from rich.text import Text
 from ..devices import open_device
 from ..kernels import artefact, names
 from .console import json_option, standard_output, write_json
+from .options import seed_option, threads_option
 
 if TYPE_CHECKING:
     from ..devices.checked import CheckedCpuDevice
@@ -56,8 +57,8 @@ def _read_checks(ctx: click.Context, param: click.Parameter, value: str) -> tupl
     show_default=True,
     help="What is looked for.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of the CPU device.")
+@seed_option("the arrays")
+@threads_option
 @json_option
 @click.pass_context
 def sanitize(

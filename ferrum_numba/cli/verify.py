@@ -47,9 +47,9 @@ from ..report import (
 from .console import json_option, standard_error, standard_output, write_json
 from .devices import describe_device, device_line, find_device
 from .layer_table import Line, counts, exit_code, layer_table, reasons
+from .options import file_option, group_size_option, layers_option, seed_option, threads_option
 
 _EXPLAINED = 3  # layers that pass and are looked into for a page, those nearest to their bounds
-_FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 def read_m_values(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, ...]:
@@ -63,13 +63,7 @@ def read_m_values(ctx: click.Context, param: click.Parameter, value: str) -> tup
 
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option(
-    "--layers",
-    "patterns",
-    metavar="GLOB",
-    multiple=True,
-    help="Only layers whose name matches, such as '*.self_attn.*'; may be given several times.",
-)
+@layers_option
 @click.option(
     "--m",
     "m_values",
@@ -103,10 +97,9 @@ def read_m_values(ctx: click.Context, param: click.Parameter, value: str) -> tup
     help="A shipped kernel by name, as info lists them, instead of the catalogue's choice; given "
     "several times, each layer is tested with each.",
 )
-@click.option(
+@file_option(
     "--oracle",
-    type=_FILE,
-    help="A .safetensors file of stored results to compare with: x_<K> and <layer>.y_f32, or "
+    "A .safetensors file of stored results to compare with: x_<K> and <layer>.y_f32, or "
     "<layer>.dequant.",
 )
 @click.option(
@@ -114,19 +107,19 @@ def read_m_values(ctx: click.Context, param: click.Parameter, value: str) -> tup
     type=click.Choice(get_args(ZeroFormat)),
     help="How zeros are stored, where the file's label is missing or wrong.",
 )
-@click.option("--group-size", type=int, help="Rows in a group, for a file without a configuration.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of x.")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of the CPU device.")
+@group_size_option("Rows in a group, for a file without a configuration.")
+@seed_option("x")
+@threads_option
 @click.option(
     "--explain",
     metavar="GLOB",
     multiple=True,
     help="Look into layers that match though they pass; those that fail are looked into anyway.",
 )
-@click.option("--resume", type=_FILE, help="JSON lines to skip finished layers by, and to go on.")
-@click.option("--jsonl", type=_FILE, help="Write a line of JSON for each layer as it is done.")
-@click.option("--junit", type=_FILE, help="Write JUnit XML.")
-@click.option("--html", type=_FILE, help="Write a page: where errors lie, and their likely causes.")
+@file_option("--resume", "JSON lines to skip finished layers by, and to go on.")
+@file_option("--jsonl", "Write a line of JSON for each layer as it is done.")
+@file_option("--junit", "Write JUnit XML.")
+@file_option("--html", "Write a page: where errors lie, and their likely causes.")
 @json_option
 @click.pass_context
 def verify(

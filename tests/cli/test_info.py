@@ -26,7 +26,7 @@ def test_json_has_versions_devices_and_artefacts():
     assert (cpu["name"], cpu["threads"]) == ("cpu", fe.open_device("cpu").threads)
     assert cpu["product"]
     assert gpus[0]["name"] == ("cuda" if unusable() else "cuda:0")
-    assert [artefact["name"] for artefact in found["artefacts"]] == kernels.names()
+    assert tuple(artefact["name"] for artefact in found["artefacts"]) == kernels.names()
     canonical = next(a for a in found["artefacts"] if a["name"] == kernels.canonical(1).name)
     assert canonical["entry"] == fe.fn_name()
     assert canonical["tile"] == {"BLOCK_M": fe.BM, "BLOCK_N": fe.BN, "BLOCK_K": fe.BK}

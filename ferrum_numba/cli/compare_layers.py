@@ -1,0 +1,144 @@
+"""Two checkpoints, or one checkpoint on two devices, layer by layer, for `ferrum-numba compare`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+from rich.progress import track
+
+from ..errors import CheckpointError
+from ..gptq import Checkpoint
+from ..report import (
+    Comparison,
+    Verdict,
+    all_layers,
+    check_extra,
+    compare_checkpoints,
+    compare_devices,
+    comparison_page,
+    write_page,
+)
+from .console import standard_error, standard_output, write_json
+from .devices import describe_device, device_line, find_device
+from .layer_table import Line, counts, exit_code, layer_table, reasons
+from .verify import write_file
+
+_COLUMNS = (
+    ("K", True),
+    ("N", True),
+    ("A", False),
+    ("B", False),
+    ("equal", True),
+    ("max abs\ndifference", True),
+    ("relative\ndifference", True),
+)
+
+
+def compare_layers(
+    a: Path,
+    b: Path | None,
+    devices: tuple[str, str] | None,
+    patterns: tuple[str, ...],
+    tolerance: float,
+    m: int,
+    seed: int,
+    html: Path | None,
+    as_json: bool,
+) -> int:
+    """Compare, and write what was found; the exit code."""
+    if (b is None) == (devices is None):
+        raise click.UsageError("expected two checkpoints, or one and --devices")
+    if html is not None:
+        check_extra()
+    start = time.perf_counter()
+    first = Checkpoint.open(a)
+    if devices is None:
+        assert b is not None
+        second = Checkpoint.open(b)
+        names = _select(all_layers(first, second), patterns)
+        results = _track(compare_checkpoints(first, second, names, tolerance), len(names))
+        sides: dict[str, Any] = {"a": str(a), "b": str(b)}
+        said = [("A", str(a)), ("B", str(b))]
+    else:
+        opened = (find_device(devices[0]), find_device(devices[1]))
+        names = _select([*first.layers, *first.problems], patterns)
+        results = _track(compare_devices(first, names, opened, m, seed), len(names))
+        described = [describe_device(device) for device in opened]
+        sides = {"checkpoint": str(a), "devices": described, "m": m, "seed": seed}
+        said = [("checkpoint", str(a))]
+        said += [(side, device_line(d)) for side, d in zip("AB", described, strict=True)]
+    summary = _summary(results, time.perf_counter() - start)
+    if as_json:
+        write_json({**sides, "results": results, "summary": summary})
+    else:
+        _show(said, results, summary)
+    if html is not None:
+        subject = " and ".join(value for name, value in said if name in "AB")
+        page = comparison_page(subject, [*said, ("time", f"{summary['seconds']:.1f} s")], results)
+        write_file(html, lambda: write_page(html, page))
+    return exit_code([result.verdict for result in results])
+
+
+def _select(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise CheckpointError(
+                f"layers: expected a glob pattern that matches a layer, found {pattern!r}; the "
+                f"first of {len(names)} is {names[0]}"
+            )
+    return [n for n in names if not patterns or any(fnmatchcase(n, p) for p in patterns)]
+
+
+def _track(results: Any, total: int) -> list[Comparison]:
+    """The results, with a progress bar where somebody is looking."""
+    console = standard_error()
+    shown = track(
+        results,
+        description="",
+        total=total,
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    return list(shown)
+
+
+def _summary(results: Sequence[Comparison], seconds: float) -> dict[str, Any]:
+    verdicts = [result.verdict for result in results]
+    numbers = {str(verdict): verdicts.count(verdict) for verdict in get_args(Verdict)}
+    return {"layers": len(results), **numbers, "seconds": seconds}
+
+
+def _show(
+    said: Sequence[tuple[str, str]], results: Sequence[Comparison], summary: dict[str, Any]
+) -> None:
+    console = standard_output()
+    lines = [_line(result) for result in results]
+    console.print(layer_table(console, _COLUMNS, lines))
+    console.print()
+    for line in reasons(lines):
+        console.print(line)
+    for side, what in said:
+        console.print(f"{side}: {what}")
+    verdicts = [result.verdict for result in results]
+    console.print(f"{counts(verdicts)}; {summary['seconds']:.1f} s")
+
+
+def _line(result: Comparison) -> Line:
+    measured = result.equal == result.equal
+    cells = (
+        str(result.K or ""),
+        str(result.N or ""),
+        result.format_a,
+        result.format_b,
+        f"{result.equal:.2%}" if measured else "",
+        f"{result.max_abs_error:.1e}" if measured else "",
+        f"{result.relative_error:.1e}" if measured else "",
+    )
+    cause = result.explanation.cause.sentence if result.explanation else ""
+    return Line(result.layer, cells, result.verdict, result.reason, cause)

@@ -1,0 +1,243 @@
+"""`ferrum-numba params`: a parameter block, byte by byte, and what looks wrong in it."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from ..abi import (
+    AnnotatedBlock,
+    ArrayReference,
+    ParameterBlock,
+    Sidecar,
+    Signature,
+    annotate,
+    suspicions,
+)
+from ..abi.annotation import differences
+from ..abi.notation import dtype_nbytes
+from ..abi.proposal import propose
+from ..errors import AbiError, PtxError
+from .block_table import (
+    array_table,
+    block_json,
+    block_table,
+    difference_table,
+    print_suspicions,
+)
+from .console import json_option, standard_output, write_json
+from .ptx_file import entry_option, open_ptx, sidecar_option
+
+
+@click.command()
+@click.argument("target")
+@entry_option
+@sidecar_option
+@click.option(
+    "--set",
+    "assignments",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="A value: an integer, a number, an address, or an array such as "
+    "'a=float16[4, 4096]@0x7f0000000000' (the address may be left out). What the sidecar "
+    "declares need not be given: strides of arrays in C order, and the arrays.",
+)
+@click.option(
+    "--bytes",
+    "source",
+    metavar="SOURCE",
+    help="A block as it is: hex digits, a file (raw, or hex digits), or - for standard input. "
+    "With --set, arrays are taken from there.",
+)
+@click.option(
+    "--launch",
+    type=click.IntRange(min=0),
+    metavar="NUMBER",
+    help="TARGET is a recording: this launch of it, counted from 0.",
+)
+@click.option(
+    "--diff",
+    "other",
+    metavar="SOURCE",
+    help="Compare with this block; with --launch, the number of another launch.",
+)
+@json_option
+@click.pass_context
+def params(
+    ctx: click.Context,
+    target: str,
+    entry: str | None,
+    sidecar_path: Path | None,
+    assignments: tuple[str, ...],
+    source: str | None,
+    launch: int | None,
+    other: str | None,
+    as_json: bool,
+) -> None:
+    """Show the parameter block of a launch, byte by byte.
+
+    TARGET is a .ptx file, a shipped kernel's name, or with --launch a recording. The block comes
+    from values (--set), from raw bytes (--bytes) or from the recording. Exits with 1 if anything in
+    it looks wrong, or if two blocks differ.
+    """
+    if launch is not None:
+        if assignments or source or entry or sidecar_path:
+            raise click.UsageError("--launch: the recording has all of it; leave the others out")
+        blocks, assumed = _recorded(target, launch, other), frozenset[str]()
+    else:
+        opened = open_ptx(target, sidecar_path)
+        signature, sidecar = opened.declared(entry)
+        given = _assignments(assignments, signature)
+        if not given and source is None:
+            raise click.UsageError("expected values (--set), bytes (--bytes) or --launch")
+        first, assumed = _first(signature, sidecar, given, source)
+        blocks = [first]
+        if other is not None:
+            blocks.append(annotate(signature, _read_bytes(other), sidecar, first.arrays))
+    if len(blocks) == 1:
+        ctx.exit(_show(blocks[0], assumed, as_json))
+    ctx.exit(_show_difference(blocks[0], blocks[1], as_json))
+
+
+def _assignments(texts: Sequence[str], signature: Signature) -> dict[str, str]:
+    """`NAME=VALUE` as pairs, names without the entry's too.  Raises UsageError."""
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        name = name.strip()
+        if not equals:
+            raise click.UsageError(f"--set: expected NAME=VALUE, found {text!r}")
+        long_name = f"{signature.entry}_{name}"
+        if any(p.name == long_name for p in signature.params):
+            name = long_name
+        if name in found:
+            raise click.UsageError(f"--set: {name} is given twice")
+        found[signature[name].name] = value.strip()
+    return found
+
+
+def _first(
+    signature: Signature, sidecar: Sidecar, given: dict[str, str], source: str | None
+) -> tuple[AnnotatedBlock, frozenset[str]]:
+    """The block of the values, or of the bytes with the arrays among the values."""
+    proposal = propose(signature, sidecar if source is None else Sidecar(), given)
+    if source is not None:
+        block = annotate(signature, _read_bytes(source), sidecar, proposal.arrays)
+        return block, frozenset()
+    data = ParameterBlock(signature).set(**proposal.values).to_bytes()
+    return annotate(signature, data, sidecar, proposal.arrays, filled=False), proposal.assumed
+
+
+def _read_bytes(source: str) -> bytes:
+    """Bytes from hex digits, a file or standard input.  Raises AbiError."""
+    path = Path(source)
+    if source == "-":
+        data = sys.stdin.buffer.read()
+    elif _is_hex(source):
+        return _from_hex(source)
+    else:
+        try:
+            data = path.read_bytes()
+        except (OSError, ValueError) as error:
+            raise AbiError(
+                f"{source[:80]}: expected hex digits, a file or -, found none of these: {error}"
+            ) from None
+    try:
+        text = data.decode("ascii")
+    except UnicodeDecodeError:
+        return data
+    return _from_hex(text) if _is_hex(text) else data
+
+
+def _is_hex(text: str) -> bool:
+    return re.fullmatch(r"(?:0[xX])?[0-9a-fA-F\s:,_]+", text) is not None and bool(text.strip())
+
+
+def _from_hex(text: str) -> bytes:
+    digits = re.sub(r"[\s:,_]|0[xX]", "", text)
+    if len(digits) % 2:
+        raise AbiError(f"--bytes: expected two hex digits a byte, found {len(digits)} digits")
+    return bytes.fromhex(digits)
+
+
+def _recorded(path: str, number: int, other: str | None) -> list[AnnotatedBlock]:
+    from ..debug import Recording
+
+    if not Path(path).is_file():
+        raise PtxError(f"{path}: expected a recording, found no file")
+    launches = Recording(path).launches
+    numbers = [number] if other is None else [number, int(other) if other.isdecimal() else -1]
+    blocks = []
+    for wanted, text in zip(numbers, (number, other), strict=False):
+        if not 0 <= wanted < len(launches):
+            raise AbiError(
+                f"{path}: expected a launch below {len(launches)}, which the recording has, "
+                f"found {text}"
+            )
+        call = launches[wanted].call
+        arrays = {
+            name: ArrayReference(
+                address=layout.address,
+                shape=layout.shape,
+                strides=layout.strides,
+                dtype=layout.dtype,
+                itemsize=dtype_nbytes(layout.dtype),
+                available=layout.nbytes,
+                device=call.device,
+            )
+            for name, layout in call.arrays.items()
+        }
+        blocks.append(
+            annotate(call.signature, call.block, call.sidecar, arrays, call.config, filled=False)
+        )
+    return blocks
+
+
+def _show(block: AnnotatedBlock, assumed: frozenset[str], as_json: bool) -> int:
+    """One block; the exit code."""
+    found = suspicions(block)
+    if as_json:
+        write_json({**block_json(block, found), "assumed": sorted(assumed)})
+        return 1 if found else 0
+    console = standard_output()
+    entry = block.signature.entry
+    console.print(f"{entry}: parameter block of {len(block.data)} bytes")
+    console.print()
+    console.print(block_table(console, block, assumed))
+    if assumed:
+        console.print("* not given: as the sidecar declares it; the addresses are made up")
+    arrays = array_table(block)
+    if arrays is not None:
+        console.print()
+        console.print(arrays)
+    console.print()
+    print_suspicions(console, found, entry)
+    if not found:
+        console.print("nothing looks wrong")
+    return 1 if found else 0
+
+
+def _show_difference(a: AnnotatedBlock, b: AnnotatedBlock, as_json: bool) -> int:
+    """Two blocks; the exit code."""
+    found = differences(a, b)
+    looks = suspicions(a), suspicions(b)
+    if as_json:
+        sides = {"a": block_json(a, looks[0]), "b": block_json(b, looks[1])}
+        write_json({**sides, "differences": [difference.name for difference in found]})
+        return 1 if found else 0
+    console = standard_output()
+    entry = a.signature.entry
+    count = f"{len(found)} of {len(a.fields)} parameters differ" if found else "equal blocks"
+    console.print(f"{entry}: {len(a.data)} bytes each: {count}")
+    if found:
+        console.print()
+        console.print(difference_table(found, entry))
+    for side, suspected in zip("AB", looks, strict=True):
+        if suspected:
+            console.print(f"\nin {side}:")
+            print_suspicions(console, suspected, entry)
+    return 1 if found else 0

@@ -1,0 +1,68 @@
+"""The PTX that a command works on: a file with the sidecar beside it, or a shipped kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .. import kernels
+from ..abi import Sidecar, Signature
+from ..devices.base import read_ptx
+from ..errors import PtxError
+
+entry_option: Callable[[Any], Any] = click.option(
+    "--entry", metavar="NAME", help="Which entry, where the PTX declares several."
+)
+sidecar_option: Callable[[Any], Any] = click.option(
+    "--sidecar",
+    "sidecar_path",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="The sidecar; by default the .json file beside the PTX, if there is one.",
+)
+
+
+@dataclass(frozen=True)
+class PtxFile:
+    """PTX text and the path of its sidecar, None where there is none."""
+
+    path: Path
+    text: str
+    sidecar_path: Path | None
+
+    def declared(self, entry: str | None = None) -> tuple[Signature, Sidecar]:
+        """The signature as the sidecar declares it.  Raises AbiError where the two disagree."""
+        sidecar = Sidecar.read(self.sidecar_path)
+        if entry is None and sidecar.entry in Signature.entries(self.text):
+            entry = sidecar.entry
+        signature = Signature.from_ptx(self.text, entry)
+        if sidecar.entry not in (None, signature.entry):
+            return signature, Sidecar()  # it is another entry's
+        sidecar.check(self.text, signature)
+        return sidecar.declare(signature), sidecar
+
+
+def is_ptx(target: str | Path) -> bool:
+    """Whether a target is a PTX file or a shipped kernel's name, and nothing else."""
+    path = Path(target)
+    return (path.suffix == ".ptx" and not path.is_dir()) or str(target) in kernels.names()
+
+
+def open_ptx(target: str | Path, sidecar_path: Path | None = None) -> PtxFile:
+    """The PTX of a path or of a shipped kernel's name.  Raises PtxError."""
+    path = Path(target)
+    if not path.is_file():
+        if str(target) not in kernels.names():
+            raise PtxError(
+                f"{target}: expected a .ptx file, a folder of them, or the name of a shipped "
+                "kernel (ferrum-numba info lists them), found none of these"
+            )
+        path = kernels.folder() / f"{target}.ptx"
+    beside = path.with_suffix(".json")
+    if sidecar_path is None and beside.is_file():
+        sidecar_path = beside
+    return PtxFile(path, read_ptx(path), sidecar_path)

@@ -1,0 +1,120 @@
+"""What `trace` runs: a shipped kernel or PTX on random arrays, or a launch of a recording."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import numpy as np
+
+from ..devices import Device
+from ..errors import AbiError, LaunchError
+from ..kernels.sample import sample
+from .ptx_file import open_ptx
+
+# With these every tile of the shipped kernels has a tail.
+_SIZES = {"M": 5, "N": 72, "K": 272}
+
+
+@dataclass(frozen=True)
+class Target:
+    """One launch.  described: in one line; text: the PTX.
+
+    prepare: does what has to be done before; launch: launches.  Both take the device.
+    """
+
+    described: str
+    text: str
+    entry: str
+    launch: Callable[[Device], None]
+    prepare: Callable[[Device], None] = lambda device: None
+
+
+def is_recording(target: str) -> bool:
+    """Whether a target is the path of a recording."""
+    return Path(target).suffix == ".ferrum"
+
+
+def kernel_target(
+    target: str,
+    sidecar_path: Path | None,
+    entry: str | None,
+    sizes: Mapping[str, int],
+    seed: int,
+) -> Target:
+    """PTX, by path or by the name of a shipped kernel, on random arrays.
+
+    Raises PtxError or AbiError for what cannot be launched like this.
+    """
+    file = open_ptx(target, sidecar_path)
+    signature, sidecar = file.declared(entry)
+    names = [p.name for p in sidecar.params if p.role == "size"]
+    if not names:
+        raise AbiError(
+            f"{target}: no sidecar declares its arrays, so there is nothing to launch it on; trace"
+            " a launch of your own in Python: with device.trace() as trace: kernel.launch(…)"
+        )
+    unknown = sorted(set(sizes) - set(names) - {"groups"})
+    if unknown:
+        raise AbiError(f"--size: {target} has {', '.join(names)}, found {', '.join(unknown)}")
+    known = {**_SIZES, **sizes}
+    drawn = sample(sidecar, {"group_size": known["K"], **known}, seed)
+    # Some outputs are added to: from NaN nothing but NaN would come.
+    random = np.random.default_rng(seed + 1)
+    for array in drawn.arrays.values():
+        if np.isnan(array.reshape(-1)[:1].astype(np.float64)).any():
+            array[...] = random.standard_normal(array.shape)
+
+    def launch(device: Device) -> None:
+        kernel = device.load_module(file.text, sidecar).get_kernel(signature.entry)
+        kernel.launch(drawn.config, **drawn.arrays, **drawn.integers)
+
+    values = ", ".join(f"{name} = {drawn.integers[name]}" for name in names)
+    return Target(f"{file.path.stem} at {values}", file.text, signature.entry, launch)
+
+
+def recorded_target(target: str, number: int | None) -> Target:
+    """A launch of a recording.  Raises RecordingError, and UsageError for one it does not have."""
+    from ..debug import Recording, replay
+
+    recording = Recording(target)
+    count = len(recording.launches)
+    if number is None and count == 1:
+        number = 0
+    if number is None or not 0 <= number < count:
+        raise click.UsageError(f"--launch: {target} has launches 0 to {count - 1}; choose one")
+    recorded = recording.launches[number]
+    # What is recorded by its digest alone is what earlier launches left.
+    whole = all(recording.holds(digest) for digest in recorded.before.values())
+    earlier = [] if whole else recording.launches[:number]
+    recording.launches = [*earlier, recorded]
+    steps = None
+
+    def prepare(device: Device) -> None:
+        nonlocal steps
+        steps = replay(recording, device)
+        for _ in earlier:
+            next(steps)
+
+    def launch(device: Device) -> None:
+        assert steps is not None
+        result = next(steps)
+        if result.verdict in ("fails", "left out"):
+            raise LaunchError(f"launch {number} of {target}: {result.reason}")
+
+    call = recorded.call
+    described = f"{call.signature.entry}, launch {number} of {Path(target).name}"
+    return Target(described, call.ptx, call.signature.entry, launch, prepare)
+
+
+def read_sizes(texts: Sequence[str]) -> dict[str, int]:
+    """`M=1` and its like.  Raises AbiError."""
+    sizes = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not value.isdecimal() or not name.isidentifier():
+            raise AbiError(f"--size: expected NAME=N, such as M=1, found {text!r}")
+        sizes[name] = int(value)
+    return sizes

@@ -1,0 +1,217 @@
+"""What the arrays of a launch say: where they lie, what type they are of, what is in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from ..abi import Declaration
+from ..abi.arrays import POINTEE_DTYPES
+from ..errors import FerrumError
+from .case import Case, CaseArray
+from .hypothesis import Hypothesis
+from .truth import truth
+
+_AWQ = (0, 2, 4, 6, 1, 3, 5, 7)  # AutoAWQ's order of eight levels in a word
+_ORDERS = {
+    "high nibble first": tuple(range(7, -1, -1)),
+    "AWQ's order": _AWQ,
+    "AWQ's order, undone twice": tuple(int(i) for i in np.argsort(_AWQ)),
+}
+
+
+def place_clues(case: Case) -> Iterator[Hypothesis]:
+    """Arrays on other devices, too short, misaligned or over one another."""
+    for name, array in case.arrays.items():
+        if array.device and array.device != case.device:
+            told = f"{name} lies on {array.device}, the launch is on {case.device}"
+            yield Hypothesis("wrong-device", told, 1.0)
+    for declaration in case.declared.params:
+        if declaration.name not in case.arrays:
+            continue
+        array = case.arrays[declaration.name]
+        if declaration.align and case.values.get(declaration.name, 0) % declaration.align:
+            told = (
+                f"{declaration.name} is {case.values[declaration.name]:#x}, the kernel was built "
+                f"for an address that is a multiple of {declaration.align}"
+            )
+            yield Hypothesis("array-misaligned", told, 0.95)
+        yield from _too_short(case, declaration, array)
+    yield from _overlaps(case)
+
+
+def _too_short(case: Case, declaration: Declaration, array: CaseArray) -> Iterator[Hypothesis]:
+    right = truth(case)
+    sizes = {**(case.declared.tile or {}), **right.values}
+    try:
+        extents = [rule(sizes) for rule in declaration.shape]
+    except FerrumError:
+        return
+    if array.values.ndim != len(extents) or array.values.shape[1:] != tuple(extents[1:]):
+        return
+    if extents and array.values.shape[0] < extents[0]:
+        told = (
+            f"{declaration.name} has {array.values.shape[0]} rows, by the other arrays the kernel "
+            f"needs {extents[0]} ({declaration.shape[0].text})"
+        )
+        yield Hypothesis("array-too-short", told, 0.93)
+
+
+def _overlaps(case: Case) -> Iterator[Hypothesis]:
+    outputs = {p.name for p in case.declared.params if p.role == "output"} or set(case.expected)
+    for output in outputs & case.arrays.keys():
+        first = case.arrays[output]
+        for name, other in case.arrays.items():
+            begin = max(first.address, other.address)
+            end = min(first.address + first.nbytes, other.address + other.nbytes)
+            if name != output and begin < end:
+                told = f"{output} and {name} share {end - begin} bytes"
+                apart = max(a.address + a.nbytes for a in case.arrays.values()) + 4096 & ~255
+                moved = {**case.arrays, output: replace(first, address=apart)}
+                remedy = replace(case, arrays=moved).with_values(**{output: apart})
+                yield Hypothesis("arrays-overlap", told, 0.95, remedy, "an array of its own")
+
+
+def type_clues(case: Case) -> Iterator[Hypothesis]:
+    """Arrays of another element type, or in another shape, than is declared."""
+    dissent = truth(case).dissent()
+    for declaration in case.declared.params:
+        array, expected = case.arrays.get(declaration.name), POINTEE_DTYPES.get(declaration.type)
+        if array is None:
+            continue
+        if expected is not None and array.values.dtype.name != expected:
+            told = f"{declaration.name} is {array}, the kernel reads {expected}"
+            with np.errstate(over="ignore", invalid="ignore"):
+                values = array.values.astype(_dtype(expected))
+            remedy = case.with_array(declaration.name, values)
+            yield Hypothesis("dtype-wrong", told, 0.95, remedy, f"it converted to {expected}")
+        elif declaration.name in dissent and array.values.ndim == 2:
+            yield from _transposed(case, declaration, array)
+
+
+def _transposed(case: Case, declaration: Declaration, array: CaseArray) -> Iterator[Hypothesis]:
+    right = truth(case).values
+    try:
+        extents = [rule({**(case.declared.tile or {}), **right}) for rule in declaration.shape]
+    except FerrumError:
+        return
+    if tuple(extents) == array.values.shape[::-1] and extents[0] != extents[1]:
+        told = (
+            f"{declaration.name} has shape {list(array.values.shape)}, by the other arrays it "
+            f"should be {extents}"
+        )
+        values = np.ascontiguousarray(array.values.T)
+        strides = {
+            rule.text: step
+            for rule, step in zip(declaration.strides, (extents[1], 1), strict=True)
+            if rule.text in case.values
+        }
+        remedy = case.with_array(declaration.name, values).with_values(**strides)
+        yield Hypothesis("operand-transposed", told, 0.93, remedy, "it transposed")
+
+
+def content_clues(case: Case) -> Iterator[Hypothesis]:
+    """Inputs that hold NaN, zeros of the other convention: what contents show by themselves."""
+    outputs = {p.name for p in case.declared.params if p.role == "output"} | set(case.expected)
+    for name, array in case.arrays.items():
+        if name in outputs or array.values.dtype.kind not in "fV":
+            continue
+        wrong = ~np.isfinite(array.values.astype(np.float64))
+        if wrong.any():
+            index = ", ".join(map(str, np.argwhere(wrong)[0]))
+            told = f"{name}[{index}] is {array.values[tuple(np.argwhere(wrong)[0])]}"
+            more = f", and so are {int(wrong.sum()) - 1} more" if wrong.sum() > 1 else ""
+            yield Hypothesis("input-not-finite", told + more, 0.9)
+    bias = (case.declared.constants or {}).get("ZERO_BIAS")
+    qzeros = case.arrays.get("qzeros")
+    if bias is None or qzeros is None or qzeros.values.dtype != np.int32:
+        return
+    words = qzeros.values.view(np.uint32)
+    for there, symmetric in ((1, 0x77777777), (0, 0x88888888)):
+        if there != bias and words.size and (words == symmetric).all():
+            told = (
+                f"every zero is stored as {symmetric & 15}, which is symmetric 4-bit weights in "
+                f"v{2 - there}; the kernel adds {bias}, so it is for v{2 - bias}"
+            )
+            yield Hypothesis("zero-convention", told, 0.9, *_other_zeros(case, there - bias))
+
+
+def guesses(case: Case) -> Iterator[Hypothesis]:
+    """What contents do not show, worth a try where the expected result is known."""
+    bias = (case.declared.constants or {}).get("ZERO_BIAS")
+    for name, array in case.arrays.items():
+        if array.values.dtype == np.int32 and array.values.ndim == 2:
+            yield from _packed_guesses(case, name, array, bias)
+    yield from _group_guesses(case)
+    for name, array in case.arrays.items():
+        values = array.values
+        if values.ndim == 2 and min(values.shape) > 1 and name not in case.expected:
+            told = f"{name} read as its transpose"
+            flat = np.ascontiguousarray(values)
+            for other in (flat.reshape(flat.shape[::-1]).T, flat.T):
+                remedy = case.with_array(name, np.ascontiguousarray(other))
+                yield Hypothesis("operand-transposed", told, 0.25, remedy, f"{name} transposed")
+
+
+def _packed_guesses(
+    case: Case, name: str, array: CaseArray, bias: int | None
+) -> Iterator[Hypothesis]:
+    """A packed array's nibbles in other orders; zeros one larger or smaller."""
+    for words, order in _ORDERS.items():
+        told = f"{name} read with the eight values of a word in {words}"
+        remedy = case.with_array(name, _reordered(array.values, order))
+        yield Hypothesis("nibble-order", told, 0.3, remedy, f"{name} put into GPTQ's order")
+    if name != "qzeros":
+        return
+    for step in (1, -1):
+        told = f"every zero of {name} taken one {'larger' if step > 0 else 'smaller'}"
+        yield Hypothesis("zero-convention", told, 0.35, *_other_zeros(case, step))
+
+
+def _other_zeros(case: Case, step: int) -> tuple[Case, str]:
+    """The case with every stored zero moved by a step, and that in words."""
+    nibbles = _nibbles(case.arrays["qzeros"].values)
+    remedy = case.with_array("qzeros", _words((nibbles + step) & 15))
+    return remedy, f"zeros one {'larger' if step > 0 else 'smaller'}"
+
+
+def _group_guesses(case: Case) -> Iterator[Hypothesis]:
+    size, K = case.values.get("group_size"), case.values.get("K")
+    if isinstance(size, int) and isinstance(K, int) and 0 < size <= K < 1 << 20:
+        for other in sorted({size * 2, size // 2, 32, 64, 128, K} - {size, 0}):
+            told = f"group_size is {size}, and {other} was tried"
+            remedy = case.with_values(group_size=other)
+            yield Hypothesis("group-size-wrong", told, 0.3, remedy, f"group_size = {other}")
+    grouped = {n: a for n in ("scales", "qzeros") if (a := case.arrays.get(n)) and a.values.ndim}
+    for names in (("scales",), ("qzeros",), ("scales", "qzeros")):
+        for by in (1, -1):
+            if all(n in grouped and len(grouped[n].values) > 1 for n in names):
+                remedy = case
+                for n in names:
+                    remedy = remedy.with_array(n, np.roll(grouped[n].values, by, axis=0))
+                told = f"the rows of {' and '.join(names)} moved by {by:+d}"
+                yield Hypothesis("groups-shifted", told, 0.2, remedy, told)
+
+
+def _nibbles(words: NDArray[Any]) -> NDArray[Any]:
+    shifts = np.arange(8, dtype=np.uint32) * 4
+    return (np.ascontiguousarray(words).view(np.uint32)[..., None] >> shifts).astype(np.int64) & 15
+
+
+def _words(nibbles: NDArray[Any]) -> NDArray[Any]:
+    shifts = np.arange(8, dtype=np.uint32) * 4
+    words: NDArray[Any] = np.bitwise_or.reduce(nibbles.astype(np.uint32) << shifts, axis=-1)
+    return words.view(np.int32)
+
+
+def _reordered(words: NDArray[Any], order: tuple[int, ...]) -> NDArray[Any]:
+    return _words(_nibbles(words)[..., list(order)])
+
+
+def _dtype(name: str) -> np.dtype[Any]:
+    return np.dtype(ml_dtypes.bfloat16) if name == "bfloat16" else np.dtype(name)

@@ -1,0 +1,212 @@
+"""What usually goes wrong with a launch: the causes by name, what each is, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Cause:
+    """A named cause.  what: a clause for people; advice: what to do."""
+
+    what: str
+    advice: str
+
+
+CAUSES: Mapping[str, Cause] = {
+    # The parameter block
+    "parameter-missing": Cause(
+        "a parameter is missing, and those behind it moved up",
+        "hand over every parameter of the PTX, in its order",
+    ),
+    "parameter-extra": Cause(
+        "there is a parameter too many, and those behind it moved down",
+        "leave out what the PTX does not declare",
+    ),
+    "scratch-missing": Cause(
+        "the scratch pointers that Triton appends are missing",
+        "append one 8-byte pointer for each scratch parameter, NULL where its size is 0",
+    ),
+    "integers-too-wide": Cause(
+        "the integers were written as 8 bytes", "write each in the width that the PTX declares"
+    ),
+    "byte-order": Cause(
+        "values were written with the high byte first", "write them little-endian, as the GPU is"
+    ),
+    "sizes-swapped": Cause("two integers are exchanged", "pass them in the PTX's order"),
+    "size-wrong": Cause("a size is not that of the arrays", "pass the arrays' own size"),
+    "group-size-wrong": Cause(
+        "the group size is not the weight's", "pass the rows that one group of scales covers"
+    ),
+    "strides-in-bytes": Cause(
+        "strides are in bytes instead of elements", "divide them by the size of an element"
+    ),
+    "strides-swapped": Cause(
+        "two strides are exchanged", "pass them in the order of the PTX, and of the axes"
+    ),
+    "stride-wrong": Cause("a stride is not the array's", "pass the array's own stride"),
+    "pointers-swapped": Cause("two arrays are exchanged", "pass them in the PTX's order"),
+    "pointer-null": Cause("a pointer is NULL", "pass the array's address"),
+    "pointer-truncated": Cause(
+        "half of an address is lost", "keep addresses in 64 bits on their whole way"
+    ),
+    "pointer-offset": Cause(
+        "a pointer does not point to the array's first element",
+        "pass the address of the first element",
+    ),
+    "array-freed": Cause(
+        "a pointer leads to no array of the launch",
+        "keep the array alive until the launch is done, and pass its present address",
+    ),
+    "array-misaligned": Cause(
+        "an array is not aligned as the kernel reads it",
+        "align it to its elements, or to what the sidecar asks for",
+    ),
+    "number-bits": Cause(
+        "a number was written in the bits of another type",
+        "write floats as floats and integers as integers",
+    ),
+    # Arrays
+    "array-too-short": Cause(
+        "an array is shorter than the kernel reads or writes",
+        "allocate what shape and strides of the launch need",
+    ),
+    "arrays-overlap": Cause(
+        "the output shares memory with an input", "give the output an array of its own"
+    ),
+    "dtype-wrong": Cause(
+        "an array has another element type than the kernel reads",
+        "convert it, or take the kernel for its type",
+    ),
+    "wrong-device": Cause(
+        "an array lies on another device", "copy it to the device of the launch first"
+    ),
+    "operand-transposed": Cause(
+        "an array is stored transposed", "store it as the kernel reads it, or exchange its strides"
+    ),
+    "zero-convention": Cause(
+        "the zeros are of the other convention (v1 stores zero - 1, v2 the zero)",
+        "take the kernel of the weight's zero format",
+    ),
+    "nibble-order": Cause(
+        "the 4-bit values of a word are in another order",
+        "repack into GPTQ's order, low nibble first",
+    ),
+    "groups-shifted": Cause(
+        "each group is given the scales or zeros of its neighbour", "line up groups and scales"
+    ),
+    "act-order-ignored": Cause(
+        "the rows are in activation order, and g_idx is not read",
+        "take the act_order kernel, which reads g_idx",
+    ),
+    "input-not-finite": Cause(
+        "an input holds NaN or infinities", "look at what computed that input"
+    ),
+    "input-overwritten": Cause(
+        "an input is not what it should be by the time of the launch",
+        "look at what wrote it, and at the order of streams",
+    ),
+    # The launch configuration
+    "warps-wrong": Cause(
+        "the block has another number of threads than the kernel was built for",
+        "launch num_warps * 32 threads along x",
+    ),
+    "grid-wrong": Cause(
+        "the grid does not cover the output as the kernel divides it",
+        "compute the grid by the kernel's tile",
+    ),
+    "shared-memory-wrong": Cause(
+        "the launch gives another amount of dynamic shared memory than the kernel uses",
+        "pass the sidecar's shared",
+    ),
+    # The sidecar
+    "stale-sidecar": Cause(
+        "the sidecar belongs to another build than the PTX", "rebuild or fetch both together"
+    ),
+    "sidecar-unreadable": Cause("the sidecar cannot be read", "fetch or write it again"),
+    "sidecar-misspelt": Cause(
+        "the sidecar has a key or a value that does not exist", "correct its spelling"
+    ),
+    # The PTX and the kernel
+    "ptx-unreadable": Cause("the file is no PTX", "pass the .ptx text that Triton writes"),
+    "ptx-truncated": Cause("the PTX is cut short", "fetch or write it again"),
+    "ptx-damaged": Cause(
+        "the PTX has a line that is no PTX, or that the CPU device does not have",
+        "look at that line; if nobody wrote it so, fetch or compile the PTX again",
+    ),
+    "ptx-altered": Cause(
+        "the PTX is not the one that was built", "take the PTX of the sidecar's digest"
+    ),
+    "entry-missing": Cause("the PTX has no such entry", "name one of its entries"),
+    "entry-ambiguous": Cause("the PTX has several entries", "name the one that is meant"),
+    "driver-too-old": Cause(
+        "the PTX is of a newer ISA than the driver reads",
+        "update the driver, or compile for an older ptx_version",
+    ),
+    "target-mismatch": Cause(
+        "the PTX was built for another GPU", "take a build for this GPU or an older one"
+    ),
+    "missing-barrier": Cause(
+        "the kernel lacks a barrier between warps that share memory",
+        "look at the instruction that is named, or take the PTX as it was compiled",
+    ),
+    "missing-wait": Cause(
+        "the kernel reads what an asynchronous copy has not finished",
+        "look for a cp.async.wait_group that is missing, or take the PTX as it was compiled",
+    ),
+    "missing-fence": Cause(
+        "the kernel lacks a fence between ordinary stores and the asynchronous proxy",
+        "look for a missing fence.proxy.async",
+    ),
+    "missing-mask": Cause(
+        "the kernel touches memory beyond its arrays, though the launch is right",
+        "look at the mask of the access that is named",
+    ),
+    "kernel-uninitialised": Cause(
+        "the kernel reads what nobody wrote", "look at the instruction that is named"
+    ),
+    "output-unwritten": Cause(
+        "the kernel leaves part of its output unwritten", "look at the store that is left out"
+    ),
+    # Checkpoints
+    "checkpoint-unreadable": Cause(
+        "a file of the checkpoint is not what its name says", "fetch it again"
+    ),
+    "checkpoint-cut-short": Cause("a file of the checkpoint is cut short", "fetch it again"),
+    "checkpoint-header-wrong": Cause(
+        "the header of a file contradicts the file", "write or fetch the file again"
+    ),
+    "checkpoint-file-missing": Cause(
+        "a file of the checkpoint is not there", "fetch the whole checkpoint"
+    ),
+    "checkpoint-index-wrong": Cause(
+        "the index says what the files do not", "write or fetch the index again"
+    ),
+    "configuration-missing": Cause(
+        "the quantisation configuration, or part of it, is missing",
+        "fetch quantize_config.json or config.json from where the checkpoint comes from",
+    ),
+    "configuration-wrong": Cause(
+        "the quantisation configuration is not that of the tensors", "correct the field"
+    ),
+    "tensor-missing": Cause("a tensor of a layer is missing", "fetch or quantise the layer again"),
+    "tensor-type": Cause("a tensor is of another type", "convert it, or quantise the layer again"),
+    "tensor-shape": Cause(
+        "a tensor has another shape than the others ask for",
+        "look at the tensor and at group_size",
+    ),
+    "tensor-values": Cause(
+        "a tensor holds values that cannot be", "fetch or quantise the layer again"
+    ),
+    # Where the launch itself is right
+    "elsewhere": Cause(
+        "on the CPU the launch as it is computes the right result",
+        "look at what is around the launch: the order of streams, what reads the result too "
+        "early, what writes the arrays meanwhile",
+    ),
+    "none": Cause("nothing is wrong", "nothing"),
+    "unknown": Cause(
+        "no known cause explains it", "compare the launch with one that works: ferrum-numba replay"
+    ),
+}

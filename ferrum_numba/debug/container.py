@@ -1,0 +1,256 @@
+"""The file of a recording: a zip whose members are read in the order in which they were written.
+
+Writing goes through `zipfile`, unbuffered, so that what is in the file survives the process.
+Reading walks from member to member and needs no directory at the end: a recording that a crash cut
+short opens like any other, less its last, unfinished member.  Nothing in the file is executed, and
+every length is checked before it is believed.
+
+Source of the layout: PKWARE APPNOTE 6.3.10, 4.3.7 (local file header).
+"""
+
+from __future__ import annotations
+
+import io
+import mmap
+import re
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import RecordingError
+
+MAX_TEXT_BYTES = 64 << 20  # of a PTX, a JSON or a run of launches, unpacked
+MAX_ARRAY_BYTES = 1 << 31  # of one array
+MAX_MEMBERS = 1_000_000
+
+_NAME = re.compile(
+    r"recording\.json|ptx/[0-9a-f]{64}\.ptx|sidecars/[0-9a-f]{64}\.json|"
+    r"calls/\d{1,9}\.json|launches/\d{1,9}\.jsonl|arrays/[0-9a-f]{64}\.npy"
+)
+_LOCAL = struct.Struct("<4s5H3L2H")  # APPNOTE 4.3.7
+_CRC_AT = 14
+_LEAST_RUN, _LARGEST_RUN = 1 << 12, 1 << 20  # bytes of a member of launches
+_MEMBER, _DIRECTORY = b"PK\3\4", (b"PK\1\2", b"PK\5\6", b"PK\6\6")
+_STORED, _DEFLATED = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
+_DTYPES = frozenset("?bBhHiIlLqQefd")
+
+
+class ContainerWriter:
+    """Appends members.  Lines go into members of blank lines, which are filled through a map of the
+    file: that takes no call of the system, and what is in the map survives the process."""
+
+    def __init__(self, path: Path) -> None:
+        self._file: IO[bytes] = path.open("w+b", buffering=0)
+        self._zip = zipfile.ZipFile(self._file, "w", _STORED)
+        self._run: _Run | None = None
+        self._runs = 0
+
+    def add(self, name: str, data: bytes, *, pack: bool = False) -> None:
+        """One whole member; pack: deflated, for text."""
+        self._zip.writestr(name, data, _DEFLATED if pack else _STORED)
+
+    def line(self, text: str) -> None:
+        """One line of the launches, in the file when this returns."""
+        data = f"{text}\n".encode()
+        if self._run is None or not self._run.put(data):
+            self._run = self._next_run(len(data))
+            self._run.put(data)
+
+    def close(self) -> None:
+        """End the file with the directory that other programs read."""
+        if self._run is not None:
+            self._run.end(self._file)
+        self._zip.close()
+        self._file.close()
+
+    def _next_run(self, least: int) -> _Run:
+        """A member of blank lines, larger than the last one."""
+        if self._run is not None:
+            self._run.end(self._file)
+        nbytes = max(least, min(_LEAST_RUN << self._runs, _LARGEST_RUN))
+        name = f"launches/{self._runs}.jsonl"
+        self._runs += 1
+        self.add(name, b"\n" * nbytes)
+        return _Run(self._file, self._zip.getinfo(name))
+
+
+class _Run:
+    """Lines in a member that was written as blank lines."""
+
+    def __init__(self, file: IO[bytes], info: zipfile.ZipInfo) -> None:
+        start = info.header_offset + len(info.FileHeader())
+        page = start // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
+        self._info = info
+        self._first = self._at = start - page
+        self._end = self._first + info.file_size
+        self._map = mmap.mmap(file.fileno(), self._end, offset=page)
+
+    def put(self, data: bytes) -> bool:
+        """Add a line; False where there is no room for it."""
+        end = self._at + len(data)
+        if end > self._end:
+            return False
+        self._map[self._at : end] = data
+        self._at = end
+        return True
+
+    def end(self, file: IO[bytes]) -> None:
+        """Have the headers say what the contents have become."""
+        self._info.CRC = zlib.crc32(self._map[self._first : self._end])
+        self._map.close()
+        file.seek(self._info.header_offset + _CRC_AT)
+        file.write(struct.pack("<L", self._info.CRC))
+
+
+@dataclass(frozen=True)
+class Member:
+    """One member of the file; start and stored are bytes of the file, size of its contents."""
+
+    name: str
+    start: int
+    stored: int
+    size: int
+    deflated: bool
+    crc: int | None  # None: nobody could say any more, for the process ended
+
+
+class Container:
+    """The members of a recording's file, by name.  Raises RecordingError for any other file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.members: dict[str, Member] = {}
+        self.complete = False
+        try:
+            with path.open("rb") as file:
+                self._length = file.seek(0, io.SEEK_END)
+                members = list(islice(self._walk(file), MAX_MEMBERS + 1))
+        except OSError as error:
+            raise RecordingError(f"{path}: cannot be read: {error.strerror}") from None
+
+        for member in members:
+            if member.name in self.members:
+                raise self._wrong(f"expected each member once, found {member.name} twice")
+            if not self.complete and member.name.startswith("launches/"):
+                member = replace(member, crc=None)  # it may still have been written to
+            self.members[member.name] = member
+        if len(self.members) > MAX_MEMBERS:
+            raise self._wrong(f"expected at most {MAX_MEMBERS} members")
+
+    def text(self, name: str) -> bytes:
+        """A member that is text.  Raises RecordingError."""
+        return self._read(name, MAX_TEXT_BYTES)
+
+    def array(self, name: str) -> NDArray[Any]:
+        """A member that is an array in the npy format.  Raises RecordingError."""
+        data = self._read(name, MAX_ARRAY_BYTES)
+        stream = io.BytesIO(data)
+        try:
+            major, _ = np.lib.format.read_magic(stream)
+            if major != 1:
+                raise ValueError(f"version {major}")
+            shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+        except Exception as error:  # NumPy's parser lets errors of many types through
+            raise self._wrong(f"{name}: expected an npy header, found {error!s:.80}") from None
+        count = 1
+        for extent in shape:
+            count *= extent
+        rest = len(data) - stream.tell()
+        if dtype.char not in _DTYPES or fortran or min(shape, default=0) < 0:
+            raise self._wrong(f"{name}: expected numbers in C order, found {dtype} {shape}")
+        if count * dtype.itemsize != rest:
+            raise self._wrong(
+                f"{name}: expected {count * dtype.itemsize} bytes for {dtype} {shape}, found {rest}"
+            )
+        return np.frombuffer(data, dtype, count, stream.tell()).reshape(shape)
+
+    def _read(self, name: str, limit: int) -> bytes:
+        member = self.members.get(name)
+        if member is None:
+            raise self._wrong(f"expected a member {name}, found none")
+        if max(member.size, member.stored) > limit:
+            raise self._wrong(f"{name}: expected at most {limit} bytes, found {member.size}")
+        try:
+            with self.path.open("rb") as file:
+                file.seek(member.start)
+                data = file.read(member.stored)
+        except OSError as error:
+            raise self._wrong(f"cannot be read: {error.strerror}") from None
+        if member.deflated:
+            try:
+                unpack = zlib.decompressobj(-15)
+                data = unpack.decompress(data, member.size)
+                more = unpack.decompress(unpack.unconsumed_tail, 1) or not unpack.eof
+            except zlib.error as error:
+                raise self._wrong(f"{name}: cannot be unpacked: {error}") from None
+            if more:
+                raise self._wrong(f"{name}: expected {member.size} bytes, found another number")
+        if len(data) != member.size:
+            raise self._wrong(f"{name}: expected {member.size} bytes, found {len(data)}")
+        if member.crc is not None and zlib.crc32(data) != member.crc:
+            raise self._wrong(f"{name}: its bytes are not those that were written (CRC-32)")
+        return data
+
+    def _walk(self, file: IO[bytes]) -> Iterator[Member]:
+        """The members from the start on, until the directory or the place where the file ends."""
+        at = 0
+        while True:
+            file.seek(at)
+            header = file.read(_LOCAL.size)
+            if header[:4] in _DIRECTORY:
+                self.complete = True
+                return
+            if len(header) < _LOCAL.size or header[:4] != _MEMBER:
+                if at == 0:
+                    raise self._wrong(
+                        f"expected a recording (a zip file), found one that begins with "
+                        f"{header[:4]!r}"
+                    )
+                if header and header[:4] != _MEMBER[: len(header)]:
+                    raise self._wrong(f"expected a member at byte {at}, found {header[:4]!r}")
+                return
+            member = self._member(file, at, header)
+            if member is None:
+                return
+            yield member
+            if member.crc is None:  # the file was cut off here
+                return
+            at = member.start + member.stored
+
+    def _member(self, file: IO[bytes], at: int, header: bytes) -> Member | None:
+        """The member whose header lies at a byte; None where the file ends before its contents."""
+        _, _, flags, method, _, _, crc, stored, size, named, extra = _LOCAL.unpack(header)
+        raw = file.read(named)
+        start = at + _LOCAL.size + named + extra
+        if len(raw) < named or start > self._length:
+            return None
+        name = raw.decode("ascii", "replace")
+        if _NAME.fullmatch(name) is None:
+            raise self._wrong(f"expected members of a recording, found {name[:80]!r}")
+        if flags & ~0x800 or method not in (_STORED, _DEFLATED):
+            raise self._wrong(f"{name}: expected a plain member, found flags {flags:#x}")
+        if start + stored > self._length:
+            rest = self._length - start
+            lines = name.startswith("launches/")
+            return Member(name, start, rest, rest, False, None) if lines else None
+        if method == _STORED and stored != size:
+            raise self._wrong(f"{name}: expected {size} bytes, found {stored}")
+        return Member(name, start, stored, size, method == _DEFLATED, crc)
+
+    def _wrong(self, what: str) -> RecordingError:
+        return RecordingError(f"{self.path.name}: {what}")
+
+
+def npy(array: NDArray[Any]) -> bytes:
+    """An array in the npy format, without objects."""
+    stream = io.BytesIO()
+    np.lib.format.write_array(stream, np.ascontiguousarray(array), (1, 0), allow_pickle=False)
+    return stream.getvalue()

@@ -1,0 +1,91 @@
+"""What an error says of itself: the likely cause of a launch whose arguments were refused."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import struct
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ..abi import ArrayReference, LaunchConfig, Parameter
+from ..devices import Kernel
+from .case import Case, CaseArray
+from .causes import CAUSES
+from .recording import numpy_dtype
+
+_TELLING = 0.75  # the weight of evidence that is worth a note
+
+
+def annotate(
+    kernel: Kernel,
+    config: LaunchConfig,
+    positional: Sequence[object],
+    named: Mapping[str, object],
+    error: Exception,
+) -> None:
+    """Add to an error the cause that its launch's arguments show, if they show one."""
+    if not hasattr(error, "add_note"):  # before Python 3.11
+        return
+    names = [p.name for p in kernel.signature.arguments]
+    for wrong in named.keys() - set(names):
+        for near in difflib.get_close_matches(wrong, set(names) - named.keys(), 1, 0.5):
+            error.add_note(f"likely cause: {wrong} is misspelt for {near}")
+            return
+    with suppress(Exception):  # a note is no reason for another error
+        case = _case(kernel, config, dict(zip(names, positional, strict=False)) | dict(named))
+        note = _note(case)
+        if note:
+            error.add_note(note)
+
+
+def _note(case: Case) -> str:
+    from .array_clues import place_clues, type_clues
+    from .block_clues import integer_clues, number_clues
+    from .launch_clues import configuration_clues
+
+    clues = (integer_clues, type_clues, place_clues, configuration_clues, number_clues)
+    found = [h for clue in clues for h in clue(case) if h.weight >= _TELLING]
+    if not found:
+        return ""
+    first = max(found, key=lambda h: h.weight)
+    mended = f"; with {first.mended} it would agree" if first.mended else ""
+    cause = CAUSES[first.cause]
+    return f"likely cause: {first.cause}: {cause.what}\n  {first.evidence}{mended}"
+
+
+def _case(kernel: Kernel, config: LaunchConfig, arguments: Mapping[str, Any]) -> Case:
+    """The launch as it was asked for; its arrays' contents are not looked at."""
+    device, block, arrays = kernel.module.device, b"", {}
+    for p in kernel.signature.params:
+        value = arguments.get(p.name, 0)
+        if hasattr(value, "shape"):
+            reference = device.describe(p.name, value)
+            arrays[p.name] = CaseArray(_outline(reference), reference.address, reference.device)
+            value = reference.address
+        block = block.ljust(p.offset, b"\0") + _field(p, value)
+    case = Case(kernel.module.text, block, config, arrays, kernel.signature.entry)
+    return replace(case, sidecar=kernel.sidecar, device=device.name)
+
+
+def _outline(reference: ArrayReference) -> Any:
+    """An array of this shape and these strides, of zeros."""
+    dtype = numpy_dtype(reference.dtype)
+    strides = reference.strides
+    if strides is None:
+        after = [reference.shape[i + 1 :] for i in range(len(reference.shape))]
+        strides = tuple(math.prod(shape) * dtype.itemsize for shape in after)
+    zeros = np.zeros(reference.available, np.uint8)  # of which no page is there until it is read
+    return np.ndarray(reference.shape, dtype, zeros, 0, strides)
+
+
+def _field(p: Parameter, value: Any) -> bytes:
+    if isinstance(value, bytes):
+        return value.ljust(p.size, b"\0")[: p.size]
+    if isinstance(value, float):
+        return struct.pack("<f" if p.size == 4 else "<d", value)
+    return (int(value or 0) % (1 << 8 * p.size)).to_bytes(p.size, "little")

@@ -1,0 +1,103 @@
+"""`ferrum-numba replay` and `ferrum-numba explain`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import ferrum_numba as fe
+from ferrum_numba import kernels
+from ferrum_numba.debug import record
+from tests.cli.commands import run, run_json
+from tests.conftest import FIXTURES
+from tests.devices import canonical
+
+
+@pytest.fixture
+def recorded(tmp_path: Path) -> Path:
+    """A right launch, and one of a wrong group size."""
+    device, path = fe.open_device("cpu"), tmp_path / "run.ferrum"
+    with record(path):
+        for size in (canonical.G, 2 * canonical.G):
+            arguments = canonical.arguments(device) | {"group_size": size}
+            canonical.kernel(device).launch(canonical.CONFIG, **arguments)
+    np.save(tmp_path / "expected.npy", canonical.EXPECTED.astype(np.float16))
+    return path
+
+
+def test_replay(recorded: Path) -> None:
+    result = run("replay", recorded, "--device", "cpu", columns=80)
+    assert result.exit_code == 0
+    assert "0-1  w4a16_gptq_gemm_typed" in result.stdout
+    assert "2 launches on cpu: 2 equal" in result.stdout
+    code, found = run_json("replay", recorded, "--checks", "memory,init,race")
+    assert code == 1, "the second launch's arrays are not what its integers say"
+    assert [launch["verdict"] for launch in found["launches"]] == ["equal", "equal"]
+    assert [len(launch["findings"]) > 0 for launch in found["launches"]] == [False, True]
+    assert found["complete"]
+
+
+def test_replay_of_altered_contents(recorded: Path) -> None:
+    data = bytearray(recorded.read_bytes())
+    recording = fe.Recording(recorded)
+    digest = recording.launches[0].before["a"]
+    member = recording._container.members[f"arrays/{digest}.npy"]
+    data[member.start + member.stored - 1] ^= 0x40
+    recorded.write_bytes(data)
+    result = run("replay", recorded, "--device", "cpu")
+    assert result.exit_code == 2
+    assert "its bytes are not those that were written" in result.stderr
+
+
+def test_replay_of_what_is_no_recording(tmp_path: Path) -> None:
+    path = tmp_path / "x.ferrum"
+    path.write_text("nothing")
+    result = run("replay", path)
+    assert result.exit_code == 2
+    assert "error: x.ferrum: expected a recording (a zip file)" in result.stderr
+    assert run("replay", path, "--checks", "all").exit_code == 2
+
+
+def test_explain_a_recording(recorded: Path) -> None:
+    expected = recorded.with_name("expected.npy")
+    result = run("explain", recorded, "--launch", 1, "--expected", expected, columns=80)
+    assert result.exit_code == 1
+    assert result.stdout.startswith("group-size-wrong: the group size is not the weight's")
+    code, found = run_json("explain", recorded, "--launch", 0, "--expected", f"c={expected}")
+    assert (code, found["cause"]) == (0, "none")
+    code, found = run_json("explain", recorded, "--expected", expected)
+    assert (code, found["cause"]) == (1, "group-size-wrong")
+    assert found["suspects"][0]["verdict"] == "proved"
+    assert run("explain", recorded, "--launch", 2).exit_code == 2
+
+
+def test_explain_ptx_and_bytes(recorded: Path, tmp_path: Path) -> None:
+    ptx = kernels.folder() / "w4a16_gptq_gemm_typed.v1.sm_80.ptx"
+    signature = kernels.canonical(1).sidecar.declare(fe.Signature.from_ptx(ptx.read_text()))
+    device = fe.open_device("cpu")
+    arguments = canonical.arguments(device)
+    arrays = {n: a for n, a in arguments.items() if isinstance(a, np.ndarray)}
+    places = {name: 0x7F0000000000 + i * 0x100000 for i, name in enumerate(arrays)}
+    block = fe.ParameterBlock(signature).set(
+        **places, **{n: v for n, v in arguments.items() if n not in arrays} | {"stride_am": 512}
+    )
+    options: list[object] = ["--bytes", block.to_bytes().hex(), "--grid", "1,3"]
+    for name, values in arrays.items():
+        np.save(tmp_path / f"{name}.npy", values)
+        options += ["--array", f"{name}={tmp_path / name}.npy"]
+    options += ["--shared-bytes", 8192, "--expected", tmp_path / "expected.npy"]
+    code, found = run_json("explain", ptx, *options)
+    assert (code, found["cause"]) == (1, "strides-in-bytes")
+    assert run("explain", ptx).exit_code == 2
+    assert run("explain", ptx, "--bytes", "xy").exit_code == 2
+
+
+def test_explain_a_checkpoint(tmp_path: Path) -> None:
+    code, found = run_json("explain", FIXTURES / "gm_v1_sym_g128")
+    assert (code, found["cause"]) == (0, "none")
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    result = run("explain", tmp_path)
+    assert result.exit_code == 1
+    assert result.stdout.startswith("checkpoint-unreadable: a file of the checkpoint is not what")

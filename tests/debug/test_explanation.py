@@ -1,0 +1,142 @@
+"""Faults injected into launches, and whether the first line names them; scripts/fault_suite.py
+asks about all of them, in launches of several shapes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import ferrum_numba as fe
+from ferrum_numba.debug import Recording, record
+from ferrum_numba.debug.case import Case
+from ferrum_numba.debug.causes import CAUSES
+from ferrum_numba.debug.explanation import explain
+from scripts.fault_suite import ask, ask_checkpoint
+from scripts.launch_faults import AREAS
+from scripts.launch_faults.checkpoints import CAUSES as CHECKPOINT_CAUSES
+from scripts.launch_faults.fault import w4a16
+from tests.devices import canonical
+
+# What compiles a PTX of its own, or tries much, takes a second or more each.
+SLOW = (
+    "ptx-",
+    "removed",
+    "driver",
+    "target",
+    "big-endian",
+    "scales-",
+    "-order",
+    "-first",
+    "-v2-kernel",
+    "missing-",
+    "too-short",
+)
+FAULTS = [
+    pytest.param(area, fault, id=fault.name)
+    for area, faults in AREAS.items()
+    for fault in faults
+    if not any(word in fault.name for word in SLOW) or fault.name in ("barrier-removed",)
+]
+
+
+@pytest.mark.parametrize(("area", "fault"), FAULTS)
+def test_the_first_line_names_the_fault(area, fault) -> None:
+    answer = ask(area, fault, 0)
+    assert answer.right, answer.first_line
+
+
+@pytest.mark.parametrize("fault", CHECKPOINT_CAUSES)
+def test_the_first_line_names_what_is_wrong_with_a_checkpoint(fault: str) -> None:
+    answer = ask_checkpoint(fault)
+    assert answer.right, answer.first_line
+
+
+def test_the_suite_is_large_and_every_cause_is_known() -> None:
+    faults = [fault for area in AREAS.values() for fault in area]
+    assert len({fault.name for fault in faults}) == len(faults) >= 100
+    assert {fault.cause for fault in faults} | set(CHECKPOINT_CAUSES.values()) <= set(CAUSES)
+
+
+def test_the_answer_for_people() -> None:
+    case = w4a16(0).with_values(stride_am=512).case()
+    assert str(explain(case)).splitlines()[:2] == [
+        "strides-in-bytes: strides are in bytes instead of elements; with stride_am = 256 the "
+        "result is right",
+        "evidence: stride_am is 512: the bytes of the 256 elements that strides[0] of a has",
+    ]
+
+
+def test_a_sound_launch_is_called_sound() -> None:
+    for case in (w4a16(1).case(), w4a16(2).case(expected={})):
+        assert explain(case).suspects[0].cause == "none"
+
+
+def test_a_wrong_result_of_a_sound_launch_is_sought_elsewhere() -> None:
+    launch = w4a16(0)
+    case = launch.case(found={"c": np.zeros_like(launch.expected)})
+    found = explain(case)
+    assert found.first_line.startswith("elsewhere: on the CPU the launch as it is computes")
+
+
+def test_an_unknown_cause_is_called_unknown() -> None:
+    launch = w4a16(0)
+    found = explain(launch.but(expected=launch.expected[::-1] * 3).case(), seconds=2)
+    assert found.first_line == "unknown: no known cause explains it"
+
+
+def test_without_an_expected_result_the_checks_tell() -> None:
+    found = explain(w4a16(0).with_values(M=136, N=5).case(expected={}))
+    assert found.suspects[0].cause == "sizes-swapped"
+    assert found.suspects[0].verdict == "mended"
+
+
+def test_nonsense_crashes_nothing() -> None:
+    random = np.random.default_rng(0)
+    sound = w4a16(0).case()
+    for _ in range(12):
+        block = random.integers(0, 256, int(random.integers(0, 130)), dtype=np.uint8).tobytes()
+        assert explain(replace(sound, block=block), seconds=0.5).suspects
+    for text in ("", "x", ".version 7.0\n.target sm_80\n", sound.ptx[:5000]):
+        assert explain(replace(sound, ptx=text), seconds=0.5).suspects
+
+
+def test_from_a_recording(tmp_path: Path) -> None:
+    """A launch that names another group size than the weight's, recorded and explained."""
+    device, path = fe.open_device("cpu"), tmp_path / "run.ferrum"
+    arguments = canonical.arguments(device) | {"group_size": 2 * canonical.G}
+    with record(path):
+        canonical.kernel(device).launch(canonical.CONFIG, **arguments)
+    recording = Recording(path)
+    case = Case.from_recording(recording, recording.launches[0])
+    expected = {"c": canonical.EXPECTED.astype(np.float16)}
+    found = explain(replace(case, expected=expected))
+    assert found.first_line == (
+        "group-size-wrong: the group size is not the weight's; with group_size = 64 the result is "
+        "right"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "note"),
+    [
+        ({"M": 136, "N": 5}, "sizes-swapped: two integers are exchanged\n  M is 136 and N is 5"),
+        ({"stride_am": 512}, "strides-in-bytes: .*\n  stride_am is 512: the bytes of the 256"),
+        ({"group_size": 32}, "group-size-wrong: .*\n  group_size is 32, by K / 4 rows of scales"),
+        ({"scales": np.zeros((4, 136), np.float32)}, "dtype-wrong: .*\n  scales is float32"),
+        ({"Mm": 5}, "likely cause: Mm is misspelt for M"),
+    ],
+)
+@pytest.mark.skipif(not hasattr(BaseException, "add_note"), reason="Python 3.11 brought notes")
+def test_errors_name_their_cause(changes, note: str) -> None:
+    device = fe.open_device("cpu")
+    arguments = canonical.arguments(device) | changes
+    if "Mm" in changes:
+        del arguments["M"]
+    with pytest.raises(fe.AbiError) as raised:
+        canonical.kernel(device).launch(canonical.CONFIG, **arguments)
+    import re
+
+    assert re.search(note, "\n".join(raised.value.__notes__), re.DOTALL), raised.value.__notes__
