@@ -1,0 +1,49 @@
+"""Builds of kernels, inspected and compared: what a PTX and its sidecar say, without running it."""
+
+from .assembler import assemble
+from .census import Access, Census, Family, SourceFile, TensorUse
+from .comparison import (
+    BuildComparison,
+    Change,
+    Count,
+    EntryComparison,
+    SourceDifference,
+    compare_builds,
+)
+from .inspection import (
+    InspectedEntry,
+    InspectedParameter,
+    Inspection,
+    Loading,
+    Needs,
+    SidecarVerdict,
+    Unreadable,
+    dotted,
+    inspect_ptx,
+    with_resources,
+)
+
+__all__ = [
+    "Access",
+    "BuildComparison",
+    "Census",
+    "Change",
+    "Count",
+    "EntryComparison",
+    "Family",
+    "InspectedEntry",
+    "InspectedParameter",
+    "Inspection",
+    "Loading",
+    "Needs",
+    "SidecarVerdict",
+    "SourceDifference",
+    "SourceFile",
+    "TensorUse",
+    "Unreadable",
+    "assemble",
+    "compare_builds",
+    "dotted",
+    "inspect_ptx",
+    "with_resources",
+]
