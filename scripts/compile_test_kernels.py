@@ -1,4 +1,4 @@
-"""Compile the Triton sources of tests/emulator/kernels_src into tests/emulator/data/kernels.
+"""Compile the Triton and Gluon sources of the emulator's tests into tests/emulator/data/kernels.
 
     python scripts/compile_test_kernels.py            # write *.ptx and index.json
     python scripts/compile_test_kernels.py --check    # rebuild in memory, compare byte for byte
@@ -117,6 +117,15 @@ BUILDS = [
         {"BM": 64, "BN": 32, "D": 32, "CAUSAL": True},
         (80, 90),
     ),
+    Build(
+        "specialised",
+        "specialised.multiply",
+        {"a": "fp16", "b": "i8", "c": "fp32"},
+        dict.fromkeys("MNK", "i32"),
+        {"BM": 64, "BN": 32, "BK": 64, "STAGES": 3},
+        (90,),
+        aligned=("K",),
+    ),
     _rows("layer_norm", "fp16", "x w b y", 512, "n eps"),
     _rows("rms_norm", "bf16", "x w y", 256, "n eps"),
     _rows("softmax", "fp16", "x y", 512),
@@ -175,6 +184,7 @@ def compile_build(build: Build, target: int) -> tuple[str, dict[str, Any]]:
     import triton.language as tl
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
+    from triton.experimental.gluon._runtime import GluonASTSource
 
     stem, _, name = build.kernel.partition(".")
     kernel = getattr(_import_source(SOURCES / f"{stem}.py"), name)
@@ -194,11 +204,18 @@ def compile_build(build: Build, target: int) -> tuple[str, dict[str, Any]]:
     divisible = [*build.pointers, *build.aligned]
     attributes = {(names.index(key),): [["tt.divisibility", 16]] for key in divisible}
     compiled = triton.compile(
-        ASTSource(kernel, signature, constants, attributes),
+        (GluonASTSource if kernel.is_gluon() else ASTSource)(
+            kernel, signature, constants, attributes
+        ),
         target=GPUTarget("cuda", target, 32),
         options={"num_warps": build.warps, "num_stages": build.stages},
     )
-    index = {"entry": name, "warps": build.warps, "shared": compiled.metadata.shared}
+    # Warps that have a part of their own come on top of those that the kernel begins with.
+    index = {
+        "entry": name,
+        "warps": compiled.metadata.num_warps,
+        "shared": compiled.metadata.shared,
+    }
     return _bare(compiled.asm["ptx"]), index
 
 

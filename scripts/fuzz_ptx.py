@@ -40,7 +40,7 @@ from ferrum_numba.errors import AbiError, FerrumError, LaunchError, PtxError  # 
 
 # What one text may take: the longest of the corpus needs 4 s with all checks on an idle machine.
 HANG_SECONDS = 120.0
-CORPUS = sorted([*(ROOT / "ptx").glob("*.ptx"), *(ROOT / "tests/emulator/data").glob("*.ptx")])
+CORPUS = sorted([*(ROOT / "ptx").glob("*.ptx"), *(ROOT / "tests/emulator/data").rglob("*.ptx")])
 
 # -- mutations: text -> text ------------------------------------------------------------------
 

@@ -34,7 +34,8 @@ class Block:
 
     exit: "jump" to target; "branch" to target where the guard of `last` holds, else to next;
     "barrier": wait for all warps, then next; "poll": give other warps a turn until the named
-    barrier of `last` has opened, then next; "yield": give other warps a turn, then next.
+    barrier of `last` has opened, then next; "yield": next, but where the wait that the block ends
+    with was in vain, give other warps a turn before.
     """
 
     index: int
@@ -77,7 +78,7 @@ def analyse(body: Body, threads: int | None, masked: bool) -> Flow:
     blocks = _cut(body, threads)
     _find_live(blocks)
     instructions = [i for block in blocks for i in block.instructions]
-    varying = _find_varying(instructions, set())
+    varying = _find_varying([i for i in instructions if not is_broadcast(i)], set())
     divergent = masked or any(
         b.exit == "branch" and b.last is not None and b.last.guard in varying for b in blocks
     )
@@ -91,6 +92,17 @@ def analyse(body: Body, threads: int | None, masked: bool) -> Flow:
                 changing.update(table.written(instruction))
         varying = _find_varying(instructions, changing)
     return Flow(blocks, varying, divergent, body.local_bytes)
+
+
+def is_broadcast(instruction: Instruction) -> bool:
+    """Whether a shuffle gives all lanes of the warp one lane's value."""
+    opcode, operands = instruction.opcode, instruction.operands
+    if opcode.base != "shfl" or "idx" not in opcode.modifiers or instruction.guard is not None:
+        return False
+    match operands:
+        case (Register(), _, Immediate(), Immediate(bits=31), Immediate(bits=members)):
+            return members in (-1, 0xFFFFFFFF)
+    return False
 
 
 def _changes(instruction: Instruction) -> bool:
@@ -151,9 +163,9 @@ def _cut(body: Body, threads: int | None) -> list[Block]:
             begin()
             block.next = blocks[-1].index
             blocks[-1].instructions += result
-        elif base == "mbarrier" and statement.opcode.modifiers & {"test_wait", "try_wait"}:
+        elif base in ("mbarrier.test_wait", "mbarrier.try_wait"):
             block.instructions.append(statement)
-            block.exit = "yield"
+            block.exit, block.last = "yield", statement
             begin()
             block.next = blocks[-1].index
         else:

@@ -25,6 +25,7 @@ class State(ctypes.Structure):
     steps: how many instructions of warps may still run before it returns.
     cta, last: the CTA that is run, and where to end, counted along x, then y, then z.
     warp, phase: where it goes on in that CTA.
+    idle: how often warps have waited in vain since one last went on from a wait, or arrived.
     checks: what the code needs where checks are on (checks/memory.py), else NULL.
     barriers: the sixteen named ones.
     """
@@ -45,6 +46,7 @@ class State(ctypes.Structure):
         ("last", ctypes.c_int64),
         ("warp", ctypes.c_uint32),
         ("phase", ctypes.c_uint32),
+        ("idle", ctypes.c_uint32),
         ("checks", ctypes.c_void_p),
         ("barriers", ctypes.c_uint32 * (16 * BARRIER_WORDS)),
     )
@@ -56,8 +58,12 @@ def state_offset(name: str) -> int:
 
 
 # A context begins with these; vectors have one i32 a lane.  GENERATION: how often the named
-# barrier that the warp came to last had opened before.
+# barrier that the warp came to last had opened before.  WAIT_ADDRESS, WAIT_PARITY: the mbarrier
+# that it came to last, and the phase that it waited for there; WAIT_TRIED: whether in vain.
 RESUME, WARP, VALID, GENERATION, NEXT, TID = 0, 4, 8, 12, 64, 192
+WAIT_ADDRESS, WAIT_PARITY, WAIT_TRIED = 16, 20, 24
+# Waits in vain, one after the other and nothing else, after which a CTA will never end.
+IDLE_LIMIT = 1 << 16
 # In divergent control flow each lane has its own next block: lanes that are done have the largest
 # number, lanes at a barrier the next block with a bit that puts it behind all others.
 DONE, WAITING = 0x7FFFFFFF, 0x40000000

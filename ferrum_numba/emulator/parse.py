@@ -118,7 +118,7 @@ class _Parser:
         self.carry = Register("CC.CF", "pred")
         self.locals: dict[str, Local] = {}
         self.scope = _Scope(None)
-        self.labels: list[dict[str, str]] = [{}]
+        self.openings: list[int] = []
         self.cache: dict[str, Operand] = {}
 
     def line_of(self, position: int) -> int:
@@ -136,6 +136,10 @@ class _Parser:
                 depth += 1 if start == "{" else -1
                 parent = self.scope.parent
                 self.scope = _Scope(self.scope) if start == "{" else parent or self.scope
+                if start == "{":
+                    self.openings.append(len(self.body.statements))
+                elif self.openings:
+                    self.close_labels(self.openings.pop())
                 self.cache = {}
                 position += 1
             elif match := _LOC.match(text, position):
@@ -163,6 +167,19 @@ class _Parser:
             return
         else:
             self.body.statements.append(self.read_instruction(text, position, loc))
+
+    def close_labels(self, first: int) -> None:
+        """Give the labels of a closed pair of braces, from statement `first` on, other names."""
+        statements = self.body.statements
+        inner = {s: f"{s}.{first}" for s in statements[first:] if isinstance(s, str)}
+        for i, statement in enumerate(statements[first:], first):
+            if isinstance(statement, str):
+                statements[i] = inner[statement]
+            elif inner and statement.opcode.base == "bra":
+                statement.operands = tuple(
+                    Symbol(inner.get(o.name, o.name)) if isinstance(o, Symbol) else o
+                    for o in statement.operands
+                )
 
     def declare_registers(self, text: str, position: int) -> None:
         match = _REG.fullmatch(text)

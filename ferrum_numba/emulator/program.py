@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ..abi.signature import Signature
@@ -16,6 +16,7 @@ from .layout import LANES, State
 from .native import Code, Function, Needs, key_of_code
 from .parse import parse_entry
 from .ptx import Body, Instruction
+from .standstill import describe
 from .translate import Module, threads_of
 from .worker import Launch, StoppedError, Triple
 
@@ -70,13 +71,14 @@ class Program:
         parameter_block: bytes,
         threads: int = 1,
         attach: Callable[[State], None] | None = None,
+        only: Sequence[int] | None = None,
     ) -> None:
         """Run all CTAs of a grid; return when they are done.
 
         grid, block: CTAs and threads in x, y, z.  shared_bytes: dynamic shared memory of a CTA.
         parameter_block: `signature.nbytes` bytes; pointers in it are addresses of this process.
         threads: over how many threads of the host the CTAs are spread.
-        attach: see Launch; only for code that carries checks.
+        attach, only: see Launch; for code that carries checks.
 
         Raises LaunchError for what does not fit the entry, and for a CTA that does not end.
         """
@@ -93,23 +95,35 @@ class Program:
             raise LaunchError(f"block {block}: {self.entry} demands {demanded} threads (.reqntid)")
         function = self._function(partial=bool(block[0] * block[1] * block[2] % LANES))
         try:
-            Launch(function, grid, block, shared_bytes, parameter_block, threads, attach).run()
+            Launch(
+                function, grid, block, shared_bytes, parameter_block, threads, attach, only
+            ).run()
         except StoppedError as stopped:
             raise self._explain(stopped) from None
 
     def _explain(self, stopped: StoppedError) -> PtxError | LaunchError:
         """The error that names the instruction at which a CTA stopped."""
         body = self._body()
+        flow = analyse(body, threads_of(self.signature), masked=False)
         if stopped.fault:
             instruction = body.statements[stopped.fault - 1]
             assert isinstance(instruction, Instruction)
-            if instruction.opcode.base == "trap":
+            base = instruction.opcode.base
+            if base == "trap":
                 return instruction.refuse("the kernel came to a trap")
+            if base in ("mbarrier.arrive", "mbarrier.arrive_drop", "cp"):
+                return instruction.refuse("more arrivals than the mbarrier's phase expects")
+            if stopped.places:
+                return LaunchError(
+                    f"{self.entry}: CTA {stopped.cta} will never end, for all of its warps wait:\n"
+                    f"{describe(flow.blocks, stopped.places)}\n"
+                    "look for an arrival that is missing, a wait for the wrong phase, or an"
+                    " mbarrier that expects too many arrivals"
+                )
             return instruction.refuse(
                 "not all lanes that it names came to it together; the CPU device runs lanes that"
                 " took different ways one after another"
             )
-        flow = analyse(body, threads_of(self.signature), masked=False)
         after = [i for b in flow.blocks[stopped.block :] for i in (*b.instructions, b.last) if i]
         return LaunchError(
             f"{self.entry}: CTA {stopped.cta} was stopped after {stopped.steps} instructions, its"

@@ -9,7 +9,7 @@ from functools import lru_cache
 from ..errors import PtxError
 
 _TYPE = re.compile(
-    r"[busf](?:8|16|32|64)|b128|f16x2|bf16|bf16x2|tf32|pred|e4m3|e5m2|e4m3x2|e5m2x2|[us]4|b1"
+    r"[busf](?:8|16|32|64)|b128|[us]16x2|f16x2|bf16|bf16x2|tf32|pred|e4m3|e5m2|e4m3x2|e5m2x2|[us]4|b1"
 )
 
 
@@ -92,7 +92,11 @@ Operand = Register | Special | Immediate | Symbol | Local | Negated | Address | 
 
 @dataclass(frozen=True)
 class Opcode:
-    """`mul.wide.u32`, taken apart: base "mul", types ("u32",), modifiers {"wide"}."""
+    """`mul.wide.u32`, taken apart: base "mul", types ("u32",), modifiers {"wide"}.
+
+    An mbarrier's operations have little in common: there the base is two words, such as
+    "mbarrier.init"; and bulk copies are "cp.async.bulk".
+    """
 
     text: str
     base: str
@@ -109,6 +113,10 @@ class Opcode:
 def read_opcode(text: str) -> Opcode:
     """Take an opcode apart at its dots."""
     base, *rest = text.split(".")
+    if base == "mbarrier" and rest:
+        base = f"{base}.{rest.pop(0)}"
+    elif rest[:2] == ["async", "bulk"]:
+        base, rest = f"{base}.async.bulk", rest[2:]
     types = tuple(part for part in rest if _TYPE.fullmatch(part))
     return Opcode(text, base, types, frozenset(rest) - set(types))
 

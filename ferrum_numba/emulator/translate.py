@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from ..abi.signature import Signature
 from . import opcodes as opcodes  # fills the table
 from . import table
-from .builder import Builder, Value
+from .builder import Builder
 from .flow import EXIT, Block, Flow, analyse, check_end
 from .helpers import Helpers
 from .host import Host
@@ -26,6 +26,7 @@ from .layout import (
     DONE,
     FINISHED,
     FRESH,
+    IDLE_LIMIT,
     LANES,
     NEXT,
     RESUME,
@@ -34,8 +35,9 @@ from .layout import (
     Layout,
     state_offset,
 )
-from .opcodes.barrier import is_open
+from .opcodes.barrier import is_open, number_of, uniform
 from .ptx import Body, Register
+from .values import Value
 
 if TYPE_CHECKING:
     from .checks.watch import Watch
@@ -68,6 +70,7 @@ class Module:
         params = {p.name: (p.offset, p.size) for p in signature.params}
         self.builder = Builder(self.flow, self.layout, body.shared, params, self.helpers, watch)
         self.builder.arrays = body.arrays
+        self.builder.static_shared = body.static_shared
         if watch is not None:
             watch.prepare(self.builder)
         parts = [self._warp(), self._run(), _arrays(body), self.helpers.text()]
@@ -98,8 +101,8 @@ class Module:
             if divergent:
                 next_block = b.load("i32", LANES, "%ctx", NEXT, 64)
                 b.active = b.compare("icmp eq", next_block, b.constant("i32", block.index))
-            if b.watch is not None and self._follows_a_wait(block):
-                b.watch.synchronised(b)
+            if b.watch is not None:
+                b.watch.ordering.begins_block()
             self._lower(block)
             if b.watch is not None and block.last is not None:
                 b.watch.decides(b, block.last)
@@ -129,11 +132,6 @@ class Module:
                 "}",
             ]
         )
-
-    def _follows_a_wait(self, block: Block) -> bool:
-        """Whether a warp comes here when a barrier of some warps has let it on."""
-        waits = ("poll", "yield")
-        return any(b.exit in waits and b.next == block.index for b in self.flow.blocks)
 
     def _begin(self) -> None:
         """At the start of a CTA: registers that may be read before they are written are zero."""
@@ -217,15 +215,13 @@ def _leave(b: Builder, block: Block, loop_steps: int) -> None:
     if block.exit == "barrier":
         b.line(f"ret i32 {block.next if block.next == EXIT else block.next | WAITING}")
         return
-    if block.exit == "yield":
-        b.line(f"ret i32 {block.next}")
-        return
-    if block.exit == "poll":
-        assert block.last is not None
-        _count_steps(b, block, loop_steps, b.constant("i32", block.index))
-        b.line(f"br {is_open(b, block.last)}, label {_label(block.next)}, label %wait{block.index}")
+    if block.exit in ("yield", "poll"):
+        if block.exit == "poll":
+            _count_steps(b, block, loop_steps, b.constant("i32", block.index))
+        waits = _waits(b, block)
+        b.line(f"br {waits}, label %wait{block.index}, label {_label(block.next)}")
         b.lines.append(f"wait{block.index}:")
-        b.line(f"ret i32 {block.index}")
+        b.line(f"ret i32 {block.next if block.exit == 'yield' else block.index}")
         return
     guard = None
     if block.exit == "branch":
@@ -240,6 +236,30 @@ def _leave(b: Builder, block: Block, loop_steps: int) -> None:
         b.line(f"br {guard}, label {_label(block.target)}, label {_label(block.next)}")
     else:
         b.line(f"br label {_label(block.target)}")
+
+
+def _waits(b: Builder, block: Block) -> Value:
+    """Whether the warp waits in vain; where all have done so for long, it stops for good."""
+    ins = block.last
+    assert ins is not None
+    if block.exit == "yield":
+        assert b.waits is not None
+        waits = b.waits
+    else:
+        waits = b.invert(is_open(b, ins))
+        if b.watch is not None:
+            number = uniform(b, number_of(ins), ins)
+            b.watch.ordering.opened(b, number, b.invert(waits))
+    before = b.load("i32", 1, "%state", state_offset("idle"), 4)
+    more = b.op("add", before, b.constant("i32", 1))
+    idle = b.select(waits, more, b.constant("i32", 0))
+    b.store(idle, "%state", state_offset("idle"), 4)
+    stuck = b.compare("icmp ugt", idle, b.constant("i32", IDLE_LIMIT))
+    b.stop(ins, b.cast("zext", stuck, "i32"))
+    left = b.load("i64", 1, "%state", state_offset("steps"), 8)
+    left = b.select(stuck, b.constant("i64", -1), left)
+    b.store(left, "%state", state_offset("steps"), 8)
+    return waits
 
 
 def _count_steps(b: Builder, block: Block, steps: int, resume: Value) -> None:
@@ -294,20 +314,18 @@ def _leave_lanes(b: Builder, block: Block, loop_steps: int) -> None:
         to = b.select(guard, number(block.target), number(block.next))
     elif block.exit == "barrier" and block.next != EXIT:
         to = b.constant("i32", block.next | WAITING)
-    elif block.exit == "poll":
-        assert block.last is not None
-        opened = is_open(b, block.last)
-        to = b.select(opened, number(block.next), number(block.index))
+    elif block.exit in ("poll", "yield"):
+        waits = _waits(b, block)
+        stay = block.next if block.exit == "yield" else block.index
+        to = b.select(waits, number(stay), number(block.next))
     else:
-        to = number(block.next if block.exit == "yield" else block.target)
+        to = number(block.target)
     old = b.load("i32", LANES, "%ctx", NEXT, 64)
     b.store(b.select(b.active, to, old), "%ctx", NEXT, 64)
     if loop_steps:
         _count_steps(b, block, loop_steps + _CHOICE_STEPS, b.constant("i32", 1))
-    if block.exit == "yield":
-        b.line("ret i32 1")
-    elif block.exit == "poll":
-        b.line(f"br {opened}, label %dispatch, label %wait{block.index}")
+    if block.exit in ("poll", "yield"):
+        b.line(f"br {waits}, label %wait{block.index}, label %dispatch")
         b.lines.append(f"wait{block.index}:")
         b.line("ret i32 1")
     else:

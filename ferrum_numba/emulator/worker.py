@@ -6,17 +6,33 @@ import ctypes
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..errors import LaunchError
-from .layout import FRESH, LANES, NEXT, RESUME, TID, VALID, WAITING, WARP, State
+from .layout import (
+    FRESH,
+    IDLE_LIMIT,
+    LANES,
+    NEXT,
+    RESUME,
+    TID,
+    VALID,
+    WAIT_ADDRESS,
+    WAIT_PARITY,
+    WAITING,
+    WARP,
+    State,
+)
 from .native import Function
+from .standstill import Place
 
 Triple = tuple[int, int, int]
 Bytes = np.ndarray[tuple[int], np.dtype[np.uint8]]
+Words = np.ndarray[tuple[int], np.dtype[np.uint32]]
 
 # Instructions that a CTA's warps may run in all.  A big layer's need 10^6, and 10^8 where one CTA
 # computes the whole of it; an empty loop comes to it in seconds.
@@ -32,6 +48,7 @@ class Launch:
     """What all workers of one launch are told. threads: over how many the CTAs are spread.
 
     attach: called with the state of each worker before it runs, where checks are on.
+    only: the CTAs that are run, counted along x, then y, then z; None: all.
     """
 
     function: Function
@@ -41,22 +58,27 @@ class Launch:
     parameter_block: bytes
     threads: int
     attach: Callable[[State], None] | None = None
+    only: Sequence[int] | None = None
 
     def run(self) -> None:
-        """Run all CTAs. Raises StoppedError for one that cannot go on."""
+        """Run the CTAs. Raises StoppedError for one that cannot go on."""
         ctas = self.grid[0] * self.grid[1] * self.grid[2]
         threads = max(1, min(self.threads, ctas))
-        # Several pieces for each thread: one that is held up leaves its last ones to the others.
-        count = 1 if threads == 1 else min(ctas, 8 * threads)
-        pieces = iter([(ctas * i // count, ctas * (i + 1) // count) for i in range(count)])
+        # Many pieces for each thread: one that is held up leaves its last ones to the others.
+        count = 1 if threads == 1 else min(ctas, 32 * threads)
+        cuts = [(ctas * i // count, ctas * (i + 1) // count) for i in range(count)]
+        pieces = iter(cuts if self.only is None else [(i, i + 1) for i in self.only])
         stop = threading.Event()
         workers = [_Worker(self, stop) for _ in range(threads)]
         if threads == 1:
             workers[0].run(pieces)
             return
+        others: list[Future[None]] = []
         with ThreadPoolExecutor(threads - 1) as pool:
             try:
-                others = [pool.submit(worker.run, pieces) for worker in workers[1:]]
+                with suppress(RuntimeError):  # no threads are had once the interpreter is ending
+                    for worker in workers[1:]:
+                        others.append(pool.submit(worker.run, pieces))
                 workers[0].run(pieces)
                 for other in others:
                     other.result()
@@ -69,11 +91,15 @@ class StoppedError(Exception):
 
     fault: 1 + the index of a statement that could not be run as it should; 0: too many steps, and
     block is the one that a warp was to run next.
+    places: where all warps stand, if all of them wait in vain.
     """
 
-    def __init__(self, cta: Triple, warp: int, fault: int, block: int, steps: int) -> None:
-        super().__init__(cta, warp, fault, block, steps)
+    def __init__(
+        self, cta: Triple, warp: int, fault: int, block: int, steps: int, places: list[Place]
+    ) -> None:
+        super().__init__(cta, warp, fault, block, steps, places)
         self.cta, self.warp, self.fault, self.block, self.steps = cta, warp, fault, block, steps
+        self.places = places
 
 
 class _Worker:
@@ -91,9 +117,9 @@ class _Worker:
             launch.parameter_block, len(launch.parameter_block) + 1
         )
         try:
-            contexts = _aligned(warps * needs.context_bytes, 64)
-            self._shared = _aligned(needs.static_shared + launch.shared_bytes + _MARGIN, 1024)
-            self._scratch = _aligned(needs.scratch_bytes, 64)
+            contexts = aligned(warps * needs.context_bytes, 64)
+            self._shared = aligned(needs.static_shared + launch.shared_bytes + _MARGIN, 1024)
+            self._scratch = aligned(needs.scratch_bytes, 64)
         except (MemoryError, ValueError, OverflowError) as error:
             raise LaunchError(
                 f"no memory for a CTA of {warps} warps with {launch.shared_bytes} bytes of dynamic"
@@ -128,6 +154,7 @@ class _Worker:
     def _run_piece(self, first: int, last: int) -> None:
         state = self._state
         state.cta, state.last, state.warp, state.phase = first, last, 0, FRESH
+        state.idle = 0
         address = ctypes.addressof(state)
         cta, spent = first, 0
         over = True
@@ -146,9 +173,25 @@ class _Worker:
         cta = (state.cta % x, state.cta // x % y, state.cta // (x * y))
         warp = max(state.warp, 1) - 1  # it counts the one that stopped as done
         words = self._contexts[warp].view(np.uint32)
+        block = self._resume(words) & (WAITING - 1)
+        places = self._places() if state.idle > IDLE_LIMIT else []
+        return StoppedError(cta, warp, state.fault, block, spent, places)
+
+    def _resume(self, words: Words) -> int:
+        """What a warp goes on with."""
+        if not self._masked or words[RESUME // 4] == 0xFFFFFFFF:
+            return int(words[RESUME // 4])
         # Lanes that went different ways have a next block each; the one furthest behind runs.
-        nexts = words[NEXT // 4 :][:LANES] if self._masked else words[RESUME // 4 :][:1]
-        return StoppedError(cta, warp, state.fault, int(nexts.min()) & (WAITING - 1), spent)
+        return int(words[NEXT // 4 :][:LANES].min())
+
+    def _places(self) -> list[Place]:
+        places = []
+        for words in self._contexts.view(np.uint32):
+            address = int(words[WAIT_ADDRESS // 4])
+            word = int.from_bytes(self._shared[address : address + 8].tobytes(), "little")
+            parity = int(words[WAIT_PARITY // 4])
+            places.append(Place(self._resume(words), address, parity, word))
+        return places
 
 
 def step_limit() -> int:
@@ -165,7 +208,7 @@ def step_limit() -> int:
     return steps
 
 
-def _aligned(nbytes: int, alignment: int) -> Bytes:
+def aligned(nbytes: int, alignment: int) -> Bytes:
     """Zeroed bytes at an aligned address."""
     memory = np.zeros(nbytes + alignment, np.uint8)
     start = -memory.ctypes.data % alignment

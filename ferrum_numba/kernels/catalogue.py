@@ -45,10 +45,14 @@ def folder() -> Path:
     raise AbiError(f"ptx/: expected beside or inside {package}; reinstall ferrum-numba")
 
 
-@lru_cache(maxsize=1)
 def names() -> tuple[str, ...]:
     """The shipped artefacts' names, sorted."""
-    return tuple(sorted(path.stem for path in folder().glob("*.ptx")))
+    return _names(folder())
+
+
+@lru_cache(maxsize=4)
+def _names(where: Path) -> tuple[str, ...]:
+    return tuple(sorted(path.stem for path in where.glob("*.ptx")))
 
 
 @lru_cache(maxsize=64)

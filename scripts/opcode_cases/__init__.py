@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .case import CLOSE, EXACT, Case, Rule
 from .conversions import conversions
+from .rare import rare
 from .scalars import scalars
 from .tiles import tiles
 from .warps import warps
@@ -13,4 +14,4 @@ __all__ = ["CLOSE", "EXACT", "Case", "Rule", "catalogue"]
 
 def catalogue() -> list[Case]:
     """All cases, family by family."""
-    return [*scalars(), *conversions(), *warps(), *tiles()]
+    return [*scalars(), *conversions(), *warps(), *rare(), *tiles()]

@@ -112,6 +112,14 @@ def test_gemm(device: fe.Device, name: str) -> None:
     assert_close(found, exact, loose.get(form, TOLERANCES.get(result, 0)))
 
 
+def test_specialised_warps(device: fe.Device) -> None:
+    """Warps that hand tiles to others through mbarriers, slot after slot."""
+    M, N, K = 100, 48, 400
+    a, b, c = numbers((M, K), "fp16"), numbers((N, K), "i8"), np.zeros((M, N), np.float32)
+    found = launch(device, "specialised.sm_90a", (2, 2), a, b, c, M, N, K)[2]
+    assert_close(found, a.astype(np.float64) @ b.T.astype(np.float64), 1e-5)
+
+
 @pytest.mark.parametrize("name", names("attention"))
 def test_attention(device: fe.Device, name: str) -> None:
     heads, n, d = 2, 100, 32

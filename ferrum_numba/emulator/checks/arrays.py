@@ -58,8 +58,10 @@ class LaunchArray:
 class Areas:
     """The arrays in the form that the code reads, and the shadows of those that have one."""
 
-    def __init__(self, arrays: Sequence[LaunchArray], shadowed: bool) -> None:
+    def __init__(self, arrays: Sequence[LaunchArray], shadowed: bool, timed: bool = False) -> None:
+        """timed: whether shadows have times too, for CTAs that talk to each other."""
         self.arrays = arrays
+        self._times: list[NDArray[np.uint32]] = []
         self.table = (Area * max(len(arrays), 1))()
         self.shadows: dict[int, NDArray[np.uint32]] = {}
         for i, array in enumerate(arrays):
@@ -68,12 +70,19 @@ class Areas:
             # Of scratch every byte has a mark, for it may be read in other pieces than written.
             granule = 1 if scratch else array.itemsize
             flags = (WRITABLE if writable else 0) | (SCRATCH if scratch and shadowed else 0)
-            shadow = None
+            shadow = times = None
             if writable and shadowed and array.nbytes:
                 self.shadows[i] = np.zeros(-(-array.nbytes // granule), np.uint32)
                 shadow = self.shadows[i].ctypes.data
+                if timed:
+                    self._times.append(np.zeros(2 * len(self.shadows[i]), np.uint32))
+                    times = self._times[-1].ctypes.data
             end = array.address + array.nbytes
-            self.table[i] = Area(array.address, end, shadow, flags, granule.bit_length() - 1)
+            self.table[i] = Area(array.address, end, shadow, times, flags, granule.bit_length() - 1)
+
+    def writers(self, array: LaunchArray, elements: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The numbers of the CTAs that wrote elements of an array that has a shadow; -1: none."""
+        return self.shadows[self.arrays.index(array)][elements].astype(np.int64) - 1
 
     def missing(self) -> list[tuple[LaunchArray, int, int]]:
         """Outputs with elements that nobody wrote: (array, how many, the first in C order)."""

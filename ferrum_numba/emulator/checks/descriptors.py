@@ -1,8 +1,8 @@
 """Helpers for operands of wgmma in shared memory, which a descriptor tells.
 
     fence(checks, ctx): a warp makes its stores visible to the asynchronous proxy
-    descriptor_<a|b>_<major>_<rows>_<granule>(descriptor, row, checks, ctx, site) -> the descriptor,
-        or one of the first bytes where it leads outside
+    descriptor_<a|b>_<major>_<rows>_<granule>_<epochs|clocks>(descriptor, row, checks, ctx, site)
+        -> the descriptor, or one of the first bytes where it leads outside
 
 granule 0: only where it leads is looked at.
 """
@@ -15,7 +15,7 @@ from ..helpers import family
 from ..helpers.access import splat
 from ..helpers.wgmma import addresses_of
 from ..layout import WARP
-from .memory import KIND, LANDED, PENDING, load_field
+from .memory import KIND, LANDED, PENDING, STEP, load_field
 from .records import ARGUMENTS, visit
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ define internal void @{name}(ptr %checks, ptr %ctx) #0 {{
   %warp = load i32, ptr %warp.at, align 4
   %fence.at = getelementptr i32, ptr %fences, i32 %warp
   store i32 %stamp, ptr %fence.at, align 4
+  %next = add i32 %stamp, {STEP}
+  store i32 %next, ptr %stamp.at, align 4
   ret void
 }}
 """
@@ -38,16 +40,19 @@ define internal void @{name}(ptr %checks, ptr %ctx) #0 {{
 
 @family("descriptor")
 def descriptor(
-    helpers: Helpers, name: str, operand: str, major: str, rows: str, granule: str
+    helpers: Helpers, name: str, operand: str, major: str, rows: str, granule: str, order: str
 ) -> str:
     """Sixteen rows of A, or columns of B, at a time: 32 chunks of 16 bytes."""
     bounds = helpers.use("bounds_shared_load_16")
     count = int(rows) // 8 * 8
     lines = ""
     if granule != "0":
-        fenced, tags = helpers.use(f"fenced_{granule}"), helpers.use(f"tags_load_16_{granule}")
+        kind = "product" if order == "clocks" else "load"
+        used = [helpers.use(f"tags_{kind}_16_{granule}_{order}")]
+        if order == "clocks":
+            used.insert(0, helpers.use(f"fenced_{granule}"))
         arguments = "<32 x i32> %at, i32 %allowed, ptr %checks, ptr %ctx, i32 %site"
-        lines = f"  call void @{fenced}({arguments})\n  call void @{tags}({arguments})\n"
+        lines = "".join(f"  call void @{function}({arguments})\n" for function in used)
     return f"""
 define internal i64 @{name}(i64 %{operand}, i32 %row, {ARGUMENTS}) #0 {{
   br label %each

@@ -15,7 +15,15 @@ CHECKS: dict[str, tuple[str, ...]] = {
         "uninitialised-register",
         "unwritten-output",
     ),
-    "race": ("race", "lane-conflict", "pending-copy", "missing-fence", "cta-race"),
+    "race": (
+        "race",
+        "lane-conflict",
+        "lane-race",
+        "pending-copy",
+        "pending-product",
+        "missing-fence",
+        "cta-race",
+    ),
     "order": ("order",),
 }
 

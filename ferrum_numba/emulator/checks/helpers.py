@@ -1,15 +1,37 @@
 """The helper functions of the checks. Importing this module registers their families."""
 
-from . import bounds, copies, descriptors, doubts, epochs, marks, records, registers, tags
+from . import (
+    bounds,
+    bulk,
+    clocks,
+    copies,
+    descriptors,
+    doubts,
+    epochs,
+    marks,
+    neighbours,
+    products,
+    records,
+    registers,
+    tags,
+    talks,
+    verdicts,
+)
 
 __all__ = [
     "bounds",
+    "bulk",
+    "clocks",
     "copies",
     "descriptors",
     "doubts",
     "epochs",
     "marks",
+    "neighbours",
+    "products",
     "records",
     "registers",
     "tags",
+    "talks",
+    "verdicts",
 ]

@@ -1,107 +1,77 @@
 """Helpers for global memory: who wrote an element, and lanes that disagree about one.
 
-marks_<store|atomic>_<bytes>(addresses, mask, checks, ctx, site): this CTA wrote here
+marks_<store|atomic>_<bytes>[_talks](addresses, mask, checks, ctx, site): this CTA wrote here;
+    _talks: where CTAs talk to each other
 confirm_<space>_<bits>(base, addresses, values, mask, checks, ctx, site): after a store, every
     lane finds what it stored, or another lane stored something else in its place
 """
 
 from __future__ import annotations
 
-import ctypes
 from typing import TYPE_CHECKING
 
 from ..helpers import family
 from ..helpers.access import ADDRESS, row_test
-from ..layout import state_offset
-from .memory import KIND, Area, area_offset, load_field
+from .lanes import each_lane, find_area
+from .memory import KIND, area_offset, load_field
 from .records import ARGUMENTS, visit
+from .talks import cta_number, talk_fields, unordered
 
 if TYPE_CHECKING:
     from ..helpers import Helpers
 
 
 @family("marks")
-def marks(helpers: Helpers, name: str, access: str, nbytes: str) -> str:
-    """A mark is the CTA's number + 1; plain stores of two CTAs to one element may be a race."""
+def marks(helpers: Helpers, name: str, access: str, nbytes: str, talks: str = "") -> str:
+    """A mark is the CTA's number + 1; plain stores of two CTAs to one element may be a race.
+
+    Where CTAs talk to each other (talks.py) they may come after one another.
+    """
     doubt = helpers.use("doubt_global")
-    helpers.declare("i32 @llvm.cttz.i32(i32, i1)")
-    fields = "".join(
-        f"  %{field}.at = getelementptr i8, ptr %area, i64 {area_offset(field)}\n"
-        f"  %{field} = load {kind}, ptr %{field}.at\n"
-        for field, kind in (
-            ("start", "i64"),
-            ("shadow", "ptr"),
-            ("granule", "i32"),
-        )
-    )
-    race = "icmp ne i32 %old, %cta" if access == "store" else "icmp ne i32 0, 0"
+    judge = "  br label %put\n"
+    if access == "store":
+        judge = """  %fresh = icmp eq i32 %mark, 0
+  %ours = icmp eq i32 %mark, %cta
+  %known = or i1 %fresh, %ours
+  br i1 %known, label %put, label %report
+"""
+    load_times = put_time = ""
+    if talks:
+        load_times = f"""  %times.at = getelementptr i8, ptr %area, i64 {area_offset("times")}
+  %times = load ptr, ptr %times.at
+"""
+        tag = "%own.tag" if access == "store" else "0"  # atomic operations are never a race
+        put_time = f"""  %two = shl i32 %warp, 1
+  %own.raw = or i32 %stamp, %two
+  %own.tag = or i32 %own.raw, 1
+  %moment = load i32, ptr %time, align 4
+  %pair.0 = insertelement <2 x i32> poison, i32 {tag}, i64 0
+  %pair.new = insertelement <2 x i32> %pair.0, i32 %moment, i64 1
+  %pair.to = getelementptr <2 x i32>, ptr %times, i64 %e
+  store <2 x i32> %pair.new, ptr %pair.to, align 4
+"""
+        if access == "store":
+            judge = unordered("put", "report")
+    begin = talk_fields() if talks else cta_number()
     return f"""
 define internal void @{name}(<32 x i64> %address, i32 %mask, {ARGUMENTS}) #0 {{
   %places = alloca [32 x i64], align 64
+  %hint = alloca i32, align 4
   store <32 x i64> %address, ptr %places, align 64
-{load_field("worker", "ptr")}{load_field("areas", "ptr")}{load_field("area_count", "i32")}\
-  %cta.at = getelementptr i8, ptr %worker, i64 {state_offset("cta")}
-  %cta.wide = load i64, ptr %cta.at, align 8
-  %cta.word = trunc i64 %cta.wide to i32
-  %cta = add i32 %cta.word, 1
-  br label %test
-test:
-  %left = phi i32 [ %mask, %0 ], [ %rest, %next ]
-  %hint = phi i32 [ 0, %0 ], [ %i, %next ]
-  %done = icmp eq i32 %left, 0
-  br i1 %done, label %over, label %begin
+  store i32 0, ptr %hint
+  %nbytes = add i64 {nbytes}, 0
+{begin}{each_lane(helpers, "i64")}{find_area("shadow")}{load_times}  br label %each
 over:
   ret void
-next:
-  %less = add i32 %left, -1
-  %rest = and i32 %left, %less
-  br label %test
-begin:
-  %lane = call i32 @llvm.cttz.i32(i32 %left, i1 true)
-  %place.at = getelementptr i64, ptr %places, i32 %lane
-  %place = load i64, ptr %place.at
-  br label %search
-search:
-  %i.raw = phi i32 [ %hint, %begin ], [ %i.next, %again ]
-  %tried = phi i32 [ 0, %begin ], [ %tried.next, %again ]
-  %wraps = icmp uge i32 %i.raw, %area_count
-  %i = select i1 %wraps, i32 0, i32 %i.raw
-  %past = icmp uge i32 %tried, %area_count
-  br i1 %past, label %next, label %try
-again:
-  %i.next = add i32 %i, 1
-  %tried.next = add i32 %tried, 1
-  br label %search
-try:
-  %area.offset = mul i32 %i, {ctypes.sizeof(Area)}
-  %area = getelementptr i8, ptr %areas, i32 %area.offset
-{fields}  %end.at = getelementptr i8, ptr %area, i64 {area_offset("end")}
-  %end = load i64, ptr %end.at
-  %length = sub i64 %end, %start
-  %offset = sub i64 %place, %start
-  %inside = icmp ult i64 %offset, %length
-  %shadowed = icmp ne ptr %shadow, null
-  %found = and i1 %inside, %shadowed
-  br i1 %found, label %mark, label %again
-mark:
-  %shift = zext i32 %granule to i64
-  %final = add i64 %offset, {int(nbytes) - 1}
-  %from = lshr i64 %offset, %shift
-  %to = lshr i64 %final, %shift
-  br label %each
 each:
-  %e = phi i64 [ %from, %mark ], [ %e.next, %put ]
+  %e = phi i64 [ %from, %found ], [ %e.next, %put ]
   %mark.at = getelementptr i32, ptr %shadow, i64 %e
-  %old = load i32, ptr %mark.at, align 4
-  %fresh = icmp eq i32 %old, 0
-  %other = {race}
-  %both = icmp ugt i1 %other, %fresh
-  br i1 %both, label %report, label %put
-report:
-  call void @{doubt}(ptr %checks, i32 %lane, i64 %place, i32 {nbytes}, i32 %old)
+  %mark = load i32, ptr %mark.at, align 4
+{judge}report:
+  call void @{doubt}(ptr %checks, i32 %lane, i64 %place, i32 {nbytes}, i32 %mark)
   br label %put
 put:
-  store i32 %cta, ptr %mark.at, align 4
+{put_time}  store i32 %cta, ptr %mark.at, align 4
   %e.next = add i64 %e, 1
   %more = icmp ule i64 %e.next, %to
   br i1 %more, label %each, label %next

@@ -23,6 +23,8 @@ KINDS = (
     "pending-copy",
     "missing-fence",
     "cta-race",
+    "pending-product",
+    "lane-race",
 )
 KIND = {name: number for number, name in enumerate(KINDS)}
 
@@ -30,11 +32,19 @@ KIND = {name: number for number, name in enumerate(KINDS)}
 WRITABLE, SCRATCH = 1, 2
 
 # A tag says who used a piece of shared memory last: epoch << 8 | 2 * warp + (1: wrote, 0: read).
-# The epoch counts barriers; LANDED is added where an asynchronous copy wrote.  MANY is the low byte
-# of "read by several warps", PENDING all high bytes of "a copy to here is under way".
+# The epoch counts barriers, and with clocks all that orders warps; LANDED is added where an
+# asynchronous copy wrote.  MANY is the low byte of "read by several warps", PENDING all high bytes
+# of "a copy to here is under way".
 LANDED, MANY, PENDING = 0x40, 0xFE, -256  # as LLVM writes 0xFFFFFF00
 STEP = 256  # from one epoch's tags to the next
 LAST_EPOCH = 0x7000_0000  # beyond this the tags are cleared and the epochs begin again
+
+# A clock has one time for each warp, for its copies (from 32 on) and for its products (from 64 on);
+# see clocks.py.  An object is what warps wait for: the 16 named barriers, all atomic operations
+# together, and mbarriers; it has two clocks behind a head of 64 bytes.
+AGENTS, CLOCK_BYTES, OBJECT_BYTES = 128, 512, 64 + 2 * 512
+ATOMICS, MBARRIERS, OBJECTS = 16, 17, 17 + 64
+PRODUCT_HEAD = 64  # of a warp's memory for wgmma: see products.py
 
 # Asynchronous copies that one warp may have under way; beyond that the oldest land early.
 QUEUE_LENGTH = 512
@@ -47,10 +57,16 @@ class CheckState(ctypes.Structure):
     instruction and kind.  tags: one for each granule of shared memory.  queues: copies under way,
     one queue a warp.  registers: which lanes have written those that are watched.  fences: of each
     warp the epoch of its last proxy fence.  doubted: lanes whose store may be a race; doubts: what
-    was there before (`DOUBT_BYTES` each), and who wrote it.  visit: counts calls that found
-    something.  limit: bytes of shared memory.
-    dump: where accesses that are not allowed go instead.  stamp: the epoch that tags get; now: a
-    tag at or above it is of this epoch; base: a tag below it was not written by this CTA.
+    was there before (`DOUBT_BYTES` each), and who wrote it.  tape: where a trace goes
+    (trace/tape.py), else NULL.  visit: counts calls that found something.  limit: bytes of shared
+    memory.  dump: where accesses that are not allowed go instead.  stamp: the epoch that tags get;
+    now: a tag at or above it is of this epoch; base: a tag below it was not written by this CTA.
+    clocks, objects: see above.  planes: for each warp, then for the products of each warp, when it
+    last loaded each granule; latest: its last load of all.  products: see products.py.
+    lane_tags, meetings: of each granule and of each warp, see neighbours.py.
+    time: what counts, over all workers, how CTAs talk to each other; released: of each CTA and warp
+    the first tag that is not known to others; acquired: of each warp of this CTA when it last
+    acquired something: the time, and its tag (talks.py).
     """
 
     _fields_ = (
@@ -63,7 +79,19 @@ class CheckState(ctypes.Structure):
         ("registers", ctypes.c_void_p),
         ("fences", ctypes.c_void_p),
         ("doubts", ctypes.c_void_p),
+        ("tape", ctypes.c_void_p),
+        ("clocks", ctypes.c_void_p),
+        ("objects", ctypes.c_void_p),
+        ("planes", ctypes.c_void_p),
+        ("latest", ctypes.c_void_p),
+        ("products", ctypes.c_void_p),
+        ("lane_tags", ctypes.c_void_p),
+        ("meetings", ctypes.c_void_p),
+        ("time", ctypes.c_void_p),
+        ("released", ctypes.c_void_p),
+        ("acquired", ctypes.c_void_p),
         ("tag_bytes", ctypes.c_uint64),
+        ("plane_bytes", ctypes.c_uint64),
         ("area_count", ctypes.c_uint32),
         ("visit", ctypes.c_uint32),
         ("limit", ctypes.c_uint32),
@@ -73,16 +101,21 @@ class CheckState(ctypes.Structure):
         ("base", ctypes.c_uint32),
         ("reverse", ctypes.c_uint32),
         ("doubted", ctypes.c_uint32),
+        ("product_bytes", ctypes.c_uint32),
     )
 
 
 class Area(ctypes.Structure):
-    """One array of the launch. shadow: NULL, or a word for each 2**granule bytes of it."""
+    """One array of the launch. shadow: NULL, or a word for each 2**granule bytes of it.
+
+    times: NULL, or the tag and the time of the last store to each of them (talks.py).
+    """
 
     _fields_ = (
         ("start", ctypes.c_uint64),
         ("end", ctypes.c_uint64),
         ("shadow", ctypes.c_void_p),
+        ("times", ctypes.c_void_p),
         ("flags", ctypes.c_uint32),
         ("granule", ctypes.c_uint32),
     )

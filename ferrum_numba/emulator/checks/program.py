@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import ctypes
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...abi.signature import Signature
+from ...errors import LaunchError, PtxError
 from ..host import Host
 from ..layout import LANES, State
 from ..parse import parse_entry
 from ..program import Program
+from ..ptx import Body
 from ..translate import threads_of
-from ..worker import Triple
+from ..worker import Triple, aligned
 from .arrays import Areas, LaunchArray
 from .finding import Finding
 from .memory import (
+    CLOCK_BYTES,
     DOUBTS,
     KINDS,
+    OBJECT_BYTES,
+    OBJECTS,
+    PRODUCT_HEAD,
     QUEUE_BYTES,
     RECORD,
     SITE_BYTES,
@@ -29,6 +35,7 @@ from .memory import (
 from .report import Reporter
 from .watch import Watch
 
+_SHOWN = 4  # findings that the error of a launch names which was stopped
 _MARGIN = 128  # of shared memory, behind what the kernel may use
 
 
@@ -40,20 +47,26 @@ class CheckedProgram:
     """
 
     def __init__(
-        self, text: str, entry: str, checks: Sequence[str], host: Host | None = None
+        self,
+        text: str,
+        entry: str,
+        checks: Sequence[str],
+        host: Host | None = None,
+        watch: Callable[[frozenset[str], Body, int | None], Watch] = Watch,
     ) -> None:
+        """watch: makes the hooks of the first run, where they do more than the checks."""
         self.checks = frozenset(checks)
         body = parse_entry(text, entry)
         signature = Signature.from_ptx(text, entry)
         start = time.perf_counter()
         host = host or Host.this()
         threads = threads_of(signature)
-        self._watch = Watch(self.checks, body, threads)
+        self._watch = watch(self.checks, body, threads)
         self._unwatched = Watch(frozenset(), body, threads)
         self.program = Program(text, signature, host, self._watch)
         # The second run of "order" only has to be safe.
         self._plain = self.program
-        if "order" in self.checks and (self._watch.init or self._watch.race):
+        if "order" in self.checks and repr(self._watch) != repr(self._unwatched):
             self._plain = Program(text, signature, host, self._unwatched)
         self.compile_seconds = time.perf_counter() - start
         self.signature = signature
@@ -68,16 +81,20 @@ class CheckedProgram:
         parameter_block: bytes,
         arrays: Sequence[LaunchArray],
         threads: int = 1,
+        tape: int | None = None,
     ) -> list[Finding]:
         """Run a grid as Program.run does; return what the checks found.
 
         arrays: all that the kernel may touch; what lies in none of them is out of bounds.
+        tape: address of a TapeState, for hooks that record (trace/tap.py).
         """
         outputs = [a for a in arrays if a.writable and a.role != "input" and a.nbytes]
         before = _copies(outputs) if "order" in self.checks else []
 
-        def run(program: Program, watch: Watch, reverse: bool) -> _Memory:
-            memory = _Memory(self, arrays, block, shared_bytes, watch, reverse)
+        def memory_of(watch: Watch, reverse: bool) -> _Memory:
+            return _Memory(self, arrays, grid, block, shared_bytes, watch, reverse, tape)
+
+        def run(program: Program, memory: _Memory, only: Sequence[int] | None = None) -> None:
             program.run(
                 grid=grid,
                 block=block,
@@ -85,11 +102,16 @@ class CheckedProgram:
                 parameter_block=parameter_block,
                 threads=threads,
                 attach=memory.attach,
+                only=only,
             )
-            return memory
 
-        memory = run(self.program, self._watch, reverse=False)
+        memory = memory_of(self._watch, reverse=False)
         reporter = Reporter(self._body, memory.areas, memory.limit)
+        try:
+            run(self.program, memory)
+        except (LaunchError, PtxError) as error:  # which may come of what was found before
+            found = reporter.collect(memory.records)[:_SHOWN]
+            raise type(error)("\n".join([str(error), *map(str, found)])) from None
         findings = reporter.collect(memory.records)
         if self._watch.init:
             findings += reporter.unwritten()
@@ -98,9 +120,12 @@ class CheckedProgram:
             # In place, for a kernel may well store addresses.
             results = _copies(outputs)
             _restore(outputs, before)
+            # Where marks tell who wrote what, some of the CTAs will do.
+            marked = self._watch.init or self._watch.race
+            some = _sample(grid[0] * grid[1] * grid[2]) if marked else None
             try:
-                run(self._plain, self._unwatched, reverse=True)
-                findings = reporter.differing(outputs, results)
+                run(self._plain, memory_of(self._unwatched, reverse=True), some)
+                findings = reporter.differing(outputs, results, some)
             finally:
                 _restore(outputs, results)
         return findings
@@ -122,18 +147,25 @@ class _Memory:
         self,
         program: CheckedProgram,
         arrays: Sequence[LaunchArray],
+        grid: Triple,
         block: Triple,
         shared_bytes: int,
         watch: Watch,
         reverse: bool = False,
+        tape: int | None = None,
     ) -> None:
-        self.areas = Areas(arrays, shadowed=watch.init or watch.race)
+        talks = watch.ordering.talks
+        self.areas = Areas(arrays, watch.init or watch.race, timed=talks)
+        self._time = np.zeros(1, np.uint32)
         self.limit = program.limit(shared_bytes)
         self.records: list[NDArray[np.void]] = []
         self._keep: list[object] = []
         self._program, self._watch, self._reverse = program, watch, reverse
+        self._tape = tape
         self._size = program._body.static_shared + shared_bytes
         self._warps = -(-block[0] * block[1] * block[2] // LANES)
+        ctas = grid[0] * grid[1] * grid[2]
+        self._released = np.zeros(ctas * self._warps if talks else 1, np.uint32)
 
     def attach(self, state: State) -> None:
         """Give a worker its own check state."""
@@ -145,6 +177,16 @@ class _Memory:
         registers = np.zeros(self._warps * len(watch.suspects) + 1, np.uint32)
         fences = np.zeros(self._warps, np.uint32)
         doubts = np.zeros(DOUBTS, np.uint8)
+        words, warps = len(tags), self._warps
+        ordering = watch.ordering
+        clocks = aligned(warps * CLOCK_BYTES if ordering.clocks else 0, 64)
+        objects = aligned(OBJECTS * OBJECT_BYTES if ordering.clocks else 0, 64)
+        lane_tags = np.zeros(words if ordering.hands else 1, np.uint32)
+        meetings = np.zeros(warps, np.uint32)
+        planes = np.zeros(2 * warps * words if ordering.clocks else 1, np.uint32)
+        latest, acquired = np.zeros(64, np.uint32), np.zeros(64, np.uint32)
+        product_bytes = PRODUCT_HEAD + 8 * len(ordering.sets)
+        products = aligned(warps * product_bytes, 64)
         queues = np.zeros(self._warps * QUEUE_BYTES + 64 if watch.race else 64, np.uint8)
         checks = CheckState(
             worker=ctypes.addressof(state),
@@ -155,7 +197,20 @@ class _Memory:
             registers=registers.ctypes.data,
             fences=fences.ctypes.data,
             doubts=doubts.ctypes.data,
+            tape=self._tape,
             queues=-(-queues.ctypes.data // 64) * 64,
+            clocks=clocks.ctypes.data,
+            objects=objects.ctypes.data,
+            planes=planes.ctypes.data,
+            latest=latest.ctypes.data,
+            lane_tags=lane_tags.ctypes.data,
+            meetings=meetings.ctypes.data,
+            acquired=acquired.ctypes.data,
+            released=self._released.ctypes.data,
+            time=self._time.ctypes.data,
+            products=products.ctypes.data,
+            product_bytes=product_bytes,
+            plane_bytes=4 * words,
             tag_bytes=tags.nbytes,
             area_count=len(self.areas.arrays),
             limit=self.limit,
@@ -166,6 +221,13 @@ class _Memory:
         state.checks = ctypes.addressof(checks)
         self.records.append(records)
         self._keep += [state, sites, tags, queues, registers, fences, doubts, checks]
+        self._keep += [clocks, objects, planes, latest, acquired, products, lane_tags, meetings]
+
+
+def _sample(ctas: int) -> list[int]:
+    """A sixteenth of the CTAs, but at least four, with the first and the last of all."""
+    count = min(ctas, max(4, -(-ctas // 16)))
+    return sorted({round(i * (ctas - 1) / max(count - 1, 1)) for i in range(count)})
 
 
 def _copies(arrays: Sequence[LaunchArray]) -> list[NDArray[np.uint8]]:

@@ -44,8 +44,9 @@ class Reporter:
         address, nbytes = int(record["address"]), int(record["nbytes"])
         lanes = tuple(i for i in range(32) if int(record["lanes"]) >> i & 1)
         array, offset = None, None
-        if kind == "uninitialised-register":
-            text, space = self._registers(ins), None
+        registers = not nbytes
+        if registers:
+            text, space = _REGISTERS[kind], None
         elif shared:
             text, space = self._shared(kind, address, nbytes, record), "shared"
         else:
@@ -68,7 +69,7 @@ class Reporter:
             warp=int(record["warp"]),
             lanes=lanes,
             space=space,
-            address=None if kind == "uninitialised-register" else address,
+            address=None if registers else address,
             array=array,
             offset=offset,
         )
@@ -80,12 +81,6 @@ class Reporter:
         if not any(m.startswith("shared") for m in modifiers) and "matrix" not in ins.opcode.base:
             return False
         return "global" not in modifiers or int(record["address"]) < 1 << 32
-
-    def _registers(self, ins: Instruction) -> str:
-        return (
-            "reads a register that these lanes never wrote; look at the paths that lead here"
-            " without an instruction that writes it"
-        )
 
     def _shared(self, kind: str, address: int, nbytes: int, record: np.void) -> str:
         where = f"shared memory at byte {address} ({nbytes} bytes)"
@@ -107,6 +102,12 @@ class Reporter:
                 f"{where}: an asynchronous copy to here is still under way{other}; look for a"
                 " cp.async.wait_group that is missing or leaves too many groups"
             )
+        if kind == "pending-product":
+            return (
+                f"writes {where}, which a wgmma{other} may still read; look for a"
+                " wgmma.wait_group that is missing, leaves too many groups, or comes after the"
+                " arrival that gives the place free"
+            )
         if kind == "missing-fence":
             return (
                 f"{where} was written by ordinary stores{other}, and is read through the"
@@ -114,9 +115,14 @@ class Reporter:
             )
         if kind == "lane-conflict":
             return f"{where}: another lane stores something else there in the same instruction"
+        if kind == "lane-race":
+            return (
+                f"reads {where}, where lane {int(record['other'])} of this warp has stored, and"
+                " nothing has brought the lanes together since; look for a missing bar.warp.sync"
+            )
         return (
-            f"{where}: {other.lstrip(', ')} used it since the last barrier, and one of the two"
-            " wrote; look for a missing bar.sync between the two"
+            f"{where}: {other.lstrip(', ')} used it, one of the two wrote, and nothing brings them"
+            " into an order; look for a missing bar.sync, or arrival and wait, between the two"
         )
 
     def _global(
@@ -141,6 +147,12 @@ class Reporter:
         if kind == "lane-conflict":
             return f"{where}: another lane stores something else there in the same instruction"
         cta = int(record["other"]) - 1
+        if ins.opcode.base in ("ld", "ldu"):
+            return (
+                f"reads {where}, which CTA number {cta} writes, and nothing makes sure that it did"
+                " before; look for a missing barrier before or after the atomic operation by which"
+                " the CTAs talk to each other, and at its .release and .acquire"
+            )
         return (
             f"writes {where}, which CTA number {cta} also writes; look at the mask, the grid and"
             " the strides"
@@ -170,15 +182,23 @@ class Reporter:
         return findings
 
     def differing(
-        self, arrays: Sequence[LaunchArray], others: Sequence[NDArray[np.uint8]]
+        self,
+        arrays: Sequence[LaunchArray],
+        others: Sequence[NDArray[np.uint8]],
+        ctas: Sequence[int] | None,
     ) -> list[Finding]:
-        """Outputs that came out otherwise with the warps in reverse order."""
+        """Outputs that came out otherwise with the warps in reverse order.
+
+        ctas: those of which the elements are compared; None: all.
+        """
         findings = []
         for array, other in zip(arrays, others, strict=True):
             if array.role == "scratch":
                 continue
             ours = np.frombuffer(ctypes.string_at(array.address, array.nbytes), np.uint8)
             wrong = np.unique(np.flatnonzero(ours != other) // array.itemsize)
+            if ctas is not None:
+                wrong = wrong[np.isin(self._areas.writers(array, wrong), ctas)]
             if not len(wrong):
                 continue
             offset = int(wrong[0]) * array.itemsize
@@ -199,7 +219,23 @@ class Reporter:
         return findings
 
 
-_SHARED_KINDS = ("uninitialised-shared", "race", "pending-copy", "missing-fence")
+_SHARED_KINDS = (
+    "uninitialised-shared",
+    "race",
+    "pending-copy",
+    "pending-product",
+    "missing-fence",
+    "lane-race",
+)
+# Of registers, which have no address.
+_REGISTERS = {
+    "uninitialised-register": "reads a register that these lanes never wrote; look at the paths"
+    " that lead here without an instruction that writes it",
+    "pending-product": "reads or writes a register that a wgmma still works on; look for a"
+    " wgmma.wait_group that is missing, comes too late, or leaves too many groups",
+    "missing-fence": "works on registers that were written in another way since the last"
+    " wgmma.fence; look for one that is missing before this product",
+}
 
 
 def _other(tag: int) -> str:

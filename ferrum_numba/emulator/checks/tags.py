@@ -1,11 +1,13 @@
 """Helpers of the checks "init" and "race" for shared memory: a tag for each granule.
 
-    tags_<load|store|copy>_<bytes>_<granule>(addresses, mask, checks, ctx, site)
+    tags_<load|product|store|copy>_<bytes>_<granule>_<epochs|clocks>(addresses, mask, checks, ctx,
+        site): product: a load by wgmma
     land_<bytes>_<granule>(addresses, mask, checks, ctx): a copy arrived
 
-A tag is described in memory.py.  An access is a race where the tag is of this epoch and another
-warp's, and one of the two wrote.  Whoever comes second sees it, so it does not matter that warps
-really run one after another.
+A tag is described in memory.py.  With epochs an access is a race where the tag is of this epoch and
+another warp's, and one of the two wrote.  With clocks (clocks.py) tags are only of those who wrote,
+and an access is a race where the tag is at or above what this warp's clock says of them.  Whoever
+comes second sees it, so it does not matter that warps really run one after another.
 """
 
 from __future__ import annotations
@@ -14,15 +16,16 @@ from typing import TYPE_CHECKING
 
 from ..helpers import family
 from ..helpers.access import splat
-from ..layout import WARP
-from .memory import KIND, LANDED, MANY, PENDING, load_field
-from .records import ARGUMENTS, visit
+from ..layout import WARP, state_offset
+from .clocks import own_clock
+from .memory import LANDED, MANY, PENDING, load_field
+from .records import ARGUMENTS
 
 if TYPE_CHECKING:
     from ..helpers import Helpers
 
 
-def _own() -> str:
+def own_tags() -> str:
     """Lines that set the tags that this warp leaves: %reads, %mine (it wrote), %many, %pending."""
     fields = "".join(load_field(name, "i32") for name in ("stamp", "now", "base"))
     return f"""{fields}{load_field("tags", "ptr")}\
@@ -42,6 +45,9 @@ def _look(access: str, t: str, name: str, n: int) -> str:
     v = f"<{n} x i32>"
     if access == "land":
         return f"  {name}.new = or {v} %selfs{n}, zeroinitializer\n"
+    kind, _, clocks = access.partition(" ")
+    if clocks:
+        return _look_at_clock(kind, t, name, n)
     lines = f"""  {name}.recent = icmp uge {v} {t}, %nows{n}
   {name}.written = or {v} {t}, splat (i32 {LANDED | 1})
   {name}.others = icmp ne {v} {name}.written, %selfs{n}
@@ -61,6 +67,55 @@ def _look(access: str, t: str, name: str, n: int) -> str:
 """
 
 
+def _look_at_clock(access: str, t: str, name: str, n: int) -> str:
+    v = f"<{n} x i32>"
+    lines = _limits(t, name, n) + f"  {name}.recent = icmp uge {v} {t}, {name}.limit\n"
+    if access in ("store", "copy"):
+        new = "%mines" if access == "store" else "%owns"
+        return f"""{lines}  {name}.bad = or <{n} x i1> {name}.recent, zeroinitializer
+  {name}.new = or {v} {new}{n}, zeroinitializer
+"""
+    return f"""{lines}  {name}.void = icmp ult {v} {t}, %bases{n}
+  {name}.bad = or <{n} x i1> {name}.recent, {name}.void
+  {name}.new = or {v} %readss{n}, zeroinitializer
+"""
+
+
+def _limits(t: str, name: str, n: int) -> str:
+    """Lines that set %<name>.limit to what this warp's clock says of who left n tags."""
+    v = f"<{n} x i32>"
+    return f"""  {name}.half = lshr {v} {t}, splat (i32 1)
+  {name}.who = and {v} {name}.half, splat (i32 63)
+  {name}.limit.at = getelementptr i32, ptr %seen, {v} {name}.who
+  {name}.limit = call {v} @llvm.masked.gather.v{n}i32.v{n}p0(<{n} x ptr> {name}.limit.at, i32 4, <{n} x i1> splat (i1 true), {v} poison)
+"""  # noqa: E501
+
+
+def _declare_gather(helpers: Helpers, *sizes: int) -> None:
+    for n in sizes:
+        v, name = f"<{n} x i32>", f"@llvm.masked.gather.v{n}i32.v{n}p0"
+        helpers.declare(f"{v} {name}(<{n} x ptr>, i32, <{n} x i1>, {v})")
+
+
+def _plane(product: bool) -> str:
+    """Lines that set %seen and %kept, where this warp's loads are noted."""
+    number = "%warp"
+    lines = ""
+    if product:
+        number = "%plane.number"
+        lines = f"""{load_field("worker", "ptr")}\
+  %warps.at = getelementptr i8, ptr %worker, i64 {state_offset("warps")}
+  %warps = load i32, ptr %warps.at, align 4
+  %plane.number = add i32 %warp, %warps
+"""
+    return f"""{own_clock()}{load_field("planes", "ptr")}{load_field("latest", "ptr")}\
+{load_field("plane_bytes", "i64")}{lines}  %plane.wide = zext i32 {number} to i64
+  %plane.offset = mul i64 %plane.wide, %plane_bytes
+  %kept = getelementptr i8, ptr %planes, i64 %plane.offset
+  %latest.of = getelementptr i32, ptr %latest, i32 {number}
+"""
+
+
 def _splats(n: int) -> str:
     names = {"nows": "now", "mines": "mine", "owns": "own", "bases": "base", "selfs": "self"}
     names |= {"readss": "reads", "manys": "many"}
@@ -68,14 +123,25 @@ def _splats(n: int) -> str:
 
 
 @family("tags")
-def tags(helpers: Helpers, name: str, access: str, nbytes: str, granule: str) -> str:
-    count, shift = int(nbytes) // int(granule), int(granule).bit_length() - 1
-    judge = helpers.use(f"judgetags_{access}_{granule}")
+def tags(helpers: Helpers, name: str, access: str, nbytes: str, granule: str, order: str) -> str:
+    count, shift = max(int(nbytes) // int(granule), 1), int(granule).bit_length() - 1
+    judge = helpers.use(f"judgetags_{access}_{granule}_{order}")
     helpers.declare("i32 @llvm.cttz.i32(i32, i1)")
     refuse = (
         f"  call void @{judge}(<32 x i32> %address, i32 %mask, i32 {count},"
         " ptr %checks, ptr %ctx, i32 %site)\n"
     )
+    own = own_tags()
+    if order == "clocks":
+        _declare_gather(helpers, 8, 32, count)
+        own += _plane(access == "product")
+        if access in ("load", "product"):
+            own += "  store i32 %reads, ptr %latest.of, align 4\n"
+        else:  # tags lie where they are kept
+            own = own.replace("%kept =", "%unused =")
+        access = f"{access} clocks"
+    if "%kept =" not in own:
+        own += "  %kept = getelementptr i8, ptr %tags, i64 0\n"
     apart = (_gathered if count <= 2 else _lane_by_lane)(helpers, access, count, refuse)
     return f"""
 define internal void @{name}(<32 x i32> %address, i32 %mask, {ARGUMENTS}) #0 {{
@@ -86,7 +152,7 @@ over:
   ret void
 some:
   %active = bitcast i32 %mask to <32 x i1>
-{_own()}{_splats(32)}{_splats(max(count, 8) if count != 4 else 4)}\
+{own}{_splats(32)}{_splats(max(count, 8) if count != 4 else 4)}\
   %index = lshr <32 x i32> %address, splat (i32 {shift})
   %start = extractelement <32 x i32> %index, i64 0
 {splat("starts", "i32", "%start")}  %expected = add <32 x i32> %starts, {_steps(count)}
@@ -127,7 +193,10 @@ def _row(access: str, count: int, refuse: str) -> str:
             f"  %r{c}.t = load <32 x i32>, ptr %r{c}.at, align 4\n"
             + _look(access, f"%r{c}.t", f"%r{c}", 32)
         )
-        stores += f"  store <32 x i32> %r{c}.new, ptr %r{c}.at, align 4\n"
+        stores += (
+            f"  %r{c}.to = getelementptr i32, ptr %kept, i32 %r{c}.i\n"
+            f"  store <32 x i32> %r{c}.new, ptr %r{c}.to, align 4\n"
+        )
     bad = _any([f"%r{c}.bad" for c in range(count)], 32, "%row.bad")
     return f"""{loads}{bad}  br i1 %row.bad, label %row_refuse, label %row_keep
 row_refuse:
@@ -149,7 +218,8 @@ def _gathered(helpers: Helpers, access: str, count: int, refuse: str) -> str:
 {_look(access, f"%g{c}.t", f"%g{c}", 32)}  %g{c}.wrong = and <32 x i1> %g{c}.bad, %active
 """  # noqa: E501
         stores += (
-            f"  call void {scatter}(<32 x i32> %g{c}.new, <32 x ptr> %g{c}.at, i32 4,"
+            f"  %g{c}.to = getelementptr i32, ptr %kept, <32 x i32> %g{c}.i\n"
+            f"  call void {scatter}(<32 x i32> %g{c}.new, <32 x ptr> %g{c}.to, i32 4,"
             " <32 x i1> %active)\n"
         )
     bad = _any([f"%g{c}.wrong" for c in range(count)], 32, "%apart.bad")
@@ -176,7 +246,10 @@ def _in_runs(access: str, count: int, refuse: str) -> str:
             f"  %c{c}.t = load <8 x i32>, ptr %c{c}.at, align 4\n"
             + _look(access, f"%c{c}.t", f"%c{c}", 8)
         )
-        stores += f"  store <8 x i32> %c{c}.new, ptr %c{c}.at, align 4\n"
+        stores += (
+            f"  %c{c}.to = getelementptr i32, ptr %kept, i32 %c{c}.i\n"
+            f"  store <8 x i32> %c{c}.new, ptr %c{c}.to, align 4\n"
+        )
     bad = _any([f"%c{c}.bad" for c in range(0, 32, lanes)], 8, "%runs.bad")
     return f"""{loads}{bad}  br i1 %runs.bad, label %runs_refuse, label %runs_keep
 runs_refuse:
@@ -197,6 +270,33 @@ def _runs_test(count: int) -> str:
   %run.stray = bitcast <32 x i1> %run.differs to i32
   %run.odd = or i32 %run.stray, %inactive
   %in_runs = icmp eq i32 %run.odd, 0
+"""
+
+
+def _known_rows(count: int) -> str:
+    """Lines that go to %slow unless all tags that a load finds come before it by the clock."""
+    v = f"<{count} x i32>"
+    lines, bad = [splat("bases.q", "i32", "%base", count)], []
+    for lane in range(32):
+        q = f"%q{lane}"
+        lines.append(
+            f"  {q}.i = extractelement <32 x i32> %index, i64 {lane}\n"
+            f"  {q}.at = getelementptr i32, ptr %tags, i32 {q}.i\n"
+            f"  {q}.t = load {v}, ptr {q}.at, align 4\n{_limits(f'{q}.t', q, count)}"
+            # One comparison for both: a tag below the base becomes huge.
+            f"  {q}.d = sub {v} {q}.t, %bases.q\n"
+            f"  {q}.l = sub {v} {q}.limit, %bases.q\n"
+            f"  {q}.bad = icmp uge {v} {q}.d, {q}.l\n"
+        )
+        bad.append(f"{q}.bad")
+    stores = "".join(
+        f"  %q{lane}.to = getelementptr i32, ptr %kept, i32 %q{lane}.i\n"
+        f"  store {v} %reads.q, ptr %q{lane}.to, align 4\n"
+        for lane in range(32)
+    )
+    return f"""{"".join(lines)}{_any(bad, count, "%q.odd")}  br i1 %q.odd, label %slow, label %fresh
+fresh:
+{splat("reads.q", "i32", "%reads", count)}{stores}  ret void
 """
 
 
@@ -231,7 +331,10 @@ def _lane_by_lane(helpers: Helpers, access: str, count: int, judge: str) -> str:
     """A lane's tags lie one after another."""
     v = f"<{count} x i32>"
     look = _look(access, "%t", "%lane", count)
-    keep = f"  store {v} %lane.new, ptr %at, align 4\n  br i1 %done, label %over, label %lane\n"
+    keep = f"""  %to = getelementptr i32, ptr %kept, i32 %place
+  store {v} %lane.new, ptr %to, align 4
+  br i1 %done, label %over, label %lane
+"""
     rest = f"""{_any(["%lane.bad"], count, "%bad")}  br i1 %bad, label %refuse, label %keep
 refuse:
   %bit = shl i32 1, %number
@@ -240,13 +343,14 @@ keep:
 {keep}"""
     last = "%lane" if access == "land" else "%keep"
     before, quick = "%apart", ""
-    if access == "load":
+    if access in ("load", "load clocks", "product clocks"):
         helpers.declare(f"{v} @llvm.umax.v{count}i32({v}, {v})")
         before = "%slow"
+        rows = _fresh_rows(count) if access == "load" else _known_rows(count)
         quick = f"""  %full = icmp eq i32 %inactive, 0
   br i1 %full, label %quick, label %slow
 quick:
-{_fresh_rows(count)}slow:
+{rows}slow:
 """
     return f"""{quick}  store <32 x i32> %index, ptr %places, align 64
   br label %lane
@@ -276,85 +380,7 @@ define internal void @{name}(<32 x i32> %address, i32 %mask, ptr %checks, ptr %c
 over:
   ret void
 apart:
-{_own()}{_splats(count)}  %index = lshr <32 x i32> %address, splat (i32 {shift})
+{own_tags()}{_splats(count)}  %kept = getelementptr i8, ptr %tags, i64 0
+  %index = lshr <32 x i32> %address, splat (i32 {shift})
 {_lane_by_lane(helpers, "land", count, "")}}}
 """
-
-
-@family("judgetags")
-def judge_tags(helpers: Helpers, name: str, access: str, granule: str) -> str:
-    """Record what is wrong with the tags of an access: each lane's first problem."""
-    record = helpers.use("record")
-    helpers.declare("i32 @llvm.cttz.i32(i32, i1)")
-    shift = int(granule).bit_length() - 1
-    if access == "load":
-        test = """  %void = icmp ult i32 %t, %base
-  %writer = trunc i32 %t to i1
-  %race = and i1 %clash, %writer
-"""
-    else:
-        test = "  %void = icmp ne i32 0, 0\n  %race = and i1 %clash, true\n"
-    doubt = ""
-    if access == "store":  # to what another warp has written: the same value is no race
-        name_of_doubt = helpers.use("doubt_shared")
-        doubt = f"""  %whole = zext i32 %place to i64
-  %width = shl i32 %count, {shift}
-  %written.bit = and i32 %t, 129
-  %was.written = icmp eq i32 %written.bit, 1
-  %arrived = icmp ult i32 %t, {PENDING}
-  %doubtful = and i1 %was.written, %arrived
-  br i1 %doubtful, label %doubt, label %certain
-doubt:
-  call void @{name_of_doubt}(ptr %checks, i32 %lane, i64 %whole, i32 %width, i32 %t)
-  br label %next
-certain:
-"""
-    return f"""
-define internal void @{name}(<32 x i32> %address, i32 %mask, i32 %count, {ARGUMENTS}) #0 {{
-  %places = alloca [32 x i32], align 64
-  store <32 x i32> %address, ptr %places, align 64
-{_own()}{visit()}  br label %test
-test:
-  %left = phi i32 [ %mask, %0 ], [ %rest, %next ]
-  %done = icmp eq i32 %left, 0
-  br i1 %done, label %end, label %begin
-end:
-  ret void
-next:
-  %less = add i32 %left, -1
-  %rest = and i32 %left, %less
-  br label %test
-begin:
-  %lane = call i32 @llvm.cttz.i32(i32 %left, i1 true)
-  %place.at = getelementptr i32, ptr %places, i32 %lane
-  %place = load i32, ptr %place.at
-  %index = lshr i32 %place, {shift}
-  br label %each
-each:
-  %i = phi i32 [ 0, %begin ], [ %i.next, %fine ]
-  %past = icmp uge i32 %i, %count
-  br i1 %past, label %next, label %look
-look:
-  %number = add i32 %index, %i
-  %tag.at = getelementptr i32, ptr %tags, i32 %number
-  %t = load i32, ptr %tag.at, align 4
-  %recent = icmp uge i32 %t, %now
-  %written = or i32 %t, {LANDED | 1}
-  %others = icmp ne i32 %written, %self
-  %clash = and i1 %recent, %others
-{test}  %bad = or i1 %void, %race
-  br i1 %bad, label %report, label %fine
-fine:
-  %i.next = add i32 %i, 1
-  br label %each
-report:
-{doubt}  %waits = icmp uge i32 %t, {PENDING}
-  %kind.race = select i1 %waits, i32 {KIND["pending-copy"]}, i32 {KIND["race"]}
-  %kind = select i1 %void, i32 {KIND["uninitialised-shared"]}, i32 %kind.race
-  %where = shl i32 %number, {shift}
-  %where.wide = zext i32 %where to i64
-  %nbytes = shl i32 %count, {shift}
-  call void @{record}(ptr %checks, ptr %ctx, i32 %site, i32 %kind, i32 %lane, i64 %where.wide, i32 %nbytes, i32 %t)
-  br label %next
-}}
-"""  # noqa: E501

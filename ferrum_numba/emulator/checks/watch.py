@@ -7,24 +7,34 @@ wild, is ever used.
 from __future__ import annotations
 
 from .. import table
-from ..builder import Builder, Value
+from ..builder import Builder
 from ..flow import analyse
 from ..layout import LANES, WARP, state_offset
 from ..ptx import Body, Instruction, Register, registers_of
+from ..values import Value
 from . import helpers as helpers  # registers their families
 from .memory import offset
+from .ordering import Ordering, is_strong
 
 
 class Watch:
-    """What is watched: the checks, and the granule of shared memory that has a tag, in bytes."""
+    """What is watched: the checks, and the granule of shared memory that has a tag, in bytes.
+
+    stepwise: whether every instruction has to be lowered by itself.
+    """
+
+    stepwise = False
 
     def __init__(self, checks: frozenset[str], body: Body, threads: int | None) -> None:
         """threads: number of threads of a block where the PTX fixes it."""
         self.init, self.race = "init" in checks, "race" in checks
         self.granule = granule_of(body)
-        # CTAs that talk to each other through atomic operations may well share elements.
+        # CTAs that talk to each other through atomic operations may well share elements, one after
+        # the other.
         self.talks = atomic_in_global(body)
-        live = analyse(body, threads, masked=False).blocks[0].live_in if self.init else ()
+        flow = analyse(body, threads, masked=False)
+        self.ordering = Ordering(flow, self.init, self.race, self.talks)
+        live = flow.blocks[0].live_in if self.init else ()
         # By name: the body is read again for each translation.
         self.suspects = sorted({register.name for register in live})
 
@@ -60,12 +70,12 @@ class Watch:
         """A warp begins a CTA."""
         if self.race:
             b.call("queuebegin", "void", "ptr %checks", "ptr %ctx")
+        self.ordering.begin(b)
         for name in self.suspects:
             b.store(b.constant("i32", 0), self._written(b, name), 0, 4)
 
     def round(self, b: Builder) -> str:
         """Lines where a round begins; where it is %held no barrier was passed."""
-        epoch = b.helpers.use(f"epoch_{self.init:d}_{self.race:d}")
         return f"""  %checks.at = getelementptr i8, ptr %state, i64 {state_offset("checks")}
   %checks = load ptr, ptr %checks.at, align 8
   %reverse.at = getelementptr i8, ptr %checks, i64 {offset("reverse")}
@@ -74,17 +84,7 @@ class Watch:
   %whole = icmp eq i32 %from, 0
   %passed.all = xor i1 %held, true
   %moves = and i1 %whole, %passed.all
-  call void @{epoch}(ptr %checks, i1 %moves, i1 %fresh)
-"""
-
-    def synchronised(self, b: Builder) -> None:
-        """A warp was let on by others, in another way than the barrier of all.
-
-        Who waited for whom is not known; what was done until now counts as before all that follows.
-        """
-        if self.race:
-            epoch = f"epoch_{self.init:d}_{self.race:d}"
-            b.call(epoch, "void", "ptr %checks", "i1 true", "i1 false")
+{self.ordering.round(b)}"""
 
     @staticmethod
     def turn() -> str:
@@ -98,15 +98,18 @@ class Watch:
 
     def reads(self, b: Builder, ins: Instruction) -> None:
         """Before an instruction: what it reads was written by all lanes that execute it."""
+        sources = [r for o in ins.operands[table.find(ins).writes :] for r in registers_of(o)]
+        self.ordering.meets(b, ins)
+        self.ordering.touches(b, ins, sources, table.written(ins))
         if not self.suspects:
             return
-        sources = [r for o in ins.operands[table.find(ins).writes :] for r in registers_of(o)]
         self._require(b, ins, sources, b.condition(ins))
         if ins.guard is not None:
             self._require(b, ins, [ins.guard], b.active)
 
     def decides(self, b: Builder, branch: Instruction) -> None:
-        """Before a branch."""
+        """Before a branch, or a barrier."""
+        self.ordering.meets(b, branch)
         if self.suspects and branch.guard is not None:
             self._require(b, branch, [branch.guard], b.active)
 
@@ -181,16 +184,41 @@ class Watch:
         else:
             name = f"bounds_global_{'load' if kind == 'load' else 'store'}_{nbytes}"
             allowed = _word(b.call(name, "i32", addresses, mask, *place))
+        if space == "shared":
+            width = f"{nbytes}_{self.granule}"
+            self.ordering.hands_over(b, ins, kind, width, addresses, allowed)
         if space == "shared" and (self.init or self.race):
             # An atomic operation reads: what it reads must be there.
-            tags = "load" if kind == "atomic" else kind
-            b.call(f"tags_{tags}_{nbytes}_{self.granule}", "void", addresses, allowed, *place)
-        if space == "global" and kind != "load" and (self.init or self.race):
-            marks = "atomic" if self.talks else kind
-            b.call(f"marks_{marks}_{nbytes}", "void", addresses, allowed, *place)
-        if kind == "atomic" and ins.opcode.base == "atom":  # it may be a lock
-            self.synchronised(b)
+            self._tags(b, ins, "load" if kind == "atomic" else kind, nbytes, addresses, allowed)
+        if space == "global" and (self.init or self.race):
+            self._marks(b, ins, kind, nbytes, addresses, allowed)
+        if kind == "atomic" and ins.opcode.base == "atom":
+            self.ordering.exchanges(b)
         return allowed
+
+    def _marks(
+        self, b: Builder, ins: Instruction, kind: str, nbytes: int, addresses: Value, mask: Value
+    ) -> None:
+        """Note who wrote an element of an array, and look at who did before."""
+        told = self.ordering.talks
+        if kind != "load":
+            kind = "atomic" if is_strong(ins) else kind
+            name = f"marks_{kind}_{nbytes}{'_talks' if told else ''}"
+        elif told and not is_strong(ins):
+            name = f"relies_{nbytes}"
+        else:
+            return
+        b.call(name, "void", addresses, mask, *self._place(ins))
+
+    def _tags(
+        self, b: Builder, ins: Instruction, kind: str, nbytes: int, addresses: Value, mask: Value
+    ) -> None:
+        """Look at the tags of shared memory, and leave this access's own."""
+        place = self._place(ins)
+        name = f"tags_{kind}_{nbytes}_{self.granule}_{self.ordering.mode}"
+        b.call(name, "void", addresses, mask, *place)
+        if self.ordering.clocks and kind != "load":
+            b.call(f"readers_{nbytes}_{self.granule}", "void", addresses, mask, *place)
 
     def _within(
         self, b: Builder, ins: Instruction, addresses: Value, nbytes: int, mask: Value
@@ -258,13 +286,21 @@ class Watch:
         form: "a" or "b", and how it lies; rows: of A or columns of B, from `row` on.
         """
         granule = self.granule if self.init or self.race else 0
-        name = f"descriptor_{form}_{rows}_{granule}"
+        name = f"descriptor_{form}_{rows}_{granule}_{self.ordering.mode}"
         return Value(b.call(name, "i64", value, row, *self._place(ins)), "i64")
 
-    def fence(self, b: Builder) -> None:
-        """A fence of the asynchronous proxy."""
-        if self.race:
-            b.call("fence", "void", "ptr %checks", "ptr %ctx")
+    # -- mbarriers ------------------------------------------------------------------------------
+
+    def mbarrier(
+        self, b: Builder, ins: Instruction, address: Value, condition: Value | None, kind: str
+    ) -> Value:
+        """The lanes that may use an mbarrier. kind: "renew", "publish", "copies" or "wait"."""
+        mask = self._within(b, ins, address, 8, b.mask(condition))
+        if self.init or self.race:
+            self._tags(b, ins, "store" if kind == "renew" else "load", 8, address, mask)
+        if kind != "wait":
+            self.ordering.mbarrier(b, address, mask, kind)
+        return _lanes(b, mask)
 
     # -- asynchronous copies --------------------------------------------------------------------
 
@@ -296,7 +332,7 @@ class Watch:
         allowed = _word(b.call(name, "i32", to, allowed, *place))
         if self.init or self.race:
             kind = "copy" if self.race else "store"
-            b.call(f"tags_{kind}_{nbytes}_{self.granule}", "void", to, allowed, *place)
+            self._tags(b, ins, kind, nbytes, to, allowed)
         if not self.race:
             return allowed
         b.call(
@@ -307,12 +343,44 @@ class Watch:
         )
         return None
 
+    def bulk(
+        self,
+        b: Builder,
+        ins: Instruction,
+        near: Value,
+        far: Value,
+        sizes: Value,
+        mask: Value,
+        inward: bool,
+    ) -> Value:
+        """The lanes that may do a bulk copy: its first and its last 16 bytes are tested."""
+        place = self._place(ins)
+        behind = b.op("sub", sizes, b.constant("i32", 16))
+        last_far = b.op("add", far, b.cast("zext", behind, "i64"))
+        ways = ("load", "store") if inward else ("store", "load")
+        for address in (far, last_far):
+            mask = _word(b.call(f"bounds_global_{ways[0]}_16", "i32", address, mask, *place))
+        for address in (near, b.op("add", near, behind)):
+            mask = _word(b.call(f"bounds_shared_{ways[1]}_16", "i32", address, mask, *place))
+        if self.init or self.race:
+            name = f"bulktags_{'in' if inward else 'out'}_{self.granule}_{self.ordering.mode}"
+            b.call(name, "void", near, sizes, mask, *place)
+        return mask
+
     def commit(self, b: Builder) -> None:
         if self.race:
             b.call("queuecommit", "void", "ptr %checks", "ptr %ctx")
 
     def wait(self, b: Builder, keep: int) -> None:
         """Let all but the last `keep` groups land; -1: the open one too."""
+        self._land(b, keep)
+        self.ordering.waited(b)
+
+    def land(self, b: Builder) -> None:
+        """Let all copies land, for which an mbarrier waits and this warp does not."""
+        self._land(b, -1)
+
+    def _land(self, b: Builder, keep: int) -> None:
         if self.race:
             arguments = ("ptr %shared", "ptr %checks", "ptr %ctx")
             b.call(f"queuewait_{self.granule}", "void", b.constant("i32", keep), *arguments)
@@ -333,13 +401,13 @@ def atomic_in_global(body: Body) -> bool:
 
 
 def granule_of(body: Body) -> int:
-    """The narrowest access to shared memory, at most 4 bytes: what has a tag of its own."""
+    """The narrowest store to shared memory, at most 4 bytes: what has a tag of its own."""
     narrowest = 4
     for statement in body.statements:
         if isinstance(statement, str):
             continue
         opcode = statement.opcode
-        if opcode.base not in ("ld", "st", "atom", "red") or not any(
+        if opcode.base not in ("st", "atom", "red") or not any(
             m.startswith("shared") for m in opcode.modifiers
         ):
             continue

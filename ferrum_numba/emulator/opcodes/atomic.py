@@ -5,10 +5,11 @@ Orders and scopes change nothing: all operations are sequentially consistent.
 
 from __future__ import annotations
 
-from ..builder import Builder, Value
+from ..builder import Builder
 from ..layout import LANES
 from ..ptx import Group, Immediate, Instruction, Operand, Symbol
 from ..table import lowers
+from ..values import Value
 from .memory import address_of, space_of
 
 _ORDER = "relaxed acquire release acq_rel cta cluster gpu sys level::cache_hint"
@@ -83,6 +84,7 @@ def _apply(b: Builder, ins: Instruction, operands: tuple[Operand, ...]) -> list[
     if b.watch is not None:
         nbytes = bits * len(_elements(ins, operands[1])) // 8
         condition = b.watch.access(b, ins, space, address, nbytes, condition, "atomic")
+        b.watch.ordering.releases(b, ins)
     mask = b.mask(condition)
     results = []
     for i, source in enumerate(_elements(ins, operands[1])):
@@ -94,6 +96,8 @@ def _apply(b: Builder, ins: Instruction, operands: tuple[Operand, ...]) -> list[
         else:
             name = f"{operation}_{ptx_type}_{space}"
             results.append(_call(b, name, place, value, other, mask))
+    if b.watch is not None:
+        b.watch.ordering.acquires(b, ins)
     return results
 
 

@@ -8,10 +8,11 @@ Source: PTX ISA, "bar, barrier".
 
 from __future__ import annotations
 
-from ..builder import Builder, Value
+from ..builder import Builder
 from ..layout import BARRIER_WORDS, GENERATION, LANES, state_offset
 from ..ptx import Immediate, Instruction, Operand
 from ..table import lowers
+from ..values import Value
 
 # The words of a barrier: of which CTA (1 + its number), arrived threads, how often it has opened,
 # the reductions so far (sum, and, or), and those of the last opening.
@@ -19,7 +20,7 @@ _OWNER, _COUNT, _OPENINGS, _SUM, _ALL, _ANY, _SUM_DONE, _ALL_DONE, _ANY_DONE = r
 _REDUCTIONS = {"popc": _SUM_DONE, "and": _ALL_DONE, "or": _ANY_DONE}
 
 
-def _uniform(b: Builder, operand: Operand, ins: Instruction) -> Value:
+def uniform(b: Builder, operand: Operand, ins: Instruction) -> Value:
     value = b.integer(operand, 32, ins)
     return value if value.n == 1 else Value(b.emit(f"extractelement {value}, i64 0"), "i32")
 
@@ -28,7 +29,7 @@ def _place(b: Builder, ins: Instruction, operand: Operand) -> str:
     """The words of a barrier; there are sixteen."""
     if isinstance(operand, Immediate) and not 0 <= operand.bits < 16:
         raise ins.refuse(f"barriers have the numbers 0 to 15, found {operand.bits}")
-    number = b.op("and", _uniform(b, operand, ins), b.constant("i32", 15))
+    number = b.op("and", uniform(b, operand, ins), b.constant("i32", 15))
     offset = b.op("mul", number, b.constant("i32", 4 * BARRIER_WORDS))
     start = b.at("%state", state_offset("barriers"))
     return b.emit(f"getelementptr i8, ptr {start}, {offset}")
@@ -48,7 +49,7 @@ def arrive(b: Builder, ins: Instruction) -> None:
         raise ins.refuse("expected a barrier's number and a number of threads")
     lanes = b.constant("i32", LANES)
     if rest:
-        expected = _uniform(b, rest[0], ins)
+        expected = uniform(b, rest[0], ins)
     else:
         warps = b.load("i32", 1, "%state", state_offset("warps"), 4)
         expected = b.op("mul", warps, lanes)
@@ -67,6 +68,9 @@ def arrive(b: Builder, ins: Instruction) -> None:
     b.store(b.select(opens, b.constant("i32", 0), count), place, 4 * _COUNT, 4)
     more = b.op("add", openings, b.cast("zext", opens, "i32"))
     b.store(more, place, 4 * _OPENINGS, 4)
+    b.store(b.constant("i32", 0), "%state", state_offset("idle"), 4)
+    if b.watch is not None:
+        b.watch.ordering.arrives(b, uniform(b, number, ins), opens)
     if condition is not None:
         _reduce(b, place, condition, first, opens)
 
@@ -89,10 +93,14 @@ def _reduce(b: Builder, place: str, condition: Value, first: Value, opens: Value
         b.store(b.select(opens, value, _word(b, place, done)), place, 4 * done, 4)
 
 
+def number_of(ins: Instruction) -> Operand:
+    """Which barrier a bar.sync or bar.red is."""
+    return ins.operands[1 if "red" in ins.opcode.modifiers else 0]
+
+
 def is_open(b: Builder, ins: Instruction) -> Value:
     """Whether the barrier that this warp came to last has opened since."""
-    number = ins.operands[1 if "red" in ins.opcode.modifiers else 0]
-    openings = _word(b, _place(b, ins, number), _OPENINGS)
+    openings = _word(b, _place(b, ins, number_of(ins)), _OPENINGS)
     return b.compare("icmp ne", openings, b.load("i32", 1, "%ctx", GENERATION, 4))
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from ..builder import Builder, Value
+from ..builder import Builder
 from ..ptx import Immediate, Instruction
 from ..table import INTEGERS, lowers
+from ..values import Value
 from .integer import expect, integers, width
 
 BITS = ("b16", "b32", "b64")
@@ -240,6 +241,33 @@ def mask(b: Builder, ins: Instruction) -> None:
     ones = b.op("sub", b.op("shl", one, b.cast("zext", count, "i64")), one)
     value = b.op("shl", ones, b.cast("zext", place, "i64"))
     b.write(ins.operands[0], b.cast("trunc", value, "i32"), ins)
+
+
+@lowers("fns", types=("b32",))
+def find_set(b: Builder, ins: Instruction) -> None:
+    """fns d, mask, base, n: the n-th bit that is set from bit `base` on, upwards or for n < 0
+    downwards; 0xffffffff where there is none.  n = 0: bit `base` itself."""
+    expect(ins, 4)
+    bits, base, n = (b.integer(operand, 32, ins) for operand in ins.operands[1:])
+    zero, one = b.constant("i32", 0), b.constant("i32", 1)
+    down = b.compare("icmp slt", n, zero)
+    # Upwards from where the search begins: downwards is upwards in the mirror.
+    bits = b.select(down, b.intrinsic("llvm.bitreverse", bits), bits)
+    start = b.select(down, b.op("sub", b.constant("i32", 31), base), base)
+    wanted = b.select(b.compare("icmp eq", n, zero), one, b.intrinsic("llvm.abs", n, extra="i1 0"))
+    inside = b.compare("icmp ult", start, b.constant("i32", 32))
+    low = b.op("shl", b.constant("i32", -1), b.op("and", start, b.constant("i32", 31)))
+    left = b.select(inside, b.op("and", bits, low), zero)
+    found = b.constant("i32", -1)
+    for i in range(32):
+        place = b.intrinsic("llvm.cttz", left, extra="i1 false")
+        last = b.compare("icmp eq", wanted, b.constant("i32", i + 1))
+        found = b.select(b.op("and", last, b.compare("icmp ne", left, zero)), place, found)
+        left = b.op("and", left, b.op("sub", left, one))
+    itself = b.op("and", b.compare("icmp eq", n, zero), b.compare("icmp ne", found, start))
+    none = b.op("or", itself, b.compare("icmp eq", found, b.constant("i32", -1)))
+    place = b.select(down, b.op("sub", b.constant("i32", 31), found), found)
+    b.write(ins.operands[0], b.select(none, b.constant("i32", -1), place), ins)
 
 
 @lowers("brev", types=("b32", "b64"))

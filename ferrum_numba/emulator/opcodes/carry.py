@@ -7,9 +7,10 @@ Source: PTX ISA, "Extended-Precision Integer Arithmetic Instructions".
 
 from __future__ import annotations
 
-from ..builder import Builder, Value
+from ..builder import Builder
 from ..ptx import Group, Instruction
 from ..table import lowers
+from ..values import Value
 from .integer import expect, integers, product, width
 
 _TYPES = ("u32", "s32", "b32", "u64", "s64", "b64")

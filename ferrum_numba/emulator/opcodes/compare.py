@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from ..builder import Builder, Value
+from ..builder import Builder
 from ..ptx import Group, Instruction, Operand
 from ..table import FLOATS, INTEGERS, lowers
+from ..values import Value
 from .convert import widened
 from .integer import expect
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from ..builder import Builder, Value, bits_of
+from ..builder import Builder
 from ..ptx import Instruction, Register
 from ..table import lowers
+from ..values import Value, bits_of
 from .integer import expect
 from .rounding import DIRECTED, directed, from_byte, to_byte, to_float
 

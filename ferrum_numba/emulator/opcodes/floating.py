@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 import struct
 
-from ..builder import Builder, Value, bits_of
+from ..builder import Builder
 from ..ptx import Instruction
 from ..table import FLOATS, lowers
+from ..values import Value, bits_of
 from .convert import saturated
 from .integer import expect
 from .rounding import DIRECTED

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..builder import Builder, Value
+from ..builder import Builder
 from ..ptx import Instruction
 from ..table import HALVES, lowers
+from ..values import Value
 from .convert import at_least_zero, narrowed, narrowed_double, saturated, widened
 from .floating import extreme, tanh
 from .integer import expect

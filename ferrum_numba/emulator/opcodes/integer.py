@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from ..builder import Builder, Value
+from ..builder import Builder
 from ..ptx import Instruction
 from ..table import INTEGERS, lowers
+from ..values import Value
 
 SIGNED = ("s16", "s32", "s64")
 
@@ -175,11 +176,16 @@ def negate(b: Builder, ins: Instruction) -> None:
     b.write(ins.operands[0], b.op("sub", b.constant(x.type, 0), x), ins)
 
 
-@lowers("min", "max", types=INTEGERS)
+@lowers("min", "max", types=INTEGERS, modifiers="relu")
 def extremum(b: Builder, ins: Instruction) -> None:
+    """.relu: negative results become zero."""
     expect(ins, 3)
     kind = "s" if ins.opcode.type in SIGNED else "u"
     value = b.intrinsic(f"llvm.{kind}{ins.opcode.base}", *integers(b, ins))
+    if "relu" in ins.opcode.modifiers:
+        if ins.opcode.type != "s32":
+            raise ins.refuse(".relu is for .s32")
+        value = b.intrinsic("llvm.smax", value, b.constant("i32", 0))
     b.write(ins.operands[0], value, ins)
 
 

@@ -7,10 +7,12 @@ All lanes that the member mask names must be active; lanes of a block's missing 
 
 from __future__ import annotations
 
-from ..builder import Builder, Value
+from ..builder import Builder
+from ..flow import is_broadcast
 from ..layout import LANES
-from ..ptx import Group, Instruction
+from ..ptx import Group, Immediate, Instruction
 from ..table import lowers
+from ..values import Value
 from .integer import expect
 
 _LANE_IDS = Value(f"<{', '.join(f'i32 {i}' for i in range(LANES))}>", "i32", LANES)
@@ -28,6 +30,8 @@ def shuffle(b: Builder, ins: Instruction) -> None:
         raise ins.refuse("expected one of .idx, .up, .down, .bfly")
     (mode,) = modes
     b.require_lanes(ins, b.integer(ins.operands[4], 32, ins))
+    if ins.operands[0] not in b.flow.varying and is_broadcast(ins):
+        return _broadcast(b, ins)
     value, amount, clamp = (b.vector(b.integer(o, 32, ins)) for o in ins.operands[1:4])
     low = b.constant("i32", 31)
     amount = b.op("and", amount, low)
@@ -53,6 +57,15 @@ def shuffle(b: Builder, ins: Instruction) -> None:
     targets = target.elements if isinstance(target, Group) else (target,)
     for operand, written in zip(targets, (result, inside), strict=False):
         b.write(operand, written, ins)
+    return None
+
+
+def _broadcast(b: Builder, ins: Instruction) -> None:
+    """One lane's value for all, which is then the same for the whole warp."""
+    value, source = b.integer(ins.operands[1], 32, ins), ins.operands[2]
+    if value.n > 1 and isinstance(source, Immediate):
+        value = Value(b.emit(f"extractelement {value}, i64 {source.bits & 31}"), "i32")
+    b.write(ins.operands[0], value, ins)
 
 
 def _gather(b: Builder, value: Value, source: Value) -> Value:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .. import table
-from ..builder import Builder, Value
+from ..builder import Builder
 from ..helpers.tiles import ELEMENTS, number_type, plane_bytes
 from ..layout import LANES
 from ..ptx import Group, Instruction, Operand
 from ..table import lowers
+from ..values import Value
 from .convert import narrowed, widened
 from .integer import expect
 from .memory import address_of
@@ -130,7 +131,7 @@ def _partner(b: Builder, ins: Instruction) -> list[Instruction]:
 
     Two products at once halve the work of spreading A over the lanes.
     """
-    if not b.upcoming:
+    if not b.upcoming or (b.watch is not None and b.watch.stepwise):
         return []
     other = b.upcoming[0]
     same = (other.opcode, other.guard) == (ins.opcode, None) and len(other.operands) == 4

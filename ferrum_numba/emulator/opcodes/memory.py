@@ -6,10 +6,11 @@ offsets into the CTA's buffer.  All accesses of several lanes go through the hel
 
 from __future__ import annotations
 
-from ..builder import Builder, Value, bits_of
+from ..builder import Builder
 from ..layout import LANES
 from ..ptx import Address, Group, Immediate, Instruction, Operand, Register, Symbol
 from ..table import lowers
+from ..values import Value, bits_of
 
 _SPACES = {"global": "global", "shared": "shared", "shared::cta": "shared", "param": "param"}
 # Local memory and constants lie in the host's memory too.
@@ -94,6 +95,8 @@ def load(b: Builder, ins: Instruction) -> None:
             values = _load_uniform(b, space, address, bits, len(targets), condition)
         else:
             values = _load_lanes(b, space, b.vector(address), bits, len(targets), condition)
+        if b.watch is not None and space == "global":
+            b.watch.ordering.acquires(b, ins)
     for target, value in zip(targets, values, strict=True):
         if target is None:
             continue
@@ -166,6 +169,7 @@ def store(b: Builder, ins: Instruction) -> None:
     if b.watch is not None and not is_private(ins):
         nbytes = bits * len(values) // 8
         condition = b.watch.access(b, ins, space, b.vector(address), nbytes, condition, "store")
+        b.watch.ordering.releases(b, ins)
     whole = _store_lanes(b, space, b.vector(address), [b.vector(v) for v in values], condition)
     if b.watch is not None and not is_private(ins):
         if whole is not None:
@@ -290,6 +294,8 @@ _FENCES = "cta cluster gpu sys gl sc acq_rel acquire release proxy async alias"
 @lowers("membar", "fence", modifiers=f"{_FENCES} global shared::cta mbarrier_init", writes=0)
 def fence(b: Builder, ins: Instruction) -> None:
     """Of all kinds and for all proxies: there is one memory here, and one way to it."""
-    if b.watch is not None and "proxy" in ins.opcode.modifiers:
-        b.watch.fence(b)
+    if b.watch is not None:
+        if "proxy" in ins.opcode.modifiers:
+            b.watch.ordering.fence(b)
+        b.watch.ordering.talks_by_fence(b, ins)
     b.line("fence seq_cst")

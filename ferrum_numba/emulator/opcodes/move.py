@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from ..builder import Builder, Value
+from ..builder import Builder
+from ..layout import state_offset
 from ..ptx import Group, Instruction, Register
 from ..table import FLOATS, INTEGERS, lowers
+from ..values import Value
 from .compare import any_value
 from .integer import expect
 
@@ -70,4 +72,23 @@ def convert_address(b: Builder, ins: Instruction) -> None:
         start = Value(b.emit("ptrtoint ptr %shared to i64"), "i64")
         start = b.local_memory() if "local" in modifiers else start
         value = b.op("sub" if "to" in modifiers else "add", value, start)
+    b.write(ins.operands[0], value, ins)
+
+
+@lowers("isspacep", modifiers="global shared shared::cta shared::cluster local", varying=True)
+def is_space(b: Builder, ins: Instruction) -> None:
+    """Whether a generic address lies in shared or local memory; else it is a global one."""
+    expect(ins, 2)
+    (space,) = ins.opcode.modifiers
+    address = b.integer(ins.operands[1], 64, ins)
+    dynamic = b.load("i32", 1, "%state", state_offset("shared_bytes"), 4)
+    size = b.op("add", b.cast("zext", dynamic, "i64"), b.constant("i64", b.static_shared))
+    start = Value(b.emit("ptrtoint ptr %shared to i64"), "i64")
+    shared = b.compare("icmp ult", b.op("sub", address, start), size)
+    offset = b.op("sub", address, b.local_memory())
+    local = b.compare("icmp ult", offset, b.constant("i64", b.layout.local_bytes))
+    if space.startswith("shared"):
+        value = shared
+    else:
+        value = local if space == "local" else b.invert(b.op("or", shared, local))
     b.write(ins.operands[0], value, ins)

@@ -8,8 +8,9 @@ Source: PTX ISA, "Rounding Modifiers", "cvt", "Alternate Floating-Point Data For
 
 from __future__ import annotations
 
-from ..builder import Builder, Value, bits_of
+from ..builder import Builder
 from ..ptx import Instruction
+from ..values import Value, bits_of
 
 DIRECTED = frozenset({"rz", "rm", "rp"})
 

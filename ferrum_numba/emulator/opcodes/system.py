@@ -6,7 +6,6 @@ Source: PTX ISA, "Miscellaneous Instructions", "griddepcontrol", "nanosleep", "t
 from __future__ import annotations
 
 from ..builder import Builder
-from ..layout import state_offset
 from ..ptx import Instruction
 from ..table import lowers
 
@@ -20,10 +19,4 @@ def nothing(b: Builder, ins: Instruction) -> None:
 @lowers("trap", writes=0)
 def trap(b: Builder, ins: Instruction) -> None:
     """The launch ends in an error, where some lane comes here."""
-    condition = b.condition(ins)
-    old = b.load("i32", 1, "%state", state_offset("fault"), 4)
-    fault = b.constant("i32", ins.index + 1)
-    if condition is not None:
-        some = b.compare("icmp ne", b.mask(condition), b.constant("i32", 0))
-        fault = b.select(some, fault, old)
-    b.store(fault, "%state", state_offset("fault"), 4)
+    b.stop(ins, b.mask(b.condition(ins)))

@@ -1,6 +1,6 @@
 """Matrix products of a warp group: four warps, 64 rows.
 
-They are done at once, by each warp for its 16 rows, so that fences and waits have nothing to do.
+They are done at once, by each warp for its 16 rows, so that fences and waits matter to checks only.
 Source: PTX ISA, "Asynchronous Warpgroup Level Matrix Instructions".
 """
 
@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 
-from ..builder import Builder, Value
+from ..builder import Builder
 from ..helpers.tiles import ELEMENTS, number_type
 from ..layout import LANES, WARP
 from ..ptx import Address, Group, Immediate, Instruction, Operand
 from ..table import lowers
+from ..values import Value
 from .integer import expect
 from .matrix import accumulators, added, check_whole_warp, elements_of, write_results
 
@@ -33,6 +34,8 @@ def order(b: Builder, ins: Instruction) -> None:
     if len(ins.opcode.modifiers & {"fence", "commit_group", "wait_group"}) != 1:
         raise ins.refuse("expected one of .fence, .commit_group, .wait_group")
     expect(ins, 1 if "wait_group" in ins.opcode.modifiers else 0)
+    if b.watch is not None:
+        b.watch.ordering.orders_products(b, ins)
 
 
 @lowers(
@@ -47,6 +50,8 @@ def multiply(b: Builder, ins: Instruction) -> None:
     kind, n = _form(ins)
     a_form, b_form, scale = _operands(ins, kind)
     check_whole_warp(ins, b, len(ins.operands))
+    if b.watch is not None:
+        b.watch.ordering.product(b, ins)
     number = number_type(kind)
     zero = Value("0" if number == "i32" else "0.0", number)
     old = _kept(b, ins, scale, n // 2, zero)

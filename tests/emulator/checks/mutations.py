@@ -16,6 +16,8 @@ _COPY = re.compile(
 _SHARED = re.compile(
     r"\b(?:ld|st)\.shared|ldmatrix|stmatrix|cp\.async\.c[ag]\.|cp\.async\.wait_group"
 )
+_WAIT_LOOP = re.compile(r"^\s*@!complete bra")
+_ARRIVAL = re.compile(r"^\s*(?:@%p\d+\s+)?(?:mbarrier|cp\.async\.mbarrier)\.arrive")
 _END = re.compile(r"^\s*(?:@\S+\s+)?(?:bra|ret)\b|^\$\w+:")
 
 
@@ -52,7 +54,7 @@ def _of_text(text: str) -> Iterator[Mutant]:
 
     for number, line in enumerate(lines):
         stripped = line.strip()
-        if stripped.startswith("bar.sync"):
+        if stripped.startswith(("bar.sync", "barrier.sync")):
             yield changed("barrier deleted", number, None)
             yield from _moved("barrier moved", lines, number)
         elif stripped.startswith("cp.async.wait_group"):
@@ -65,6 +67,20 @@ def _of_text(text: str) -> Iterator[Mutant]:
             yield changed("commit deleted", number, None)
         elif stripped.startswith(("fence", "wgmma.fence", "membar")):
             yield changed("fence deleted", number, None)
+        elif stripped.startswith("wgmma.wait_group"):
+            yield changed("wait for a product deleted", number, None)
+            groups = int(re.findall(r"\d+", stripped)[0])
+            weaker = line.replace(f"{groups};", f"{groups + 1};")
+            yield changed("wait for a product weakened", number, weaker, f" -> {groups + 1}")
+        elif stripped.startswith("wgmma.commit_group"):
+            yield changed("commit deleted", number, None)
+        elif _WAIT_LOOP.match(line):
+            yield changed("wait at an mbarrier dropped", number, None)
+        elif _ARRIVAL.match(line):
+            yield changed("arrival deleted", number, None)
+        elif ".acq_rel" in stripped:
+            relaxed = line.replace(".acq_rel", ".relaxed")
+            yield changed("order of an atomic operation dropped", number, relaxed)
         elif match := _GUARD.match(line):
             kind = f"mask of a {'load' if match[2].startswith('ld') else 'store'} dropped"
             yield changed(kind, number, match[1] + match[2])

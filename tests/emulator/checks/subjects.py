@@ -132,6 +132,31 @@ def stranger(name: str, shared_bytes: int, ones: bool, **sizes: int) -> Subject:
     return Subject(name, text, Sidecar.read(fields), tuple(sizes.items()))
 
 
+def specialised(**sizes: int) -> Subject:
+    """The kernel of which some warps copy and convert and the others multiply."""
+    index = json.loads((DATA / "kernels" / "index.json").read_text(encoding="utf-8"))
+    name = "specialised.sm_90a"
+    matrices = (("a", "*fp16", "MK", "input"), ("b", "*i8", "NK", "input"))
+    fields = {
+        "name": index[name]["entry"],
+        "target": "sm_90a",
+        "num_warps": index[name]["warps"],
+        "shared": index[name]["shared"],
+        "grid": ["cdiv(M, 64)", "cdiv(N, 32)", "1"],
+        "params": [
+            *(
+                {"name": n, "type": t, "role": role, "shape": [*axes], "strides": [axes[1], "1"]}
+                for n, t, axes, role in (*matrices, ("c", "*fp32", "MN", "output"))
+            ),
+            *({"name": n, "type": "i32", "role": "size"} for n in "MNK"),
+            {"name": "global_scratch", "type": "*i8", "role": "global_scratch"},
+            {"name": "profile_scratch", "type": "*i8", "role": "profile_scratch"},
+        ],
+    }
+    text = (DATA / "kernels" / f"{name}.ptx").read_text()
+    return Subject(name, text, Sidecar.read(fields), tuple(sizes.items()))
+
+
 def canonical() -> Subject:
     return shipped("w4a16_gptq_gemm_typed.v1.sm_80", M=67, N=136, K=200, group_size=64)
 
@@ -155,4 +180,5 @@ def subjects() -> list[Subject]:
         stranger("triton_3.5.1_typed_s3_w4", 12288, False, **aligned),
         stranger("triton_3.6.0_naive_s2_w8", 24576, False, **aligned),
         stranger("triton_3.7.1_typed_s2_w4_ones", 10240, True, **aligned),
+        specialised(M=67, N=40, K=464),
     ]

@@ -28,6 +28,7 @@ def test_kernels_of_other_kinds_are_clean(checked: CheckedCpuDevice) -> None:
     kernels.test_scan_and_sort(checked)
     kernels.test_activations(checked, "trigonometry")
     kernels.test_atomics(checked, "atomic_xchg_fp32.sm_80")
+    kernels.test_gathers(checked)
 
 
 def test_warp_group_products_are_clean(checked: CheckedCpuDevice) -> None:

@@ -142,3 +142,21 @@ def test_a_finding_is_one_for_each_instruction_and_kind() -> None:
     body = WORD + "st.shared.b32 [%t1], %t0;\nld.shared.b32 %t3, [%t2];\n"
     store, load = check(body, checks=("race",), grid=50, threads=3)
     assert (store.count, load.count) == (50 * 32, 50 * 32)
+
+
+@pytest.mark.parametrize(
+    "between", ["", "bar.warp.sync -1;", "shfl.sync.idx.b32 %t7, %t3, 0, 31, -1;", "bar.sync 0;"]
+)
+def test_lanes_that_hand_words_to_each_other(between: str) -> None:
+    """Each lane reads what its neighbour stored, in every round of a loop."""
+    body = f"""shl.b32 %t1, %t0, 2; mov.u32 %t2, tile; add.u32 %t1, %t1, %t2; xor.b32 %t5, %t1, 4;
+    mov.u32 %t6, 0; mov.u32 %t3, %t0;
+    LOOP: st.shared.b32 [%t1], %t3; {between} ld.shared.b32 %t4, [%t5]; ld.shared.b32 %t9, [%t1];
+    bar.warp.sync -1; add.u32 %t3, %t3, %t4; add.u32 %t6, %t6, 1; setp.lt.u32 %p1, %t6, 3;
+    @%p1 bra LOOP;"""
+    found = check(body, checks=("race",))
+    if between:
+        assert not found
+    else:
+        assert [(f.kind, f.count) for f in found] == [("lane-race", 3 * 64)]
+        assert "bar.warp.sync" in found[0].message

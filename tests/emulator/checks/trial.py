@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ferrum_numba.abi import LaunchConfig
-from ferrum_numba.abi.binding import ArrayReference, Binder
+from ferrum_numba.abi import ArrayReference, Binder, LaunchConfig
 from ferrum_numba.devices.checked import check_layout
 from ferrum_numba.emulator.checks import CheckedProgram, Finding
 from ferrum_numba.errors import AbiError, LaunchError, PtxError

@@ -1,0 +1,80 @@
+"""Pieces of helpers that go lane after lane, and array after array."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import TYPE_CHECKING
+
+from .memory import Area, area_offset, load_field
+
+if TYPE_CHECKING:
+    from ..helpers import Helpers
+
+
+def each_lane(helpers: Helpers, kind: str, before: str = "0") -> str:
+    """Lines that begin a loop over the lanes of %mask, with %lane and its address %place.
+
+    It begins behind the block %<before>; the body ends with a jump to %next, and %over is what
+    comes when all are done.
+    """
+    helpers.declare("i32 @llvm.cttz.i32(i32, i1)")
+    return f"""  br label %test
+test:
+  %left = phi i32 [ %mask, %{before} ], [ %rest, %next ]
+  %done = icmp eq i32 %left, 0
+  br i1 %done, label %over, label %begin
+next:
+  %less = add i32 %left, -1
+  %rest = and i32 %left, %less
+  br label %test
+begin:
+  %lane = call i32 @llvm.cttz.i32(i32 %left, i1 true)
+  %place.at = getelementptr {kind}, ptr %places, i32 %lane
+  %place = load {kind}, ptr %place.at
+"""
+
+
+def find_area(shadow: str) -> str:
+    """Lines that go to %found where %place lies in an array that has a shadow, else to %next.
+
+    shadow: which field of Area that is.  Sets %area, %<shadow>, %offset, and %from and %to, the
+    elements that %nbytes bytes from there cover.  %hint: where the number of the array is kept that
+    was found last.
+    """
+    fields = "".join(
+        f"  %{field}.at = getelementptr i8, ptr %area, i64 {area_offset(field)}\n"
+        f"  %{field} = load {kind}, ptr %{field}.at\n"
+        for field, kind in (("start", "i64"), ("end", "i64"), (shadow, "ptr"), ("granule", "i32"))
+    )
+    return f"""{load_field("areas", "ptr")}{load_field("area_count", "i32")}\
+  %hint.now = load i32, ptr %hint
+  br label %search
+search:
+  %i.raw = phi i32 [ %hint.now, %begin ], [ %i.next, %again ]
+  %tried = phi i32 [ 0, %begin ], [ %tried.next, %again ]
+  %wraps = icmp uge i32 %i.raw, %area_count
+  %i = select i1 %wraps, i32 0, i32 %i.raw
+  %past = icmp uge i32 %tried, %area_count
+  br i1 %past, label %next, label %try
+again:
+  %i.next = add i32 %i, 1
+  %tried.next = add i32 %tried, 1
+  br label %search
+try:
+  %area.offset = mul i32 %i, {ctypes.sizeof(Area)}
+  %area = getelementptr i8, ptr %areas, i32 %area.offset
+{fields}  %length = sub i64 %end, %start
+  %offset = sub i64 %place, %start
+  %inside = icmp ult i64 %offset, %length
+  br i1 %inside, label %here, label %again
+here:
+  store i32 %i, ptr %hint
+  %shadowed = icmp ne ptr %{shadow}, null
+  br i1 %shadowed, label %found, label %next
+found:
+  %shift = zext i32 %granule to i64
+  %final.0 = add i64 %offset, %nbytes
+  %final = add i64 %final.0, -1
+  %from = lshr i64 %offset, %shift
+  %to = lshr i64 %final, %shift
+"""

@@ -1,0 +1,180 @@
+"""Helpers for wgmma, which is asynchronous: what it reads, and the registers that it works on.
+
+    productbegin(checks, ctx): at the start of a CTA
+    productfence(checks, ctx), productcommit(checks, ctx), productwait(keep, checks, ctx)
+    productuse(set, checks, ctx, site): a product works on a set of registers
+    producttouch(set, writes, judges, checks, ctx, site): another instruction reads or writes one of
+        them; judges: and may not do so while the product is under way
+
+The products of a warp are done in order, group after group, so a group's number and its time tell
+what has been waited for.  A warp has a block of memory: i32 how many groups were committed, i32 how
+many of them are over; from byte 32 the times of the last eight; from byte 64 for each set the group
+that used it last (its number + 1), and whether it was written in another way since the last fence.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..helpers import family
+from ..layout import WARP
+from .clocks import own_clock
+from .memory import KIND, PRODUCT_HEAD, STEP, load_field
+from .records import ARGUMENTS, visit
+
+if TYPE_CHECKING:
+    from ..helpers import Helpers
+
+
+def _block() -> str:
+    return f"""  %warp.at = getelementptr i8, ptr %ctx, i64 {WARP}
+  %warp = load i32, ptr %warp.at, align 4
+{load_field("products", "ptr")}{load_field("product_bytes", "i32")}\
+  %block.offset = mul i32 %warp, %product_bytes
+  %block = getelementptr i8, ptr %products, i32 %block.offset
+  %over.at = getelementptr i8, ptr %block, i64 4
+"""
+
+
+def _set() -> str:
+    return f"""{_block()}  %set.bytes = shl i32 %set, 3
+  %set.offset = add i32 %set.bytes, {PRODUCT_HEAD}
+  %set.at = getelementptr i8, ptr %block, i32 %set.offset
+  %dirty.at = getelementptr i8, ptr %set.at, i64 4
+"""
+
+
+def _for_each_set(first: int, stored: int) -> str:
+    return f"""  br label %each
+each:
+  %at = phi i32 [ {PRODUCT_HEAD}, %0 ], [ %at.next, %put ]
+  %more = icmp ult i32 %at, %product_bytes
+  br i1 %more, label %put, label %end
+put:
+  %word = add i32 %at, {first}
+  %word.at = getelementptr i8, ptr %block, i32 %word
+  store i32 {stored}, ptr %word.at, align 4
+  %at.next = add i32 %at, 8
+  br label %each
+end:
+  ret void
+}}
+"""
+
+
+@family("productbegin")
+def begin(helpers: Helpers, name: str) -> str:
+    """Nothing is under way, and no fence has come: each set counts as written."""
+    again = helpers.use("productforget")
+    return f"""
+define internal void @{name}(ptr %checks, ptr %ctx) #0 {{
+{_block()}  store <2 x i32> zeroinitializer, ptr %block, align 8
+  call void @{again}(ptr %checks, ptr %ctx)
+{_for_each_set(4, 1)}"""
+
+
+@family("productforget")
+def forget(helpers: Helpers, name: str) -> str:
+    return f"""
+define internal void @{name}(ptr %checks, ptr %ctx) #0 {{
+{_block()}{_for_each_set(0, 0)}"""
+
+
+@family("productfence")
+def fence(helpers: Helpers, name: str) -> str:
+    return f"""
+define internal void @{name}(ptr %checks, ptr %ctx) #0 {{
+{_block()}{_for_each_set(4, 0)}"""
+
+
+@family("productcommit")
+def commit(helpers: Helpers, name: str) -> str:
+    return f"""
+define internal void @{name}(ptr %checks, ptr %ctx) #0 {{
+{_block()}{load_field("stamp", "i32")}  %count = load i32, ptr %block, align 4
+  %slot = and i32 %count, 7
+  %slot.bytes = shl i32 %slot, 2
+  %slot.offset = add i32 %slot.bytes, 32
+  %time.at = getelementptr i8, ptr %block, i32 %slot.offset
+  %next = add i32 %stamp, {STEP}
+  store i32 %next, ptr %time.at, align 4
+  store i32 %next, ptr %stamp.at, align 4
+  %count.next = add i32 %count, 1
+  store i32 %count.next, ptr %block, align 4
+  ret void
+}}
+"""
+
+
+@family("productwait")
+def wait(helpers: Helpers, name: str) -> str:
+    return f"""
+define internal void @{name}(i32 %keep, ptr %checks, ptr %ctx) #0 {{
+{_block()}{own_clock()}  %count = load i32, ptr %block, align 4
+  %over = load i32, ptr %over.at, align 4
+  %due = sub i32 %count, %keep
+  %more = icmp sgt i32 %due, %over
+  br i1 %more, label %go, label %end
+go:
+  store i32 %due, ptr %over.at, align 4
+  %last = add i32 %due, 7
+  %slot = and i32 %last, 7
+  %slot.bytes = shl i32 %slot, 2
+  %slot.offset = add i32 %slot.bytes, 32
+  %time.at = getelementptr i8, ptr %block, i32 %slot.offset
+  %time = load i32, ptr %time.at, align 4
+  %own = add i32 %warp, 64
+  %own.at = getelementptr i32, ptr %seen, i32 %own
+  store i32 %time, ptr %own.at, align 4
+  br label %end
+end:
+  ret void
+}}
+"""
+
+
+def _record(helpers: Helpers, kind: str) -> str:
+    record = helpers.use("record")
+    return (
+        f"{visit()}  call void @{record}(ptr %checks, ptr %ctx, i32 %site, i32 {KIND[kind]},"
+        " i32 0, i64 0, i32 0, i32 0)\n"
+    )
+
+
+@family("productuse")
+def use(helpers: Helpers, name: str) -> str:
+    return f"""
+define internal void @{name}(i32 %set, {ARGUMENTS}) #0 {{
+{_set()}  %count = load i32, ptr %block, align 4
+  %number = add i32 %count, 1
+  store i32 %number, ptr %set.at, align 4
+  %dirty = load i32, ptr %dirty.at, align 4
+  %clean = icmp eq i32 %dirty, 0
+  br i1 %clean, label %end, label %report
+report:
+{_record(helpers, "missing-fence")}  br label %end
+end:
+  ret void
+}}
+"""
+
+
+@family("producttouch")
+def touch(helpers: Helpers, name: str) -> str:
+    return f"""
+define internal void @{name}(i32 %set, i1 %writes, i1 %judges, {ARGUMENTS}) #0 {{
+{_set()}  %over = load i32, ptr %over.at, align 4
+  %group = load i32, ptr %set.at, align 4
+  %dirty = load i32, ptr %dirty.at, align 4
+  %more = zext i1 %writes to i32
+  %dirty.next = or i32 %dirty, %more
+  store i32 %dirty.next, ptr %dirty.at, align 4
+  %late = icmp ugt i32 %group, %over
+  %pending = and i1 %late, %judges
+  br i1 %pending, label %report, label %end
+report:
+{_record(helpers, "pending-product")}  br label %end
+end:
+  ret void
+}}
+"""

@@ -1,0 +1,225 @@
+"""mbarrier: barriers in shared memory that count arrivals and bytes, phase after phase.
+
+A warp that waits in vain gives the others a turn, as the flow analysis has it ("yield"): then it
+comes to the wait again, if the kernel lets it.  See helpers/mbarriers.py for what a word holds.
+Source: PTX ISA, "Parallel Synchronization: mbarrier", "cp.async.mbarrier.arrive".
+"""
+
+from __future__ import annotations
+
+from ..builder import Builder
+from ..helpers.mbarriers import COUNT, PHASE
+from ..layout import LANES, WAIT_ADDRESS, WAIT_PARITY, WAIT_TRIED, state_offset
+from ..ptx import Address, Instruction, Operand, Symbol
+from ..table import lowers
+from ..values import Value
+from .memory import address_of
+
+_SPACE = "shared shared::cta shared::cluster"
+_ORDER = "release acquire relaxed cta cluster"
+
+
+def place_of(b: Builder, ins: Instruction, operand: Operand) -> Value:
+    """The offset of an mbarrier in shared memory; a generic address is the host's."""
+    if any(m.startswith("shared") for m in ins.opcode.modifiers):
+        return address_of(b, ins, operand, "shared")
+    if isinstance(operand, Address) and isinstance(operand.base, Symbol):
+        return address_of(b, ins, operand, "shared")
+    start = Value(b.emit("ptrtoint ptr %shared to i64"), "i64")
+    return b.cast("trunc", b.op("sub", address_of(b, ins, operand, "global"), start), "i32")
+
+
+@lowers("mbarrier.init", types=("b64",), modifiers=_SPACE, writes=0)
+def begin(b: Builder, ins: Instruction) -> None:
+    """Operands: [address], the number of arrivals that each phase expects."""
+    address, count = _operands(ins, 2)
+    expected = b.cast("zext", b.integer(count, 32, ins), "i64")
+    expected = b.op("and", expected, b.constant("i64", COUNT))
+    word = b.op("or", expected, b.op("shl", expected, b.constant("i64", COUNT.bit_length())))
+    _set(b, ins, place_of(b, ins, address), word)
+
+
+@lowers("mbarrier.inval", types=("b64",), modifiers=_SPACE, writes=0)
+def end(b: Builder, ins: Instruction) -> None:
+    (address,) = _operands(ins, 1)
+    _set(b, ins, place_of(b, ins, address), b.constant("i64", 0))
+
+
+def _set(b: Builder, ins: Instruction, address: Value, word: Value) -> None:
+    condition = b.condition(ins)
+    address = b.vector(address)
+    if b.watch is not None:
+        condition = b.watch.mbarrier(b, ins, address, condition, "renew")
+    mask = b.mask(condition)
+    b.call("store_shared_64", "void", "ptr %shared", address, b.vector(word), mask)
+
+
+def _operands(ins: Instruction, *counts: int) -> tuple[Operand, ...]:
+    if len(ins.operands) not in counts:
+        expected = " or ".join(map(str, counts))
+        raise ins.refuse(f"expected {expected} operands, found {len(ins.operands)}")
+    return ins.operands
+
+
+@lowers(
+    "mbarrier.expect_tx",
+    "mbarrier.complete_tx",
+    types=("b64",),
+    modifiers=f"{_SPACE} {_ORDER}",
+    writes=0,
+)
+def transfer(b: Builder, ins: Instruction) -> None:
+    """Operands: [address], a number of bytes that are still to come, or that have come."""
+    address, amount = _operands(ins, 2)
+    nbytes = b.integer(amount, 32, ins)
+    if ins.opcode.base.startswith("mbarrier.complete"):
+        nbytes = b.op("sub", b.constant("i32", 0), nbytes)
+    change(b, ins, place_of(b, ins, address), nbytes=nbytes)
+
+
+@lowers(
+    "mbarrier.arrive",
+    "mbarrier.arrive_drop",
+    types=("b64",),
+    modifiers=f"{_SPACE} {_ORDER} expect_tx noComplete",
+    varying=True,
+)
+def arrive(b: Builder, ins: Instruction) -> None:
+    """Operands: the state before or _, [address], arrivals (1) or bytes for .expect_tx."""
+    target, address, *rest = _operands(ins, 2, 3)
+    one, amount = b.constant("i32", 1), None
+    if rest:
+        amount = b.integer(rest[0], 32, ins)
+    transfers = "expect_tx" in ins.opcode.modifiers
+    if amount is None and (transfers or "noComplete" in ins.opcode.modifiers):
+        raise ins.refuse("expected a number after the address")
+    arrivals = one if transfers or amount is None else amount
+    words = change(
+        b,
+        ins,
+        place_of(b, ins, address),
+        arrivals,
+        dropped=arrivals if ins.opcode.base.endswith("drop") else None,
+        nbytes=amount if transfers else None,
+    )
+    b.write(None if target == Symbol("_") else target, words, ins)
+
+
+def change(
+    b: Builder,
+    ins: Instruction,
+    address: Value,
+    arrivals: Value | None = None,
+    dropped: Value | None = None,
+    nbytes: Value | None = None,
+    publishes: str = "publish",
+) -> Value:
+    """Arrivals and bytes of each lane; the words before, as i64.  None: there are none.
+
+    publishes: what comes before the phase's end: "publish", all that the warp did; or "copies".
+    """
+    condition = b.condition(ins)
+    address = b.vector(address)
+    if b.watch is not None:
+        condition = b.watch.mbarrier(b, ins, address, condition, publishes)
+    mask = b.mask(condition)
+    zero = b.constant("i32", 0)
+    come, less, more = (b.vector(x or zero) for x in (arrivals, dropped, nbytes))
+    text = b.call("mbarrier", "<32 x i64>", "ptr %shared", address, come, less, more, mask)
+    words = Value(text, "i64", LANES)
+    b.store(zero, "%state", state_offset("idle"), 4)
+    if arrivals is not None:
+        pending = b.cast("trunc", b.op("and", words, b.constant("i64", COUNT)), "i32")
+        surplus = b.mask(b.compare("icmp ult", pending, come))
+        b.stop(ins, b.op("and", surplus, mask))
+    if b.watch is not None:
+        b.watch.ordering.mbarrier(b, address, mask, "promote")
+    return words
+
+
+@lowers("cp", types=("b64",), modifiers=f"async mbarrier arrive noinc {_SPACE}", writes=0)
+def arrive_after_copies(b: Builder, ins: Instruction) -> None:
+    """An arrival when all copies of the lane until here have landed, which they have by now.
+
+    Without .noinc one more arrival is expected for it, in this phase.
+    """
+    (address,) = _operands(ins, 1)
+    if not {"mbarrier", "arrive"} <= ins.opcode.modifiers:
+        raise ins.refuse("expected cp.async.mbarrier.arrive")
+    if b.watch is not None:
+        b.watch.land(b)
+    arrivals = b.constant("i32", 1 if "noinc" in ins.opcode.modifiers else 0)
+    change(b, ins, place_of(b, ins, address), arrivals, publishes="copies")
+
+
+@lowers(
+    "mbarrier.test_wait",
+    "mbarrier.try_wait",
+    types=("b64",),
+    modifiers=f"{_SPACE} {_ORDER} parity",
+)
+def wait(b: Builder, ins: Instruction) -> None:
+    """Operands: whether the phase is over, [address], its parity or a state; a time is ignored."""
+    target, address, phase, *_ = _operands(ins, 3, 4)
+    place = place_of(b, ins, address)
+    condition = b.condition(ins)
+    if b.watch is not None:
+        condition = b.watch.mbarrier(b, ins, b.vector(place), condition, "wait")
+    bits = 32 if "parity" in ins.opcode.modifiers else 64
+    asked = b.integer(phase, bits, ins)
+    if bits == 64:
+        asked = b.cast("trunc", b.op("lshr", asked, b.constant("i64", PHASE)), "i32")
+    parity = b.op("and", asked, b.constant("i32", 1))
+    now = b.op("lshr", _word(b, place, condition), b.constant("i64", PHASE))
+    now = b.op("and", b.cast("trunc", now, "i32"), b.constant("i32", 1))
+    over = b.compare("icmp ne", now, parity)
+    if b.watch is not None and b.watch.race and ins.opcode.base == "mbarrier.try_wait":
+        over = _second_time(b, over)
+    acts = b.mask(condition)
+    passed = b.op("and", b.mask(over), acts)
+    if b.watch is not None:
+        b.watch.ordering.mbarrier(b, b.vector(place), passed, "acquire")
+        # Where nothing may be read nobody may wait either.
+        over = b.op("or", over, b.compare("icmp eq", acts, b.constant("i32", 0)))
+    b.write(target, over, ins)
+    b.waits = b.compare("icmp ne", passed, acts)
+    for value, where in ((place, WAIT_ADDRESS), (parity, WAIT_PARITY)):
+        b.store(_first(b, value), "%ctx", where, 4)
+
+
+def _second_time(b: Builder, over: Value) -> Value:
+    """A try_wait may give up; where the kernel does not try again, the check finds a race."""
+    zero = b.constant("i32", 0)
+    tried = b.compare("icmp ne", b.load("i32", 1, "%ctx", WAIT_TRIED, 4), zero)
+    result = b.op("and", over, tried)
+    some = b.compare("icmp ne", b.mask(result), zero)
+    b.store(b.cast("zext", b.invert(some), "i32"), "%ctx", WAIT_TRIED, 4)
+    return result
+
+
+def _first(b: Builder, value: Value) -> Value:
+    """The first lane's."""
+    if value.n == 1:
+        return value
+    return Value(b.emit(f"extractelement {value}, i64 0"), value.type)
+
+
+def _word(b: Builder, place: Value, condition: Value | None) -> Value:
+    if place.n == 1:
+        where = b.emit(f"getelementptr i8, ptr %shared, {place}")
+        if condition is not None:
+            some = b.compare("icmp ne", b.mask(condition), b.constant("i32", 0))
+            where = b.emit(f"select {some}, ptr {where}, ptr @zeros")
+        return b.load("i64", 1, where, 0, 1)
+    vector = f"<{LANES} x i64>"
+    mask, zeros = b.mask(condition), f"{vector} zeroinitializer"
+    text = b.call("load_shared_64", vector, "ptr %shared", place, mask, zeros)
+    return Value(text, "i64", LANES)
+
+
+@lowers("mbarrier.pending_count", types=("b64",))
+def pending_count(b: Builder, ins: Instruction) -> None:
+    """The arrivals that were missing in a state."""
+    target, state = _operands(ins, 2)
+    count = b.op("and", b.integer(state, 64, ins), b.constant("i64", COUNT))
+    b.write(target, b.cast("trunc", count, "i32"), ins)
