@@ -16,14 +16,16 @@ BLOCKS = re.findall(r"^## ([^\n]*)\n(?:(?!^## ).)*?```python\n(.*?)```", README,
 
 
 @pytest.mark.parametrize(("title", "code"), BLOCKS, ids=[title for title, _ in BLOCKS])
-def test_python_blocks(title: str, code: str) -> None:
+def test_python_blocks(title: str, code: str, tmp_path: Path) -> None:
+    for folder in ("ptx", "tests"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
     environment = os.environ | {"FERRUM_DEVICE": "cpu", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
-        cwd=ROOT, env=environment, capture_output=True, text=True,
+        cwd=tmp_path, env=environment, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
 
 
 def test_there_is_one_for_each_use() -> None:
-    assert len(BLOCKS) == 3
+    assert len(BLOCKS) == 6
