@@ -80,8 +80,10 @@ def _portable(text: str, build: Build, shared: int) -> str:
 
     `.loc` lines stay, and `.file` names the source relative to the repository: they map PTX back
     to the kernel's source.  The DWARF sections go, since their bytes spell out absolute folders;
-    `.loc` works without them.
+    `.loc` works without them.  Triton writes sm_90a wherever it compiles for sm_90; what needs no
+    more than sm_90 runs on later GPUs, too.
     """
+    text = re.sub(r"^\.target \S+", f".target {build.target}", text, flags=re.MULTILINE)
     text = re.sub(r'(\.file\s+\d+\s+)"([^"]*)"', lambda m: f'{m[1]}"{_relative(m[2])}"', text)
     text = re.sub(r"\t\.section\s+\.debug_\w+\s*\{.*?\}\n", "", text, flags=re.DOTALL)
     if str(ROOT) in text or re.search(r'"/|\.section', text):
@@ -118,11 +120,12 @@ def _sidecar(build: Build, text: str, metadata: Any, source: Path) -> str:
         "target": build.target,
         "ptx_version": ".".join(map(str, ptx_version)),
         "min_driver": driver_for_ptx(ptx_version),
-        "num_warps": build.num_warps,
+        "num_warps": metadata.num_warps,  # also those of specialised warps
         "num_ctas": metadata.num_ctas,
         "num_stages": build.num_stages,
         "shared": metadata.shared,
         **scratch,
+        **({"launch_pdl": True} if build.programmatic else {}),
         "tile": build.tile,
         "constants": build.constants,
         "grid": build.grid,

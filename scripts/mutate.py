@@ -104,7 +104,7 @@ def main() -> None:
     without = [o for o in effective if set(o.found) - {"abi"}]
     latent = sum(1 for o in outcomes if not o.effective and set(o.found) - {"abi"})
     total = max(len(effective), 1)
-    print(f"{len(names)} intact kernels: no finding")
+    print(f"{len(chosen)} intact kernels: no finding")
     share = 100 * len(found) / total
     print(f"effective mutants found: {len(found)} of {len(effective)}, {share:.1f}%")
     print(f"by checks alone, without abi: {len(without)}, {100 * len(without) / total:.1f}%")

@@ -14,6 +14,7 @@ class Build:
     promise of alignment the compiler may count on.
     ptx_version: the lowest PTX ISA that has the instructions, so that older drivers load it.
     max_registers: a thread's, where the assembler's own choice lets fewer CTAs share an SM.
+    programmatic: whether it is launched before the launch ahead of it is done, and waits itself.
     """
 
     artefact: str
@@ -28,6 +29,7 @@ class Build:
     grid: list[str]
     constraints: list[str] = field(default_factory=list)
     max_registers: int | None = None
+    programmatic: bool = False
 
 
 def _array(
@@ -39,6 +41,11 @@ def _array(
 def _aligned(params: list[dict[str, Any]], align: int, *names: str) -> list[dict[str, Any]]:
     """The parameters, those of `names` on addresses that are multiples of `align` bytes."""
     return [p | {"align": align} if p["name"] in names else p for p in params]
+
+
+def _owned(role: str, type_: str, nbytes: str) -> dict[str, Any]:
+    """A buffer that the launcher brings along."""
+    return {"name": role, "type": type_, "role": role, "nbytes": nbytes, "align": 16}
 
 
 def _integers(role: str, *names: str) -> list[dict[str, Any]]:
@@ -56,6 +63,7 @@ W4A16_PARAMS = [
     *_integers("stride", "stride_sk", "stride_sn", "stride_qzk", "stride_qzn"),
     *_integers("stride", "stride_cm", "stride_cn"),
 ]
+BIAS = _array("bias", "*fp16", ["N"], ["1"]) | {"nullable": True}
 UNIT_STRIDES = ["stride_ak", "stride_qwn", "stride_sn", "stride_qzn"]
 W4A16_CONSTRAINTS = [
     "M >= 1",
@@ -72,9 +80,11 @@ def _bfloat16(build: Build) -> Build:
     """The same build for bfloat16 activations, scales and results."""
     kernel, _, rest = build.artefact.partition(".")
     types = {"*fp16": "*bf16"}
+    apart = {"APART": 0} if "APART" in build.constants else {}  # bfloat16 has no room for it
     return replace(
         build,
         artefact=f"{kernel}.bf16.{rest}",
+        constants=build.constants | apart,
         params=[p | {"type": types.get(p["type"], p["type"])} for p in build.params],
     )
 
@@ -155,7 +165,7 @@ def _decode(tile: DecodeTile, group: int, zero_format: str, zero_bias: int) -> B
         num_stages=1,
         tile={"BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n, "BLOCK_K": 128},
         constants={"GROUP": group, "APART": int(tile.block_m == 8), "ZERO_BIAS": zero_bias},
-        params=_aligned(W4A16_PARAMS, 16, "a", "qweight", "scales"),
+        params=[*_aligned(W4A16_PARAMS, 16, "a", "qweight", "scales"), BIAS],
         grid=["cdiv(M, BLOCK_M)", "cdiv(N, BLOCK_N)", "1"],
         constraints=[
             *W4A16_CONSTRAINTS[:-2],
@@ -167,6 +177,157 @@ def _decode(tile: DecodeTile, group: int, zero_format: str, zero_bias: int) -> B
             *(f"{stride} == 1" for stride in UNIT_STRIDES),
         ],
         max_registers=tile.max_registers,
+    )
+
+
+# Names of the tiles for groups of 128 that some shape runs fastest with programmatic launches.
+DEPENDENT_TILES: list[str] = ["m16n32w8", "m16n64w8", "m8n32w16", "m8n32w4", "m8n32w8"]
+
+
+def _dependent(build: Build) -> Build:
+    """The same build, to be launched while the launch ahead of it still runs."""
+    return replace(
+        build,
+        artefact=build.artefact.removesuffix(build.target) + "sm_90",
+        target="sm_90",
+        ptx_version="8.0",  # of the sm_90a that Triton compiles for; griddepcontrol needs 7.8
+        constants=build.constants | {"DEPENDENT": 1},
+        programmatic=True,
+    )
+
+
+@dataclass(frozen=True)
+class MmaTile:
+    """What a CTA of the GEMM for more rows does, and how many CTAs a GPU runs at once, about."""
+
+    block_m: int
+    block_n: int
+    block_k: int
+    num_warps: int
+    stages: int
+    ctas: int
+    warps_k: int = 1
+
+    @property
+    def name(self) -> str:
+        return f"m{self.block_m}n{self.block_n}w{self.num_warps}c{self.ctas}"
+
+
+MMA_TILES = {
+    128: [
+        MmaTile(32, 128, 128, 4, 4, 264),
+        MmaTile(32, 128, 128, 4, 4, 396),
+        MmaTile(64, 64, 256, 8, 2, 132, warps_k=4),
+        MmaTile(64, 128, 128, 4, 2, 264),
+        MmaTile(64, 256, 64, 4, 4, 264),
+    ],
+    32: [MmaTile(64, 128, 128, 4, 2, 264)],
+}
+# Blocks of c for full rounds of CTAS; those left over are split along K, down to 1024 a CTA.
+_BLOCKS = "cdiv(M, BLOCK_M) * cdiv(N, BLOCK_N)"
+_SPLIT = f"min(CTAS // max(1, {_BLOCKS} % CTAS), K // 1024)"
+
+
+def _mma(tile: MmaTile, group: int, zero_format: str, zero_bias: int) -> Build:
+    return Build(
+        artefact=f"w4a16_gptq_gemm_mma.{tile.name}.g{group}.{zero_format}.sm_80",
+        kernel="w4a16_gptq_gemm_mma",
+        target="sm_80",
+        ptx_version="7.0",
+        num_warps=tile.num_warps,
+        num_stages=1,
+        tile={
+            "BLOCK_M": tile.block_m,
+            "BLOCK_N": tile.block_n,
+            "BLOCK_K": tile.block_k,
+            "CTAS": tile.ctas,
+        },
+        constants={
+            "WARPS_K": tile.warps_k,
+            "STAGES": tile.stages,
+            "GROUP": group,
+            "ZERO_BIAS": zero_bias,
+        },
+        params=[
+            *_aligned(W4A16_PARAMS, 16, "a", "qweight", "scales", "c"),
+            BIAS,
+            _owned("workspace", "*fp32", "4 * CTAS * BLOCK_M * BLOCK_N"),
+            _owned("counters", "*i32", "4 * CTAS"),
+        ],
+        grid=[f"{_BLOCKS} + {_BLOCKS} % CTAS * max(0, {_SPLIT} - 1)", "1", "1"],
+        constraints=[
+            *W4A16_CONSTRAINTS[:-2],
+            "group_size >= 1",
+            f"group_size % {group} == 0 or group_size >= K",
+            "stride_am % 8 == 0",
+            "stride_qwk % 4 == 0",
+            "stride_sk % 8 == 0",
+            "stride_cm % 4 == 0",
+            "stride_cn == 1",
+            *(f"{stride} == 1" for stride in UNIT_STRIDES),
+        ],
+    )
+
+
+@dataclass(frozen=True)
+class WgmmaTile:
+    """What a CTA of the GEMM for many rows on Hopper does, and the stages of its ring."""
+
+    block_m: int
+    block_n: int
+    stages: int
+
+    @property
+    def name(self) -> str:
+        return f"m{self.block_m}n{self.block_n}"
+
+
+WGMMA_TILES = {
+    64: [
+        WgmmaTile(64, 128, 8),
+        WgmmaTile(64, 256, 8),
+        WgmmaTile(128, 128, 7),
+        WgmmaTile(128, 256, 7),
+    ],
+    32: [WgmmaTile(64, 128, 8), WgmmaTile(128, 128, 7), WgmmaTile(128, 256, 7)],
+}
+WGMMA_PROGRAMS = 132  # the multiprocessors of an H200; elsewhere only the speed suffers
+
+
+def _wgmma(tile: WgmmaTile, group: int, zero_format: str, zero_bias: int) -> Build:
+    return Build(
+        artefact=f"w4a16_gptq_gemm_wgmma.{tile.name}.g{group}.{zero_format}.sm_90a",
+        kernel="w4a16_gptq_gemm_wgmma",
+        target="sm_90a",
+        ptx_version="8.0",
+        num_warps=8,  # those that multiply; four more copy
+        num_stages=1,
+        tile={"BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n, "BLOCK_K": 64},
+        constants={
+            "STAGES": tile.stages,
+            "BAND": 16,
+            "COPY_REGISTERS": 72,
+            "GROUP": group,
+            "ZERO_BIAS": zero_bias,
+        },
+        params=[
+            *_aligned(W4A16_PARAMS, 16, "a", "qweight", "scales", "c"),
+            BIAS,
+            _owned("workspace", "*fp32", f"4 * 2 * {WGMMA_PROGRAMS} * BLOCK_M * BLOCK_N"),
+            _owned("counters", "*i32", f"4 * 2 * {WGMMA_PROGRAMS}"),
+        ],
+        grid=[f"min({WGMMA_PROGRAMS}, {_BLOCKS} * cdiv(K, BLOCK_K))", "1", "1"],
+        constraints=[
+            *W4A16_CONSTRAINTS[:-2],
+            "group_size >= 1",
+            f"group_size % {group} == 0 or group_size >= K",
+            "stride_am % 8 == 0",
+            "stride_qwk % 4 == 0",
+            "stride_sk % 8 == 0",
+            "stride_cm % 2 == 0",
+            "stride_cn == 1",
+            *(f"{stride} == 1" for stride in UNIT_STRIDES),
+        ],
     )
 
 
@@ -194,13 +355,29 @@ REFERENCES = [
     *(_act_order(*zeros) for zeros in ZERO_FORMATS.items()),
     ADD_BIAS,
 ]
-BUILDS = [
-    *REFERENCES,
-    *map(_bfloat16, REFERENCES),
-    *(
-        _decode(tile, group, *zeros)
-        for group, tiles in DECODE_TILES.items()
-        for tile in tiles
-        for zeros in ZERO_FORMATS.items()
-    ),
+DECODE = [
+    _decode(tile, group, *zeros)
+    for group, tiles in DECODE_TILES.items()
+    for tile in tiles
+    for zeros in ZERO_FORMATS.items()
 ]
+DEPENDENT = [
+    _dependent(_decode(tile, 128, *zeros))
+    for tile in DECODE_TILES[128]
+    if tile.name in DEPENDENT_TILES
+    for zeros in ZERO_FORMATS.items()
+]
+MMA = [
+    _mma(tile, group, *zeros)
+    for group, tiles in MMA_TILES.items()
+    for tile in tiles
+    for zeros in ZERO_FORMATS.items()
+]
+WGMMA = [
+    _wgmma(tile, group, *zeros)
+    for group, tiles in WGMMA_TILES.items()
+    for tile in tiles
+    for zeros in ZERO_FORMATS.items()
+]
+FLOAT16 = [*REFERENCES, *DECODE, *DEPENDENT, *MMA, *WGMMA]
+BUILDS = [*FLOAT16, *map(_bfloat16, FLOAT16)]

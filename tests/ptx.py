@@ -93,3 +93,27 @@ IOTA = ptx(
     """,
     tail=".maxntid 128, 1, 1",
 )
+
+# Wait for ns nanoseconds, then out[i] = value for i < n.  For a GPU: the CPU device has no clock.
+DELAY = ptx(
+    [".param .u64 out", ".param .u64 ns", ".param .u32 value", ".param .u32 n"],
+    """
+    ld.param.u64 %rd1, [out];
+    ld.param.u64 %rd2, [ns];
+    ld.param.u32 %r1, [value];
+    ld.param.u32 %r2, [n];
+    mov.u64 %rd3, %globaltimer;
+    add.u64 %rd3, %rd3, %rd2;
+    AGAIN:
+    mov.u64 %rd4, %globaltimer;
+    setp.lt.u64 %p1, %rd4, %rd3;
+    @%p1 bra AGAIN;
+    mov.u32 %r3, %tid.x;
+    setp.lt.u32 %p2, %r3, %r2;
+    mul.wide.u32 %rd5, %r3, 4;
+    add.s64 %rd6, %rd1, %rd5;
+    @%p2 st.global.u32 [%rd6], %r1;
+    ret;
+    """,
+    tail=".maxntid 128, 1, 1",
+)

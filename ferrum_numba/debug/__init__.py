@@ -6,7 +6,8 @@ device's compiler.
 
 from ..devices import observer
 from .notes import annotate
-from .recorder import Policy, Recorder, record, record_process
+from .policy import Policy
+from .recorder import Recorder, record, record_process
 from .recording import Recording
 from .replay import Difference, LaunchReplay, replay
 

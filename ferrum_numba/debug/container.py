@@ -33,24 +33,30 @@ MAX_MEMBERS = 1_000_000
 
 _NAME = re.compile(
     r"recording\.json|ptx/[0-9a-f]{64}\.ptx|sidecars/[0-9a-f]{64}\.json|"
-    r"calls/\d{1,9}\.json|launches/\d{1,9}\.jsonl|arrays/[0-9a-f]{64}\.npy"
+    r"calls/\d{1,9}\.json|launches/\d{1,9}\.(jsonl|rows)|arrays/[0-9a-f]{64}\.npy"
 )
 _LOCAL = struct.Struct("<4s5H3L2H")  # APPNOTE 4.3.7
 _CRC_AT = 14
 _LEAST_RUN, _LARGEST_RUN = 1 << 12, 1 << 20  # bytes of a member of launches
+CAPTURED, GRAPH = 1, 2  # flags of a row
+ROW = struct.Struct("<dQIIQ")  # a launch of which there is no more to say; zeros: none
 _MEMBER, _DIRECTORY = b"PK\3\4", (b"PK\1\2", b"PK\5\6", b"PK\6\6")
 _STORED, _DEFLATED = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
 _DTYPES = frozenset("?bBhHiIlLqQefd")
+_pack_row = ROW.pack_into
 
 
 class ContainerWriter:
-    """Appends members.  Lines go into members of blank lines, which are filled through a map of the
-    file: that takes no call of the system, and what is in the map survives the process."""
+    """Appends members.  Lines and rows go into members of blanks, which are filled through a map of
+    the file: that takes no call of the system, and what is in the map survives the process."""
 
     def __init__(self, path: Path) -> None:
         self._file: IO[bytes] = path.open("w+b", buffering=0)
         self._zip = zipfile.ZipFile(self._file, "w", _STORED)
-        self._run: _Run | None = None
+        self._lines: _Run | None = None
+        self._rows: _Run | None = None
+        self._map: mmap.mmap | bytearray = bytearray()  # of the rows, and where the next one goes
+        self._place = self._last_place = 0
         self._runs = 0
 
     def add(self, name: str, data: bytes, *, pack: bool = False) -> None:
@@ -60,52 +66,64 @@ class ContainerWriter:
     def line(self, text: str) -> None:
         """One line of the launches, in the file when this returns."""
         data = f"{text}\n".encode()
-        if self._run is None or not self._run.put(data):
-            self._run = self._next_run(len(data))
-            self._run.put(data)
+        if self._lines is None or not self._lines.put(data):
+            self._lines = self._next_run(self._lines, "jsonl", b"\n", len(data))
+            self._lines.put(data)
+
+    def row(self, at: float, stream: int, call: int, flags: int, number: int) -> None:
+        """One launch, in the file when this returns; the number, from 1 on, comes last, so that a
+        row of which only a part was written is none."""
+        place = self._place
+        if place == self._last_place:
+            run = self._rows = self._next_run(self._rows, "rows", b"\0", ROW.size)
+            self._map, place = run.map, run.at
+            self._last_place = run.end
+        _pack_row(self._map, place, at, stream, call, flags, number)
+        self._place = place + ROW.size
 
     def close(self) -> None:
         """End the file with the directory that other programs read."""
-        if self._run is not None:
-            self._run.end(self._file)
+        for run in (self._lines, self._rows):
+            if run is not None:
+                run.close(self._file)
         self._zip.close()
         self._file.close()
 
-    def _next_run(self, least: int) -> _Run:
-        """A member of blank lines, larger than the last one."""
-        if self._run is not None:
-            self._run.end(self._file)
+    def _next_run(self, last: _Run | None, kind: str, blank: bytes, least: int) -> _Run:
+        """A member of blanks, larger than the last one."""
+        if last is not None:
+            last.close(self._file)
         nbytes = max(least, min(_LEAST_RUN << self._runs, _LARGEST_RUN))
-        name = f"launches/{self._runs}.jsonl"
+        name = f"launches/{self._runs}.{kind}"
         self._runs += 1
-        self.add(name, b"\n" * nbytes)
+        self.add(name, blank * nbytes)
         return _Run(self._file, self._zip.getinfo(name))
 
 
 class _Run:
-    """Lines in a member that was written as blank lines."""
+    """A member that was written as blanks, to be filled: at, end are bytes of its map."""
 
     def __init__(self, file: IO[bytes], info: zipfile.ZipInfo) -> None:
         start = info.header_offset + len(info.FileHeader())
         page = start // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
         self._info = info
-        self._first = self._at = start - page
-        self._end = self._first + info.file_size
-        self._map = mmap.mmap(file.fileno(), self._end, offset=page)
+        self._first = self.at = start - page
+        self.end = self._first + info.file_size
+        self.map = mmap.mmap(file.fileno(), self.end, offset=page)
 
     def put(self, data: bytes) -> bool:
         """Add a line; False where there is no room for it."""
-        end = self._at + len(data)
-        if end > self._end:
+        end = self.at + len(data)
+        if end > self.end:
             return False
-        self._map[self._at : end] = data
-        self._at = end
+        self.map[self.at : end] = data
+        self.at = end
         return True
 
-    def end(self, file: IO[bytes]) -> None:
+    def close(self, file: IO[bytes]) -> None:
         """Have the headers say what the contents have become."""
-        self._info.CRC = zlib.crc32(self._map[self._first : self._end])
-        self._map.close()
+        self._info.CRC = zlib.crc32(self.map[self._first : self.end])
+        self.map.close()
         file.seek(self._info.header_offset + _CRC_AT)
         file.write(struct.pack("<L", self._info.CRC))
 

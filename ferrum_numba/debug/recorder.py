@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import platform
+import sys
 import threading
 import time
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -16,54 +17,22 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..abi import ArrayReference, Bound, LaunchConfig
-from ..devices import Device, Invocation, Kernel, driver, observer
+from ..devices import Device, Invocation, Kernel, PreparedLaunch, driver, observer, streams
 from ..errors import FerrumError, RecordingError
-from .container import MAX_ARRAY_BYTES, ContainerWriter, npy
+from .container import CAPTURED, GRAPH, ContainerWriter, npy
 from .digest import ARRAYS as DIGESTED
 from .digest import Digester, Extent
+from .policy import Arrays, Policy
 
+_KNOWN = 4096  # marshalled arguments that are told at once, until they are looked up anew
+_now = time.perf_counter
 FORMAT = {"format": "ferrum recording", "version": 1}
-
-Arrays = Literal["contents", "digest", "none"]
-_PERIODS: Mapping[Arrays, int] = {"contents": 1, "digest": 16, "none": 1}
-
-
-@dataclass(frozen=True)
-class Policy:
-    """How much of the arrays a recording keeps.
-
-    arrays     "contents": what they held before and after; "digest": a digest of that, which the
-               device computes behind the launch while nothing waits; "none": where they lay alone
-    max_bytes  of one array whose contents are kept; of a larger one it is the digest
-    every      arrays of each `every`-th launch; of those between, where they lay alone.  Left out,
-               it is 1, and 16 by digest, which keeps the cost below a twentieth of a launch
-    """
-
-    arrays: Arrays = "contents"
-    max_bytes: int = 64 << 20
-    every: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.arrays not in get_args(Arrays):
-            expected = ", ".join(get_args(Arrays))
-            raise RecordingError(f"arrays: expected one of {expected}, found {self.arrays!r}")
-        if not 0 <= self.max_bytes < MAX_ARRAY_BYTES:
-            raise RecordingError(
-                f"max_bytes: expected 0 to {MAX_ARRAY_BYTES - 1}, found {self.max_bytes}"
-            )
-        if self.every is not None and self.every < 1:
-            raise RecordingError(f"every: expected at least 1, found {self.every}")
-
-    @property
-    def period(self) -> int:
-        """`every`, or what it is where it was left out."""
-        return self.every or _PERIODS[self.arrays]
 
 
 @contextmanager
@@ -125,10 +94,10 @@ class Recorder:
         self.launches = 0
         self._written: set[str] = set()
         self._calls: dict[Hashable, _Call] = {}
+        self._known: dict[int, tuple[Bound, _Call]] = {}  # by the id of what is repeated
         self._digesters: dict[str, Digester] = {}
-        self._last: tuple[Bound, _Call] | None = None  # a call that is repeated is known at once
         self._lock = threading.RLock()
-        self._start = time.perf_counter()
+        self._start = _now()
 
     @cached_property
     def _writer(self) -> ContainerWriter:
@@ -161,25 +130,67 @@ class Recorder:
         """Write what is known before, launch, write what is known after."""
         with self._lock:
             device = kernel.module.device
+            if observer.current is not self:
+                kernel._enqueue(invocation, stream)
+                return
             number, self.launches = self.launches, self.launches + 1
             call = self._call(kernel, invocation)
             captured = device.is_capturing(stream)
-            kept = not captured and number % self.policy.period == 0
-            at = time.perf_counter() - self._start
+            at, handle = _now() - self._start, _handle(device, stream)
+            if captured or call.others > 0:
+                call.others -= not captured
+                flags = CAPTURED if captured else 0
+                self._writer.row(at, handle, call.number, flags, self.launches)
+                self._enqueue(kernel, invocation, stream, number)
+                return
+            call.others = self.policy.period - 1
             line = f'{{"launch":{number},"call":{call.number},"at":{at:.7f}'
-            line += f',"stream":{id(stream)}' if stream is not None else ""
-            if kept and self.policy.arrays == "contents":
+            line += f',"stream":{handle}' if handle else ""
+            if self.policy.arrays == "contents":
                 self._with_contents(kernel, invocation, stream, number, line)
-            elif kept and self.policy.arrays == "digest" and call.before:
+            else:
                 digester = self._digester(device)
                 slot = digester.take(call.before, stream)
                 self._writer.line(f'{line},"slots":[{slot},{slot + bool(call.after)}]}}')
                 self._enqueue(kernel, invocation, stream, number)
                 if call.after:
                     digester.take(call.after, stream)
-            else:
-                self._writer.line(line + (',"captured":true}' if captured else "}"))
-                self._enqueue(kernel, invocation, stream, number)
+
+    def passes(self, kernel: Kernel, invocation: Invocation, handle: int) -> int:
+        """Write a launch of which there is nothing more to say, and leave it to the device."""
+        with self._lock:
+            if observer.current is not self:  # it has just ended
+                return 0
+            known = self._known.get(id(invocation.bound))
+            call = known[1] if known is not None else self._call(kernel, invocation)
+            if call.others <= 0 or driver.is_capturing(handle):
+                return 0
+            call.others -= 1
+            self.launches = number = self.launches + 1
+            self._writer.row(_now() - self._start, handle, call.number, 0, number)
+            return number
+
+    def all_pass(self, launches: Sequence[PreparedLaunch], handle: int, graph: bool = False) -> int:
+        """Write launches of which there is nothing more to say, and leave them to the device."""
+        with self._lock:
+            if observer.current is not self:
+                return 0
+            calls = [self._call(launch.kernel, launch.invocation) for launch in launches]
+            kept = self.policy.arrays == "contents" if graph else any(c.others <= 0 for c in calls)
+            if kept or driver.is_capturing(handle):
+                return 0
+            first, at = self.launches + 1, _now() - self._start
+            for number, call in enumerate(calls, first):
+                call.others -= not graph
+                self._writer.row(at, handle, call.number, GRAPH if graph else 0, number)
+            self.launches += len(calls)
+            return first
+
+    def failed(self, number: int, error: Exception, count: int = 1) -> None:
+        """Write what was refused of that."""
+        with self._lock:
+            if observer.current is self:
+                self._write_failure(number - 1, error, count)
 
     def _with_contents(
         self, kernel: Kernel, invocation: Invocation, stream: Any, number: int, line: str
@@ -187,9 +198,9 @@ class Recorder:
         device = kernel.module.device
         before = self._contents(device, invocation)
         self._writer.line(f'{line},"before":{_dumps(before)}}}')
-        start = time.perf_counter()
+        start = _now()
         self._enqueue(kernel, invocation, stream, number, wait=True)
-        seconds = time.perf_counter() - start
+        seconds = _now() - start
         after = self._contents(device, invocation)
         changed = {name: ref for name, ref in after.items() if before[name] != ref}
         self._writer.line(_dumps({"done": number, "seconds": round(seconds, 9), "after": changed}))
@@ -202,14 +213,17 @@ class Recorder:
             if wait:
                 kernel.module.device.synchronize()
         except BaseException as error:
-            text = f"{type(error).__name__}: {error}"
-            self._writer.line(_dumps({"done": number, "error": text[:2000]}))
-            if hasattr(error, "add_note"):  # since Python 3.11
-                error.add_note(
-                    f"recorded: ferrum-numba explain {self.path} --launch {number} looks for the "
-                    "cause"
-                )
+            self._write_failure(number, error)
             raise
+
+    def _write_failure(self, number: int, error: BaseException, count: int = 1) -> None:
+        text = f"{type(error).__name__}: {error}"[:2000]
+        for refused in range(number, number + count):
+            self._writer.line(_dumps({"done": refused, "error": text}))
+        if hasattr(error, "add_note"):  # since Python 3.11
+            error.add_note(
+                f"recorded: ferrum-numba explain {self.path} --launch {number} looks for the cause"
+            )
 
     def _digester(self, device: Device) -> Digester:
         """The device's digester, with room for two more."""
@@ -253,16 +267,22 @@ class Recorder:
     def _call(self, kernel: Kernel, invocation: Invocation) -> _Call:
         """The distinct call: kernel, configuration, block and arrays' layouts."""
         bound = invocation.bound
-        if self._last is not None and self._last[0] is bound:
-            return self._last[1]
+        known = self._known.get(id(bound))
+        if known is not None:
+            return known[1]
         block = _without_scratch(kernel, invocation)
         key = (kernel, bound.config, block, tuple(bound.arrays.items()))
         if key not in self._calls:
             call = self._calls[key] = _Call.of(len(self._calls), kernel, bound)
+            arrays = self.policy.arrays
+            if arrays == "none" or (arrays == "digest" and not call.before):
+                call.others = sys.maxsize  # there is never more to say
             text = _dumps(self._describe(kernel, bound, block))
             self._writer.add(f"calls/{call.number}.json", text.encode(), pack=True)
-        self._last = bound, self._calls[key]
-        return self._last[1]
+        if len(self._known) >= _KNOWN:
+            self._known.clear()
+        self._known[id(bound)] = bound, self._calls[key]
+        return self._calls[key]
 
     def _describe(self, kernel: Kernel, bound: Bound, block: bytes) -> dict[str, Any]:
         ptx, sidecar = kernel.module.text.encode(), _json(kernel.sidecar.to_mapping())
@@ -305,13 +325,15 @@ class Recorder:
         return found
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Call:
-    """A distinct call; before, after: the extents of the arrays whose digests are taken."""
+    """A distinct call; before, after: the extents of the arrays whose digests are taken; others:
+    how many launches are to come before the next one whose arrays are kept."""
 
     number: int
     before: tuple[Extent, ...]
     after: tuple[Extent, ...]
+    others: int = 0
 
     @classmethod
     def of(cls, number: int, kernel: Kernel, bound: Bound) -> _Call:
@@ -374,6 +396,13 @@ def _origin() -> dict[str, Any]:
         "machine": platform.machine(),
         "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+
+
+def _handle(device: Device, stream: Any) -> int:
+    """What tells the streams of a device apart; the default one is 0."""
+    if device.name != "cpu":
+        return streams.stream_handle(stream)
+    return 0 if stream is None else id(stream)
 
 
 def _without_scratch(kernel: Kernel, invocation: Invocation) -> bytes:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..abi import LaunchConfig, Sidecar, Signature, ptx_digest
 from ..errors import RecordingError
-from .container import Container
+from .container import CAPTURED, GRAPH, ROW, Container
 from .recorder import FORMAT
 
 _DTYPES = frozenset(
@@ -69,7 +69,8 @@ class RecordedLaunch:
     not hold its contents the digest (32 digits); after: of those that may have changed.
 
     seconds: of the launch, the device's work included; None where nothing waited for it.
-    error: what it raised.  captured: into a graph, so that it ran later or never.
+    error: what it raised.  captured: into a graph, so that it ran later or never.  graph: a graph
+    launched it.
     """
 
     number: int
@@ -80,6 +81,7 @@ class RecordedLaunch:
     after: Mapping[str, str] | None = None
     seconds: float | None = None
     error: str = ""
+    graph: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,8 @@ class Recording:
         self.launches: list[RecordedLaunch] = []
         self.refused: list[Refused] = []
         self._calls: dict[int, Call] = {}
+        self._found: dict[int, RecordedLaunch] = {}
+        self._done: list[dict[str, Any]] = []
         self._slots: list[tuple[RecordedLaunch, list[int]]] = []
         self._digests: dict[tuple[str, int], list[str]] = {}
         self._read_launches()
@@ -142,43 +146,83 @@ class Recording:
 
     def _read_launches(self) -> None:
         members = self._container.members
-        runs = sorted((int(n[9:-6]), n) for n in members if n.startswith("launches/"))
+        runs = sorted((int(n.split("/")[1].split(".")[0]), n) for n in members if _is_run(n))
         for _, name in runs:
-            lines = [line for line in self._container.text(name).split(b"\n") if line]
-            cut = members[name].crc is None
-            for line in lines:
-                try:
-                    self._read_line(_parse(line))
-                except (ValueError, KeyError, TypeError, RecursionError) as error:
-                    if cut and line is lines[-1]:  # which a crash, or a copy, has cut short
-                        break
-                    raise self._wrong(f"{name}: cannot be read: {error!s:.120}") from None
+            data, cut = self._container.text(name), members[name].crc is None
+            try:
+                if name.endswith(".rows"):
+                    self._read_rows(data, cut)
+                else:
+                    self._read_lines(data, cut)
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
+                raise self._wrong(f"{name}: cannot be read: {error!s:.120}") from None
+        try:
+            self._put_in_order()
+        except (ValueError, KeyError, TypeError) as error:
+            raise self._wrong(f"launches: cannot be read: {error!s:.120}") from None
+
+    def _read_rows(self, data: bytes, cut: bool) -> None:
+        rest = len(data) % ROW.size
+        if rest and not cut:
+            raise ValueError(f"expected rows of {ROW.size} bytes, found {len(data)} bytes")
+        for at, _, call, flags, number in ROW.iter_unpack(data[: len(data) - rest]):
+            if number:
+                if flags & ~(CAPTURED | GRAPH):
+                    raise ValueError(f"launch {number - 1}: flags {flags:#x}")
+                self._add(number - 1, call, at, bool(flags & CAPTURED), bool(flags & GRAPH))
+
+    def _read_lines(self, data: bytes, cut: bool) -> None:
+        lines = [line for line in data.split(b"\n") if line]
+        for line in lines:
+            try:
+                self._read_line(_parse(line))
+            except (ValueError, KeyError, TypeError, RecursionError):
+                if cut and line is lines[-1]:  # which a crash, or a copy, has cut short
+                    break
+                raise
+
+    def _add(
+        self, number: int, call: int, at: float, captured: bool = False, graph: bool = False
+    ) -> RecordedLaunch | None:
+        """A launch; None where the file was cut off before what it refers to."""
+        if number in self._found:
+            raise ValueError(f"expected launch {number} once")
+        if not self.complete and f"calls/{call}.json" not in self._container.members:
+            return None
+        launch = RecordedLaunch(number, self._call(call), at, captured, {}, graph=graph)
+        self._found[number] = launch
+        return launch
+
+    def _put_in_order(self) -> None:
+        """Rows and lines together; of a file that was cut off, up to the first that is missing."""
+        for number in sorted(self._found):
+            if number != len(self.launches):
+                if not self.complete:
+                    break
+                raise ValueError(f"expected launch {len(self.launches)}, found {number}")
+            self.launches.append(self._found[number])
+        for line in self._done:
+            if not self.complete and _integer(line["done"]) >= len(self.launches):
+                continue
+            launch = self.launches[_index(line["done"], len(self.launches))]
+            launch.error = str(line.get("error", ""))
+            launch.seconds = float(line["seconds"]) if "seconds" in line else None
+            launch.after = _digests(line["after"]) if "after" in line else None
 
     def _read_line(self, line: dict[str, Any]) -> None:
         if "launch" in line:
-            number = _integer(line["launch"])
-            if number != len(self.launches):
-                raise ValueError(f"expected launch {len(self.launches)}, found {number}")
-            self.launches.append(
-                RecordedLaunch(
-                    number=number,
-                    call=self._call(_integer(line["call"])),
-                    at=float(line["at"]),
-                    captured=line.get("captured") is True,
-                    before=_digests(line.get("before", {})),
-                )
-            )
-            if "slots" in line:
-                self._slots.append((self.launches[-1], [_integer(n) for n in line["slots"]]))
+            number, call = _integer(line["launch"]), _integer(line["call"])
+            launch = self._add(number, call, float(line["at"]))
+            if launch is not None:
+                launch.before = _digests(line.get("before", {}))
+                if "slots" in line:
+                    self._slots.append((launch, [_integer(n) for n in line["slots"]]))
         elif "digests" in line:
             first = _integer(line["slots"])
             for slot, digests in enumerate(line["digests"], first):
                 self._digests[str(line["device"]), slot] = [_hex(d) for d in digests]
         elif "done" in line:
-            launch = self.launches[_index(line["done"], len(self.launches))]
-            launch.error = str(line.get("error", ""))
-            launch.seconds = float(line["seconds"]) if "seconds" in line else None
-            launch.after = _digests(line["after"]) if "after" in line else None
+            self._done.append(line)
         else:
             arguments = {str(k): str(v) for k, v in dict(line.get("arguments", {})).items()}
             self.refused.append(Refused(str(line["refused"]), str(line.get("entry")), arguments))
@@ -243,6 +287,10 @@ def _parse(text: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"expected a JSON object, found {type(value).__name__}")
     return value
+
+
+def _is_run(name: str) -> bool:
+    return name.startswith("launches/")
 
 
 def _integer(value: object) -> int:

@@ -94,18 +94,25 @@ class CudaGraph(LaunchGraph):
         self._nodes.append(_Node(last[0], packet, arena))
 
     def launch(self, stream: Any = None) -> None:
-        watched = observer.current is not None or capture.takers
-        instance = self._instance
+        instance, watching, number = self._instance, observer.current, 0
         if instance is None:
             raise LaunchError("graph: it is still being captured; launch it after the block")
+        handle = stream_handle(stream)
+        if watching is not None and not capture.takers:
+            number = watching.all_pass(self._launches, handle, graph=True)
+        watched = capture.takers or (watching is not None and not number)
         if watched and self._only_launches:
             self._issue_each(stream)
             return
-        handle = stream_handle(stream)
         with self.device.current():
             if self._waits:
                 order(handle, self._waits)
-            instance.launch(handle)
+            try:
+                instance.launch(handle)
+            except LaunchError as error:
+                if watching is not None and number:
+                    watching.failed(number, error, len(self))
+                raise
             lane = self._lanes.on(stream, handle)
         if lane.fleeting:
             self._lanes.keep(lane)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..abi import LaunchConfig, ParameterBlock, Signature
 from ..errors import DeviceError
-from . import capture, driver, observer
+from . import capture, driver
 from .base import Invocation, Kernel
 from .cuda_prepared import CudaPreparedLaunch
 from .facts import facts_of
@@ -40,7 +40,7 @@ class CudaKernel(Kernel):
     def launch(
         self, config: LaunchConfig, *arguments: object, stream: Any = None, **named: object
     ) -> None:
-        if observer.current is not None or capture.takers:
+        if capture.takers:
             super().launch(config, *arguments, stream=stream, **named)
             return
         given = dict(zip(self._argument_names, arguments, strict=False)) | named
@@ -51,7 +51,7 @@ class CudaKernel(Kernel):
         # Not as the thread launched it before: all of it is looked at.
         invocation = self._marshal_seen(config, arguments, named)
         self._own.call = CudaPreparedLaunch(self, invocation, lent=given)
-        self._enqueue(invocation, stream)
+        self.issue(invocation, stream)
 
     @cached_property
     def _argument_names(self) -> tuple[str, ...]:

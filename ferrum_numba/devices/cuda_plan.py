@@ -47,7 +47,10 @@ class CudaLaunchPlan(LaunchPlan):
         device, handle = self.device, stream_handle(stream)
         known = handle == last[1] and last is not _NONE  # another object for the same stream
         scratch = last[3] if known else any(launch.bound.scratch for launch in self)
-        watched = observer.current is not None or capture.takers
+        watching, number = observer.current, 0
+        if watching is not None and not capture.takers:
+            number = watching.all_pass(self._launches, handle)
+        watched = capture.takers or (watching is not None and not number)
         if watched or (scratch and device.is_capturing(stream)):
             self._issue_each(stream)
             return
@@ -58,18 +61,19 @@ class CudaLaunchPlan(LaunchPlan):
                     order(handle, self._waits)
                 lane = self._lanes.on(stream, handle)
             last = stream, handle, lane.table, scratch, lane
-        self._run(last[2])
+        self._run(last[2], number)
         if last[4].fleeting:
             self._lanes.keep(last[4])
         elif not self._waits:  # they are waited for each time
             self._last = stream, *last[1:]
 
-    def _run(self, table: int) -> None:
+    def _run(self, table: int, number: int = 0) -> None:
+        """number: the observer's, of the first launch; 0 where there is none."""
         failed = self._loop(table, len(self._launches))
         if failed >= 0:
-            self._again(failed, table)
+            self._again(failed, table, number)
 
-    def _again(self, failed: int, table: int) -> None:
+    def _again(self, failed: int, table: int, number: int) -> None:
         """The driver refused: for want of this device's context, or for a reason."""
         self.device.current().adopt()
         with self.device.current():
@@ -78,12 +82,15 @@ class CudaLaunchPlan(LaunchPlan):
                 failed = self._loop(table + done * _ROW_BYTES, len(self) - done)
                 failed += (failed >= 0) * (done << compiled.FAILED_BITS)
             if failed >= 0:
-                raise self._refusal(failed)
+                raise self._refusal(failed, number)
 
-    def _refusal(self, failed: int) -> FerrumError:
+    def _refusal(self, failed: int, number: int) -> FerrumError:
         step, code = failed >> compiled.FAILED_BITS, failed & 0xFFFFFFFF
         launch = self._launches[step]
-        return driver.refusal(code, f"step {step}: {launch.kernel.describe(launch.invocation)}")
+        error = driver.refusal(code, f"step {step}: {launch.kernel.describe(launch.invocation)}")
+        if number and observer.current is not None:
+            observer.current.failed(number + step, error, len(self) - step)
+        return error
 
     def _update(self, step: int, changes: dict[str, object]) -> None:
         before = self[step]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ..errors import AbiError
+from ..errors import AbiError, FerrumError
 from . import capture, driver, observer
 from .lanes import Lanes
 from .prepared import PreparedLaunch
@@ -54,9 +54,12 @@ class CudaPreparedLaunch(PreparedLaunch):
     def __call__(self, stream: Any = None) -> None:
         """Launch on `stream`.  Raises LaunchError where the device refuses the launch."""
         last = self._last
-        if stream is not last[0] or observer.current is not None or capture.takers:
+        if stream is not last[0] or capture.takers:
             self._require_nothing_lent()
             self._last = self._issue(self._invocation, stream, last)
+        elif observer.current is not None:
+            if not self._passes(observer.current, last):
+                self.kernel.issue(self._invocation, stream)
         elif last[5] and driver.is_capturing(last[1]):
             self.kernel.issue(self._invocation, stream)
         else:
@@ -87,8 +90,11 @@ class CudaPreparedLaunch(PreparedLaunch):
 
     def _send(self, stream: Any, changes: dict[str, object]) -> None:
         last = self._last_lent
-        if stream is not last[0] or observer.current is not None or capture.takers:
+        if stream is not last[0] or capture.takers:
             last = self._last_lent = self._issue(self._whole(changes), stream, last)
+        elif observer.current is not None:
+            if not self._passes(observer.current, last):
+                self.kernel.issue(self._whole(changes), stream)
         elif last[5] and driver.is_capturing(last[1]):
             self.kernel.issue(self._whole(changes), stream)
             return
@@ -118,14 +124,17 @@ class CudaPreparedLaunch(PreparedLaunch):
         """
         device, handle = self.kernel.device, stream_handle(stream)
         scratch, waits = bool(invocation.bound.scratch), invocation.waits
-        watched = observer.current is not None or capture.takers
-        if watched or (scratch and device.is_capturing(stream)):
+        if capture.takers or (scratch and device.is_capturing(stream)):
             self.kernel.issue(invocation, stream)
             return _NONE
+        watching = observer.current
         if handle == last[1] and last[0] is not _NOBODY:  # another object for the same stream
-            code = self._driver(last[2], last[3], None, last[4])
-            if code:
-                self._again(code, last)
+            if watching is None:
+                code = self._driver(last[2], last[3], None, last[4])
+                if code:
+                    self._again(code, last)
+            elif not self._passes(watching, last):
+                self.kernel.issue(invocation, stream)
             return stream, *last[1:]
         device.current().adopt()
         with device.current():
@@ -133,11 +142,29 @@ class CudaPreparedLaunch(PreparedLaunch):
                 order(handle, waits)
             lane = self._lanes.on(stream, handle)
             packet = lane.packets[0]
-            driver.launch(packet, self._describe)
+            if watching is None:
+                driver.launch(packet, self._describe)
+        now: _Last = stream, handle, *packet.row, scratch, packet
+        if watching is not None and not self._passes(watching, now):
+            self.kernel.issue(invocation, stream)
         if lane.fleeting:
             self._in_flight.keep(stream, handle, self._describe, invocation.arguments, 0)
             return _NONE
-        return (_NOBODY if waits else stream), handle, *packet.row, scratch, packet
+        return (_NOBODY, *now[1:]) if waits else now
+
+    def _passes(self, watching: observer.Observer, last: _Last) -> bool:
+        """Launch by what is known of the stream; False where the observer wants to do it."""
+        number = watching.passes(self.kernel, self._invocation, last[1])
+        if not number:
+            return False
+        code = self._driver(last[2], last[3], None, last[4])
+        if code:
+            try:
+                self._again(code, last)
+            except FerrumError as error:
+                watching.failed(number, error)
+                raise
+        return True
 
     def _again(self, code: int, last: _Last) -> None:
         """The driver refused: for want of this device's context, or for a reason."""

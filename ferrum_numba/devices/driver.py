@@ -261,7 +261,22 @@ def priorities() -> tuple[int, int]:
     return greatest.value, least.value
 
 
-class Memory:
+class Owned:
+    """Something of the driver's that is given back with this object, in the process that made it.
+
+    A forked child has a copy of the object and nothing of the driver's: giving back would crash it.
+    """
+
+    def __init__(self) -> None:
+        self._process = os.getpid()
+
+    @property
+    def ours(self) -> bool:
+        """Whether this is the process that made it."""
+        return os.getpid() == self._process
+
+
+class Memory(Owned):
     """Device memory of the current context, freed with this object."""
 
     def __init__(self, nbytes: int, zeroed: bool) -> None:
@@ -269,6 +284,7 @@ class Memory:
 
         It may be called while a stream is being captured, and does not become part of the graph.
         """
+        super().__init__()
         self._free = library().cuMemFree_v2  # at hand when the interpreter ends
         self.address = 0
         address = c_uint64()
@@ -281,7 +297,7 @@ class Memory:
                 _zero(self.address, nbytes)
 
     def __del__(self) -> None:
-        if self.address:
+        if self.address and self.ours:
             self._free(self.address)
 
 
@@ -309,14 +325,17 @@ def is_capturing(stream: int) -> bool:
     if stream in _NEVER_CAPTURED:
         return False
     status = c_int()
-    check(library().cuStreamIsCapturing(stream, ctypes.byref(status)), "cuStreamIsCapturing")
+    code = library().cuStreamIsCapturing(stream, ctypes.byref(status))
+    if code:
+        check(code, "cuStreamIsCapturing")
     return status.value != 0
 
 
-class Stream:
+class Stream(Owned):
     """A stream of the current context that does not wait for the default one, nor that for it."""
 
     def __init__(self) -> None:
+        super().__init__()
         handle = c_void_p()
         self._destroy = library().cuStreamDestroy_v2  # at hand when the interpreter ends
         self.handle = 0
@@ -329,14 +348,15 @@ class Stream:
         check(library().cuStreamSynchronize(self.handle), "cuStreamSynchronize")
 
     def __del__(self) -> None:
-        if self.handle:
+        if self.handle and self.ours:
             self._destroy(self.handle)
 
 
-class Event:
+class Event(Owned):
     """A mark in a stream, to learn whether the work before it is done."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._handle = c_void_p()
         self._destroy = library().cuEventDestroy_v2  # at hand when the interpreter ends
         code = library().cuEventCreate(ctypes.byref(self._handle), _EVENT_DISABLE_TIMING)
@@ -356,7 +376,7 @@ class Event:
         return bool(library().cuEventQuery(self._handle) == _SUCCESS)
 
     def __del__(self) -> None:
-        if self._handle:
+        if self._handle and self.ours:
             self._destroy(self._handle)
 
 

@@ -6,11 +6,10 @@ Source of the prototypes: CUDA Driver API reference, "Stream Management" and "Gr
 from __future__ import annotations
 
 import ctypes
-import os
 from ctypes import c_int, c_size_t, c_uint, c_uint64, c_void_p
 
 from ..errors import LaunchError
-from .driver import check, error_name, library
+from .driver import Owned, check, error_name, library
 
 # CU_STREAM_CAPTURE_MODE_RELAXED: Python may free any array in the meantime, which is harmless.
 _CAPTURE_RELAXED = 2
@@ -93,12 +92,12 @@ def node_count(graph: int) -> int:
     return count.value
 
 
-class Instance:
+class Instance(Owned):
     """A graph made ready to be launched, as often as wanted.  It takes the graph over."""
 
     def __init__(self, graph: int) -> None:
+        super().__init__()
         self.graph = graph
-        self._process = os.getpid()
         self._destroy = library().cuGraphExecDestroy, library().cuGraphDestroy
         handle = c_void_p()
         self.handle = 0
@@ -137,7 +136,7 @@ class Instance:
         check(code, "cuGraphExecKernelNodeSetParams")
 
     def __del__(self) -> None:
-        if os.getpid() != self._process:
+        if not self.ours:
             return  # a fork has no driver to give it back to, and the driver does not notice
         destroy_instance, destroy_graph = self._destroy
         if self.handle:

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..errors import LaunchError
 from . import driver
+from .streams import is_fleeting
 
 # An event is set behind so many launches, or so many bytes of arrays: what a launch costs is small,
 # and so is what is kept alive longer than needed.
@@ -45,6 +46,10 @@ class InFlight:
         self._dropped: deque[tuple[Any, int, Describe, object]] = deque()
         self._lock = threading.Lock()
         self._watched: weakref.WeakSet[object] = weakref.WeakSet()
+        # The streams of lanes, by lane.  What is only held from within a cycle of garbage has its
+        # finaliser run before the cycle's own __del__ methods: a stream would be destroyed before
+        # they could say what is still under way on it.
+        self.streams: dict[int, object] = {}
 
     def watch(self, launch: object) -> None:
         """Name this one, which holds what it uses by itself, among those that may be under way."""
@@ -109,8 +114,10 @@ class InFlight:
             self._add(*self._dropped.popleft())
         for handle, batch in list(self._open.items()):
             try:
-                if driver.is_capturing(handle):
-                    continue  # an event would become part of the graph
+                if driver.is_capturing(handle):  # an event would become part of the graph
+                    if is_fleeting(batch.stream, handle):  # it cannot be asked again
+                        self._sealed.append(self._open.pop(handle))
+                    continue
                 batch.event = self._spare.pop() if self._spare else driver.Event()
                 batch.event.record(handle)
             except LaunchError:  # the stream is gone: until the device is synchronised, then

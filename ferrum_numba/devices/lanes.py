@@ -56,6 +56,7 @@ class Lanes:
         self._device = device
         self._launches = launches
         self._spell = spell
+        self._streams = device.in_flight.streams
         self._lanes: dict[int, Lane] = {}
         self._lock = threading.Lock()
 
@@ -66,10 +67,13 @@ class Lanes:
                 while len(self._lanes) >= _LANES:
                     oldest = self._lanes.pop(next(iter(self._lanes)))
                     self._retire(oldest, self._used())
-                self._lanes[handle] = Lane(stream, handle, self._packets(handle))
+                    self._streams.pop(id(oldest), None)
+                lane = self._lanes[handle] = Lane(stream, handle, self._packets(handle))
+                self._streams[id(lane)] = stream
             lane = self._lanes[handle]
             if lane.fleeting and not is_fleeting(stream, handle):
                 lane.stream, lane.fleeting = stream, False
+                self._streams[id(lane)] = stream
             return lane
 
     def _packets(self, handle: int) -> list[Packet]:
@@ -110,6 +114,7 @@ class Lanes:
         for lane in self._lanes.values():
             if not lane.fleeting:
                 self._device.in_flight.drop(lane.stream, lane.handle, self._describe, used)
+            self._streams.pop(id(lane), None)
 
     def keep(self, lane: Lane) -> None:
         """Hold what was just issued on a fleeting stream, which cannot be asked for it later."""

@@ -12,6 +12,7 @@ from ..abi import LaunchConfig
 
 if TYPE_CHECKING:
     from .base import Invocation, Kernel
+    from .prepared import PreparedLaunch
 
 
 class Observer(Protocol):
@@ -19,6 +20,21 @@ class Observer(Protocol):
 
     def launch(self, kernel: Kernel, invocation: Invocation, stream: Any) -> None:
         """Stands for `kernel._enqueue(invocation, stream)`, which it has to call."""
+
+    def passes(self, kernel: Kernel, invocation: Invocation, handle: int) -> int:
+        """See a launch that goes to the device at once, the fast way; its number, from 1 on.
+
+        0, and nothing is seen, where it has to come through `launch`.  handle: the stream's.
+        """
+
+    def all_pass(self, launches: Sequence[PreparedLaunch], handle: int, graph: bool = False) -> int:
+        """As `passes`, several launches; the number of the first.
+
+        graph: whether it is a graph that launches them.
+        """
+
+    def failed(self, number: int, error: Exception, count: int = 1) -> None:
+        """Launches that were let pass, from `number` on, were refused; the error is raised."""
 
     def refused(
         self,

@@ -8,6 +8,9 @@ cores want their operands: nothing is repacked, and no operand passes through sh
     scales   float16 [ceil(K/G), N]
     qzeros   int32   [ceil(K/G), N/8]       eight 4-bit zeros a word, low nibble first along N
     c        float16 [M, N]                 fp32 accumulation, rounded once
+    bias     float16 [N]                    added before rounding; or NULL
+
+or bfloat16 wherever it says float16.
 
 The weights are the left operand of mma.m16n8k16 (16 columns of c), the activations the right one
 (8 rows of c).  A sum over k may run in any order, so a lane (g = lane / 4, t = lane % 4) multiplies
@@ -32,6 +35,9 @@ more registers.  The zero z comes in once a group and not once a weight,
 
 where an mma with ones as weights gives sum(a); then the scale multiplies.  All that is float32.
 
+In bfloat16 a nibble with 0x4300 above it is 128 + n, exactly, and the zero is 128 + z accordingly;
+a nibble higher up would not fit, so APART is 0.
+
 The warps of a CTA share out K, BLOCK_K = 128 at a time, and are summed at the end in a fixed order.
 While a warp multiplies one tile, its loads of the next are under way.
 
@@ -40,11 +46,18 @@ rows beyond M read the last one again and are not stored; k's beyond K are not r
 zero.  Strides are in elements; those of rows of a, qweight and scales keep the loads aligned, the
 others are 1, or any for c and for rows of qzeros.  ZERO_BIAS is 1 for GPTQ v1 (the file stores
 zero - 1) and 0 for GPTQ v2.
+
+Where DEPENDENT is 1, the launch may be programmatic: it starts while launches ahead of it still
+run, loads its first weights, scales and zeros, and waits for those launches before it touches
+anything else.  So a, bias and c may be what any kernel writes or reads.  The weights may not: their
+last writer has ended before the first of the programmatic launches in a row up to this one is
+enqueued, or something that is no kernel, a copy or an event, stands in the stream in between.
 """
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import mma_v2
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 
 @gluon.constexpr_function
@@ -107,29 +120,49 @@ def _as_mma_rows(columns):
     return columns.reshape([WARPS, BLOCKS * 32])
 
 
+@gluon.constexpr_function
+def _unit(dtype):
+    """What a weight of 1 is as an operand."""
+    return 1.0 if dtype == gl.bfloat16 else 2.0**-24
+
+
+@gluon.constexpr_function
+def _zero_of(dtype):
+    """What a weight of 0 is as an operand."""
+    return 128 if dtype == gl.bfloat16 else 0
+
+
+@gluon.constexpr_function
+def _nibbles_asm(mask, dtype):
+    if dtype == gl.bfloat16:
+        return "lop3.b32 $0, $1, " + mask + ", 0x43004300, 0xea;"
+    return "and.b32 $0, $1, " + mask + ";"
+
+
 @gluon.jit
-def _nibbles(words, mask: gl.constexpr):
-    """The two nibbles under `mask` as float16.  words [..., 2]: each word twice, one per half."""
-    return gl.inline_asm_elementwise(
-        "and.b32 $0, $1, " + mask + ";", "=r,r,r", [words], gl.float16, is_pure=True, pack=2
+def _nibbles(words, mask: gl.constexpr, dtype: gl.constexpr):
+    """The two nibbles under `mask` as floats.  words [..., 2]: each word twice, one per half."""
+    nibbles = gl.inline_asm_elementwise(
+        _nibbles_asm(mask, dtype), "=r,r,r", [words], gl.float16, is_pure=True, pack=2
     )
+    return nibbles.to(dtype, bitcast=True)
 
 
 @gluon.jit
-def _weights(words, mask: gl.constexpr, operand: gl.constexpr):
+def _weights(words, mask: gl.constexpr, dtype: gl.constexpr, operand: gl.constexpr):
     """words [WARPS, 4, BLOCK_N / 4, 4] -> one mma's weights [WARPS, BLOCK_N, 16]."""
     WARPS: gl.constexpr = words.shape[0]
     BLOCKS: gl.constexpr = words.shape[2] // 8
     words = gl.join(words, words)
-    weights = gl.join(_nibbles(words, mask), _nibbles(words >> 8, mask))  # [..., e, h]
-    weights = weights.reshape([WARPS, 4, BLOCKS, 8, 2, 2, 2, 2])
+    weights = gl.join(_nibbles(words, mask, dtype), _nibbles(words >> 8, mask, dtype))
+    weights = weights.reshape([WARPS, 4, BLOCKS, 8, 2, 2, 2, 2])  # [., t, ., g, r1, r0, e, h]
     weights = weights.permute([0, 2, 4, 5, 3, 7, 1, 6])  # [., ., r1, r0, g, h, t, e]
     weights = weights.reshape([WARPS, BLOCKS * 32, 16])
     return gl.convert_layout(weights, operand, assert_trivial=True)
 
 
 @gluon.jit
-def _activations(pairs, operand: gl.constexpr):
+def _activations(pairs, dtype: gl.constexpr, operand: gl.constexpr):
     """pairs [WARPS, BLOCK_M, 4, 4 (h, e)], each of p = 0, 1 -> both mma's [WARPS, 16, BLOCK_M].
 
     A register of an mma holds k's that differ in e, so the halves of the pairs change places.
@@ -147,8 +180,8 @@ def _activations(pairs, operand: gl.constexpr):
         is_pure=True,
         pack=4,
     )
-    low = low.reshape([WARPS, BLOCK_M, 4, 2, 2]).permute([0, 3, 2, 4, 1])
-    high = high.reshape([WARPS, BLOCK_M, 4, 2, 2]).permute([0, 3, 2, 4, 1])
+    low = low.to(dtype, bitcast=True).reshape([WARPS, BLOCK_M, 4, 2, 2]).permute([0, 3, 2, 4, 1])
+    high = high.to(dtype, bitcast=True).reshape([WARPS, BLOCK_M, 4, 2, 2]).permute([0, 3, 2, 4, 1])
     low = gl.convert_layout(low.reshape([WARPS, 16, BLOCK_M]), operand, assert_trivial=True)
     high = gl.convert_layout(high.reshape([WARPS, 16, BLOCK_M]), operand, assert_trivial=True)
     return low, high
@@ -163,15 +196,29 @@ def _next_group(group, row, groups, rows, group_size):
 
 
 @gluon.jit
+def _load_pairs(a, left, STEPS: gl.constexpr, pairs_at: gl.constexpr):
+    """A tile's activations, as _load_tile has them."""
+    pairs = ()
+    a_left_at: gl.constexpr = gl.SliceLayout(1, gl.SliceLayout(3, pairs_at))
+    left = gl.convert_layout(left, a_left_at, assert_trivial=True)
+    left = gl.expand_dims(gl.expand_dims(left, 1), 3)
+    for i in gl.static_range(STEPS):
+        pairs = pairs + (gl.load(a + i * 16, left > 32 * i, 0),)
+    return pairs
+
+
+@gluon.jit
 def _load_tile(
     q, a, s, z, left, group, row,
     q_step, s_step, z_step, last_group, group_size,
     STEPS: gl.constexpr, SPAN: gl.constexpr, pairs_at: gl.constexpr, groups_at: gl.constexpr,
+    WAIT: gl.constexpr = 0,
 ):  # fmt: skip
     """One tile of BLOCK_K k's for each warp: words and pairs a step, scales and zeros a span.
 
     left: [WARPS, 4], how many k's there are from this lane's first one on.
     group, row: [WARPS], the first k's group, and its row in that group.
+    WAIT: whether to wait for the launches ahead before the pairs, which then come last.
     """
     words, pairs, scales, zeros = (), (), (), ()
     q_left = gl.expand_dims(gl.expand_dims(left, 2), 3)
@@ -179,17 +226,17 @@ def _load_tile(
         # Read once and never again: to be evicted first leaves the caches to what is read again.
         fresh = gl.load(q + i * q_step, q_left > 32 * i, 0, eviction_policy="evict_first")
         words = words + (fresh,)
-    a_left_at: gl.constexpr = gl.SliceLayout(1, gl.SliceLayout(3, pairs_at))
-    left = gl.convert_layout(left, a_left_at, assert_trivial=True)
-    left = gl.expand_dims(gl.expand_dims(left, 1), 3)
-    for i in gl.static_range(STEPS):
-        pairs = pairs + (gl.load(a + i * 16, left > 32 * i, 0),)
+    if not WAIT:
+        pairs = _load_pairs(a, left, STEPS, pairs_at)
     for _ in gl.static_range(STEPS // SPAN):
         there = gl.minimum(group, last_group)
         there = gl.convert_layout(there, groups_at, assert_trivial=True).to(gl.int64)
         zeros = zeros + (gl.load(z + (there * z_step)[:, None]),)
         scales = scales + (gl.load(s + (there * s_step)[:, None, None]),)
         group, row = _next_group(group, row, 0, 32 * SPAN, group_size)
+    if WAIT:
+        gdc_wait()
+        pairs = _load_pairs(a, left, STEPS, pairs_at)
     return words, pairs, scales, zeros
 
 
@@ -199,32 +246,33 @@ def _multiply(
     STEPS: gl.constexpr, SPAN: gl.constexpr, APART: gl.constexpr, ZERO_BIAS: gl.constexpr,
     mma: gl.constexpr,
 ):  # fmt: skip
-    """total [WARPS, BLOCK_N, BLOCK_M] and a tile's products, in units of 2^-24."""
+    """total [WARPS, BLOCK_N, BLOCK_M] and a tile's products, in units of _unit()."""
     WARPS: gl.constexpr = total.shape[0]
     BLOCK_M: gl.constexpr = total.shape[2]
     weights_at: gl.constexpr = gl.DotOperandLayout(0, mma, 2)
     activations_at: gl.constexpr = gl.DotOperandLayout(1, mma, 2)
     rows_at: gl.constexpr = gl.SliceLayout(2, mma)
     words, pairs, scales, zeros = tile
-    ones = gl.full([WARPS, 16, 16], 2.0**-24, gl.float16, weights_at)
+    dtype: gl.constexpr = scales[0].dtype
+    ones = gl.full([WARPS, 16, 16], _unit(dtype), dtype, weights_at)
     for span in gl.static_range(STEPS // SPAN):
         low = gl.zeros_like(total)
         high = gl.zeros_like(total)
         sums = gl.zeros([WARPS, 16, BLOCK_M], gl.float32, mma)
         for i in gl.static_range(span * SPAN, span * SPAN + SPAN):
-            a0, a1 = _activations(pairs[i], activations_at)
-            low = mma_v2(_weights(words[i], "0x000f000f", weights_at), a0, low)
+            a0, a1 = _activations(pairs[i], dtype, activations_at)
+            low = mma_v2(_weights(words[i], "0x000f000f", dtype, weights_at), a0, low)
             if APART:
-                high = mma_v2(_weights(words[i], "0x00f000f0", weights_at), a1, high)
+                high = mma_v2(_weights(words[i], "0x00f000f0", dtype, weights_at), a1, high)
             else:
-                low = mma_v2(_weights(words[i] >> 4, "0x000f000f", weights_at), a1, low)
+                low = mma_v2(_weights(words[i] >> 4, "0x000f000f", dtype, weights_at), a1, low)
             sums = mma_v2(ones, a0, sums)
             sums = mma_v2(ones, a1, sums)
         for i in gl.static_range(_log2(total.shape[1] // 16)):  # the same in all rows
             sums = gl.join(sums, sums).permute([0, 3, 1, 2])
             sums = sums.reshape([WARPS, 32 * 2**i, BLOCK_M])
         sums = gl.convert_layout(sums, mma, assert_trivial=True)
-        zero = -ZERO_BIAS - ((zeros[span][:, :, None] >> z_shift) & 15)
+        zero = -_zero_of(dtype) - ZERO_BIAS - ((zeros[span][:, :, None] >> z_shift) & 15)
         zero = _as_mma_rows(zero.to(gl.float32))
         zero = gl.convert_layout(zero, rows_at, assert_trivial=True)[:, :, None]
         scale = _as_mma_rows(scales[span].to(gl.float32))
@@ -258,13 +306,18 @@ def w4a16_gptq_gemm_decode(
     stride_qzn,
     stride_cm,
     stride_cn,
+    bias,
     BLOCK_M: gl.constexpr,
     BLOCK_N: gl.constexpr,
     BLOCK_K: gl.constexpr,
     GROUP: gl.constexpr,
     APART: gl.constexpr,
     ZERO_BIAS: gl.constexpr,
+    DEPENDENT: gl.constexpr = 0,
 ):
+    if DEPENDENT:
+        gdc_launch_dependents()  # at once: the next launch waits for the end of this one itself
+    dtype: gl.constexpr = c.dtype.element_ty
     WARPS: gl.constexpr = gl.num_warps()
     STRIDE: gl.constexpr = WARPS * BLOCK_K  # k's from a warp's tile to its next one
     STEPS: gl.constexpr = BLOCK_K // 32
@@ -319,7 +372,7 @@ def w4a16_gptq_gemm_decode(
     total = gl.zeros([WARPS, BLOCK_N, BLOCK_M], gl.float32, mma)
     tile = _load_tile(
         q, a, s, z, left, group, row, q_step * 4, s_step, z_step, last_group, group_size,
-        STEPS, SPAN, pairs_at, groups_at,
+        STEPS, SPAN, pairs_at, groups_at, DEPENDENT,
     )  # fmt: skip
     tiles = gl.cdiv(K, STRIDE)
     for pair in range(0, tiles, 2):
@@ -342,10 +395,13 @@ def w4a16_gptq_gemm_decode(
     total = total.reshape([WARPS, BLOCK_N // 32, 2, 2, 8, BLOCK_M])
     total = total.permute([0, 1, 4, 2, 3, 5]).reshape([WARPS, BLOCK_N, BLOCK_M])
     parts_at: gl.constexpr = _parts_layout(WARPS, BLOCK_M, BLOCK_N)
-    outputs = gl.sum(gl.convert_layout(total, parts_at), 0) * 2.0**24
+    outputs = gl.sum(gl.convert_layout(total, parts_at), 0) * (1 / _unit(dtype))
 
     c_at: gl.constexpr = gl.SliceLayout(0, parts_at)
     columns = first_quad * 4 + gl.arange(0, BLOCK_N, gl.SliceLayout(1, c_at))
     rows = first_row + gl.arange(0, BLOCK_M, gl.SliceLayout(0, c_at))
+    has_bias = bias.to(gl.int64) != 0
+    offset = gl.load(bias + columns, mask=has_bias & (columns < N), other=0).to(gl.float32)
     c += rows.to(gl.int64)[None, :] * stride_cm + columns.to(gl.int64)[:, None] * stride_cn
-    gl.store(c, outputs.to(gl.float16), mask=(rows < M)[None, :] & (columns < N)[:, None])
+    outputs = (outputs + offset[:, None]).to(dtype)
+    gl.store(c, outputs, mask=(rows < M)[None, :] & (columns < N)[:, None])

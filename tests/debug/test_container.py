@@ -13,6 +13,7 @@ import pytest
 import ferrum_numba as fe
 from ferrum_numba.debug import Recording, record, replay
 from tests.devices import canonical
+from tests.ptx import IOTA
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +24,18 @@ def sound(tmp_path_factory) -> bytes:
     with record(path):
         for _ in range(2):
             canonical.kernel(device).launch(canonical.CONFIG, **canonical.arguments(device))
+    return path.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory) -> bytes:
+    """The bytes of a recording of 100 launches, of which only that they were is known."""
+    path = tmp_path_factory.mktemp("recording") / "run.ferrum"
+    call = fe.open_device("cpu").load_module(IOTA).get_kernel()
+    call = call.prepare(fe.LaunchConfig(1, 32), np.zeros(32, np.int32), 20)
+    with record(path, arrays="none"):
+        for _ in range(100):
+            call()
     return path.read_bytes()
 
 
@@ -59,6 +72,39 @@ def test_cut_short_anywhere(sound: bytes, tmp_path: Path) -> None:
     assert counts == {0, 1, 2}
 
 
+def test_rows_cut_short_anywhere(rows: bytes, tmp_path: Path) -> None:
+    path, counts = tmp_path / "cut.ferrum", [0]
+    for length in range(0, len(rows), 97):
+        path.write_bytes(rows[:length])
+        try:
+            counts.append(len(Recording(path).launches))
+        except fe.RecordingError:
+            assert length < 4000
+    assert counts == sorted(counts)
+    assert counts[-1] == 100
+
+
+def row(number: int, call: int = 0, flags: int = 0) -> bytes:
+    return struct.pack("<dQIIQ", 0.0, 0, call, flags, number)
+
+
+@pytest.mark.parametrize(
+    ("lie", "message"),
+    [
+        (row(1) + row(1), "expected launch 0 once"),
+        (row(1) + row(3), "expected launch 1, found 2"),
+        (row(1, flags=8), "launch 0: flags 0x8"),
+        (row(1, call=7), "member calls/7.json"),
+        (row(1)[:-1], r"launches/\d.rows: cannot be read: .* 31 bytes"),
+    ],
+    ids=["twice", "missing", "flags", "call", "length"],
+)
+def test_rows_that_lie(rows: bytes, tmp_path: Path, lie: bytes, message: str) -> None:
+    path = rewritten(rows, tmp_path / "lie.ferrum", launches=lambda _: lie)
+    with pytest.raises(fe.RecordingError, match=message):
+        read_all(path)
+
+
 def test_bits_turned_over(sound: bytes, tmp_path: Path) -> None:
     path, random = tmp_path / "bits.ferrum", np.random.default_rng(0)
     refused = 0
@@ -81,7 +127,7 @@ def test_bits_turned_over(sound: bytes, tmp_path: Path) -> None:
         ({"recording": lambda d: b"[]"}, "expected a JSON object, found list"),
         ({"recording": lambda d: d.replace(b'"version": 1', b'"version": 2')}, "version 2"),
         ({"launches": lambda d: b"nonsense\n"}, r"launches/0.jsonl: cannot be read"),
-        ({"launches": lambda d: b'{"launch": 5, "call": 0}\n'}, "expected launch 0, found 5"),
+        ({"launches": lambda d: b'{"launch":5,"call":0,"at":0}\n'}, "expected launch 0, found 5"),
         ({"launches": lambda d: b'{"done": 7}\n'}, "expected a launch below"),
         ({"launches": lambda d: b'{"launch":0,"call":99,"at":0}\n'}, "member calls/99.json"),
         ({"calls": lambda d: b"{}"}, r"calls/0.json: cannot be read: 'ptx'"),

@@ -13,7 +13,9 @@ import pytest
 import ferrum_numba as fe
 from ferrum_numba.debug import Recording, record, replay
 from ferrum_numba.debug.digest import digest
+from ferrum_numba.devices import driver
 from tests.devices import canonical
+from tests.devices.emulated_gpu import EVERYWHERE, open_anywhere
 from tests.ptx import IOTA
 
 
@@ -174,9 +176,9 @@ def test_none_and_every(tmp_path: Path) -> None:
     kept = [bool(launch.before) for launch in Recording(path).launches]
     assert kept == [True, False, False, True, False, False, True]
     with record(path, arrays="digest"):
-        for _ in range(18):
+        for _ in range(258):
             call()
-    assert [n for n, launch in enumerate(Recording(path).launches) if launch.before] == [0, 16]
+    assert [n for n, launch in enumerate(Recording(path).launches) if launch.before] == [0, 256]
     with record(path, arrays="none"):
         call()
     assert not Recording(path).launches[0].before
@@ -252,3 +254,72 @@ def test_captured_launches_are_told(gpu: fe.Device, tmp_path: Path) -> None:
         call(stream)
     launches = Recording(path).launches
     assert [launch.captured for launch in launches] in ([], [True])
+
+
+@pytest.fixture(params=EVERYWHERE)
+def anywhere(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> fe.Device:
+    device = open_anywhere(request.param, monkeypatch)
+    if request.param == "emulated":
+        monkeypatch.setattr(driver, "version", lambda: (13, 0))
+    return device
+
+
+@pytest.mark.parametrize("arrays", ["none", "digest"])
+def test_launches_that_are_repeated(anywhere: fe.Device, tmp_path: Path, arrays: str) -> None:
+    """Each way to launch runs what it ran before, and one call stands for all of its launches."""
+    device, path = anywhere, tmp_path / "run.ferrum"
+    kernel = device.load_module(IOTA).get_kernel()
+    outs = [device.to_device(np.full(32, -1, np.int32)) for _ in range(4)]
+    stream, config = device.create_stream(), fe.LaunchConfig(1, 32)
+    prepared, lent = (kernel.prepare(config, out=out, n=20) for out in outs[:2])
+    with device.record_plan() as plan:
+        for n in (3, 5):
+            kernel.launch(config, outs[3], n)
+    with record(path, arrays=arrays, every=4) as recorder:
+        for _ in range(6):
+            prepared(stream)
+            lent.launch(stream, out=outs[1])
+            kernel.launch(config, outs[2], 20, stream=stream)
+            plan(stream)
+        prepared.update(n=21)(stream)
+    assert recorder.launches == 31
+    recording = Recording(path)
+    by_call: dict[int, list[bool]] = {}
+    for launch in recording.launches:
+        by_call.setdefault(id(launch.call), []).append(bool(launch.before))
+    kept = [arrays == "digest" and n % 4 == 0 for n in range(6)]
+    assert list(by_call.values()) == [kept] * 5 + [kept[:1]]
+    assert sorted(n.number for n in recording.launches) == list(range(31))
+    for out, n in zip(outs, (21, 20, 20, 5), strict=True):
+        assert (device.to_host(out)[:n] == np.arange(n)).all()
+        assert (device.to_host(out)[n:] == -1).all()
+
+
+@pytest.mark.parametrize("anywhere", EVERYWHERE[1:], indirect=True)
+def test_a_graph_is_recorded_as_one(anywhere: fe.Device, tmp_path: Path, monkeypatch) -> None:
+    device, path = anywhere, tmp_path / "run.ferrum"
+    kernel = device.load_module(IOTA).get_kernel()
+    out = device.to_device(np.full(32, -1, np.int32))
+    with device.capture() as graph:
+        for n in (4, 7):
+            kernel.launch(fe.LaunchConfig(1, 32), out, n, stream=graph.stream)
+    with record(path, arrays="digest"):
+        monkeypatch.setattr(type(kernel), "_enqueue", None)  # which the graph does not need
+        for _ in range(3):
+            graph.launch()
+    assert (device.to_host(out)[:8] == [*range(7), -1]).all()
+    launches = Recording(path).launches
+    assert [launch.graph for launch in launches] == [True] * 6
+    assert [launch.call.block[8:12] for launch in launches[:2]] == [b"\4\0\0\0", b"\7\0\0\0"]
+
+
+@pytest.mark.parametrize("anywhere", EVERYWHERE[-1:], indirect=True)
+def test_a_repeated_launch_that_fails(anywhere: fe.Device, tmp_path: Path, monkeypatch) -> None:
+    path, config = tmp_path / "run.ferrum", fe.LaunchConfig(1, 32)
+    kernel = anywhere.load_module(IOTA).get_kernel()
+    out = anywhere.to_device(np.full(32, -1, np.int32))
+    monkeypatch.setattr(driver, "launcher", lambda: lambda *row: 1)
+    call = kernel.prepare(config, out, 4)
+    with record(path, arrays="none"), pytest.raises(fe.LaunchError, match="k on cuda:0"):
+        call()
+    assert Recording(path).launches[0].error.startswith("LaunchError")

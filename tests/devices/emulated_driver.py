@@ -44,6 +44,8 @@ class EmulatedDriver:
         self._captures: dict[int, Graph] = {}  # by stream
         self._graphs: dict[int, Graph] = {}  # instances, too
         self._ties: dict[int, tuple[int, int]] = {}
+        self.destroyed: set[int] = set()  # streams
+        self.misused: list[int] = []  # of them; a GPU's driver may crash then
         for name, types, function in self._functions():
             setattr(self, name, CFUNCTYPE(c_int, *types)(function))
 
@@ -63,7 +65,7 @@ class EmulatedDriver:
             ("cuStreamSynchronize", (p,), self._done),
             ("cuStreamDestroy_v2", (p,), self._done),
             ("cuEventCreate", (p, c_uint), lambda out, _: self._new(out)),
-            ("cuEventRecord", (p, p), self._done),
+            ("cuEventRecord", (p, p), lambda _, stream: self._look(stream)),
             ("cuEventQuery", (p,), self._done),
             ("cuEventDestroy_v2", (p,), self._done),
             ("cuThreadExchangeStreamCaptureMode", (p,), self._done),
@@ -123,7 +125,13 @@ class EmulatedDriver:
         c_int.from_address(least).value, c_int.from_address(greatest).value = 0, -5
         return SUCCESS
 
+    def _look(self, stream: int | None) -> int:
+        if stream in self.destroyed:
+            self.misused.append(stream or 0)
+        return SUCCESS
+
     def _is_capturing(self, stream: int | None, out: int) -> int:
+        self._look(stream)
         c_int.from_address(out).value = (stream or 0) in self._captures
         return SUCCESS
 

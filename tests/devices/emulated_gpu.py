@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import weakref
 from collections.abc import Sequence
 from ctypes import c_ulong
 from functools import cache
@@ -79,8 +80,9 @@ class EmulatedStream:
 
     _handles = itertools.count(16, 16)
 
-    def __init__(self) -> None:
+    def __init__(self, library: EmulatedDriver) -> None:
         self.handle = next(self._handles)
+        weakref.finalize(self, library.destroyed.add, self.handle)  # as numba does
 
     def synchronize(self) -> None:
         pass
@@ -120,7 +122,7 @@ class EmulatedGpu(fe.Device):
         self.in_flight.release()
 
     def create_stream(self) -> Any:
-        return EmulatedStream()
+        return EmulatedStream(self.library)
 
     def order(self, *, before: Any, after: Any) -> None:
         pass
@@ -135,7 +137,7 @@ class EmulatedGpu(fe.Device):
         return CudaLaunchPlan(self)  # type: ignore[arg-type]
 
     def _new_graph(self, stream: Any) -> CudaGraph:
-        return CudaGraph(self, stream or EmulatedStream())  # type: ignore[arg-type]
+        return CudaGraph(self, stream or EmulatedStream(self.library))  # type: ignore[arg-type]
 
 
 class EmulatedModule(Module):

@@ -145,6 +145,22 @@ def test_nothing_piles_up(device: fe.Device, iota: fe.Kernel) -> None:
     assert sum(reference() is not None for reference in alive) < 200, "of 900"
 
 
+def test_streams_in_cycles_of_garbage(device: fe.Device, iota: fe.Kernel) -> None:
+    """Their finalisers run before those of the launches: they must not be asked any more."""
+    for n in range(1, 40):
+        out, stream = blank(device), device.create_stream()
+        call = iota.prepare(CONFIG, out, n)
+        call(stream)
+        ring: list[Any] = [call, stream]
+        ring.append(ring)
+        del call, stream, ring
+        gc.collect()
+    for n in range(1, 70):  # more than are waited for at a time
+        iota.launch(CONFIG, out, n)
+    check(device, out, 69)
+    assert getattr(getattr(device, "library", None), "misused", []) == []
+
+
 def test_lent_arrays_are_checked_again_where_they_differ(device: fe.Device) -> None:
     arguments = canonical.arguments(device)
     call = canonical.kernel(device).prepare(canonical.CONFIG, **arguments)

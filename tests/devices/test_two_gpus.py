@@ -131,8 +131,11 @@ def test_torch_tensors_of_the_other_device(two: list[fe.Device]) -> None:
     assert error <= 1e-3 * np.linalg.norm(canonical.EXPECTED)
 
 
-def test_a_lost_device_leaves_the_other() -> None:
-    """In a process of its own: cuda:0 dies, cuda:1 works on."""
+def test_a_lost_device_and_the_other() -> None:
+    """In a process of its own: cuda:0 dies.  cuda:1 works on, or says that it is lost as well.
+
+    Which of the two is the driver's affair: driver 580 on two H200s takes both.
+    """
     from tests.devices.processes import run
     from tests.devices.test_lifetime import LOSE, PRELUDE
 
@@ -146,7 +149,10 @@ def test_a_lost_device_leaves_the_other() -> None:
     x = second.to_device(canonical.A)
     kill()
     report(device.synchronize)
-    canonical.check(second, layer(x))
-    print("alive")
+    try:
+        canonical.check(second, layer(x))
+    except (fe.LaunchError, fe.DeviceError) as error:
+        assert "cuda:1" in str(error) and "start a new process" in str(error), error
+    print("said")
     """
-    assert run(code, prelude=PRELUDE + LOSE).splitlines()[-1] == "alive"
+    assert run(code, prelude=PRELUDE + LOSE).splitlines()[-1] == "said"

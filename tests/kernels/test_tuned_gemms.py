@@ -13,7 +13,8 @@ from tests.kernels.guarded import relative_error
 from tests.kernels.test_artefacts import TOLERANCE, case, dtype_of
 
 TUNED = [name for name in kernels.names() if re.search(r"\.g\d+\.", name)]
-SPLIT = [name for name in TUNED if "gemm_mma." in name and ".v1." in name]
+SPLIT = [name for name in TUNED if re.search(r"gemm_w?g?mma\..*\.v1\.", name)]
+SMALL = [name for name in SPLIT if re.search(r"\.(m64n64w8|m64n128\.)", name)]
 
 
 def launch(
@@ -50,7 +51,7 @@ def test_bias(build: str) -> None:
     check_bias(fe.open_device("cpu"), f"w4a16_gptq_gemm_{build}.sm_80")
 
 
-@pytest.mark.parametrize("name", [n for n in SPLIT if "gemm_mma.m64n64" in n])
+@pytest.mark.parametrize("name", SMALL)
 def test_split_along_k_races_with_nobody(name: str) -> None:
     """The last CTA of a block reads what the others wrote: only after they arrived."""
     device = fe.open_device("cpu", checks=("memory", "init", "race"))

@@ -11,14 +11,16 @@ from .subjects import Subject
 
 _GUARD = re.compile(r"^(\s*)@!?%p\d+\s+((?:ld|st)\.global\S*.*)$")
 _COPY = re.compile(
-    r"^(\s*cp\.async\.c[ag]\.shared\.global\b.*,\s*)(0x[0-9a-f]+)\s*,\s*(%r\d+)(.*)$"
+    r"^(\s*(?:@!?%p\d+\s+)?cp\.async\.c[ag]\.shared\.global\b.*,\s*)(0x[0-9a-f]+)\s*,"
+    r"\s*(%r\d+)(.*)$"
 )
+_GUARDED_COPY = re.compile(r"^(\s*)@!?%p\d+\s+(cp\.async\.c[ag]\.shared\.global\b.*)$")
 _SHARED = re.compile(
     r"\b(?:ld|st)\.shared|ldmatrix|stmatrix|cp\.async\.c[ag]\.|cp\.async\.wait_group"
 )
 _WAIT_LOOP = re.compile(r"^\s*@!complete bra")
 _ARRIVAL = re.compile(r"^\s*(?:@%p\d+\s+)?(?:mbarrier|cp\.async\.mbarrier)\.arrive")
-_END = re.compile(r"^\s*(?:@\S+\s+)?(?:bra|ret)\b|^\$\w+:")
+_END = re.compile(r"^\s*(?:@\S+\s+)?(?:bra|ret)\b|^\$(?!L__tmp)\w+:")  # tmp: of debuggers
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,8 @@ def _of_text(text: str) -> Iterator[Mutant]:
             yield changed("wait for a product weakened", number, weaker, f" -> {groups + 1}")
         elif stripped.startswith("wgmma.commit_group"):
             yield changed("commit deleted", number, None)
+        elif "mbarrier.init" in stripped:
+            yield changed("start of an mbarrier deleted", number, None)
         elif _WAIT_LOOP.match(line):
             yield changed("wait at an mbarrier dropped", number, None)
         elif _ARRIVAL.match(line):
@@ -84,9 +88,12 @@ def _of_text(text: str) -> Iterator[Mutant]:
         elif match := _GUARD.match(line):
             kind = f"mask of a {'load' if match[2].startswith('ld') else 'store'} dropped"
             yield changed(kind, number, match[1] + match[2])
-        elif match := _COPY.match(line):
-            whole = f"{match[1]}{match[2]}, {match[2]}{match[4]}"
-            yield changed("mask of a copy dropped", number, whole)
+        elif "cp.async." in line:
+            if match := _COPY.match(line):
+                whole = f"{match[1]}{match[2]}, {match[2]}{match[4]}"
+                yield changed("mask of a copy dropped", number, whole, " whole")
+            if match := _GUARDED_COPY.match(line):
+                yield changed("guard of a copy dropped", number, match[1] + match[2])
 
 
 def _moved(kind: str, lines: list[str], number: int) -> Iterator[Mutant]:

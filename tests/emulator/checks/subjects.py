@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ferrum_numba.abi import LaunchConfig, Sidecar, Signature
+from ferrum_numba.abi.arrays import POINTEE_DTYPES
 from ferrum_numba.emulator.checks import LaunchArray
 from ferrum_numba.kernels import artefact, folder
 from ferrum_numba.kernels.sample import sample
@@ -48,11 +49,25 @@ class Subject:
     def shapes(self) -> dict[str, np.ndarray]:
         """The arrays as they are before a launch: all finite, for some are added to."""
         random = np.random.default_rng(1)
-        return {
+        arrays = {
             name: random.standard_normal(array.shape).astype(array.dtype)
             if array.dtype.kind == "f"
             else array
             for name, array in self._sample.arrays.items()
+        }
+        return {**arrays, **self.lent}
+
+    @cached_property
+    def lent(self) -> dict[str, np.ndarray]:
+        """Those that the device lends: workspaces, of which nobody knows what is in them, and
+        counters."""
+        sizes = {**(self.sidecar.tile or {}), **self.integers}
+        return {
+            p.name: np.full(p.nbytes(sizes), 0 if p.role == "counters" else _POISON, np.uint8).view(
+                POINTEE_DTYPES[p.type]
+            )
+            for p in self.sidecar.params
+            if p.nbytes is not None
         }
 
 
@@ -68,12 +83,21 @@ class Arena:
         self.memory = self.memory[-self.memory.ctypes.data % 4096 :][:end]
         self._subject = subject
         self._places = places
+        self._workspaces = [p.name for p in subject.sidecar.params if p.role == "workspace"]
         for name, array in subject.shapes.items():
             self.bytes_of(name)[:] = array.reshape(-1).view(np.uint8)
         self._start = self.memory.copy()
 
     def reset(self) -> None:
         self.memory[:] = self._start
+
+    def result(self) -> bytes:
+        """What a launch has left in memory, but for its workspaces."""
+        memory = self.memory.copy()
+        for name in self._workspaces:
+            start = self._places[name]
+            memory[start : start + self._subject.shapes[name].nbytes] = _POISON
+        return memory.tobytes()
 
     def bytes_of(self, name: str) -> np.ndarray:
         return self.memory[self._places[name] :][: self._subject.shapes[name].nbytes]
@@ -84,23 +108,34 @@ class Arena:
     def arrays(self) -> list[LaunchArray]:
         """The arrays as a launch names them."""
         roles = {p.name: p.role for p in self._subject.sidecar.params}
-        return [
-            LaunchArray(
-                name,
-                self.address(name),
-                array.nbytes,
-                array.itemsize,
-                roles[name],
-                True,
-                array.shape,
-                array.strides,
-            )
-            for name, array in self._subject.shapes.items()
-        ]
+        arrays = []
+        for name, array in self._subject.shapes.items():
+            place = (name, self.address(name), array.nbytes)
+            if name in self._subject.lent:  # plain bytes, as the device has them
+                role = "scratch" if name in self._workspaces else ""
+                arrays.append(LaunchArray(*place, role=role))
+            else:
+                layout = (array.shape, array.strides)
+                arrays.append(LaunchArray(*place, array.itemsize, roles[name], True, *layout))
+        return arrays
 
     def whole(self) -> list[LaunchArray]:
-        """All of the memory as one array: what lies between the arrays may be touched."""
-        return [LaunchArray("arena", self.memory.ctypes.data, self.memory.nbytes)]
+        """All of the memory: what lies between the arrays may be touched.
+
+        Workspaces are arrays of their own, for what is left in them is no result.
+        """
+        pieces, start = [], 0
+        for name, place in self._places.items():
+            if name in self._workspaces:
+                end = place + self._subject.shapes[name].nbytes
+                pieces += [("arena", start, place, ""), (name, place, end, "scratch")]
+                start = end
+        pieces.append(("arena", start, self.memory.nbytes, ""))
+        base = self.memory.ctypes.data
+        return [
+            LaunchArray(name, base + start, end - start, role=role)
+            for name, start, end, role in pieces
+        ]
 
 
 def shipped(name: str, **sizes: int) -> Subject:
@@ -157,6 +192,25 @@ def specialised(**sizes: int) -> Subject:
     return Subject(name, text, Sidecar.read(fields), tuple(sizes.items()))
 
 
+def multiply() -> Subject:
+    """The GEMM of mma.sync, two CTAs a tile."""
+    name = "w4a16_gptq_gemm_mma.m64n64w8c132.g128.v1.sm_80"
+    return shipped(name, M=67, N=72, K=2048 + 8, group_size=128)
+
+
+def persistent() -> Subject:
+    """The GEMM of wgmma as on a GPU of 3 processors: each CTA fills all stages of its ring, and
+    works on parts of two tiles."""
+    found = artefact("w4a16_gptq_gemm_wgmma.m64n128.g64.v1.sm_90a")
+    fields = found.sidecar.to_mapping()
+    fields["grid"] = [rule.replace("132", "3") for rule in fields["grid"]]
+    for p in fields["params"]:
+        if "nbytes" in p:
+            p["nbytes"] = p["nbytes"].replace("132", "3")
+    sizes = {"M": 67, "N": 136, "K": 464, "group_size": 128}
+    return Subject(found.name, found.text, Sidecar.read(fields), tuple(sizes.items()))
+
+
 def canonical() -> Subject:
     return shipped("w4a16_gptq_gemm_typed.v1.sm_80", M=67, N=136, K=200, group_size=64)
 
@@ -181,4 +235,6 @@ def subjects() -> list[Subject]:
         stranger("triton_3.6.0_naive_s2_w8", 24576, False, **aligned),
         stranger("triton_3.7.1_typed_s2_w4_ones", 10240, True, **aligned),
         specialised(M=67, N=40, K=464),
+        multiply(),
+        persistent(),
     ]

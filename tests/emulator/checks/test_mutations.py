@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from .mutations import Mutant, mutants
-from .subjects import canonical, shipped
-from .trial import Trial
+from .subjects import Subject, canonical, multiply, persistent, shipped
+from .trial import ALL, Trial
 
 
 @pytest.fixture(scope="module")
@@ -14,15 +14,15 @@ def trial() -> Trial:
     return Trial(canonical())
 
 
-def chosen() -> list[Mutant]:
+def chosen(subject: Subject) -> list[Mutant]:
     """Of each class the middle one."""
     classes: dict[str, list[Mutant]] = {}
-    for mutant in mutants(canonical()):
+    for mutant in mutants(subject):
         classes.setdefault(mutant.kind, []).append(mutant)
     return [group[len(group) // 2] for group in classes.values()]
 
 
-@pytest.mark.parametrize("mutant", chosen(), ids=lambda mutant: mutant.kind)
+@pytest.mark.parametrize("mutant", chosen(canonical()), ids=lambda mutant: mutant.kind)
 def test_mutants_that_do_harm_are_found(trial: Trial, mutant: Mutant) -> None:
     outcome = trial.judge(mutant)
     assert not outcome.missed, outcome
@@ -33,6 +33,34 @@ def test_barriers(trial: Trial) -> None:
     deleted = [m for m in mutants(canonical()) if m.kind == "barrier deleted"]
     for mutant in (deleted[0], deleted[6]):
         assert "race" in trial.judge(mutant).found
+
+
+def test_the_gemm_of_mma() -> None:
+    """Launches only, as below: another text takes seconds to compile."""
+    _judge_launches(Trial(multiply()))
+
+
+def test_the_gemm_of_wgmma() -> None:
+    trial = Trial(persistent())
+    _judge_launches(trial)
+    # All threads' parts of a sum have to be stored before the CTA says so.
+    lines = trial.subject.text.split("\n")
+    atomic = next(i for i, line in enumerate(lines) if "atom.global" in line)
+    barrier = max(i for i, line in enumerate(lines[:atomic]) if "bar.sync" in line)
+    deleted = next(
+        m
+        for m in mutants(trial.subject)
+        if m.kind == "barrier deleted" and m.label.startswith(f"line {barrier + 1}:")
+    )
+    findings, _ = trial.run(deleted, ALL)
+    assert "cta-race" in {f.kind for f in findings}
+
+
+def _judge_launches(trial: Trial) -> None:
+    for mutant in chosen(trial.subject):
+        if mutant.text is None:
+            outcome = trial.judge(mutant)
+            assert not outcome.missed, outcome
 
 
 def test_mutants_are_made_of_what_a_kernel_has() -> None:

@@ -17,6 +17,9 @@ import numpy as np
 from ferrum_numba.abi import ArrayReference, Binder, LaunchConfig
 from ferrum_numba.devices.checked import check_layout
 from ferrum_numba.emulator.checks import CheckedProgram, Finding
+from ferrum_numba.emulator.checks.watch import Watch, atomic_in_global
+from ferrum_numba.emulator.parse import parse_entry
+from ferrum_numba.emulator.ptx import Body
 from ferrum_numba.errors import AbiError, LaunchError, PtxError
 
 from .mutations import Mutant
@@ -55,6 +58,7 @@ class Trial:
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
         self.arena = Arena(subject)
+        self._talks = atomic_in_global(parse_entry(subject.text, self._entry))
         self.intact = self._outputs(Mutant("intact", ""))
         findings, _ = self.run(Mutant("intact", ""), ALL)
         assert not findings, f"false alarm on {subject.name}: {findings[0]}"
@@ -70,8 +74,9 @@ class Trial:
             found.add("layout")
         try:
             ordered, outputs = self.run(mutant, ("order",), whole=True)
-            found |= {"order" for f in ordered if f.kind == "order"}
             changed = outputs != self.intact or bool(ordered)
+            if not self._talks and any(f.kind == "order" for f in ordered):
+                found.add("order")
             findings, outputs = self.run(mutant, ALL)
             found |= {f.check for f in findings}
             outside = any(f.kind in ("out-of-bounds", "read-only") for f in findings)
@@ -100,7 +105,7 @@ class Trial:
             parameter_block=self._block(mutant),
             arrays=self.arena.whole() if whole else self.arena.arrays(),
         )
-        return findings, self.arena.memory.tobytes()
+        return findings, self.arena.result()
 
     @property
     def _entry(self) -> str:
@@ -126,6 +131,8 @@ class Trial:
     def _references(self, mutant: Mutant) -> dict[str, ArrayReference]:
         found = {}
         for name, array in self.subject.shapes.items():
+            if name in self.subject.lent:  # no caller names it
+                continue
             found[name] = ArrayReference(
                 self.arena.address(name),
                 array.shape,
@@ -135,11 +142,12 @@ class Trial:
                 array.nbytes,
                 "cpu",
             )
-        if mutant.swapped:
+        if mutant.swapped and found.keys() >= set(mutant.swapped):
             first, second = mutant.swapped
             found[first], found[second] = found[second], found[first]
         for name, shift in mutant.pointers.items():  # a pointer has no shape
-            found[name] = _shifted(found[name], shift)
+            if name in found:
+                found[name] = _shifted(found[name], shift)
         return found
 
     def _abi_refuses(self, mutant: Mutant) -> bool:
@@ -160,7 +168,7 @@ class Trial:
         integers = {**(self.subject.sidecar.tile or {}), **self.subject.integers}
         arrays = self._references(mutant)
         for name in mutant.pointers:
-            arrays.pop(name)
+            arrays.pop(name, None)
         return bool(check_layout(self.subject.sidecar, {**integers, **mutant.integers}, arrays))
 
 
@@ -178,9 +186,21 @@ def _shifted(array: ArrayReference, shift: int) -> ArrayReference:
     )
 
 
+class _Steady(Watch):
+    """For kernels whose CTAs talk to each other too, the run in reverse order is compared.
+
+    The check leaves them out, for sums may come in any order; those that are mutated here store
+    the same bits in every order.
+    """
+
+    def __init__(self, checks: frozenset[str], body: Body, threads: int | None) -> None:
+        super().__init__(checks, body, threads)
+        self.talks = False
+
+
 @lru_cache(maxsize=4)
 def _program(text: str, entry: str, checks: tuple[str, ...]) -> CheckedProgram:
-    return CheckedProgram(text, entry, checks)
+    return CheckedProgram(text, entry, checks, watch=_Steady if checks == ("order",) else Watch)
 
 
 def same(a: bytes, b: bytes) -> bool:

@@ -1,0 +1,582 @@
+"""The W4A16 GEMM for more rows than the decode kernel's: c[M, N] = a[M, K] @ dequantise(...)[K, N].
+
+It computes on the tensors of a GPTQ checkpoint as they are, on every GPU from sm_80 on.
+
+    a        float16 [M, K]                 activations
+    qweight  int32   [K/8, N]               eight 4-bit weights a word, low nibble first along K
+    scales   float16 [ceil(K/G), N]
+    qzeros   int32   [ceil(K/G), N/8]       eight 4-bit zeros a word, low nibble first along N
+    c        float16 [M, N]                 fp32 accumulation, rounded once
+    bias     float16 [N]                    added before rounding; or NULL
+
+or bfloat16 wherever it says float16.
+
+As in the decode kernel, the weights are the left operand of mma.m16n8k16 (16 columns of c), the
+activations the right one (8 rows of c), and a lane (g = lane / 4, t = lane % 4) multiplies the k's
+that its own loads bring, 32 of them a step and two mma's deep:
+
+    weights      16 bytes: the words of row t, columns 4g .. 4g + 3
+    activations  16 bytes: row g, k = 8t .. 8t + 7
+
+Index bits, low to high; nibble = (p, h, e) is a weight's place in its word, w are the warps:
+
+    k of one mma       [e, t0, t1, h]            p says which of the two mma's
+    k in the file      [p, h, e, t0, t1]
+    row of the mma's   [g0, g1, g2, r0, w, r1, ...]
+    column in the file [r0, r1, g0, g1, g2, w, ...]
+
+A nibble n becomes a weight exactly: under the mask 0x000f000f, with 0x6400 above it, it is the
+float16 1024 + n, and under 0x00f000f0 it is 1024 + 16 n; one addition or fma makes n - z of it.
+The scale multiplies that, rounded as a dequantised weight would be.  In bfloat16 128 + n takes the
+place of 1024 + n.
+
+Everything passes through rings in shared memory by cp.async, BLOCK_K k's at a time, STAGES deep.
+The layouts keep a quarter of a warp, which is what shared memory serves at once, on different
+banks:
+
+    activations  rows of 64 bytes; a quarter reads two of them, which are neighbours
+    words        rows of BLOCK_N words, 16-byte pieces c of row t at c ^ 2t; a quarter reads pieces
+                 c, c + 1 of four rows
+
+WARPS_K groups of warps share out each tile's k's, and are summed at the end; a group's warps lie
+along c's columns.
+
+The grid is one-dimensional.  Blocks of c go to one CTA each, in as many full rounds of CTAS (about
+what the GPU runs at once) as there are; the blocks left over are split along K among the CTAs left
+over.  Those put float32 sums into `workspace` and count themselves in `counters`, zero before and
+after; the last to arrive adds up all parts in their order, so that every run gives the same bits.
+
+GROUP is 128 or 32, and group_size a multiple of it, or one group is all of K.  Columns beyond N and
+rows beyond M read the last ones again and are not stored; k's beyond K are not read and count as
+zero.  Strides are in elements; those of rows of a, qweight, scales and c keep accesses aligned,
+that of rows of qzeros is any, the others are 1.  ZERO_BIAS is 1 for GPTQ v1 (the file stores
+zero - 1) and 0 for GPTQ v2.
+"""
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.ampere import async_copy, mma_v2
+
+
+@gluon.constexpr_function
+def _log2(n):
+    return n.bit_length() - 1
+
+
+@gluon.constexpr_function
+def _bits(shape, dim, first, last):
+    """The basis vectors 2^first, ..., 2^(last-1) along one dimension."""
+    return [[2**i if d == dim else 0 for d in range(len(shape))] for i in range(first, last)]
+
+
+@gluon.constexpr_function
+def _layout(shape, registers, lanes, warps):
+    """A linear layout; each part lists spans of index bits (dim, first, last), dim None: a copy."""
+    parts = []
+    for spans in (registers, lanes, warps):
+        part = []
+        for dim, first, last in spans:
+            if dim is None:
+                part = part + [[0] * len(shape)] * (last - first)
+            else:
+                part = part + _bits(shape, dim, first, last)
+        parts.append(part)
+    return gl.DistributedLinearLayout(parts[0], parts[1], parts[2], [], shape)
+
+
+# SHARE: (WARPS_N, WARPS_K), how many warps lie along columns of c and along k's.
+@gluon.constexpr_function
+def _words_layout(SHARE, BLOCK_N):
+    """[WARPS_K, 4 (t), BLOCK_N / 4 (g, warp, ...), 4 (r)]: 16 bytes of a word row a lane."""
+    WN, WK = SHARE
+    n = 3 + _log2(WN)
+    return _layout(
+        [WK, 4, BLOCK_N // 4, 4],
+        [(3, 0, 2), (2, n, _log2(BLOCK_N // 4))],
+        [(1, 0, 2), (2, 0, 3)],
+        [(2, 3, n), (0, 0, _log2(WK))],
+    )
+
+
+@gluon.constexpr_function
+def _stored_words_layout(SHARE, BLOCK_N):
+    """The same of one step's [1, WARPS_K * 4, BLOCK_N] in the ring."""
+    WN, WK = SHARE
+    n = 5 + _log2(WN)
+    return _layout(
+        [1, WK * 4, BLOCK_N],
+        [(2, 0, 2), (2, n, _log2(BLOCK_N))],
+        [(1, 0, 2), (2, 2, 5)],
+        [(2, 5, n), (1, 2, 2 + _log2(WK))],
+    )
+
+
+@gluon.constexpr_function
+def _stored_scales_layout(SHARE, BLOCK_N):
+    """[1, WARPS_K, BLOCK_N]: those of a lane's words."""
+    WN, WK = SHARE
+    n = 5 + _log2(WN)
+    return _layout(
+        [1, WK, BLOCK_N],
+        [(2, 0, 2), (2, n, _log2(BLOCK_N))],
+        [(None, 0, 2), (2, 2, 5)],
+        [(2, 5, n), (1, 0, _log2(WK))],
+    )
+
+
+@gluon.constexpr_function
+def _zeros_layout(SHARE, BLOCK_N):
+    """[1, WARPS_K, BLOCK_N / 8, 2]: a word of zeros a lane, and which half its columns have."""
+    WN, WK = SHARE
+    n = 2 + _log2(WN)
+    return _layout(
+        [1, WK, BLOCK_N // 8, 2],
+        [(2, n, _log2(BLOCK_N // 8))],
+        [(None, 0, 2), (3, 0, 1), (2, 0, 2)],
+        [(2, 2, n), (1, 0, _log2(WK))],
+    )
+
+
+@gluon.constexpr_function
+def _stored_pairs_layout(SHARE, BLOCK_M):
+    """[1, WARPS_K * BLOCK_M (g, ...), 16 pairs of k's]: 16 bytes of a row a lane."""
+    WN, WK = SHARE
+    top = _log2(BLOCK_M)
+    return _layout(
+        [1, WK * BLOCK_M, 16],
+        [(2, 0, 2), (1, 3, top)],
+        [(2, 2, 4), (1, 0, 3)],
+        [(None, 0, _log2(WN)), (1, top, top + _log2(WK))],
+    )
+
+
+@gluon.constexpr_function
+def _parts_layout(SHARE, BLOCK_M, BLOCK_N):
+    """[WARPS_K, BLOCK_N, BLOCK_M]: a thread has all parts of its outputs, four columns a row."""
+    WN, WK = SHARE
+    n = 5 + _log2(WN)
+    bits = [(1, i) for i in range(n, _log2(BLOCK_N))] + [(2, i) for i in range(3, _log2(BLOCK_M))]
+    bits = [(dim, i, i + 1) for dim, i in bits]
+    k = len(bits) - _log2(WK)  # the warps that had shared K share these outputs
+    return _layout(
+        [WK, BLOCK_N, BLOCK_M],
+        [(0, 0, _log2(WK)), (1, 0, 2), (2, 0, 1)] + bits[:k],
+        [(2, 1, 3), (1, 2, 5)],
+        [(1, 5, n)] + bits[k:],
+    )
+
+
+@gluon.constexpr_function
+def _along(layout, dim):
+    """The layout of a vector that indexing with None spreads along `dim` of `layout`."""
+    for other in reversed(range(layout.rank)):
+        if other != dim:
+            layout = gl.SliceLayout(other, layout)
+    return layout
+
+
+@gluon.constexpr_function
+def _dequantise_asm(dtype, odd):
+    """$0: two weights of the word $1; twice each, $3: minus zero and offset, $5: the scale."""
+    if dtype == gl.bfloat16:  # sm_80 has neither additions nor multiplications, only fma
+        shift = "shr.u32 w, $1, 4;" if odd else "mov.b32 w, $1;"
+        return (
+            "{ .reg .b32 w, one, none;" + shift + "mov.b32 one, 0x3f803f80;"
+            "mov.b32 none, 0x80008000;"
+            "lop3.b32 w, w, 0x000f000f, 0x43004300, 0xea;"
+            "fma.rn.bf16x2 w, w, one, $3;"
+            "fma.rn.bf16x2 $0, w, $5, none; }"
+        )
+    if odd:
+        return (
+            "{ .reg .b32 w, part; mov.b32 part, 0x2c002c00;"
+            "lop3.b32 w, $1, 0x00f000f0, 0x64006400, 0xea;"
+            "fma.rn.f16x2 w, w, part, $3;"
+            "mul.rn.f16x2 $0, w, $5; }"
+        )
+    return (
+        "{ .reg .b32 w;"
+        "lop3.b32 w, $1, 0x000f000f, 0x64006400, 0xea;"
+        "add.rn.f16x2 w, w, $3;"
+        "mul.rn.f16x2 $0, w, $5; }"
+    )
+
+
+@gluon.jit
+def _pair(words, zero, scale, odd: gl.constexpr, dtype: gl.constexpr):
+    """words [..., 2], each twice -> the two weights of a register."""
+    pair = gl.inline_asm_elementwise(
+        _dequantise_asm(dtype, odd), "=r,r,r,r,r,r,r", [words, zero, scale], gl.float16,
+        is_pure=True, pack=2,
+    )  # fmt: skip
+    return pair.to(dtype, bitcast=True)
+
+
+@gluon.jit
+def _weights(
+    words, zero, scale, odd: gl.constexpr, dtype: gl.constexpr, WARPS_N: gl.constexpr,
+    operand: gl.constexpr,
+):  # fmt: skip
+    """words [WARPS_K, 4, BLOCK_N / 4, 4] -> one mma's weights [WARPS_K, BLOCK_N, 16].
+
+    odd: which of the two mma's, p.
+    """
+    WARPS_K: gl.constexpr = words.shape[0]
+    BLOCKS: gl.constexpr = words.shape[2] // (8 * WARPS_N)
+    _, zero = gl.broadcast(words, zero)
+    _, scale = gl.broadcast(words, scale)
+    twice = gl.join(words, words)
+    zero = gl.join(zero, zero)
+    scale = gl.join(scale, scale)
+    weights = gl.join(
+        _pair(twice, zero, scale, odd, dtype), _pair(twice >> 8, zero, scale, odd, dtype)
+    )  # [..., e, h]
+    weights = weights.reshape([WARPS_K, 4, BLOCKS, WARPS_N, 8, 2, 2, 2, 2])
+    weights = weights.permute([0, 2, 5, 3, 6, 4, 8, 1, 7])  # [., ., r1, w, r0, g, h, t, e]
+    weights = weights.reshape([WARPS_K, BLOCKS * WARPS_N * 32, 16])
+    return gl.convert_layout(weights, operand, assert_trivial=True)
+
+
+@gluon.jit
+def _activations(pairs, dtype: gl.constexpr, operand: gl.constexpr):
+    """pairs [WARPS_K, BLOCK_M, 4 (t), 4 (h, e)], each of p = 0, 1 -> both mma's [., 16, BLOCK_M].
+
+    A register of an mma holds k's that differ in e, so the halves of the pairs change places.
+    """
+    WARPS_K: gl.constexpr = pairs.shape[0]
+    BLOCK_M: gl.constexpr = pairs.shape[1]
+    low, high = gl.inline_asm_elementwise(
+        "prmt.b32 $0, $4, $6, 0x5410;"
+        "prmt.b32 $1, $5, $7, 0x5410;"
+        "prmt.b32 $2, $4, $6, 0x7632;"
+        "prmt.b32 $3, $5, $7, 0x7632;",
+        "=&r,=&r,=&r,=&r,r,r,r,r",
+        [pairs],
+        (gl.float16, gl.float16),
+        is_pure=True,
+        pack=4,
+    )
+    low = low.to(dtype, bitcast=True).reshape([WARPS_K, BLOCK_M, 4, 2, 2])
+    high = high.to(dtype, bitcast=True).reshape([WARPS_K, BLOCK_M, 4, 2, 2])
+    low = low.permute([0, 3, 2, 4, 1]).reshape([WARPS_K, 16, BLOCK_M])
+    high = high.permute([0, 3, 2, 4, 1]).reshape([WARPS_K, 16, BLOCK_M])
+    low = gl.convert_layout(low, operand, assert_trivial=True)
+    high = gl.convert_layout(high, operand, assert_trivial=True)
+    return low, high
+
+
+@gluon.jit
+def _next_group(group, row, groups, rows, group_size):
+    """Where `groups` whole groups and `rows` < group_size rows further on is."""
+    row += rows
+    over = row >= group_size
+    return group + groups + over.to(gl.int32), gl.where(over, row - group_size, row)
+
+
+@gluon.jit
+def _fetch(rings, slot, pointers, lefts, place, steps, K, group_size, BLOCK_K: gl.constexpr):
+    """Start copying one tile into a slot of the rings, as one commit group, and go on."""
+    a_ring, q_ring, s_ring, z_ring = rings
+    a, q, s, z = pointers
+    a_left, q_left = lefts
+    group, row = place
+    q_step, s_step, z_step = steps
+    s_at: gl.constexpr = gl.SliceLayout(2, s.type.layout)
+    z_at: gl.constexpr = gl.SliceLayout(2, z.type.layout)
+    async_copy.async_copy_global_to_shared(q_ring.index(slot), q, q_left > 0)
+    async_copy.async_copy_global_to_shared(a_ring.index(slot), a, a_left > 0)
+    there = gl.minimum(group, (K - 1) // group_size).to(gl.int64)
+    s_there = s + (gl.convert_layout(there, s_at) * s_step)[:, :, None]
+    z_there = z + (gl.convert_layout(there, z_at) * z_step)[:, :, None]
+    async_copy.async_copy_global_to_shared(s_ring.index(slot), s_there)
+    async_copy.async_copy_global_to_shared(z_ring.index(slot), z_there)
+    async_copy.commit_group()
+
+    a += BLOCK_K // 2
+    q += q_step * (BLOCK_K // 8)
+    groups_on = BLOCK_K // group_size
+    group, row = _next_group(group, row, groups_on, BLOCK_K - groups_on * group_size, group_size)
+    return (a, q, s, z), (a_left - BLOCK_K, q_left - BLOCK_K), (group, row)
+
+
+@gluon.jit
+def _scales_and_zeros(
+    s_slot, z_slot, span: gl.constexpr, SHARE: gl.constexpr, BLOCK_N: gl.constexpr,
+    ZERO_BIAS: gl.constexpr,
+):  # fmt: skip
+    """Of each of a lane's words [WARPS_K, 1, BLOCK_N / 4, 4], twice each as two 16-bit numbers:
+    the scale, and minus the zero and its offset for the even and for the odd mma."""
+    WARPS_K: gl.constexpr = SHARE[1]
+    words_at: gl.constexpr = _words_layout(SHARE, BLOCK_N)
+    columns_at: gl.constexpr = gl.SliceLayout(1, words_at)
+    zeros_at: gl.constexpr = _zeros_layout(SHARE, BLOCK_N)
+    BF16: gl.constexpr = s_slot.dtype == gl.bfloat16
+
+    scale = s_slot.slice(span, 1).load(_stored_scales_layout(SHARE, BLOCK_N))
+    scale = scale.to(gl.int16, bitcast=True).to(gl.int32) & 0xFFFF
+    scale = gl.convert_layout(
+        scale.reshape([WARPS_K, BLOCK_N // 4, 4]), columns_at, assert_trivial=True
+    )
+    zero = z_slot.slice(span, 1).load(gl.SliceLayout(3, zeros_at))[:, :, :, None]
+    half = gl.arange(0, 2, _along(zeros_at, 3))[None, None, None, :]
+    zero = zero >> half * 16
+    zero = zero.reshape([WARPS_K, BLOCK_N // 4])
+    zero = gl.convert_layout(zero, gl.SliceLayout(2, columns_at), assert_trivial=True)
+    r = gl.arange(0, 4, _along(columns_at, 2))[None, None, :]
+    zero = ((zero[:, :, None] >> r * 4) & 15) + ZERO_BIAS
+    if BF16:
+        even = zero + 0xC300
+        odd = even
+    else:
+        even = zero + 0xE400
+        odd = zero * 16 + 0xD400
+    scale = gl.expand_dims(scale * 0x10001, 1)
+    even = gl.expand_dims(even * 0x10001, 1)
+    odd = gl.expand_dims(odd * 0x10001, 1)
+    return scale, even, odd
+
+
+@gluon.jit
+def _load_words(q_slot, step: gl.constexpr, SHARE: gl.constexpr, BLOCK_N: gl.constexpr):
+    """A lane's words of one step [WARPS_K, 4, BLOCK_N / 4, 4]."""
+    words = q_slot.slice(step, 1).load(_stored_words_layout(SHARE, BLOCK_N))
+    words = words.reshape([SHARE[1], 4, BLOCK_N // 4, 4])
+    return gl.convert_layout(words, _words_layout(SHARE, BLOCK_N), assert_trivial=True)
+
+
+@gluon.jit
+def _load_activations(
+    a_slot, step: gl.constexpr, dtype: gl.constexpr, SHARE: gl.constexpr, BLOCK_M: gl.constexpr,
+    operand: gl.constexpr,
+):  # fmt: skip
+    """A lane's activations of one step, for its two mma's."""
+    pairs = a_slot.slice(step, 1).load(_stored_pairs_layout(SHARE, BLOCK_M))
+    return _activations(pairs.reshape([SHARE[1], BLOCK_M, 4, 4]), dtype, operand)
+
+
+@gluon.jit
+def _first(
+    a, qweight, scales, qzeros, first_row, first_column, begin_k, end_k, M, N, group_size,
+    a_step, q_step, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, PART_K: gl.constexpr,
+    WARPS_K: gl.constexpr, STEPS: gl.constexpr, SPANS: gl.constexpr,
+):  # fmt: skip
+    """Where the first tile's elements are, how many k's there are from each on, and their groups.
+
+    activations [STEPS, WARPS_K * BLOCK_M, 16 pairs of k's]
+    words       [STEPS, WARPS_K * 4, BLOCK_N]
+    scales      [SPANS, WARPS_K, BLOCK_N]      without their group, as zeros
+    zeros       [SPANS, WARPS_K, BLOCK_N / 8]
+    """
+    WARPS: gl.constexpr = gl.num_warps()
+    ACROSS: gl.constexpr = min(WARPS, WARPS_K * 4)
+    a_at: gl.constexpr = gl.BlockedLayout([1, 1, 4], [1, 8, 4], [1, WARPS, 1], [2, 1, 0])
+    q_at: gl.constexpr = gl.BlockedLayout(
+        [1, 1, 4], [1, 1, 32], [1, ACROSS, WARPS // ACROSS], [2, 1, 0]
+    )
+    s_at: gl.constexpr = gl.BlockedLayout([1, 1, 8], [1, 1, 32], [1, 1, WARPS], [2, 1, 0])
+    z_at: gl.constexpr = gl.BlockedLayout([1, 1, 1], [1, 1, 32], [1, 1, WARPS], [2, 1, 0])
+
+    lines = gl.arange(0, WARPS_K * BLOCK_M, _along(a_at, 1))[None, :, None]
+    pairs = gl.arange(0, 16, _along(a_at, 2))[None, None, :]
+    pairs += gl.arange(0, STEPS, _along(a_at, 0))[:, None, None] * 16
+    pairs += begin_k // 2 + lines // BLOCK_M * (PART_K // 2)
+    rows = gl.minimum(first_row + lines % BLOCK_M, M - 1).to(gl.int64)
+    a = a.cast(gl.pointer_type(gl.int32)) + (rows * a_step + pairs)
+    a_left = end_k - pairs // 4 * 8
+
+    lines = gl.arange(0, WARPS_K * 4, _along(q_at, 1))[None, :, None]
+    k8 = begin_k // 8 + lines // 4 * (PART_K // 8) + lines % 4
+    k8 += gl.arange(0, STEPS, _along(q_at, 0))[:, None, None] * 4
+    columns = gl.arange(0, BLOCK_N, _along(q_at, 2))[None, None, :]
+    columns = gl.minimum((first_column + columns) // 4, N // 4 - 1) * 4 + columns % 4
+    q = qweight + (k8.to(gl.int64) * q_step + columns.to(gl.int64))
+    q_left = end_k - k8 * 8
+
+    columns = gl.arange(0, BLOCK_N, _along(s_at, 2))[None, None, :]
+    columns = gl.minimum((first_column + columns) // 8, N // 8 - 1) * 8 + columns % 8
+    s = scales + gl.broadcast(columns, gl.zeros([SPANS, WARPS_K, 1], gl.int32, s_at))[0]
+    columns = first_column // 8 + gl.arange(0, BLOCK_N // 8, _along(z_at, 2))[None, None, :]
+    columns = gl.minimum(columns, N // 8 - 1)
+    z = qzeros + gl.broadcast(columns, gl.zeros([SPANS, WARPS_K, 1], gl.int32, z_at))[0]
+
+    groups_at: gl.constexpr = gl.SliceLayout(2, s_at)
+    k = gl.arange(0, SPANS, gl.SliceLayout(1, groups_at))[:, None] * (PART_K // SPANS)
+    k += begin_k + gl.arange(0, WARPS_K, gl.SliceLayout(0, groups_at))[None, :] * PART_K
+    group = (k.to(gl.uint32) // group_size.to(gl.uint32)).to(gl.int32)
+    row = k - group * group_size
+    return (a, q, s, z), (a_left, q_left), (group, row)
+
+
+@gluon.jit
+def _multiply(
+    pointers, lefts, place, steps, tiles, K, group_size,
+    SHARE: gl.constexpr, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BLOCK_K: gl.constexpr,
+    STEPS: gl.constexpr, SPANS: gl.constexpr, STAGES: gl.constexpr, ZERO_BIAS: gl.constexpr,
+    dtype: gl.constexpr, mma: gl.constexpr,
+):  # fmt: skip
+    """The products of `tiles` tiles along K: [WARPS_K, BLOCK_N, BLOCK_M]."""
+    WARPS_N: gl.constexpr = SHARE[0]
+    WARPS_K: gl.constexpr = SHARE[1]
+    SPAN: gl.constexpr = STEPS // SPANS
+    weights_at: gl.constexpr = gl.DotOperandLayout(0, mma, 2)
+    activations_at: gl.constexpr = gl.DotOperandLayout(1, mma, 2)
+    plain: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [2, 1, 0])
+    words_in: gl.constexpr = gl.SwizzledSharedLayout(8, 1, 4, [2, 1, 0])
+    # Tiles take turns in two sets of rings: where one is read, the next tiles go into the other,
+    # and one barrier a tile is enough, as the compiler can see.
+    DEPTH: gl.constexpr = STAGES // 2
+    sets = ()
+    for _ in gl.static_range(2):
+        a_ring = gl.allocate_shared_memory(gl.int32, [DEPTH, STEPS, WARPS_K * BLOCK_M, 16], plain)
+        q_ring = gl.allocate_shared_memory(gl.int32, [DEPTH, STEPS, WARPS_K * 4, BLOCK_N], words_in)
+        s_ring = gl.allocate_shared_memory(dtype, [DEPTH, SPANS, WARPS_K, BLOCK_N], plain)
+        z_ring = gl.allocate_shared_memory(gl.int32, [DEPTH, SPANS, WARPS_K, BLOCK_N // 8], plain)
+        sets = sets + ((a_ring, q_ring, s_ring, z_ring),)
+    for i in gl.static_range(STAGES - 1):
+        pointers, lefts, place = _fetch(
+            sets[i % 2], i // 2, pointers, lefts, place, steps, K, group_size, BLOCK_K
+        )
+    total = gl.zeros([WARPS_K, BLOCK_N, BLOCK_M], gl.float32, mma)
+    slot = 0
+    before = DEPTH - 1
+    for pair in range(0, tiles, 2):
+        for i in gl.static_range(2):
+            if pair + i < tiles:
+                async_copy.wait_group(STAGES - 2)
+                pointers, lefts, place = _fetch(
+                    sets[1 - i], before if i == 0 else slot, pointers, lefts, place, steps, K,
+                    group_size, BLOCK_K,
+                )  # fmt: skip
+                a_ring, q_ring, s_ring, z_ring = sets[i]
+                for span in gl.static_range(SPANS):
+                    scale, even, odd = _scales_and_zeros(
+                        s_ring.index(slot), z_ring.index(slot), span, SHARE, BLOCK_N, ZERO_BIAS
+                    )
+                    for step in gl.static_range(span * SPAN, span * SPAN + SPAN):
+                        words = _load_words(q_ring.index(slot), step, SHARE, BLOCK_N)
+                        a0, a1 = _load_activations(
+                            a_ring.index(slot), step, dtype, SHARE, BLOCK_M, activations_at
+                        )
+                        w0 = _weights(words, even, scale, False, dtype, WARPS_N, weights_at)
+                        total = mma_v2(w0, a0, total)
+                        w1 = _weights(words, odd, scale, True, dtype, WARPS_N, weights_at)
+                        total = mma_v2(w1, a1, total)
+        before = slot
+        slot = gl.where(slot == DEPTH - 1, 0, slot + 1)
+    async_copy.wait_group(0)
+    return total
+
+
+@gluon.jit
+def w4a16_gptq_gemm_mma(
+    a,
+    qweight,
+    scales,
+    qzeros,
+    c,
+    M,
+    N,
+    K,
+    group_size,
+    stride_am,
+    stride_ak,
+    stride_qwk,
+    stride_qwn,
+    stride_sk,
+    stride_sn,
+    stride_qzk,
+    stride_qzn,
+    stride_cm,
+    stride_cn,
+    bias,
+    workspace,
+    counters,
+    BLOCK_M: gl.constexpr,
+    BLOCK_N: gl.constexpr,
+    BLOCK_K: gl.constexpr,
+    WARPS_K: gl.constexpr,
+    STAGES: gl.constexpr,
+    CTAS: gl.constexpr,
+    GROUP: gl.constexpr,
+    ZERO_BIAS: gl.constexpr,
+):
+    WARPS: gl.constexpr = gl.num_warps()
+    WARPS_N: gl.constexpr = WARPS // WARPS_K
+    SHARE: gl.constexpr = (WARPS_N, WARPS_K)
+    PART_K: gl.constexpr = BLOCK_K // WARPS_K  # k's of a tile for each of the warps along K
+    STEPS: gl.constexpr = PART_K // 32
+    SPANS: gl.constexpr = max(1, PART_K // GROUP)
+    SIZE: gl.constexpr = BLOCK_M * BLOCK_N
+    AT_ONCE: gl.constexpr = max(1, min(4, 64 // (SIZE // (32 * WARPS))))  # 64 registers
+    dtype: gl.constexpr = a.dtype.element_ty
+    mma: gl.constexpr = gl.NVMMADistributedLayout([2, 0], [WARPS_K, WARPS_N, 1], [1, 16, 8])
+    parts_at: gl.constexpr = _parts_layout(SHARE, BLOCK_M, BLOCK_N)
+    c_at: gl.constexpr = gl.SliceLayout(0, parts_at)
+
+    # `// 4 * 4` tells the compiler what the sidecar's constraints promise: loads are aligned.
+    # Offsets are 64 bits wide: M*K, K*N/8 and M*N each pass 2^31 in real models.
+    a_step = (stride_am // 8).to(gl.int64) * 4  # in pairs
+    q_step = (stride_qwk // 4).to(gl.int64) * 4
+    s_step = (stride_sk // 8).to(gl.int64) * 8
+    z_step = stride_qzk.to(gl.int64)
+    c_step = (stride_cm // 4).to(gl.int64) * 4
+
+    # Whole blocks for as many full rounds of CTAs as there are; the rest is split along K.
+    high = gl.cdiv(M, BLOCK_M)
+    blocks = high * gl.cdiv(N, BLOCK_N)
+    whole = blocks // CTAS * CTAS
+    block = gl.program_id(0)
+    part = 0
+    parts = 1
+    if block >= whole:
+        parts = (gl.num_programs(0) - whole) // (blocks - whole)
+        part = (block - whole) % parts
+        block = whole + (block - whole) // parts
+    deep = gl.cdiv(K, BLOCK_K)
+    begin = deep * part // parts
+    end = deep * (part + 1) // parts
+    first_row = block % high * BLOCK_M
+    first_column = block // high * BLOCK_N
+
+    pointers, lefts, place = _first(
+        a, qweight, scales, qzeros, first_row, first_column, begin * BLOCK_K,
+        gl.minimum(end * BLOCK_K, K), M, N, group_size, a_step, q_step,
+        BLOCK_M, BLOCK_N, PART_K, WARPS_K, STEPS, SPANS,
+    )  # fmt: skip
+    total = _multiply(
+        pointers, lefts, place, (q_step, s_step, z_step), end - begin, K, group_size,
+        SHARE, BLOCK_M, BLOCK_N, BLOCK_K, STEPS, SPANS, STAGES, ZERO_BIAS, dtype, mma,
+    )  # fmt: skip
+    total = total.reshape([WARPS_K, BLOCK_N // (32 * WARPS_N), 2, WARPS_N, 2, 8, BLOCK_M])
+    total = total.permute([0, 1, 3, 5, 2, 4, 6]).reshape([WARPS_K, BLOCK_N, BLOCK_M])
+    outputs = gl.sum(gl.convert_layout(total, parts_at, assert_trivial=WARPS_K == 1), 0)
+
+    n = gl.arange(0, BLOCK_N, gl.SliceLayout(1, c_at))
+    m = gl.arange(0, BLOCK_M, gl.SliceLayout(0, c_at))
+    complete = True
+    if parts > 1:
+        there = workspace + (m[None, :] * BLOCK_N + n[:, None])
+        there += ((block - whole) * parts).to(gl.int64) * SIZE
+        gl.store(there + part * SIZE, outputs)
+        gl.thread_barrier()  # all of this CTA's stores come before its arrival
+        arrived = gl.atomic_add(counters + (block - whole), 1, sem="acq_rel", scope="gpu")
+        complete = arrived == parts - 1
+        if complete:
+            gl.store(counters + (block - whole), 0)
+            outputs = gl.zeros_like(outputs)
+            for first in range(0, parts, AT_ONCE):
+                found = ()
+                for i in gl.static_range(AT_ONCE):
+                    here = there + (first + i) * SIZE
+                    mask = first + i < parts
+                    found = found + (gl.load(here, mask=mask, other=0, cache_modifier=".cg"),)
+                for i in gl.static_range(AT_ONCE):
+                    outputs += found[i]
+    if complete:
+        n += first_column
+        m += first_row
+        has_bias = bias.to(gl.int64) != 0
+        offset = gl.load(bias + n, mask=(n < N) & has_bias, other=0).to(gl.float32)
+        outputs += offset[:, None]
+        at = m.to(gl.int64)[None, :] * c_step + n[:, None]
+        gl.store(c + at, outputs.to(dtype), mask=(m < M)[None, :] & (n < N // 4 * 4)[:, None])

@@ -1,0 +1,477 @@
+"""The W4A16 GEMM for many rows, on Hopper: c[M, N] = a[M, K] @ dequantise(...)[K, N] + bias.
+
+It computes straight on the tensors of a GPTQ checkpoint; nothing is repacked.
+
+    a         float16 or bfloat16 [M, K]     activations
+    qweight   int32 [K/8, N]                 eight 4-bit weights a word, low nibble first along K
+    scales    as a [ceil(K/G), N]
+    qzeros    int32 [ceil(K/G), N/8]         eight 4-bit zeros a word, low nibble first along N
+    c         as a [M, N]                    fp32 accumulation
+    bias      as a [N], or NULL
+    workspace float32 [2 * programs, BLOCK_N, BLOCK_M]    partial tiles
+    counters  int32 [2 * programs]           zero before and after
+
+Warps are specialised.  Four of them copy: a step's activations, words, scales and zeros
+(BLOCK_K = 64 k's) go into one stage of a ring in shared memory, by cp.async, which also arrives at
+the stage's barrier.  The others multiply, BLOCK_N columns of weights as the left operand of wgmma,
+in registers, and BLOCK_M rows of activations as the right one, in shared memory in the 128-byte
+swizzle.  They dequantise the next 32 k's while wgmma works on the last ones.
+
+wgmma wants of a lane (g = lane / 4, t = lane % 4) the weights of rows g and g + 8 and of
+k = 2t, 2t + 1 of each eight.  These two k's are byte t of a word, so the four lanes of a quad read
+the same words, and each picks its byte.  Rows g and g + 8 are the columns 2g and 2g + 1 of the
+file, so that a lane reads two words at once and in the end stores two neighbours of c.  Bits of a
+column's number, low to high: in the file [r, g0, g1, g2, ...], in wgmma [g0, g1, g2, r, ...].
+
+A byte (low, high) becomes two float16 numbers exactly, by the bits of 1024 = 0x6400:
+
+    {0x6400 | low, 0x6400 | high << 4} = {1024 + low, 1024 + 16 high}
+    fma by {1, 1/16} and {-1024 - z, -64 - z} = {low - z, high - z}
+
+and bfloat16 likewise by 128 = 0x4300, with the high nibble shifted down first.  One multiplication
+by the scale, rounded, follows.
+
+The programs, as many as CTAs, are persistent.  They take the tiles in rounds.  Where there are
+fewer tiles than programs, K is split; and where a last round would leave many idle, the tiles of
+the last two rounds are shared out by steps, so that a program may work on parts of two tiles.
+Parts go to the workspace, and the last program to arrive at a tile sums its parts, always in the
+same order.
+
+GROUP is 64 or 32, and group_size a multiple of it, or one group is all of K.  Rows beyond M are
+copied from the last one, columns beyond N are zero, and neither is stored; k's beyond K are zero.
+Strides are in elements; those of rows keep 16-byte copies aligned, the others are 1, or any for
+rows of qzeros; BLOCK_M rows of c are less than 2^31 elements.  ZERO_BIAS is 1 for GPTQ v1 (the file
+stores zero - 1) and 0 for GPTQ v2.
+"""
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.ampere import async_copy
+from triton.experimental.gluon.language.nvidia.hopper import (
+    fence_async_shared,
+    mbarrier,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
+
+
+@gluon.constexpr_function
+def _bits(shape, dim, first, end):
+    """The basis vectors first, 2 * first, ... below `end` along one dimension."""
+    bits = []
+    while first < end:
+        bits.append([first if d == dim else 0 for d in range(len(shape))])
+        first *= 2
+    return bits
+
+
+@gluon.constexpr_function
+def _weights_layout(EIGHTS, BLOCK_N, WARPS):
+    """[EIGHTS (k / 8), BLOCK_N / 8, 8 (g1, g0, r), 4 (t), 2]: the left operand of wgmma."""
+    shape = [EIGHTS, BLOCK_N // 8, 8, 4, 2]
+    rows = _bits(shape, 1, 2, BLOCK_N // 8)
+    warps = WARPS.bit_length() - 1
+    registers = _bits(shape, 4, 1, 2) + _bits(shape, 2, 1, 2) + _bits(shape, 0, 1, EIGHTS)
+    lanes = _bits(shape, 3, 1, 4) + _bits(shape, 2, 2, 8) + _bits(shape, 1, 1, 2)
+    return gl.DistributedLinearLayout(registers + rows[warps:], lanes, rows[:warps], [], shape)
+
+
+@gluon.constexpr_function
+def _outputs_layout(BLOCK_M, BLOCK_N, WARPS):
+    """[BLOCK_M, BLOCK_N]: wgmma's result, two columns of c together."""
+    shape = [BLOCK_M, BLOCK_N]
+    columns = _bits(shape, 1, 16, BLOCK_N)
+    warps = WARPS.bit_length() - 1
+    registers = _bits(shape, 1, 1, 2) + _bits(shape, 0, 1, 2) + _bits(shape, 0, 8, BLOCK_M)
+    lanes = _bits(shape, 0, 2, 8) + _bits(shape, 1, 2, 16)
+    return gl.DistributedLinearLayout(
+        registers + columns[warps:], lanes, columns[:warps], [], shape
+    )
+
+
+@gluon.constexpr_function
+def _along(layout, *dims):
+    """The layout of a tensor that indexing with None spreads to `layout` from these dimensions."""
+    for other in reversed(range(layout.rank)):
+        if other not in dims:
+            layout = gl.SliceLayout(other, layout)
+    return layout
+
+
+@gluon.jit
+def _schedule(M, N, K, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BLOCK_K: gl.constexpr):
+    """How the programs share out the tiles.
+
+    -> programs that work, steps of a tile, whole tiles of each program, steps of all the remaining
+    tiles, and which of those this program does, from `start` to `stop`.
+    """
+    limit = gl.num_programs(0)
+    tiles = gl.cdiv(M, BLOCK_M) * gl.cdiv(N, BLOCK_N)
+    steps = gl.cdiv(K, BLOCK_K)
+    program = gl.program_id(0)
+    # Summing parts costs more than a few idle programs in the last round.
+    if tiles <= limit:
+        split = gl.minimum(limit // tiles, gl.cdiv(steps, 4))
+        programs = split * tiles
+        whole = (split == 1).to(gl.int32)
+        shared = (1 - whole) * tiles * steps
+    else:
+        programs = gl.cdiv(tiles, gl.cdiv(tiles, limit))
+        if programs * 5 >= limit * 4:
+            whole = gl.cdiv(tiles - program, programs)
+            shared = 0
+        else:
+            programs = limit
+            whole = tiles // limit - 1
+            shared = (tiles - whole * limit) * steps
+    if program >= programs:
+        whole = 0
+    start = gl.minimum(program, programs) * shared // programs
+    stop = gl.minimum(program + 1, programs) * shared // programs
+    return programs, steps, whole, shared, start, stop
+
+
+@gluon.jit
+def _item(x, programs, steps, tiles, start, stop):
+    """What a program does at x steps, those before `start` being of its whole tiles.
+
+    -> tile, its first step, its last one + 1.  tiles: those before the shared ones.
+    """
+    if x < start:
+        tile = gl.program_id(0) + ((start - x) // steps - 1) * programs
+        first = 0
+        end = steps
+    else:
+        tile = tiles + x // steps
+        first = x % steps
+        end = gl.minimum(steps, first + stop - x)
+    return tile, first, end
+
+
+@gluon.jit
+def _place(tile, M, N, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BAND: gl.constexpr):
+    """A tile's first row and column.  Tiles go down BAND of them first, then to the right."""
+    tiles_m = gl.cdiv(M, BLOCK_M)
+    tiles_n = gl.cdiv(N, BLOCK_N)
+    band = tile // (BAND * tiles_n)
+    height = gl.minimum(tiles_m - band * BAND, BAND)
+    rest = tile - band * (BAND * tiles_n)
+    column = rest // height
+    return (band * BAND + rest - column * height) * BLOCK_M, column * BLOCK_N
+
+
+@gluon.jit
+def _copy(
+    a, qweight, scales, qzeros, a_ring, q_ring, s_ring, z_ring, full, empty,
+    M, N, K, group_size, a_step, q_step, s_step, z_step,
+    BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BLOCK_K: gl.constexpr,
+    STAGES: gl.constexpr, SPANS: gl.constexpr, BAND: gl.constexpr,
+):  # fmt: skip
+    """The copying warps: all steps of all of the program's tiles, one after the other."""
+    WARPS: gl.constexpr = gl.num_warps()
+    ROWS: gl.constexpr = BLOCK_K // 8  # of words, in a step
+    # Eight lanes copy 128 bytes of a row: anything narrower costs cp.async more cycles.
+    a_at: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [WARPS, 1], [1, 0])
+    q_at: gl.constexpr = gl.BlockedLayout([1, 1, 4], [1, 16, 2], [WARPS, 1, 1], [2, 1, 0])
+    s_at: gl.constexpr = gl.BlockedLayout([1, 8], [32, 1], [WARPS, 1], [1, 0])
+    z_at: gl.constexpr = gl.BlockedLayout([1], [32], [WARPS], [0])
+    k = gl.arange(0, BLOCK_K, _along(a_at, 1))
+    q_row = gl.arange(0, ROWS, _along(q_at, 0))[:, None, None]
+    q_column = gl.arange(0, BLOCK_N // 8, _along(q_at, 1))[None, :, None]
+    q_offset = gl.multiple_of(q_row * q_step.to(gl.int32), [1, 1, 4]) + q_column * 8
+    q_offset += gl.arange(0, 8, _along(q_at, 2))[None, None, :]
+    s_column = gl.arange(0, BLOCK_N // 8, _along(s_at, 0))[:, None]
+    s_offset = s_column * 8 + gl.arange(0, 8, _along(s_at, 1))[None, :]
+    z_offset = gl.arange(0, BLOCK_N // 8, z_at)
+    last_group = (K - 1) // group_size
+
+    programs, steps, whole, _, start, stop = _schedule(M, N, K, BLOCK_M, BLOCK_N, BLOCK_K)
+    x = start - whole * steps
+    n = x * 0  # stages so far
+    while x < stop:
+        tile, first, end = _item(x, programs, steps, whole * programs, start, stop)
+        x += end - first
+        first_row, first_column = _place(tile, M, N, BLOCK_M, BLOCK_N, BAND)
+        rows = first_row + gl.arange(0, BLOCK_M, _along(a_at, 0))
+        rows = gl.minimum(rows, M - 1).to(gl.int64)
+        # What is known of alignment outside of the warps' functions does not reach into them.
+        a_row = gl.multiple_of(a + first * BLOCK_K + rows * a_step, 16)
+        q = qweight + ((first * ROWS).to(gl.int64) * q_step + first_column)
+        q = gl.multiple_of(q, 16)
+        left = (K - first * BLOCK_K) // 8  # eights of k
+        width = (N - first_column) // 8  # eights of columns
+        group = first * BLOCK_K // group_size
+        row = first * BLOCK_K - group * group_size
+        for _ in range(first, end):
+            stage = n % STAGES
+            mbarrier.wait(empty.index(stage), (n // STAGES & 1) ^ 1)
+            async_copy.async_copy_global_to_shared(
+                q_ring.index(stage), q + q_offset, (q_row < left) & (q_column < width)
+            )
+            async_copy.async_copy_global_to_shared(
+                a_ring.index(stage), a_row[:, None] + k[None, :], (k // 8 < left)[None, :]
+            )
+            for span in gl.static_range(SPANS):
+                there = gl.minimum(group, last_group).to(gl.int64)
+                s = gl.multiple_of(scales + (there * s_step + first_column), 16)
+                z = qzeros + (there * z_step + first_column // 8)
+                async_copy.async_copy_global_to_shared(
+                    s_ring.index(stage * SPANS + span), s + s_offset, s_column < width
+                )
+                async_copy.async_copy_global_to_shared(
+                    z_ring.index(stage * SPANS + span), z + z_offset, z_offset < width
+                )
+                row += BLOCK_K // SPANS
+                over = row >= group_size
+                group += over.to(gl.int32)
+                row = gl.where(over, row - group_size, row)
+            async_copy.mbarrier_arrive(full.index(stage), increment_count=False)
+            a_row += BLOCK_K
+            q += q_step * ROWS
+            left -= ROWS
+            n += 1
+
+
+@gluon.jit
+def _affine(scales, zeros, at: gl.constexpr, ZERO_BIAS: gl.constexpr):
+    """What _dequantise adds and multiplies by, for the columns of `scales` [BLOCK_N / 8, 8]."""
+    scale = scales.load(_along(at, 1, 2))[None, :, :, None, None]
+    zero = zeros.load(_along(at, 1))[None, :, None, None, None]
+    high = gl.arange(0, 2, _along(at, 4))[None, None, None, None, :]
+    shift = (gl.arange(0, 8, _along(at, 2)) * 4)[None, None, :, None, None]
+    zero = ((zero >> shift) & 15) + ZERO_BIAS
+    if scale.dtype == gl.float16:
+        zero = gl.where(high == 0, 0xE400 + zero, 0xD400 + zero * 16)  # -1024 - zero, -64 - zero
+    else:
+        zero = 0xC300 + zero + high * 0  # -128 - zero
+    return zero.to(gl.int16).to(scale.dtype, bitcast=True), scale
+
+
+@gluon.jit
+def _dequantise(words, byte, zero, scale):
+    """The two weights in one byte of each word; all are [..., 2], the same word in both."""
+    if scale.dtype == gl.float16:
+        weights = gl.inline_asm_elementwise(
+            "{ .reg .b32 both, factor;"
+            "mov.b32 factor, 0x2c003c00;"  # {1, 1/16}
+            "prmt.b32 both, $1, 0, $3;"
+            "lop3.b32 both, both, 0x00f0000f, 0x64006400, 0xea;"
+            "fma.rn.f16x2 both, both, factor, $5;"
+            "mul.f16x2 $0, both, $6; }",
+            "=r,r,r,r,r,r,r", [words, byte * 0x0101 + 0x4040, zero, scale], gl.float16,
+            is_pure=True, pack=2,
+        )  # fmt: skip
+    else:
+        weights = gl.inline_asm_elementwise(
+            "{ .reg .b32 both;"
+            "shr.u32 both, $1, 4;"
+            "prmt.b32 both, $1, both, $3;"
+            "lop3.b32 both, both, 0x000f000f, 0x43004300, 0xea;"
+            "add.bf16x2 both, both, $5;"
+            "mul.bf16x2 $0, both, $6; }",
+            "=r,r,r,r,r,r,r", [words, byte * 0x0101 + 0x0400, zero, scale], gl.bfloat16,
+            is_pure=True, pack=2,
+        )  # fmt: skip
+    return weights
+
+
+@gluon.jit
+def _weights(words, zero, scale, at: gl.constexpr, operand: gl.constexpr):
+    """words [EIGHTS, BLOCK_N / 8, 8] in shared memory -> [BLOCK_N, 8 * EIGHTS] for wgmma."""
+    EIGHTS: gl.constexpr = words.shape[0]
+    BLOCK_N: gl.constexpr = words.shape[1] * 8
+    words = words.load(_along(at, 0, 1, 2))[:, :, :, None, None]
+    byte = gl.arange(0, 4, _along(at, 3))[None, None, None, :, None]
+    words, byte = gl.broadcast(words, byte)
+    words, zero = gl.broadcast(words, zero)
+    byte, zero = gl.broadcast(byte, zero)
+    words, scale = gl.broadcast(words, scale)
+    weights = _dequantise(words, byte, zero, scale)
+    # [k / 8, ..., g2, g1 g0, r, t, k % 2]
+    weights = weights.reshape([EIGHTS, BLOCK_N // 16, 2, 4, 2, 4, 2])
+    weights = weights.permute([1, 4, 2, 3, 0, 5, 6]).reshape([BLOCK_N, 8 * EIGHTS])
+    return gl.convert_layout(weights, operand, assert_trivial=True)
+
+
+@gluon.jit
+def _here(x):
+    """x, in a way that what depends on it is not computed ahead of loops and kept in registers."""
+    return gl.inline_asm_elementwise(
+        "mov.b32 $0, $1;", "=r,r", [x], gl.int32, is_pure=False, pack=1
+    )
+
+
+@gluon.jit
+def _store(total, c, bias, M, N, first_row, first_column, c_step):
+    """total [BLOCK_N in wgmma's order, BLOCK_M] + bias -> c."""
+    BLOCK_N: gl.constexpr = total.shape[0]
+    BLOCK_M: gl.constexpr = total.shape[1]
+    at: gl.constexpr = _outputs_layout(BLOCK_M, BLOCK_N, gl.num_warps())
+    total = total.reshape([BLOCK_N // 16, 2, 8, BLOCK_M]).permute([3, 0, 2, 1])
+    total = gl.convert_layout(total.reshape([BLOCK_M, BLOCK_N]), at, assert_trivial=True)
+    row = gl.arange(0, BLOCK_M, _along(at, 0))
+    column = gl.arange(0, BLOCK_N, _along(at, 1))
+    inside = (first_column + column) // 8 < N // 8
+    if bias.to(gl.int64) != 0:
+        total += gl.load(bias + first_column + column, inside, 0).to(gl.float32)[None, :]
+    corner = gl.multiple_of(c + (first_row.to(gl.int64) * c_step + first_column), 16)
+    offset = gl.multiple_of(row * _here(c_step.to(gl.int32)), 2)[:, None] + column[None, :]
+    mask = (row < M - first_row)[:, None] & inside[None, :]
+    gl.store(corner + offset, total.to(c.dtype.element_ty), mask)
+
+
+@gluon.jit
+def _multiply(
+    a_ring, q_ring, s_ring, z_ring, full, empty, c, bias, workspace, counters,
+    M, N, K, c_step,
+    BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BLOCK_K: gl.constexpr,
+    STAGES: gl.constexpr, SPANS: gl.constexpr, BAND: gl.constexpr, ZERO_BIAS: gl.constexpr,
+):  # fmt: skip
+    """The multiplying warps, tile by tile, to the stored result."""
+    WARPS: gl.constexpr = gl.num_warps()
+    HALF: gl.constexpr = BLOCK_K // 2  # two, so that their weights take turns in the registers
+    EIGHTS: gl.constexpr = HALF // 8
+    at: gl.constexpr = _weights_layout(EIGHTS, BLOCK_N, WARPS)
+    mma: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [WARPS, 1], [16, BLOCK_M, 16])
+    operand: gl.constexpr = gl.DotOperandLayout(0, mma, 2)
+    # Parts whose loads are under way at a time: as many as there are registers for.
+    TOGETHER: gl.constexpr = max(1, min(4, 128 * 256 // (BLOCK_M * BLOCK_N)))
+    part_at = gl.arange(0, BLOCK_N, _along(mma, 0))[:, None] * BLOCK_M
+    part_at += gl.arange(0, BLOCK_M, _along(mma, 1))[None, :]
+
+    programs, steps, whole, shared, start, stop = _schedule(M, N, K, BLOCK_M, BLOCK_N, BLOCK_K)
+    x = start - whole * steps
+    n = x * 0
+    while x < stop:
+        tile, first, end = _item(x, programs, steps, whole * programs, start, stop)
+        total = gl.zeros([BLOCK_N, BLOCK_M], gl.float32, mma)
+        before = gl.zeros([BLOCK_N, HALF], s_ring.dtype, operand)
+        for step in range(first, end):
+            stage = n % STAGES
+            mbarrier.wait(full.index(stage), n // STAGES & 1)
+            fence_async_shared()  # what cp.async has written, wgmma reads in another way
+            for i in gl.static_range(2):
+                if i < SPANS:
+                    span = stage * SPANS + i
+                    zero, scale = _affine(s_ring.index(span), z_ring.index(span), at, ZERO_BIAS)
+                words = q_ring.index(stage).slice(EIGHTS * i, EIGHTS, 0)
+                weights = _weights(words, zero, scale, at, operand)
+                rows = a_ring.index(stage).slice(HALF * i, HALF, 1).permute([1, 0])
+                total = warpgroup_mma(weights, rows, total, is_async=True)
+                # The registers of the weights before these are free again.
+                total, before = warpgroup_mma_wait(1, deps=[total, before])
+                before = weights
+                if i == 0:
+                    last_stage = (n + STAGES - 1) % STAGES
+                    mbarrier.arrive(empty.index(last_stage), count=1, pred=step > first)
+            n += 1
+        total, before = warpgroup_mma_wait(0, deps=[total, before])
+        mbarrier.arrive(empty.index((n + STAGES - 1) % STAGES), count=1)
+
+        complete = True
+        if end - first < steps:
+            shared_tile = tile - whole * programs
+            tile_start = shared_tile * steps
+            lowest = ((tile_start + 1) * programs - 1) // shared
+            highest = ((tile_start + steps) * programs - 1) // shared
+            # A program's first part and its last one; it has no more.
+            slot = 2 * gl.program_id(0) + (start < tile_start).to(gl.int32)
+            gl.store(workspace + slot.to(gl.int64) * (BLOCK_M * BLOCK_N) + part_at, total)
+            gl.thread_barrier()
+            counter = counters + shared_tile
+            arrived = gl.atomic_add(counter, 1, sem="acq_rel", scope="gpu")
+            complete = arrived == highest - lowest
+            if complete:
+                gl.thread_barrier()
+                total = gl.zeros([BLOCK_N, BLOCK_M], gl.float32, mma)
+                # Only the lowest program can have begun with another tile.
+                begun = (lowest * shared // programs < tile_start).to(gl.int32)
+                for program in range(lowest, highest + 1, TOGETHER):
+                    parts = ()
+                    for i in gl.static_range(TOGETHER):
+                        slot = 2 * (program + i) + begun
+                        begun = 0
+                        part = workspace + slot.to(gl.int64) * (BLOCK_M * BLOCK_N) + part_at
+                        there = program + i <= highest
+                        parts = parts + (gl.load(part, there, 0.0, cache_modifier=".cg"),)
+                    for i in gl.static_range(TOGETHER):
+                        total += parts[i]
+                gl.store(counter, 0)
+        if complete:
+            first_row, first_column = _place(tile, M, N, BLOCK_M, BLOCK_N, BAND)
+            _store(total, c, bias, M, N, first_row, first_column, c_step)
+        x += end - first
+
+
+@gluon.jit
+def w4a16_gptq_gemm_wgmma(
+    a,
+    qweight,
+    scales,
+    qzeros,
+    c,
+    M,
+    N,
+    K,
+    group_size,
+    stride_am,
+    stride_ak,
+    stride_qwk,
+    stride_qwn,
+    stride_sk,
+    stride_sn,
+    stride_qzk,
+    stride_qzn,
+    stride_cm,
+    stride_cn,
+    bias,
+    workspace,
+    counters,
+    BLOCK_M: gl.constexpr,
+    BLOCK_N: gl.constexpr,
+    BLOCK_K: gl.constexpr,
+    STAGES: gl.constexpr,
+    BAND: gl.constexpr,
+    COPY_REGISTERS: gl.constexpr,
+    GROUP: gl.constexpr,
+    ZERO_BIAS: gl.constexpr,
+):
+    COPY_WARPS: gl.constexpr = 4
+    SPANS: gl.constexpr = BLOCK_K // GROUP  # of a step, each in one group
+    dtype: gl.constexpr = a.dtype.element_ty
+    a_at: gl.constexpr = gl.NVMMASharedLayout(128, 16, 2)
+    a_ring = gl.allocate_shared_memory(dtype, [STAGES, BLOCK_M, BLOCK_K], a_at)
+    q_at: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [2, 1, 0])
+    q_ring = gl.allocate_shared_memory(gl.int32, [STAGES, BLOCK_K // 8, BLOCK_N // 8, 8], q_at)
+    s_at: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [1, 0])
+    s_ring = gl.allocate_shared_memory(dtype, [STAGES * SPANS, BLOCK_N // 8, 8], s_at)
+    z_at: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
+    z_ring = gl.allocate_shared_memory(gl.int32, [STAGES * SPANS, BLOCK_N // 8], z_at)
+    full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    for i in gl.static_range(STAGES):
+        mbarrier.init(full.index(i), count=COPY_WARPS * 32)
+        mbarrier.init(empty.index(i), count=1)
+
+    # Offsets are 64 bits wide: M*K, K*N/8 and M*N each pass 2^31 in real models.
+    a_step = stride_am.to(gl.int64)
+    q_step = stride_qwk.to(gl.int64)
+    s_step = stride_sk.to(gl.int64)
+    z_step = stride_qzk.to(gl.int64)
+    c_step = stride_cm.to(gl.int64)
+    gl.warp_specialize(
+        [
+            (_multiply, (
+                a_ring, q_ring, s_ring, z_ring, full, empty, c, bias, workspace, counters,
+                M, N, K, c_step,
+                BLOCK_M, BLOCK_N, BLOCK_K, STAGES, SPANS, BAND, ZERO_BIAS,
+            )),
+            (_copy, (
+                a, qweight, scales, qzeros, a_ring, q_ring, s_ring, z_ring, full, empty,
+                M, N, K, group_size, a_step, q_step, s_step, z_step,
+                BLOCK_M, BLOCK_N, BLOCK_K, STAGES, SPANS, BAND,
+            )),
+        ],
+        [COPY_WARPS],
+        [COPY_REGISTERS],
+    )  # fmt: skip

@@ -1,0 +1,112 @@
+"""GEMMs that start before the launch ahead of them is done, and wait for it themselves."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+
+import numpy as np
+import pytest
+
+import ferrum_numba as fe
+from ferrum_numba import kernels
+from tests.kernels.test_artefacts import case, dtype_of
+from tests.kernels.test_tuned_gemms import launch
+from tests.ptx import ptx
+
+DEPENDENT = [name for name in kernels.names() if kernels.artefact(name).sidecar.programmatic]
+V1 = [name for name in DEPENDENT if re.search(r"gemm_decode\.m8n32.*\.v1\.", name)]
+# Lets the launch behind it start at once, takes its time, and only then copies n words.
+LATE_COPY = ptx(
+    [".param .u64 source", ".param .u64 out", ".param .u32 n"],
+    """
+    griddepcontrol.launch_dependents;
+    ld.param.u64 %rd1, [source];
+    ld.param.u64 %rd2, [out];
+    ld.param.u32 %r1, [n];
+    nanosleep.u32 100000;
+    mov.u32 %r2, %ctaid.x;
+    mov.u32 %r3, %ntid.x;
+    mov.u32 %r4, %tid.x;
+    mad.lo.u32 %r5, %r2, %r3, %r4;
+    setp.ge.u32 %p1, %r5, %r1;
+    @%p1 bra DONE;
+    mul.wide.u32 %rd3, %r5, 4;
+    add.u64 %rd1, %rd1, %rd3;
+    add.u64 %rd2, %rd2, %rd3;
+    ld.global.u32 %r6, [%rd1];
+    st.global.u32 [%rd2], %r6;
+    DONE: ret;
+    """,
+    target="sm_90",
+    version="7.8",
+)
+
+
+def twin(name: str) -> str:
+    """The build of the same tile that is launched when all before it is done."""
+    return name.replace(".sm_90", ".sm_80")
+
+
+@pytest.mark.parametrize("name", V1)
+def test_the_same_bits_as_its_twin(name: str) -> None:
+    device = fe.open_device("cpu")
+    found, expected = (launch(device, each, 17, 1320, 40)[0] for each in (name, twin(name)))
+    np.testing.assert_array_equal(found.view(np.uint16), expected.view(np.uint16))
+
+
+@pytest.mark.parametrize("name", V1)
+def test_before_it_waits_it_touches_weights_alone(name: str) -> None:
+    """Of a, c and bias nothing is there to be read or written, and it ends where it waits."""
+    shipped, tensors = case(name, 1320, 72, None)
+    before, _ = shipped.text.split("griddepcontrol.wait;")
+    assert "griddepcontrol.launch_dependents;" in before
+    device = fe.open_device("cpu", checks=("memory", "init", "race"))
+    weights, nothing = (tensors.qweight, tensors.scales, tensors.qzeros), np.empty(0, np.int32)
+    sizes = kernels.contiguous_sizes(3, 72, 1320, tensors.group_size)
+    config = kernels.launch_config(shipped.sidecar, **sizes)
+    kernel = device.load_module(shipped.text.replace("griddepcontrol.wait;", "ret;")).get_kernel()
+    kernel.launch(
+        fe.LaunchConfig(config.grid, config.block, config.shared_bytes),
+        *(nothing, *weights, nothing, *sizes.values()),
+        *(nothing, nothing, nothing),  # bias, scratch
+    )
+    device.synchronize()
+
+
+def outputs(
+    device: fe.Device, name: str, tensors: fe.GptqTensors, sources: np.ndarray
+) -> list[np.ndarray]:
+    """The layer twice over on each source [M, K], which is copied to its place late."""
+    kernel = kernels.artefact(name).kernel(device)
+    late = device.load_module(LATE_COPY).get_kernel()
+    weights = [device.to_device(v) for v in (tensors.qweight, tensors.scales, tensors.qzeros)]
+    x, between = (device.to_device(np.zeros_like(sources[0])) for _ in range(2))
+    results = [device.to_device(np.zeros_like(x)) for x in sources]
+    sizes = kernels.contiguous_sizes(len(x), tensors.N, tensors.K, tensors.group_size)
+    prepare = partial(kernel.prepare, kernels.launch_config(kernel.sidecar, **sizes))
+    words = x.size // 2
+    calls = []
+    for source, result in zip(map(device.to_device, sources), results, strict=True):
+        calls += [
+            late.prepare(fe.LaunchConfig(-(-words // 128), 128), source, x, words),
+            prepare(x, *weights, between, *sizes.values()),
+            prepare(between, *weights, result, *sizes.values()),
+        ]
+    for call in calls:  # all prepared, so that they follow close on each other
+        call()
+    device.synchronize()
+    return [device.to_host(result).view(np.uint16) for result in results]
+
+
+@pytest.mark.parametrize("name", V1)
+def test_activations_that_are_written_late(device: fe.Device, name: str) -> None:
+    """By a kernel that lets it start at once, and by another launch of its own kind."""
+    if getattr(device, "capability", (9, 0)) < (9, 0):
+        pytest.skip("griddepcontrol needs sm_90")
+    repeats, k = (2, 256) if device.name == "cpu" else (100, 2048)
+    _, tensors = case(name, k, k, 128)
+    sources = np.random.default_rng(k).standard_normal((repeats, 3, k)).astype(dtype_of(name))
+    found, expected = (outputs(device, each, tensors, sources) for each in (name, twin(name)))
+    np.testing.assert_array_equal(found, expected)
+    assert len({output.tobytes() for output in found}) == repeats
