@@ -170,26 +170,22 @@ define internal void @{name}(ptr %checks, ptr %ctx, i32 %which) #0 {{
 @family("landed")
 def landed(helpers: Helpers, name: str) -> str:
     """The warp has waited for its copies: those that have landed come before what it does next."""
-    return f"""
-define internal void @{name}(ptr %checks, ptr %ctx) #0 {{
-{_warp()}{own_clock()}{load_field("stamp", "i32")}  %next = add i32 %stamp, {STEP}
-  store i32 %next, ptr %stamp.at, align 4
-  %own = add i32 %warp, 32
-  %own.at = getelementptr i32, ptr %seen, i32 %own
-  store i32 %next, ptr %own.at, align 4
-  ret void
-}}
-"""
+    return _reached(name, 32)
 
 
 @family("bulkwait")
 def bulk_wait(helpers: Helpers, name: str) -> str:
     """What bulk copies read counts with products, for it is read in the same way."""
+    return _reached(name, 64)
+
+
+def _reached(name: str, first: int) -> str:
+    """A function after which the warp's part of its own clock from `first` on is what is next."""
     return f"""
 define internal void @{name}(ptr %checks, ptr %ctx) #0 {{
 {_warp()}{own_clock()}{load_field("stamp", "i32")}  %next = add i32 %stamp, {STEP}
   store i32 %next, ptr %stamp.at, align 4
-  %own = add i32 %warp, 64
+  %own = add i32 %warp, {first}
   %own.at = getelementptr i32, ptr %seen, i32 %own
   store i32 %next, ptr %own.at, align 4
   ret void
