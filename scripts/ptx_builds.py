@@ -139,15 +139,14 @@ class DecodeTile:
         return f"m{self.block_m}n{self.block_n}w{self.num_warps}"
 
 
-# 128 registers let 16 warps share an SM.
+# 128 registers let 16 warps share an SM, 168 let 12.
 DECODE_TILES = {
     128: [
-        DecodeTile(8, 32, 2, max_registers=128),
         DecodeTile(8, 32, 4, max_registers=128),
         DecodeTile(8, 32, 8, max_registers=128),
         DecodeTile(8, 32, 16),
+        DecodeTile(8, 64, 4, max_registers=168),
         DecodeTile(16, 32, 8),
-        DecodeTile(16, 64, 2),
         DecodeTile(16, 64, 4),
         DecodeTile(16, 64, 8),
     ],
@@ -164,7 +163,11 @@ def _decode(tile: DecodeTile, group: int, zero_format: str, zero_bias: int) -> B
         num_warps=tile.num_warps,
         num_stages=1,
         tile={"BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n, "BLOCK_K": 128},
-        constants={"GROUP": group, "APART": int(tile.block_m == 8), "ZERO_BIAS": zero_bias},
+        constants={
+            "GROUP": group,
+            "APART": int(tile.block_m * tile.block_n == 256),
+            "ZERO_BIAS": zero_bias,
+        },
         params=[*_aligned(W4A16_PARAMS, 16, "a", "qweight", "scales"), BIAS],
         grid=["cdiv(M, BLOCK_M)", "cdiv(N, BLOCK_N)", "1"],
         constraints=[
@@ -180,18 +183,31 @@ def _decode(tile: DecodeTile, group: int, zero_format: str, zero_bias: int) -> B
     )
 
 
-# Names of the tiles for groups of 128 that some shape runs fastest with programmatic launches.
-DEPENDENT_TILES: list[str] = ["m16n32w8", "m16n64w8", "m8n32w16", "m8n32w4", "m8n32w8"]
+# The builds that some shape runs faster with programmatic launches, and when each of them lets the
+# next launch start: 1 at once, 2 when its products are done.
+DEPENDENT_TILES = {
+    "decode.m8n32w4.g128": 2,
+    "decode.m8n32w8.g128": 1,
+    "decode.m8n32w16.g128": 1,
+    "decode.m8n64w4.g128": 1,
+    "decode.m16n32w8.g128": 1,
+    "decode.m16n64w4.g128": 1,
+    "decode.m16n64w8.g128": 1,
+    "decode.m8n32w8.g32": 1,
+    "decode.m16n32w8.g32": 1,
+    "mma.m32n128w4c264.g128": 2,
+    "mma.m32n128w4c264.g32": 2,
+}
 
 
-def _dependent(build: Build) -> Build:
+def _dependent(build: Build, start: int) -> Build:
     """The same build, to be launched while the launch ahead of it still runs."""
     return replace(
         build,
         artefact=build.artefact.removesuffix(build.target) + "sm_90",
         target="sm_90",
         ptx_version="8.0",  # of the sm_90a that Triton compiles for; griddepcontrol needs 7.8
-        constants=build.constants | {"DEPENDENT": 1},
+        constants=build.constants | {"DEPENDENT": start},
         programmatic=True,
     )
 
@@ -215,13 +231,14 @@ class MmaTile:
 
 MMA_TILES = {
     128: [
-        MmaTile(32, 128, 128, 4, 4, 264),
-        MmaTile(32, 128, 128, 4, 4, 396),
+        MmaTile(16, 128, 256, 4, 2, 264, warps_k=2),
+        MmaTile(32, 128, 256, 4, 2, 264, warps_k=2),
+        MmaTile(32, 256, 128, 4, 4, 264),
         MmaTile(64, 64, 256, 8, 2, 132, warps_k=4),
         MmaTile(64, 128, 128, 4, 2, 264),
         MmaTile(64, 256, 64, 4, 4, 264),
     ],
-    32: [MmaTile(64, 128, 128, 4, 2, 264)],
+    32: [MmaTile(32, 128, 256, 4, 2, 264, warps_k=2), MmaTile(64, 128, 128, 4, 2, 264)],
 }
 # Blocks of c for full rounds of CTAS; those left over are split along K, down to 1024 a CTA.
 _BLOCKS = "cdiv(M, BLOCK_M) * cdiv(N, BLOCK_N)"
@@ -270,26 +287,100 @@ def _mma(tile: MmaTile, group: int, zero_format: str, zero_bias: int) -> Build:
 
 
 @dataclass(frozen=True)
-class WgmmaTile:
-    """What a CTA of the GEMM for many rows on Hopper does, and the stages of its ring."""
+class ActOrderTile:
+    """What a CTA of the GEMM for activation order does, and how many groups it has room for."""
 
     block_m: int
     block_n: int
+    block_k: int
+    num_warps: int
+    max_registers: int | None = None
+    groups: int = 256
+    copies: int = 4
+
+    @property
+    def name(self) -> str:
+        return f"m{self.block_m}n{self.block_n}w{self.num_warps}g{self.groups}"
+
+
+# Groups times copies: 80 KiB of shared memory, so that two CTAs share an SM.
+ACT_ORDER_TILES = [
+    ActOrderTile(8, 32, 64, 8, max_registers=128),
+    ActOrderTile(16, 32, 64, 8, max_registers=128),
+    ActOrderTile(64, 32, 32, 4),
+    ActOrderTile(16, 32, 64, 8, max_registers=128, groups=1024, copies=1),
+]
+# Without zeros to look up there are registers for more loads under way.
+SYMMETRIC_TILES = [replace(ACT_ORDER_TILES[0], block_k=128), *ACT_ORDER_TILES[1:3]]
+
+
+def _act_order_mma(tile: ActOrderTile, zero_format: str, zero_bias: int) -> Build:
+    reference = _act_order(zero_format, zero_bias)
+    return replace(
+        reference,
+        artefact=f"w4a16_gptq_gemm_act_order_mma.{tile.name}.{zero_format}.sm_80",
+        kernel="w4a16_gptq_gemm_act_order_mma",
+        ptx_version="7.4",  # cache hints
+        num_warps=tile.num_warps,
+        tile={"BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n, "BLOCK_K": tile.block_k},
+        constants={
+            "GROUPS": tile.groups,
+            "COPIES": tile.copies,
+            "ZERO_BIAS": zero_bias,
+            "SYMMETRIC": int(zero_format == "sym"),
+        },
+        params=[*_aligned(reference.params, 16, "a", "qweight", "scales", "g_idx", "c"), BIAS],
+        constraints=[
+            *reference.constraints,
+            f"groups <= {tile.groups}",
+            "stride_am % 8 == 0",
+            "stride_qwk % 4 == 0",
+            "stride_sk % 4 == 0",
+            "stride_cm % 4 == 0",
+            "stride_cn == 1",
+            *(f"{stride} == 1" for stride in UNIT_STRIDES),
+        ],
+        max_registers=tile.max_registers,
+    )
+
+
+@dataclass(frozen=True)
+class WgmmaTile:
+    """What a CTA of the GEMM for many rows on Hopper does, and the stages of its ring.
+
+    num_warps: those that multiply; four more copy.
+    """
+
+    block_m: int
+    block_n: int
+    block_k: int
     stages: int
+    num_warps: int = 8
 
     @property
     def name(self) -> str:
         return f"m{self.block_m}n{self.block_n}"
 
+    @property
+    def chunk(self) -> int:
+        """k's dequantised at once: two such, and the sums, have to fit into the registers."""
+        return 32 if self.block_m * self.block_n == 4096 * self.num_warps else self.block_k // 2
+
 
 WGMMA_TILES = {
     64: [
-        WgmmaTile(64, 128, 8),
-        WgmmaTile(64, 256, 8),
-        WgmmaTile(128, 128, 7),
-        WgmmaTile(128, 256, 7),
+        WgmmaTile(64, 128, 128, 8),
+        WgmmaTile(64, 256, 128, 6),
+        WgmmaTile(128, 64, 128, 5, num_warps=4),
+        WgmmaTile(128, 128, 128, 5),
+        WgmmaTile(128, 256, 128, 4),
+        WgmmaTile(256, 128, 64, 5),
     ],
-    32: [WgmmaTile(64, 128, 8), WgmmaTile(128, 128, 7), WgmmaTile(128, 256, 7)],
+    32: [
+        WgmmaTile(64, 128, 128, 8),
+        WgmmaTile(128, 128, 128, 5),
+        WgmmaTile(256, 128, 64, 5),
+    ],
 }
 WGMMA_PROGRAMS = 132  # the multiprocessors of an H200; elsewhere only the speed suffers
 
@@ -299,14 +390,15 @@ def _wgmma(tile: WgmmaTile, group: int, zero_format: str, zero_bias: int) -> Bui
         artefact=f"w4a16_gptq_gemm_wgmma.{tile.name}.g{group}.{zero_format}.sm_90a",
         kernel="w4a16_gptq_gemm_wgmma",
         target="sm_90a",
-        ptx_version="8.0",
-        num_warps=8,  # those that multiply; four more copy
+        ptx_version="8.6",  # before it, assemblers differ in what the stride of a tensor map means
+        num_warps=tile.num_warps,
         num_stages=1,
-        tile={"BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n, "BLOCK_K": 64},
+        tile={"BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n, "BLOCK_K": tile.block_k},
         constants={
             "STAGES": tile.stages,
             "BAND": 16,
-            "COPY_REGISTERS": 72,
+            "CHUNK": min(tile.chunk, group),
+            "COPY_REGISTERS": 56,
             "GROUP": group,
             "ZERO_BIAS": zero_bias,
         },
@@ -328,6 +420,7 @@ def _wgmma(tile: WgmmaTile, group: int, zero_format: str, zero_bias: int) -> Bui
             "stride_cn == 1",
             *(f"{stride} == 1" for stride in UNIT_STRIDES),
         ],
+        programmatic=True,
     )
 
 
@@ -361,17 +454,17 @@ DECODE = [
     for tile in tiles
     for zeros in ZERO_FORMATS.items()
 ]
-DEPENDENT = [
-    _dependent(_decode(tile, 128, *zeros))
-    for tile in DECODE_TILES[128]
-    if tile.name in DEPENDENT_TILES
-    for zeros in ZERO_FORMATS.items()
-]
 MMA = [
     _mma(tile, group, *zeros)
     for group, tiles in MMA_TILES.items()
     for tile in tiles
     for zeros in ZERO_FORMATS.items()
+]
+DEPENDENT = [
+    _dependent(build, DEPENDENT_TILES[tile])
+    for build in [*DECODE, *MMA]
+    for tile, _, _ in [build.artefact.removeprefix("w4a16_gptq_gemm_").partition(".v")]
+    if tile in DEPENDENT_TILES
 ]
 WGMMA = [
     _wgmma(tile, group, *zeros)
@@ -379,5 +472,9 @@ WGMMA = [
     for tile in tiles
     for zeros in ZERO_FORMATS.items()
 ]
-FLOAT16 = [*REFERENCES, *DECODE, *DEPENDENT, *MMA, *WGMMA]
+ACT_ORDER = [
+    *(_act_order_mma(tile, *zeros) for tile in ACT_ORDER_TILES for zeros in ZERO_FORMATS.items()),
+    *(_act_order_mma(tile, "sym", 0) for tile in SYMMETRIC_TILES),
+]
+FLOAT16 = [*REFERENCES, *DECODE, *MMA, *DEPENDENT, *ACT_ORDER, *WGMMA]
 BUILDS = [*FLOAT16, *map(_bfloat16, FLOAT16)]

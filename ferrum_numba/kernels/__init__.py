@@ -2,11 +2,13 @@
 
 from .act_order import prepare_act_order
 from .catalogue import (
+    ACT_ORDER_BOUNDS,
     Artefact,
     act_order,
     artefact,
     canonical,
     choose,
+    choose_act_order,
     contiguous_sizes,
     device_name,
     folder,
@@ -32,6 +34,7 @@ from .w4a16 import (
 )
 
 __all__ = [
+    "ACT_ORDER_BOUNDS",
     "BK",
     "BM",
     "BN",
@@ -45,6 +48,7 @@ __all__ = [
     "artefact",
     "canonical",
     "choose",
+    "choose_act_order",
     "contiguous_sizes",
     "device_name",
     "fn_name",

@@ -5,21 +5,38 @@ from __future__ import annotations
 from typing import Any
 
 from ..devices import Kernel, PreparedLaunch
+from ..errors import AbiError
 from .catalogue import launch_config
-from .w4a16 import PackedWeight
+from .w4a16 import PackedWeight, check_bias, check_zero_bias
 
 
 def prepare_act_order(
-    kernel: Kernel, a: Any, weight: PackedWeight, g_idx: Any, out: Any, m: int
+    kernel: Kernel,
+    a: Any,
+    weight: PackedWeight,
+    g_idx: Any,
+    out: Any,
+    m: int,
+    *,
+    bias: Any = None,
 ) -> PreparedLaunch:
-    """`out[m, N] = a[m, K] @ weight`, the group of row k being g_idx[k].
+    """`out[m, N] = a[m, K] @ weight + bias`, the group of row k being g_idx[k].
 
-    kernel: of `kernels.act_order(weight.zero_bias)`.  g_idx: int32 [K] on the kernel's device.
-    a, out: float16 arrays there, in C order, of at least m rows.  A group number beyond the
-    scales counts its row as zero; GptqTensors refuses such tensors.
+    kernel: of `kernels.choose_act_order` or `kernels.act_order`.  g_idx: int32 [K] on the kernel's
+    device, each a row of the scales: GptqTensors refuses others, the kernels do not look.
+    a, out: arrays there of the kernel's dtype, in C order, of at least m rows.  bias: as
+    `prepare_w4a16_gptq` takes it.
 
     Raises AbiError for arguments that do not fit.
     """
+    check_bias(kernel, bias)
+    if not (kernel.sidecar.constants or {}).get("SYMMETRIC"):
+        check_zero_bias(kernel, weight)
+    elif not getattr(weight, "symmetric", False):
+        raise AbiError(
+            "qzeros: this kernel takes every zero for 8, which the weight does not say of its own; "
+            f"take a build that reads them, such as kernels.act_order({weight.zero_bias})"
+        )
     k, n, groups = weight.K, weight.N, weight.scales.shape[0]
     return kernel.prepare(
         launch_config(kernel.sidecar, M=m, N=n, K=k, groups=groups),
@@ -30,4 +47,5 @@ def prepare_act_order(
         *(n, 1),  # scales
         *(n // 8, 1),  # qzeros
         *(n, 1),  # c
+        *(() if bias is None else (bias,)),
     )

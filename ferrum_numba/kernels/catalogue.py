@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from ..abi import LaunchConfig, Sidecar, runs_on
+from ..abi import LaunchConfig, Sidecar, cuda_for_ptx, runs_on
 from ..devices import Device, Kernel
-from ..errors import AbiError
+from ..errors import AbiError, did_you_mean
 from .tuning import CANONICAL, PORTABLE, Tuning
 
 _DTYPES: dict[str, tuple[str, ...]] = {"float16": (), "bfloat16": ("bf16",)}
 _ZERO_FORMATS = {1: "v1", 0: "v2"}
+# Tiles of the GEMM for activation order by the rows that they are the fastest for, on an H200,
+# and the one that takes the most groups.
+_ACT_ORDER_TILES = {8: "m8n32w8g256", 32: "m16n32w8g256", sys.maxsize: "m64n32w4g256"}
+_ACT_ORDER_MANY_GROUPS = "m16n32w8g1024"
+ACT_ORDER_BOUNDS = tuple(_ACT_ORDER_TILES)
 
 
 @dataclass(frozen=True)
@@ -28,11 +34,15 @@ class Artefact:
         return device.load_module(self.text, self.sidecar).get_kernel()
 
     def takes(self, device: Device, sizes: dict[str, int]) -> bool:
-        """Whether it runs on the device, and its constraints hold for these integers."""
-        capability = getattr(device, "capability", None)
-        target = self.sidecar.target
+        """Whether device and driver run it, and its constraints hold for these integers."""
+        capability, newest = getattr(device, "capability", None), getattr(device, "cuda", None)
+        target, version = self.sidecar.target, self.sidecar.ptx_version
         if capability is not None and target is not None and not runs_on(target, capability):
             return False
+        if newest is not None and version is not None:
+            needed = cuda_for_ptx(version)
+            if needed is None or needed > newest:
+                return False
         return all(rule(sizes) for rule in self.sidecar.constraints)
 
 
@@ -60,7 +70,8 @@ def artefact(name: str) -> Artefact:
     """A shipped artefact by name.  Raises AbiError for a name that is not shipped."""
     path = folder() / f"{name}.ptx"
     if name not in names():
-        raise AbiError(f"artefact {name!r}: not shipped; there are {', '.join(names())}")
+        hint = did_you_mean(name, names(), "kernels.names() and ferrum-numba info list them")
+        raise AbiError(f"kernel: expected the name of a shipped one, found {name!r}; {hint}")
     sidecar = Sidecar.read(path.with_suffix(".json"))
     return Artefact(name, path.read_text(encoding="utf-8"), sidecar)
 
@@ -71,7 +82,7 @@ def canonical(zero_bias: int, dtype: str = "float16") -> Artefact:
 
 
 def act_order(zero_bias: int, dtype: str = "float16") -> Artefact:
-    """The GEMM for layers whose rows name their groups in `g_idx`."""
+    """The canonical GEMM for layers whose rows name their groups in `g_idx`."""
     return _reference("w4a16_gptq_gemm_act_order", dtype, _zero_format(zero_bias))
 
 
@@ -131,6 +142,32 @@ def choose(
             if name in names() and artefact(name).takes(device, sizes):
                 return artefact(name)
     return canonical(zero_bias, dtype)
+
+
+@lru_cache(maxsize=4096)
+def choose_act_order(
+    device: Device,
+    M: int,
+    N: int,
+    K: int,
+    groups: int,
+    zero_bias: int,
+    dtype: str = "float16",
+    symmetric: bool = False,
+) -> Artefact:
+    """The fastest GEMM for layers whose rows name their groups, for arrays in C order.
+
+    symmetric: whether every true zero is 8.  The choice is the same for all M between two of
+    ACT_ORDER_BOUNDS.  Raises AbiError for a dtype that no artefact computes in.
+    """
+    sizes = contiguous_sizes(M, N, K, K) | {"groups": groups}
+    fastest = next(tile for rows, tile in _ACT_ORDER_TILES.items() if rows >= M)
+    zeros = _zero_format(zero_bias)
+    for variant in ((fastest, "sym" if symmetric else zeros), (_ACT_ORDER_MANY_GROUPS, zeros)):
+        chosen = _reference("w4a16_gptq_gemm_act_order_mma", dtype, *variant)
+        if chosen.takes(device, sizes):
+            return chosen
+    return act_order(zero_bias, dtype)
 
 
 def tuned_name(build: str, zero_bias: int, dtype: str = "float16") -> str:

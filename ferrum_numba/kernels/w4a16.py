@@ -55,7 +55,7 @@ class PackedWeight(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class W4A16Weight:
-    """A `PackedWeight` as a plain record."""
+    """A `PackedWeight` as a plain record.  symmetric: whether every true zero is known to be 8."""
 
     qweight: Any
     scales: Any
@@ -64,6 +64,7 @@ class W4A16Weight:
     N: int
     group_size: int
     zero_bias: int = 1
+    symmetric: bool = False
 
 
 def launch_w4a16_gptq(
@@ -103,20 +104,16 @@ def takes_bias(kernel: Kernel) -> bool:
     return any(parameter.name == "bias" for parameter in kernel.signature.arguments)
 
 
-def _marshal(
-    kernel: Kernel, a: Any, weight: PackedWeight, out: Any, m: int, bias: Any
-) -> tuple[Kernel, LaunchConfig, tuple[Any, ...]]:
-    """The kernel, held to the canonical argument list, its configuration and arguments."""
-    if getattr(weight, "act_order", False):
-        raise AbiError(
-            "g_idx: the weight's rows are in activation order, which this kernel does not read; "
-            "use GptqLinear, or kernels.launch_act_order"
-        )
-    kernel = _declared(kernel)
+def check_bias(kernel: Kernel, bias: Any) -> None:
+    """Raise AbiError for a bias that the kernel does not add."""
     if bias is not None and not takes_bias(kernel):
         raise AbiError(
             f"bias: {kernel.signature.entry} adds none; add it afterwards with prepare_add_bias"
         )
+
+
+def check_zero_bias(kernel: Kernel, weight: PackedWeight) -> None:
+    """Raise AbiError for a weight whose zeros are of the other format."""
     zero_bias = (kernel.sidecar.constants or {}).get("ZERO_BIAS")
     if zero_bias is not None and zero_bias != weight.zero_bias:
         raise AbiError(
@@ -124,6 +121,20 @@ def _marshal(
             f"{zero_bias}; take the build for this format, such as "
             f"kernels.canonical({weight.zero_bias})"
         )
+
+
+def _marshal(
+    kernel: Kernel, a: Any, weight: PackedWeight, out: Any, m: int, bias: Any
+) -> tuple[Kernel, LaunchConfig, tuple[Any, ...]]:
+    """The kernel, held to the canonical argument list, its configuration and arguments."""
+    if getattr(weight, "act_order", False):
+        raise AbiError(
+            "g_idx: the weight's rows are in activation order, which this kernel does not read; "
+            "use GptqLinear, or kernels.prepare_act_order"
+        )
+    kernel = _declared(kernel)
+    check_bias(kernel, bias)
+    check_zero_bias(kernel, weight)
     k, n = weight.K, weight.N
     group_size = k if weight.group_size == -1 else weight.group_size
     arguments = (

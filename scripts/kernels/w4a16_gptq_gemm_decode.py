@@ -47,11 +47,13 @@ zero.  Strides are in elements; those of rows of a, qweight and scales keep the 
 others are 1, or any for c and for rows of qzeros.  ZERO_BIAS is 1 for GPTQ v1 (the file stores
 zero - 1) and 0 for GPTQ v2.
 
-Where DEPENDENT is 1, the launch may be programmatic: it starts while launches ahead of it still
-run, loads its first weights, scales and zeros, and waits for those launches before it touches
+Where DEPENDENT is 1 or 2, the launch may be programmatic: it starts while launches ahead of it
+still run, loads its first weights, scales and zeros, and waits for those launches before it touches
 anything else.  So a, bias and c may be what any kernel writes or reads.  The weights may not: their
 last writer has ended before the first of the programmatic launches in a row up to this one is
 enqueued, or something that is no kernel, a copy or an event, stands in the stream in between.
+The launch behind it may start at once (1), or when the products are done (2): its CTAs then find
+all multiprocessors alike, and do not crowd where one was free first.
 """
 
 from triton.experimental import gluon
@@ -315,8 +317,8 @@ def w4a16_gptq_gemm_decode(
     ZERO_BIAS: gl.constexpr,
     DEPENDENT: gl.constexpr = 0,
 ):
-    if DEPENDENT:
-        gdc_launch_dependents()  # at once: the next launch waits for the end of this one itself
+    if DEPENDENT == 1:  # the next launch waits for the end of this one itself
+        gdc_launch_dependents()
     dtype: gl.constexpr = c.dtype.element_ty
     WARPS: gl.constexpr = gl.num_warps()
     STRIDE: gl.constexpr = WARPS * BLOCK_K  # k's from a warp's tile to its next one
@@ -392,6 +394,8 @@ def w4a16_gptq_gemm_decode(
                     total = _multiply(total, tile, z_shift, STEPS, SPAN, APART, ZERO_BIAS, mma)
                 tile = fresh
 
+    if DEPENDENT == 2:
+        gdc_launch_dependents()
     total = total.reshape([WARPS, BLOCK_N // 32, 2, 2, 8, BLOCK_M])
     total = total.permute([0, 1, 4, 2, 3, 5]).reshape([WARPS, BLOCK_N, BLOCK_M])
     parts_at: gl.constexpr = _parts_layout(WARPS, BLOCK_M, BLOCK_N)

@@ -51,11 +51,18 @@ rows beyond M read the last ones again and are not stored; k's beyond K are not 
 zero.  Strides are in elements; those of rows of a, qweight, scales and c keep accesses aligned,
 that of rows of qzeros is any, the others are 1.  ZERO_BIAS is 1 for GPTQ v1 (the file stores
 zero - 1) and 0 for GPTQ v2.
+
+Where DEPENDENT is 1 or 2, the launch may be programmatic, as the decode kernel's, with what that
+asks of the weights: it starts while launches ahead of it still run, copies its first words, scales
+and zeros, and waits for those launches before it touches anything else.  The launch behind it may
+start at once (1), or when the products are done (2): its CTAs then find all multiprocessors alike,
+and do not crowd where one was free first.
 """
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy, mma_v2
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 
 @gluon.constexpr_function
@@ -274,29 +281,32 @@ def _next_group(group, row, groups, rows, group_size):
 
 
 @gluon.jit
-def _fetch(rings, slot, pointers, lefts, place, steps, K, group_size, BLOCK_K: gl.constexpr):
-    """Start copying one tile into a slot of the rings, as one commit group, and go on."""
-    a_ring, q_ring, s_ring, z_ring = rings
-    a, q, s, z = pointers
-    a_left, q_left = lefts
+def _fetch_weights(rings, slot, pointers, left, place, steps, K, group_size, BLOCK_K: gl.constexpr):
+    """Start copying a tile's words, scales and zeros into a slot of the rings, and go on."""
+    _, q_ring, s_ring, z_ring = rings
+    q, s, z = pointers
     group, row = place
     q_step, s_step, z_step = steps
     s_at: gl.constexpr = gl.SliceLayout(2, s.type.layout)
     z_at: gl.constexpr = gl.SliceLayout(2, z.type.layout)
-    async_copy.async_copy_global_to_shared(q_ring.index(slot), q, q_left > 0)
-    async_copy.async_copy_global_to_shared(a_ring.index(slot), a, a_left > 0)
+    async_copy.async_copy_global_to_shared(q_ring.index(slot), q, left > 0)
     there = gl.minimum(group, (K - 1) // group_size).to(gl.int64)
     s_there = s + (gl.convert_layout(there, s_at) * s_step)[:, :, None]
     z_there = z + (gl.convert_layout(there, z_at) * z_step)[:, :, None]
     async_copy.async_copy_global_to_shared(s_ring.index(slot), s_there)
     async_copy.async_copy_global_to_shared(z_ring.index(slot), z_there)
-    async_copy.commit_group()
-
-    a += BLOCK_K // 2
     q += q_step * (BLOCK_K // 8)
     groups_on = BLOCK_K // group_size
     group, row = _next_group(group, row, groups_on, BLOCK_K - groups_on * group_size, group_size)
-    return (a, q, s, z), (a_left - BLOCK_K, q_left - BLOCK_K), (group, row)
+    return (q, s, z), left - BLOCK_K, (group, row)
+
+
+@gluon.jit
+def _fetch_activations(rings, slot, a, left, BLOCK_K: gl.constexpr):
+    """Start copying a tile's activations, and close the commit group of the tile; go on."""
+    async_copy.async_copy_global_to_shared(rings[0].index(slot), a, left > 0)
+    async_copy.commit_group()
+    return a + BLOCK_K // 2, left - BLOCK_K
 
 
 @gluon.jit
@@ -404,15 +414,15 @@ def _first(
     k += begin_k + gl.arange(0, WARPS_K, gl.SliceLayout(0, groups_at))[None, :] * PART_K
     group = (k.to(gl.uint32) // group_size.to(gl.uint32)).to(gl.int32)
     row = k - group * group_size
-    return (a, q, s, z), (a_left, q_left), (group, row)
+    return (a, a_left), (q, s, z), q_left, (group, row)
 
 
 @gluon.jit
 def _multiply(
-    pointers, lefts, place, steps, tiles, K, group_size,
+    activations, pointers, left, place, steps, tiles, K, group_size,
     SHARE: gl.constexpr, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BLOCK_K: gl.constexpr,
     STEPS: gl.constexpr, SPANS: gl.constexpr, STAGES: gl.constexpr, ZERO_BIAS: gl.constexpr,
-    dtype: gl.constexpr, mma: gl.constexpr,
+    dtype: gl.constexpr, mma: gl.constexpr, DEPENDENT: gl.constexpr,
 ):  # fmt: skip
     """The products of `tiles` tiles along K: [WARPS_K, BLOCK_N, BLOCK_M]."""
     WARPS_N: gl.constexpr = SHARE[0]
@@ -432,10 +442,15 @@ def _multiply(
         s_ring = gl.allocate_shared_memory(dtype, [DEPTH, SPANS, WARPS_K, BLOCK_N], plain)
         z_ring = gl.allocate_shared_memory(gl.int32, [DEPTH, SPANS, WARPS_K, BLOCK_N // 8], plain)
         sets = sets + ((a_ring, q_ring, s_ring, z_ring),)
+    a, a_left = activations
     for i in gl.static_range(STAGES - 1):
-        pointers, lefts, place = _fetch(
-            sets[i % 2], i // 2, pointers, lefts, place, steps, K, group_size, BLOCK_K
+        pointers, left, place = _fetch_weights(
+            sets[i % 2], i // 2, pointers, left, place, steps, K, group_size, BLOCK_K
         )
+    if DEPENDENT:
+        gdc_wait()  # so the first commit group has the weights of all of these tiles
+    for i in gl.static_range(STAGES - 1):
+        a, a_left = _fetch_activations(sets[i % 2], i // 2, a, a_left, BLOCK_K)
     total = gl.zeros([WARPS_K, BLOCK_N, BLOCK_M], gl.float32, mma)
     slot = 0
     before = DEPTH - 1
@@ -443,10 +458,11 @@ def _multiply(
         for i in gl.static_range(2):
             if pair + i < tiles:
                 async_copy.wait_group(STAGES - 2)
-                pointers, lefts, place = _fetch(
-                    sets[1 - i], before if i == 0 else slot, pointers, lefts, place, steps, K,
-                    group_size, BLOCK_K,
-                )  # fmt: skip
+                free = before if i == 0 else slot
+                pointers, left, place = _fetch_weights(
+                    sets[1 - i], free, pointers, left, place, steps, K, group_size, BLOCK_K
+                )
+                a, a_left = _fetch_activations(sets[1 - i], free, a, a_left, BLOCK_K)
                 a_ring, q_ring, s_ring, z_ring = sets[i]
                 for span in gl.static_range(SPANS):
                     scale, even, odd = _scales_and_zeros(
@@ -499,7 +515,10 @@ def w4a16_gptq_gemm_mma(
     CTAS: gl.constexpr,
     GROUP: gl.constexpr,
     ZERO_BIAS: gl.constexpr,
+    DEPENDENT: gl.constexpr = 0,
 ):
+    if DEPENDENT == 1:  # the next launch waits for the end of this one itself
+        gdc_launch_dependents()
     WARPS: gl.constexpr = gl.num_warps()
     WARPS_N: gl.constexpr = WARPS // WARPS_K
     SHARE: gl.constexpr = (WARPS_N, WARPS_K)
@@ -538,15 +557,17 @@ def w4a16_gptq_gemm_mma(
     first_row = block % high * BLOCK_M
     first_column = block // high * BLOCK_N
 
-    pointers, lefts, place = _first(
+    activations, pointers, left, place = _first(
         a, qweight, scales, qzeros, first_row, first_column, begin * BLOCK_K,
         gl.minimum(end * BLOCK_K, K), M, N, group_size, a_step, q_step,
         BLOCK_M, BLOCK_N, PART_K, WARPS_K, STEPS, SPANS,
     )  # fmt: skip
     total = _multiply(
-        pointers, lefts, place, (q_step, s_step, z_step), end - begin, K, group_size,
-        SHARE, BLOCK_M, BLOCK_N, BLOCK_K, STEPS, SPANS, STAGES, ZERO_BIAS, dtype, mma,
+        activations, pointers, left, place, (q_step, s_step, z_step), end - begin, K, group_size,
+        SHARE, BLOCK_M, BLOCK_N, BLOCK_K, STEPS, SPANS, STAGES, ZERO_BIAS, dtype, mma, DEPENDENT,
     )  # fmt: skip
+    if DEPENDENT == 2:
+        gdc_launch_dependents()
     total = total.reshape([WARPS_K, BLOCK_N // (32 * WARPS_N), 2, WARPS_N, 2, 8, BLOCK_M])
     total = total.permute([0, 1, 3, 5, 2, 4, 6]).reshape([WARPS_K, BLOCK_N, BLOCK_M])
     outputs = gl.sum(gl.convert_layout(total, parts_at, assert_trivial=WARPS_K == 1), 0)

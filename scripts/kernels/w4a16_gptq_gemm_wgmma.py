@@ -11,11 +11,13 @@ It computes straight on the tensors of a GPTQ checkpoint; nothing is repacked.
     workspace float32 [2 * programs, BLOCK_N, BLOCK_M]    partial tiles
     counters  int32 [2 * programs]           zero before and after
 
-Warps are specialised.  Four of them copy: a step's activations, words, scales and zeros
-(BLOCK_K = 64 k's) go into one stage of a ring in shared memory, by cp.async, which also arrives at
-the stage's barrier.  The others multiply, BLOCK_N columns of weights as the left operand of wgmma,
-in registers, and BLOCK_M rows of activations as the right one, in shared memory in the 128-byte
-swizzle.  They dequantise the next 32 k's while wgmma works on the last ones.
+Warps are specialised.  Four of them copy: a step's activations, words, scales and zeros (BLOCK_K
+k's) go into one stage of a ring in shared memory, and arrive at the stage's barrier.  Activations
+come by a tensor map, which swizzles them, since cp.async takes its share of the shared memory's
+bandwidth from wgmma; all else comes by cp.async.  The other warps multiply, BLOCK_N columns of
+weights as the left operand of wgmma, in registers, and BLOCK_M rows of activations as the right
+one, in shared memory in the 128-byte swizzle.  They dequantise the next CHUNK k's while wgmma works
+on the last ones.
 
 wgmma wants of a lane (g = lane / 4, t = lane % 4) the weights of rows g and g + 8 and of
 k = 2t, 2t + 1 of each eight.  These two k's are byte t of a word, so the four lanes of a quad read
@@ -32,27 +34,33 @@ and bfloat16 likewise by 128 = 0x4300, with the high nibble shifted down first. 
 by the scale, rounded, follows.
 
 The programs, as many as CTAs, are persistent.  They take the tiles in rounds.  Where there are
-fewer tiles than programs, K is split; and where a last round would leave many idle, the tiles of
+fewer tiles than programs, K is split; and where many programs would be idle for long, the tiles of
 the last two rounds are shared out by steps, so that a program may work on parts of two tiles.
 Parts go to the workspace, and the last program to arrive at a tile sums its parts, always in the
 same order.
 
-GROUP is 64 or 32, and group_size a multiple of it, or one group is all of K.  Rows beyond M are
-copied from the last one, columns beyond N are zero, and neither is stored; k's beyond K are zero.
-Strides are in elements; those of rows keep 16-byte copies aligned, the others are 1, or any for
-rows of qzeros; BLOCK_M rows of c are less than 2^31 elements.  ZERO_BIAS is 1 for GPTQ v1 (the file
-stores zero - 1) and 0 for GPTQ v2.
+GROUP is 64 or 32, and group_size a multiple of it, or one group is all of K.  Rows beyond M,
+columns beyond N and k's beyond K are zero, and none of them is stored.  Strides are in elements;
+those of rows keep 16-byte copies aligned, the others are 1, or any for rows of qzeros; BLOCK_M rows
+of c are less than 2^31 elements.  ZERO_BIAS is 1 for GPTQ v1 (the file stores zero - 1) and 0 for
+GPTQ v2.
+
+The launch may be programmatic: it starts while launches ahead of it still run, copies its first
+weights, scales and zeros, and waits for those launches before it touches anything else, be it only
+the memory of its tensor maps.  What that asks of the weights' last writer is told in
+w4a16_gptq_gemm_decode.py.
 """
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy
 from triton.experimental.gluon.language.nvidia.hopper import (
-    fence_async_shared,
     mbarrier,
+    tma,
     warpgroup_mma,
     warpgroup_mma_wait,
 )
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 
 @gluon.constexpr_function
@@ -105,25 +113,26 @@ def _schedule(M, N, K, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BLOCK_K: gl
     -> programs that work, steps of a tile, whole tiles of each program, steps of all the remaining
     tiles, and which of those this program does, from `start` to `stop`.
     """
+    # About as many as take as long as it takes to sum parts of tiles.
+    SUM_STEPS: gl.constexpr = max(12, BLOCK_M * BLOCK_N // (BLOCK_K * 16))
     limit = gl.num_programs(0)
     tiles = gl.cdiv(M, BLOCK_M) * gl.cdiv(N, BLOCK_N)
     steps = gl.cdiv(K, BLOCK_K)
     program = gl.program_id(0)
-    # Summing parts costs more than a few idle programs in the last round.
-    if tiles <= limit:
-        split = gl.minimum(limit // tiles, gl.cdiv(steps, 4))
+    rounds = gl.cdiv(tiles, limit)
+    split = gl.maximum(1, gl.minimum(limit // tiles, gl.cdiv(steps, 4)))
+    if rounds * gl.cdiv(steps, split) - gl.cdiv(tiles * steps, limit) > SUM_STEPS:
+        programs = limit
+        whole = gl.maximum(tiles // limit - 1, 0)
+        shared = (tiles - whole * limit) * steps
+    elif split > 1:
         programs = split * tiles
-        whole = (split == 1).to(gl.int32)
-        shared = (1 - whole) * tiles * steps
+        whole = 0
+        shared = tiles * steps
     else:
-        programs = gl.cdiv(tiles, gl.cdiv(tiles, limit))
-        if programs * 5 >= limit * 4:
-            whole = gl.cdiv(tiles - program, programs)
-            shared = 0
-        else:
-            programs = limit
-            whole = tiles // limit - 1
-            shared = (tiles - whole * limit) * steps
+        programs = gl.cdiv(tiles, rounds)
+        whole = gl.cdiv(tiles - program, programs)
+        shared = 0
     if program >= programs:
         whole = 0
     start = gl.minimum(program, programs) * shared // programs
@@ -161,21 +170,18 @@ def _place(tile, M, N, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BAND: gl.co
 
 
 @gluon.jit
-def _copy(
-    a, qweight, scales, qzeros, a_ring, q_ring, s_ring, z_ring, full, empty,
-    M, N, K, group_size, a_step, q_step, s_step, z_step,
-    BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BLOCK_K: gl.constexpr,
-    STAGES: gl.constexpr, SPANS: gl.constexpr, BAND: gl.constexpr,
+def _copy_weights(
+    qweight, scales, qzeros, q_ring, s_ring, z_ring, stage, step, first_column,
+    N, K, group_size, q_step, s_step, z_step,
+    BLOCK_N: gl.constexpr, BLOCK_K: gl.constexpr, SPANS: gl.constexpr,
 ):  # fmt: skip
-    """The copying warps: all steps of all of the program's tiles, one after the other."""
+    """One step's words, scales and zeros into a stage of the ring."""
     WARPS: gl.constexpr = gl.num_warps()
     ROWS: gl.constexpr = BLOCK_K // 8  # of words, in a step
     # Eight lanes copy 128 bytes of a row: anything narrower costs cp.async more cycles.
-    a_at: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [WARPS, 1], [1, 0])
     q_at: gl.constexpr = gl.BlockedLayout([1, 1, 4], [1, 16, 2], [WARPS, 1, 1], [2, 1, 0])
     s_at: gl.constexpr = gl.BlockedLayout([1, 8], [32, 1], [WARPS, 1], [1, 0])
     z_at: gl.constexpr = gl.BlockedLayout([1], [32], [WARPS], [0])
-    k = gl.arange(0, BLOCK_K, _along(a_at, 1))
     q_row = gl.arange(0, ROWS, _along(q_at, 0))[:, None, None]
     q_column = gl.arange(0, BLOCK_N // 8, _along(q_at, 1))[None, :, None]
     q_offset = gl.multiple_of(q_row * q_step.to(gl.int32), [1, 1, 4]) + q_column * 8
@@ -183,52 +189,64 @@ def _copy(
     s_column = gl.arange(0, BLOCK_N // 8, _along(s_at, 0))[:, None]
     s_offset = s_column * 8 + gl.arange(0, 8, _along(s_at, 1))[None, :]
     z_offset = gl.arange(0, BLOCK_N // 8, z_at)
-    last_group = (K - 1) // group_size
+    width = (N - first_column) // 8  # eights of columns
+    q = gl.multiple_of(qweight + ((step * ROWS).to(gl.int64) * q_step + first_column), 16)
+    inside = (q_row < K // 8 - step * ROWS) & (q_column < width)
+    async_copy.async_copy_global_to_shared(q_ring.index(stage), q + q_offset, inside)
+    for span in gl.static_range(SPANS):
+        first = step * BLOCK_K + span * (BLOCK_K // SPANS)
+        group = (gl.minimum(first, K - 1) // group_size).to(gl.int64)
+        s = gl.multiple_of(scales + (group * s_step + first_column), 16)
+        z = qzeros + (group * z_step + first_column // 8)
+        async_copy.async_copy_global_to_shared(
+            s_ring.index(stage * SPANS + span), s + s_offset, s_column < width
+        )
+        async_copy.async_copy_global_to_shared(
+            z_ring.index(stage * SPANS + span), z + z_offset, z_offset < width
+        )
 
+
+@gluon.jit
+def _copy(
+    a, qweight, scales, qzeros, a_ring, q_ring, s_ring, z_ring, full, empty,
+    M, N, K, group_size, a_step, q_step, s_step, z_step,
+    BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BLOCK_K: gl.constexpr,
+    STAGES: gl.constexpr, SPANS: gl.constexpr, BAND: gl.constexpr,
+):  # fmt: skip
+    """The copying warps: all steps of all of the program's tiles, one after the other."""
+    STEP_BYTES: gl.constexpr = BLOCK_M * BLOCK_K * 2  # of activations
     programs, steps, whole, _, start, stop = _schedule(M, N, K, BLOCK_M, BLOCK_N, BLOCK_K)
     x = start - whole * steps
+    ahead = x * 0  # stages whose weights are copied before the launches ahead are done
+    if x < stop:
+        tile, first, end = _item(x, programs, steps, whole * programs, start, stop)
+        _, first_column = _place(tile, M, N, BLOCK_M, BLOCK_N, BAND)
+        ahead = gl.minimum(STAGES, end - first)
+        for i in range(ahead):
+            _copy_weights(
+                qweight, scales, qzeros, q_ring, s_ring, z_ring, i, first + i, first_column,
+                N, K, group_size, q_step, s_step, z_step, BLOCK_N, BLOCK_K, SPANS,
+            )  # fmt: skip
+    gdc_wait()
+    rows = tma.make_tensor_descriptor(a, [M, K], [a_step, 1], [BLOCK_M, BLOCK_K], a_ring.layout)
     n = x * 0  # stages so far
     while x < stop:
         tile, first, end = _item(x, programs, steps, whole * programs, start, stop)
         x += end - first
         first_row, first_column = _place(tile, M, N, BLOCK_M, BLOCK_N, BAND)
-        rows = first_row + gl.arange(0, BLOCK_M, _along(a_at, 0))
-        rows = gl.minimum(rows, M - 1).to(gl.int64)
-        # What is known of alignment outside of the warps' functions does not reach into them.
-        a_row = gl.multiple_of(a + first * BLOCK_K + rows * a_step, 16)
-        q = qweight + ((first * ROWS).to(gl.int64) * q_step + first_column)
-        q = gl.multiple_of(q, 16)
-        left = (K - first * BLOCK_K) // 8  # eights of k
-        width = (N - first_column) // 8  # eights of columns
-        group = first * BLOCK_K // group_size
-        row = first * BLOCK_K - group * group_size
-        for _ in range(first, end):
+        for step in range(first, end):
             stage = n % STAGES
             mbarrier.wait(empty.index(stage), (n // STAGES & 1) ^ 1)
-            async_copy.async_copy_global_to_shared(
-                q_ring.index(stage), q + q_offset, (q_row < left) & (q_column < width)
+            mbarrier.expect(full.index(stage), STEP_BYTES)
+            tma.async_copy_global_to_shared(
+                rows, [first_row, step * BLOCK_K], full.index(stage), a_ring.index(stage)
             )
-            async_copy.async_copy_global_to_shared(
-                a_ring.index(stage), a_row[:, None] + k[None, :], (k // 8 < left)[None, :]
-            )
-            for span in gl.static_range(SPANS):
-                there = gl.minimum(group, last_group).to(gl.int64)
-                s = gl.multiple_of(scales + (there * s_step + first_column), 16)
-                z = qzeros + (there * z_step + first_column // 8)
-                async_copy.async_copy_global_to_shared(
-                    s_ring.index(stage * SPANS + span), s + s_offset, s_column < width
-                )
-                async_copy.async_copy_global_to_shared(
-                    z_ring.index(stage * SPANS + span), z + z_offset, z_offset < width
-                )
-                row += BLOCK_K // SPANS
-                over = row >= group_size
-                group += over.to(gl.int32)
-                row = gl.where(over, row - group_size, row)
+            if n >= ahead:
+                _copy_weights(
+                    qweight, scales, qzeros, q_ring, s_ring, z_ring, stage, step, first_column,
+                    N, K, group_size, q_step, s_step, z_step, BLOCK_N, BLOCK_K, SPANS,
+                )  # fmt: skip
             async_copy.mbarrier_arrive(full.index(stage), increment_count=False)
-            a_row += BLOCK_K
-            q += q_step * ROWS
-            left -= ROWS
             n += 1
 
 
@@ -321,42 +339,66 @@ def _store(total, c, bias, M, N, first_row, first_column, c_step):
 
 
 @gluon.jit
+def _sum(
+    workspace, part_at, lowest, highest, begun,
+    BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, mma: gl.constexpr,
+):  # fmt: skip
+    """The parts of one tile that the programs `lowest` to `highest` left in their slots.
+
+    begun: 1 where the lowest one left it in its second slot.
+    """
+    # Loads that are under way at a time: as many as there are registers for.
+    TOGETHER: gl.constexpr = max(1, min(4, 128 * 32 * gl.num_warps() // (BLOCK_M * BLOCK_N)))
+    total = gl.zeros([BLOCK_N, BLOCK_M], gl.float32, mma)
+    for program in range(lowest, highest + 1, TOGETHER):
+        parts = ()
+        for i in gl.static_range(TOGETHER):
+            slot = (2 * (program + i) + begun).to(gl.int64)
+            begun = 0
+            part = workspace + slot * (BLOCK_M * BLOCK_N) + part_at
+            there = program + i <= highest
+            parts = parts + (gl.load(part, there, 0.0, cache_modifier=".cg"),)
+        for i in gl.static_range(TOGETHER):
+            total += parts[i]
+    return total
+
+
+@gluon.jit
 def _multiply(
     a_ring, q_ring, s_ring, z_ring, full, empty, c, bias, workspace, counters,
     M, N, K, c_step,
     BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BLOCK_K: gl.constexpr,
-    STAGES: gl.constexpr, SPANS: gl.constexpr, BAND: gl.constexpr, ZERO_BIAS: gl.constexpr,
+    STAGES: gl.constexpr, SPANS: gl.constexpr, BAND: gl.constexpr, CHUNK: gl.constexpr,
+    ZERO_BIAS: gl.constexpr,
 ):  # fmt: skip
     """The multiplying warps, tile by tile, to the stored result."""
     WARPS: gl.constexpr = gl.num_warps()
-    HALF: gl.constexpr = BLOCK_K // 2  # two, so that their weights take turns in the registers
-    EIGHTS: gl.constexpr = HALF // 8
+    CHUNKS: gl.constexpr = BLOCK_K // CHUNK  # even: weights take turns in the registers
+    EIGHTS: gl.constexpr = CHUNK // 8
     at: gl.constexpr = _weights_layout(EIGHTS, BLOCK_N, WARPS)
     mma: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [WARPS, 1], [16, BLOCK_M, 16])
     operand: gl.constexpr = gl.DotOperandLayout(0, mma, 2)
-    # Parts whose loads are under way at a time: as many as there are registers for.
-    TOGETHER: gl.constexpr = max(1, min(4, 128 * 256 // (BLOCK_M * BLOCK_N)))
     part_at = gl.arange(0, BLOCK_N, _along(mma, 0))[:, None] * BLOCK_M
     part_at += gl.arange(0, BLOCK_M, _along(mma, 1))[None, :]
 
+    gdc_wait()
     programs, steps, whole, shared, start, stop = _schedule(M, N, K, BLOCK_M, BLOCK_N, BLOCK_K)
     x = start - whole * steps
     n = x * 0
     while x < stop:
         tile, first, end = _item(x, programs, steps, whole * programs, start, stop)
         total = gl.zeros([BLOCK_N, BLOCK_M], gl.float32, mma)
-        before = gl.zeros([BLOCK_N, HALF], s_ring.dtype, operand)
+        before = gl.zeros([BLOCK_N, CHUNK], s_ring.dtype, operand)
         for step in range(first, end):
             stage = n % STAGES
             mbarrier.wait(full.index(stage), n // STAGES & 1)
-            fence_async_shared()  # what cp.async has written, wgmma reads in another way
-            for i in gl.static_range(2):
-                if i < SPANS:
-                    span = stage * SPANS + i
+            for i in gl.static_range(CHUNKS):
+                if i * SPANS % CHUNKS < SPANS:
+                    span = stage * SPANS + i * SPANS // CHUNKS
                     zero, scale = _affine(s_ring.index(span), z_ring.index(span), at, ZERO_BIAS)
                 words = q_ring.index(stage).slice(EIGHTS * i, EIGHTS, 0)
                 weights = _weights(words, zero, scale, at, operand)
-                rows = a_ring.index(stage).slice(HALF * i, HALF, 1).permute([1, 0])
+                rows = a_ring.index(stage).slice(CHUNK * i, CHUNK, 1).permute([1, 0])
                 total = warpgroup_mma(weights, rows, total, is_async=True)
                 # The registers of the weights before these are free again.
                 total, before = warpgroup_mma_wait(1, deps=[total, before])
@@ -383,19 +425,9 @@ def _multiply(
             complete = arrived == highest - lowest
             if complete:
                 gl.thread_barrier()
-                total = gl.zeros([BLOCK_N, BLOCK_M], gl.float32, mma)
                 # Only the lowest program can have begun with another tile.
                 begun = (lowest * shared // programs < tile_start).to(gl.int32)
-                for program in range(lowest, highest + 1, TOGETHER):
-                    parts = ()
-                    for i in gl.static_range(TOGETHER):
-                        slot = 2 * (program + i) + begun
-                        begun = 0
-                        part = workspace + slot.to(gl.int64) * (BLOCK_M * BLOCK_N) + part_at
-                        there = program + i <= highest
-                        parts = parts + (gl.load(part, there, 0.0, cache_modifier=".cg"),)
-                    for i in gl.static_range(TOGETHER):
-                        total += parts[i]
+                total = _sum(workspace, part_at, lowest, highest, begun, BLOCK_M, BLOCK_N, mma)
                 gl.store(counter, 0)
         if complete:
             first_row, first_column = _place(tile, M, N, BLOCK_M, BLOCK_N, BAND)
@@ -433,9 +465,11 @@ def w4a16_gptq_gemm_wgmma(
     STAGES: gl.constexpr,
     BAND: gl.constexpr,
     COPY_REGISTERS: gl.constexpr,
+    CHUNK: gl.constexpr,
     GROUP: gl.constexpr,
     ZERO_BIAS: gl.constexpr,
 ):
+    gdc_launch_dependents()  # at once: the next launch waits for the end of this one itself
     COPY_WARPS: gl.constexpr = 4
     SPANS: gl.constexpr = BLOCK_K // GROUP  # of a step, each in one group
     dtype: gl.constexpr = a.dtype.element_ty
@@ -450,7 +484,7 @@ def w4a16_gptq_gemm_wgmma(
     full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     for i in gl.static_range(STAGES):
-        mbarrier.init(full.index(i), count=COPY_WARPS * 32)
+        mbarrier.init(full.index(i), count=COPY_WARPS * 32 + 1)  # and one that expects bytes
         mbarrier.init(empty.index(i), count=1)
 
     # Offsets are 64 bits wide: M*K, K*N/8 and M*N each pass 2^31 in real models.
@@ -464,7 +498,7 @@ def w4a16_gptq_gemm_wgmma(
             (_multiply, (
                 a_ring, q_ring, s_ring, z_ring, full, empty, c, bias, workspace, counters,
                 M, N, K, c_step,
-                BLOCK_M, BLOCK_N, BLOCK_K, STAGES, SPANS, BAND, ZERO_BIAS,
+                BLOCK_M, BLOCK_N, BLOCK_K, STAGES, SPANS, BAND, CHUNK, ZERO_BIAS,
             )),
             (_copy, (
                 a, qweight, scales, qzeros, a_ring, q_ring, s_ring, z_ring, full, empty,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -46,6 +47,29 @@ def test_the_nearest_shape(tmp_path: Path) -> None:
 def test_a_damaged_table(tmp_path: Path, content: object) -> None:
     with pytest.raises(fe.AbiError, match="table.json: cannot be read as a tuning table"):
         table(tmp_path, content)
+
+
+def test_an_older_driver() -> None:
+    """A build whose PTX the driver cannot read is passed over, for one that it can."""
+    name = kernels.choose(gpu(cuda=(12, 8)), 4096, 4096, 4096, 128, 1).name
+    assert name.endswith(".sm_90a")
+    older = kernels.choose(gpu(cuda=(12, 2)), 4096, 4096, 4096, 128, 1)
+    assert older.name.startswith("w4a16_gptq_gemm_mma.")
+    assert older.name.endswith(".sm_80")
+    assert kernels.choose(gpu(cuda=(12, 2)), 1, 4096, 4096, 128, 1).name.endswith(".sm_90")
+    assert kernels.choose(gpu(cuda=(11, 8)), 1, 4096, 4096, 128, 1).name.endswith(".sm_80")
+
+
+class Described(NamedTuple):
+    name: str
+    product: str
+    capability: tuple[int, int]
+    cuda: tuple[int, int]
+
+
+def gpu(cuda: tuple[int, int]) -> fe.Device:
+    """What the catalogue looks at of an H200."""
+    return Described("cuda:0", "NVIDIA H200", (9, 0), cuda)  # type: ignore[return-value]
 
 
 def test_table_and_artefacts_fit() -> None:
@@ -107,8 +131,25 @@ def test_a_kernel_by_name(device: fe.Device) -> None:
     x = device.to_device(np.ones((2, 256), np.float16))
     expected = np.ones((2, 256)) @ tensors.dequantize().astype(np.float64)
     assert relative_error(device.to_host(layer(x)), expected) <= 1e-3
-    with pytest.raises(fe.AbiError, match="artefact 'fastest': not shipped"):
+    with pytest.raises(
+        fe.AbiError, match="kernel: expected the name of a shipped one, found 'fastest'"
+    ):
         fe.GptqLinear(tensors, device=device, kernel="fastest")
+
+
+@pytest.mark.parametrize(
+    ("name", "takes"),
+    [
+        ("add_bias.sm_80", r"c \*fp16;"),
+        ("w4a16_gptq_gemm_typed.bf16.v1.sm_80", r"a \*bf16, qweight \*i32, scales \*bf16, "),
+        ("w4a16_gptq_gemm_act_order.v1.sm_80", r"a \*fp16, .*qzeros \*i32, g_idx \*i32, c "),
+    ],
+)
+def test_a_kernel_of_other_arrays(name: str, takes: str) -> None:
+    """A layer says so when it is made, not when it is called."""
+    message = rf"kernel: expected one that takes a \*fp16, .*found '{name}', which takes {takes}"
+    with pytest.raises(fe.AbiError, match=message):
+        fe.GptqLinear(random_tensors(256, 64, 128), device=CPU, kernel=name)
 
 
 def test_a_kernel_of_the_other_zero_format() -> None:
@@ -130,7 +171,7 @@ def test_arrays_where_a_wide_load_cannot_read(device: fe.Device) -> None:
     x = np.random.default_rng(6).standard_normal((2, 256)).astype(np.float16)
     expected = x.astype(np.float64) @ tensors.dequantize().astype(np.float64)
     odd = device.to_device(np.concatenate([np.zeros(1, np.float16), x.ravel()]))
-    with pytest.raises(fe.AbiError, match="a: expected an address aligned to 16 .*pass a copy"):
+    with pytest.raises(fe.AbiError, match="x .* expected an address aligned to 16 .*pass a copy"):
         fe.GptqLinear(tensors, device=device)(odd[1:].reshape(2, 256))
     layer = fe.GptqLinear(tensors, device=device, kernel=kernels.canonical(1).name)
     assert relative_error(device.to_host(layer(odd[1:].reshape(2, 256))), expected) <= 1e-3

@@ -15,7 +15,13 @@ from tests.kernels.test_tuned_gemms import launch
 from tests.ptx import ptx
 
 DEPENDENT = [name for name in kernels.names() if kernels.artefact(name).sidecar.programmatic]
-V1 = [name for name in DEPENDENT if re.search(r"gemm_decode\.m8n32.*\.v1\.", name)]
+# Of each kernel, and of those that let the next launch start at once and of those that do it late.
+V1 = [
+    name
+    for name in DEPENDENT
+    if re.search(r"(decode\.(bf16\.)?m8n32w8|decode\.m8n32w4|mma\.m32n128w4c264)\.g128\.v1", name)
+]
+WGMMA = [name for name in DEPENDENT if re.search(r"gemm_wgmma\.m(64|256)n128\.g64\.v1\.", name)]
 # Lets the launch behind it start at once, takes its time, and only then copies n words.
 LATE_COPY = ptx(
     [".param .u64 source", ".param .u64 out", ".param .u32 n"],
@@ -59,8 +65,8 @@ def test_the_same_bits_as_its_twin(name: str) -> None:
 def test_before_it_waits_it_touches_weights_alone(name: str) -> None:
     """Of a, c and bias nothing is there to be read or written, and it ends where it waits."""
     shipped, tensors = case(name, 1320, 72, None)
-    before, _ = shipped.text.split("griddepcontrol.wait;")
-    assert "griddepcontrol.launch_dependents;" in before
+    for instruction in ("griddepcontrol.wait;", "griddepcontrol.launch_dependents;"):
+        assert shipped.text.count(instruction) == 1
     device = fe.open_device("cpu", checks=("memory", "init", "race"))
     weights, nothing = (tensors.qweight, tensors.scales, tensors.qzeros), np.empty(0, np.int32)
     sizes = kernels.contiguous_sizes(3, 72, 1320, tensors.group_size)
@@ -69,22 +75,27 @@ def test_before_it_waits_it_touches_weights_alone(name: str) -> None:
     kernel.launch(
         fe.LaunchConfig(config.grid, config.block, config.shared_bytes),
         *(nothing, *weights, nothing, *sizes.values()),
-        *(nothing, nothing, nothing),  # bias, scratch
+        *[nothing] * (len(kernel.signature.params) - 19),  # bias, workspace, scratch
     )
     device.synchronize()
 
 
 def outputs(
-    device: fe.Device, name: str, tensors: fe.GptqTensors, sources: np.ndarray
+    device: fe.Device, name: str, tensors: fe.GptqTensors, sources: np.ndarray, early: bool
 ) -> list[np.ndarray]:
-    """The layer twice over on each source [M, K], which is copied to its place late."""
+    """The layer twice over on each source [M, K], which is copied to its place late.
+
+    early: launch the layer programmatically.
+    """
     kernel = kernels.artefact(name).kernel(device)
     late = device.load_module(LATE_COPY).get_kernel()
     weights = [device.to_device(v) for v in (tensors.qweight, tensors.scales, tensors.qzeros)]
     x, between = (device.to_device(np.zeros_like(sources[0])) for _ in range(2))
     results = [device.to_device(np.zeros_like(x)) for x in sources]
     sizes = kernels.contiguous_sizes(len(x), tensors.N, tensors.K, tensors.group_size)
-    prepare = partial(kernel.prepare, kernels.launch_config(kernel.sidecar, **sizes))
+    config = kernels.launch_config(kernel.sidecar, **sizes)
+    config = fe.LaunchConfig(config.grid, config.block, config.shared_bytes, programmatic=early)
+    prepare = partial(kernel.prepare, config)
     words = x.size // 2
     calls = []
     for source, result in zip(map(device.to_device, sources), results, strict=True):
@@ -99,7 +110,7 @@ def outputs(
     return [device.to_host(result).view(np.uint16) for result in results]
 
 
-@pytest.mark.parametrize("name", V1)
+@pytest.mark.parametrize("name", V1 + WGMMA)
 def test_activations_that_are_written_late(device: fe.Device, name: str) -> None:
     """By a kernel that lets it start at once, and by another launch of its own kind."""
     if getattr(device, "capability", (9, 0)) < (9, 0):
@@ -107,6 +118,6 @@ def test_activations_that_are_written_late(device: fe.Device, name: str) -> None
     repeats, k = (2, 256) if device.name == "cpu" else (100, 2048)
     _, tensors = case(name, k, k, 128)
     sources = np.random.default_rng(k).standard_normal((repeats, 3, k)).astype(dtype_of(name))
-    found, expected = (outputs(device, each, tensors, sources) for each in (name, twin(name)))
+    found, expected = (outputs(device, name, tensors, sources, early) for early in (True, False))
     np.testing.assert_array_equal(found, expected)
     assert len({output.tobytes() for output in found}) == repeats

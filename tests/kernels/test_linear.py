@@ -58,7 +58,7 @@ def test_act_order_has_a_kernel_of_its_own(device: fe.Device) -> None:
     path = FIXTURES / "gm_v1_sym_g64_actorder_bias"
     layer = fe.GptqLinear.load(path, "model.layers.0.self_attn.q_proj", device=device)
     assert "act_order" in repr(layer)
-    with pytest.raises(fe.AbiError, match="kernel: .*activation order.*found 'add_bias.sm_80'"):
+    with pytest.raises(fe.AbiError, match="kernel: .* g_idx .*act_order.*found 'add_bias.sm_80'"):
         fe.GptqLinear.load(
             path, "model.layers.0.self_attn.q_proj", device=device, kernel="add_bias.sm_80"
         )
@@ -123,7 +123,7 @@ def test_out_is_written_and_returned(device: fe.Device) -> None:
         (np.ones((2, 56), np.float16), None, r"x: expected shape \(..., 64\), found \(2, 56\)"),
         (np.float16(1), None, r"x: expected shape \(..., 64\), found \(\)"),
         ([1.0] * 64, None, "x: expected an array"),
-        (np.ones((2, 64), np.float32), None, "a: expected dtype float16"),
+        (np.ones((2, 64), np.float32), None, "x .the kernel's a.: expected dtype float16"),
         (np.ones((2, 64), np.float16), (3, 72), r"out: expected shape \(2, 72\)"),
         (np.ones((2, 64), np.float16), (2, 64), r"out: expected shape \(2, 72\)"),
     ],
@@ -134,6 +134,14 @@ def test_wrong_x_or_out(device: fe.Device, x: Any, out: Any, message: str) -> No
     x = device.to_device(x) if isinstance(x, np.ndarray) else x
     with pytest.raises(fe.AbiError, match=message):
         layer(x, out=out)
+
+
+def test_wrong_tensors_or_device() -> None:
+    tensors: Any = random_tensors(64, 72, 32)
+    with pytest.raises(fe.DeviceError, match=r"found 'cpu'; pass open_device\('cpu'\)"):
+        fe.GptqLinear(tensors, device="cpu")  # type: ignore[arg-type]
+    with pytest.raises(fe.AbiError, match="tensors: expected GptqTensors, .* found tuple"):
+        fe.GptqLinear((tensors.qweight, tensors.scales))  # type: ignore[arg-type]
 
 
 def test_bfloat16_scales_that_float16_cannot_hold() -> None:
@@ -167,7 +175,7 @@ def test_bfloat16(
     expected = x.astype(np.float64) @ tensors.dequantize() + tensors.bias.astype(np.float64)
     found = y.astype(np.float64)
     assert np.linalg.norm(found - expected) <= 8e-3 * np.linalg.norm(expected)
-    with pytest.raises(fe.AbiError, match="a: expected dtype bfloat16"):
+    with pytest.raises(fe.AbiError, match="x .* expected dtype bfloat16"):
         layer(device.to_device(x.astype(np.float16)))
 
 

@@ -18,10 +18,17 @@ SMALL = [name for name in SPLIT if re.search(r"\.(m64n64w8|m64n128\.)", name)]
 
 
 def launch(
-    device: fe.Device, name: str, m: int, k: int, n: int, bias: bool = True
+    device: fe.Device, name: str, m: int, k: int, n: int, bias: bool = True, programs: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """c[M, N] of one launch, and what float64 makes of it."""
+    """c[M, N] of one launch, and what float64 makes of it.
+
+    programs: launch so many, as on a GPU of so many processors.
+    """
     artefact, tensors = case(name, k, n, None)
+    if programs:
+        fields = artefact.sidecar.to_mapping()
+        fields["grid"] = [rule.replace("132", str(programs)) for rule in fields["grid"]]
+        artefact = kernels.Artefact(name, artefact.text, fe.Sidecar.read(fields))
     random = np.random.default_rng(m + k)
     a = random.standard_normal((m, k)).astype(dtype_of(name))
     added = random.standard_normal(n).astype(a.dtype)
@@ -56,6 +63,14 @@ def test_split_along_k_races_with_nobody(name: str) -> None:
     """The last CTA of a block reads what the others wrote: only after they arrived."""
     device = fe.open_device("cpu", checks=("memory", "init", "race"))
     c, expected = launch(device, name, 9, 2056, 72)
+    assert relative_error(c, expected) <= TOLERANCE[c.dtype.name]
+
+
+def test_tiles_that_are_shared_out_by_steps() -> None:
+    """Three programs for four tiles of twenty steps: each has parts of two of them."""
+    name, sizes = "w4a16_gptq_gemm_wgmma.m64n128.g64.v1.sm_90a", {"m": 67, "k": 2560, "n": 136}
+    device = fe.open_device("cpu", checks=("memory", "init", "race"))
+    c, expected = launch(device, name, **sizes, programs=3)
     assert relative_error(c, expected) <= TOLERANCE[c.dtype.name]
 
 

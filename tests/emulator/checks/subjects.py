@@ -59,10 +59,11 @@ class Subject:
 
     @cached_property
     def lent(self) -> dict[str, np.ndarray]:
-        """Those that the device lends: workspaces, of which nobody knows what is in them, and
-        counters."""
+        """Those that the device lends: workspaces and scratch, of which nobody knows what is in
+        them, and counters."""
         sizes = {**(self.sidecar.tile or {}), **self.integers}
-        return {
+        scratch = {s.role: self.config.ctas * s.size for s in self.sidecar.scratch if s.size}
+        return {name: np.full(size, _POISON, np.uint8) for name, size in scratch.items()} | {
             p.name: np.full(p.nbytes(sizes), 0 if p.role == "counters" else _POISON, np.uint8).view(
                 POINTEE_DTYPES[p.type]
             )
@@ -83,7 +84,8 @@ class Arena:
         self.memory = self.memory[-self.memory.ctypes.data % 4096 :][:end]
         self._subject = subject
         self._places = places
-        self._workspaces = [p.name for p in subject.sidecar.params if p.role == "workspace"]
+        roles = {p.name: p.role for p in subject.sidecar.params}
+        self._workspaces = [name for name in subject.lent if roles[name] != "counters"]
         for name, array in subject.shapes.items():
             self.bytes_of(name)[:] = array.reshape(-1).view(np.uint8)
         self._start = self.memory.copy()
@@ -199,15 +201,15 @@ def multiply() -> Subject:
 
 
 def persistent() -> Subject:
-    """The GEMM of wgmma as on a GPU of 3 processors: each CTA fills all stages of its ring, and
-    works on parts of two tiles."""
+    """The GEMM of wgmma as on a GPU of 3 processors: three CTAs share a tile, and each fills all
+    stages of its ring."""
     found = artefact("w4a16_gptq_gemm_wgmma.m64n128.g64.v1.sm_90a")
     fields = found.sidecar.to_mapping()
     fields["grid"] = [rule.replace("132", "3") for rule in fields["grid"]]
     for p in fields["params"]:
         if "nbytes" in p:
             p["nbytes"] = p["nbytes"].replace("132", "3")
-    sizes = {"M": 67, "N": 136, "K": 464, "group_size": 128}
+    sizes = {"M": 40, "N": 72, "K": 27 * 128 - 8, "group_size": 128}
     return Subject(found.name, found.text, Sidecar.read(fields), tuple(sizes.items()))
 
 
