@@ -79,9 +79,20 @@ def _elements(
     return Build(name, f"elements.{kernel}", pointers, {"n": "i32"}, constants, targets or (80,))
 
 
-def _activation(kind: str) -> Build:
+def _launched(kernel: str, pointers: str, numbers: str, **constants: Any) -> Build:
+    """pointers: `name:type`; numbers: likewise, i32 where no type is given."""
+    return Build(
+        kernel,
+        f"launched.{kernel}",
+        {name: kind for name, _, kind in (p.partition(":") for p in pointers.split())},
+        {name: kind or "i32" for name, _, kind in (n.partition(":") for n in numbers.split())},
+        constants,
+    )
+
+
+def _activation(kind: str, *targets: int) -> Build:
     pointers = {"x": "fp32", "y": "fp32"}
-    return _elements(f"activation_{kind}", "activation", pointers, KIND=kind)
+    return _elements(f"activation_{kind}", "activation", pointers, *targets, KIND=kind)
 
 
 def _convert(
@@ -126,6 +137,18 @@ BUILDS = [
         (90,),
         aligned=("K",),
     ),
+    _launched("vector_add", "x:fp32 y:fp32 out:fp32", "n", BLOCK=256),
+    _launched("strided_softmax", "out:fp32 x:fp32", "out_stride x_stride n", BLOCK=256),
+    _launched(
+        "strided_gemm",
+        "a:fp16 b:fp16 c:fp16",
+        "M N K a_m a_k b_k b_n c_m c_n",
+        BM=32,
+        BN=32,
+        BK=32,
+    ),
+    _launched("take_rows", "table:fp16 indices:i64 out:fp16", "rows width scale:fp32", BLOCK=64),
+    _launched("rotary", "x:fp16 cos:fp32 sin:fp32 out:fp16", "positions heads width", BLOCK=32),
     _rows("layer_norm", "fp16", "x w b y", 512, "n eps"),
     _rows("rms_norm", "bf16", "x w y", 256, "n eps"),
     _rows("softmax", "fp16", "x y", 512),
@@ -141,7 +164,8 @@ BUILDS = [
         {"ROWS": 2, "BLOCK": 64, "K": 8},
     ),
     *map(_activation, ("gelu", "gelu_tanh", "silu", "softplus", "trigonometry", "roots")),
-    *map(_activation, ("approximate", "power")),
+    *map(_activation, ("approximate", "power", "called")),
+    _activation("clamped", 80, 90),
     _convert("fp32", "fp8e4nv", "fp16", 89, 90),
     _convert("fp16", "fp8e5", "fp32", 80, 90),
     _convert("fp32", "fp16", "fp16", 80, rounding="rtz"),

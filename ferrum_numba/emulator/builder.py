@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from .flow import Flow
 from .helpers import Helpers
-from .layout import DONE, LANES, NEXT, Layout, state_offset
+from .layout import DONE, LANES, NEXT, WARP, Layout, state_offset
 from .ptx import (
     Address,
     Array,
@@ -249,6 +249,13 @@ class Builder(Text):
         fault = self.op("and", self.compare("icmp ne", lanes, zero), first)
         number = self.select(fault, self.constant("i32", ins.index + 1), old)
         self.store(number, "%state", state_offset("fault"), 4)
+        for field, kind, own in (("cta", "i64", "%state"), ("warp", "i32", "%ctx")):
+            place = state_offset(f"fault_{field}")
+            own_place = state_offset(field) if own == "%state" else WARP
+            width = 8 if kind == "i64" else 4
+            known = self.load(kind, 1, "%state", place, width)
+            who = self.select(fault, self.load(kind, 1, own, own_place, width), known)
+            self.store(who, "%state", place, width)
 
     def require_lanes(self, ins: Instruction, members: Value | None = None) -> None:
         """Report a fault unless all lanes that must take part (None: all) are here.

@@ -21,7 +21,8 @@ BARRIER_WORDS = 16  # of each named barrier: see opcodes/barrier.py
 class State(ctypes.Structure):
     """What a worker needs to run CTAs. Triples are x, y, z.
 
-    fault: 0, or 1 + the index of an instruction that could not be run as it should.
+    fault: 0, or 1 + the index of an instruction that could not be run as it should; fault_cta,
+        fault_warp: by whom.
     steps: how many instructions of warps may still run before it returns.
     cta, last: the CTA that is run, and where to end, counted along x, then y, then z.
     warp, phase: where it goes on in that CTA.
@@ -48,6 +49,8 @@ class State(ctypes.Structure):
         ("phase", ctypes.c_uint32),
         ("idle", ctypes.c_uint32),
         ("checks", ctypes.c_void_p),
+        ("fault_cta", ctypes.c_int64),
+        ("fault_warp", ctypes.c_uint32),
         ("barriers", ctypes.c_uint32 * (16 * BARRIER_WORDS)),
     )
 

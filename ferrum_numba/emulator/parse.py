@@ -8,12 +8,24 @@ from __future__ import annotations
 import bisect
 import re
 import struct
+from collections.abc import Callable
 
 from ..errors import PtxError
+from .calls import (
+    ASSERTION,
+    MOST_STATEMENTS,
+    Call,
+    Function,
+    find_functions,
+    in_place,
+    read_call,
+    without_bodies,
+)
 from .ptx import (
     Address,
     Array,
     Body,
+    Box,
     Group,
     Immediate,
     Instruction,
@@ -26,15 +38,17 @@ from .ptx import (
     read_opcode,
     refuse,
 )
+from .scope import Scope
 
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/|\"[^\"\n]*\"", re.DOTALL)
 _ENTRY = r"\.entry\s+{name}(?![\w$])(?:\s*\([^)]*\))?[^{{;]*\{{"
 _VARIABLE = re.compile(
-    r"\s*(?:\.(?:visible|extern|weak)\s+)*\.(?P<space>shared|local|global|const)\s+"
+    r"\s*(?:\.(?:visible|extern|weak)\s+)*\.(?P<space>shared|local|global|const|param)\s+"
     r"(?:\.align\s+(?P<align>\d+)\s+)?\.(?P<type>[busf](?:8|16|32|64))\s+(?P<name>[\w$%]+)\s*"
     r"(?P<dims>(?:\[\s*\d*\s*\]\s*)*)\s*(?:=(?P<content>[^=]*))?$"
 )
 _CONSTANT = re.compile(r"^[^\S\n]*(?:\.(?:visible|extern|weak)\s+)*\.(?:global|const)\s[^;]*", re.M)
+_SHARED = re.compile(r"^[^\S\n]*(?:\.(?:visible|extern|weak|common)\s+)*\.shared\s[^;{]*", re.M)
 _FILE = re.compile(r"^[^\S\n]*\.file\s+(\d+)\s+\"([^\"\n]*)\"", re.M)
 _REG = re.compile(r"\.reg\s*\.(?P<type>\w+)\s+(?P<names>.+)", re.DOTALL)
 _REG_NAME = re.compile(r"(?P<name>[\w$%]+)\s*(?:<\s*(?P<count>\d+)\s*>)?")
@@ -51,6 +65,7 @@ _TERM = re.compile(r"\s*([-+])\s*(-?\s*\w+)\s*")
 _FLOAT = re.compile(r"0[fF]([0-9a-fA-F]{8})|0[dD]([0-9a-fA-F]{16})")
 _DECIMAL = re.compile(r"[-+]?\d+\.\d*(?:[eE][-+]?\d+)?")  # of type .f64, as the ISA has it
 _ADDRESS = re.compile(r"\[\s*(?P<base>[\w$%.]+)\s*(?P<offset>[-+].*)?\]", re.DOTALL)
+_BOX = re.compile(r"\[(?P<map>[^,{}]*),\s*(?P<coordinates>\{[^{}]*\})\s*\]", re.DOTALL)
 _SPECIAL = re.compile(
     r"%(?:(?:tid|ntid|ctaid|nctaid|cluster_ctaid|cluster_nctaid|clusterid|nclusterid)\.[xyz]"
     r"|laneid|warpid|nwarpid|smid|nsmid|clock|clock64|clock_hi|globaltimer|lanemask_\w+"
@@ -67,8 +82,9 @@ def parse_entry(text: str, entry: str) -> Body:
         raise PtxError(f"entry {entry!r}: its body is not in the PTX")
     parser = _Parser(text)
     parser.body.files = files
-    head = text[: match.start()]
-    for declaration in re.finditer(r"^[^\n{};]*\.shared[^;{]*", head, re.M):
+    parser.functions = find_functions(text)
+    head = without_bodies(text[: match.start()])
+    for declaration in _SHARED.finditer(head):
         parser.declare_shared(declaration[0], declaration.start())
     parser.module_arrays = {
         name: (found[0], found.start())
@@ -85,29 +101,6 @@ def _blank(match: re.Match[str]) -> str:
     return "\n" * match[0].count("\n") if match[0].startswith("/*") else ""
 
 
-class _Scope:
-    """The registers that one pair of braces declares."""
-
-    def __init__(self, parent: _Scope | None) -> None:
-        self.parent = parent
-        self.names: dict[str, Register] = {}
-        self.ranges: list[tuple[str, int, str]] = []
-
-    def find(self, name: str) -> Register | None:
-        scope: _Scope | None = self
-        while scope is not None:
-            register = scope.names.get(name)
-            if register is not None:
-                return register
-            for prefix, count, ptx_type in scope.ranges:
-                digits = name[len(prefix) :]
-                if name.startswith(prefix) and digits.isdecimal() and int(digits) < count:
-                    register = scope.names[name] = Register(name, ptx_type)
-                    return register
-            scope = scope.parent
-        return None
-
-
 class _Parser:
     def __init__(self, text: str) -> None:
         self.text = text
@@ -117,8 +110,11 @@ class _Parser:
         self.module_arrays: dict[str, tuple[str, int]] = {}
         self.carry = Register("CC.CF", "pred")
         self.locals: dict[str, Local] = {}
-        self.scope = _Scope(None)
+        self.functions: dict[str, Function | None] = {}
+        self.calls: list[tuple[str, str]] = []  # that are being read: name, label behind it
+        self.scope = Scope(None)
         self.openings: list[int] = []
+        self.unique: set[str] = set()  # labels that no other can be taken for
         self.cache: dict[str, Operand] = {}
 
     def line_of(self, position: int) -> int:
@@ -135,7 +131,7 @@ class _Parser:
             if start in ("{", "}"):
                 depth += 1 if start == "{" else -1
                 parent = self.scope.parent
-                self.scope = _Scope(self.scope) if start == "{" else parent or self.scope
+                self.scope = Scope(self.scope) if start == "{" else parent or self.scope
                 if start == "{":
                     self.openings.append(len(self.body.statements))
                 elif self.openings:
@@ -161,20 +157,76 @@ class _Parser:
             self.declare_registers(text, position)
         elif re.match(r"(?:\.extern\s+)?\.shared", text):
             self.declare_shared(text, position)
-        elif text.startswith(".local"):
+        elif text.startswith((".local", ".param")):
             self.declare_local(text, position)
+        elif re.match(r"(?:@[^;]*\s)?call[.\s]", text):
+            self.read_call(text, position, loc)
         elif text.startswith(".pragma") or not text:
             return
         else:
-            self.body.statements.append(self.read_instruction(text, position, loc))
+            label = self.calls[-1][1] if self.calls else None
+            self.body.statements.append(in_place(self.read_instruction(text, position, loc), label))
+
+    def read_call(self, text: str, position: int, loc: tuple[int, int] | None) -> None:
+        """Read the body of the function here."""
+        call, statements = read_call(text), self.body.statements
+
+        def refusal(problem: str) -> PtxError:
+            return refuse(self.line_of(position), text, f"call: {problem}")
+
+        if call is None:
+            raise refusal("the CPU device calls functions by name only")
+        label = f"return.{len(statements)}"
+        self.unique.add(label)
+        if call.guard is not None:
+            way = call.guard[1:] if call.guard[0] == "!" else f"!{call.guard}"
+            statements.append(self.read_instruction(f"@{way} bra {label}", position, loc))
+        function = self.functions.get(call.name)
+        if function is not None:
+            self.pass_names(call, function, refusal)
+            if call.name in (name for name, _ in self.calls):
+                raise refusal(f"{call.name} calls itself, which the CPU device does not have")
+            if len(statements) > MOST_STATEMENTS:
+                raise refusal("with all that it calls the entry is too long for the CPU device")
+            self.read_function(call.name, function, label)
+        elif call.name == ASSERTION:
+            failure = self.read_instruction("trap", position, loc)
+            failure.text = text
+            statements.append(failure)
+        else:
+            raise refusal(f"{call.name} has no body in this module")
+        statements.append(label)
+
+    def pass_names(
+        self, call: Call, function: Function, refusal: Callable[[str], PtxError]
+    ) -> None:
+        """Let a function's parameters be those of a call."""
+        formal, actual = function.result + function.formals, call.result + call.actuals
+        if len(call.result) != len(function.result) or len(formal) != len(actual):
+            raise refusal(f"expected {len(formal)} parameters and results, found {len(actual)}")
+        for name, given in zip(formal, actual, strict=True):
+            if given not in self.locals:
+                raise refusal(f"{given}: expected a .param variable")
+            self.locals[name] = self.locals[given]
+
+    def read_function(self, name: str, function: Function, label: str) -> None:
+        outside, first = (self.scope, self.openings), len(self.body.statements)
+        self.scope, self.openings, self.cache = Scope(None), [], {}
+        self.calls.append((name, label))
+        self.read_body(function.position)
+        self.close_labels(first)
+        self.calls.pop()
+        (self.scope, self.openings), self.cache = outside, {}
 
     def close_labels(self, first: int) -> None:
         """Give the labels of a closed pair of braces, from statement `first` on, other names."""
         statements = self.body.statements
-        inner = {s: f"{s}.{first}" for s in statements[first:] if isinstance(s, str)}
+        here = (s for s in statements[first:] if isinstance(s, str) and s not in self.unique)
+        inner = {s: f"{s}.{first}" for s in here}
+        self.unique.update(inner.values())
         for i, statement in enumerate(statements[first:], first):
             if isinstance(statement, str):
-                statements[i] = inner[statement]
+                statements[i] = inner.get(statement, statement)
             elif inner and statement.opcode.base == "bra":
                 statement.operands = tuple(
                     Symbol(inner.get(o.name, o.name)) if isinstance(o, Symbol) else o
@@ -199,6 +251,8 @@ class _Parser:
         if ".extern" in text:
             self.dynamic.append(match["name"])
             return
+        if match["name"] in self.body.shared:  # of a function that is called more than once
+            return
         offset = -(-self.body.static_shared // align) * align
         self.body.shared[match["name"]] = offset
         self.body.static_shared = offset + size
@@ -212,8 +266,8 @@ class _Parser:
     def read_variable(self, text: str, position: int) -> tuple[re.Match[str], int, int]:
         """A declaration without its content, with size and alignment in bytes."""
         match = _VARIABLE.fullmatch(text)
-        if match is None or (match["content"] and match["space"] in ("shared", "local")):
-            space = re.search(r"\.(shared|local|global|const)", text)
+        if match is None or (match["content"] and match["space"] in ("shared", "local", "param")):
+            space = re.search(r"\.(shared|local|global|const|param)", text)
             raise refuse(
                 self.line_of(position),
                 text,
@@ -338,6 +392,12 @@ class _Parser:
         )
 
     def address(self, token: str, line: int, text: str) -> Operand:
+        if box := _BOX.fullmatch(token):
+            place = self.address(f"[{box['map']}]", line, text)
+            group = self.operand(box["coordinates"], line, text)
+            assert isinstance(place, Address)
+            assert isinstance(group, Group)
+            return Box(place, group)
         match = _ADDRESS.fullmatch(token)
         offset = _offset((match["offset"] or "").strip()) if match else None
         if match is None or offset is None:

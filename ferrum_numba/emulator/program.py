@@ -110,9 +110,25 @@ class Program:
             assert isinstance(instruction, Instruction)
             base = instruction.opcode.base
             if base == "trap":
-                return instruction.refuse("the kernel came to a trap")
+                source = body.files.get(instruction.loc[0]) if instruction.loc else None
+                place = f" at {source}:{instruction.loc[1]}" if source and instruction.loc else ""
+                return instruction.refuse(
+                    f"CTA {stopped.cta}, warp {stopped.warp} came to a trap, or to an assertion"
+                    f" that fails{place}"
+                )
             if base in ("mbarrier.arrive", "mbarrier.arrive_drop", "cp"):
                 return instruction.refuse("more arrivals than the mbarrier's phase expects")
+            if base == "cp.async.bulk.tensor":
+                return instruction.refuse(
+                    f"CTA {stopped.cta}, warp {stopped.warp}: no tensor map, or no place of a box,"
+                    " that the CPU device can take. It takes maps that tensormap.replace has made,"
+                    " of the instruction's rank, with element strides of 1, no interleave and zeros"
+                    " as fill; boxes of 1 to 256 elements a dimension, whose rows are multiples of"
+                    " 16 bytes, no wider than the swizzle, and begin at a multiple of 16 bytes in"
+                    " the tensor; strides and the tensor's address that are multiples of 16 bytes;"
+                    " places in shared memory that are multiples of 128 bytes; and no negative"
+                    " coordinates where it stores"
+                )
             if stopped.places:
                 return LaunchError(
                     f"{self.entry}: CTA {stopped.cta} will never end, for all of its warps wait:\n"

@@ -87,15 +87,24 @@ class Group:
     paired: bool = False
 
 
-Operand = Register | Special | Immediate | Symbol | Local | Negated | Address | Group
+@dataclass(frozen=True)
+class Box:
+    """`[map, {x, y}]`: where a box of a tensor begins, and the map that describes both."""
+
+    map: Address
+    coordinates: Group
+
+
+Operand = Register | Special | Immediate | Symbol | Local | Negated | Address | Group | Box
 
 
 @dataclass(frozen=True)
 class Opcode:
     """`mul.wide.u32`, taken apart: base "mul", types ("u32",), modifiers {"wide"}.
 
-    An mbarrier's operations have little in common: there the base is two words, such as
-    "mbarrier.init"; and bulk copies are "cp.async.bulk".
+    The operations of an mbarrier, and those on a tensor map, have little in common: there the
+    base is two words, such as "mbarrier.init"; and bulk copies are "cp.async.bulk", those of
+    tensors "cp.async.bulk.tensor".
     """
 
     text: str
@@ -113,10 +122,13 @@ class Opcode:
 def read_opcode(text: str) -> Opcode:
     """Take an opcode apart at its dots."""
     base, *rest = text.split(".")
-    if base == "mbarrier" and rest:
+    if base in ("mbarrier", "tensormap") and rest:
         base = f"{base}.{rest.pop(0)}"
     elif rest[:2] == ["async", "bulk"]:
         base, rest = f"{base}.async.bulk", rest[2:]
+        if "tensor" in rest[:2]:  # or .prefetch.tensor
+            base = f"{base}.tensor"
+            rest.remove("tensor")
     types = tuple(part for part in rest if _TYPE.fullmatch(part))
     return Opcode(text, base, types, frozenset(rest) - set(types))
 
@@ -154,6 +166,8 @@ def registers_of(operand: Operand | None) -> list[Register]:
         return registers_of(operand.base)
     if isinstance(operand, Group):
         return [r for element in operand.elements for r in registers_of(element)]
+    if isinstance(operand, Box):
+        return registers_of(operand.map) + registers_of(operand.coordinates)
     return []
 
 

@@ -42,7 +42,7 @@ class Text:
         self.helpers = helpers
         self.lines: list[str] = []
         self.count = 0
-        self.splats: dict[Value, Value] = {}
+        self.splats: dict[tuple[Value, int], Value] = {}
 
     def emit(self, expression: str) -> str:
         """Add an instruction that has a result; return its name."""
@@ -59,7 +59,7 @@ class Text:
         """The value in every lane."""
         if value.n != 1:
             return value
-        if value not in self.splats:
+        if (value, n) not in self.splats:
             if value.text[0] != "%":
                 text = f"splat ({value.type} {value.text})"
             else:
@@ -68,8 +68,8 @@ class Text:
                 text = self.emit(
                     f"shufflevector {full} {one}, {full} poison, <{n} x i32> zeroinitializer"
                 )
-            self.splats[value] = Value(text, value.type, n)
-        return self.splats[value]
+            self.splats[value, n] = Value(text, value.type, n)
+        return self.splats[value, n]
 
     def together(self, *values: Value) -> list[Value]:
         """The values in one common shape."""

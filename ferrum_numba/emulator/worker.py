@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import LaunchError
+from ..errors import DeviceError, LaunchError
 from .layout import (
     FRESH,
     IDLE_LIMIT,
@@ -68,7 +68,7 @@ class Launch:
         count = 1 if threads == 1 else min(ctas, 32 * threads)
         cuts = [(ctas * i // count, ctas * (i + 1) // count) for i in range(count)]
         pieces = iter(cuts if self.only is None else [(i, i + 1) for i in self.only])
-        stop = threading.Event()
+        stop = _Stop()
         workers = [_Worker(self, stop) for _ in range(threads)]
         if threads == 1:
             workers[0].run(pieces)
@@ -83,7 +83,31 @@ class Launch:
                 for other in others:
                     other.result()
             finally:  # Ctrl-C may come while this thread waits
-                stop.set()
+                stop.asked = True
+                _settle(workers[1:])
+
+
+class _Stop:
+    """Whether the workers of a launch are to stop: a plain flag, which Ctrl-C cannot half set."""
+
+    asked = False
+
+
+def _settle(workers: Sequence[_Worker]) -> None:
+    """Wait until no worker runs native code, which the arrays of the launch have to outlive.
+
+    Ctrl-C may come again in the meantime.
+    """
+    again: BaseException | None = None
+    while True:
+        try:
+            while any(worker.busy for worker in workers):
+                time.sleep(1e-4)
+            break
+        except KeyboardInterrupt as interrupt:
+            again = interrupt
+    if again is not None:
+        raise again
 
 
 class StoppedError(Exception):
@@ -103,15 +127,19 @@ class StoppedError(Exception):
 
 
 class _Worker:
-    """One host thread's state: contexts of a CTA's warps, and the CTA's shared memory."""
+    """One host thread's state: contexts of a CTA's warps, and the CTA's shared memory.
 
-    def __init__(self, launch: Launch, stop: threading.Event) -> None:
+    busy: whether it runs native code, or is about to.
+    """
+
+    def __init__(self, launch: Launch, stop: _Stop) -> None:
         needs = launch.function.needs
         x, y, z = launch.block
         warps = -(-x * y * z // LANES)
         self._call = launch.function.call
         self._masked = needs.masked
         self._stop = stop
+        self.busy = False
         self._steps = step_limit()
         self._params = ctypes.create_string_buffer(
             launch.parameter_block, len(launch.parameter_block) + 1
@@ -143,13 +171,16 @@ class _Worker:
     def run(self, pieces: Iterator[tuple[int, int]]) -> None:
         """Run ranges of CTAs until there are no more, or another worker has failed."""
         try:
+            self.busy = True
             for first, last in pieces:
                 self._run_piece(first, last)
-                if self._stop.is_set():
+                if self._stop.asked:
                     return
         except BaseException:
-            self._stop.set()
+            self._stop.asked = True
             raise
+        finally:
+            self.busy = False
 
     def _run_piece(self, first: int, last: int) -> None:
         state = self._state
@@ -158,7 +189,7 @@ class _Worker:
         address = ctypes.addressof(state)
         cta, spent = first, 0
         over = True
-        while over and not self._stop.is_set():
+        while over and not self._stop.asked:
             state.steps = given = min(_SLICE, self._steps)
             over = bool(self._call(address))
             # What was spent on CTAs that are done by now does not count for this one.
@@ -170,8 +201,10 @@ class _Worker:
     def _stopped(self, spent: int) -> StoppedError:
         state = self._state
         x, y, _ = state.nctaid
-        cta = (state.cta % x, state.cta // x % y, state.cta // (x * y))
-        warp = max(state.warp, 1) - 1  # it counts the one that stopped as done
+        number = state.fault_cta if state.fault else state.cta
+        cta = (number % x, number // x % y, number // (x * y))
+        # It counts the one that stopped as done.
+        warp = state.fault_warp if state.fault else max(state.warp, 1) - 1
         words = self._contexts[warp].view(np.uint32)
         block = self._resume(words) & (WAITING - 1)
         places = self._places() if state.idle > IDLE_LIMIT else []
@@ -204,7 +237,7 @@ def step_limit() -> int:
     except (ValueError, OverflowError):
         steps = 0
     if steps < 1:
-        raise LaunchError(f"FERRUM_CPU_STEPS: expected a number of instructions, found {text!r}")
+        raise DeviceError(f"FERRUM_CPU_STEPS: expected a number of instructions, found {text!r}")
     return steps
 
 

@@ -240,6 +240,10 @@ def _comparisons() -> Iterator[Case]:
     yield elementwise("compare", "setp.lt.f16x2", ("f16x2", "f16x2"), "u32", code, model=model)
     yield elementwise("compare", "set.gt.u32.f32", ("f32", "f32"), "u32")
     yield elementwise("compare", "set.le.f32.s32", ("s32", "s32"), "f32")
+    for t in ("f16", "f16x2"):
+        yield elementwise("compare", f"set.le.{t}.{t}", (t, t), t)
+        yield elementwise("compare", f"set.neu.b{t}.b{t}", (f"b{t}",) * 2, f"b{t}", capability=90)
+    yield elementwise("compare", "set.gt.u16.f16", ("f16", "f16"), "u16")
     yield elementwise("compare", "slct.u64.s32", ("u64", "u64", "s32"), "u64")
     yield elementwise("compare", "slct.f32.f32", ("f32", "f32", "f32"), "f32")
     for t in ("f32", "f64"):
@@ -301,6 +305,9 @@ def _floats() -> Iterator[Case]:
             yield elementwise("float", f"{name}.{t}", (t, t), t)
     for name in ("min.NaN", "max.NaN", "min.ftz", "max.ftz", "add.sat", "mul.ftz.sat"):
         yield elementwise("float", f"{name}.f32", ("f32", "f32"), "f32")
+    for name in ("min", "max", "max.ftz", "min.NaN"):
+        form = f"{name}.xorsign.abs.f32"
+        yield elementwise("float", form, ("f32", "f32"), "f32", capability=90)
     for name in ("add", "sub", "mul"):
         model = lambda a, b, f=binary[name]: _flushed(f(_flushed(a), _flushed(b)))  # noqa: E731
         yield elementwise("float", f"{name}.rn.ftz.f32", ("f32", "f32"), "f32", model=model)
@@ -333,6 +340,8 @@ def _directed() -> Iterator[Case]:
                 "rounding", f"{name}.{mode}.f32", ("f32",) * count, "f32", model=model
             )
         yield elementwise("rounding", f"add.{mode}.ftz.f32", ("f32", "f32"), "f32")
+        for name in ("add", "sub"):
+            yield elementwise("rounding", f"{name}.{mode}.f64", ("f64", "f64"), "f64")
 
 
 def _root(x: Fraction) -> Fraction:
@@ -374,6 +383,9 @@ def _halves() -> Iterator[Case]:
             yield elementwise("half", f"{form}.{t}", (t, t, t), t, **options)
         for name in ("min", "max", "min.NaN", "max.NaN"):
             yield elementwise("half", f"{name}.{t}", (t, t), t, **options)
+        for name in ("min", "max.NaN"):
+            form = f"{name}.xorsign.abs.{t}"
+            yield elementwise("half", form, (t, t), t, capability=90)
         for name in ("neg", "abs"):
             yield elementwise("half", f"{name}.{t}", (t,), t, **options)
         if t.startswith("f"):

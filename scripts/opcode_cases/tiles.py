@@ -32,6 +32,8 @@ _FORMS = [
     ("m16n8k8", "f32", "tf32"),
     *(("m16n8k32", "f32", kind) for kind in ("e4m3", "e5m2")),
     *((f"m16n8k{k}", "s32", kind) for k in (16, 32) for kind in ("s8", "u8")),
+    *(("m16n8k32", *kinds) for kinds in (("s32", "s8.u8"), ("s32", "u8.s8"))),
+    *(("m16n8k32", "f32", kinds) for kinds in ("e4m3.e5m2", "e5m2.e4m3")),
     ("m8n8k4", "f64", "f64"),
     *((f"m16n8k{k}", "f64", "f64") for k in (4, 8, 16)),
 ]
@@ -43,6 +45,8 @@ _REAL = {"f32": Rule(2**-12, 2**-14), "f16": Rule(2**-7, 2**-6), "f64": Rule(2**
 def tiles() -> Iterator[Case]:
     for shape, to, kind in _FORMS:
         yield _mma(shape, to, kind, whole=True)
+        if "." in kind:
+            continue
         if to != "s32":
             yield _mma(shape, to, kind, whole=False)
         else:
@@ -63,10 +67,15 @@ def numbers(dtype: type, count: int, seed: int, whole: bool) -> Array:
     return found.astype(dtype)
 
 
+def _both(kind: str) -> str:
+    """The types of A and B, of which one may stand for both. B's numbers are as A's, bit by bit."""
+    return kind if "." in kind else f"{kind}.{kind}"
+
+
 def _mma(shape: str, to: str, kind: str, whole: bool, option: str = "") -> Case:
     """A warp for each 32 cases; register r of thread i lies at i * registers + r."""
     m, k = (int(shape[1 : shape.index("n")]), int(shape.rpartition("k")[2]))
-    dtype = _TYPES[kind]
+    dtype = _TYPES[kind.partition(".")[0]]
     size = 8 if kind == "f64" else 4
     per_word = size // np.dtype(dtype).itemsize
     a, b = m * k // 32 // per_word, 8 * k // 32 // per_word
@@ -87,7 +96,7 @@ def _mma(shape: str, to: str, kind: str, whole: bool, option: str = "") -> Case:
             for i, register in enumerate(registers)
         ]
     groups = [f"{{{', '.join(n)}}}" for n in names]
-    types = f"{to}.{kind}.{kind}.{to}"
+    types = f"{to}.{_both(kind)}.{to}"
     name = f"mma.sync.aligned.{shape}.row.col{option}.{types}"
     lines.append(f"{name} {groups[2]}, {groups[0]}, {groups[1]}, {groups[2]};")
     lines += [f"st.global.b{8 * size} [%q23+{size * i}], {r};" for i, r in enumerate(names[2])]
@@ -172,6 +181,8 @@ def _wgmmas() -> Iterator[Case]:
     ):
         yield _wgmma(64, to, kind, "128", "k", "k")
         yield _wgmma(32, to, kind, "64", "r", "k")
+    for to, kinds in (("f32", "e4m3.e5m2"), ("f32", "e5m2.e4m3"), ("s32", "u8.s8")):
+        yield _wgmma(64, to, kinds, "128", "k", "k")
     for to, kind in (("f32", "f16"), ("f32", "bf16"), ("f32", "tf32"), ("f32", "e4m3")):
         yield _wgmma(64, to, kind, "128", "k", "k", whole=False)
 
@@ -191,7 +202,7 @@ def _descriptor(address: int, swizzle: str, major: str, rows: int) -> int:
 
 def _wgmma(n: int, to: str, kind: str, swizzle: str, a: str, b: str, whole: bool = True) -> Case:
     """Shared memory is filled with numbers; A begins at 0, B in its middle."""
-    dtype = _TYPES[kind]
+    dtype = _TYPES[kind.partition(".")[0]]
     k = 32 // np.dtype(dtype).itemsize
     result, result_type = _RESULTS[to]
     count = n // 2 * np.dtype(result_type).itemsize // 4
@@ -202,7 +213,7 @@ def _wgmma(n: int, to: str, kind: str, swizzle: str, a: str, b: str, whole: bool
     scales = "" if to == "s32" else ", 1, 1"
     if kind in ("f16", "bf16"):
         scales += "".join(f", {int(m == 'mn')}" for m in ((b,) if a == "r" else (a, b)))
-    name = f"wgmma.mma_async.sync.aligned.m64n{n}k{k}.{to}.{kind}.{kind}"
+    name = f"wgmma.mma_async.sync.aligned.m64n{n}k{k}.{to}.{_both(kind)}"
     lines = [
         "mul.wide.u32 %q20, %t0, 16; add.s64 %q21, %q20, %q0; mov.u32 %t2, tile;",
         "mad.lo.u32 %t3, %t0, 16, %t2; mov.u32 %t4, 0; mov.u32 %t5, %ctaid.x;",

@@ -273,6 +273,18 @@ def test_local_memory_is_of_each_lane() -> None:
     assert out.tolist() == (np.where(lanes % 2, 5, lanes) * 100 + lanes).tolist()
 
 
+def test_narrow_local_addresses_wrap() -> None:
+    """libdevice's sine takes an index from the array's address, and adds the rest in [ ]."""
+    body = f""".local .align 4 .b8 depot[32]; .reg .b64 %sp; mov.b64 %sp, depot;
+    cvt.u32.u64 %t1, %sp; st.local.b32 [%t1+20], %t0; st.local.b32 [%t1+24], 7;
+    and.b32 %t2, %t0, 1; shl.b32 %t2, %t2, 2; sub.s32 %t3, %t1, %t2; sub.s32 %t3, %t3, 4;
+    ld.local.b32 %t9, [%t3+28]; {STORE}"""
+    out = np.zeros(64, np.uint32)
+    run(entry(2, body), out, out, block=64)
+    lanes = np.arange(64)
+    assert out.tolist() == np.where(lanes % 2, lanes, 7).tolist()
+
+
 def test_trap() -> None:
     body = "setp.eq.u32 %p1, %t0, 40; @%p1 bra BAD; bra GOOD;\nBAD:\ntrap;\nGOOD:"
     run(entry(1, body), np.zeros(1), block=32)

@@ -199,3 +199,68 @@ def assert_bfloat(found: np.ndarray, exact: np.ndarray, *context: np.ndarray) ->
     assert np.isnan(values[nan].astype(np.float32)).all()
     wrong = np.flatnonzero((found != bits >> 16) & ~nan)[:5]
     assert not len(wrong), (values[wrong], exact[wrong], [c[wrong] for c in context])
+
+
+@pytest.mark.parametrize("kind", ["f32", "f16"])
+@HOSTS
+def test_min_max_of_magnitudes(kind: str, host: Host | None) -> None:
+    """.xorsign.abs, by which Triton clamps on sm_90."""
+    dtype = {"f32": np.float32, "f16": np.float16}[kind]
+    x, y = floats(dtype), floats(dtype, seed=1)
+    sign = np.signbit(x) != np.signbit(y)
+    for name, pick in (("min", np.fmin), ("max", np.fmax), ("min.NaN", np.minimum)):
+        ptx = f"{name}.xorsign.abs.{kind} %r, %a, %b;"
+        size = pick(abs(x), abs(y))
+        assert_same(
+            elementwise(ptx, x, y, result=dtype, host=host), np.where(sign, -size, size), x, y
+        )
+
+
+def next_to(value: float, mode: str, exact: Fraction) -> float:
+    """The nearest double, or its neighbour where `mode` asks for that."""
+    if math.isinf(value):
+        away = -math.inf if value > 0 else math.inf
+        inward = mode == "rz" or (mode == "rm") == (value > 0)
+        return math.nextafter(value, away) if inward else value
+    if not exact:
+        return value
+    down = mode == "rm" or (mode == "rz" and exact > 0)
+    if down and Fraction(value) > exact:
+        return math.nextafter(value, -math.inf)
+    return math.nextafter(value, math.inf) if not down and Fraction(value) < exact else value
+
+
+@pytest.mark.parametrize("mode", ["rz", "rm", "rp"])
+def test_directed_sums_of_doubles(mode: str) -> None:
+    x, y = floats(np.float64, 512), floats(np.float64, 512, seed=1)
+    y[:64], x[64:96], y[64:96] = -x[:64], np.finfo(np.float64).max, 1e300
+    for name, sign in (("add", 1), ("sub", -1)):
+        expected = x + sign * y
+        for i, (a, b) in enumerate(zip(x.tolist(), (sign * y).tolist(), strict=True)):
+            if math.isfinite(a) and math.isfinite(b):
+                expected[i] = next_to(expected[i], mode, Fraction(a) + Fraction(b))
+                if mode == "rm" and expected[i] == 0 and (np.signbit(a) or np.signbit(b)):
+                    expected[i] = -0.0
+        found = elementwise(f"{name}.{mode}.f64 %r, %a, %b;", x, y, result=np.float64)
+        assert_same(found, expected, x, y)
+
+
+def test_set_of_halves() -> None:
+    x, y = floats(np.float16), floats(np.float16, seed=1)
+    y[::3] = x[::3]
+    one = (x == y).astype(np.float16)
+    assert_same(elementwise("set.eq.f16.f16 %r, %a, %b;", x, y, result=np.float16), one, x, y)
+    ones = np.where(x <= y, 0xFFFF, 0).astype(np.uint16)
+    assert_same(elementwise("set.le.u16.f16 %r, %a, %b;", x, y, result=np.uint16), ones, x, y)
+    pairs = (v.view(np.uint32) for v in (x, y))
+    found = elementwise("set.eq.f16x2.f16x2 %r, %a, %b;", *pairs, result=np.uint32, view=np.float16)
+    assert_same(found, one, x, y)
+
+
+@HOSTS
+def test_one_constant_for_pairs_and_for_words(host: Host | None) -> None:
+    """Pairs are vectors twice as long; what is the same in all of them is kept for each length."""
+    x = (floats(np.float32, 512).view(np.uint32) >> 16).astype(np.uint16).view(np.uint32)
+    body = "add.bf16x2 %r, %a, %a; and.b32 %t5, %a, 1; add.u32 %t5, %t5, 1; xor.b32 %r, %r, %t5;"
+    plain = elementwise("add.bf16x2 %r, %a, %a;", x, result=np.uint32, host=host)
+    assert_same(elementwise(body, x, result=np.uint32, host=host), plain ^ ((x & 1) + 1), x)

@@ -192,16 +192,19 @@ ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "roots": lambda v: np.sqrt(abs(v)) + v / 3.1 + np.floor(v) + np.ceil(v) + v * v + v,
     "approximate": np.tanh,
     "power": lambda v: (abs(v) + 0.5) ** v + np.expm1(v) + np.rint(v) + np.arctan(v),
+    "called": lambda v: v + np.repeat([2 * v[:128].sum() + 1, 2 * v[128:].sum() + 1], (128, 112)),
+    "clamped": lambda v: np.clip(v, -1.5, 1.5) + np.minimum(v, 2.5),
 }
 
 
-@pytest.mark.parametrize("kind", ACTIVATIONS)
-def test_activations(device: fe.Device, kind: str) -> None:
+@pytest.mark.parametrize("name", names("activation_"))
+def test_activations(device: fe.Device, name: str) -> None:
     """Lanes take different ways: erf, tanh and pow branch, sin of large numbers loops."""
-    x = numbers(240, "fp32", 3)
+    x, kind = numbers(240, "fp32", 3), name.partition(".")[0].removeprefix("activation_")
     if kind == "trigonometry":
-        x[::5] *= np.float32(-1e6)  # beyond what a short reduction of the angle can do
-    found = launch(device, f"activation_{kind}.sm_80", (2,), x, np.zeros_like(x), 240)[1]
+        # Beyond what a short reduction of the angle can do; all words of 2 / pi are needed.
+        x[::5] *= np.float32(-10.0) ** np.arange(6, 30, dtype=np.float32).repeat(2)
+    found = launch(device, name, (2,), x, np.zeros_like(x), 240)[1]
     expected = ACTIVATIONS[kind](x.astype(np.float64)).astype(np.float32)
     tolerance = 6e-4 if kind == "approximate" else 2e-5
     np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)

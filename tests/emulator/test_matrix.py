@@ -146,3 +146,26 @@ def test_zero_rows_times_infinity(special: float) -> None:
         assert not np.signbit(state).any()
     else:
         assert np.isnan(state).all()
+
+
+@pytest.mark.parametrize(("kind_a", "kind_b"), [("e4m3", "e5m2"), ("e5m2", "e4m3"), ("s8", "u8")])
+def test_mma_of_two_types(kind_a: str, kind_b: str) -> None:
+    """Small whole numbers, whose sums are exact."""
+    types = {"e4m3": ml_dtypes.float8_e4m3fn, "e5m2": ml_dtypes.float8_e5m2}
+    types |= {"s8": np.int8, "u8": np.uint8}
+    random = np.random.default_rng(0)
+    a = random.integers(-4 if kind_a != "u8" else 0, 5, (16, 32)).astype(types[kind_a])
+    b = random.integers(-4 if kind_b != "u8" else 0, 5, (32, 8)).astype(types[kind_b])
+    if kind_b == "u8":
+        b[3] = 255
+    to = "s32" if kind_a == "s8" else "f32"
+    state = np.zeros((4, 32), np.int32 if to == "s32" else np.float32)
+    # Four bytes to a register, as two halves of two bytes each elsewhere.
+    halves = [np.ascontiguousarray(m).view(np.uint16) for m in (a, np.ascontiguousarray(b.T))]
+    text = mma_kernel("m16n8k16", "f32", "f16", 1)
+    text = text.replace("m16n8k16.row.col.f32.f16.f16.f32", f"m16n8k32.row.col.{to}.X.Y.{to}")
+    text = text.replace("X", kind_a).replace("Y", kind_b)
+    run(text, fragments(halves[0], 16, 16), fragments(halves[1], 8, 16), state)
+    expected = fragments(a.astype(np.int64) @ b.astype(np.int64), 16, 8)
+    found = np.moveaxis(state.reshape(2, 2, 32), 1, 2).reshape(expected.shape)
+    assert (found == expected).all()

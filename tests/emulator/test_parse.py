@@ -61,7 +61,7 @@ def test_operands_lines_and_locations() -> None:
         ("frobnicate.b32 %t1, %t2;", "frobnicate"),
         ("add.cc.f32 %t1, %t2, %t3;", r"\.cc"),
         ("addc.u32 %t1, %t2;", "addc"),
-        ("add.rz.f64 %q1, %q2, %q3;", r"\.rz"),
+        ("mul.rz.f64 %q1, %q2, %q3;", r"\.rz"),
         ("add.rz.rm.f32 %t1, %t2, %t3;", r"\.rz"),
         ("atom.global.add.b32 %t1, [%q1], %t2;", "operation"),
         ("atom.global.max.f32 %t1, [%q1], %t2;", "operation"),

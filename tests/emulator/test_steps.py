@@ -10,7 +10,7 @@ import threading
 import numpy as np
 import pytest
 
-from ferrum_numba.errors import LaunchError
+from ferrum_numba.errors import DeviceError, LaunchError
 
 from .harness import entry, run
 
@@ -78,7 +78,7 @@ INNER:
 @pytest.mark.parametrize("value", ["many", "0", "-3", "nan", "inf"])
 def test_what_the_limit_may_not_be(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FERRUM_CPU_STEPS", value)
-    with pytest.raises(LaunchError, match=f"FERRUM_CPU_STEPS: expected .*{value}"):
+    with pytest.raises(DeviceError, match=f"FERRUM_CPU_STEPS: expected .*{value}"):
         run(entry(1, "st.global.u32 [%q0], %t0;"), np.zeros(1, np.uint32))
 
 

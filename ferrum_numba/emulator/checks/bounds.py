@@ -109,18 +109,21 @@ _ALLOW = """  %allowed.old = load i32, ptr %allowed.at, align 4
 
 @family("judge")
 def judge(helpers: Helpers, name: str, space: str, access: str = "") -> str:
-    """Lane after lane; what is not allowed is recorded."""
+    """Lane after lane; what is not allowed is recorded. Of local memory `access` is the size."""
     helpers.declare("i32 @llvm.cttz.i32(i32, i1)")
     if space == "shared":
-        return _judge_shared(helpers, name)
+        return _judge_offset(helpers, name, load_field("limit", "i32"))
+    if space == "local":
+        return _judge_offset(helpers, name, f"  %limit = add i32 0, {access}\n")
     return _judge_global(helpers, name, access)
 
 
-def _judge_shared(helpers: Helpers, name: str) -> str:
+def _judge_offset(helpers: Helpers, name: str, limit: str) -> str:
+    """limit: lines that set %limit, the bytes that there are."""
     record = helpers.use("record")
     return f"""
 define internal i32 @{name}(<32 x i32> %address, i32 %mask, i32 %nbytes, {ARGUMENTS}) #0 {{
-{_lanes_begin("i32")}{load_field("limit", "i32")}  %wide = zext i32 %place to i64
+{_lanes_begin("i32")}{limit}  %wide = zext i32 %place to i64
   %end.of = zext i32 %nbytes to i64
   %behind = add i64 %wide, %end.of
   %limit.wide = zext i32 %limit to i64
@@ -163,7 +166,7 @@ search:
   %past = icmp uge i32 %i, %area_count
   br i1 %past, label %module, label %try
 module:
-  %own = call i1 @{helpers.use("own")}(i64 %place, i64 %size)
+  %own = call i1 @{helpers.use("own")}(i64 %place, i64 %size, i32 %lane, ptr %checks, ptr %ctx)
   br i1 %own, label %permit, label %refuse
 permit:
 {_ALLOW.replace("%allowed", "%permitted").replace("ptr %permitted.at", "ptr %allowed.at")}  br label %next

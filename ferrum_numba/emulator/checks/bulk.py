@@ -1,6 +1,7 @@
 """Helpers that look at bulk copies, 512 bytes of shared memory at a time.
 
 bulktags_<in|out>_<granule>_<epochs|clocks>(addresses, sizes, mask, checks, ctx, site)
+bulkmarks[_talks](global addresses, sizes, mask, checks, ctx, site): this CTA wrote there
 """
 
 from __future__ import annotations
@@ -54,6 +55,33 @@ look:
   %few = sub i32 %ones, 1
   %part = select i1 %whole, i32 -1, i32 %few
 {calls}  %i.next = add i32 %i, 512
+  br label %each
+}}
+"""
+
+
+@family("bulkmarks")
+def marks(helpers: Helpers, name: str, talks: str = "") -> str:
+    mark = helpers.use(f"marks_store_16{'_' if talks else ''}{talks}")
+    return f"""
+define internal void @{name}(<32 x i64> %address, <32 x i32> %size, i32 %mask, {ARGUMENTS}) #0 {{
+  %places = alloca <32 x i64>, align 64
+  store <32 x i64> %address, ptr %places, align 64
+{each_lane(helpers, "i64")}  %nbytes.word = extractelement <32 x i32> %size, i32 %lane
+  %nbytes = zext i32 %nbytes.word to i64
+  %bit = shl i32 1, %lane
+  br label %each
+over:
+  ret void
+each:
+  %i = phi i64 [ 0, %begin ], [ %i.next, %look ]
+  %more = icmp ult i64 %i, %nbytes
+  br i1 %more, label %look, label %next
+look:
+  %at = add i64 %place, %i
+  %spot = insertelement <32 x i64> poison, i64 %at, i32 %lane
+  call void @{mark}(<32 x i64> %spot, i32 %bit, ptr %checks, ptr %ctx, i32 %site)
+  %i.next = add i64 %i, 16
   br label %each
 }}
 """

@@ -1,8 +1,8 @@
 """Helpers that hold asynchronous copies back until the kernel waits for them.
 
     queue_<bytes>(to, from, mask, size, checks, ctx): begin a copy, in the warp's open group
-    queuecommit(checks, ctx), queuewait_<granule>(keep, base, checks, ctx): close a group; let all
-        but the last `keep` closed groups land
+    queuecommit(checks, ctx), queuewait_<granule>[_awaited](keep, base, checks, ctx): close a group;
+        let all but the last `keep` closed groups land, for which an mbarrier waits (awaited)
     queuebegin(checks, ctx): at the start of a CTA
 
 So a kernel that waits too late, or for too few groups, reads what was there before.
@@ -103,12 +103,12 @@ define internal void @{name}(ptr %checks, ptr %ctx) #0 {{
 
 
 @family("queuewait")
-def wait(helpers: Helpers, name: str, granule: str) -> str:
+def wait(helpers: Helpers, name: str, granule: str, *how: str) -> str:
     """Groups are numbered from 0; %keep = -1 lets the open group land too."""
     cases, bodies = "", ""
     for nbytes in _SIZES:
         copy = helpers.use(f"copy_{nbytes}")
-        land = helpers.use(f"land_{nbytes}_{granule}")
+        land = helpers.use("_".join(["land", str(nbytes), granule, *how]))
         cases += f"i32 {nbytes}, label %copy{nbytes} "
         bodies += f"""copy{nbytes}:
   call void @{copy}(ptr %base, <32 x i32> %to, <32 x i64> %from, i32 %mask, <32 x i32> %size)

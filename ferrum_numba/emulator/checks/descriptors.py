@@ -15,7 +15,7 @@ from ..helpers import family
 from ..helpers.access import splat
 from ..helpers.wgmma import addresses_of
 from ..layout import WARP
-from .memory import KIND, LANDED, PENDING, STEP, load_field
+from .memory import AWAITED, KIND, LANDED, PENDING, STEP, load_field
 from .records import ARGUMENTS, visit
 
 if TYPE_CHECKING:
@@ -81,7 +81,9 @@ end:
 def fenced(helpers: Helpers, name: str, granule: str) -> str:
     """Each chunk's first granule: was it stored in the ordinary way, and no fence since?
 
-    The fence of the warp that stored counts, and that of the warp that reads.
+    The fence of the warp that stored counts, and that of the warp that reads.  cp.async writes in
+    the ordinary way, too, and only the reader can fence what an mbarrier waited for.  Behind
+    cp.async.wait_group and a barrier no compiler fences; there it is not asked for.
     """
     record = helpers.use("record")
     gather = "@llvm.masked.gather.v32i32.v32p0"
@@ -96,8 +98,10 @@ define internal void @{name}({v} %address, i32 %mask, {ARGUMENTS}) #0 {{
 {splat("bases", "i32", "%base")}  %index = lshr {v} %address, splat (i32 {shift})
   %tag.at = getelementptr i32, ptr %tags, {v} %index
   %t = call {v} {gather}(<32 x ptr> %tag.at, i32 4, <32 x i1> %active, {v} zeroinitializer)
-  %kind = and {v} %t, splat (i32 {LANDED | 0x80 | 1})
-  %stored = icmp eq {v} %kind, splat (i32 1)
+  %kind = and {v} %t, splat (i32 {LANDED | AWAITED | 1})
+  %plain = icmp eq {v} %kind, splat (i32 1)
+  %copied = icmp eq {v} %kind, splat (i32 {LANDED | AWAITED | 1})
+  %stored = or <32 x i1> %plain, %copied
   %of.cta = icmp uge {v} %t, %bases
   %arrived = icmp ult {v} %t, splat (i32 {PENDING})
   %candidate.0 = and <32 x i1> %stored, %of.cta
@@ -114,7 +118,8 @@ define internal void @{name}({v} %address, i32 %mask, {ARGUMENTS}) #0 {{
 {splat("owns", "i32", "%own")}  %epoch = and {v} %t, splat (i32 -256)
   %late.theirs = icmp ult {v} %theirs, %epoch
   %late.own = icmp ult {v} %owns, %epoch
-  %late.0 = and <32 x i1> %late.theirs, %late.own
+  %late.first = or <32 x i1> %late.theirs, %copied
+  %late.0 = and <32 x i1> %late.first, %late.own
   %late = and <32 x i1> %late.0, %candidate
   %late.bits = bitcast <32 x i1> %late to i32
   %fine = icmp eq i32 %late.bits, 0

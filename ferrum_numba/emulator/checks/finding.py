@@ -35,8 +35,8 @@ class Finding:
     check, kind: see CHECKS.  count: accesses of one lane each (elements, for "unwritten-output"
     and "order").
     line, instruction: in the PTX; source, source_line: from .loc; None for what no instruction did.
-    cta, warp, lanes: who did it first.  space: "global" or "shared"; address: a host address, or
-    the offset in the CTA's shared memory.
+    cta, warp, lanes: who did it first.  space: "global", "shared" or "local"; address: a host
+    address, or the offset in the CTA's shared or the lane's local memory.
     array: the array of the launch that the address lies in, or else is nearest to; offset: bytes
     from the array's start, negative before it.
     """

@@ -33,9 +33,10 @@ WRITABLE, SCRATCH = 1, 2
 
 # A tag says who used a piece of shared memory last: epoch << 8 | 2 * warp + (1: wrote, 0: read).
 # The epoch counts barriers, and with clocks all that orders warps; LANDED is added where an
-# asynchronous copy wrote.  MANY is the low byte of "read by several warps", PENDING all high bytes
-# of "a copy to here is under way".
-LANDED, MANY, PENDING = 0x40, 0xFE, -256  # as LLVM writes 0xFFFFFF00
+# asynchronous copy wrote, and with clocks AWAITED too where an mbarrier waited for that; AWAITED
+# alone is added where an atomic operation wrote.  MANY is the low byte of "read by several warps",
+# which is for epochs only; PENDING all high bytes of "a copy to here is under way".
+LANDED, AWAITED, MANY, PENDING = 0x40, 0x80, 0xFE, -256  # as LLVM writes 0xFFFFFF00
 STEP = 256  # from one epoch's tags to the next
 LAST_EPOCH = 0x7000_0000  # beyond this the tags are cleared and the epochs begin again
 

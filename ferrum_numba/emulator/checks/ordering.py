@@ -29,6 +29,7 @@ class Ordering:
         self.init, self.race = init, race
         waits = [i.opcode.base for i in instructions]
         some = any(w in _WAITS or w.startswith("mbarrier") for w in waits)
+        some = some or any(_in_shared(i, base) for i in instructions for base in ("atom", "red"))
         self.clocks = self.talks or (race and some)
         products = [i for i in instructions if _is_product(i)] if self.clocks else []
         self.sets = list(dict.fromkeys(s for i in products for s in _sets(i)))
@@ -73,10 +74,6 @@ class Ordering:
         """An atomic operation, which may be a lock."""
         if self.clocks:
             b.call("exchange", "void", *_PLACE)
-        elif self.race:
-            # Who waited for whom is not known; what was done until now counts as before all that
-            # follows.
-            b.call(self._epoch(b), "void", "ptr %checks", "i1 true", "i1 false")
 
     # -- lanes of a warp ------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ..ptx import Body, Instruction
 from .arrays import Areas, LaunchArray
 from .finding import CHECKS, Finding
-from .memory import KINDS, LANDED, MANY
+from .memory import AWAITED, KINDS, LANDED, MANY
 
 _CHECK_OF = {kind: check for check, kinds in CHECKS.items() for kind in kinds}
 
@@ -47,6 +47,8 @@ class Reporter:
         registers = not nbytes
         if registers:
             text, space = _REGISTERS[kind], None
+        elif "local" in ins.opcode.modifiers:
+            text, space = self._local(kind, address, nbytes), "local"
         elif shared:
             text, space = self._shared(kind, address, nbytes, record), "shared"
         else:
@@ -82,6 +84,12 @@ class Reporter:
             return False
         return "global" not in modifiers or int(record["address"]) < 1 << 32
 
+    def _local(self, kind: str, address: int, nbytes: int) -> str:
+        where = f"local memory at byte {address} ({nbytes} bytes)"
+        if kind == "misaligned":
+            return f"{where}: the access has to be aligned to its size"
+        return f"{where}: a thread has {self._body.local_bytes} bytes; look at the index"
+
     def _shared(self, kind: str, address: int, nbytes: int, record: np.void) -> str:
         where = f"shared memory at byte {address} ({nbytes} bytes)"
         other = _other(int(record["other"]))
@@ -110,8 +118,8 @@ class Reporter:
             )
         if kind == "missing-fence":
             return (
-                f"{where} was written by ordinary stores{other}, and is read through the"
-                " asynchronous proxy; look for a missing fence.proxy.async"
+                f"{where} was written by ordinary stores or cp.async{other}, and is read through"
+                " the asynchronous proxy; look for a missing fence.proxy.async"
             )
         if kind == "lane-conflict":
             return f"{where}: another lane stores something else there in the same instruction"
@@ -245,7 +253,7 @@ def _other(tag: int) -> str:
         return ""
     if low in (MANY, MANY | 1):
         return ", several warps"
-    return f", warp {(low & ~LANDED) >> 1}"
+    return f", warp {(low & ~(LANDED | AWAITED)) >> 1}"
 
 
 def _place(found: tuple[LaunchArray, int] | None, address: int, nbytes: int) -> str:

@@ -1,8 +1,10 @@
 """Helpers of the checks "init" and "race" for shared memory: a tag for each granule.
 
-    tags_<load|product|store|copy>_<bytes>_<granule>_<epochs|clocks>(addresses, mask, checks, ctx,
-        site): product: a load by wgmma
-    land_<bytes>_<granule>(addresses, mask, checks, ctx): a copy arrived
+    tags_<access>_<bytes>_<granule>_<epochs|clocks>(addresses, mask, checks, ctx, site)
+    land_<bytes>_<granule>[_awaited](addresses, mask, checks, ctx): a copy arrived
+
+access: load, product (a load by wgmma), store, copy; with clocks also atomic, and strong (a load
+that may meet atomic operations).
 
 A tag is described in memory.py.  With epochs an access is a race where the tag is of this epoch and
 another warp's, and one of the two wrote.  With clocks (clocks.py) tags are only of those who wrote,
@@ -18,7 +20,7 @@ from ..helpers import family
 from ..helpers.access import splat
 from ..layout import WARP, state_offset
 from .clocks import own_clock
-from .memory import LANDED, MANY, PENDING, load_field
+from .memory import AWAITED, LANDED, MANY, PENDING, load_field
 from .records import ARGUMENTS
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ def own_tags() -> str:
   %many = or i32 %stamp, {MANY}
   %own = or i32 %twice, {PENDING | 1}
   %self = or i32 %mine, {LANDED}
+  %atomic = or i32 %mine, {AWAITED}
 """
 
 
@@ -44,7 +47,7 @@ def _look(access: str, t: str, name: str, n: int) -> str:
     """Lines that judge n tags: %<name>.bad, and %<name>.new, the tags that they become."""
     v = f"<{n} x i32>"
     if access == "land":
-        return f"  {name}.new = or {v} %selfs{n}, zeroinitializer\n"
+        return f"  {name}.new = or {v} %landeds{n}, zeroinitializer\n"
     kind, _, clocks = access.partition(" ")
     if clocks:
         return _look_at_clock(kind, t, name, n)
@@ -70,6 +73,15 @@ def _look(access: str, t: str, name: str, n: int) -> str:
 def _look_at_clock(access: str, t: str, name: str, n: int) -> str:
     v = f"<{n} x i32>"
     lines = _limits(t, name, n) + f"  {name}.recent = icmp uge {v} {t}, {name}.limit\n"
+    if access in ("atomic", "strong"):
+        last = f"%atomics{n}" if access == "atomic" else t
+        return f"""{lines}  {name}.void = icmp ult {v} {t}, %bases{n}
+  {name}.by = and {v} {t}, splat (i32 {LANDED | AWAITED | 1})
+  {name}.plain = icmp ne {v} {name}.by, splat (i32 {AWAITED | 1})
+  {name}.race = and <{n} x i1> {name}.recent, {name}.plain
+  {name}.bad = or <{n} x i1> {name}.race, {name}.void
+  {name}.new = or {v} {last}, zeroinitializer
+"""
     if access in ("store", "copy"):
         new = "%mines" if access == "store" else "%owns"
         return f"""{lines}  {name}.bad = or <{n} x i1> {name}.recent, zeroinitializer
@@ -118,7 +130,7 @@ def _plane(product: bool) -> str:
 
 def _splats(n: int) -> str:
     names = {"nows": "now", "mines": "mine", "owns": "own", "bases": "base", "selfs": "self"}
-    names |= {"readss": "reads", "manys": "many"}
+    names |= {"readss": "reads", "manys": "many", "atomics": "atomic"}
     return "".join(splat(f"{many}{n}", "i32", f"%{one}", n) for many, one in names.items())
 
 
@@ -368,8 +380,13 @@ lane:
 
 
 @family("land")
-def land(helpers: Helpers, name: str, nbytes: str, granule: str) -> str:
-    """What a copy brought counts as written by the warp that waited for it."""
+def land(helpers: Helpers, name: str, nbytes: str, granule: str, how: str = "") -> str:
+    """What a copy brought counts as written by the warp that began it. how: "awaited" or ""."""
+    own = own_tags()
+    if how == "awaited":
+        own += f"  %landed = or i32 %self, {AWAITED}\n"
+    else:
+        own += "  %landed = or i32 %self, 0\n"
     count, shift = int(nbytes) // int(granule), int(granule).bit_length() - 1
     helpers.declare("i32 @llvm.cttz.i32(i32, i1)")
     return f"""
@@ -380,7 +397,8 @@ define internal void @{name}(<32 x i32> %address, i32 %mask, ptr %checks, ptr %c
 over:
   ret void
 apart:
-{own_tags()}{_splats(count)}  %kept = getelementptr i8, ptr %tags, i64 0
+{own}{splat(f"landeds{count}", "i32", "%landed", count)}\
+  %kept = getelementptr i8, ptr %tags, i64 0
   %index = lshr <32 x i32> %address, splat (i32 {shift})
 {_lane_by_lane(helpers, "land", count, "")}}}
 """

@@ -1,7 +1,7 @@
 """Helper that says what is wrong with the tags of an access to shared memory, lane after lane.
 
-judgetags_<load|product|store|copy>_<granule>_<epochs|clocks>(addresses, mask, tags a lane, checks,
-    ctx, site): record each lane's first problem
+judgetags_<access>_<granule>_<epochs|clocks>(addresses, mask, tags a lane, checks, ctx, site):
+    record each lane's first problem; access: as in tags.py
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ..helpers import family
 from .clocks import own_clock
 from .lanes import each_lane
-from .memory import KIND, LANDED, PENDING
+from .memory import AWAITED, KIND, LANDED, PENDING
 from .records import ARGUMENTS, visit
 from .tags import own_tags
 
@@ -34,11 +34,11 @@ _CLASH = {
 }
 
 
-def _doubt(helpers: Helpers, shift: int) -> str:
+def _doubt(helpers: Helpers, shift: int, order: str) -> str:
     """Lines for a store to what another warp has written: the same value is no race."""
     return f"""  %whole = zext i32 %place to i64
   %width = shl i32 %count, {shift}
-  %written.bit = and i32 %t, 129
+  %written.bit = and i32 %t, {1 if order == "clocks" else 1 | 0x80}
   %was.written = icmp eq i32 %written.bit, 1
   %arrived = icmp ult i32 %t, {PENDING}
   %doubtful = and i1 %was.written, %arrived
@@ -55,11 +55,19 @@ def judge_tags(helpers: Helpers, name: str, access: str, granule: str, order: st
     record = helpers.use("record")
     shift = int(granule).bit_length() - 1
     test = "  %void = icmp ne i32 0, 0\n  %race = and i1 %clash, true\n"
-    if access in ("load", "product"):
+    if access in ("load", "product", "atomic", "strong"):
         test = """  %void = icmp ult i32 %t, %base
   %writer = trunc i32 %t to i1
   %race = and i1 %clash, %writer
 """
+    if access in ("atomic", "strong"):  # two atomic operations are no race
+        test = test.replace(
+            "%writer = trunc i32 %t to i1",
+            f"""%by = and i32 %t, {LANDED | AWAITED | 1}
+  %plain = icmp ne i32 %by, {AWAITED | 1}
+  %wrote = trunc i32 %t to i1
+  %writer = and i1 %plain, %wrote""",
+        )
     clock = own_clock() if order == "clocks" else ""
     return f"""
 define internal void @{name}(<32 x i32> %address, i32 %mask, i32 %count, {ARGUMENTS}) #0 {{
@@ -83,7 +91,7 @@ fine:
   %i.next = add i32 %i, 1
   br label %each
 report:
-{_doubt(helpers, shift) if access == "store" else ""}  %waits = icmp uge i32 %t, {PENDING}
+{_doubt(helpers, shift, order) if access == "store" else ""}  %waits = icmp uge i32 %t, {PENDING}
   %kind.race = select i1 %waits, i32 {KIND["pending-copy"]}, i32 {KIND["race"]}
   %kind = select i1 %void, i32 {KIND["uninitialised-shared"]}, i32 %kind.race
   %where = shl i32 %number, {shift}

@@ -15,6 +15,9 @@ from ..values import Value
 from . import helpers as helpers  # registers their families
 from .memory import offset
 from .ordering import Ordering, is_strong
+from .own import own
+from .traits import atomic_in_global, granule_of
+from .transfers import Transfers
 
 
 class Watch:
@@ -34,6 +37,7 @@ class Watch:
         self.talks = atomic_in_global(body)
         flow = analyse(body, threads, masked=False)
         self.ordering = Ordering(flow, self.init, self.race, self.talks)
+        self.transfers = Transfers(self.init or self.race, self.granule, self.ordering)
         live = flow.blocks[0].live_in if self.init else ()
         # By name: the body is read again for each translation.
         self.suspects = sorted({register.name for register in live})
@@ -42,20 +46,8 @@ class Watch:
         return f"watch init {self.init}, race {self.race}"
 
     def prepare(self, b: Builder) -> None:
-        """Before the first block: say which addresses are those of the module's own arrays."""
-        lines, last = "", "false"
-        for i, (name, array) in enumerate(b.arrays.items()):
-            lines += f"""  %start{i} = ptrtoint ptr @"array.{name}" to i64
-  %offset{i} = sub i64 %place, %start{i}
-  %end{i} = add i64 %offset{i}, %size
-  %near{i} = icmp ult i64 %offset{i}, {len(array.content)}
-  %fits{i} = icmp ule i64 %end{i}, {len(array.content)}
-  %in{i} = and i1 %near{i}, %fits{i}
-  %any{i} = or i1 {last}, %in{i}
-"""
-            last = f"%any{i}"
-        head = "define internal i1 @own(i64 %place, i64 %size) #0 {"
-        b.helpers.define("own", f"{head}\n{lines}  ret i1 {last}\n}}\n")
+        """Before the first block."""
+        b.helpers.define("own", own(b.arrays, b.layout, b.flow.local_bytes))
 
     # -- the frame ------------------------------------------------------------------------------
 
@@ -188,13 +180,20 @@ class Watch:
             width = f"{nbytes}_{self.granule}"
             self.ordering.hands_over(b, ins, kind, width, addresses, allowed)
         if space == "shared" and (self.init or self.race):
-            # An atomic operation reads: what it reads must be there.
-            self._tags(b, ins, "load" if kind == "atomic" else kind, nbytes, addresses, allowed)
+            self._tags(b, ins, self._access_kind(ins, kind), nbytes, addresses, allowed)
         if space == "global" and (self.init or self.race):
             self._marks(b, ins, kind, nbytes, addresses, allowed)
         if kind == "atomic" and ins.opcode.base == "atom":
             self.ordering.exchanges(b)
         return allowed
+
+    def _access_kind(self, ins: Instruction, kind: str) -> str:
+        """How an access to shared memory counts; what an atomic operation reads must be there."""
+        if kind == "store" or not is_strong(ins):
+            return kind
+        if not self.ordering.clocks:
+            return "load"
+        return kind if kind == "atomic" else "strong"
 
     def _marks(
         self, b: Builder, ins: Instruction, kind: str, nbytes: int, addresses: Value, mask: Value
@@ -217,7 +216,7 @@ class Watch:
         place = self._place(ins)
         name = f"tags_{kind}_{nbytes}_{self.granule}_{self.ordering.mode}"
         b.call(name, "void", addresses, mask, *place)
-        if self.ordering.clocks and kind != "load":
+        if self.ordering.clocks and kind not in ("load", "strong"):
             b.call(f"readers_{nbytes}_{self.granule}", "void", addresses, mask, *place)
 
     def _within(
@@ -242,6 +241,15 @@ class Watch:
         b.line(f"br label %{label}")
         b.lines.append(f"{label}:")
         return b.op("and", mask, _invert(b, bad))
+
+    def local(
+        self, b: Builder, ins: Instruction, address: Value, nbytes: int, condition: Value | None
+    ) -> Value:
+        """The lanes that stay inside local memory, of which each has its own."""
+        offsets = b.cast("trunc", b.op("sub", address, b.local_memory()), "i32")
+        name = f"judge_local_{b.flow.local_bytes}"
+        width, place = b.constant("i32", nbytes), self._place(ins)
+        return _lanes(b, _word(b.call(name, "i32", offsets, b.mask(condition), width, *place)))
 
     def confirm(
         self,
@@ -343,79 +351,28 @@ class Watch:
         )
         return None
 
-    def bulk(
-        self,
-        b: Builder,
-        ins: Instruction,
-        near: Value,
-        far: Value,
-        sizes: Value,
-        mask: Value,
-        inward: bool,
-    ) -> Value:
-        """The lanes that may do a bulk copy: its first and its last 16 bytes are tested."""
-        place = self._place(ins)
-        behind = b.op("sub", sizes, b.constant("i32", 16))
-        last_far = b.op("add", far, b.cast("zext", behind, "i64"))
-        ways = ("load", "store") if inward else ("store", "load")
-        for address in (far, last_far):
-            mask = _word(b.call(f"bounds_global_{ways[0]}_16", "i32", address, mask, *place))
-        for address in (near, b.op("add", near, behind)):
-            mask = _word(b.call(f"bounds_shared_{ways[1]}_16", "i32", address, mask, *place))
-        if self.init or self.race:
-            name = f"bulktags_{'in' if inward else 'out'}_{self.granule}_{self.ordering.mode}"
-            b.call(name, "void", near, sizes, mask, *place)
-        return mask
-
     def commit(self, b: Builder) -> None:
         if self.race:
             b.call("queuecommit", "void", "ptr %checks", "ptr %ctx")
 
     def wait(self, b: Builder, keep: int) -> None:
         """Let all but the last `keep` groups land; -1: the open one too."""
-        self._land(b, keep)
+        self._land(b, keep, "")
         self.ordering.waited(b)
 
     def land(self, b: Builder) -> None:
         """Let all copies land, for which an mbarrier waits and this warp does not."""
-        self._land(b, -1)
+        self._land(b, -1, "_awaited")
 
-    def _land(self, b: Builder, keep: int) -> None:
+    def _land(self, b: Builder, keep: int, how: str) -> None:
         if self.race:
             arguments = ("ptr %shared", "ptr %checks", "ptr %ctx")
-            b.call(f"queuewait_{self.granule}", "void", b.constant("i32", keep), *arguments)
+            name = f"queuewait_{self.granule}{how}"
+            b.call(name, "void", b.constant("i32", keep), *arguments)
 
     @staticmethod
     def _place(ins: Instruction) -> tuple[str, str, str]:
         return "ptr %checks", "ptr %ctx", f"i32 {ins.index}"
-
-
-def atomic_in_global(body: Body) -> bool:
-    """Whether an entry has atomic operations on global memory."""
-    atomics = ("atom", "red")
-    instructions = [s for s in body.statements if isinstance(s, Instruction)]
-    return any(
-        i.opcode.base in atomics and not any(m.startswith("shared") for m in i.opcode.modifiers)
-        for i in instructions
-    )
-
-
-def granule_of(body: Body) -> int:
-    """The narrowest store to shared memory, at most 4 bytes: what has a tag of its own."""
-    narrowest = 4
-    for statement in body.statements:
-        if isinstance(statement, str):
-            continue
-        opcode = statement.opcode
-        if opcode.base not in ("st", "atom", "red") or not any(
-            m.startswith("shared") for m in opcode.modifiers
-        ):
-            continue
-        digits = opcode.type[1:]
-        bits = int(digits) if digits.isdecimal() else 32
-        count = 4 if "v4" in opcode.modifiers else 2 if "v2" in opcode.modifiers else 1
-        narrowest = min(narrowest, max(bits * count // 8, 1))
-    return narrowest
 
 
 def _lanes(b: Builder, mask: Value) -> Value:

@@ -57,4 +57,4 @@ def family(name: str) -> Callable[[Family], Family]:
 
 
 # They register their families.
-from . import access, atomics, bulk, halves, mbarriers, tiles, votes, wgmma  # noqa: E402, F401
+from . import access, atomics, bulk, halves, mbarriers, tensors, tiles, votes, wgmma  # noqa: E402, F401

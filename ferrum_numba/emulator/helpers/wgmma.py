@@ -1,7 +1,7 @@
 """Matrix products of a warp group, as each of its warps computes its own 16 of the 64 rows.
 
     chunks_<k|mn>(descriptor, rows, columns) -> <32 x i32>: shared addresses of 16-byte chunks
-    wgmma_<type>_<n>_<a>_<b>(base, rows before, A's descriptor, A's registers, B's descriptor, C)
+    wgmma_<A>_<B>_<n>_<a>_<b>(base, rows before, A's descriptor, A's registers, B's descriptor, C)
 
 a: "r" (A in registers), "k" (in shared memory, K contiguous) or "mn" (M contiguous); b likewise.
 C: n/2 planes of 32 numbers, in the order of the registers, which is that of mma.m16n8 tile by tile.
@@ -172,10 +172,10 @@ def _tiles(helpers: Helpers, label: str, kind: str, b: str, column: str, count: 
 
 
 @family("wgmma")
-def wgmma(helpers: Helpers, name: str, kind: str, n: str, a: str, b: str) -> str:
+def wgmma(helpers: Helpers, name: str, kind: str, kind_b: str, n: str, a: str, b: str) -> str:
     """Two tiles of 8 columns at a time; where their number is odd, the last alone."""
     pairs, odd = divmod(int(n) // 8, 2)
-    last = _tiles(helpers, "last", kind, b, str(16 * pairs), 1) if odd else ""
+    last = _tiles(helpers, "last", kind_b, b, str(16 * pairs), 1) if odd else ""
     size_a, size_b = plane_bytes(kind, 4) + 64, plane_bytes(kind, 2) + 64
     return f"""
 define internal void @{name}(ptr %base, i32 %row, i64 %a, ptr %registers, i64 %b, ptr %sums) #0 {{
@@ -189,7 +189,7 @@ test:
   %over = icmp uge i32 %column, {16 * pairs}
   br i1 %over, label %end, label %pair
 pair:
-{_tiles(helpers, "pair", kind, b, "%column", 2)}  %column.next = add i32 %column, 16
+{_tiles(helpers, "pair", kind_b, b, "%column", 2)}  %column.next = add i32 %column, 16
   br label %test
 end:
 {last}  ret void

@@ -18,6 +18,7 @@ from . import (
     move,
     pairs,
     system,
+    tensor,
     wgmma,
 )
 
@@ -39,5 +40,6 @@ __all__ = [
     "move",
     "pairs",
     "system",
+    "tensor",
     "wgmma",
 ]

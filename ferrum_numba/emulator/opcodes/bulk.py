@@ -39,7 +39,7 @@ def copy(b: Builder, ins: Instruction) -> None:
     sizes = b.vector(b.integer(ins.operands[2], 32, ins))
     mask = b.mask(b.condition(ins))
     if b.watch is not None:
-        mask = b.watch.bulk(b, ins, near, address, sizes, mask, inward)
+        mask = b.watch.transfers.bulk(b, ins, near, address, sizes, mask, inward)
     way = "in" if inward else "out"
     b.call(f"bulk_{way}", "void", "ptr %shared", near, address, sizes, mask)
     if inward:

@@ -99,12 +99,20 @@ def _set_pair(b: Builder, ins: Instruction, target: Operand, value: Value) -> No
 def set_value(b: Builder, ins: Instruction) -> None:
     """set.relation.result_type.type: all ones, or 1.0, where the comparison holds."""
     value = _combined(b, ins, _compare(b, ins, 1, 2), 3)
-    if len(ins.opcode.types) != 2 or ins.opcode.types[0] not in ("u32", "s32", "f32"):
-        raise ins.refuse("expected .u32, .s32 or .f32 as the result's type")
-    if ins.opcode.types[0] == "f32":
-        b.write(ins.operands[0], b.cast("uitofp", value, "float"), ins)
+    to, source = (*ins.opcode.types, "", "")[:2]
+    fits = len(ins.opcode.types) == 2 and to.endswith("x2") == source.endswith("x2")
+    if not fits or to not in (*_ONES, *_WORDS):
+        raise ins.refuse(f"expected one of {', '.join((*_ONES, *_WORDS))} as the result's type")
+    if to in _WORDS:
+        result = b.cast("sext", value, f"i{to[1:]}")
     else:
-        b.write(ins.operands[0], b.cast("sext", value, "i32"), ins)
+        kind = FLOAT_TYPES[to.removesuffix("x2")]
+        result = b.select(value, Value(_ONES[to], kind), Value("0.0", kind))
+    b.write(ins.operands[0], b.join(result, "i32") if to.endswith("x2") else result, ins)
+
+
+_ONES = {"f32": "1.0", "f16": "1.0", "bf16": "0xR3F80", "f16x2": "1.0", "bf16x2": "0xR3F80"}
+_WORDS = ("u16", "s16", "u32", "s32")
 
 
 _SELECTED = (*INTEGERS, *FLOATS)

@@ -1,7 +1,7 @@
 """Floating-point arithmetic of 32 and 64 bits.
 
-Roundings other than to nearest even are for .f32 alone.  No two operations are fused: .rn forbids
-it, and for those without it PTX leaves it open.  NaN payloads are the host's.
+Roundings other than to nearest even are for .f32, and for sums of .f64.  No two operations are
+fused: .rn forbids it, and for those without it PTX leaves it open.  NaN payloads are the host's.
 Source: PTX ISA, "Floating-Point Instructions".
 """
 
@@ -16,7 +16,7 @@ from ..table import FLOATS, lowers
 from ..values import Value, bits_of
 from .convert import saturated
 from .integer import expect
-from .rounding import DIRECTED
+from .rounding import DIRECTED, rounded_sum
 from .rounding import arithmetic as rounded
 
 _KINDS = {"f32": "float", "f64": "double"}
@@ -46,10 +46,17 @@ def in_direction(b: Builder, ins: Instruction) -> bool:
     modes = ins.opcode.modifiers & DIRECTED
     if not modes:
         return False
-    if len(ins.opcode.modifiers & {"rn", *DIRECTED}) > 1 or ins.opcode.type != "f32":
-        raise ins.refuse("the CPU device has one of .rz, .rm, .rp, and for .f32 only")
-    finish(b, ins, rounded(b, ins, min(modes), reals(b, ins)))
+    double = ins.opcode.type == "f64"
+    if len(ins.opcode.modifiers & {"rn", *DIRECTED}) > 1 or (double and not _is_sum(ins)):
+        raise ins.refuse(
+            "the CPU device has one of .rz, .rm, .rp for .f32, and to add and subtract .f64"
+        )
+    finish(b, ins, (rounded_sum if double else rounded)(b, ins, min(modes), reals(b, ins)))
     return True
+
+
+def _is_sum(ins: Instruction) -> bool:
+    return ins.opcode.base in ("add", "sub")
 
 
 @lowers("add", "sub", "mul", types=FLOATS, modifiers=f"{_ROUNDINGS} ftz sat")
@@ -89,7 +96,7 @@ def absolute(b: Builder, ins: Instruction) -> None:
     finish(b, ins, b.intrinsic("llvm.fabs", *reals(b, ins)))
 
 
-@lowers("min", "max", types=FLOATS, modifiers="ftz NaN")
+@lowers("min", "max", types=FLOATS, modifiers="ftz NaN xorsign abs")
 def extremum(b: Builder, ins: Instruction) -> None:
     expect(ins, 3)
     finish(b, ins, extreme(b, ins, *reals(b, ins)))
@@ -98,8 +105,21 @@ def extremum(b: Builder, ins: Instruction) -> None:
 def extreme(b: Builder, ins: Instruction, x: Value, y: Value) -> Value:
     """min or max: of a number and NaN the number, with .NaN the NaN; -0 is less than +0.
 
+    .xorsign.abs: of the magnitudes, with the sign that the product would have.
     Spelt out, because llvm.minimumnum and llvm.maximumnum give wrong results in LLVM 20.
     """
+    if ins.opcode.modifiers & {"xorsign", "abs"}:
+        if not ins.opcode.modifiers >= {"xorsign", "abs"} or ins.opcode.type == "f64":
+            raise ins.refuse("expected .xorsign.abs together, and not of .f64")
+        value = _extreme(b, ins, *(b.intrinsic("llvm.fabs", v) for v in (x, y)))
+        bits = f"i{bits_of(x.type)}"
+        sign = b.bitcast(b.op("xor", b.bitcast(x, bits), b.bitcast(y, bits)), x.type)
+        signed = b.intrinsic("llvm.copysign", value, sign)
+        return b.select(b.compare("fcmp uno", value, value), value, signed)
+    return _extreme(b, ins, x, y)
+
+
+def _extreme(b: Builder, ins: Instruction, x: Value, y: Value) -> Value:
     least = ins.opcode.base == "min"
     first = b.compare("fcmp olt" if least else "fcmp ogt", x, y)
     value = b.select(b.op("or", first, b.compare("fcmp uno", y, y)), x, y)

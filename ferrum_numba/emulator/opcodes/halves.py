@@ -89,7 +89,7 @@ def _full(text: str, like: Value) -> str:
     return text if like.n == 1 else f"splat (i16 {text})"
 
 
-@lowers("min", "max", types=HALVES, modifiers="NaN")
+@lowers("min", "max", types=HALVES, modifiers="NaN xorsign abs")
 def extremum(b: Builder, ins: Instruction) -> None:
     expect(ins, 3)
     finish(b, ins, in_floats(b, values_of(b, ins), lambda x, y: extreme(b, ins, x, y)))

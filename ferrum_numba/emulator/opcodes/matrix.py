@@ -90,9 +90,9 @@ def multiply_matrices(b: Builder, ins: Instruction) -> None:
     Sums of integers are exact; with .satfinite the addition of C saturates.
     """
     check_whole_warp(ins, b, 4)
-    kind, k = _form(ins)
+    kind, kind_b, k = _form(ins)
     group = [ins, *_partner(b, ins)]
-    tiles = [_prepared(b, other, 2, kind, k) for other in group]
+    tiles = [_prepared(b, other, 2, kind_b, k) for other in group]
     place = b.scratch(512 * len(group))
     pointers = [place, _prepared(b, ins, 1, kind, k), *tiles]
     sums = [accumulators(b, other, other.operands[3], 4) for other in group]
@@ -110,16 +110,21 @@ def multiply_matrices(b: Builder, ins: Instruction) -> None:
     b.lowered.update(group)
 
 
-def _form(ins: Instruction) -> tuple[str, int]:
-    """Type and k of the operands A and B."""
+def are_multiplied(kind: str, kind_b: str) -> bool:
+    """Whether A and B may have these types: of 8 bits there are two that go together."""
+    return kind == kind_b or {kind, kind_b} in ({"e4m3", "e5m2"}, {"s8", "u8"})
+
+
+def _form(ins: Instruction) -> tuple[str, str, int]:
+    """The types of A and B, and k."""
     shapes = [m for m in ins.opcode.modifiers if m in _SHAPES]
     to, kind, kind_b, source = (*ins.opcode.types, "", "", "", "")[:4]
     if len(ins.opcode.types) == 4 and len(shapes) == 1 and {kind, kind_b} <= _SUMS.keys():
         k = _SHAPES[shapes[0]]
         per_register = 4 * ELEMENTS[kind]
-        fits = k in (per_register, 2 * per_register) and kind == kind_b
+        fits = k in (per_register, 2 * per_register) and are_multiplied(kind, kind_b)
         if fits and to == source and to in _SUMS[kind]:
-            return kind, k
+            return kind, kind_b, k
     raise ins.refuse(
         "the CPU device has m16n8 with k of 4, 8 .tf32; 8, 16 .f16, .bf16; 16, 32 .s8, .u8, .e4m3,"
         " .e5m2, and .f64"

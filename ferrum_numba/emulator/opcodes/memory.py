@@ -26,9 +26,16 @@ def space_of(ins: Instruction) -> str:
     return spaces.pop() if spaces else "global"
 
 
-def is_private(ins: Instruction) -> bool:
-    """Whether an access goes to memory of our own, which is none of the checks' business."""
-    return bool(ins.opcode.modifiers & {"local", "const"})
+def _watched(
+    b: Builder, ins: Instruction, space: str, address: Value, nbytes: int, condition: Value | None
+) -> Value | None:
+    """The lanes that may access `nbytes` each, where checks are on."""
+    if b.watch is None:
+        return condition
+    if "local" in ins.opcode.modifiers:
+        return b.watch.local(b, ins, address, nbytes, condition)
+    kind = "store" if ins.opcode.base == "st" else "load"
+    return b.watch.access(b, ins, space, address, nbytes, condition, kind)
 
 
 def address_of(b: Builder, ins: Instruction, operand: Operand, space: str) -> Value:
@@ -49,12 +56,13 @@ def address_of(b: Builder, ins: Instruction, operand: Operand, space: str) -> Va
 
 
 def _local_address(b: Builder, ins: Instruction, operand: Address) -> Value:
-    """An address in local memory, which counts from where the lane's begins."""
-    base = operand.base
-    bits = base.bits if isinstance(base, Register) else 64
-    value = b.cast("zext", b.integer(base, bits, ins), "i64")
-    value = b.op("add", value, b.constant("i64", operand.offset))
-    return b.op("add", b.local_memory(), value)
+    """An address in local memory, which counts from where the lane's begins.
+
+    Its low 32 bits tell: compilers subtract an index from a narrow address, and add the rest.
+    """
+    value = b.integer(operand.base, 32, ins)
+    value = b.op("add", value, b.constant("i32", operand.offset))
+    return b.op("add", b.local_memory(), b.cast("zext", value, "i64"))
 
 
 def _targets(ins: Instruction, operand: Operand) -> tuple[Operand | None, ...]:
@@ -87,10 +95,8 @@ def load(b: Builder, ins: Instruction) -> None:
         values = _load_param(b, ins, bits, len(targets))
     else:
         address = address_of(b, ins, ins.operands[1], space)
-        condition = b.condition(ins)
-        if b.watch is not None and not is_private(ins):
-            nbytes = bits * len(targets) // 8
-            condition = b.watch.access(b, ins, space, address, nbytes, condition, "load")
+        nbytes = bits * len(targets) // 8
+        condition = _watched(b, ins, space, address, nbytes, b.condition(ins))
         if address.n == 1 and (condition is None or condition.n == 1):
             values = _load_uniform(b, space, address, bits, len(targets), condition)
         else:
@@ -165,13 +171,13 @@ def store(b: Builder, ins: Instruction) -> None:
     sources = _targets(ins, ins.operands[1])
     values = [_stored(b, ins, source, bits) for source in sources]
     address = address_of(b, ins, ins.operands[0], space)
-    condition = b.condition(ins)
-    if b.watch is not None and not is_private(ins):
-        nbytes = bits * len(values) // 8
-        condition = b.watch.access(b, ins, space, b.vector(address), nbytes, condition, "store")
+    nbytes = bits * len(values) // 8
+    condition = _watched(b, ins, space, b.vector(address), nbytes, b.condition(ins))
+    is_seen = "local" not in ins.opcode.modifiers  # by others
+    if b.watch is not None and is_seen:
         b.watch.ordering.releases(b, ins)
     whole = _store_lanes(b, space, b.vector(address), [b.vector(v) for v in values], condition)
-    if b.watch is not None and not is_private(ins):
+    if b.watch is not None and is_seen:
         if whole is not None:
             b.watch.confirm(b, ins, space, b.vector(address), whole, condition)
         else:
@@ -283,19 +289,19 @@ def create_policy(b: Builder, ins: Instruction) -> None:
     b.write(ins.operands[0], b.constant("i64", 0), ins)
 
 
-@lowers("prefetch", "prefetchu", "discard", modifiers="global L1 L2", writes=0)
+@lowers("prefetch", "prefetchu", "discard", modifiers="global tensormap L1 L2", writes=0)
 def hint(b: Builder, ins: Instruction) -> None:
     """Hints to a cache change no result."""
 
 
-_FENCES = "cta cluster gpu sys gl sc acq_rel acquire release proxy async alias"
+_FENCES = "cta cluster gpu sys gl sc acq_rel acquire release proxy async alias tensormap::generic"
 
 
 @lowers("membar", "fence", modifiers=f"{_FENCES} global shared::cta mbarrier_init", writes=0)
 def fence(b: Builder, ins: Instruction) -> None:
     """Of all kinds and for all proxies: there is one memory here, and one way to it."""
     if b.watch is not None:
-        if "proxy" in ins.opcode.modifiers:
+        if {"proxy", "async"} <= ins.opcode.modifiers:
             b.watch.ordering.fence(b)
         b.watch.ordering.talks_by_fence(b, ins)
     b.line("fence seq_cst")

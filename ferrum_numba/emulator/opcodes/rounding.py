@@ -80,25 +80,57 @@ def arithmetic(b: Builder, ins: Instruction, mode: str, values: list[Value]) -> 
 
 def _sum(b: Builder, mode: str, x: Value, y: Value) -> Value:
     """x + y of doubles (exact products, or floats) as float."""
-    total = odd_sum(b, x, y)
-    result = to_float(b, mode, total)
+    return _signed_zero(b, mode, x, y, to_float(b, mode, odd_sum(b, x, y)))
+
+
+def _signed_zero(b: Builder, mode: str, x: Value, y: Value, total: Value) -> Value:
+    """A sum with the right sign where it is zero: down, x - x is -0, and only +0 + +0 is +0."""
     if mode != "rm":
-        return result
-    # x - x is -0 here; only +0 + +0 is +0.
+        return total
     signs = b.op("or", b.bitcast(x, "i64"), b.bitcast(y, "i64"))
     negative = b.compare("icmp slt", signs, b.constant("i64", 0))
-    none = b.compare("fcmp oeq", total, Value("0.0", "double"))
-    return b.select(b.op("and", none, negative), Value("-0.0", "float"), result)
+    none = b.compare("fcmp oeq", total, Value("0.0", total.type))
+    return b.select(b.op("and", none, negative), Value("-0.0", total.type), total)
+
+
+def rounded_sum(b: Builder, ins: Instruction, mode: str, values: list[Value]) -> Value:
+    """x + y or x - y of doubles, rounded as `mode` says."""
+    x, y = values
+    if ins.opcode.base == "sub":
+        y = Value(b.emit(f"fneg {y}"), "double", y.n)
+    total, error = _two_sum(b, x, y)
+    infinite = b.compare("fcmp oeq", b.intrinsic("llvm.fabs", total), Value(_INFINITY, "double"))
+    finite = [
+        b.compare("fcmp one", b.intrinsic("llvm.fabs", v), Value(_INFINITY, "double"))
+        for v in (x, y)
+    ]
+    too_large = b.op("and", infinite, b.op("and", *finite))
+    # Numbers of the sizes 1 and 1/2 or 3/2 that lie as the sum and the exact sum do.
+    size = b.intrinsic("llvm.copysign", Value("1.0", "double"), total)
+    half = b.intrinsic("llvm.copysign", Value("0.5", "double"), error)
+    moved = b.select(b.compare("fcmp one", error, Value("0.0", "double")), half, _zero(half))
+    moved = b.select(too_large, b.op("fmul", size, Value("-0.5", "double")), moved)
+    return _signed_zero(b, mode, x, y, directed(b, mode, b.op("fadd", size, moved), total, size))
+
+
+_INFINITY = "0x7FF0000000000000"
+
+
+def _zero(like: Value) -> Value:
+    return Value("0.0", like.type)
 
 
 def odd_sum(b: Builder, x: Value, y: Value) -> Value:
     """x + y of doubles, rounded to odd."""
+    return _odd(b, *_two_sum(b, x, y))
+
+
+def _two_sum(b: Builder, x: Value, y: Value) -> tuple[Value, Value]:
+    """x + y of doubles and its error, exactly (Knuth's TwoSum)."""
     total = b.op("fadd", x, y)
-    # The error of a sum, exactly (Knuth's TwoSum).
     part = b.op("fsub", total, x)
     other = b.op("fsub", total, part)
-    error = b.op("fadd", b.op("fsub", x, other), b.op("fsub", y, part))
-    return _odd(b, total, error)
+    return total, b.op("fadd", b.op("fsub", x, other), b.op("fsub", y, part))
 
 
 def _odd(b: Builder, value: Value, error: Value) -> Value:

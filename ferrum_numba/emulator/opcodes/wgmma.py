@@ -15,7 +15,14 @@ from ..ptx import Address, Group, Immediate, Instruction, Operand
 from ..table import lowers
 from ..values import Value
 from .integer import expect
-from .matrix import accumulators, added, check_whole_warp, elements_of, write_results
+from .matrix import (
+    accumulators,
+    added,
+    are_multiplied,
+    check_whole_warp,
+    elements_of,
+    write_results,
+)
 
 _SHAPE = re.compile(r"m64n(\d+)k(\d+)")
 _SHAPES = " ".join(f"m64n{n}k{k}" for n in range(8, 257, 8) for k in (8, 16, 32))
@@ -47,7 +54,7 @@ def order(b: Builder, ins: Instruction) -> None:
 )
 def multiply(b: Builder, ins: Instruction) -> None:
     """D = A B + D, or A B where the scale of D is false."""
-    kind, n = _form(ins)
+    kind, kind_b, n = _form(ins)
     a_form, b_form, scale = _operands(ins, kind)
     check_whole_warp(ins, b, len(ins.operands))
     if b.watch is not None:
@@ -68,7 +75,7 @@ def multiply(b: Builder, ins: Instruction) -> None:
         if b.watch is not None:
             value = b.watch.descriptor(b, ins, value, f"a_{a_form}", 16, row)
         a = str(value)
-    name = f"wgmma_{kind}_{n}_{a_form}_{b_form}"
+    name = f"wgmma_{kind}_{kind_b}_{n}_{a_form}_{b_form}"
     descriptor = _descriptor(b, ins, ins.operands[2])
     if b.watch is not None:
         start = b.constant("i32", 0)
@@ -80,14 +87,15 @@ def multiply(b: Builder, ins: Instruction) -> None:
     write_results(b, ins, results)
 
 
-def _form(ins: Instruction) -> tuple[str, int]:
-    """The type of A and B, and n."""
+def _form(ins: Instruction) -> tuple[str, str, int]:
+    """The types of A and B, and n."""
     to, kind, other = (*ins.opcode.types, "", "", "")[:3]
     shapes = [found for m in ins.opcode.modifiers if (found := _SHAPE.fullmatch(m))]
-    if len(shapes) == 1 and len(ins.opcode.types) == 3 and kind == other and kind in _SUMS:
+    matched = len(ins.opcode.types) == 3 and are_multiplied(kind, other) and kind in _SUMS
+    if matched and len(shapes) == 1:
         n, k = int(shapes[0][1]), int(shapes[0][2])
         if to in _SUMS[kind] and k == 8 * ELEMENTS[kind]:
-            return kind, n
+            return kind, other, n
     raise ins.refuse("the CPU device has k of 8 .tf32; 16 .f16, .bf16; 32 .s8, .u8, .e4m3, .e5m2")
 
 

@@ -68,7 +68,9 @@ class Condition:
         try:
             self._tree = ast.parse(plain, mode="eval").body
         except SyntaxError as error:
-            raise DeviceError(f"condition {text!r}: {error.msg}") from None
+            raise DeviceError(
+                f"condition {text!r}: {error.msg}; expected one such as '%r12 > 100 and lane < 8'"
+            ) from None
         self._check(self._tree)
         names = {node.id for node in ast.walk(self._tree) if isinstance(node, ast.Name)}
         self.registers = tuple(f"%{n}" for n in sorted(names - {"lane", *_FUNCTIONS}))

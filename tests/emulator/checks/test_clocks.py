@@ -11,7 +11,7 @@ import ferrum_numba as fe
 from ferrum_numba.devices.checked import CheckedCpuDevice
 from ferrum_numba.emulator.checks import Finding
 from tests.emulator import test_kernels as kernels
-from tests.emulator.checks.harness import check, kinds
+from tests.emulator.checks.harness import check, described, kinds
 
 NAME = "specialised.sm_90a"
 TEXT = (kernels.FOLDER / f"{NAME}.ptx").read_text()
@@ -118,3 +118,34 @@ END:"""
 def test_an_mbarrier_that_is_used_before_it_is_there() -> None:
     text = HANDED.format(wait=WAIT, before=STORE, after="").replace("bar.sync 0;", "")
     assert "race" in kinds(check(text, checks=("init", "race")))
+
+
+# Copies for which an mbarrier waits; a bulk copy reads them, as wgmma would.
+COPIED = """mov.u32 %t4, tile; setp.eq.u32 %p2, %t0, 0; mul.wide.u32 %q8, %t0, 16;
+add.s64 %q8, %q8, %q0; shl.b32 %t3, %t0, 4; add.u32 %t3, %t3, %t4;
+@%p2 mbarrier.init.shared.b64 [%t4+512], 32; bar.sync 0;
+cp.async.cg.shared.global [%t3], [%q8], 16;
+{wait} {fence}
+@%p2 cp.async.bulk.global.shared::cta.bulk_group [%q1], [%t4], 512;
+@%p2 cp.async.bulk.commit_group; @%p2 cp.async.bulk.wait_group 0;"""
+AWAITED = "cp.async.mbarrier.arrive.noinc.shared.b64 [%t4+512]; " + WAIT
+FENCE = "fence.proxy.async;"
+
+
+@pytest.mark.parametrize(
+    ("wait", "fence", "found"),
+    [
+        (AWAITED, FENCE, []),
+        (AWAITED, "", ["missing-fence"]),
+        (FENCE + AWAITED, "", ["missing-fence"]),  # too early
+        ("cp.async.wait_all; bar.sync 0;", "", []),  # what compilers write
+    ],
+)
+def test_a_fence_behind_copies_that_an_mbarrier_waits_for(
+    wait: str, fence: str, found: list[str]
+) -> None:
+    data, out = np.arange(128, dtype=np.uint32), np.zeros(128, np.uint32)
+    arrays = described("data", data), described("out", out)
+    text = COPIED.format(wait=wait, fence=fence)
+    assert kinds(check(text, *arrays, checks=("init", "race"), block=32)) == found
+    assert (data == out).all()

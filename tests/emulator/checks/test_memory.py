@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ferrum_numba.emulator.checks import CheckedProgram
 from tests.emulator.checks.harness import check, described, kinds
+from tests.emulator.harness import entry
 
 LANE = "mul.wide.u32 %q8, %t0, 4;\nadd.s64 %q8, %q8, %q0;\n"
 
@@ -135,3 +137,41 @@ def test_lines_of_the_source() -> None:
     assert finding.line is not None
     assert "PTX line" in str(finding)
     assert finding.to_json()["lanes"] == list(finding.lanes)
+
+
+def test_an_index_beyond_a_local_array() -> None:
+    """Each lane has its own; nothing outside is read or written."""
+    body = """.local .align 8 .b8 depot[24]; .reg .b64 %sp; mov.b64 %sp, depot;
+    and.b32 %t1, %t0, 7; mul.wide.u32 %q8, %t1, 4; add.s64 %q8, %q8, %sp;
+    st.local.b32 [%q8], %t0;\nld.local.b32 %t2, [%q8];\nst.local.b32 [%sp+-4096], %t2;"""
+    store, load, far = check(body, checks=("memory",), block=32)
+    lanes = tuple(lane for lane in range(32) if lane % 8 > 5)
+    assert (store.kind, store.space, store.lanes) == ("out-of-bounds", "local", lanes)
+    assert store.address == 24
+    assert (load.lanes, far.lanes) == (lanes, tuple(range(32)))
+    assert "24 bytes" in store.message
+    (odd,) = check(body.replace("%t1, 4", "%t1, 2"), checks=("memory",), block=32)[:1]
+    assert odd.kind == "misaligned"
+
+
+def test_generic_addresses_of_shared_and_local_memory() -> None:
+    data = np.zeros(64, np.uint32)
+    body = """.local .align 4 .b8 depot[8]; .shared .align 4 .b8 own[256]; .reg .b64 %sp, %so;
+    mov.b64 %sp, depot; cvta.local.u64 %sp, %sp; mov.b64 %so, own; cvta.shared.u64 %so, %so;
+    mul.wide.u32 %q8, %t0, 4; add.s64 %q9, %so, %q8; add.s64 %q10, %q0, %q8;
+    st.b32 [%q9], %t0;\nst.b32 [%sp+4], %t0;\nld.b32 %t1, [%q9]; ld.b32 %t2, [%sp+4];
+    add.u32 %t1, %t1, %t2; st.b32 [%q10], %t1;"""
+    assert not check(body, described("data", data))
+    assert data.tolist() == [2 * lane for lane in range(64)]
+    (finding,) = check(body.replace("%sp+4], %t0", "%sp+8], %t0"), described("data", data))
+    assert (finding.kind, finding.count) == ("out-of-bounds", 64)
+
+
+def test_an_index_beyond_a_constant_array() -> None:
+    body = """mul.wide.u32 %q8, %t0, 4; mov.u64 %q9, table; add.s64 %q9, %q9, %q8;
+    ld.const.b32 %t1, [%q9];"""
+    text = entry(0, body, ".const .align 4 .b32 table[4] = {1, 2, 3, 4};")
+    program = CheckedProgram(text, "k", ("memory",))
+    sizes = {"grid": (1, 1, 1), "block": (32, 1, 1), "shared_bytes": 0}
+    (finding,) = program.run(**sizes, parameter_block=b"", arrays=[])
+    assert (finding.kind, finding.lanes) == ("out-of-bounds", tuple(range(4, 32)))

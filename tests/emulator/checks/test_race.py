@@ -160,3 +160,36 @@ def test_lanes_that_hand_words_to_each_other(between: str) -> None:
     else:
         assert [(f.kind, f.count) for f in found] == [("lane-race", 3 * 64)]
         assert "bar.warp.sync" in found[0].message
+
+
+COUNT = """setp.eq.u32 %p1, %t0, 0; @%p1 st.shared.b32 [tile], 0; bar.sync 0;
+{operation} {between} ld.shared.b32 %t2, [tile];"""
+ADDITION = "atom.shared.add.u32 %t1, [tile], 1;"
+
+
+@pytest.mark.parametrize("operation", [ADDITION, "red.shared.add.u32 [tile], 1;"])
+def test_a_plain_load_and_atomic_operations_of_others(operation: str) -> None:
+    intact = COUNT.format(operation=operation, between="bar.sync 0;")
+    assert not check(intact, block=128)
+    found = check(COUNT.format(operation=operation, between=""), checks=("init", "race"), block=128)
+    assert set(kinds(found)) == {"race"}
+    assert any("shared.add" in (finding.instruction or "") for finding in found)
+
+
+def test_atomic_operations_do_not_race_with_each_other() -> None:
+    body = COUNT.format(operation=3 * ADDITION, between="")
+    strong = body.replace("ld.shared", "ld.relaxed.cta.shared")
+    assert not check(strong, checks=("init", "race"))
+
+
+def test_a_lock_in_shared_memory_orders_what_it_guards() -> None:
+    body = """mov.u32 %t1, tile; setp.eq.u32 %p1, %t0, 0; and.b32 %t2, %t0, 31;
+    setp.ne.u32 %p2, %t2, 0; @%p1 st.shared.v2.b32 [%t1], {{0, 0}}; bar.sync 0;
+    @%p2 bra END;
+AGAIN: {lock} setp.ne.u32 %p3, %t3, 0; @%p3 bra AGAIN;
+    ld.shared.b32 %t4, [%t1+4]; add.u32 %t4, %t4, 1; st.shared.b32 [%t1+4], %t4;
+    atom.shared.exch.b32 %t5, [%t1], 0;
+END:"""
+    taken = body.format(lock="atom.shared.cas.b32 %t3, [%t1], 0, 1;")
+    assert not check(taken, checks=("init", "race"), block=128)
+    assert "race" in kinds(check(body.format(lock="mov.u32 %t3, 0;"), checks=("race",), block=128))

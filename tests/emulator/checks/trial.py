@@ -17,7 +17,8 @@ import numpy as np
 from ferrum_numba.abi import ArrayReference, Binder, LaunchConfig
 from ferrum_numba.devices.checked import check_layout
 from ferrum_numba.emulator.checks import CheckedProgram, Finding
-from ferrum_numba.emulator.checks.watch import Watch, atomic_in_global
+from ferrum_numba.emulator.checks.traits import atomic_in_global
+from ferrum_numba.emulator.checks.watch import Watch
 from ferrum_numba.emulator.parse import parse_entry
 from ferrum_numba.emulator.ptx import Body
 from ferrum_numba.errors import AbiError, LaunchError, PtxError

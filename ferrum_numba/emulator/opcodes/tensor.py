@@ -1,0 +1,139 @@
+"""Copies of boxes of a tensor by a tensor map, and the instructions that make such a map.
+
+Copies are done at once, and maps are seen at once by all: their fences order nothing here.
+Source: PTX ISA, "cp.async.bulk.tensor", "tensormap.replace", "tensormap.cp_fenceproxy".
+"""
+
+from __future__ import annotations
+
+from ..builder import Builder
+from ..helpers.tensors import BOX_BYTES, FIELDS, FIRST, LAST, MARK, MARK_AT, SIZE
+from ..layout import LANES
+from ..ptx import Box, Immediate, Instruction, Operand
+from ..table import lowers
+from ..values import Value
+from .integer import expect
+from .mbarrier import change, place_of
+from .memory import address_of
+
+_MAP_BYTES = 128
+_SPACES = "shared::cluster shared::cta global"
+_RANKS = tuple(f"{rank}d" for rank in range(1, 6))
+
+
+@lowers(
+    "tensormap.replace",
+    types=("b32", "b64"),
+    modifiers=f"tile b1024 shared::cta global {' '.join(FIELDS)}",
+    writes=0,
+)
+def replace(b: Builder, ins: Instruction) -> None:
+    """Operands: [map], the index of a field that has one, and its new value."""
+    fields = ins.opcode.modifiers & FIELDS.keys()
+    if len(fields) != 1:
+        raise ins.refuse(f"expected one of {', '.join(FIELDS)}")
+    offset, bits, count = FIELDS[min(fields)]
+    expect(ins, 3 if count else 2)
+    if ins.opcode.type != f"b{bits}":
+        raise ins.refuse(f"the field has {bits} bits")
+    if count:
+        index = ins.operands[1]
+        if not isinstance(index, Immediate) or not 0 <= index.bits < count:
+            raise ins.refuse(f"expected a literal from 0 to {count - 1} as the field's index")
+        offset += index.bits * bits // 8
+    space = "global" if "global" in ins.opcode.modifiers else "shared"
+    address = b.vector(address_of(b, ins, ins.operands[0], space))
+    value = b.integer(ins.operands[-1], bits, ins)
+    _move(b, ins, space, address, offset, value)
+    _move(b, ins, space, address, MARK_AT, b.constant("i32", MARK))
+
+
+def _move(
+    b: Builder, ins: Instruction, space: str, address: Value, offset: int, value: Value
+) -> None:
+    """Store a field of a map."""
+    bits = 64 if value.type == "i64" else 32
+    address = b.op("add", address, b.constant(address.type, offset))
+    condition = b.condition(ins)
+    if b.watch is not None:
+        condition = b.watch.access(b, ins, space, address, bits // 8, condition, "store")
+    mask = b.mask(condition)
+    b.call(f"store_{space}_{bits}", "void", "ptr %shared", address, b.vector(value), mask)
+
+
+@lowers(
+    "tensormap.cp_fenceproxy",
+    modifiers="global shared::cta tensormap::generic release cta cluster gpu sys sync aligned",
+    writes=0,
+)
+def publish(b: Builder, ins: Instruction) -> None:
+    """Operands: [map in global memory], [map in shared memory], 128.  A lane copies four bytes."""
+    expect(ins, 3)
+    to, source, size = ins.operands
+    if size != Immediate(_MAP_BYTES):
+        raise ins.refuse(f"expected a size of {_MAP_BYTES} bytes")
+    steps = f"<{', '.join(f'i32 {4 * lane}' for lane in range(LANES))}>"
+    offsets = Value(steps, "i32", LANES)
+    near = b.op("add", b.vector(address_of(b, ins, source, "shared")), offsets)
+    far = b.op("add", b.vector(address_of(b, ins, to, "global")), b.cast("zext", offsets, "i64"))
+    condition = b.condition(ins)
+    if b.watch is not None:
+        condition = b.watch.access(b, ins, "shared", near, 4, condition, "load")
+        condition = b.watch.access(b, ins, "global", far, 4, condition, "store")
+    mask = b.mask(condition)
+    old = f"<{LANES} x i32> zeroinitializer"
+    words = b.call("load_shared_32", f"<{LANES} x i32>", "ptr %shared", near, mask, old)
+    moved = Value(words, "i32", LANES)
+    b.call("store_global_32", "void", "ptr %shared", far, moved, mask)
+
+
+@lowers(
+    "cp.async.bulk.tensor",
+    modifiers=f"{_SPACES} {' '.join(_RANKS)} tile mbarrier::complete_tx::bytes bulk_group"
+    " level::cache_hint prefetch L2",
+    writes=0,
+)
+def copy(b: Builder, ins: Instruction) -> None:
+    """Operands: [shared], [map, {coordinates}], [mbarrier]; or the first two turned round."""
+    modifiers = ins.opcode.modifiers
+    if "prefetch" in modifiers:  # changes no result
+        return
+    inward = "mbarrier::complete_tx::bytes" in modifiers
+    if inward == ("bulk_group" in modifiers) or len(ins.operands) < (3 if inward else 2):
+        raise ins.refuse("the CPU device copies with an mbarrier to shared memory, or in a group")
+    shared, tensor = ins.operands[:2] if inward else ins.operands[1::-1]
+    near = b.vector(address_of(b, ins, shared, "shared"))
+    rank, where, coordinates = _box(b, ins, tensor)
+    mask = b.mask(b.condition(ins))
+    if b.watch is not None:
+        mask = b.watch.transfers.tensor_map(b, ins, where, mask)
+    found = b.scratch(BOX_BYTES)
+    box = (near, where, coordinates, mask)
+    way = "in" if inward else "out"
+    good = Value(b.call(f"tensorbox_{way}_{rank}", "i32", *box, f"ptr {found}"), "i32")
+    b.stop(ins, b.op("xor", mask, b.op("and", mask, good)))
+    mask = b.op("and", mask, good)
+    sizes, first, last = (b.load("i64", LANES, found, at, 64) for at in (SIZE, FIRST, LAST))
+    sizes = b.cast("trunc", sizes, "i32")
+    if b.watch is not None:
+        mask = b.watch.transfers.tensor(b, ins, near, sizes, (first, last), mask, inward)
+    marks, place = b.watch.transfers.marks(ins, inward) if b.watch is not None else ("", ())
+    name = f"tensor_{way}_{rank}{'_' if marks else ''}{marks}"
+    b.call(name, "void", "ptr %shared", near, where, coordinates, mask, *place)
+    if inward:
+        come = b.op("sub", b.constant("i32", 0), sizes)
+        change(b, ins, place_of(b, ins, ins.operands[2]), nbytes=come, publishes="copies")
+
+
+def _box(b: Builder, ins: Instruction, operand: Operand) -> tuple[int, Value, str]:
+    """The rank, the addresses of the maps, and the memory that holds the coordinates."""
+    ranks = ins.opcode.modifiers & {*_RANKS}
+    if len(ranks) != 1 or not isinstance(operand, Box):
+        raise ins.refuse("expected a rank from .1d to .5d, and [map, {coordinates}]")
+    rank = int(min(ranks)[0])
+    if len(operand.coordinates.elements) != rank:
+        raise ins.refuse(f"expected {rank} coordinates, found {len(operand.coordinates.elements)}")
+    place = b.scratch(128 * rank)
+    for d, element in enumerate(operand.coordinates.elements):
+        b.store(b.vector(b.integer(element, 32, ins)), place, 128 * d, 64)
+    return rank, b.vector(address_of(b, ins, operand.map, "global")), f"ptr {place}"

@@ -1,0 +1,67 @@
+"""Kernels as people write them first, with the sizes and strides that launches get wrong."""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def vector_add(x, y, out, n, BLOCK: tl.constexpr):
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(out + at, tl.load(x + at, at < n) + tl.load(y + at, at < n), at < n)
+
+
+@triton.jit
+def strided_softmax(out, x, out_stride, x_stride, n, BLOCK: tl.constexpr):
+    row, at = tl.program_id(0), tl.arange(0, BLOCK)
+    values = tl.load(x + row * x_stride + at, at < n, other=-float("inf"))
+    values = tl.exp(values - tl.max(values, 0))
+    tl.store(out + row * out_stride + at, values / tl.sum(values, 0), at < n)
+
+
+@triton.jit
+def strided_gemm(
+    a, b, c, M, N, K, a_m, a_k, b_k, b_n, c_m, c_n,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
+    """One axis of the grid for both tiles, as the tutorials have it."""
+    tiles = tl.cdiv(N, BN)
+    rows = tl.program_id(0) // tiles * BM + tl.arange(0, BM)
+    columns = tl.program_id(0) % tiles * BN + tl.arange(0, BN)
+    ks = tl.arange(0, BK)
+    total = tl.zeros((BM, BN), tl.float32)
+    for k in range(0, K, BK):
+        inside = ks + k < K
+        x = tl.load(
+            a + rows[:, None] * a_m + (ks + k)[None, :] * a_k,
+            (rows < M)[:, None] & inside[None, :],
+            other=0.0,
+        )
+        y = tl.load(
+            b + (ks + k)[:, None] * b_k + columns[None, :] * b_n,
+            inside[:, None] & (columns < N)[None, :],
+            other=0.0,
+        )
+        total = tl.dot(x, y, total)
+    place = c + rows[:, None] * c_m + columns[None, :] * c_n
+    tl.store(place, total.to(c.dtype.element_ty), (rows < M)[:, None] & (columns < N)[None, :])
+
+
+@triton.jit
+def take_rows(table, indices, out, rows, width, scale, BLOCK: tl.constexpr):
+    row = tl.program_id(0)
+    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    values = tl.load(table + tl.load(indices + row) * width + at, at < width)
+    tl.store(out + row * width + at, values * scale, at < width)
+
+
+@triton.jit
+def rotary(x, cos, sin, out, positions, heads, width, BLOCK: tl.constexpr):
+    position, head, at = tl.program_id(0), tl.program_id(1), tl.arange(0, BLOCK)
+    half = width // 2
+    start = (position * heads + head) * width
+    left = tl.load(x + start + at, at < half).to(tl.float32)
+    right = tl.load(x + start + half + at, at < half).to(tl.float32)
+    c = tl.load(cos + position * half + at, at < half)
+    s = tl.load(sin + position * half + at, at < half)
+    tl.store(out + start + at, (left * c - right * s).to(out.dtype.element_ty), at < half)
+    tl.store(out + start + half + at, (right * c + left * s).to(out.dtype.element_ty), at < half)
