@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import combinations
 from typing import Any
 
 import ml_dtypes
@@ -77,6 +78,17 @@ def _overlaps(case: Case) -> Iterator[Hypothesis]:
                 yield Hypothesis("arrays-overlap", told, 0.95, remedy, "an array of its own")
 
 
+def exchange_clues(case: Case) -> Iterator[Hypothesis]:
+    """Two arrays, each of the type and the number of axes that the other's parameter declares."""
+    declared = {p.name: p for p in case.declared.params if p.name in case.arrays}
+    for one, two in combinations(declared, 2):
+        here, there = (POINTEE_DTYPES.get(declared[n].type or "") for n in (one, two))
+        first, second = (case.arrays[n].values.dtype.name for n in (one, two))
+        if here and there and here != there and (first, second) == (there, here):
+            told = f"{one} is {case.arrays[one]}, as {two} should be, and {two} {case.arrays[two]}"
+            yield Hypothesis("pointers-swapped", told, 0.97)
+
+
 def type_clues(case: Case) -> Iterator[Hypothesis]:
     """Arrays of another element type, or in another shape, than is declared."""
     dissent = truth(case).dissent()
@@ -89,7 +101,11 @@ def type_clues(case: Case) -> Iterator[Hypothesis]:
             with np.errstate(over="ignore", invalid="ignore"):
                 values = array.values.astype(_dtype(expected))
             remedy = case.with_array(declaration.name, values)
-            yield Hypothesis("dtype-wrong", told, 0.95, remedy, f"it converted to {expected}")
+            mended = f"it converted to {expected}"
+            packed = next((rule.text for rule in declaration.shape if "//" in rule.text), "")
+            if packed and declaration.name in dissent:
+                mended = f"it packed into {expected}, as its extent {packed} asks"
+            yield Hypothesis("dtype-wrong", told, 0.95, remedy, mended)
         elif declaration.name in dissent and array.values.ndim == 2:
             yield from _transposed(case, declaration, array)
 
@@ -119,7 +135,12 @@ def content_clues(case: Case) -> Iterator[Hypothesis]:
     """Inputs that hold NaN, zeros of the other convention: what contents show by themselves."""
     outputs = {p.name for p in case.declared.params if p.role == "output"} | set(case.expected)
     for name, array in case.arrays.items():
-        if name in outputs or array.values.dtype.kind not in "fV":
+        if name in outputs:
+            continue
+        if outputs and array.values.size > 1 and not array.values.any():
+            told = f"{name}, {array}, is zero everywhere"
+            yield Hypothesis("input-zero", told, 0.6)
+        if array.values.dtype.kind not in "fV":
             continue
         wrong = ~np.isfinite(array.values.astype(np.float64))
         if wrong.any():
@@ -166,6 +187,12 @@ def _packed_guesses(
         told = f"{name} read with the eight values of a word in {words}"
         remedy = case.with_array(name, _reordered(array.values, order))
         yield Hypothesis("nibble-order", told, 0.3, remedy, f"{name} put into GPTQ's order")
+    rows, columns = array.values.shape
+    if name not in case.expected and columns and columns % 8 == 0:
+        told = f"{name} read as packed along its columns, 8 neighbours of a row a word"
+        along = _nibbles(array.values.reshape(rows * 8, columns // 8)).reshape(rows, 8, columns)
+        remedy = case.with_array(name, _words(along.transpose(0, 2, 1)))
+        yield Hypothesis("nibble-order", told, 0.3, remedy, f"{name} packed along its rows")
     if name != "qzeros":
         return
     for step in (1, -1):

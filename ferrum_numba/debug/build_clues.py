@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from .. import kernels
 from ..abi import Sidecar, Signature, cuda_for_ptx, driver_for_ptx, ptx_digest, runs_on
+from ..abi.ptx_text import not_ptx
 from ..emulator.parse import parse_entry
 from ..errors import FerrumError
 from .case import Case
@@ -22,7 +23,10 @@ def ptx_clues(case: Case) -> Iterator[Hypothesis]:
     text = _COMMENT.sub(" ", case.ptx)
     entries = Signature.entries(text) if ".version" in text else []
     if ".version" not in text or ".target" not in text:
-        yield Hypothesis("ptx-unreadable", _what_it_is(case.ptx), 1.0)
+        yield Hypothesis("ptx-unreadable", not_ptx(case.ptx), 1.0)
+        return
+    if len(re.findall(r"^\s*\.version\b", text, re.MULTILINE)) > 1:
+        yield Hypothesis("ptx-joined", f"its entries are {', '.join(entries)}", 1.0)
         return
     if text.count("{") > text.count("}") or not entries:
         lines = case.ptx.count("\n")
@@ -42,23 +46,6 @@ def ptx_clues(case: Case) -> Iterator[Hypothesis]:
         parse_entry(case.ptx, case.signature.entry)
     except FerrumError as error:
         yield Hypothesis("ptx-damaged", str(error).splitlines()[0], 1.0)
-
-
-def _what_it_is(text: str) -> str:
-    """A name for what stands in place of PTX."""
-    start = text[:200].lstrip()
-    for mark, name in (
-        ("\x7fELF", "an ELF file, perhaps a cubin"),
-        ("version https://git-lfs", "a Git LFS pointer; fetch the file with git lfs pull"),
-        ("<", "HTML or XML, perhaps the page of an error"),
-        ("{", "JSON, perhaps the sidecar"),
-        ("module", "an MLIR module, an earlier stage of Triton"),
-        ("#", "an MLIR module, an earlier stage of Triton"),
-        ("; ModuleID", "LLVM IR, an earlier stage of Triton"),
-    ):
-        if start.startswith(mark):
-            return f"it is {name}"
-    return f"it has no .version and .target; it begins with {start[:40]!r}" if start else "empty"
 
 
 def _sidecar_entry(case: Case) -> str | None:

@@ -28,6 +28,10 @@ CAUSES: Mapping[str, Cause] = {
         "the scratch pointers that Triton appends are missing",
         "append one 8-byte pointer for each scratch parameter, NULL where its size is 0",
     ),
+    "integers-too-narrow": Cause(
+        "an 8-byte integer was written as 4 bytes, the rest is left over from before",
+        "write each in the width that the PTX declares",
+    ),
     "integers-too-wide": Cause(
         "the integers were written as 8 bytes", "write each in the width that the PTX declares"
     ),
@@ -66,6 +70,13 @@ CAUSES: Mapping[str, Cause] = {
     "number-bits": Cause(
         "a number was written in the bits of another type",
         "write floats as floats and integers as integers",
+    ),
+    "number-wrong": Cause(
+        "a number is not what the result needs", "pass the number that the expected result has"
+    ),
+    "padding-missing": Cause(
+        "the values were written without the padding that aligns them",
+        "align each value to its own size, as ctypes and the PTX do",
     ),
     # Arrays
     "array-too-short": Cause(
@@ -107,6 +118,39 @@ CAUSES: Mapping[str, Cause] = {
         "an input is not what it should be by the time of the launch",
         "look at what wrote it, and at the order of streams",
     ),
+    "input-zero": Cause(
+        "an input holds nothing but zeros",
+        "look whether it was ever filled, or copied to the device",
+    ),
+    "input-mislabelled": Cause(
+        "an array's bytes are of another type than its dtype says",
+        "view them as what they are, then convert",
+    ),
+    # How the result differs, where the launch is as it should be
+    "overflow": Cause(
+        "the result does not fit into the output's type",
+        "scale the inputs down, or take a build whose output is bfloat16 or float32",
+    ),
+    "result-scaled": Cause(
+        "the result is right but for a constant factor",
+        "look for a factor (alpha, a scale, a mean for a sum) on one of the two sides only",
+    ),
+    "result-shifted": Cause(
+        "the result is right but for what is added to it, such as a bias",
+        "look for a bias or a residual on one of the two sides only",
+    ),
+    "result-reordered": Cause(
+        "the result is right but in another order",
+        "look at how the input, or what is expected, was permuted or transposed",
+    ),
+    "result-shape": Cause(
+        "the output is not of the shape that is expected",
+        "allocate the output for all that is expected",
+    ),
+    "result-zero": Cause(
+        "the result is zero everywhere",
+        "look whether the inputs are filled, and whether the launch writes this output",
+    ),
     # The launch configuration
     "warps-wrong": Cause(
         "the block has another number of threads than the kernel was built for",
@@ -131,6 +175,7 @@ CAUSES: Mapping[str, Cause] = {
     # The PTX and the kernel
     "ptx-unreadable": Cause("the file is no PTX", "pass the .ptx text that Triton writes"),
     "ptx-truncated": Cause("the PTX is cut short", "fetch or write it again"),
+    "ptx-joined": Cause("two PTX modules are in one text", "load each by itself"),
     "ptx-damaged": Cause(
         "the PTX has a line that is no PTX, or that the CPU device does not have",
         "look at that line; if nobody wrote it so, fetch or compile the PTX again",
@@ -160,14 +205,19 @@ CAUSES: Mapping[str, Cause] = {
         "look for a missing fence.proxy.async",
     ),
     "missing-mask": Cause(
-        "the kernel touches memory beyond its arrays, though the launch is right",
+        "the kernel touches memory beyond its arrays, though sizes and strides look right",
         "look at the mask of the access that is named",
+    ),
+    "out-of-bounds": Cause(
+        "the kernel touches memory beyond an array",
+        "hold the array's shape and dtype against the numbers that are named",
     ),
     "kernel-uninitialised": Cause(
         "the kernel reads what nobody wrote", "look at the instruction that is named"
     ),
     "output-unwritten": Cause(
-        "the kernel leaves part of its output unwritten", "look at the store that is left out"
+        "the kernel leaves part of its output unwritten",
+        "look at the grid, at the sizes, and at how much one CTA of this build covers",
     ),
     # Checkpoints
     "checkpoint-unreadable": Cause(

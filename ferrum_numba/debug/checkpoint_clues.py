@@ -24,13 +24,23 @@ _CAUSES = (
         "checkpoint-header-wrong",
     ),
     (r"configuration, found none|^\w+: expected in .*found nothing", "configuration-missing"),
-    (r"more such layers|rule '", "configuration-wrong"),
     (r"expected I32 .*found (?!I32)|expected F16 or BF16 .*found (?!B?F16)", "tensor-type"),
+    (r"g_idx: expected one, as desc_act", "tensor-missing"),
+    (r"more such layers|rule '", "configuration-wrong"),
     (r"expected shape|none of them 0|with \d dim", "tensor-shape"),
-    (r"expected finite|within float16|should be 0x|expected groups \d", "tensor-values"),
+    (
+        r"expected finite|found zeros alone|within float16|should be 0x|expected groups \d",
+        "tensor-values",
+    ),
     (r"config\.json|^dynamic|^\w+: expected ", "configuration-wrong"),
 )
 _NOWHERE = re.compile(r"found in none of them(?: \(the index places it in '([^']*)'\))?")
+
+_SHAPES = re.compile(
+    r"expected shape \[(\d+), (\d+)\], as \S+qweight \[(\d+), (\d+)\] with bits=(\d+) and "
+    r"group_size=(\d+) .* found \[(\d+), (\d+)\].*more such layers",
+    re.DOTALL,
+)
 
 
 def explain_checkpoint(path: str | Path) -> Diagnosis:
@@ -39,7 +49,12 @@ def explain_checkpoint(path: str | Path) -> Diagnosis:
     Raises nothing for a damaged one: that is the answer.
     """
     start = time.perf_counter()
-    suspects = [_suspect(text, Path(path)) for text in _refusals(Path(path))]
+    refusals = list(_refusals(Path(path)))
+    suspects = [_suspect(text, Path(path)) for text in refusals]
+    if len(refusals) > 1 and all("configuration says symmetric" in text for text in refusals):
+        told = f"{refusals[0]} (so it is for {len(refusals)} layers)"
+        if not any(s.cause == "zero-convention" for s in suspects):
+            suspects.insert(0, Suspect("configuration-wrong", "certain", told, 0.95))
     if not suspects:
         told = "every layer can be read, and its values are such as can be"
         suspects = [Suspect("none", "suspected", told, 0.5)]
@@ -56,7 +71,8 @@ def _refusals(path: Path) -> Iterator[str]:
     yield from checkpoint.problems.values()
     for name in checkpoint.layers:
         try:
-            checkpoint.load_dense(name)
+            if not checkpoint.load_dense(name).any():
+                yield f"{name}: expected weights, found zeros alone: its scales are zero"
         except CheckpointError as error:
             yield str(error)
 
@@ -67,6 +83,25 @@ def _suspect(text: str, path: Path) -> Suspect:
         there = nowhere[1] is None or (path / Path(nowhere[1]).name).is_file()
         cause = "tensor-missing" if there else "checkpoint-file-missing"
         return Suspect(cause, "certain", text, 0.95)
+    shapes = _SHAPES.search(text)
+    if shapes is not None:
+        cause = _misshapen(*map(int, shapes.groups()))
+        return Suspect(cause, "certain", text, 0.95)
     known = (name for pattern, name in _CAUSES if re.search(pattern, text, re.DOTALL))
     cause = next(known, "unknown")
     return Suspect(cause, "suspected" if cause == "unknown" else "certain", text, 0.95)
+
+
+def _misshapen(*numbers: int) -> str:
+    """What makes all layers' qzeros of another shape: what is expected, qweight's shape, bits,
+    group size, what was found."""
+    groups, words, rows, columns, bits, size, *found = numbers
+    if bits and size > 0 and [columns * 32 // bits // size, rows * bits // 32] == found:
+        return "operand-transposed"
+    if words == found[1]:  # the rows depend on group_size alone
+        return "configuration-wrong"
+    alike = all(
+        one and other and not max(one, other) % min(one, other)
+        for one, other in zip((groups, words), found, strict=True)
+    )
+    return "configuration-wrong" if alike else "tensor-shape"

@@ -10,13 +10,16 @@ Source of the layout: PKWARE APPNOTE 6.3.10, 4.3.7 (local file header).
 
 from __future__ import annotations
 
+import ctypes
 import io
 import mmap
 import re
 import struct
+import time
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -37,7 +40,10 @@ _NAME = re.compile(
 )
 _LOCAL = struct.Struct("<4s5H3L2H")  # APPNOTE 4.3.7
 _CRC_AT = 14
-_LEAST_RUN, _LARGEST_RUN = 1 << 12, 1 << 20  # bytes of a member of launches
+_PADDING, _ALIGNED = struct.Struct("<3H"), 0xD935  # an extra field, as Android's zipalign has it
+_OWNERS = 0o600  # permissions, once unpacked
+# Bytes of a member of launches, the first and the largest.  To begin another costs about 0.1 ms.
+_FIRST_RUN, _LARGEST_RUN = {"jsonl": 1 << 12, "rows": 1 << 15}, 1 << 20
 CAPTURED, GRAPH = 1, 2  # flags of a row
 ROW = struct.Struct("<dQIIQ")  # a launch of which there is no more to say; zeros: none
 _MEMBER, _DIRECTORY = b"PK\3\4", (b"PK\1\2", b"PK\5\6", b"PK\6\6")
@@ -46,22 +52,33 @@ _DTYPES = frozenset("?bBhHiIlLqQefd")
 _pack_row = ROW.pack_into
 
 
+class _WholeFile(io.FileIO):
+    """A file without a buffer, whose writes may else stop short: on a full disk they raise."""
+
+    def write(self, data: Any, /) -> int:
+        """Write all of it."""
+        left = memoryview(data).cast("B")
+        nbytes = len(left)
+        while len(left):
+            left = left[super().write(left) :]
+        return nbytes
+
+
 class ContainerWriter:
     """Appends members.  Lines and rows go into members of blanks, which are filled through a map of
     the file: that takes no call of the system, and what is in the map survives the process."""
 
     def __init__(self, path: Path) -> None:
-        self._file: IO[bytes] = path.open("w+b", buffering=0)
+        self._path = path
+        self._file = _WholeFile(path, "w+")
         self._zip = zipfile.ZipFile(self._file, "w", _STORED)
         self._lines: _Run | None = None
         self._rows: _Run | None = None
-        self._map: mmap.mmap | bytearray = bytearray()  # of the rows, and where the next one goes
-        self._place = self._last_place = 0
         self._runs = 0
 
     def add(self, name: str, data: bytes, *, pack: bool = False) -> None:
-        """One whole member; pack: deflated, for text."""
-        self._zip.writestr(name, data, _DEFLATED if pack else _STORED)
+        """One whole member; pack: deflated, for text.  Raises RecordingError for a full disk."""
+        self._write(name, data, _DEFLATED if pack else _STORED)
 
     def line(self, text: str) -> None:
         """One line of the launches, in the file when this returns."""
@@ -70,34 +87,57 @@ class ContainerWriter:
             self._lines = self._next_run(self._lines, "jsonl", b"\n", len(data))
             self._lines.put(data)
 
-    def row(self, at: float, stream: int, call: int, flags: int, number: int) -> None:
-        """One launch, in the file when this returns; the number, from 1 on, comes last, so that a
-        row of which only a part was written is none."""
-        place = self._place
-        if place == self._last_place:
-            run = self._rows = self._next_run(self._rows, "rows", b"\0", ROW.size)
-            self._map, place = run.map, run.at
-            self._last_place = run.end
-        _pack_row(self._map, place, at, stream, call, flags, number)
-        self._place = place + ROW.size
+    def next_rows(self, least: int) -> tuple[int, int]:
+        """End the rows and begin others: their address and how many there are, at least `least`.
+
+        Whoever writes to the last ones has to have ended; those that were not written count for
+        nothing.
+        """
+        run = self._rows = self._next_run(self._rows, "rows", b"\0", ROW.size * least)
+        return run.address, (run.end - run.at) // ROW.size
+
+    def row(self, index: int, at: float, stream: int, call: int, flags: int, number: int) -> None:
+        """One launch, in the file when this returns, as one of the rows; number: from 1 on."""
+        run = self._rows
+        assert run is not None
+        _pack_row(run.map, run.at + index * ROW.size, at, stream, call, flags, number)
 
     def close(self) -> None:
         """End the file with the directory that other programs read."""
         for run in (self._lines, self._rows):
             if run is not None:
                 run.close(self._file)
-        self._zip.close()
+        with suppress(OSError):  # a full disk: our reader goes without the directory
+            self._zip.close()
         self._file.close()
+
+    def _write(self, member: str | zipfile.ZipInfo, data: bytes, how: int = _STORED) -> None:
+        try:
+            self._zip.writestr(member, data, how)
+        except OSError as error:
+            raise RecordingError(f"{self._path}: cannot be written: {error.strerror}") from error
 
     def _next_run(self, last: _Run | None, kind: str, blank: bytes, least: int) -> _Run:
         """A member of blanks, larger than the last one."""
         if last is not None:
             last.close(self._file)
-        nbytes = max(least, min(_LEAST_RUN << self._runs, _LARGEST_RUN))
+        nbytes = max(least, min(_FIRST_RUN[kind] << 2 * self._runs, _LARGEST_RUN))
         name = f"launches/{self._runs}.{kind}"
+        member = zipfile.ZipInfo(name, time.localtime()[:6])
+        member.external_attr = _OWNERS << 16
+        member.extra = _padding(self._file.seek(0, io.SEEK_END) + _LOCAL.size + len(name))
         self._runs += 1
-        self.add(name, blank * nbytes)
-        return _Run(self._file, self._zip.getinfo(name))
+        self._write(member, blank * nbytes)
+        return _Run(self._file, member)
+
+
+def _padding(place: int) -> bytes:
+    """An extra field after which contents that would begin at `place` do so at a whole row.
+
+    Compiled code changes words of a row at once, for which they have to be aligned.
+    """
+    nbytes = -(place + _PADDING.size) % ROW.size
+    return _PADDING.pack(_ALIGNED, 2 + nbytes, ROW.size) + bytes(nbytes)
 
 
 class _Run:
@@ -110,6 +150,11 @@ class _Run:
         self._first = self.at = start - page
         self.end = self._first + info.file_size
         self.map = mmap.mmap(file.fileno(), self.end, offset=page)
+
+    @property
+    def address(self) -> int:
+        """Where its contents lie in memory, until it is closed."""
+        return ctypes.addressof(ctypes.c_char.from_buffer(self.map, self._first))
 
     def put(self, data: bytes) -> bool:
         """Add a line; False where there is no room for it."""

@@ -25,6 +25,7 @@ from ..devices import Device, Invocation, Kernel, driver, open_device, streams
 ARRAYS = 8  # of one launch
 _THREADS = 256
 _MOST_CTAS = 264  # two for each SM of the largest GPU so far
+_RATE = 300e9  # bytes a second: what a small GPU reads, as nobody waits to learn what this one does
 _PTX = Path(__file__).with_name("digest.ptx")
 
 Extent = tuple[int, int]  # address, bytes
@@ -69,6 +70,7 @@ class Digester:
         self._sums = self._empty()
         self._first = 0  # the number of the first slot that is not read
         self._taken = 0
+        self.seconds = 0.0  # about how long a GPU has been at it so far
         self._ready: dict[tuple[tuple[Extent, ...], int], tuple[Invocation, Any]] = {}
 
     @property
@@ -95,6 +97,7 @@ class Digester:
                 code = driver.launcher()(config, function, None, extra)
             if code:
                 raise driver.refusal(code, "the digest of arrays")
+            self.seconds += sum(nbytes for _, nbytes in extents) / _RATE
         return self._first + slot
 
     def read(self) -> tuple[int, list[list[str]]]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 from ..errors import FerrumError
 from .array_clues import content_clues, guesses, place_clues, type_clues
@@ -16,16 +17,20 @@ from .causes import CAUSES
 from .hypothesis import Clue, Hypothesis, Verdict
 from .kernel_clues import in_a_line, kernel_clues
 from .launch_clues import configuration_clues, configuration_guesses
+from .reach_clues import element_clues, type_guesses
+from .result_clues import RELATIONS, result_clues, where_wrong
 from .trial import ALL_CHECKS, Outcome, distance, is_right, run
 
 _CERTAIN = 0.9  # the weight of evidence that stands without a trial
+_STRONG = 0.75  # that of evidence that stands though its fix alone was not enough
+_GUESS = 0.4  # and below: no evidence, a fix that is worth a try
 _MARGIN = 0.15  # of weights between which a trial decides
 _CLUES: tuple[Clue, ...] = (
     *(sidecar_clues, device_clues, place_clues, type_clues),
     *(length_clues, number_clues, pointer_clues, integer_clues),
-    *(configuration_clues, content_clues),
+    *(configuration_clues, content_clues, element_clues),
 )
-_GUESSES: tuple[Clue, ...] = (guesses, configuration_guesses, blind_guesses)
+_GUESSES: tuple[Clue, ...] = (guesses, configuration_guesses, type_guesses, blind_guesses)
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,7 @@ class Diagnosis:
     alike     further causes whose fix makes the result right too: nothing tells them apart
     error     ||result - expected|| / ||expected|| on the CPU as the launch is; None where it could
               not be run or nothing was expected
+    wrong     which rows and columns of an output are wrong, where others are right
     tried     how many fixes were run
     """
 
@@ -72,6 +78,7 @@ class Diagnosis:
     findings: Sequence[str]
     tried: int
     seconds: float
+    wrong: str = ""
 
     @property
     def first_line(self) -> str:
@@ -84,6 +91,8 @@ class Diagnosis:
         found = [("evidence", first.evidence)]
         if self.error is not None and first.cause != "none":
             found.append(("as it is", f"run on the CPU, its relative error is {self.error:.2g}"))
+        if self.wrong:
+            found.append(("wrong", self.wrong))
         if self.findings and first.evidence not in self.findings:
             more = f", and {len(self.findings) - 1} more" if len(self.findings) > 1 else ""
             found.append(("checks", self.findings[0] + more))
@@ -114,10 +123,10 @@ def explain(case: Case, *, seconds: float = 20.0) -> Diagnosis:
         return _answer([_untried(h) for h in broken], None, start)
     clues = _gather(case, _CLUES)
     base = run(case, ALL_CHECKS)
-    clues += kernel_clues(case, base)
+    clues += kernel_clues(case, base) + result_clues(case, base)
     trials = _Trials(case, base, start + seconds)
     suspects = [trials.weigh(hypothesis) for hypothesis in _by_weight(clues)]
-    if trials.useful and not any(s.verdict == "proved" for s in suspects):
+    if trials.useful and not any(_settles(case, s) for s in suspects):
         for guess in (g for clue in _GUESSES for g in _gather(case, (clue,))):
             suspect = trials.weigh(guess)
             if suspect.verdict == "proved":
@@ -126,6 +135,13 @@ def explain(case: Case, *, seconds: float = 20.0) -> Diagnosis:
                 break
     suspects += _around(case, trials, suspects)
     return _answer(suspects, trials, start)
+
+
+def _settles(case: Case, suspect: Suspect) -> bool:
+    """Whether there is nothing left to guess: a fix was right, or a launch whose numbers are known
+    to be right differs from what is expected in one way throughout."""
+    throughout = suspect.verdict == "certain" and suspect.cause in RELATIONS
+    return suspect.verdict == "proved" or (throughout and bool(case.declared.params))
 
 
 class _Trials:
@@ -157,7 +173,8 @@ class _Trials:
         self.tried += 1
         outcome = run(remedy)
         if self.useful and _passes(remedy, outcome):
-            self._enough = max(self._enough, hypothesis.weight - _MARGIN)
+            margin = _MARGIN if hypothesis.weight > _GUESS else 0
+            self._enough = max(self._enough, hypothesis.weight - margin)
             return _suspect(hypothesis, "proved")
         if mendable and outcome.clean and run(remedy, ALL_CHECKS).clean:
             return _suspect(hypothesis, "mended")
@@ -171,6 +188,15 @@ class _Trials:
             return None
         pairs = [(n, e) for n, e in self.case.expected.items() if n in self.base.outputs]
         return max((distance(self.base.outputs[n], e) for n, e in pairs), default=None)
+
+    def wrong(self) -> str:
+        """Which rows or columns of an output are wrong, where not all are."""
+        parts = []
+        for name, expected in self.case.expected.items():
+            result = self.base.outputs.get(name)
+            part = "" if result is None else where_wrong(result, expected)
+            parts += [f"{part} of {name}"] if part else []
+        return "; ".join(parts)
 
 
 def _passes(case: Case, outcome: Outcome) -> bool:
@@ -217,10 +243,16 @@ def _around(case: Case, trials: _Trials, suspects: Sequence[Suspect]) -> Iterato
         else:
             told = "run on the CPU it gives the expected result, where it was launched it did not"
             yield Suspect("elsewhere", "certain", told, 0.95)
-    elif not case.expected and trials.base.clean and not suspects:
+        return
+    if not case.expected and trials.base.clean and not suspects:
         told = "the block, the arrays and the checks show nothing; what result was expected?"
         yield Suspect("none", "suspected", told, 0.5)
-    elif not any(s.verdict == "suspected" for s in suspects):
+        return
+    strong = [s for s in suspects if s.verdict == "refuted" and s.weight >= _STRONG]
+    for s in strong:  # what else is wrong hides that its fix is one
+        told = f"{s.evidence}; with {s.mended} alone the result stays wrong"
+        yield Suspect(s.cause, "suspected", told, s.weight)
+    if not strong and not any(s.verdict == "suspected" for s in suspects):
         told = f"{trials.tried} fixes were tried, and none makes the result right"
         yield Suspect("unknown", "suspected", trials.base.error or told, 0.1)
 
@@ -232,11 +264,19 @@ def _answer(suspects: Sequence[Suspect], trials: _Trials | None, start: float) -
     ranked = sorted(suspects, key=lambda s: (-_RANK[s.verdict], -s.weight))
     proved = [s.cause for s in ranked if s.verdict == "proved"]
     alike = [c for c in dict.fromkeys(proved) if c != ranked[0].cause]
+    findings = [in_a_line(f) for f in trials.base.findings] if trials else []
+    short = partial(_short, trials.case if trials else None)
     return Diagnosis(
-        suspects=ranked,
+        suspects=[replace(s, evidence=short(s.evidence), mended=short(s.mended)) for s in ranked],
         alike=alike,
         error=trials.error() if trials else None,
-        findings=[in_a_line(f) for f in trials.base.findings] if trials else [],
+        findings=[short(finding) for finding in findings],
         tried=trials.tried if trials else 0,
         seconds=time.perf_counter() - start,
+        wrong=short(trials.wrong()) if trials and trials.useful else "",
     )
+
+
+def _short(case: Case | None, text: str) -> str:
+    """Without the entry's name, which compilers put before each parameter's."""
+    return text.replace(f"{case.signature.entry}_param_", "param_") if case else text

@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 from ..emulator.checks import Finding
 from .case import Case
 from .hypothesis import Hypothesis
+from .reach_clues import beyond
 from .trial import Outcome
 
 _CAUSE_OF = {
@@ -15,7 +16,6 @@ _CAUSE_OF = {
     "cta-race": ("stride-wrong", 0.3),
     "pending-copy": ("missing-wait", 0.92),
     "missing-fence": ("missing-fence", 0.92),
-    "out-of-bounds": ("missing-mask", 0.5),
     "read-only": ("missing-mask", 0.4),
     "misaligned": ("array-misaligned", 0.5),
     "uninitialised-shared": ("missing-barrier", 0.6),
@@ -33,6 +33,8 @@ def kernel_clues(case: Case, outcome: Outcome) -> list[Hypothesis]:
     for finding in outcome.findings:
         if finding.kind == "out-of-bounds" and finding.space == "shared":
             found.append(_shared(case, finding))
+        elif finding.kind == "out-of-bounds":
+            found.append(beyond(case, finding, in_a_line(finding)))
         elif finding.kind in _CAUSE_OF:
             cause, weight = _CAUSE_OF[finding.kind]
             found.append(Hypothesis(cause, in_a_line(finding), weight))

@@ -9,6 +9,8 @@ from .case import Case
 from .hypothesis import Hypothesis
 from .truth import truth
 
+_MOST_CTAS = 1024  # of a grid that is worth a try
+
 
 def configuration_clues(case: Case) -> Iterator[Hypothesis]:
     """A configuration that PTX or sidecar do not ask for."""
@@ -54,16 +56,27 @@ def _grid(case: Case) -> Iterator[Hypothesis]:
 
 def configuration_guesses(case: Case) -> Iterator[Hypothesis]:
     """Where no sidecar says what is right: other grids, other numbers of warps."""
-    x, y, z = case.config.grid
     if case.declared.grid is None:
-        for grid in {(y, x, z), (2 * x, y, z), (x, 2 * y, z), (4 * x, y, z)} - {(x, y, z)}:
+        for grid in _grids(case):
             told = f"the grid is {case.config.grid}, and {grid} was tried"
-            yield Hypothesis(
-                "grid-wrong", told, 0.3, case.with_config(grid=grid), f"a grid of {grid}"
-            )
+            remedy = case.with_config(grid=grid)
+            yield Hypothesis("grid-wrong", told, 0.3, remedy, f"a grid of {grid}")
     if case.declared.shared_bytes is None:
         for nbytes in (case.config.shared_bytes * 2, 49152, 102400):
             told = f"{case.config.shared_bytes} bytes of shared memory, and {nbytes} were tried"
             remedy = case.with_config(shared_bytes=nbytes)
             mended = f"shared_bytes = {nbytes}"
             yield Hypothesis("shared-memory-wrong", told, 0.3, remedy, mended)
+
+
+def _grids(case: Case) -> list[tuple[int, int, int]]:
+    """Other grids: axes exchanged, left out, multiplied, or an extent of an array; small first."""
+    x, y, z = case.config.grid
+    found = {(y, x, z), (z, y, x), (x, z, y), (x * y, 1, z), (x, 1, z), (1, y, z)}
+    for factor in (2, 3, 4, 8):
+        found |= {(x * factor, y, z), (x, y * factor, z), (x * factor, 1, z)}
+    extents = {n for array in case.arrays.values() for n in array.values.shape}
+    for extent in sorted(n for n in extents if n <= _MOST_CTAS)[:8]:
+        found |= {(extent, y, z), (x, extent, z)}
+    ctas = {grid: grid[0] * grid[1] * grid[2] for grid in found - {(x, y, z)}}
+    return sorted((g for g, n in ctas.items() if n <= _MOST_CTAS), key=lambda g: (ctas[g], g))

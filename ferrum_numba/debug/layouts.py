@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, combinations, islice
 
 from ..abi import Parameter
 from .case import Case
 from .truth import truth
 
 _STRIDE_ONE = 1
+_MOST_TUPLES = 300
 
 
 @dataclass(frozen=True)
@@ -23,9 +25,10 @@ class Relaid:
 
 
 def relaid(case: Case) -> Iterator[Relaid]:
-    """The block under each supposed mistake that fits its length, and that moves any value."""
+    """The block under each supposed mistake that fits its length; where that is right, those that
+    move any value."""
     for layout in _layouts(case):
-        if _moved(case, layout.block) > 1:
+        if len(case.block) != case.signature.nbytes or _moved(case, layout.block) > 1:
             yield layout
 
 
@@ -55,12 +58,34 @@ def _layouts(case: Case) -> Iterator[Relaid]:
                 what = f"with {size} bytes too many before {p.name}"
                 mended = f"the {size} bytes before {p.name} left out"
                 yield Relaid("parameter-extra", what, block, mended)
+    offsets, end = _offsets([(p.size, 1) for p in params])
+    if _fits(case, end) and not same:
+        block = _rewritten(case, params, offsets, {})
+        yield Relaid("padding-missing", "one after the other", block, "each value aligned")
+    yield from _several_missing(case)
     offsets, end = _offsets([(max(p.size, 8), 8) for p in params])
     if _fits(case, end) and not same:
         block = _rewritten(case, params, offsets, {})
         yield Relaid(
             "integers-too-wide", "every value in 8 bytes", block, "each value in its own width"
         )
+
+
+def _several_missing(case: Case) -> Iterator[Relaid]:
+    """Two or three parameters left out: those that a just-in-time launch leaves out as 1, or
+    arrays.  Only where the block is shorter, and not for declared kernels, whose values tell."""
+    if len(case.block) >= case.signature.nbytes or case.declared.params:
+        return
+    able = [p for p in case.signature.params if p.name in case.arrays or not p.is_pointer]
+    for left_out in islice(chain(combinations(able, 2), combinations(able, 3)), _MOST_TUPLES):
+        others = [p for p in case.signature.params if p not in left_out]
+        offsets, end = _offsets([(p.size, p.align) for p in others])
+        if _fits(case, end):
+            arrays = case.arrays
+            more = {p.name: arrays[p.name].address if p.name in arrays else 1 for p in left_out}
+            told = ", ".join(f"{n} = {'its array' if n in arrays else 1}" for n in more)
+            block = _rewritten(case, others, offsets, more)
+            yield Relaid("parameter-missing", f"without {', '.join(more)}", block, told)
 
 
 def _fits(case: Case, end: int) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -32,6 +32,9 @@ def annotate(
     if not hasattr(error, "add_note"):  # before Python 3.11
         return
     names = [p.name for p in kernel.signature.arguments]
+    for told in _miscounted(kernel, positional, named):
+        error.add_note(f"likely cause: {told}")
+        return
     for wrong in named.keys() - set(names):
         for near in difflib.get_close_matches(wrong, set(names) - named.keys(), 1, 0.5):
             error.add_note(f"likely cause: {wrong} is misspelt for {near}")
@@ -43,12 +46,38 @@ def annotate(
             error.add_note(note)
 
 
+def _miscounted(
+    kernel: Kernel, positional: Sequence[object], named: Mapping[str, object]
+) -> Iterator[str]:
+    """Arguments that no launch takes, or that no sidecar says are scratch."""
+    signature, sidecar = kernel.signature, kernel.sidecar
+    constants = {**(sidecar.constants or {}), **(sidecar.tile or {})}
+    for name in sorted(named.keys() & constants.keys()):
+        yield f"{name} is a constant of this build ({constants[name]}), no parameter: leave it out"
+    more = len(positional) - len(signature.arguments)
+    scratch = len(signature.scratch)
+    if more > 0 and more == scratch and not any(positional[-more:]):
+        yield f"the last {more} are the scratch pointers, which are filled in: leave them out"
+    elif more > 0:
+        yield "a tl.constexpr is compiled in and is no parameter: leave such arguments out"
+    tail = signature.arguments[-2:]
+    silent = not scratch and all(p.size == 8 and p.is_pointer for p in tail)
+    if more < 0 and not named and silent and -more == len(tail):
+        yield (
+            f"{' and '.join(p.name for p in tail)} look like Triton's scratch pointers, which only "
+            "the sidecar (Triton's .json) tells: give it to load_module, or pass None for each"
+        )
+
+
 def _note(case: Case) -> str:
-    from .array_clues import place_clues, type_clues
+    from .array_clues import exchange_clues, place_clues, type_clues
     from .block_clues import integer_clues, number_clues
     from .launch_clues import configuration_clues
 
-    clues = (integer_clues, type_clues, place_clues, configuration_clues, number_clues)
+    clues = (
+        *(exchange_clues, integer_clues, type_clues, place_clues),
+        *(configuration_clues, number_clues),
+    )
     found = [h for clue in clues for h in clue(case) if h.weight >= _TELLING]
     if not found:
         return ""

@@ -10,6 +10,8 @@ from ..errors import RecordingError
 from .container import MAX_ARRAY_BYTES
 
 Arrays = Literal["contents", "digest", "none"]
+# Where it is sparing, digests take at most this share of the time since the recording began.
+DIGEST_SHARE = 0.01
 _PERIODS: Mapping[Arrays, int] = {"contents": 1, "digest": 256, "none": 1}
 
 
@@ -21,7 +23,8 @@ class Policy:
                device computes behind the launch while nothing waits; "none": where they lay alone
     max_bytes  of one array whose contents are kept; of a larger one it is the digest
     every      arrays of a call's first launch and of each `every`-th after it; of those between,
-               where they lay alone.  Left out, it is 1, and 256 by digest
+               where they lay alone.  Left out, it is 1, and by digest 256, or more where a GPU's
+               digests have taken 1 % of the time so far
     """
 
     arrays: Arrays = "contents"
@@ -43,3 +46,8 @@ class Policy:
     def period(self) -> int:
         """`every`, or what it is where it was left out."""
         return self.every or _PERIODS[self.arrays]
+
+    @property
+    def sparing(self) -> bool:
+        """Whether arrays are kept later than that where keeping them has taken too long so far."""
+        return self.every is None and self.arrays == "digest"

@@ -9,28 +9,30 @@ import itertools
 import json
 import os
 import platform
-import sys
 import threading
 import time
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..abi import ArrayReference, Bound, LaunchConfig
-from ..devices import Device, Invocation, Kernel, PreparedLaunch, driver, observer, streams
+from ..abi import ArrayReference, LaunchConfig
+from ..devices import Device, Invocation, Kernel, observer, streams
+from ..devices.ledger import Ledger, Ticket
 from ..errors import FerrumError, RecordingError
+from .calls import Call, Calls
 from .container import CAPTURED, GRAPH, ContainerWriter, npy
-from .digest import ARRAYS as DIGESTED
-from .digest import Digester, Extent
-from .policy import Arrays, Policy
+from .digest import Digester
+from .policy import DIGEST_SHARE, Arrays, Policy
 
-_KNOWN = 4096  # marshalled arguments that are told at once, until they are looked up anew
+if TYPE_CHECKING:
+    from ..devices.lanes import Lane
+
 _now = time.perf_counter
 FORMAT = {"format": "ferrum recording", "version": 1}
 
@@ -86,18 +88,22 @@ if hasattr(os, "register_at_fork"):
 
 
 class Recorder:
-    """The observer that writes.  `launches`: how many it has seen."""
+    """The observer that writes."""
 
     def __init__(self, path: Path, policy: Policy) -> None:
         self.path = path
         self.policy = policy
-        self.launches = 0
         self._written: set[str] = set()
-        self._calls: dict[Hashable, _Call] = {}
-        self._known: dict[int, tuple[Bound, _Call]] = {}  # by the id of what is repeated
+        self._calls = Calls(policy, self._once)
+        self._ledger = Ledger()
         self._digesters: dict[str, Digester] = {}
+        self._spent = 0.0  # seconds of the host, for what did not pass by tickets
         self._lock = threading.RLock()
-        self._start = _now()
+
+    @property
+    def launches(self) -> int:
+        """How many it has seen."""
+        return self._ledger.count
 
     @cached_property
     def _writer(self) -> ContainerWriter:
@@ -123,6 +129,8 @@ class Recorder:
                 observer.current = None
                 for digester in self._digesters.values():
                     self._read_digests(digester)
+                self._ledger.end_rows()
+                self._calls.forget()
                 if "_writer" in vars(self):
                     self._writer.close()
 
@@ -133,64 +141,106 @@ class Recorder:
             if observer.current is not self:
                 kernel._enqueue(invocation, stream)
                 return
-            number, self.launches = self.launches, self.launches + 1
-            call = self._call(kernel, invocation)
+            call = self._calls.of(kernel, invocation)
             captured = device.is_capturing(stream)
-            at, handle = _now() - self._start, _handle(device, stream)
-            if captured or call.others > 0:
-                call.others -= not captured
-                flags = CAPTURED if captured else 0
-                self._writer.row(at, handle, call.number, flags, self.launches)
+            began, handle = _now(), _handle(device, stream)
+            at = began - self._ledger.start
+            if captured or not self._keeps(call):
+                call.others.value -= not captured
+                number = self._row(at, handle, call.number, CAPTURED if captured else 0)
                 self._enqueue(kernel, invocation, stream, number)
-                return
-            call.others = self.policy.period - 1
-            line = f'{{"launch":{number},"call":{call.number},"at":{at:.7f}'
-            line += f',"stream":{handle}' if handle else ""
-            if self.policy.arrays == "contents":
-                self._with_contents(kernel, invocation, stream, number, line)
             else:
-                digester = self._digester(device)
-                slot = digester.take(call.before, stream)
-                self._writer.line(f'{line},"slots":[{slot},{slot + bool(call.after)}]}}')
-                self._enqueue(kernel, invocation, stream, number)
-                if call.after:
-                    digester.take(call.after, stream)
+                call.kept, call.others.value = True, self.policy.period - 1
+                with self._ledger.paused():
+                    self._with_arrays(kernel, invocation, stream, call, at, handle)
+            if device.name != "cpu":  # most come here, not by a ticket, for digests alone
+                self._spent += _now() - began
 
-    def passes(self, kernel: Kernel, invocation: Invocation, handle: int) -> int:
-        """Write a launch of which there is nothing more to say, and leave it to the device."""
+    def _keeps(self, call: Call) -> bool:
+        """Whether a call's arrays are to be kept now; they may have been put off by a period."""
+        if call.others.value > 0:
+            return False
+        if self.policy.sparing and call.kept:
+            spent = self._spent + sum(digester.seconds for digester in self._digesters.values())
+            if spent > DIGEST_SHARE * (_now() - self._ledger.start):
+                call.others.value = self.policy.period
+                return False
+        return True
+
+    def _number(self, count: int = 1) -> int:
+        while (number := self._ledger.take(count)) is None:
+            self._next_rows(count)
+        return number
+
+    def _next_rows(self, count: int) -> None:
+        self._ledger.end_rows()
+        self._ledger.begin_rows(*self._writer.next_rows(count))
+
+    def _row(self, at: float, handle: int, call: int, flags: int) -> int:
+        """Write a launch of which there is no more to say; its number."""
+        if not self._ledger.has_rows:
+            self._next_rows(1)
+        number = self._number()
+        self._writer.row(self._ledger.index(number), at, handle, call, flags, number + 1)
+        return number
+
+    def ticket(self, lane: Lane) -> Ticket | None:
+        """What launches go by of which there is nothing more to say, and which go on the lane."""
+        launches, graph = lane.launches, not lane.packets
         with self._lock:
-            if observer.current is not self:  # it has just ended
-                return 0
-            known = self._known.get(id(invocation.bound))
-            call = known[1] if known is not None else self._call(kernel, invocation)
-            if call.others <= 0 or driver.is_capturing(handle):
-                return 0
-            call.others -= 1
-            self.launches = number = self.launches + 1
-            self._writer.row(_now() - self._start, handle, call.number, 0, number)
-            return number
+            kept = graph and self.policy.arrays == "contents"
+            if kept or observer.current is not self:
+                return None
+            calls = [self._calls.of(launch.kernel, launch.invocation) for launch in launches]
+            words = [call.number | (GRAPH if graph else 0) << 32 for call in calls]
+            others = None if graph else [call.others for call in calls]
+            return self._ledger.ticket(self, lane, words, others)
 
-    def all_pass(self, launches: Sequence[PreparedLaunch], handle: int, graph: bool = False) -> int:
-        """Write launches of which there is nothing more to say, and leave them to the device."""
+    def make_room(self, count: int) -> bool:
+        """Let tickets write so many rows; False where they may not."""
+        with self._lock:
+            if observer.current is not self or self._ledger.is_paused:
+                return False
+            if self._ledger.room < count:
+                self._next_rows(count)
+            return True
+
+    def lets_pass(self, lane: Lane) -> bool:
+        """Whether it was only that arrays were due to be kept, and that has been put off."""
         with self._lock:
             if observer.current is not self:
-                return 0
-            calls = [self._call(launch.kernel, launch.invocation) for launch in launches]
-            kept = self.policy.arrays == "contents" if graph else any(c.others <= 0 for c in calls)
-            if kept or driver.is_capturing(handle):
-                return 0
-            first, at = self.launches + 1, _now() - self._start
-            for number, call in enumerate(calls, first):
-                call.others -= not graph
-                self._writer.row(at, handle, call.number, GRAPH if graph else 0, number)
-            self.launches += len(calls)
-            return first
+                return False
+            calls = [self._calls.of(launch.kernel, launch.invocation) for launch in lane.launches]
+            due = [call for call in calls if call.others.value <= 0]
+            return bool(due) and not any(self._keeps(call) for call in due)
 
     def failed(self, number: int, error: Exception, count: int = 1) -> None:
         """Write what was refused of that."""
         with self._lock:
             if observer.current is self:
                 self._write_failure(number - 1, error, count)
+
+    def _with_arrays(
+        self,
+        kernel: Kernel,
+        invocation: Invocation,
+        stream: Any,
+        call: Call,
+        at: float,
+        handle: int,
+    ) -> None:
+        device, number = kernel.module.device, self._number()
+        line = f'{{"launch":{number},"call":{call.number},"at":{at:.7f}'
+        line += f',"stream":{handle}' if handle else ""
+        if self.policy.arrays == "contents":
+            self._with_contents(kernel, invocation, stream, number, line)
+            return
+        digester = self._digester(device)
+        slot = digester.take(call.before, stream)
+        self._writer.line(f'{line},"slots":[{slot},{slot + bool(call.after)}]}}')
+        self._enqueue(kernel, invocation, stream, number)
+        if call.after:
+            digester.take(call.after, stream)
 
     def _with_contents(
         self, kernel: Kernel, invocation: Invocation, stream: Any, number: int, line: str
@@ -264,48 +314,11 @@ class Recorder:
                 )
             )
 
-    def _call(self, kernel: Kernel, invocation: Invocation) -> _Call:
-        """The distinct call: kernel, configuration, block and arrays' layouts."""
-        bound = invocation.bound
-        known = self._known.get(id(bound))
-        if known is not None:
-            return known[1]
-        block = _without_scratch(kernel, invocation)
-        key = (kernel, bound.config, block, tuple(bound.arrays.items()))
-        if key not in self._calls:
-            call = self._calls[key] = _Call.of(len(self._calls), kernel, bound)
-            arrays = self.policy.arrays
-            if arrays == "none" or (arrays == "digest" and not call.before):
-                call.others = sys.maxsize  # there is never more to say
-            text = _dumps(self._describe(kernel, bound, block))
-            self._writer.add(f"calls/{call.number}.json", text.encode(), pack=True)
-        if len(self._known) >= _KNOWN:
-            self._known.clear()
-        self._known[id(bound)] = bound, self._calls[key]
-        return self._calls[key]
-
-    def _describe(self, kernel: Kernel, bound: Bound, block: bytes) -> dict[str, Any]:
-        ptx, sidecar = kernel.module.text.encode(), _json(kernel.sidecar.to_mapping())
-        return {
-            "ptx": self._once("ptx/{}.ptx", ptx),
-            "sidecar": self._once("sidecars/{}.json", sidecar),
-            "entry": kernel.signature.entry,
-            "device": kernel.module.device.name,
-            "config": _stated(bound.config),
-            "parameters": block.hex(),
-            "arrays": {name: _layout(array) for name, array in bound.arrays.items()},
-            "written": [n for n in bound.arrays if kernel.signature[n].role != "input"],
-            **_generation(kernel.module.device),
-        }
-
-    def _once(self, name: str, data: bytes) -> str:
-        """The SHA-256 of a text, which is a member of the file from now on."""
-        digest = hashlib.sha256(data).hexdigest()
-        name = name.format(digest)
+    def _once(self, name: str, data: bytes) -> None:
+        """Make a text a member of the file, unless it is one."""
         if name not in self._written:
             self._written.add(name)
             self._writer.add(name, data, pack=True)
-        return digest
 
     def _contents(self, device: Device, invocation: Invocation) -> dict[str, str]:
         """A digest for each array, what it stands for being in the file where the policy says."""
@@ -323,27 +336,6 @@ class Recorder:
                 self._written.add(member)
                 self._writer.add(member, npy(_typed(data, array)))
         return found
-
-
-@dataclass
-class _Call:
-    """A distinct call; before, after: the extents of the arrays whose digests are taken; others:
-    how many launches are to come before the next one whose arrays are kept."""
-
-    number: int
-    before: tuple[Extent, ...]
-    after: tuple[Extent, ...]
-    others: int = 0
-
-    @classmethod
-    def of(cls, number: int, kernel: Kernel, bound: Bound) -> _Call:
-        arrays = list(bound.arrays.items())
-        written = [a for n, a in arrays if kernel.signature[n].role != "input"]
-        return cls(number, _extents([a for _, a in arrays]), _extents(written))
-
-
-def _extents(arrays: Sequence[ArrayReference]) -> tuple[Extent, ...]:
-    return tuple((array.address, array.available) for array in arrays[:DIGESTED])
 
 
 class _Extent:
@@ -377,16 +369,6 @@ def _typed(data: NDArray[np.uint8], array: ArrayReference) -> NDArray[Any]:
     return values.reshape(array.shape) if array.contiguous and 0 not in array.shape else values
 
 
-def _layout(array: ArrayReference) -> dict[str, Any]:
-    return {
-        "address": array.address,
-        "shape": array.shape,
-        "strides": array.strides,
-        "dtype": array.dtype,
-        "nbytes": array.available,
-    }
-
-
 def _origin() -> dict[str, Any]:
     from .. import __version__
 
@@ -403,29 +385,6 @@ def _handle(device: Device, stream: Any) -> int:
     if device.name != "cpu":
         return streams.stream_handle(stream)
     return 0 if stream is None else id(stream)
-
-
-def _without_scratch(kernel: Kernel, invocation: Invocation) -> bytes:
-    """The parameter block, its scratch pointers NULL: an earlier launch may have left some."""
-    block = bytearray(invocation.block.to_bytes())
-    for p in kernel.signature.scratch:
-        block[p.offset : p.offset + p.size] = bytes(p.size)
-    return bytes(block)
-
-
-def _stated(config: LaunchConfig) -> dict[str, Any]:
-    """A configuration without what is left at its default."""
-    default = LaunchConfig(config.grid, config.block)
-    found = {f.name: getattr(config, f.name) for f in fields(config)}
-    always = ("grid", "block")
-    return {n: v for n, v in found.items() if n in always or v != getattr(default, n)}
-
-
-def _generation(device: Device) -> dict[str, Any]:
-    """What decides which PTX a device takes, where it is a GPU."""
-    if device.name == "cpu":
-        return {}
-    return {"capability": device.capability, "driver": driver.version()}  # type: ignore[attr-defined]
 
 
 def _in_words(value: object) -> str:

@@ -1,4 +1,4 @@
-"""What has to be native code on the host, compiled by numba: the loop over a plan's launches.
+"""What has to be native code on the host, compiled by numba: loops over launches.
 
 The only file besides cuda.py that imports numba.
 """
@@ -9,10 +9,41 @@ import ctypes
 from collections.abc import Callable
 from ctypes import CFUNCTYPE, c_int, c_int64, c_uint64, c_void_p
 from functools import lru_cache
+from typing import Any
 
 from numba import cfunc, types
+from numba.extending import intrinsic
 
 from . import driver
+from .ledger import (
+    AT,
+    CALL,
+    CAPTURING,
+    CELL,
+    CONFIG,
+    COUNT,
+    DONE,
+    END,
+    EXTRA,
+    FULL,
+    FUNCTION,
+    KEPT,
+    LAUNCHES,
+    NEXT,
+    NUMBER,
+    NUMBER_BIT,
+    OTHERS,
+    PLACE,
+    ROW_STREAM,
+    ROW_WORDS,
+    ROWS,
+    START,
+    STEP_BIT,
+    STEP_CALL,
+    STEP_WORDS,
+    STEPS,
+    STREAM,
+)
 
 FAILED_BITS = 32  # of what `loop` returns: the driver's code below, the launch's number above
 
@@ -24,10 +55,7 @@ def loop() -> Callable[[int, int], int]:
     A row is three words, a Packet's.  Returns -1, or number << 32 | code of the launch that the
     driver refused, after which none was launched.
     """
-    address = ctypes.cast(driver.launcher(), c_void_p).value  # type: ignore[arg-type]
-    # Pointers go as plain words, which have the same place in every calling convention of the
-    # platforms that the driver runs on.
-    launch = CFUNCTYPE(c_int, c_uint64, c_uint64, c_uint64, c_uint64)(address or 0)
+    launch = _launch(_address(driver.launcher()))
 
     def issue(table, count):  # type: ignore[no-untyped-def]
         for i in range(count):
@@ -37,9 +65,68 @@ def loop() -> Callable[[int, int], int]:
         return -1
 
     compiled = cfunc(types.int64(types.CPointer(types.uint64), types.int64))(issue)
-    call = CFUNCTYPE(c_int64, c_void_p, c_int64)(compiled.address)
-    call.compiled = compiled  # type: ignore[attr-defined]  # keeps the code in memory
-    return call
+    _kept.append(compiled)
+    return CFUNCTYPE(c_int64, c_void_p, c_int64)(compiled.address)
+
+
+def issuer() -> Callable[[int], int]:
+    """Issues what a ticket says and writes a row for each launch; takes the ticket's address.
+
+    The rows are written before the first launch, their numbers last.  Any number of threads may
+    call it at a time.  Returns 0 where launches were issued, and else what ledger.py says.
+    """
+    asked = _address(driver.library().cuStreamIsCapturing)
+    return _issuer(_address(driver.launcher()), asked)
+
+
+@lru_cache(maxsize=4)
+def _issuer(launcher: int, asked: int) -> Callable[[int], int]:
+    launch = _launch(launcher)
+    capturing = CFUNCTYPE(c_int, c_uint64, c_uint64)(asked)
+    clock = CFUNCTYPE(c_int, c_uint64, c_uint64)(_address(ctypes.CDLL(None).clock_gettime))
+
+    def issue(address):  # type: ignore[no-untyped-def]
+        ticket, steps = _words(address), address + 8 * STEPS
+        count, rows, stream = ticket[COUNT], ticket[ROWS], ticket[STREAM]
+        place = _words(ticket[CELL])[0]
+        if place == 0:
+            return FULL
+        for i in range(rows):
+            if _words(_words(steps + i * 8 * STEP_WORDS)[OTHERS])[0] <= 0:
+                return KEPT
+        # The default stream, which 0 and 1 are, is never captured.
+        if stream > 1 and (capturing(stream, address + 8 * CAPTURING) or ticket[CAPTURING]):
+            return KEPT
+        sheet = _words(place)
+        first = sheet[NEXT]
+        while first + count <= sheet[END] and not _swap(sheet, first, first + count):
+            first = sheet[NEXT]
+        if first + count > sheet[END]:
+            return FULL
+        at = 0.0
+        for i in range(rows):
+            step = _words(steps + i * 8 * STEP_WORDS)
+            where = sheet[PLACE] + (first + i) * 8 * ROW_WORDS
+            row = _words(where)
+            if i == 0:
+                clock(1, where)  # CLOCK_MONOTONIC, as time.perf_counter: seconds and nanoseconds
+                at = row[0] + row[1] * 1e-9 - _floats(place)[START]
+            _floats(where)[AT] = at
+            row[ROW_STREAM] = stream
+            row[CALL] = step[STEP_CALL]
+            _words(step[OTHERS])[0] -= 1
+            _add(where + 8 * NUMBER, first + i + 1)  # it was 0, and what was written comes before
+        _add(place + 8 * DONE, count)
+        for i in range(ticket[LAUNCHES]):
+            step = _words(steps + i * 8 * STEP_WORDS)
+            code = launch(step[CONFIG], step[FUNCTION], 0, step[EXTRA])
+            if code != 0:
+                return ((first + 1) << NUMBER_BIT) | (i << STEP_BIT) | code
+        return 0 if ticket[LAUNCHES] > 0 else (first + 1) << NUMBER_BIT
+
+    compiled = cfunc(types.int64(types.int64))(issue)
+    _kept.append(compiled)
+    return CFUNCTYPE(c_int64, c_void_p)(compiled.address)
 
 
 @lru_cache(maxsize=1)
@@ -57,4 +144,56 @@ def marker() -> int:
     return int(compiled.address)
 
 
-_kept: list[object] = []
+def _address(function: Any) -> int:
+    """Where a function of a library, or a callback, begins."""
+    return ctypes.cast(function, c_void_p).value or 0
+
+
+def _launch(address: int) -> Any:
+    # Pointers go as plain words, which have the same place in every calling convention of the
+    # platforms that the driver runs on.
+    return CFUNCTYPE(c_int, c_uint64, c_uint64, c_uint64, c_uint64)(address)
+
+
+@intrinsic
+def _words(typing, address):  # type: ignore[no-untyped-def]
+    """Memory at an address, as 64-bit words."""
+    return _pointer(types.CPointer(types.int64), address)
+
+
+@intrinsic
+def _floats(typing, address):  # type: ignore[no-untyped-def]
+    """Memory at an address, as float64."""
+    return _pointer(types.CPointer(types.float64), address)
+
+
+def _pointer(pointer: Any, address: Any) -> Any:
+    def generate(context, builder, signature, given):  # type: ignore[no-untyped-def]
+        return builder.inttoptr(given[0], context.get_value_type(pointer))
+
+    return pointer(address), generate
+
+
+@intrinsic
+def _swap(typing, words, old, new):  # type: ignore[no-untyped-def]
+    """Make the first word a new one where it is still the old one; whether it was."""
+
+    def generate(context, builder, signature, given):  # type: ignore[no-untyped-def]
+        found = builder.cmpxchg(*given, "seq_cst", "seq_cst")
+        return builder.extract_value(found, 1)
+
+    return types.boolean(words, types.int64, types.int64), generate
+
+
+@intrinsic
+def _add(typing, address, count):  # type: ignore[no-untyped-def]
+    """Add to the word at an address, at once for all threads."""
+
+    def generate(context, builder, signature, given):  # type: ignore[no-untyped-def]
+        word = builder.inttoptr(given[0], context.get_value_type(types.CPointer(types.int64)))
+        return builder.atomic_rmw("add", word, given[1], "seq_cst")
+
+    return types.int64(types.int64, types.int64), generate
+
+
+_kept: list[object] = []  # compiled code, in memory

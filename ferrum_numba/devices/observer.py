@@ -12,7 +12,8 @@ from ..abi import LaunchConfig
 
 if TYPE_CHECKING:
     from .base import Invocation, Kernel
-    from .prepared import PreparedLaunch
+    from .lanes import Lane
+    from .ledger import Ticket
 
 
 class Observer(Protocol):
@@ -21,20 +22,20 @@ class Observer(Protocol):
     def launch(self, kernel: Kernel, invocation: Invocation, stream: Any) -> None:
         """Stands for `kernel._enqueue(invocation, stream)`, which it has to call."""
 
-    def passes(self, kernel: Kernel, invocation: Invocation, handle: int) -> int:
-        """See a launch that goes to the device at once, the fast way; its number, from 1 on.
+    def ticket(self, lane: Lane) -> Ticket | None:
+        """What the lane's launches go by, all at once, as long as they are as they are.
 
-        0, and nothing is seen, where it has to come through `launch`.  handle: the stream's.
+        None where they have to come through `launch` one by one.
         """
 
-    def all_pass(self, launches: Sequence[PreparedLaunch], handle: int, graph: bool = False) -> int:
-        """As `passes`, several launches; the number of the first.
+    def make_room(self, count: int) -> bool:
+        """Let a ticket write so many rows; False where this observer has ended."""
 
-        graph: whether it is a graph that launches them.
-        """
+    def lets_pass(self, lane: Lane) -> bool:
+        """Whether launches that a ticket left to the observer may go by it after all."""
 
     def failed(self, number: int, error: Exception, count: int = 1) -> None:
-        """Launches that were let pass, from `number` on, were refused; the error is raised."""
+        """Launches of a ticket, counted from 1, from `number` on were refused; it is raised."""
 
     def refused(
         self,

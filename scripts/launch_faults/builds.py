@@ -204,6 +204,19 @@ BUILD = [
         _text(lambda t: 'module attributes {"ttg.num-warps" = 4 : i32} {\n}\n'),
     ),
     Fault(
+        "ptx-html",
+        "ptx-unreadable",
+        "the page of an error",
+        _text(lambda t: "<!DOCTYPE html>\n<p>"),
+    ),
+    Fault(
+        "ptx-llvm",
+        "ptx-unreadable",
+        "LLVM IR",
+        _text(lambda t: "; ModuleID = 'x'\ndefine void @f()"),
+    ),
+    Fault("ptx-two-modules", "ptx-joined", "one behind the other", _text(lambda t: t + t)),
+    Fault(
         "ptx-cut-short", "ptx-truncated", "two thirds of it", _text(lambda t: t[: len(t) * 2 // 3])
     ),
     Fault("ptx-header-only", "ptx-truncated", "the first lines", _text(lambda t: t[:300])),

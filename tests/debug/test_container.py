@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import sys
 import zipfile
 from pathlib import Path
 
@@ -12,7 +13,9 @@ import pytest
 
 import ferrum_numba as fe
 from ferrum_numba.debug import Recording, record, replay
+from ferrum_numba.debug.container import Container
 from tests.devices import canonical
+from tests.devices.processes import run
 from tests.ptx import IOTA
 
 
@@ -227,3 +230,28 @@ def test_a_strangers_launch_touches_no_memory_of_this_process(sound, tmp_path: P
     launches = list(replay(Recording(path), fe.open_device("cpu")))
     assert {launch.verdict for launch in launches} == {"fails"}
     assert launches[0].reason.startswith("AbiError: grid: expected (16384, 3, 1)")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a limit of POSIX")
+def test_a_full_disk(tmp_path: Path) -> None:
+    """The file is named, and what came before is kept."""
+    told = run(
+        """
+        import resource, sys
+        from pathlib import Path
+        from ferrum_numba.debug.container import ContainerWriter
+        from ferrum_numba.errors import RecordingError
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8000, resource.RLIM_INFINITY))
+        writer = ContainerWriter(Path(sys.argv[1]))
+        writer.add("recording.json", b"{}")
+        try:
+            writer.add("arrays/" + "0" * 64 + ".npy", bytes(10000))
+        except RecordingError as error:
+            print(error)
+        writer.close()
+        """,
+        str(tmp_path / "run.ferrum"),
+    )
+    assert told.endswith("run.ferrum: cannot be written: File too large\n")
+    assert list(Container(tmp_path / "run.ferrum").members) == ["recording.json"]

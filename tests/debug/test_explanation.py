@@ -33,6 +33,14 @@ SLOW = (
     "-v2-kernel",
     "missing-",
     "too-short",
+    "specialised",
+    "columns-rolled",
+    "alpha-",
+    "sign",
+    "reference-",
+    "overflow",
+    "-zero",
+    "gemm-a-b",
 )
 FAULTS = [
     pytest.param(area, fault, id=fault.name)
@@ -103,6 +111,37 @@ def test_nonsense_crashes_nothing() -> None:
         assert explain(replace(sound, ptx=text), seconds=0.5).suspects
 
 
+@pytest.mark.skipif(not hasattr(BaseException, "add_note"), reason="Python 3.11 brought notes")
+def test_errors_say_which_arguments_are_too_many() -> None:
+    device = fe.open_device("cpu")
+    kernel, given = canonical.kernel(device), list(canonical.arguments(device).values())
+    exchanged = [given[1], given[0], *given[2:]]
+    for arguments, note in (
+        ([*given, 0, 0], "the last 2 are the scratch pointers"),
+        ([*given, 64], "a tl.constexpr is compiled in"),
+        (exchanged, "pointers-swapped"),
+    ):
+        with pytest.raises(fe.AbiError) as raised:
+            kernel.launch(canonical.CONFIG, *arguments)
+        assert note in raised.value.__notes__[0]
+
+
+def test_a_finer_reference_is_no_error() -> None:
+    """People compute references in float32 or float64."""
+    launch = w4a16(0)
+    for dtype in (np.float32, np.float64):
+        found = explain(launch.but(expected=launch.expected.astype(dtype)).case())
+        assert found.first_line == "none: nothing is wrong"
+
+
+def test_a_wrong_part_is_named() -> None:
+    launch = w4a16(2)
+    expected = launch.expected.copy()
+    expected[16:, 3] += 5
+    found = explain(launch.but(expected=expected).case(), seconds=0.1)
+    assert found.wrong == "rows 16 to 20 of 21, column 3 of 200 of c"
+
+
 def test_from_a_recording(tmp_path: Path) -> None:
     """A launch that names another group size than the weight's, recorded and explained."""
     device, path = fe.open_device("cpu"), tmp_path / "run.ferrum"
@@ -127,6 +166,8 @@ def test_from_a_recording(tmp_path: Path) -> None:
         ({"group_size": 32}, "group-size-wrong: .*\n  group_size is 32, by K / 4 rows of scales"),
         ({"scales": np.zeros((4, 136), np.float32)}, "dtype-wrong: .*\n  scales is float32"),
         ({"Mm": 5}, "likely cause: Mm is misspelt for M"),
+        ({"BLOCK_M": 64}, "likely cause: BLOCK_M is a constant of this build"),
+        ({"qweight": np.zeros((256, 136), np.int8)}, "dtype-wrong: .*packed into int32, as its"),
     ],
 )
 @pytest.mark.skipif(not hasattr(BaseException, "add_note"), reason="Python 3.11 brought notes")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import zipfile
+from ctypes import CFUNCTYPE, c_int, c_void_p
 from pathlib import Path
 
 import numpy as np
@@ -318,7 +319,8 @@ def test_a_repeated_launch_that_fails(anywhere: fe.Device, tmp_path: Path, monke
     path, config = tmp_path / "run.ferrum", fe.LaunchConfig(1, 32)
     kernel = anywhere.load_module(IOTA).get_kernel()
     out = anywhere.to_device(np.full(32, -1, np.int32))
-    monkeypatch.setattr(driver, "launcher", lambda: lambda *row: 1)
+    refuse = CFUNCTYPE(c_int, *[c_void_p] * 4)(lambda *row: 1)
+    monkeypatch.setattr(driver, "launcher", lambda: refuse)
     call = kernel.prepare(config, out, 4)
     with record(path, arrays="none"), pytest.raises(fe.LaunchError, match="k on cuda:0"):
         call()
