@@ -41,11 +41,14 @@ def open_device(
 
     Raises DeviceError for a name that is none of these or a GPU that is not there.
     """
-    if name == "auto":
-        name = os.environ.get("FERRUM_DEVICE") or "auto"
-    match = re.fullmatch(r"auto|cpu|cuda(?::(\d+))?", name)
+    field = "device"
+    if name == "auto" and os.environ.get("FERRUM_DEVICE"):
+        field, name = "FERRUM_DEVICE", os.environ["FERRUM_DEVICE"]
+    match = re.fullmatch(r"auto|cpu|cuda(?::(\d+))?", name) if isinstance(name, str) else None
     if match is None:
-        raise DeviceError(f'device: expected "auto", "cpu", "cuda" or "cuda:<n>", found {name!r}')
+        raise DeviceError(f'{field}: expected "auto", "cpu", "cuda" or "cuda:<n>", found {name!r}')
+    if isinstance(checks, str):
+        raise DeviceError(f'checks: expected several, such as ("memory",), found {checks!r}')
     if name == "auto":
         from .cuda import unusable
 

@@ -6,6 +6,7 @@ block) is common; a device adds where its arrays lie and how it enqueues a finis
 
 from __future__ import annotations
 
+import re
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -16,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..abi import ArrayReference, Binder, Bound, LaunchConfig, ParameterBlock, Sidecar, Signature
+from ..abi.ptx_text import not_ptx, without_comments
 from ..errors import AbiError, DeviceError, PtxError
 from . import capture, observer
-from .capture import taken_by
 from .graph import LaunchGraph
 from .plan import LaunchPlan
 from .prepared import PreparedLaunch
@@ -96,6 +97,11 @@ class Device(ABC):
         """Whether launches on this stream go into a graph instead of being run."""
         return False
 
+    @property
+    def is_recording(self) -> bool:
+        """Whether what the calling thread launches goes into a plan or a graph of this package."""
+        return capture.of_this_thread() is not None
+
     @contextmanager
     def record_plan(self) -> Iterator[LaunchPlan]:
         """A plan of what the calling thread would launch on this device within the block.
@@ -103,7 +109,7 @@ class Device(ABC):
         Nothing is launched there, on whichever stream: a plan has no stream of its own.
         """
         plan = self._new_plan()
-        with taken_by(plan):
+        with plan.recording():
             yield plan
 
     @contextmanager
@@ -331,7 +337,12 @@ class Kernel(ABC):
 
     @cached_property
     def _waits_for_the_launch_before(self) -> bool:
-        return "griddepcontrol.wait" in self.module.text
+        text = without_comments(self.module.text)
+        if ".func" not in text:  # which it may call, wherever they are
+            own = rf"\.entry\s+{re.escape(self.signature.entry)}(?![\w$])"
+            parts = re.split(r"(?=\.entry\b)", text)
+            text = next(part for part in parts if re.match(own, part))
+        return "griddepcontrol.wait" in text
 
     @abstractmethod
     def _enqueue(self, invocation: Invocation, stream: Any) -> None: ...
@@ -359,7 +370,17 @@ def read_ptx(source: str | Path) -> str:
         raise PtxError(f"ptx: expected a path or text, found {type(source).__name__}")
     if isinstance(source, str) and ("\n" in source or ".version" in source):
         return source
+    shown = str(source)[:200]
     try:
-        return Path(source).read_text(encoding="utf-8")
+        data = Path(source).read_bytes()
+    except IsADirectoryError:
+        raise PtxError(f"{shown}: expected a .ptx file, found a folder; name one in it") from None
     except (OSError, ValueError) as error:
-        raise PtxError(f"{str(source)[:200]}: cannot be read as PTX: {error}") from None
+        raise PtxError(f"{shown}: cannot be read as PTX: {error}") from None
+    try:
+        text = data.decode("utf-8").replace("\r\n", "\n")
+    except ValueError:
+        raise PtxError(f"{shown}: not PTX: {not_ptx(data)}") from None
+    if ".version" not in text:
+        raise PtxError(f"{shown}: not PTX: {not_ptx(text)}")
+    return text

@@ -56,7 +56,10 @@ class Context:
         if death and not self.lost:
             end = f"{death}; in flight were: {self._in_flight()}; start a new process"
             self._lose(f"the context was lost to {end}")
-            raise LaunchError(f"{self._name}: a kernel took the context with it: {end}") from error
+            by = "a kernel took the context with it"
+            if "CONTEXT_IS_DESTROYED" in death:
+                by = "the context was destroyed, as numba.cuda.close() and cudaDeviceReset() do"
+            raise LaunchError(f"{self._name}: {by}: {end}") from error
 
     def adopt(self) -> None:
         """Leave the context current in a thread that has none, as CUDA's own runtime does.

@@ -13,11 +13,10 @@ from numpy.typing import DTypeLike, NDArray
 
 from ..abi import ArrayReference, LaunchConfig, Sidecar, Signature
 from ..emulator import Program
-from ..errors import AbiError, DeviceError, LaunchError
-from . import dlpack
+from ..errors import DeviceError, LaunchError
+from . import host_arrays
 from .base import Device, Invocation, Kernel, Module
-from .dlpack import extent
-from .gpu_arrays import interface_of
+from .graph import LaunchGraph
 from .scratch import ScratchArena
 
 if TYPE_CHECKING:
@@ -49,13 +48,13 @@ class CpuDevice(Device):
         return CpuModule(self, text, sidecar)
 
     def to_device(self, array: Any) -> NDArray[Any]:
-        return np.ascontiguousarray(_numpy("array", array))
+        return np.asarray(host_arrays.view("array", array), order="C")
 
     def empty(self, shape: int | Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
         return np.empty(shape, dtype)
 
     def to_host(self, array: Any) -> NDArray[Any]:
-        return _numpy("array", array)
+        return host_arrays.view("array", array)
 
     def synchronize(self) -> None:
         """Return at once: every launch was done when it returned."""
@@ -84,20 +83,11 @@ class CpuDevice(Device):
         return arena
 
     def describe(self, name: str, array: object) -> ArrayReference:
-        if not isinstance(array, np.ndarray):
-            return _describe_foreign(name, array)
-        if not array.dtype.isnative:
-            raise AbiError(f"{name}: expected native byte order, found {array.dtype.str}")
-        return ArrayReference(
-            address=array.ctypes.data,
-            shape=array.shape,
-            strides=array.strides,
-            dtype=array.dtype.name,
-            itemsize=array.itemsize,
-            available=extent(array.shape, array.strides, array.itemsize),
-            device=self.name,
-            readonly=not array.flags.writeable,
-        )
+        return host_arrays.describe(name, array)
+
+    def _new_graph(self, stream: Any) -> LaunchGraph:
+        self.require_stream(stream)
+        return super()._new_graph(stream)
 
     def _make_tracer(self, selection: Selection) -> Tracer:
         from .traced import Tracer
@@ -130,10 +120,10 @@ class CpuKernel(Kernel):
                 f"cooperative: the CPU device runs CTAs one after the other, so the {config.ctas} "
                 "of this grid cannot wait for each other; launch it on a GPU"
             )
-        if config.cluster not in (None, (1, 1, 1)):
+        cluster = config.cluster or self.signature.cluster or (1,)
+        if any(extent != 1 for extent in cluster):
             raise DeviceError(
-                f"cluster: the CPU device has no clusters, found {config.cluster}; launch it on "
-                "a GPU"
+                f"cluster: the CPU device has no clusters, found {cluster}; launch it on a GPU"
             )
 
     def _enqueue(self, invocation: Invocation, stream: Any) -> None:
@@ -148,12 +138,10 @@ class CpuKernel(Kernel):
         addresses = device.scratch().provide(demands)
         invocation.block.set(**addresses)
         counters = {d.name: _bytes_at(addresses[d.name], d.nbytes) for d in demands if d.zeroed}
-        try:
-            self._start(device, invocation, addresses)
-            self._require_zero(invocation, counters)
-        finally:
-            for counter in counters.values():
-                counter[:] = 0
+        for counter in counters.values():
+            counter[:] = 0  # a launch that was broken off, by Ctrl-C, leaves them as they were
+        self._start(device, invocation, addresses)
+        self._require_zero(invocation, counters)
 
     def _require_zero(self, invocation: Invocation, counters: dict[str, NDArray[np.uint8]]) -> None:
         """The kernel has to leave its counters as it found them: the next launch relies on it."""
@@ -197,25 +185,3 @@ def _usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _numpy(name: str, array: Any) -> NDArray[Any]:
-    """`array` as NumPy's, over the same memory."""
-    if isinstance(array, np.ndarray):
-        return array
-    return dlpack.host_view(array, _describe_foreign(name, array))
-
-
-def _describe_foreign(name: str, array: Any) -> ArrayReference:
-    """Where an array of another library lies, which has to be host memory."""
-    found = type(array).__name__
-    offered = dlpack.is_offered(array)
-    on_gpu = dlpack.device_of(array) != "cpu" if offered else interface_of(array) is not None
-    if on_gpu:
-        raise AbiError(
-            f"{name}: expected a NumPy array on the CPU device, found a GPU array ({found}); "
-            "copy it with to_host() of its own device"
-        )
-    if not offered:
-        raise AbiError(f"{name}: expected a NumPy array, found {found}")
-    return dlpack.describe(name, array)

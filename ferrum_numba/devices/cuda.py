@@ -18,16 +18,17 @@ from numba import cuda
 from numpy.typing import DTypeLike, NDArray
 
 from ..abi import ArrayReference, Sidecar, Signature, cuda_for_ptx, loader_for_ptx, runs_on
-from ..errors import AbiError, DeviceError, FerrumError, PtxError
-from . import dlpack, driver, gpu_arrays
+from ..errors import AbiError, DeviceError, FerrumError, LaunchError, PtxError
+from . import capture, dlpack, driver, gpu_arrays, host_arrays
 from .base import Device, Module
 from .context import Context
 from .cuda_graph import CudaGraph
 from .cuda_kernel import CudaKernel
 from .cuda_plan import CudaLaunchPlan
 from .cuda_scratch import CudaScratch
+from .gate import Gate
 from .in_flight import InFlight
-from .streams import Behind, integer_handle, stream_handle
+from .streams import PER_THREAD, Behind, integer_handle, stream_handle
 
 
 @lru_cache(maxsize=1)
@@ -62,7 +63,7 @@ class CudaDevice(Device):
         self.name = f"cuda:{ordinal}"
         self.ordinal = ordinal
         self.in_flight = InFlight(self.current)
-        self.scratch = CudaScratch()
+        self.scratch, self.gate = CudaScratch(), Gate()
         self._context = Context(ordinal, self.in_flight.describe, self._abandon)
         with self.current():
             info = cuda.current_context().device
@@ -72,6 +73,7 @@ class CudaDevice(Device):
             # stream that waits for no other would not wait for a copy there.
             self._copies = cuda.stream()
             self.capability: tuple[int, int] = tuple(info.compute_capability)
+            self.cuda = driver.version()  # the newest that the driver supports
             self.max_shared_bytes: int = info.MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
             name = info.name
             self.product = name.decode() if isinstance(name, bytes) else str(name)
@@ -108,22 +110,19 @@ class CudaDevice(Device):
         return CudaModule(self, text, sidecar)
 
     def to_device(self, array: Any) -> Any:
-        if isinstance(array, np.ndarray):
-            host = array
-        elif dlpack.is_offered(array) and dlpack.device_of(array) == "cpu":
-            host = dlpack.host_view(array, dlpack.describe("array", array))
-        else:
+        if not (dlpack.is_offered(array) and dlpack.device_of("array", array) == "cpu"):
             self.describe("array", array)
             return array
-        words = np.ascontiguousarray(host)
-        if host.dtype.kind == "V" and host.dtype.names is None:
-            # bfloat16 has no buffer interface: it goes as the words it is.
-            words = words.view(f"u{host.itemsize}")
+        host = host_arrays.view("array", array)
         with self._memory(host.nbytes):
-            there = cuda.device_array(words.shape, words.dtype)
-            there.copy_to_device(words, stream=self._copies)
-            self._copies.synchronize()
-            return there.view(host.dtype)
+            there = cuda.device_array(host.shape, host.dtype)
+            if host.nbytes:
+                place = integer_handle(there.device_ctypes_pointer)
+                # As bytes: bfloat16 has no buffer interface.
+                flat = np.asarray(host, order="C").reshape(-1).view(np.uint8)
+                _bytes_at(place, host.nbytes, there).copy_to_device(flat, stream=self._copies)
+                self._copies.synchronize()
+            return there
 
     def empty(self, shape: int | Sequence[int], dtype: DTypeLike) -> Any:
         nbytes = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
@@ -153,16 +152,21 @@ class CudaDevice(Device):
         nbytes = there.available
         if not nbytes:
             return np.empty(there.shape, dtype)
-        whole = {"version": 3, "shape": (nbytes,), "typestr": "|u1", "data": (there.address, False)}
         with self.current():
-            view = cuda.from_cuda_array_interface(whole, owner=array, sync=False)
+            view = _bytes_at(there.address, nbytes, array)
             copy = view.copy_to_host(stream=self._copies)
             self._copies.synchronize()
             host: NDArray[Any] = copy.view(dtype).reshape(there.shape)
             return host
 
     def synchronize(self) -> None:
-        with self.current():
+        taker = capture.of_this_thread()
+        if isinstance(taker, CudaGraph) and taker.device is self:
+            raise LaunchError(
+                "synchronize: this thread is capturing a graph, of which nothing runs before it is "
+                "launched; wait after the block"
+            )
+        with self.current(), self.gate.waiting():
             driver.synchronize()
         self.in_flight.release()
 
@@ -189,11 +193,15 @@ class CudaDevice(Device):
         return CudaGraph(self, stream)
 
     def is_capturing(self, stream: Any) -> bool:
-        return driver.is_capturing(stream_handle(stream))
+        handle = stream_handle(stream)
+        if handle != PER_THREAD:
+            return driver.is_capturing(handle)
+        with self.current():  # each device has one
+            return driver.is_capturing(handle)
 
     def describe(self, name: str, array: object) -> ArrayReference:
         reference = gpu_arrays.describe(name, array, self.name)
-        if reference.address:
+        if reference.available:
             self._require_here(name, reference.address)
         return reference
 
@@ -232,7 +240,7 @@ class CudaModule(Module):
                 f".target: the PTX is for {signature.target}, {device.name} "
                 f"({device.product}) is sm_{major}{minor}; take a build for an older target"
             )
-        needed, here = cuda_for_ptx(signature.ptx_version), driver.version()
+        needed, here = cuda_for_ptx(signature.ptx_version), device.cuda
         if needed is None or needed > here:
             raise DeviceError(
                 f".version: the PTX is of ISA {_dotted(signature.ptx_version)}, which needs "
@@ -259,6 +267,12 @@ class CudaModule(Module):
         except Exception as error:  # numba-cuda compiles here, not when the module is created
             raise self._refusal(device, error) from error
         return CudaKernel(self, signature, function, handle)
+
+
+def _bytes_at(address: int, nbytes: int, owner: object) -> Any:
+    """Device memory as an array of numba.cuda of bytes, which keeps its owner alive."""
+    place = {"version": 3, "shape": (nbytes,), "typestr": "|u1", "data": (address, False)}
+    return cuda.from_cuda_array_interface(place, owner=owner, sync=False)
 
 
 def _first_entry(text: str) -> str | None:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import FerrumError, LaunchError
 from . import capture, driver, driver_graph, observer
-from .capture import taken_by
 from .graph import LaunchGraph
 from .lanes import Lanes
+from .ledger import refused
 from .streams import order, stream_handle
 
 if TYPE_CHECKING:
@@ -40,6 +40,12 @@ class CudaGraph(LaunchGraph):
     def __init__(self, device: CudaDevice, stream: Any) -> None:
         super().__init__(device, stream)
         self._handle = stream_handle(stream)
+        if self._handle in driver.NEVER_CAPTURED:
+            raise LaunchError(
+                "stream: expected one other than the default stream, which CUDA does not capture; "
+                "leave it out, or pass device.create_stream()"
+            )
+        self._capture = 0  # its number, which is unique in the process
         self._nodes: list[_Node] = []
         self._instance: driver_graph.Instance | None = None
         self._lanes = Lanes(device, cast("list[Spelt]", self._launches), spell=False)
@@ -47,21 +53,29 @@ class CudaGraph(LaunchGraph):
 
     @contextmanager
     def capturing(self) -> Iterator[LaunchGraph]:
-        with self.device.current():
-            driver_graph.begin_capture(self._handle)
-        try:
-            with taken_by(self):
+        with self.recording(), self.device.gate.capturing():
+            with self.device.current():
+                driver_graph.begin_capture(self._handle)
+            try:
+                with self.device.current():
+                    self._capture = driver_graph.CaptureState(self._handle).number
                 yield self
-        except BaseException:
-            self._break_off()
-            raise
-        with self.device.current():
-            graph = driver_graph.end_capture(self._handle)
-            self._instance = driver_graph.Instance(graph)
-            count = driver_graph.node_count(graph)
-            if not count:
-                raise LaunchError("capture: nothing was launched on graph.stream within the block")
+            except BaseException:
+                self._break_off()
+                raise
+            with self.device.current():
+                graph = driver_graph.end_capture(self._handle)
+                self._instance = driver_graph.Instance(graph)
+                count = driver_graph.node_count(graph)
+            self._require_launches(count)
             self._only_launches = count == len(self)
+
+    def _captures(self, handle: int) -> bool:
+        """Whether launches on a stream go into this graph: it may have been forked to."""
+        if handle in driver.NEVER_CAPTURED:
+            return False
+        state = driver_graph.CaptureState(handle)
+        return state.invalidated or state.number == self._capture
 
     def _break_off(self) -> None:
         try:
@@ -73,7 +87,7 @@ class CudaGraph(LaunchGraph):
     def take(self, kernel: Kernel, invocation: Invocation, stream: Any) -> None:
         handle = stream_handle(stream)
         with self.device.current():
-            if not (handle and driver.is_capturing(handle)):
+            if not self._captures(handle):
                 self._require_captured(stream)
             super(LaunchGraph, self).take(kernel, invocation, stream)
             cuda_kernel, own = cast("CudaKernel", kernel), self[-1]
@@ -95,15 +109,23 @@ class CudaGraph(LaunchGraph):
 
     def launch(self, stream: Any = None) -> None:
         instance, watching, number = self._instance, observer.current, 0
-        if instance is None:
-            raise LaunchError("graph: it is still being captured; launch it after the block")
+        self._require_ended()
+        assert instance is not None
         handle = stream_handle(stream)
+        with self.device.current():
+            lane = self._lanes.on(stream, handle)
         if watching is not None and not capture.takers:
-            number = watching.all_pass(self._launches, handle, graph=True)
+            found = lane.issue(watching)
+            number = refused(found)[0] if found > 0 else 0
         watched = capture.takers or (watching is not None and not number)
         if watched and self._only_launches:
             self._issue_each(stream)
             return
+        if self.device.is_recording:
+            raise LaunchError(
+                f"{self}: it holds work of other libraries, which no plan and no other graph takes "
+                "down; launch it outside of the block"
+            )
         with self.device.current():
             if self._waits:
                 order(handle, self._waits)
@@ -113,28 +135,36 @@ class CudaGraph(LaunchGraph):
                 if watching is not None and number:
                     watching.failed(number, error, len(self))
                 raise
-            lane = self._lanes.on(stream, handle)
         if lane.fleeting:
             self._lanes.keep(lane)
 
     def _update(self, step: int, changes: dict[str, object]) -> None:
-        before, node, instance = self[step], self._nodes[step], self._instance
-        if instance is None:
-            raise LaunchError("graph: it is still being captured; update it after the block")
+        before, instance = self[step], self._instance
         super()._update(step, changes)
-        now = self[step]
-        kernel = cast("CudaKernel", self._launches[step].kernel)
-        with self.device.current():
-            config, packet = now.config, node.packet
-            packet.configure(config)
-            if node.arena is not None:
-                packet.block.write(now.bound.values)
-                kernel.provide(packet.block, now, node.arena)
+        assert instance is not None
+        try:
+            self._spell(step)
+            config, node = self[step].config, self._nodes[step]
             _, function, extra = node.packet.row
-            instance.set_kernel(
-                *(node.handle, function, config.grid, config.block, config.shared_bytes, extra)
-            )
+            with self.device.current():
+                instance.set_kernel(
+                    *(node.handle, function, config.grid, config.block, config.shared_bytes, extra)
+                )
+        except BaseException:
+            self._launches[step].restore(before)
+            self._spell(step)
+            raise
         self._lanes.changed(step, before, changes)
+
+    def _spell(self, step: int) -> None:
+        """Put a step's launch as it is now into the node's packet."""
+        now, node = self[step], self._nodes[step]
+        node.packet.configure(now.config)
+        if node.arena is not None:
+            node.packet.block.write(now.bound.values)
+            with self.device.current():
+                kernel = cast("CudaKernel", self._launches[step].kernel)
+                kernel.provide(node.packet.block, now, node.arena)
 
     def __del__(self) -> None:
         if hasattr(self, "_lanes"):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ..errors import FerrumError
 from . import capture, compiled, driver, observer
 from .lanes import Lanes
+from .ledger import refused
 from .plan import LaunchPlan
 from .streams import order, stream_handle
 
@@ -44,14 +45,11 @@ class CudaLaunchPlan(LaunchPlan):
 
     def _issue(self, stream: Any, last: _Last) -> None:
         """Launch with all that may be between, and remember what calls may go by from now on."""
+        self._require_ended()
         device, handle = self.device, stream_handle(stream)
         known = handle == last[1] and last is not _NONE  # another object for the same stream
         scratch = last[3] if known else any(launch.bound.scratch for launch in self)
-        watching, number = observer.current, 0
-        if watching is not None and not capture.takers:
-            number = watching.all_pass(self._launches, handle)
-        watched = capture.takers or (watching is not None and not number)
-        if watched or (scratch and device.is_capturing(stream)):
+        if capture.takers or (scratch and device.is_capturing(stream)):
             self._issue_each(stream)
             return
         if not known:
@@ -61,20 +59,33 @@ class CudaLaunchPlan(LaunchPlan):
                     order(handle, self._waits)
                 lane = self._lanes.on(stream, handle)
             last = stream, handle, lane.table, scratch, lane
-        self._run(last[2], number)
+        watching = observer.current
+        if watching is None:
+            self._run(last[2])
+        elif not self._passes(last[4].issue(watching), last[2]):
+            self._issue_each(stream)
         if last[4].fleeting:
             self._lanes.keep(last[4])
         elif not self._waits:  # they are waited for each time
             self._last = stream, *last[1:]
 
-    def _run(self, table: int, number: int = 0) -> None:
-        """number: the observer's, of the first launch; 0 where there is none."""
+    def _run(self, table: int) -> None:
         failed = self._loop(table, len(self._launches))
         if failed >= 0:
-            self._again(failed, table, number)
+            self._again(failed, table, 0)
+
+    def _passes(self, found: int, table: int) -> bool:
+        """Whether all were launched, which a lane found; False where the observer has to do it."""
+        if found > 0:
+            number, step, code = refused(found)
+            self._again(step << compiled.FAILED_BITS | code, table, number)
+        return found >= 0
 
     def _again(self, failed: int, table: int, number: int) -> None:
-        """The driver refused: for want of this device's context, or for a reason."""
+        """The driver refused: for want of this device's context, or for a reason.
+
+        number: the observer's, of the first launch; 0 where there is none.
+        """
         self.device.current().adopt()
         with self.device.current():
             done = failed >> compiled.FAILED_BITS
@@ -95,8 +106,13 @@ class CudaLaunchPlan(LaunchPlan):
     def _update(self, step: int, changes: dict[str, object]) -> None:
         before = self[step]
         super()._update(step, changes)
-        self._lanes.changed(step, before, changes)
         self._last = _NONE  # there may be scratch now, or something to wait for
+        try:
+            self._lanes.changed(step, before, changes)
+        except BaseException:
+            self._launches[step].restore(before)
+            self._lanes.discard()
+            raise
 
     def __del__(self) -> None:
         if hasattr(self, "_lanes"):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import AbiError, FerrumError
 from . import capture, driver, observer
 from .lanes import Lanes
+from .ledger import refused
 from .prepared import PreparedLaunch
 from .streams import order, stream_handle
 
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
     from .base import Invocation
     from .cuda_kernel import CudaKernel
 
-# A stream, its handle, the row of the packet for it, whether its launch uses scratch, and what the
-# row points into.  Replaced as one, for other threads.
-_Last = tuple[object, int, int, int, int, bool, object]
+# A stream, its handle, the row of the packet for it, whether its launch uses scratch, and the lane
+# that the packet is of.  Replaced as one, for other threads.
+_Last = tuple[object, int, int, int, int, bool, Any]
 _NOBODY = object()  # in place of a stream: look at everything again
 _NONE: _Last = (_NOBODY, 0, 0, 0, 0, False, None)
 
@@ -57,8 +58,9 @@ class CudaPreparedLaunch(PreparedLaunch):
         if stream is not last[0] or capture.takers:
             self._require_nothing_lent()
             self._last = self._issue(self._invocation, stream, last)
-        elif observer.current is not None:
-            if not self._passes(observer.current, last):
+        elif (watching := observer.current) is not None:
+            found = last[6].issue(watching)
+            if found and not self._passes(found, watching, last):
                 self.kernel.issue(self._invocation, stream)
         elif last[5] and driver.is_capturing(last[1]):
             self.kernel.issue(self._invocation, stream)
@@ -92,8 +94,9 @@ class CudaPreparedLaunch(PreparedLaunch):
         last = self._last_lent
         if stream is not last[0] or capture.takers:
             last = self._last_lent = self._issue(self._whole(changes), stream, last)
-        elif observer.current is not None:
-            if not self._passes(observer.current, last):
+        elif (watching := observer.current) is not None:
+            found = last[6].issue(watching)
+            if found and not self._passes(found, watching, last):
                 self.kernel.issue(self._whole(changes), stream)
         elif last[5] and driver.is_capturing(last[1]):
             self.kernel.issue(self._whole(changes), stream)
@@ -108,13 +111,19 @@ class CudaPreparedLaunch(PreparedLaunch):
     def _change(self, changes: dict[str, object], hold: bool) -> None:
         before = self._invocation
         super()._change(changes, hold)
-        self._lanes.changed(0, before, changes)
+        try:
+            self._lanes.changed(0, before, changes)
+        except BaseException:
+            self.restore(before)
+            self._lanes.discard()
+            self._last = self._last_lent = _NONE
+            raise
         now = self._invocation
         stale = bool(now.waits) or bool(now.bound.scratch) is not bool(before.bound.scratch)
         # What a lane that was given up points to has not been changed.
-        if stale or self._last[1] not in self._lanes:
+        if stale or self._last[6] not in self._lanes:
             self._last = _NONE
-        if stale or self._last_lent[1] not in self._lanes:
+        if stale or self._last_lent[6] not in self._lanes:
             self._last_lent = _NONE
 
     def _issue(self, invocation: Invocation, stream: Any, last: _Last) -> _Last:
@@ -133,7 +142,7 @@ class CudaPreparedLaunch(PreparedLaunch):
                 code = self._driver(last[2], last[3], None, last[4])
                 if code:
                     self._again(code, last)
-            elif not self._passes(watching, last):
+            elif not self._passes(last[6].issue(watching), watching, last):
                 self.kernel.issue(invocation, stream)
             return stream, *last[1:]
         device.current().adopt()
@@ -144,27 +153,24 @@ class CudaPreparedLaunch(PreparedLaunch):
             packet = lane.packets[0]
             if watching is None:
                 driver.launch(packet, self._describe)
-        now: _Last = stream, handle, *packet.row, scratch, packet
-        if watching is not None and not self._passes(watching, now):
+        now: _Last = stream, handle, *packet.row, scratch, lane
+        if watching is not None and not self._passes(lane.issue(watching), watching, now):
             self.kernel.issue(invocation, stream)
         if lane.fleeting:
             self._in_flight.keep(stream, handle, self._describe, invocation.arguments, 0)
             return _NONE
         return (_NOBODY, *now[1:]) if waits else now
 
-    def _passes(self, watching: observer.Observer, last: _Last) -> bool:
-        """Launch by what is known of the stream; False where the observer wants to do it."""
-        number = watching.passes(self.kernel, self._invocation, last[1])
-        if not number:
-            return False
-        code = self._driver(last[2], last[3], None, last[4])
-        if code:
+    def _passes(self, found: int, watching: observer.Observer, last: _Last) -> bool:
+        """Whether it was launched, which a lane found; False where the observer has to do it."""
+        if found > 0:
+            number, _, code = refused(found)
             try:
                 self._again(code, last)
             except FerrumError as error:
                 watching.failed(number, error)
                 raise
-        return True
+        return found >= 0
 
     def _again(self, code: int, last: _Last) -> None:
         """The driver refused: for want of this device's context, or for a reason."""

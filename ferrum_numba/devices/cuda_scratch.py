@@ -7,8 +7,7 @@ from ctypes import c_uint64
 
 from . import compiled, driver, driver_graph
 from .scratch import ScratchArena
-
-_PER_THREAD = 2  # CU_STREAM_PER_THREAD: one handle, a stream for each thread
+from .streams import order_of
 
 
 class CudaScratch:
@@ -28,7 +27,7 @@ class CudaScratch:
         capture = driver_graph.CaptureState(stream)
         if capture.active:
             return self._of_graph(capture).arena(stream)
-        key = stream, threading.get_ident() if stream == _PER_THREAD else 0
+        key = order_of(stream)
         found = self._streams.get(key)
         return found or self._streams.setdefault(key, ScratchArena(_allocate))
 

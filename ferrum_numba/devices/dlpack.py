@@ -85,9 +85,17 @@ def is_of_jax(array: object) -> bool:
     return hasattr(array, "block_until_ready")
 
 
-def device_of(array: Any) -> str:
-    """Where a DLPack array lies: "cpu", "cuda:<ordinal>", or DLPack's number of another device."""
-    kind, ordinal = array.__dlpack_device__()
+def device_of(name: str, array: Any) -> str:
+    """Where a DLPack array lies: "cpu", "cuda:<ordinal>", or DLPack's number of another device.
+
+    Raises AbiError for one that does not say.
+    """
+    try:
+        kind, ordinal = array.__dlpack_device__()
+    except Exception as error:  # such as torch's for a tensor without memory
+        raise AbiError(
+            f"{name}: {type(array).__name__} does not say where it lies: {error}"
+        ) from error
     if kind in (_CPU, _CUDA_HOST):
         return "cpu"
     return f"cuda:{ordinal}" if kind in (_CUDA, _CUDA_MANAGED) else f"DLPack device {int(kind)}"
@@ -114,7 +122,7 @@ def describe(name: str, array: Any) -> ArrayReference:
     if flags & _COPIED:
         raise AbiError(f"{name}: {type(array).__name__} gives DLPack a copy of itself only")
     readonly = bool(flags & _READ_ONLY) or is_of_jax(array)
-    return _reference(name, tensor, device_of(array), readonly)
+    return _reference(name, tensor, device_of(name, array), readonly)
 
 
 @dataclass(frozen=True, eq=False)

@@ -72,7 +72,7 @@ _FUNC_MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 _FUNC_ATTRIBUTES = {"max_threads": 0, "shared": 1, "constant": 2, "local": 3, "registers": 4}
 _EVENT_DISABLE_TIMING = 2
 _STREAM_NON_BLOCKING = 1
-_NEVER_CAPTURED = (0, 1)  # the legacy default stream, by both of its handles
+NEVER_CAPTURED = (0, 1)  # the legacy default stream, by both of its handles
 _CAPTURE_RELAXED = 2  # CU_STREAM_CAPTURE_MODE_RELAXED
 _JIT_ERROR_LOG, _JIT_ERROR_LOG_BYTES = 5, 6  # CU_JIT_ERROR_LOG_BUFFER(_SIZE_BYTES)
 _SUCCESS, _NOT_INITIALISED = 0, 3
@@ -267,6 +267,8 @@ class Owned:
     A forked child has a copy of the object and nothing of the driver's: giving back would crash it.
     """
 
+    _process = 0  # where Ctrl-C came before it was made
+
     def __init__(self) -> None:
         self._process = os.getpid()
 
@@ -279,6 +281,8 @@ class Owned:
 class Memory(Owned):
     """Device memory of the current context, freed with this object."""
 
+    address = 0
+
     def __init__(self, nbytes: int, zeroed: bool) -> None:
         """zeroed: filled with zeros before this returns.  Raises DeviceError where there is none.
 
@@ -286,7 +290,6 @@ class Memory(Owned):
         """
         super().__init__()
         self._free = library().cuMemFree_v2  # at hand when the interpreter ends
-        self.address = 0
         address = c_uint64()
         with outside_of_captures():
             code = library().cuMemAlloc_v2(ctypes.byref(address), nbytes)
@@ -322,7 +325,7 @@ def outside_of_captures() -> Iterator[None]:
 
 def is_capturing(stream: int) -> bool:
     """Whether launches on this stream are recorded into a graph instead of run."""
-    if stream in _NEVER_CAPTURED:
+    if stream in NEVER_CAPTURED:
         return False
     status = c_int()
     code = library().cuStreamIsCapturing(stream, ctypes.byref(status))
@@ -334,11 +337,12 @@ def is_capturing(stream: int) -> bool:
 class Stream(Owned):
     """A stream of the current context that does not wait for the default one, nor that for it."""
 
+    handle = 0
+
     def __init__(self) -> None:
         super().__init__()
         handle = c_void_p()
         self._destroy = library().cuStreamDestroy_v2  # at hand when the interpreter ends
-        self.handle = 0
         code = library().cuStreamCreate(ctypes.byref(handle), _STREAM_NON_BLOCKING)
         check(code, "cuStreamCreate")
         self.handle = handle.value or 0
@@ -354,6 +358,8 @@ class Stream(Owned):
 
 class Event(Owned):
     """A mark in a stream, to learn whether the work before it is done."""
+
+    _handle = c_void_p()
 
     def __init__(self) -> None:
         super().__init__()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -26,7 +27,9 @@ def facts_of(value: object) -> object:
 
 
 def _reader(value: object) -> Callable[[Any], object]:
-    if value is None or isinstance(value, (int, float, np.generic)):
+    if isinstance(value, (float, np.floating)):
+        return _of_float
+    if value is None or isinstance(value, (int, np.generic)):
         return _itself
     if hasattr(value, "device_ctypes_pointer"):
         return _of_numba
@@ -39,14 +42,22 @@ def _itself(value: object) -> object:
     return type(value), value
 
 
+def _of_float(value: Any) -> object:
+    return type(value), value, math.copysign(1.0, value)  # -0.0 == 0.0
+
+
 def _of_numba(array: Any) -> object:
-    place = array.device_ctypes_pointer.value
+    try:
+        place = array.device_ctypes_pointer.value
+    except ReferenceError:  # its context was closed
+        return object()
     return place, array.shape, array.strides, array.dtype, array.stream
 
 
 def _of_torch(array: Any) -> object:
     # The strides alone would not tell a conjugate, but then it is complex, which nobody takes.
-    return array.data_ptr(), array.shape, array.stride(), array.dtype, array.device
+    place = array.data_ptr(), array.shape, array.stride()
+    return *place, array.dtype, array.device, getattr(array, "requires_grad", False)
 
 
 def _of_interface(array: Any) -> object:

@@ -28,8 +28,14 @@ def describe(name: str, array: Any, device: str) -> ArrayReference:
     """
     interface = interface_of(array)
     if interface is not None:
-        reference = _describe(name, array, interface, device)
-    elif dlpack.is_offered(array) and dlpack.device_of(array) != "cpu":
+        try:
+            reference = _describe(name, array, interface, device)
+        except (LookupError, TypeError, ValueError) as error:
+            kind = type(array).__name__
+            raise AbiError(
+                f"{name}: the __cuda_array_interface__ of {kind} cannot be read: {error!r}"
+            ) from error
+    elif dlpack.is_offered(array) and dlpack.device_of(name, array) != "cpu":
         reference = replace(
             dlpack.describe(name, array), device=device, ready=dlpack.Written(array)
         )
@@ -53,7 +59,9 @@ def _describe(name: str, array: Any, interface: dict[str, Any], device: str) -> 
         raise AbiError(f"{name}: expected an array without a mask, found one with a mask")
     shape, strides = tuple(interface["shape"]), interface.get("strides")
     strides = tuple(strides) if strides is not None else None
-    dtype, itemsize = _type(interface["typestr"])
+    dtype, itemsize, native = _type(interface["typestr"])
+    if not native:
+        raise AbiError(f"{name}: expected native byte order, found {interface['typestr']}")
     # The interface has no name for bfloat16: most leave it at two bytes, older torch says float16.
     if dtype == "float16":
         own = getattr(array, "dtype", None)
@@ -75,10 +83,14 @@ def _describe(name: str, array: Any, interface: dict[str, Any], device: str) -> 
 
 
 @lru_cache(maxsize=64)
-def _type(typestr: str) -> tuple[str, int]:
-    """NumPy's name of a type, and its bytes; to spell it takes NumPy longer than a launch."""
+def _type(typestr: str) -> tuple[str, int, bool]:
+    """NumPy's name of a type, its bytes, and whether their order is this machine's.
+
+    To spell the name takes NumPy longer than a launch.
+    """
     dtype = np.dtype(typestr)
-    return "bfloat16" if dtype == _TWO_BYTES else dtype.name, dtype.itemsize
+    name = "bfloat16" if dtype == _TWO_BYTES else dtype.name
+    return name, dtype.itemsize, dtype.isnative
 
 
 def _found(array: object) -> str:

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ..errors import LaunchError
-from .capture import taken_by
 from .sequence import LaunchSequence
 
 if TYPE_CHECKING:
@@ -34,13 +33,17 @@ class LaunchGraph(LaunchSequence):
     @contextmanager
     def capturing(self) -> Iterator[LaunchGraph]:
         """Within the block launches go into the graph.  Raises LaunchError for an empty one."""
-        with taken_by(self):
+        with self.recording():
             yield self
-        self._finish()
+            self._require_launches(len(self))
 
     def launch(self, stream: Any = None) -> None:
         """Run the graph on `stream`.  Raises LaunchError where the device refuses."""
         self._issue_each(stream)
+
+    def _update(self, step: int, changes: dict[str, object]) -> None:
+        self._require_ended()
+        super()._update(step, changes)
 
     def _require_captured(self, stream: Any) -> None:
         if stream is not self.stream:
@@ -49,6 +52,6 @@ class LaunchGraph(LaunchSequence):
                 f"expected stream=graph.stream, found {stream!r:.80}"
             )
 
-    def _finish(self) -> None:
-        if not len(self):
+    def _require_launches(self, count: int) -> None:
+        if not count:
             raise LaunchError("capture: nothing was launched on graph.stream within the block")

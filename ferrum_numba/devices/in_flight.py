@@ -61,15 +61,15 @@ class InFlight:
     ) -> None:
         """Hold `objects` until the work that a stream has been given so far is done.
 
-        stream: the object whose handle it is.  nbytes: about the size of the objects.  A plain
-        number does not keep its stream alive, so an event is set at once.
+        stream: the object whose handle it is.  nbytes: about the size of the objects.  Behind what
+        is fleeting an event is set at once.
         """
         with self._lock:
             self._add(stream, handle, describe, objects)
             self._nbytes += nbytes
             full = self._count >= _LAUNCHES or self._nbytes >= _NBYTES
             done: object = None
-            if full or isinstance(stream, int):
+            if full or is_fleeting(stream, handle):
                 with self._current():
                     done = self._seal()
         del done  # outside the lock: what is freed there may run any code

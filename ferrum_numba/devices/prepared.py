@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ..errors import LaunchError
+from ..errors import FerrumError, LaunchError
 
 if TYPE_CHECKING:
     from ..abi import LaunchConfig
     from .base import Invocation, Kernel
+
+_CHANGING = object()  # in place of facts: equal to none
 
 
 class PreparedLaunch:
@@ -55,6 +57,11 @@ class PreparedLaunch:
     def _change(self, changes: dict[str, object], hold: bool) -> None:
         self._invocation = self.kernel.remarshal(self._invocation, changes, hold)
 
+    def restore(self, before: Invocation) -> None:
+        """Undo a change that could not be carried through."""
+        before.block.write(before.bound.values)
+        self._invocation = before
+
     def launch(self, stream: Any = None, **changes: object) -> None:
         """`update(**changes)`, then launch; the arrays given are held only until that is done.
 
@@ -73,8 +80,14 @@ class PreparedLaunch:
             if lent.get(name) != fact:
                 new[name], found[name] = value, fact
         if new:
-            self._change(new, hold=False)
-            lent.update(found)
+            # Broken off in between, nothing of it is taken for what was there before.
+            self._lent = lent | dict.fromkeys(new, _CHANGING)
+            try:
+                self._change(new, hold=False)
+            except FerrumError:
+                self._lent = lent
+                raise
+            self._lent = lent = lent | found
             arrays = self._invocation.bound.arrays
             self._lent_nbytes = sum([arrays[name].available for name in lent if name in arrays])
 

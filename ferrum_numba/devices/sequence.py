@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ..errors import AbiError, FerrumError, LaunchError
+from .capture import taken_by
 from .prepared import PreparedLaunch
 
 if TYPE_CHECKING:
@@ -23,6 +25,14 @@ class LaunchSequence:
     def __init__(self, device: Device) -> None:
         self.device = device
         self._launches: list[PreparedLaunch] = []
+        self._ended = False
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Within the block the calling thread's launches go into it."""
+        with taken_by(self):
+            yield
+        self._ended = True
 
     def __len__(self) -> int:
         return len(self._launches)
@@ -38,8 +48,8 @@ class LaunchSequence:
         """Record a launch, which is marshalled and checked."""
         if kernel.module.device is not self.device:
             raise LaunchError(
-                f"{self}: expected launches on {self.device.name}, "
-                f"found one on {kernel.module.device.name}"
+                f"{self}: expected launches on that device, found one on another, "
+                f"{kernel.module.device.name}"
             )
         self._launches.append(PreparedLaunch(kernel, invocation.copy()))
 
@@ -49,10 +59,9 @@ class LaunchSequence:
         Raises AbiError, which names the step, as `PreparedLaunch.update` does, and then changes
         nothing.
         """
-        if not 0 <= step < len(self):
-            raise AbiError(f"step: expected 0 to {len(self) - 1}, found {step}")
-        with self._naming(step):
-            self._update(step, changes)
+        number = self._number(step)
+        with self._naming(number):
+            self._update(number, changes)
 
     def replace(self, old: Any, new: Any) -> int:
         """Let every step that takes the array `old` take `new`; returns how many arguments it was.
@@ -70,6 +79,24 @@ class LaunchSequence:
                 count += len(names)
         return count
 
+    def _number(self, step: object) -> int:
+        """A step's number, checked."""
+        try:
+            number = operator.index(step)  # type: ignore[arg-type]
+        except TypeError:
+            number = -1
+        if not 0 <= number < len(self):
+            expected = f"0 to {len(self) - 1}" if len(self) else "none, since nothing was recorded"
+            raise AbiError(f"step: expected {expected}, found {step!r:.80}")
+        return number
+
+    def _require_ended(self) -> None:
+        if not self._ended:
+            raise LaunchError(
+                f"{self}: its block has not ended yet, or ended with an error; use it after the "
+                "block, or record it again"
+            )
+
     @cached_property
     def _waits(self) -> tuple[Callable[[int], None], ...]:
         """What the stream has to wait for before the first step; each one once."""
@@ -81,6 +108,7 @@ class LaunchSequence:
 
     def _issue_each(self, stream: Any) -> None:
         """One launch after the other, as if each had been written down by itself."""
+        self._require_ended()
         for step, launch in enumerate(list(self._launches)):
             with self._naming(step):
                 launch.kernel.issue(launch.invocation, stream)

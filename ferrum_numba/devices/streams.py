@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -9,12 +10,21 @@ from typing import Any
 from ..errors import DeviceError
 from . import driver
 
-DEFAULT_STREAMS = (0, 1, 2)  # handles that are never destroyed: default, legacy, one a thread
+PER_THREAD = 2  # CU_STREAM_PER_THREAD: one handle, and a stream for each thread
 
 
 def is_fleeting(stream: Any, handle: int) -> bool:
-    """Whether a stream is given as a number, which does not keep it from being destroyed."""
-    return isinstance(stream, int) and handle not in DEFAULT_STREAMS
+    """Whether nobody can ask later for what a stream was given.
+
+    A number does not keep its stream from being destroyed, except for the default streams; and
+    the one of a thread is another one in another thread.
+    """
+    return handle == PER_THREAD or (isinstance(stream, int) and handle > PER_THREAD)
+
+
+def order_of(handle: int) -> tuple[int, int]:
+    """What tells one order of launches from another: a handle, and the thread that it is of."""
+    return handle, threading.get_ident() if handle == PER_THREAD else 0
 
 
 def stream_handle(stream: Any) -> int:
@@ -24,18 +34,36 @@ def stream_handle(stream: Any) -> int:
     """
     if stream is None:
         return 0
+    found = type(stream).__name__
     if isinstance(stream, int) and not isinstance(stream, bool):
-        return stream
-    protocol = getattr(stream, "__cuda_stream__", None)
-    if protocol is not None:
-        return int((protocol() if callable(protocol) else protocol)[1])
-    for attribute in ("handle", "cuda_stream", "ptr"):  # numba, torch, CuPy
-        if hasattr(stream, attribute):
-            return integer_handle(getattr(stream, attribute))
+        if stream >= 0:
+            return stream
+        found = str(stream)
+    # The driver takes an event's handle for a stream's, and crashes.
+    if not found.endswith("Event"):
+        protocol = getattr(stream, "__cuda_stream__", None)
+        if protocol is not None:
+            return _of_protocol(protocol, found)
+        for attribute in ("handle", "cuda_stream", "ptr"):  # numba, torch, CuPy
+            if hasattr(stream, attribute):
+                return integer_handle(getattr(stream, attribute))
     raise DeviceError(
         f"stream: expected a CUDA stream (numba, __cuda_stream__, torch, CuPy or an integer "
-        f"handle), found {type(stream).__name__}"
+        f"handle), found {found}"
     )
+
+
+def _of_protocol(protocol: Any, kind: str) -> int:
+    """The handle that a stream's `__cuda_stream__`, a method or older a pair, says."""
+    pair = protocol() if callable(protocol) else protocol
+    try:
+        _version, handle = pair
+        return int(handle)
+    except (TypeError, ValueError):
+        raise DeviceError(
+            f"stream: expected __cuda_stream__ of {kind} to give (version, handle), "
+            f"found {pair!r:.80}"
+        ) from None
 
 
 def integer_handle(handle: Any) -> int:

@@ -22,7 +22,9 @@ from ferrum_numba.devices.cuda_graph import CudaGraph
 from ferrum_numba.devices.cuda_kernel import CudaKernel
 from ferrum_numba.devices.cuda_plan import CudaLaunchPlan
 from ferrum_numba.devices.cuda_scratch import CudaScratch
+from ferrum_numba.devices.gate import Gate
 from ferrum_numba.devices.in_flight import InFlight
+from ferrum_numba.devices.streams import stream_handle
 from tests.conftest import DEVICES
 from tests.devices.emulated_driver import EmulatedDriver
 
@@ -102,6 +104,7 @@ class EmulatedGpu(fe.Device):
         super().__init__()
         self.name, self.library = "cuda:0", library
         self.in_flight, self.scratch = InFlight(self.current), CudaScratch()
+        self.gate = Gate()
 
     def current(self) -> _Current:
         return _Current()
@@ -128,7 +131,7 @@ class EmulatedGpu(fe.Device):
         pass
 
     def is_capturing(self, stream: Any) -> bool:
-        return driver.is_capturing(0 if stream is None else stream.handle)
+        return driver.is_capturing(stream_handle(stream))
 
     def describe(self, name: str, array: object) -> ArrayReference:
         return gpu_arrays.describe(name, array, self.name)
@@ -137,7 +140,9 @@ class EmulatedGpu(fe.Device):
         return CudaLaunchPlan(self)  # type: ignore[arg-type]
 
     def _new_graph(self, stream: Any) -> CudaGraph:
-        return CudaGraph(self, stream or EmulatedStream(self.library))  # type: ignore[arg-type]
+        if stream is None:
+            stream = EmulatedStream(self.library)
+        return CudaGraph(self, stream)  # type: ignore[arg-type]
 
 
 class EmulatedModule(Module):

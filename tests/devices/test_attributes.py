@@ -66,6 +66,32 @@ def test_a_grid_that_the_demanded_clusters_do_not_divide() -> None:
             binder.bind(config, [0], {})
 
 
+def test_a_change_to_a_grid_that_the_demanded_clusters_do_not_divide() -> None:
+    signature = fe.Signature.from_ptx(IOTA.replace(".maxntid", ".reqnctapercluster 2\n.maxntid"))
+    names = (("out", "*i32", "input"), ("n", "i32", "size"))
+    params = [{"name": n, "type": t, "role": r} for n, t, r in names]
+    sidecar = fe.Sidecar.read({"name": "k", "grid": ["n", "1", "1"], "params": params})
+    array = fe.abi.ArrayReference(256, (8,), None, "int32", 4, 32, "cpu")
+    binder = fe.abi.Binder(sidecar.declare(signature), sidecar, lambda name, value: array)
+    bound = binder.bind(fe.LaunchConfig(4, 32), [object(), 4], {})
+    assert binder.rebind(bound, {"n": 6}).config.grid == (6, 1, 1)
+    with pytest.raises(fe.AbiError, match=r"cluster: expected a divisor of the grid \(3, 1, 1\)"):
+        binder.rebind(bound, {"n": 3})
+
+
+def test_another_entry_that_waits(device: fe.Device) -> None:
+    """And a comment that speaks of it."""
+    if getattr(device, "capability", (9, 0)) < (9, 0):
+        pytest.skip("griddepcontrol needs sm_90")
+    plain = IOTA.split(".address_size 64\n", 1)[1].replace(".entry k(", ".entry plain(")
+    module = device.load_module(WAITING + plain + "// griddepcontrol.wait\n")
+    config, out = fe.LaunchConfig(1, 32, programmatic=True), device.to_device(np.zeros(8, np.int32))
+    with pytest.raises(fe.AbiError, match=r"programmatic: .*griddepcontrol\.wait"):
+        module.get_kernel("plain").launch(config, out, 8)
+    module.get_kernel("k").launch(config, out, 8)
+    np.testing.assert_array_equal(device.to_host(out), np.arange(8))
+
+
 def test_a_programmatic_launch_of_a_kernel_that_does_not_wait(device: fe.Device) -> None:
     kernel = device.load_module(IOTA).get_kernel()
     with pytest.raises(fe.AbiError, match=r"programmatic: .*griddepcontrol\.wait"):
@@ -125,6 +151,9 @@ def test_what_the_cpu_cannot_do() -> None:
         fe.DeviceError, match=r"cluster: the CPU device has no clusters.*\(2, 1, 1\)"
     ):
         kernel.launch(fe.LaunchConfig(2, 32, cluster=2), out, 64)
+    demanding = RANK.replace(".reqntid 32", ".reqntid 32\n.reqnctapercluster 2")
+    with pytest.raises(fe.DeviceError, match=r"cluster: the CPU device has no clusters.*\(2,\)"):
+        device.load_module(demanding).get_kernel().launch(fe.LaunchConfig(2, 32), out)
     kernel.launch(fe.LaunchConfig(1, 64, cooperative=True, cluster=1), out, 64)
     np.testing.assert_array_equal(out, np.arange(64))
     fitting = device.load_module(split.TEXT, split.SIDECAR).get_kernel()

@@ -35,7 +35,7 @@ def checked() -> CheckedCpuDevice:
 def families() -> list[str]:
     """Of kernels that differ in a constant or in a type only, one, and not every tile."""
     names = [n for n in kernels.names() if ".v2." not in n and ".bf16." not in n]
-    tuned = [name for name in names if re.search(r"\.g\d+\.", name)]
+    tuned = [name for name in names if re.search(r"\.g\d+\.|act_order_mma", name)]
     return [name for name in names if name not in tuned] + tuned[::4]
 
 

@@ -12,6 +12,7 @@ import pytest
 import ferrum_numba as fe
 from ferrum_numba import kernels
 from tests.devices import canonical
+from tests.ptx import ptx
 
 
 def test_by_name(device: fe.Device) -> None:
@@ -37,6 +38,18 @@ def test_without_a_sidecar(device: fe.Device) -> None:
     canonical.check(device, arguments["c"])
     with pytest.raises(fe.AbiError, match="missing w4a16_gptq_gemm_typed_param_19"):
         kernel.launch(canonical.CONFIG, *arguments.values())
+
+
+@pytest.mark.parametrize("number", [int, np.int64, np.uint64, np.int32])
+def test_a_number_where_nothing_says_what_it_is(device: fe.Device, number: type) -> None:
+    """A .u64 may be an address or an integer: the value decides, NumPy's own numbers too."""
+    text = ptx(
+        [".param .u64 out", ".param .u64 n"],
+        "ld.param.u64 %rd1, [out]; ld.param.u64 %rd2, [n]; st.global.u64 [%rd1], %rd2; ret;",
+    )
+    out = device.to_device(np.zeros(1, np.int64))
+    device.load_module(text).get_kernel().launch(fe.LaunchConfig(1, 128), out, number(77))
+    assert device.to_host(out) == [77]
 
 
 def test_from_files_with_tritons_metadata(device: fe.Device, tmp_path: Path) -> None:
@@ -122,7 +135,11 @@ BAD_ARGUMENTS: list[tuple[Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("changes", "message"), BAD_ARGUMENTS, ids=lambda v: str(v)[:40])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    BAD_ARGUMENTS,
+    ids=lambda v: v[:40] if isinstance(v, str) else "-".join(v),
+)
 def test_a_wrong_argument_is_refused(
     device: fe.Device, changes: dict[str, Any], message: str
 ) -> None:

@@ -17,7 +17,7 @@ def test_the_environment_overrides_auto_alone(monkeypatch: pytest.MonkeyPatch) -
     assert fe.open_device().name == "cpu"
     monkeypatch.setenv("FERRUM_DEVICE", "tpu")
     assert fe.open_device("cpu").name == "cpu"
-    with pytest.raises(fe.DeviceError, match="'tpu'"):
+    with pytest.raises(fe.DeviceError, match="^FERRUM_DEVICE: expected .* found 'tpu'"):
         fe.open_device()
 
 
@@ -45,6 +45,11 @@ def test_threads() -> None:
     assert fe.open_device("cpu", threads=1) is fe.open_device("cpu", threads=1)
     with pytest.raises(fe.DeviceError, match="threads: expected at least 1, found 0"):
         fe.open_device("cpu", threads=0)
+
+
+def test_checks_are_several() -> None:
+    with pytest.raises(fe.DeviceError, match=r'such as \("memory",\), found .memory'):
+        fe.open_device("cpu", checks="memory")
 
 
 def test_arrays_there_and_back(device: fe.Device) -> None:

@@ -1,0 +1,68 @@
+"""Arrays of any library in host memory: NumPy's own, and DLPack's as NumPy's over their memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..abi import ArrayReference
+from ..errors import AbiError
+from . import dlpack
+from .dlpack import extent
+from .gpu_arrays import interface_of
+
+
+def describe(name: str, array: object) -> ArrayReference:
+    """Where an array lies.  Raises AbiError for what is no array of numbers in host memory."""
+    if not isinstance(array, np.ndarray):
+        return _describe_foreign(name, array)
+    _require_numbers(name, array)
+    if not array.dtype.isnative:
+        raise AbiError(f"{name}: expected native byte order, found {array.dtype.str}")
+    return ArrayReference(
+        address=array.ctypes.data,
+        shape=array.shape,
+        strides=array.strides,
+        dtype=array.dtype.name,
+        itemsize=array.itemsize,
+        available=extent(array.shape, array.strides, array.itemsize),
+        device="cpu",
+        readonly=not array.flags.writeable,
+    )
+
+
+def view(name: str, array: Any) -> NDArray[Any]:
+    """`array` as NumPy's, over the same memory.  Raises AbiError as `describe` does."""
+    if isinstance(array, np.ndarray):
+        _require_numbers(name, array)
+        return array
+    return dlpack.host_view(array, _describe_foreign(name, array))
+
+
+def _require_numbers(name: str, array: NDArray[Any]) -> None:
+    if array.dtype.hasobject or array.dtype.kind in "SUMm":  # text, dates
+        raise AbiError(f"{name}: expected an array of numbers, found dtype {array.dtype}")
+    if isinstance(array, np.ma.MaskedArray):
+        raise AbiError(
+            f"{name}: expected an array without a mask, found a masked one; fill it first "
+            "(array.filled(0))"
+        )
+
+
+def _describe_foreign(name: str, array: Any) -> ArrayReference:
+    """Where an array of another library lies, which has to be host memory."""
+    found = type(array).__name__
+    offered = dlpack.is_offered(array)
+    on_gpu = interface_of(array) is not None
+    if offered:
+        on_gpu = dlpack.device_of(name, array) != "cpu"
+    if on_gpu:
+        raise AbiError(
+            f"{name}: expected a NumPy array on the CPU device, found a GPU array ({found}); "
+            "copy it with to_host() of its own device"
+        )
+    if not offered:
+        raise AbiError(f"{name}: expected a NumPy array, found {found}")
+    return dlpack.describe(name, array)
