@@ -5,7 +5,8 @@ A message names the field, what was expected, what was found, and what to do.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Collection, Sequence
 from typing import Any
 
 
@@ -46,3 +47,19 @@ class CheckpointError(FerrumError):
 
 class RecordingError(FerrumError):
     """A recording that cannot be read, or that holds too little for what is asked of it."""
+
+
+def did_you_mean(wrong: object, names: Collection[str], otherwise: str) -> str:
+    """The end of a message about a name or a glob pattern that is none of `names`.
+
+    It proposes up to three that contain `wrong` or are spelt nearly so; where there are none it
+    is `otherwise`, which says where to look.
+    """
+    part = str(wrong).strip("*")
+    near = [name for name in names if part and part in name][:3]
+    near = near or difflib.get_close_matches(part, names, n=3)
+    if not near:  # only its end may have been given, as in "*.qproj"
+        ends = {name.rpartition(".")[2]: name for name in reversed([*names])}
+        close = difflib.get_close_matches(part.rpartition(".")[2], ends, n=3)
+        near = [ends[end] for end in close]
+    return f"did you mean {', '.join(near)}?" if near else otherwise

@@ -85,8 +85,10 @@ def test_artefacts(name: str) -> None:
 
 
 def test_an_artefact_that_is_not_shipped() -> None:
-    with pytest.raises(fe.AbiError, match="'nothing': not shipped; there are add_bias"):
+    with pytest.raises(fe.AbiError, match=r"found 'nothing'; kernels\.names\(\) and "):
         kernels.artefact("nothing")
+    with pytest.raises(fe.AbiError, match=r"did you mean w4a16_gptq_gemm_typed\.v1\.sm_80\?"):
+        kernels.artefact("w4a16_gptq_gemm_typed.v1.sm_8")
 
 
 def test_the_tile_is_the_sidecars() -> None:

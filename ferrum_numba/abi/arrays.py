@@ -77,7 +77,8 @@ def check_array(declaration: Declaration, array: ArrayReference, sizes: Mapping[
     expected = POINTEE_DTYPES.get(declaration.type)
     if expected is not None and array.dtype != expected:
         raise AbiError(
-            f"{name}: expected dtype {expected} ({declaration.type}), found {array.dtype}"
+            f"{name}: expected dtype {expected} ({declaration.type}), found {array.dtype}; "
+            "convert it first"
         )
     align = declaration.align or array.itemsize
     if array.address % align:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from numbers import Number
 
 from ..errors import AbiError
 from .arrays import ArrayReference, check_array, check_contiguous, check_overlap
@@ -113,6 +114,7 @@ class Binder:
             grid = (x, y, z)
             if grid != config.grid:
                 config = replace(config, grid=grid)
+                check_config(self.signature, self.sidecar, config)
         self._check_arrays(arrays, sizes, changes.keys())
         return Bound(config, values, arrays, self._demands(config, sizes))
 
@@ -163,8 +165,13 @@ class Binder:
             elif address is not None:
                 values[name] = address
             elif _takes_array(parameter, value):
-                arrays[name] = self._describe(name, value)
-                values[name] = arrays[name].address
+                array = arrays[name] = self._describe(name, value)
+                if array.available and not array.address:
+                    raise AbiError(
+                        f"{name}: expected memory, found an array of {array.available} bytes at "
+                        "address 0; was it freed?"
+                    )
+                values[name] = array.address
             else:
                 values[name] = encode(parameter, value)
         return values, arrays
@@ -265,7 +272,9 @@ def _assign(
     if missing or extra:
         problems = [f"missing {', '.join(missing)}"] if missing else []
         problems += [f"unknown {', '.join(extra)}"] if extra else []
-        raise AbiError(f"{signature.entry}: {'; '.join(problems)}; expected {', '.join(expected)}")
+        given = f", found {len(positional)} by position" if positional and not named else ""
+        wanted = f"expected {', '.join(expected)}{given}"
+        raise AbiError(f"{signature.entry}: {'; '.join(problems)}; {wanted}")
     return arguments
 
 
@@ -285,7 +294,7 @@ def _takes_array(parameter: Parameter, value: object) -> bool:
     """Whether `value` goes to a pointer; what neither PTX nor sidecar says, the value decides."""
     if parameter.is_pointer or parameter.c_type is not None or parameter.size != 8:
         return parameter.is_pointer
-    return parameter.count is None and not isinstance(value, (int, float, bytes))
+    return parameter.count is None and not isinstance(value, (Number, bytes))
 
 
 def _names(rules: Iterable[Expression]) -> set[str]:

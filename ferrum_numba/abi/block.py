@@ -77,7 +77,7 @@ class ParameterBlock:
         """The block of these bytes.  Raises AbiError for any other number than the PTX demands."""
         if len(data) != signature.nbytes:
             left_out = [p.name for p in signature.params if p.offset + p.size > len(data)]
-            end = f", which end before {left_out[0]}" if left_out else ""
+            end = f", so that it ends before {left_out[0]}" if left_out else ""
             raise AbiError(
                 f"{signature.entry}: expected a parameter block of {signature.nbytes} bytes, "
                 f"found {len(data)}{end}; is it of another entry or build?"

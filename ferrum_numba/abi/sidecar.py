@@ -42,6 +42,7 @@ from .signature import SCRATCH_ROLES, Role, Signature
 
 # Our PTX says in a comment what it was built with, so that a sidecar of another build is caught
 # even where nobody computed a digest.
+_GPU_TARGET = re.compile(r"GPUTarget\(backend='cuda', arch=(\d+)\b.*\)")  # Triton's, as text
 _BUILD_COMMENT = re.compile(r"^// ferrum-build: (\{.*\})\s*$", re.MULTILINE)
 
 _PLAIN_KEYS = {
@@ -189,7 +190,7 @@ class Sidecar:
             same = ours == theirs or (field == "target" and f"{ours}a" == theirs)
             if ours is not None and not same:
                 raise AbiError(
-                    f"{field}: the sidecar says {ours}, the PTX {theirs}; "
+                    f"{field}: the sidecar says {_shown(ours)}, the PTX {_shown(theirs)}; "
                     "take the sidecar of this build"
                 )
         if self.num_warps is not None and signature.reqntid is not None:
@@ -235,6 +236,11 @@ class Sidecar:
 _EMPTY = Sidecar()
 
 
+def _shown(value: object) -> str:
+    """A version as major.minor."""
+    return ".".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
 def ptx_digest(text: str) -> str:
     """SHA-256 of PTX text, as sidecars state it."""
     return hashlib.sha256(text.encode()).hexdigest()
@@ -251,7 +257,8 @@ def _load_json(text: str, what: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise AbiError(f"{what}: not JSON: {error}") from None
+        what_else = "; this is PTX, its sidecar is the .json" if ".version" in text[:4096] else ""
+        raise AbiError(f"{what}: not JSON: {error}{what_else}") from None
     if not isinstance(value, dict):
         raise AbiError(f"{what}: expected a JSON object, found {type(value).__name__}")
     return value
@@ -367,6 +374,8 @@ def _grid(rules: Sequence[Any]) -> tuple[Expression, Expression, Expression] | N
 
 
 def _target(value: object) -> str | None:
+    if isinstance(value, str) and (arch := _GPU_TARGET.fullmatch(value)):
+        return f"sm_{arch[1]}"
     if value is None or isinstance(value, str):
         return value
     if (

@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import Literal
 
 from ..errors import AbiError, PtxError
-from .ptx_text import line_of, refuse, without_comments
+from .ptx_text import line_of, not_ptx, refuse, without_comments
 
 Role = Literal[
     "argument",
@@ -126,13 +126,18 @@ class Signature:
         """
         if not isinstance(text, str):
             raise PtxError(f"text: expected PTX as str, found {type(text).__name__}")
-        text = without_comments(text)
+        given, text = text, without_comments(text)
         if _LONG_NUMBER.search(text):
             raise PtxError("not PTX: it has a number of more than 64 digits")
-        header = dict(_HEADER.findall(text))
+        headers = _HEADER.findall(text)
+        header = dict(headers)
         if "version" not in header or "target" not in header:
             missing = " and ".join(f".{k}" for k in ("version", "target") if k not in header)
-            raise PtxError(f"not PTX: no {missing} directive; pass the text of a .ptx file")
+            raise PtxError(f"not PTX: it has no {missing} directive; {not_ptx(given)}")
+        if sum(name == "version" for name, _ in headers) > 1:
+            second = [m for m in _HEADER.finditer(text) if m[1] == "version"][1]
+            line = line_of(text, second.start())
+            raise refuse(line, second[0], "a second .version: two PTX modules in a text; split it")
         found = {m[1]: m for m in _ENTRY.finditer(text)}
         if not found:
             if cut := re.search(r"\.entry\b[^\n]*", text):
@@ -184,6 +189,14 @@ class Signature:
     @cached_property
     def _by_name(self) -> dict[str, Parameter]:
         return {p.name: p for p in self.params}
+
+    def full_name(self, name: str) -> str:
+        """A parameter's name, given with or without the entry's before it (`param_0`).
+
+        Raises AbiError where there is no such parameter.
+        """
+        longer = f"{self.entry}_{name}"
+        return self[longer if longer in self._by_name else name].name
 
     @cached_property
     def arguments(self) -> tuple[Parameter, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import warnings
 from typing import Any
 
@@ -52,6 +54,18 @@ class _App(click.Group):
                 raise _BadInput(str(error)) from error
             except KeyboardInterrupt:
                 raise SystemExit(_INTERRUPTED) from None
+            except OSError as error:  # a full disk, above all
+                where = error.filename or "standard output"
+                if error.filename is None:
+                    _drop_output()
+                raise _BadInput(f"{where}: {error.strerror or error}") from error
+
+
+def _drop_output() -> None:
+    """Let what standard output still holds go nowhere, or Python would try again at the end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:

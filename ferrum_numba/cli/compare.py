@@ -9,8 +9,14 @@ import click
 from .compare_builds import show_builds
 from .compare_layers import compare_layers
 from .console import json_option
-from .options import file_option, layers_option, refuse_options, seed_option
-from .ptx_file import is_ptx
+from .options import (
+    NUMBER_FROM_ZERO,
+    layers_option,
+    output_option,
+    refuse_options,
+    seed_option,
+)
+from .ptx_file import is_ptx, open_ptx
 
 _M = 64  # rows of x, a whole tile
 _OF_LAYERS = ("devices", "patterns", "tolerance", "m", "seed", "html")
@@ -28,7 +34,7 @@ _OF_LAYERS = ("devices", "patterns", "tolerance", "m", "seed", "html")
 @layers_option
 @click.option(
     "--tolerance",
-    type=click.FloatRange(min=0),
+    type=NUMBER_FROM_ZERO,
     default=0.0,
     show_default=True,
     help="Relative difference of weights that passes; 0 asks for equal ones.",
@@ -37,7 +43,7 @@ _OF_LAYERS = ("devices", "patterns", "tolerance", "m", "seed", "html")
     "--m", type=click.IntRange(min=1), default=_M, show_default=True, help="Rows of x, for devices."
 )
 @seed_option("x")
-@file_option("--html", "Write a page: where differences lie, and their likely causes.")
+@output_option("--html", "Write a page: where differences lie, and their likely causes.")
 @json_option
 @click.pass_context
 def compare(
@@ -64,6 +70,9 @@ def compare(
     builds = [is_ptx(side) for side in (a, b) if side is not None]
     if any(builds):
         refuse_options(ctx, _OF_LAYERS, "PTX has no layers")
+        for side in (a, b):
+            if side is not None and not side.exists():
+                open_ptx(side)  # what it may have been meant to be, where it is nothing
         if b is None or not all(builds):
             raise click.UsageError("expected two .ptx files or shipped kernels, or two checkpoints")
         ctx.exit(show_builds(a, b, as_json))

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, get_args
 
 import click
 from rich.progress import track
 
-from ..errors import CheckpointError
 from ..gptq import Checkpoint
 from ..report import (
     Comparison,
@@ -21,6 +19,8 @@ from ..report import (
     compare_checkpoints,
     compare_devices,
     comparison_page,
+    matching,
+    select_layers,
     write_page,
 )
 from .console import standard_error, standard_output, write_json
@@ -60,13 +60,13 @@ def compare_layers(
     if devices is None:
         assert b is not None
         second = Checkpoint.open(b)
-        names = _select(all_layers(first, second), patterns)
+        names = matching(all_layers(first, second), patterns, f"{a} or {b}")
         results = _track(compare_checkpoints(first, second, names, tolerance), len(names))
         sides: dict[str, Any] = {"a": str(a), "b": str(b)}
         said = [("A", str(a)), ("B", str(b))]
     else:
         opened = (find_device(devices[0]), find_device(devices[1]))
-        names = _select([*first.layers, *first.problems], patterns)
+        names = select_layers(first, patterns)
         results = _track(compare_devices(first, names, opened, m, seed), len(names))
         described = [describe_device(device) for device in opened]
         sides = {"checkpoint": str(a), "devices": described, "m": m, "seed": seed}
@@ -82,16 +82,6 @@ def compare_layers(
         page = comparison_page(subject, [*said, ("time", f"{summary['seconds']:.1f} s")], results)
         write_file(html, lambda: write_page(html, page))
     return exit_code([result.verdict for result in results])
-
-
-def _select(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            raise CheckpointError(
-                f"layers: expected a glob pattern that matches a layer, found {pattern!r}; the "
-                f"first of {len(names)} is {names[0]}"
-            )
-    return [n for n in names if not patterns or any(fnmatchcase(n, p) for p in patterns)]
 
 
 def _track(results: Any, total: int) -> list[Comparison]:

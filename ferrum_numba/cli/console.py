@@ -15,10 +15,20 @@ from rich.table import Table
 from ..report.record import as_json
 
 _UNBOUNDED = 10_000  # columns, for files and pipes: a row is a line, however long
+_UNREAD = 141  # 128 + SIGPIPE, as shells have it; rich's own 1 would read as a mismatch
 
 json_option: Callable[[Any], Any] = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object instead of tables."
 )
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Nobody reads on, as after `| head`: end, with nothing on standard error."""
+        try:
+            super().on_broken_pipe()
+        except SystemExit:
+            raise SystemExit(_UNREAD) from None
 
 
 def standard_output() -> Console:
@@ -32,7 +42,7 @@ def standard_error() -> Console:
 
 
 def _console(*, stderr: bool) -> Console:
-    console = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    console = _Console(stderr=stderr, highlight=False, markup=False, emoji=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = _UNBOUNDED
     return console

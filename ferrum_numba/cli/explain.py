@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ..abi import LaunchConfig
+from ..debug.build_clues import ptx_clues
 from ..debug.case import Case, CaseArray, read_array, read_block
 from ..debug.causes import CAUSES
 from ..debug.checkpoint_clues import explain_checkpoint
@@ -23,7 +24,11 @@ from ..devices.base import read_ptx
 from ..errors import FerrumError, RecordingError
 from ..gptq import Checkpoint
 from .console import facts_table, json_option, standard_output, write_json
+from .options import NUMBER_FROM_ZERO, refuse_options
 from .ptx_file import entry_option, sidecar_option
+
+_OF_PTX = ("source", "arrays", "grid", "threads", "shared_bytes", "entry", "sidecar_path")
+_OF_LAUNCHES = ("number", "expected", "checkpoint", "layer", "seconds")
 
 
 @click.command("explain")
@@ -54,14 +59,26 @@ from .ptx_file import entry_option, sidecar_option
     multiple=True,
     help="With a .ptx: an array, and where it lay; by default where the block says.",
 )
-@click.option("--grid", metavar="X,Y,Z", default="1", help="With a .ptx: CTAs of the launch.")
-@click.option("--threads", metavar="X,Y,Z", default="128", help="With a .ptx: threads of a CTA.")
-@click.option("--shared-bytes", type=click.IntRange(min=0), default=0, help="With a .ptx.")
+@click.option(
+    "--grid",
+    metavar="X,Y,Z",
+    help="With a .ptx: CTAs of the launch; by default what the sidecar's rule gives.",
+)
+@click.option(
+    "--threads",
+    metavar="X,Y,Z",
+    help="With a .ptx: threads of a CTA; by default what PTX or sidecar ask for.",
+)
+@click.option(
+    "--shared-bytes",
+    type=click.IntRange(min=0),
+    help="With a .ptx: dynamic shared memory; by default what the sidecar asks for.",
+)
 @entry_option
 @sidecar_option
 @click.option(
     "--seconds",
-    type=click.FloatRange(min=0),
+    type=NUMBER_FROM_ZERO,
     default=20.0,
     show_default=True,
     help="How long fixes are tried.",
@@ -78,8 +95,13 @@ def explain_command(
     one makes the result right. Exits with 1 if something is wrong.
     """
     if target.is_dir() or target.suffix == ".safetensors":
+        refuse_options(ctx, (*_OF_LAUNCHES, *_OF_PTX), "of a checkpoint every layer is read")
         found = explain_checkpoint(target)
     else:
+        if target.suffix == ".ptx":
+            refuse_options(ctx, ("number",), "only a recording has several launches")
+        else:
+            refuse_options(ctx, _OF_PTX, "the recording says it")
         case = _ptx_case(target, given) if target.suffix == ".ptx" else _recorded(target, given)
         found = explain(_with_expected(case, given), seconds=seconds)
     if as_json:
@@ -114,14 +136,33 @@ def _ptx_case(target: Path, given: dict[str, Any]) -> Case:
     case = Case(
         ptx=read_ptx(target),
         block=_bytes(given["source"]),
-        config=LaunchConfig(
-            _extent(given["grid"]), _extent(given["threads"]), given["shared_bytes"]
-        ),
+        config=LaunchConfig(_extent(given["grid"] or "1"), _extent(given["threads"] or "1")),
         arrays={},
         entry=given["entry"],
         sidecar=sidecar.read_text(encoding="utf-8") if sidecar.is_file() else None,
     )
+    if any(ptx_clues(case)):  # nothing else can be said of it
+        return case
+    case = _configured(case, given)
     return replace(case, arrays=dict(_array(case, text) for text in given["arrays"]))
+
+
+def _configured(case: Case, given: dict[str, Any]) -> Case:
+    """What was not said of the configuration is taken to be what PTX and sidecar ask for."""
+    signature, sidecar = case.signature, case.declared
+    changes: dict[str, Any] = {"shared_bytes": given["shared_bytes"]}
+    if given["shared_bytes"] is None:
+        changes["shared_bytes"] = sidecar.shared_bytes or 0
+    if given["threads"] is None:
+        threads = signature.reqntid or (sidecar.num_warps and (32 * sidecar.num_warps,))
+        if not threads:
+            raise click.UsageError("--threads: neither PTX nor sidecar says them; name them")
+        changes["block"] = threads
+    if given["grid"] is None:
+        if sidecar.grid is None:
+            raise click.UsageError("--grid: no sidecar has a rule for it; name it")
+        return case.with_config(**changes).with_grid()
+    return case.with_config(**changes)
 
 
 def _bytes(text: str) -> bytes:
@@ -142,18 +183,27 @@ def _extent(text: str) -> tuple[int, ...]:
 
 
 def _array(case: Case, text: str) -> tuple[str, CaseArray]:
-    name, _, rest = text.partition("=")
+    given, _, rest = text.partition("=")
     file, _, address = rest.partition("@")
     values = read_array(Path(file))
-    if address:
-        return name, CaseArray(values, int(address, 0))
+    name = _parameter(case, "--array", given)
     try:
-        where = read_block(case.block, (case.signature[name],))[name]
-    except FerrumError as error:
-        raise click.UsageError(f"--array {name}: {error}") from None
+        where = (
+            int(address, 0) if address else read_block(case.block, (case.signature[name],))[name]
+        )
+    except (FerrumError, ValueError) as error:
+        raise click.UsageError(f"--array {given}: {error}") from None
     if not isinstance(where, int):
-        raise click.UsageError(f"--array {name}: its parameter holds no address")
+        raise click.UsageError(f"--array {given}: its parameter holds no address")
     return name, CaseArray(values, where)
+
+
+def _parameter(case: Case, option: str, name: str) -> str:
+    """A parameter's whole name."""
+    try:
+        return case.signature.full_name(name)
+    except FerrumError as error:
+        raise click.UsageError(f"{option}: {error}") from None
 
 
 def _with_expected(case: Case, given: dict[str, Any]) -> Case:
@@ -162,7 +212,13 @@ def _with_expected(case: Case, given: dict[str, Any]) -> Case:
     for text in given["expected"]:
         name, _, file = text.rpartition("=")
         values = read_array(Path(file))
-        expected[name or _output(case, values)] = values
+        output = _parameter(case, "--expected", name) if name else _output(case, values)
+        if output not in case.arrays:
+            known = ", ".join(case.arrays)
+            raise click.UsageError(
+                f"--expected: {output} is no array of the launch, as {known} are"
+            )
+        expected[output] = values
     if (given["checkpoint"] is None) != (given["layer"] is None):
         raise click.UsageError("expected both --checkpoint and --layer, or neither")
     if given["checkpoint"] is not None:
@@ -176,18 +232,19 @@ def _with_expected(case: Case, given: dict[str, Any]) -> Case:
 
 
 def _output(case: Case, values: NDArray[Any]) -> str:
-    """The parameter that takes an output like this."""
-    declared = [p.name for p in case.declared.params if p.role == "output"]
-    names = declared or [
-        name
-        for name, array in case.arrays.items()
-        if array.values.shape == values.shape and array.values.dtype == values.dtype
+    """The parameter that takes an output like this, by what is declared, what the launch changed,
+    and its shape."""
+    arrays = case.arrays
+    declared = [p.name for p in case.declared.params if p.role == "output" and p.name in arrays]
+    changed = [
+        n for n, found in case.found.items() if found.tobytes() != arrays[n].values.tobytes()
     ]
-    if len(names) != 1:
-        raise click.UsageError(
-            f"--expected: NAME=FILE.npy: expected one of {', '.join(names or case.arrays)}"
-        )
-    return names[0]
+    alike = [n for n, array in arrays.items() if array.values.shape == values.shape]
+    for names in (declared, changed, [n for n in alike if n in changed], alike):
+        if len(names) == 1:
+            return names[0]
+    known = ", ".join(alike or changed or declared or arrays)
+    raise click.UsageError(f"--expected: NAME=FILE.npy: expected NAME to be one of {known}")
 
 
 def _as_json(found: Diagnosis) -> dict[str, Any]:

@@ -13,10 +13,10 @@ from rich.table import Table
 from .. import __version__, kernels
 from ..abi import Signature, driver_for_ptx
 from ..devices import Device
-from ..errors import DeviceError
+from ..errors import AbiError, DeviceError
 from .console import facts_table, json_option, standard_output, write_json
 from .devices import describe_device, device_line, device_option, find_device
-from .options import group_size_option
+from .options import group_size_option, refuse_options
 
 
 def _read_shape(
@@ -36,13 +36,20 @@ def _read_shape(
     "--shape",
     metavar="M,N,K",
     callback=_read_shape,
-    help="Show which kernel the catalogue chooses for this multiplication.",
+    help="Show, in place of all kernels, which one the catalogue chooses for this multiplication.",
 )
 @group_size_option("With --shape.", default=128)
+@click.option("--act-order", is_flag=True, help="With --shape: rows in activation order.")
 @device_option("Show this device alone; exit with 3 where it is not here.")
 @json_option
+@click.pass_context
 def info(
-    shape: tuple[int, int, int] | None, group_size: int, device: str | None, as_json: bool
+    ctx: click.Context,
+    shape: tuple[int, int, int] | None,
+    group_size: int,
+    act_order: bool,
+    device: str | None,
+    as_json: bool,
 ) -> None:
     """Show versions, devices and the shipped kernels."""
     found = {
@@ -51,8 +58,10 @@ def info(
         "devices": _devices() if device is None else [describe_device(find_device(device))],
         "artefacts": [_artefact(name) for name in kernels.names()],
     }
-    if shape is not None:
-        found["choice"] = _choice(find_device(device or "auto"), shape, group_size)
+    if shape is None:
+        refuse_options(ctx, ("group_size", "act_order"), "only with --shape")
+    else:
+        found["choice"] = _choice(find_device(device or "auto"), shape, group_size, act_order)
     if as_json:
         write_json(found)
     else:
@@ -117,12 +126,25 @@ def _artefact(name: str) -> dict[str, Any]:
     }
 
 
-def _choice(device: Device, shape: tuple[int, int, int], group_size: int) -> dict[str, Any]:
+def _choice(
+    device: Device, shape: tuple[int, int, int], group_size: int, act_order: bool
+) -> dict[str, Any]:
     """What the catalogue takes for float16 arrays in C order and zeros of format v1."""
     m, n, k = shape
-    chosen = kernels.choose(device, m, n, k, group_size, zero_bias=1)
+    all_sizes = kernels.contiguous_sizes(m, n, k, group_size)
+    broken = [r.text for r in kernels.canonical(1).sidecar.constraints if not r(all_sizes)]
+    if broken:
+        raise AbiError(
+            f"--shape: expected {' and '.join(broken)}, which every kernel needs, found N {n}, "
+            f"K {k}, group_size {group_size}"
+        )
+    if act_order:
+        groups = -(-k // group_size) if group_size > 0 else 1
+        chosen = kernels.choose_act_order(device, m, n, k, groups, zero_bias=1)
+    else:
+        chosen = kernels.choose(device, m, n, k, group_size, zero_bias=1)
     sizes = {"M": m, "N": n, "K": k, "group_size": group_size}
-    return {"device": device.name, **sizes, "artefact": chosen.name}
+    return {"device": device.name, **sizes, "act_order": act_order, "artefact": chosen.name}
 
 
 def _show(found: dict[str, Any]) -> None:
@@ -138,23 +160,20 @@ def _show(found: dict[str, Any]) -> None:
         line = f"{device['name']}: none usable: {reason}" if reason else device_line(device)
         lines.add_row("device", line)
     console.print(lines)
-    console.print("\nshipped kernels")
-    console.print(_artefact_lines(found["artefacts"]))
-    if "choice" in found:
+    if "choice" not in found:
+        console.print("\nshipped kernels (inspect shows one of them, --json all that is known)")
+        console.print(_artefact_lines(found["artefacts"]))
+    else:
         choice = found["choice"]
         sizes = ", ".join(f"{name} {choice[name]}" for name in ("M", "N", "K", "group_size"))
-        console.print(f"\n{sizes} on {choice['device']}: {choice['artefact']}")
+        order = ", activation order" if choice["act_order"] else ""
+        console.print(f"\n{sizes}{order} on {choice['device']}: {choice['artefact']}")
 
 
 def _artefact_lines(artefacts: list[dict[str, Any]]) -> Table:
     lines = facts_table()
     for artefact in artefacts:
-        constants = {**(artefact["tile"] or {}), **(artefact["constants"] or {})}
         driver = artefact["min_driver"]
-        lines.add_row(
-            artefact["name"],
-            f"{artefact['entry']} for {artefact['target']}, PTX ISA {artefact['ptx_version']}"
-            + (f" (driver {driver} or newer), " if driver else ", ")
-            + ", ".join(f"{name} {value}" for name, value in constants.items()),
-        )
+        needs = f"PTX {artefact['ptx_version']}"
+        lines.add_row(artefact["name"], needs + (f", driver {driver}" if driver else ""))
     return lines

@@ -145,7 +145,7 @@ def _of_folder(path: Path, device: str | None) -> tuple[Inspection | Unreadable,
         opened = open_ptx(path)
         found = inspected(opened) if device is None else _inspect(opened)
     except FerrumError as error:
-        return Unreadable(str(path), str(error)), None
+        return Unreadable(str(path), str(error).removeprefix(f"{path}: ")), None
     return (found, None) if device is None else _load(found, opened, device)
 
 

@@ -141,7 +141,7 @@ def _show_entry(console: Console, entry: InspectedEntry, target: str, everything
     console.print(_parameter_table(entry))
     console.print(f"parameter block: {entry.nbytes} bytes\n")
     facts = facts_table()
-    for name, value in (*_needs_facts(entry.needs), *_resource_facts(entry, target)):
+    for name, value in (*_needs_facts(entry.needs, entry.tiles), *_resource_facts(entry, target)):
         facts.add_row(name, value)
     console.print(facts)
     console.print()
@@ -184,7 +184,7 @@ def _role(p: InspectedParameter) -> str:
     return p.role.replace("_", " ") + shape + (" or NULL" if p.nullable else "")
 
 
-def _needs_facts(needs: Needs) -> Iterator[tuple[str, str]]:
+def _needs_facts(needs: Needs, tiles: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, str]]:
     if needs.block:
         extents = ", ".join(map(str, needs.block))
         yield "block", f"({extents}), demanded by {needs.block_source}"
@@ -202,7 +202,9 @@ def _needs_facts(needs: Needs) -> Iterator[tuple[str, str]]:
     for name, role, size in needs.provided:
         much = "none of it used: NULL" if size == "0 bytes a CTA" else size or "size not stated"
         yield role.replace("_", " "), f"{name}: {much}" if name != role else much
-    yield "grid", f"({', '.join(needs.grid)})" if needs.grid else "not stated"
+    steps = ", ".join(f"{'/'.join(map(str, n))} along {axis}" for axis, n in tiles.items())
+    unsaid = f"not stated; a CTA takes steps of {steps}" if steps else "not stated"
+    yield "grid", f"({', '.join(needs.grid)})" if needs.grid else unsaid
     for name, pairs in (("tile", needs.tile), ("constants", needs.constants)):
         if pairs:
             yield name, _pairs(pairs)

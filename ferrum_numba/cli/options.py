@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -11,21 +13,83 @@ from click.core import ParameterSource
 
 Decorator = Callable[[Any], Any]
 
-layers_option: Decorator = click.option(
-    "--layers",
-    "patterns",
-    metavar="GLOB",
-    multiple=True,
-    help="Only layers whose name matches, such as '*.self_attn.*'; may be given several times.",
-)
+CHECKS = ("memory", "init", "race", "order")
+
 threads_option: Decorator = click.option(
     "--threads", type=click.IntRange(min=1), help="Threads of the CPU device."
 )
 
 
+def repeated_option(
+    flag: str, name: str, metavar: str, help: str, type: click.Path | None = None
+) -> Decorator:
+    """An option that may be given several times; a tuple."""
+    return click.option(flag, name, metavar=metavar, multiple=True, type=type, help=help)
+
+
+layers_option = repeated_option(
+    "--layers",
+    "patterns",
+    "GLOB",
+    "Only layers whose name matches, such as '*.self_attn.*'; may be given several times.",
+)
+
+
+class _NumberFromZero(click.FloatRange):
+    """A number that is not negative; click's own range takes nan, which then passes everything."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"expected a number from 0, found {value!r}", param, ctx)
+        return number
+
+
+NUMBER_FROM_ZERO = _NumberFromZero()
+
+
 def file_option(flag: str, help: str) -> Decorator:
-    """An option that names a file; `help` says what is read from it or written to it."""
+    """An option that names a file; `help` says what is read from it or added to it."""
     return click.option(flag, type=click.Path(path_type=Path, dir_okay=False), help=help)
+
+
+def output_option(flag: str, help: str, *names: str, metavar: str | None = None) -> Decorator:
+    """An option that names a file to be written in the end; that it can be is seen before."""
+    kind = click.Path(path_type=Path, dir_okay=False, writable=True)
+    return click.option(flag, *names, metavar=metavar, type=kind, callback=_with_folder, help=help)
+
+
+def _with_folder(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
+    if path is not None and not path.exists() and not os.access(path.parent, os.W_OK):
+        found = "no writing there" if path.parent.is_dir() else "no such folder"
+        message = f"{path}: expected a folder to write the file into, found {found}"
+        raise click.BadParameter(message, ctx, param)
+    return path
+
+
+def checks_option(help: str, default: str | None = None) -> Decorator:
+    """`--checks` of the CPU device, as a tuple; empty where it is left out and has no default."""
+    return click.option(
+        "--checks",
+        metavar="CHECK,CHECK,...",
+        callback=_read_checks,
+        default=default,
+        show_default=default is not None,
+        help=help,
+    )
+
+
+def _read_checks(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    names = tuple(part.strip() for part in value.split(","))
+    if not set(names) <= set(CHECKS):
+        message = f"expected some of {','.join(CHECKS)}, found {value!r}"
+        raise click.BadParameter(message, ctx, param)
+    return names
 
 
 def seed_option(of: str) -> Decorator:

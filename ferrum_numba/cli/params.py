@@ -30,7 +30,7 @@ from .block_table import (
     print_suspicions,
 )
 from .console import json_option, standard_output, write_json
-from .ptx_file import entry_option, open_ptx, sidecar_option
+from .ptx_file import entry_option, is_recording, open_ptx, sidecar_option
 
 
 @click.command()
@@ -88,6 +88,8 @@ def params(
         if assignments or source or entry or sidecar_path:
             raise click.UsageError("--launch: the recording has all of it; leave the others out")
         blocks, assumed = _recorded(target, launch, other), frozenset[str]()
+    elif is_recording(target):
+        raise click.UsageError("--launch: of a recording, name a launch by its number, from 0 on")
     else:
         opened = open_ptx(target, sidecar_path)
         signature, sidecar = opened.declared(entry)
@@ -108,15 +110,12 @@ def _assignments(texts: Sequence[str], signature: Signature) -> dict[str, str]:
     found: dict[str, str] = {}
     for text in texts:
         name, equals, value = text.partition("=")
-        name = name.strip()
         if not equals:
             raise click.UsageError(f"--set: expected NAME=VALUE, found {text!r}")
-        long_name = f"{signature.entry}_{name}"
-        if any(p.name == long_name for p in signature.params):
-            name = long_name
+        name = signature.full_name(name.strip())
         if name in found:
             raise click.UsageError(f"--set: {name} is given twice")
-        found[signature[name].name] = value.strip()
+        found[name] = value.strip()
     return found
 
 

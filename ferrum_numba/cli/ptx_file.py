@@ -12,7 +12,7 @@ import click
 from .. import kernels
 from ..abi import Sidecar, Signature
 from ..devices.base import read_ptx
-from ..errors import PtxError
+from ..errors import PtxError, did_you_mean
 
 entry_option: Callable[[Any], Any] = click.option(
     "--entry", metavar="NAME", help="Which entry, where the PTX declares several."
@@ -52,14 +52,20 @@ def is_ptx(target: str | Path) -> bool:
     return (path.suffix == ".ptx" and not path.is_dir()) or str(target) in kernels.names()
 
 
+def is_recording(target: str) -> bool:
+    """Whether a target is the path of a recording."""
+    return Path(target).suffix == ".ferrum"
+
+
 def open_ptx(target: str | Path, sidecar_path: Path | None = None) -> PtxFile:
     """The PTX of a path or of a shipped kernel's name.  Raises PtxError."""
     path = Path(target)
     if not path.is_file():
         if str(target) not in kernels.names():
+            hint = did_you_mean(target, kernels.names(), "ferrum-numba info lists these")
             raise PtxError(
-                f"{target}: expected a .ptx file, a folder of them, or the name of a shipped "
-                "kernel (ferrum-numba info lists them), found none of these"
+                f"{target}: expected a .ptx file or the name of a shipped kernel, found neither; "
+                f"{hint}"
             )
         path = kernels.folder() / f"{target}.ptx"
     beside = path.with_suffix(".json")

@@ -10,34 +10,22 @@ from rich.text import Text
 from ..debug.recording import Recording
 from ..debug.replay import LaunchReplay, replay
 from ..devices import Device, open_device
+from ..errors import RecordingError
 from .console import json_option, plain_table, standard_output, write_json
 from .devices import NoSuchDevice, device_option, find_device
+from .options import CHECKS, NUMBER_FROM_ZERO, checks_option
 
-_CHECKS = ("memory", "init", "race", "order")
 _STYLES = {"equal": "green", "close": "green", "ran": "yellow", "left out": "yellow"}
 _PASSES = ("equal", "close", "ran", "left out")
-
-
-def _read_checks(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...]:
-    names = tuple(part.strip() for part in value.split(",")) if value else ()
-    if not set(names) <= set(_CHECKS):
-        message = f"expected some of {','.join(_CHECKS)}, found {value!r}"
-        raise click.BadParameter(message, ctx, param)
-    return names
 
 
 @click.command("replay")
 @click.argument("run", type=click.Path(exists=True, dir_okay=False))
 @device_option("Where to run it again: cpu, cuda, cuda:<n>. Default: the GPU where one is.", "auto")
-@click.option(
-    "--checks",
-    metavar="CHECK,CHECK,...",
-    callback=_read_checks,
-    help=f"On the CPU: look at every access. Some of {','.join(_CHECKS)}.",
-)
+@checks_option(f"On the CPU: look at every access. Some of {','.join(CHECKS)}.")
 @click.option(
     "--tolerance",
-    type=click.FloatRange(min=0),
+    type=NUMBER_FROM_ZERO,
     help="Of a difference, over the array's largest value; 0 asks for equal bits. Default: a few "
     "roundings of the array's type.",
 )
@@ -58,6 +46,9 @@ def replay_command(
     """
     opened = _open(device, checks)
     recording = Recording(run)
+    if not (recording.launches or recording.refused):
+        cut = "" if recording.complete else ", since it ends in its midst"
+        raise RecordingError(f"{run}: expected at least one launch, found none{cut}")
     launches = []
     console = standard_output()
     for launch in replay(recording, opened, tolerance=tolerance):

@@ -14,25 +14,17 @@ from rich.console import Console
 from rich.text import Text
 
 from ..devices import open_device
+from ..errors import did_you_mean
 from ..kernels import artefact, names
 from .console import json_option, standard_output, write_json
-from .options import seed_option, threads_option
+from .options import CHECKS, checks_option, refuse_options, seed_option, threads_option
 
 if TYPE_CHECKING:
     from ..devices.checked import CheckedCpuDevice
     from ..emulator.checks import Finding
 
-_CHECKS = ("memory", "init", "race", "order")
 # With these every tile of the shipped kernels has a tail.
 _SIZES = {"M": 5, "N": 72, "K": 272}
-
-
-def _read_checks(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
-    names = tuple(part.strip() for part in value.split(","))
-    if not set(names) <= set(_CHECKS):
-        message = f"expected some of {','.join(_CHECKS)}, found {value!r}"
-        raise click.BadParameter(message, ctx, param)
-    return names
 
 
 @click.command()
@@ -49,14 +41,7 @@ def _read_checks(ctx: click.Context, param: click.Parameter, value: str) -> tupl
 @click.option(
     "--group-size", type=click.IntRange(min=1), help="Rows in a group. Default: K, one group."
 )
-@click.option(
-    "--checks",
-    metavar="CHECK,CHECK,...",
-    callback=_read_checks,
-    default=",".join(_CHECKS),
-    show_default=True,
-    help="What is looked for.",
-)
+@checks_option("What is looked for.", default=",".join(CHECKS))
 @seed_option("the arrays")
 @threads_option
 @json_option
@@ -85,6 +70,8 @@ def sanitize(
     """
     if (target is None) == (checkpoint is None) or (checkpoint is None) != (layer is None):
         raise click.UsageError("expected TARGET, or both --checkpoint and --layer")
+    if checkpoint is not None:
+        refuse_options(ctx, ("n", "k"), "the layer has its own")
     device = _open(threads, checks)
     start = time.perf_counter()
     with device.collect() as findings:
@@ -121,9 +108,8 @@ def _match(target: str) -> list[str]:
         return [target]
     found = fnmatch.filter(names(), target)
     if not found:
-        raise click.UsageError(
-            f"{target}: no shipped kernel matches; there are {', '.join(names())}"
-        )
+        hint = did_you_mean(target, names(), "ferrum-numba info lists them")
+        raise click.UsageError(f"{target}: no shipped kernel matches; {hint}")
     return found
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import click
 
 from .console import json_option, standard_output, write_json
-from .options import refuse_options, seed_option
-from .ptx_file import entry_option, sidecar_option
-from .trace_options import read_cta, read_lanes, read_warps, reading
-from .trace_target import is_recording, kernel_target, read_sizes, recorded_target
+from .options import output_option, refuse_options, repeated_option, seed_option
+from .ptx_file import entry_option, is_recording, sidecar_option
+from .trace_options import chosen_option, read_cta, read_lanes, read_warps
+from .trace_target import kernel_target, read_sizes, recorded_target
 
 _folder = click.Path(exists=True, file_okay=False, path_type=Path)
 
@@ -24,77 +24,44 @@ _folder = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option(
     "--launch", "number", metavar="N", type=click.IntRange(min=0), help="Which of a recording."
 )
-@click.option(
-    "--size",
-    "sizes",
-    metavar="NAME=N",
-    multiple=True,
-    help="A size of the launch. Default: M=5, N=72, K=272, group_size=K.",
+@repeated_option(
+    "--size", "sizes", "NAME=N", "A size of the launch. Default: M=5, N=72, K=272, group_size=K."
 )
 @seed_option("the arrays")
-@click.option(
-    "--cta",
-    metavar="X,Y,Z",
-    callback=reading(read_cta),
-    default="0,0,0",
-    show_default=True,
-    help="Which CTA; or all.",
+@chosen_option("--cta", "cta", "X,Y,Z", read_cta, "0,0,0", "Which CTA; or all.")
+@chosen_option("--warp", "warps", "LIST", read_warps, "0", "Which warps, such as 1 or 0-3; or all.")
+@chosen_option(
+    "--lanes", "lanes", "LIST", read_lanes, "0-3", "Whose values are shown, such as 0-3,8; or all."
 )
-@click.option(
-    "--warp",
-    "warps",
-    metavar="LIST",
-    callback=reading(read_warps),
-    default="0",
-    show_default=True,
-    help="Which warps, such as 1 or 0-3; or all.",
-)
-@click.option(
-    "--lanes",
-    metavar="LIST",
-    callback=reading(read_lanes),
-    default="0-3",
-    show_default=True,
-    help="Whose values are shown, such as 0-3,8; or all.",
-)
-@click.option(
+@repeated_option(
     "--line",
     "lines",
-    metavar="WHERE",
-    multiple=True,
-    help="Only this PTX line (120), these (120-140), or those of a source line (:45).",
+    "WHERE",
+    "Only this PTX line (120), these (120-140), or those of a source line (:45).",
 )
-@click.option(
+@repeated_option(
     "--register",
     "registers",
-    metavar="NAME",
-    multiple=True,
-    help="Only instructions that mention this register; with --step, show it at every stop.",
+    "NAME",
+    "Only instructions that mention this register; with --step, show it at every stop.",
 )
-@click.option(
+@repeated_option(
     "--break",
     "breaks",
-    metavar="WHERE",
-    multiple=True,
-    help="Stop at a PTX line (120), a source line (:45), where a condition holds ('%r12 > 100'),"
-    " in any lane, or both ('120 if %r12 > 100 and lane < 8').",
+    "WHERE",
+    "Stop at a PTX line (120), a source line (:45), where a condition holds ('%r12 > 100'), in any "
+    "lane, or both ('120 if %r12 > 100 and lane < 8').",
 )
 @click.option("--step", is_flag=True, help="Take commands from standard input; help lists them.")
 @click.option("--accesses", is_flag=True, help="What the accesses to memory cost.")
-@click.option(
+@output_option(
     "--map",
+    "Draw the accesses that waste most; implies --accesses.",
     "picture",
     metavar="FILE.png",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Draw the accesses that waste most; implies --accesses.",
 )
-@click.option(
-    "--source",
-    "folders",
-    metavar="DIR",
-    multiple=True,
-    type=_folder,
-    help="Where the source files are that the PTX names.",
+@repeated_option(
+    "--source", "folders", "DIR", "Where the source files are that the PTX names.", _folder
 )
 @click.option(
     "--limit",

@@ -12,6 +12,7 @@ from ..emulator.parse import parse_entry
 from ..emulator.ptx import Instruction, registers_of
 from ..emulator.trace.sites import full_name
 from ..errors import DeviceError
+from .options import Decorator
 
 _LANES = _WARPS = 32
 
@@ -35,10 +36,10 @@ def read_cta(text: str) -> tuple[int, ...] | None:
     return tuple(int(part) for part in text.split(","))
 
 
-def reading(
-    read: Callable[[str], Any],
-) -> Callable[[click.Context, click.Parameter, str], Any]:
-    """A callback for an option that `read` takes; its errors are errors of usage."""
+def chosen_option(
+    flag: str, name: str, metavar: str, read: Callable[[str], Any], default: str, help: str
+) -> Decorator:
+    """An option whose text `read` takes; its errors are errors of usage."""
 
     def callback(ctx: click.Context, param: click.Parameter, value: str) -> Any:
         try:
@@ -46,7 +47,15 @@ def reading(
         except DeviceError as error:
             raise click.BadParameter(str(error), ctx, param) from None
 
-    return callback
+    return click.option(
+        flag,
+        name,
+        metavar=metavar,
+        callback=callback,
+        default=default,
+        show_default=True,
+        help=help,
+    )
 
 
 def read_lines(texts: Sequence[str], ptx: str, entry: str) -> frozenset[int]:

@@ -32,11 +32,6 @@ class Target:
     prepare: Callable[[Device], None] = lambda device: None
 
 
-def is_recording(target: str) -> bool:
-    """Whether a target is the path of a recording."""
-    return Path(target).suffix == ".ferrum"
-
-
 def kernel_target(
     target: str,
     sidecar_path: Path | None,

@@ -47,9 +47,15 @@ from ..report import (
 from .console import json_option, standard_error, standard_output, write_json
 from .devices import describe_device, device_line, find_device
 from .layer_table import Line, counts, exit_code, layer_table, reasons
-from .options import file_option, group_size_option, layers_option, seed_option, threads_option
-
-_EXPLAINED = 3  # layers that pass and are looked into for a page, those nearest to their bounds
+from .options import (
+    file_option,
+    group_size_option,
+    layers_option,
+    output_option,
+    repeated_option,
+    seed_option,
+    threads_option,
+)
 
 
 def read_m_values(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, ...]:
@@ -89,12 +95,11 @@ def read_m_values(ctx: click.Context, param: click.Parameter, value: str) -> tup
     show_default=True,
     help="Of x and y, and of what is computed.",
 )
-@click.option(
+@repeated_option(
     "--kernel",
     "kernels",
-    metavar="NAME",
-    multiple=True,
-    help="A shipped kernel by name, as info lists them, instead of the catalogue's choice; given "
+    "NAME",
+    "A shipped kernel by name, as info lists them, instead of the catalogue's choice; given "
     "several times, each layer is tested with each.",
 )
 @file_option(
@@ -110,16 +115,16 @@ def read_m_values(ctx: click.Context, param: click.Parameter, value: str) -> tup
 @group_size_option("Rows in a group, for a file without a configuration.")
 @seed_option("x")
 @threads_option
-@click.option(
+@repeated_option(
     "--explain",
-    metavar="GLOB",
-    multiple=True,
-    help="Look into layers that match though they pass; those that fail are looked into anyway.",
+    "explain",
+    "GLOB",
+    "Look into layers that match though they pass; those that fail are looked into anyway.",
 )
 @file_option("--resume", "JSON lines to skip finished layers by, and to go on.")
 @file_option("--jsonl", "Write a line of JSON for each layer as it is done.")
-@file_option("--junit", "Write JUnit XML.")
-@file_option("--html", "Write a page: where errors lie, and their likely causes.")
+@output_option("--junit", "Write JUnit XML.")
+@output_option("--html", "Write a page: where errors lie, and their likely causes.")
 @json_option
 @click.pass_context
 def verify(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import warnings
 from collections.abc import Mapping
@@ -14,13 +13,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, did_you_mean
 from .config import QuantConfig, config_file_names
 from .dequantise import dequantize_words
 from .layer_spec import LayerSpec, read_layer_specs
 from .packing import WIDTHS, unpack_columns
 from .shards import Shards
-from .tensors import GptqTensors, check_finite, check_g_idx
+from .tensors import GptqTensors, check_finite, check_groups_used
 from .zeros import (
     ZeroFormat,
     check_zero_format,
@@ -136,8 +135,6 @@ class Checkpoint:
         parts = self._read(spec)
         try:
             check_finite("scales", parts["scales"])
-            if "g_idx" in parts:
-                check_g_idx("g_idx", parts["g_idx"], spec.groups)
             return dequantize_words(
                 parts["qweight"],
                 decode_zeros(parts["qzeros"], self.config.zero_format, spec.bits),
@@ -151,23 +148,24 @@ class Checkpoint:
             raise CheckpointError(f"{name}.{error}") from error
 
     def _read(self, spec: LayerSpec) -> dict[str, npt.NDArray[Any]]:
-        """The arrays of a layer by part, their zeros checked against the configuration."""
+        """The arrays of a layer by part, zeros and groups checked against the configuration."""
         names = [f"{spec.name}.{part}" for part in _PARTS]
         stored = self._shards.read(name for name in names if name in self._shards.tensors)
         parts = {name.removeprefix(f"{spec.name}."): array for name, array in stored}
         if not self._trust_labels:
             _check_zeros(spec, self.config.zero_format, parts["qzeros"])
+        if "g_idx" in parts:
+            check_groups_used(f"{spec.name}.g_idx", parts["g_idx"], spec.groups)
         return parts
 
     def _spec(self, name: str) -> LayerSpec:
         if name in self.problems:
             raise CheckpointError(self.problems[name])
         if name not in self.layers:
-            close = difflib.get_close_matches(name, self.layers, n=3)
+            hint = did_you_mean(name, self.layers, "Checkpoint.layers has them")
             raise CheckpointError(
                 f"{name}: expected the name of a quantised layer, found none of that name in "
-                f"{self.path}; "
-                + (f"did you mean {', '.join(close)}?" if close else "Checkpoint.layers has them")
+                f"{self.path}; {hint}"
             )
         return self.layers[name]
 
@@ -185,7 +183,8 @@ def _config(shards: Shards, zero_format: ZeroFormat | None, group_size: int | No
     if group_size is not None:
         raise CheckpointError(
             f"group_size: expected none beside a configuration, found {group_size}, while "
-            f"{config.source} says {config.group_size}; leave the argument out, or correct the file"
+            f"{config.group_size} stands in {config.source}; leave the argument out, or correct "
+            "the file"
         )
     return config if zero_format is None else replace(config, zero_format=zero_format)
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from .. import kernels
 from ..devices import Device, PreparedLaunch, open_device
-from ..errors import AbiError, CheckpointError
+from ..errors import AbiError, CheckpointError, DeviceError, LaunchError
 from ..kernels import Artefact, W4A16Weight
 from .checkpoint import Checkpoint
 from .tensors import GptqTensors
@@ -24,6 +24,7 @@ from .zeros import kernel_words
 _ALIGN = 16  # bytes, the strictest that a shipped kernel asks for
 # By the layer's dtype: the relative error of rounding once to it.
 _ROUNDING = {np.dtype(np.float16): 2.0**-11, np.dtype(ml_dtypes.bfloat16): 2.0**-8}
+_SYMMETRIC_ZERO = 8  # the true zero of all weights that are quantised symmetrically
 _SHAPES = 256  # shapes of x that are remembered
 _Pair = tuple[PreparedLaunch, PreparedLaunch | None]  # the GEMM, and what adds the bias after it
 
@@ -70,9 +71,18 @@ class GptqLinear:
         dtype: of x and y, float16 or bfloat16 (ml_dtypes).
 
         $FERRUM_TRITON_INT4=1 takes the canonical kernel instead.  A layer in activation order has
-        one kernel of its own.  Raises CheckpointError for scales or a bias that `dtype` cannot
+        kernels of its own.  Raises CheckpointError for scales or a bias that `dtype` cannot
         hold, AbiError for another dtype and for a kernel that is not shipped or does not fit.
         """
+        if not isinstance(tensors, GptqTensors):
+            raise AbiError(
+                "tensors: expected GptqTensors, such as Checkpoint.load returns, found "
+                f"{type(tensors).__name__}"
+            )
+        if isinstance(device, str):
+            raise DeviceError(
+                f"device: expected a device, found {device!r}; pass open_device({device!r})"
+            )
         self.device = device or open_device()
         self.dtype = np.dtype(dtype)
         if self.dtype not in _ROUNDING:
@@ -88,17 +98,20 @@ class GptqLinear:
             N=tensors.N,
             group_size=tensors.group_size,
             zero_bias=zero_bias,
+            symmetric=tensors.act_order and bool(np.all(tensors.zeros() == _SYMMETRIC_ZERO)),
         )
         self.bias = None
         if tensors.bias is not None and np.any(tensors.bias):
             self.bias = to_device(_rounded("bias", tensors.bias, self.dtype))
         self._g_idx = to_device(tensors.g_idx) if tensors.act_order else None
         self._fixed = _fixed(kernel, zero_bias, tensors.act_order, self.dtype.name)
-        bias = () if self.bias is None else (self.bias,)
-        aligned = self._aligned(self.weight.qweight, self.weight.scales, *bias)
+        others = [array for array in (self.bias, self._g_idx) if array is not None]
+        aligned = self._aligned(self.weight.qweight, self.weight.scales, *others)
         if self._fixed is None and not aligned:  # a view of a file, on the CPU device
-            self._fixed = kernels.canonical(zero_bias, self.dtype.name)
-        self._bounds = kernels.tuning().bounds(kernels.device_name(self.device))
+            self._fixed = _canonical(zero_bias, tensors.act_order, self.dtype.name)
+        self._bounds = kernels.ACT_ORDER_BOUNDS
+        if self._g_idx is None:
+            self._bounds = kernels.tuning().bounds(kernels.device_name(self.device))
         self._calls = _Calls()
 
     @classmethod
@@ -118,15 +131,13 @@ class GptqLinear:
     def artefact(self, m: int) -> Artefact:
         """What multiplies m rows."""
         weight = self.weight
-        return self._fixed or kernels.choose(
-            self.device,
-            m,
-            weight.N,
-            weight.K,
-            weight.group_size,
-            weight.zero_bias,
-            self.dtype.name,
-        )
+        if self._fixed is not None:
+            return self._fixed
+        shape = (self.device, m, weight.N, weight.K)
+        kind = (weight.zero_bias, self.dtype.name)
+        if self._g_idx is None:
+            return kernels.choose(*shape, weight.group_size, *kind)
+        return kernels.choose_act_order(*shape, weight.scales.shape[0], *kind, weight.symmetric)
 
     def __call__(self, x: Any, *, out: Any = None, stream: Any = None) -> Any:
         """y = x @ W + bias.  Any number of threads may call it at a time.
@@ -141,29 +152,54 @@ class GptqLinear:
         out of another dtype, shape, layout or device.
         """
         if isinstance(x, np.ndarray) and out is None and self.device.name != "cpu":
-            _check("x", x, self.K)
-            y = self(self.device.to_device(x), stream=stream)
-            if stream is not None:
-                stream.synchronize()
-            return self.device.to_host(y)
+            return self._on_host(x, stream)
         shape = getattr(x, "shape", None)
         shaped = self._calls.shaped.get(shape) or self._shaped(x)
         if out is None:
             out = self.device.empty(shaped.out, self.dtype)
-        elif out.shape != shaped.out:
-            raise AbiError(
-                f"out: expected shape {shaped.out} for x {tuple(x.shape)}, found {tuple(out.shape)}"
-            )
+        elif getattr(out, "shape", None) != shaped.out:
+            found = self._shape("out", out)
+            if found != shaped.out:
+                raise AbiError(
+                    f"out: expected shape {shaped.out} for x {self._shape('x', x)}, found {found}"
+                )
         if shaped.m:
-            gemm, add_bias = shaped.calls or self._prepare(shaped, x, out)
-            gemm.launch(stream, a=x, c=out, M=shaped.m)
-            if add_bias is not None:
-                add_bias.launch(stream, c=out, M=shaped.m)
+            try:
+                gemm, add_bias = shaped.calls or self._prepare(shaped, x, out)
+                gemm.launch(stream, a=x, c=out, M=shaped.m)
+                if add_bias is not None:
+                    add_bias.launch(stream, c=out, M=shaped.m)
+            except AbiError as error:
+                _name_own(error)
+                raise
         return out
+
+    def _on_host(self, x: npt.NDArray[Any], stream: Any) -> npt.NDArray[Any]:
+        """y of NumPy's x, by way of the device.  Waits for it."""
+        if self.device.is_recording:
+            raise LaunchError(
+                "x: expected an array of the device, found NumPy's: within record_plan() and "
+                "capture() nothing runs, so there is no result to copy back; pass "
+                "device.to_device(x)"
+            )
+        self._shaped(x)  # before it is copied
+        return np.asarray(self.device.to_host(self(self.device.to_device(x), stream=stream)))
+
+    def _shape(self, name: str, array: Any) -> tuple[int, ...]:
+        """An array's shape.  Raises AbiError for what is no array."""
+        shape = getattr(array, "shape", None)
+        try:
+            return tuple(self.device.describe(name, array).shape if shape is None else shape)
+        except (AbiError, TypeError):
+            columns = self.K if name == "x" else self.N
+            found = type(array).__name__
+            raise AbiError(f"{name}: expected an array (..., {columns}), found {found}") from None
 
     def _shaped(self, x: Any) -> _Shaped:
         """What a shape of x means, remembered.  Raises AbiError for one that does not fit."""
-        shape = _check("x", x, self.K)
+        shape = self._shape("x", x)
+        if not shape or shape[-1] != self.K:
+            raise AbiError(f"x: expected shape (..., {self.K}), found {shape}")
         m = math.prod(shape[:-1])
         known = self._calls.shaped
         if len(known) >= _SHAPES:
@@ -176,11 +212,11 @@ class GptqLinear:
         m, weight = shaped.m, self.weight
         kernel = self.artefact(m).kernel(self.device)
         own_bias = self.bias is not None and kernels.takes_bias(kernel)
+        bias = self.bias if own_bias else None
         if self._g_idx is None:
-            bias = self.bias if own_bias else None
             gemm = kernels.prepare_w4a16_gptq(kernel, x, weight, out, m, bias=bias)
         else:
-            gemm = kernels.prepare_act_order(kernel, x, weight, self._g_idx, out, m)
+            gemm = kernels.prepare_act_order(kernel, x, weight, self._g_idx, out, m, bias=bias)
         add_bias = None
         if self.bias is not None and not own_bias:
             add_bias = kernels.prepare_add_bias(
@@ -202,6 +238,14 @@ class GptqLinear:
         )
 
 
+def _name_own(error: AbiError) -> None:
+    """Put the names of `GptqLinear.__call__` into a message about a kernel's arguments."""
+    text = str(error)
+    for theirs, own in (("a", "x"), ("c", "out")):
+        if text.startswith(f"{theirs}: "):
+            error.args = (f"{own} (the kernel's {theirs}){text.removeprefix(theirs)}",)
+
+
 def _fixed(name: str | None, zero_bias: int, act_order: bool, dtype: str) -> Artefact | None:
     """The one artefact that the layer, an argument or $FERRUM_TRITON_INT4 leaves; None: any."""
     flag = os.environ.get("FERRUM_TRITON_INT4", "")
@@ -209,28 +253,27 @@ def _fixed(name: str | None, zero_bias: int, act_order: bool, dtype: str) -> Art
         raise AbiError(
             f"FERRUM_TRITON_INT4: expected 1 (the canonical kernel) or unset, found {flag!r}"
         )
-    if act_order:
-        only = kernels.act_order(zero_bias, dtype)
-        if name not in (None, only.name):
-            raise AbiError(
-                f"kernel: the layer's rows are in activation order, which only {only.name} reads, "
-                f"found {name!r}"
-            )
-        return only
     if name is not None:
-        return kernels.artefact(name)
-    return kernels.canonical(zero_bias, dtype) if flag else None
+        named, known = kernels.artefact(name), _canonical(zero_bias, act_order, dtype)
+        takes, layer_has = _arrays(named), _arrays(known)
+        if takes != layer_has:
+            raise AbiError(
+                f"kernel: expected one that takes {layer_has}, as {known.name} does, found "
+                f"{name!r}, which takes {takes}; leave it out, and the catalogue chooses"
+            )
+        return named
+    return _canonical(zero_bias, act_order, dtype) if flag else None
 
 
-def _check(name: str, array: Any, columns: int) -> tuple[int, ...]:
-    """The shape of a (..., columns) array.  Raises AbiError with what was found."""
-    shape = getattr(array, "shape", None)
-    if shape is None:
-        raise AbiError(f"{name}: expected an array (..., {columns}), found {type(array).__name__}")
-    shape = tuple(shape)
-    if not shape or shape[-1] != columns:
-        raise AbiError(f"{name}: expected shape (..., {columns}), found {shape}")
-    return shape
+def _canonical(zero_bias: int, act_order: bool, dtype: str) -> Artefact:
+    """The canonical kernel, with its rows in order or not."""
+    return (kernels.act_order if act_order else kernels.canonical)(zero_bias, dtype)
+
+
+def _arrays(artefact: Artefact) -> str:
+    """What a kernel takes of a layer: arrays and their types; a bias may be added afterwards."""
+    own = (p for p in artefact.sidecar.params if p.role in ("input", "output"))
+    return ", ".join(f"{p.name} {p.type}" for p in own if p.name != "bias")
 
 
 def _rounded(name: str, values: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:

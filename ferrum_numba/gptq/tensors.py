@@ -260,6 +260,23 @@ def check_g_idx(name: str, g_idx: npt.NDArray[np.int32], groups: int) -> None:
         )
 
 
+def check_groups_used(name: str, g_idx: npt.NDArray[np.int32], groups: int) -> None:
+    """Refuse a g_idx, int32 [K], that leaves groups of the file without a row.
+
+    Producers give each group group_size rows, in any order.  Zeros all over, which some files
+    have, mean a tensor that was never filled in, and would read as one group.
+    """
+    check_g_idx(name, g_idx, groups)
+    empty = np.flatnonzero(np.bincount(g_idx, minlength=groups) == 0)
+    if empty.size:
+        raise CheckpointError(
+            f"{name}: expected rows in each of the groups 0..{groups - 1}, found none in "
+            f"{empty.size} of them, the first is group {empty[0]}; the tensor is damaged or was "
+            "never filled in: get the whole checkpoint, or remove the tensor if the rows are in "
+            "order"
+        )
+
+
 def _check_array(name: str, array: object, ndim: int, *dtypes: np.dtype[Any]) -> None:
     if not isinstance(array, np.ndarray):
         raise CheckpointError(

@@ -10,7 +10,7 @@ from .oracle import Oracle
 from .page import Page, check_extra, worst_passing, write_page
 from .record import as_json
 from .reference import NUMPY_DTYPES
-from .run import select_layers, verify_layers
+from .run import matching, select_layers, verify_layers
 from .tolerance import SAFETY
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "comparison_page",
     "describe_format",
     "layer_page",
+    "matching",
     "select_layers",
     "settings_of",
     "verify_layer",

@@ -11,7 +11,7 @@ from queue import Empty, SimpleQueue
 from threading import Event, Lock, Thread
 
 from ..devices import Device
-from ..errors import CheckpointError, DeviceError
+from ..errors import CheckpointError, DeviceError, did_you_mean
 from ..gptq import Checkpoint
 from .layer_test import LayerResult, Plan, Prepared, prepare_layer, run_prepared
 
@@ -26,12 +26,20 @@ def select_layers(checkpoint: Checkpoint, patterns: Sequence[str]) -> list[str]:
     Raises CheckpointError for a pattern that matches no layer: it is most likely misspelt.
     """
     names = [*checkpoint.layers, *checkpoint.problems]
+    return matching(names, patterns, str(checkpoint.path))
+
+
+def matching(names: Sequence[str], patterns: Sequence[str], of: str) -> list[str]:
+    """Those of some layers' names that match one of the glob patterns, or all; of: a checkpoint.
+
+    Raises CheckpointError for a pattern that matches no name: it is most likely misspelt.
+    """
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
+            first = f"the first of its {len(names)} is {names[0]}"
             raise CheckpointError(
-                f"layers: expected a glob pattern that matches a quantised layer of "
-                f"{checkpoint.path}, found {pattern!r}; the first of its "
-                f"{len(checkpoint.layers)} is {next(iter(checkpoint.layers))}"
+                f"layers: expected a glob pattern that matches a quantised layer of {of}, found "
+                f"{pattern!r}; {did_you_mean(pattern, names, first)}"
             )
     return [
         name

@@ -54,9 +54,12 @@ def test_any_bytes_can_be_read_and_written_again(data: bytes) -> None:
 @pytest.mark.parametrize(
     ("nbytes", "what"),
     [
-        (0, "found 0, which end before a;"),
-        (104, "found 104, which end before profile_scratch;"),  # a build with one scratch pointer
-        (111, "found 111, which end before profile_scratch;"),
+        (0, "found 0, so that it ends before a;"),
+        (
+            104,
+            "found 104, so that it ends before profile_scratch;",
+        ),  # a build with one scratch pointer
+        (111, "found 111, so that it ends before profile_scratch;"),
         (113, "found 113; is it of another entry or build"),
     ],
 )

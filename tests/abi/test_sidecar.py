@@ -82,7 +82,7 @@ def test_text_path_mapping_and_cache(tmp_path: Path) -> None:
         ({"name": "other"}, "name: the sidecar says other, the PTX w4a16_gptq_gemm_typed"),
         ({"num_warps": 8}, r"num_warps: the sidecar says 8 \(256 threads\), the PTX .reqntid 128"),
         ({"target": "sm_90a"}, "target: the sidecar says sm_90a, the PTX sm_80"),
-        ({"ptx_version": "8.0"}, r"ptx_version: the sidecar says \(8, 0\), the PTX \(7, 0\)"),
+        ({"ptx_version": "8.0"}, r"ptx_version: the sidecar says 8\.0, the PTX 7\.0"),
         ({"ptx_sha256": "0" * 64}, "ptx_sha256: the sidecar was written for 0000000000000000…"),
         ({"shared": 4096}, "shared: the sidecar says 4096, the PTX was built with 8192"),
         ({"num_stages": 3}, "num_stages: the sidecar says 3, the PTX was built with 1"),

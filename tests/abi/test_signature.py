@@ -81,3 +81,26 @@ def test_lookup_by_name() -> None:
     assert signature["n"].size == 4
     with pytest.raises(fe.AbiError, match="no such parameter; it has n"):
         signature["m"]
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("", "it is empty"),
+        ("\x7fELF\x02\x01", "an ELF file, perhaps a cubin"),
+        ("<!DOCTYPE html>", "HTML or XML"),
+        ("version https://git-lfs.github.com/spec/v1", "a Git LFS pointer"),
+        ("; ModuleID = 'x'", "LLVM IR"),
+        ("module attributes {}", "an MLIR module"),
+        ("#include <cuda.h>", "source: compile it, as by nvcc"),
+        ("hello", "it begins with 'hello'"),
+    ],
+)
+def test_what_is_no_ptx_is_named(text: str, kind: str) -> None:
+    with pytest.raises(fe.PtxError, match=kind):
+        fe.Signature.from_ptx(text)
+
+
+def test_two_modules_in_one_text() -> None:
+    with pytest.raises(fe.PtxError, match="line 4: a second .version"):
+        fe.Signature.from_ptx(2 * ".version 7.0\n.target sm_80\n.entry k() { ret; }\n")

@@ -107,3 +107,10 @@ def test_the_choice_for_a_shape():
     assert found["choice"]["artefact"] == expected
     assert expected in run("info", "--shape", "1,4096,14336", "--device", "cpu").stdout
     assert run("info", "--shape", "1,4096").exit_code == 2
+
+
+def test_the_choice_for_activation_order():
+    code, found = run_json("info", "--shape", "1,64,4096", "--act-order", "--device", "cpu")
+    assert (code, found["choice"]["act_order"]) == (0, True)
+    expected = kernels.choose_act_order(fe.open_device("cpu"), 1, 64, 4096, 32, 1).name
+    assert found["choice"]["artefact"] == expected

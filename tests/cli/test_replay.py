@@ -90,8 +90,29 @@ def test_explain_ptx_and_bytes(recorded: Path, tmp_path: Path) -> None:
     options += ["--shared-bytes", 8192, "--expected", tmp_path / "expected.npy"]
     code, found = run_json("explain", ptx, *options)
     assert (code, found["cause"]) == (1, "strides-in-bytes")
+    # What is not said is what PTX and sidecar ask for.
+    unsaid = [o for o in options if o not in ("--grid", "1,3", "--shared-bytes", 8192)]
+    assert run_json("explain", ptx, *unsaid)[1]["cause"] == "strides-in-bytes"
+    wrong = run("explain", ptx, *unsaid, "--expected", f"d={tmp_path / 'expected.npy'}")
+    assert (wrong.exit_code, "no such parameter" in wrong.output) == (2, True)
     assert run("explain", ptx).exit_code == 2
     assert run("explain", ptx, "--bytes", "xy").exit_code == 2
+
+
+def test_explain_takes_names_as_other_commands_show_them(tmp_path: Path) -> None:
+    folder = FIXTURES.parent / "emulator" / "data" / "kernels"
+    x, y = np.arange(300, dtype=np.float32), np.ones(300, np.float32)
+    np.save(tmp_path / "sum.npy", x.astype(np.float64) + y)
+    kernel = (
+        fe.open_device("cpu").load_module(folder / "vector_add.sm_80.ptx").get_kernel("vector_add")
+    )
+    with fe.record(tmp_path / "run.ferrum"):
+        kernel.launch(fe.LaunchConfig(2, 128), x, y, np.zeros(300, np.float32), 200, None, None)
+    for expected in (tmp_path / "sum.npy", f"param_2={tmp_path / 'sum.npy'}"):
+        result = run("explain", tmp_path / "run.ferrum", "--expected", expected)
+        assert result.stdout.startswith("size-wrong: ")
+        assert "with param_3 = 300 the result is right" in result.stdout
+    assert run("explain", tmp_path / "run.ferrum", "--expected", "c=x.npy").exit_code == 2
 
 
 def test_explain_a_checkpoint(tmp_path: Path) -> None:

@@ -135,6 +135,7 @@ AT_LOAD = {
     "g-idx-int64": rf"^{LAYER}\.g_idx: expected I32 with 1 dimension, .*found I64 \[256\]",
     "g-idx-short": rf"^{LAYER}\.g_idx: expected shape \[256\], .*found \[255\]",
     "g-idx-beyond": rf"^{LAYER}\.g_idx: expected groups 0\.\.1, .*found 0\.\.10000",
+    "g-idx-zeros": rf"^{LAYER}\.g_idx: expected rows in each of the groups 0\.\.1, found none in 1",
     "g-idx-negative": rf"^{LAYER}\.g_idx: expected groups 0\.\.1, .*found -1\.\.1",
     "bias-long": rf"^{LAYER}\.bias: expected shape \[256\], .*found \[264\]",
     "bias-int32": rf"^{LAYER}\.bias: expected F16 or BF16 or F32 with 1 dim.*found I32 \[256\]",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -306,8 +307,13 @@ def test_patterns_select_layers_in_the_checkpoints_order():
 
 def test_a_pattern_that_matches_nothing_is_an_error():
     checkpoint = fe.Checkpoint.open(fixture("gm_v1_sym_g128"))
-    with pytest.raises(fe.CheckpointError, match=r"found 'q_proj'; the first of its 7 is model"):
-        report.select_layers(checkpoint, ["*.q_proj", "q_proj"])
+    for pattern, hint in {
+        "q_proj": r"did you mean model\.layers\.0\.self_attn\.q_proj\?$",
+        "*.q_prj": r"did you mean model\.layers\.0\.self_attn\.q_proj, ",
+        "*.experts.*": r"the first of its 7 is model\.layers\.0\.mlp\.down_proj$",
+    }.items():
+        with pytest.raises(fe.CheckpointError, match=f"found '{re.escape(pattern)}'; {hint}"):
+            report.select_layers(checkpoint, ["*.q_proj", pattern])
 
 
 @pytest.mark.parametrize("m_values", [(), (4, 0)])

@@ -86,6 +86,7 @@ LAYER_FAULTS: Mapping[str, Fault] = {
     "g-idx-int64": tensor_fault("g_idx of 64 bits", "g_idx", lambda g_idx: g_idx.astype(np.int64)),
     "g-idx-short": tensor_fault("g_idx a row short", "g_idx", lambda g_idx: g_idx[:-1]),
     "g-idx-beyond": tensor_fault("a g_idx beyond the groups", "g_idx", _set(-1, 10_000)),
+    "g-idx-zeros": tensor_fault("a g_idx that was never filled in", "g_idx", np.zeros_like),
     "g-idx-negative": tensor_fault("a negative g_idx", "g_idx", _set(0, -1)),
     "bias-long": Fault("a bias of another length", _add_bias(lambda N: np.ones(N + 8, np.float16))),
     "bias-int32": Fault("a bias of integers", _add_bias(lambda N: np.ones(N, np.int32))),

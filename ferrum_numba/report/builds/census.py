@@ -17,7 +17,7 @@ from .outline import Outline, Statement
 _FAMILIES = {
     "tensor": "mma wmma wgmma tcgen05 ldmatrix stmatrix movmatrix",
     "memory": "ld ldu st prefetch prefetchu discard applypriority createpolicy",
-    "async copy": "cp",
+    "async copy": "cp tensormap",
     "atomic": "atom red",
     "barrier": "bar barrier membar fence mbarrier griddepcontrol clusterlaunchcontrol",
     "lanes": "shfl vote match redux activemask elect",

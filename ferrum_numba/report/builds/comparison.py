@@ -130,7 +130,8 @@ def _module_changes(a: Inspection, b: Inspection) -> Iterator[Change]:
 def _compare_entries(
     a: InspectedEntry, b: InspectedEntry, shared: Sequence[Change]
 ) -> EntryComparison:
-    changes = [*_entry_changes(a, b), *_parameter_changes(a, b), *_needs_changes(a.needs, b.needs)]
+    changes = [*_entry_changes(a, b), *_parameter_changes(a, b)]
+    changes += [*_needs_changes(a.needs, b.needs), *_body_changes(a, b)]
     x, y = a.census, b.census
     return EntryComparison(
         a=a.entry,
@@ -232,6 +233,39 @@ def _needs_changes(a: Needs, b: Needs) -> Iterator[Change]:
     if a.constants != b.constants and None not in (a.constants, b.constants):
         pairs = f"{_pairs(b.constants)}, not {_pairs(a.constants)}"
         yield Change("constants", f"B computes something else ({pairs})", needed=False)
+
+
+def _body_changes(a: InspectedEntry, b: InspectedEntry) -> Iterator[Change]:
+    """What no signature says: the arrays' elements, and how much of the work a CTA takes."""
+    elements = [
+        index
+        for index in a.element_nbytes.keys() & b.element_nbytes.keys()
+        if a.element_nbytes[index] != b.element_nbytes[index]
+        and not (a.params[index].c_type and b.params[index].c_type)
+    ]
+    sizes = {(a.element_nbytes[i], b.element_nbytes[i]) for i in elements}
+    for was, now in sorted(sizes):
+        of = [str(i) for i in elements if (a.element_nbytes[i], b.element_nbytes[i]) == (was, now)]
+        many = f"parameters {', '.join(of)}" if len(of) > 1 else f"parameter {of[0]}"
+        yield Change("arrays", f"elements of {many} have {now} bytes, not {was}")
+    kinds = [_half_kinds(side.census) for side in (a, b)]
+    if kinds[0] and kinds[1] and kinds[0].isdisjoint(kinds[1]):
+        of_a, of_b = ("/".join(sorted(kind)) for kind in kinds)
+        yield Change("arrays", f"B computes with {of_b}, A with {of_a}")
+    if a.needs.grid is not None and b.needs.grid is not None:
+        return
+    for axis in a.tiles.keys() & b.tiles.keys():
+        if a.tiles[axis] != b.tiles[axis]:
+            of_a, of_b = ("/".join(map(str, side.tiles[axis])) for side in (a, b))
+            what = f"a CTA takes steps of {of_b} along {axis}, not {of_a}: compute the grid by it"
+            yield Change("grid", what)
+
+
+def _half_kinds(census: Census) -> set[str]:
+    """float16 or bfloat16, as far as opcodes name them."""
+    words = {part for opcode in _opcodes(census) for part in opcode.split(".")}
+    names = {"float16": ("f16", "f16x2"), "bfloat16": ("bf16", "bf16x2")}
+    return {name for name, types in names.items() if words & set(types)}
 
 
 def _ctas(needs: Needs) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Literal
 
@@ -11,7 +11,8 @@ from ...abi import Sidecar, Signature, cuda_for_ptx, driver_for_ptx, loader_for_
 from ...abi.sidecar import Scratch
 from ...abi.signature import SCRATCH_ROLES
 from ...devices.resources import Resources
-from ...errors import AbiError
+from ...emulator.origin import element_nbytes, tiles
+from ...errors import AbiError, PtxError
 from .census import Census, take_census
 from .occupancy import find_sm, resident_ctas
 from .outline import Outline, outline
@@ -96,8 +97,13 @@ class Needs:
 
 @dataclass(frozen=True)
 class InspectedEntry:
-    """One entry.  calls: functions that it calls.  resources: None where nobody can say them, and
-    resources_unknown why."""
+    """One entry.
+
+    calls: functions that it calls.  resources: None where nobody can say them, and
+    resources_unknown why.  element_nbytes: of the arrays of which it shows, by parameter's index.
+    tiles: constants that CTAs' numbers are multiplied by, by axis.  Both are empty where the body
+    cannot be followed.
+    """
 
     entry: str
     line: int
@@ -108,6 +114,8 @@ class InspectedEntry:
     calls: tuple[str, ...]
     resources: Resources | None = None
     resources_unknown: str = ""
+    element_nbytes: Mapping[int, int] = field(default_factory=dict)
+    tiles: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -217,6 +225,10 @@ def _verdict(
 def _inspect_entry(text: str, entry: str, sidecar: Sidecar) -> InspectedEntry:
     signature = sidecar.declare(Signature.from_ptx(text, entry))
     found = outline(text, entry)
+    try:
+        elements, steps = element_nbytes(text, entry), tiles(text, entry)
+    except PtxError:
+        elements, steps = {}, {}
     return InspectedEntry(
         entry=entry,
         line=found.line,
@@ -225,6 +237,8 @@ def _inspect_entry(text: str, entry: str, sidecar: Sidecar) -> InspectedEntry:
         needs=_needs(signature, sidecar, found),
         census=take_census(found),
         calls=found.calls,
+        element_nbytes=elements,
+        tiles=steps,
     )
 
 
