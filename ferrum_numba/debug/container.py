@@ -106,7 +106,11 @@ class ContainerWriter:
         """End the file with the directory that other programs read."""
         for run in (self._lines, self._rows):
             if run is not None:
+                if run.stop == self._zip.start_dir:  # the last member: its blanks may go
+                    self._zip.start_dir = run.trim()
                 run.close(self._file)
+        with suppress(OSError):
+            self._file.truncate(self._zip.start_dir)
         with suppress(OSError):  # a full disk: our reader goes without the directory
             self._zip.close()
         self._file.close()
@@ -146,7 +150,7 @@ class _Run:
     def __init__(self, file: IO[bytes], info: zipfile.ZipInfo) -> None:
         start = info.header_offset + len(info.FileHeader())
         page = start // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
-        self._info = info
+        self._info, self._start = info, start
         self._first = self.at = start - page
         self.end = self._first + info.file_size
         self.map = mmap.mmap(file.fileno(), self.end, offset=page)
@@ -165,12 +169,26 @@ class _Run:
         self.at = end
         return True
 
+    @property
+    def stop(self) -> int:
+        """Where the file goes on behind it."""
+        return self._start + self.end - self._first
+
+    def trim(self) -> int:
+        """Leave out the blanks behind the last line or row; where the file then goes on."""
+        used = len(self.map[self._first : self.end].rstrip(b"\n\0")) + 1
+        nbytes = min(-(-used // ROW.size) * ROW.size, self.end - self._first)
+        self.end = self._first + nbytes
+        self._info.file_size = self._info.compress_size = nbytes
+        return self.stop
+
     def close(self, file: IO[bytes]) -> None:
         """Have the headers say what the contents have become."""
         self._info.CRC = zlib.crc32(self.map[self._first : self.end])
         self.map.close()
         file.seek(self._info.header_offset + _CRC_AT)
-        file.write(struct.pack("<L", self._info.CRC))
+        size = self._info.file_size
+        file.write(struct.pack("<LLL", self._info.CRC, size, size))
 
 
 @dataclass(frozen=True)

@@ -48,14 +48,18 @@ from .ledger import (
 FAILED_BITS = 32  # of what `loop` returns: the driver's code below, the launch's number above
 
 
-@lru_cache(maxsize=1)
 def loop() -> Callable[[int, int], int]:
     """Launches a table of packets: takes its address and how many rows it has.
 
     A row is three words, a Packet's.  Returns -1, or number << 32 | code of the launch that the
     driver refused, after which none was launched.
     """
-    launch = _launch(_address(driver.launcher()))
+    return _loop(_address(driver.launcher()))
+
+
+@lru_cache(maxsize=4)
+def _loop(launcher: int) -> Callable[[int, int], int]:
+    launch = _launch(launcher)
 
     def issue(table, count):  # type: ignore[no-untyped-def]
         for i in range(count):

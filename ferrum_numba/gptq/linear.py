@@ -243,7 +243,7 @@ def _name_own(error: AbiError) -> None:
     text = str(error)
     for theirs, own in (("a", "x"), ("c", "out")):
         if text.startswith(f"{theirs}: "):
-            error.args = (f"{own} (the kernel's {theirs}){text.removeprefix(theirs)}",)
+            error.args = (f"{own}, the kernel's {text}",)
 
 
 def _fixed(name: str | None, zero_bias: int, act_order: bool, dtype: str) -> Artefact | None:

@@ -130,7 +130,7 @@ def test_jax_on_the_cpu() -> None:
     with jax.default_device(jax.devices("cpu")[0]):
         x = jax.numpy.asarray(X.astype(np.float16)) * 1
         close(layer(x))
-        with pytest.raises(fe.AbiError, match="expected a writable array"):
+        with pytest.raises(fe.AbiError, match="c: expected a writable array"):
             layer(x, out=jax.numpy.zeros((M, N), np.float16))
 
 
@@ -190,14 +190,14 @@ def test_bfloat16_results_in_torch(gpu: fe.Device) -> None:
 def test_arrays_of_jax_are_never_written(gpu: fe.Device) -> None:
     layer = fe.GptqLinear(TENSORS, device=gpu)
     out = on_gpu("jax", np.zeros((M, N), np.float16))
-    with pytest.raises(fe.AbiError, match="expected a writable array"):
+    with pytest.raises(fe.AbiError, match="c: expected a writable array"):
         layer(gpu.to_device(X.astype(np.float16)), out=out)
 
 
 @pytest.mark.gpu
 def test_tensors_that_require_grad(gpu: fe.Device) -> None:
     x = on_gpu("torch", X.astype(np.float16)).requires_grad_()
-    with pytest.raises(fe.AbiError, match=r"Tensor does not give its memory .*detach\(\)"):
+    with pytest.raises(fe.AbiError, match=r"a: Tensor does not give its memory .*detach\(\)"):
         fe.GptqLinear(TENSORS, device=gpu)(x)
 
 

@@ -138,7 +138,8 @@ config = fe.LaunchConfig(1, 32)
 def kill():
     kernel.launch(config, ctypes.c_void_p(0x10), 8)
 def over():  # the GPU has come to the fault, and the device has not been told
-    assert ctypes.CDLL("libcuda.so.1").cuCtxSynchronize() == 700
+    with device.current():
+        assert ctypes.CDLL("libcuda.so.1").cuCtxSynchronize() == 700
 def report(work):
     try:
         work()

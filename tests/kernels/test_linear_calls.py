@@ -66,10 +66,18 @@ def test_what_does_not_fit_is_refused_each_time(device: fe.Device) -> None:
     for _ in range(2):
         for bad_x, bad_out, message in (
             (x, blank(device, 4, N + 8), r"out: expected shape \(4, 136\) for x \(4, 256\)"),
-            (x.view(np.int16), out, "x .the kernel's a.: expected dtype float16"),
-            (x, out.view(np.int16), "out .the kernel's c.: expected dtype float16"),
-            (flat[1:].reshape(4, K), out, "x .* expected an address aligned to 16 bytes"),
-            (blank(device, 4, 2 * K)[:, ::2], out, "x .* expected a C-contiguous array"),
+            (x.view(np.int16), out, "x, the kernel's a: expected dtype float16"),
+            (x, out.view(np.int16), "out, the kernel's c: expected dtype float16"),
+            (
+                flat[1:].reshape(4, K),
+                out,
+                "x, the kernel's a: expected an address aligned to 16 bytes",
+            ),
+            (
+                blank(device, 4, 2 * K)[:, ::2],
+                out,
+                "x, the kernel's a: expected a C-contiguous array",
+            ),
             (blank(device, 4, K + 8), out, r"x: expected shape \(..., 256\), found \(4, 264\)"),
             ([1.0], out, r"x: expected an array \(..., 256\), found list"),
         ):

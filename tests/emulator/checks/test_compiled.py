@@ -26,7 +26,7 @@ def test_kernels_of_other_kinds_are_clean(checked: CheckedCpuDevice) -> None:
     kernels.test_reductions_of_bits(checked)
     kernels.test_histogram_and_lock(checked)
     kernels.test_scan_and_sort(checked)
-    kernels.test_activations(checked, "trigonometry")
+    kernels.test_activations(checked, "activation_trigonometry.sm_80")
     kernels.test_atomics(checked, "atomic_xchg_fp32.sm_80")
     kernels.test_gathers(checked)
 
