@@ -48,6 +48,7 @@ SIZE, FIRST, LAST, BOX_BYTES = 0, 256, 512, 768  # what tensorbox_<rank> writes
 _LOG2 = (0, 1, 2, 2, 3, 3, 1, 2, 2, 3, 1, 2, 2)
 _LOG2_WORD = sum(log2 << 4 * kind for kind, log2 in enumerate(_LOG2))
 _LARGEST = 256  # elements of a box along one dimension
+_MOST_BYTES = 1 << 20  # of a box: more than any shared memory
 _ARGUMENTS = "<32 x i32> %shared, <32 x i64> %map, ptr %coordinates, i32 %mask"
 _CHECKS = ", ptr %checks, ptr %ctx, i32 %site"
 
@@ -113,20 +114,19 @@ class _Tests:
         self.add(f"icmp eq i64 %{name}.low, 0")
 
 
-@family("tensorbox")
-def box(helpers: Helpers, name: str, way: str, rank_text: str) -> str:
-    rank = int(rank_text)
-    helpers.declare("i32 @llvm.cttz.i32(i32, i1)")
-    helpers.declare("i64 @llvm.smax.i64(i64, i64)")
-    helpers.declare("i64 @llvm.smin.i64(i64, i64)")
+def _usable(rank: int, way: str, size: str) -> tuple[str, str]:
+    """Lines that look at a map and the place of a box, and what says that both can be used."""
     tests = _Tests()
-    more = _field("rank") + _field("interleave_layout") + _field("fill_mode")
+    tests.lines += _field("rank") + _field("interleave_layout") + _field("fill_mode")
+    tests.lines += f"  %mark.at = getelementptr i8, ptr %fields, i64 {MARK_AT}\n"
+    tests.lines += "  %mark = load i32, ptr %mark.at, align 1\n"
     tests.add(f"icmp eq i32 %mark, {MARK}")
     tests.add(f"icmp eq i64 %rank, {rank - 1}")
     tests.add(f"icmp ult i64 %elemtype, {len(_LOG2)}")
     tests.add("icmp eq i64 %interleave_layout, 0")
     tests.add("icmp eq i64 %fill_mode, 0")
     tests.add("icmp ule i64 %swizzle, 3")
+    tests.add(f"icmp ule i64 {size}, {_MOST_BYTES}")
     tests.multiple("row", 16)
     tests.multiple("address", 16)
     tests.multiple("near", 128)
@@ -135,10 +135,8 @@ def box(helpers: Helpers, name: str, way: str, rank_text: str) -> str:
     tests.lines += "  %span = shl i64 16, %swizzle\n  %loose = icmp eq i64 %swizzle, 0\n"
     tests.lines += "  %narrow = icmp ule i64 %row, %span\n"
     tests.add("or i1 %loose, %narrow")
-    first = last = "%address"
-    size, some, lines = "%row", "true", ""
     for d in range(rank):
-        more += _field("element_stride", d, f"step{d}")
+        tests.lines += _field("element_stride", d, f"step{d}")
         tests.add(f"icmp eq i64 %step{d}, 1")
         tests.lines += f"  %box{d}.less = add i64 %box{d}, -1\n"
         tests.add(f"icmp ult i64 %box{d}.less, {_LARGEST}")
@@ -146,6 +144,18 @@ def box(helpers: Helpers, name: str, way: str, rank_text: str) -> str:
             tests.multiple(f"stride{d}", 16)
         if way == "out":
             tests.add(f"icmp sge i64 %c{d}, 0")
+    return tests.lines, tests.last
+
+
+@family("tensorbox")
+def box(helpers: Helpers, name: str, way: str, rank_text: str) -> str:
+    rank = int(rank_text)
+    helpers.declare("i32 @llvm.cttz.i32(i32, i1)")
+    helpers.declare("i64 @llvm.smax.i64(i64, i64)")
+    helpers.declare("i64 @llvm.smin.i64(i64, i64)")
+    first = last = "%address"
+    size, some, lines = "%row", "true", ""
+    for d in range(rank):
         scale = f"mul i64 %{{}}, %stride{d}" if d else "shl i64 %{}, %log2"
         lines += f"""  %low{d} = call i64 @llvm.smax.i64(i64 %c{d}, i64 0)
   %end{d} = add i64 %c{d}, %box{d}
@@ -162,6 +172,7 @@ def box(helpers: Helpers, name: str, way: str, rank_text: str) -> str:
         if d:
             lines += f"  %size{d} = mul i64 {size}, %box{d}\n"
             size = f"%size{d}"
+    usable, can_be_used = _usable(rank, way, size)
     puts = ""
     for field, offset, value in (
         ("size", SIZE, size),
@@ -176,10 +187,7 @@ def box(helpers: Helpers, name: str, way: str, rank_text: str) -> str:
 define internal i32 @{name}({_ARGUMENTS}, ptr %out) #0 {{
   %result = alloca i32, align 4
   store i32 0, ptr %result, align 4
-{_begin(rank)}{more}\
-  %mark.at = getelementptr i8, ptr %fields, i64 {MARK_AT}
-  %mark = load i32, ptr %mark.at, align 1
-{tests.lines}{lines}  %element = shl i64 1, %log2
+{_begin(rank)}{lines}{usable}  %element = shl i64 1, %log2
   %behind = add i64 %element, -1
   %end.element = add i64 {last}, %behind
   %end.byte = or i64 %end.element, {0 if way == "in" else 15}
@@ -188,7 +196,7 @@ define internal i32 @{name}({_ARGUMENTS}, ptr %out) #0 {{
 {puts}  %bit = shl i32 1, %lane
   %sofar = load i32, ptr %result, align 4
   %with = or i32 %sofar, %bit
-  %now = select i1 {tests.last}, i32 %with, i32 %sofar
+  %now = select i1 {can_be_used}, i32 %with, i32 %sofar
   store i32 %now, ptr %result, align 4
   br label %next
 over:
