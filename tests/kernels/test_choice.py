@@ -171,7 +171,8 @@ def test_arrays_where_a_wide_load_cannot_read(device: fe.Device) -> None:
     x = np.random.default_rng(6).standard_normal((2, 256)).astype(np.float16)
     expected = x.astype(np.float64) @ tensors.dequantize().astype(np.float64)
     odd = device.to_device(np.concatenate([np.zeros(1, np.float16), x.ravel()]))
-    with pytest.raises(fe.AbiError, match="x, the kernel's a: expected an address aligned to 16 .*pass a copy"):
+    message = "x, the kernel's a: expected an address aligned to 16 .*pass a copy"
+    with pytest.raises(fe.AbiError, match=message):
         fe.GptqLinear(tensors, device=device)(odd[1:].reshape(2, 256))
     layer = fe.GptqLinear(tensors, device=device, kernel=kernels.canonical(1).name)
     assert relative_error(device.to_host(layer(odd[1:].reshape(2, 256))), expected) <= 1e-3
