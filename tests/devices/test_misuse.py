@@ -514,7 +514,6 @@ def test_no_memory_for_more_scratch(device: fe.Device, monkeypatch: pytest.Monke
 
 CTRL_C = """
 import signal, sys, time
-from contextlib import suppress
 import numpy as np
 import ferrum_numba as fe
 from tests.devices import canonical
@@ -522,11 +521,11 @@ from tests.devices.test_misuse import Pairs
 
 device, end = fe.open_device("cpu", threads=3), time.time() + 1
 layer, pairs = fe.GptqLinear(canonical.TENSORS, device=device), Pairs(device, 40)
-sys.unraisablehook = lambda _: None  # Ctrl-C within a finaliser of Python
+armed = False
 call, count = pairs.prepare(), 0
 
 def work():
-    while True:
+    while time.time() < end:
         out = np.empty((canonical.M, canonical.N), np.float16)
         layer(canonical.A.copy(), out=out)
         call()
@@ -534,15 +533,30 @@ def work():
             layer(canonical.A, out=out, stream=graph.stream)
         graph.launch()
 
-def interrupt(*_):
-    raise KeyboardInterrupt
+def arm(*_):
+    global armed
+    armed = True
 
+def interrupt(*_):  # once, so that nothing of this script is interrupted but work()
+    global armed
+    if armed:
+        armed = False
+        raise KeyboardInterrupt
+
+sys.unraisablehook = arm  # Ctrl-C within a finaliser of Python is lost
 signal.signal(signal.SIGALRM, interrupt)
 signal.setitimer(signal.ITIMER_REAL, 0.01, 0.013)
-while time.time() < end:
-    with suppress(KeyboardInterrupt, RuntimeError):  # which threading makes of it now and then
+try:
+    while time.time() < end:
         count += 1
-        work()
+        try:
+            arm()
+            work()
+        except (KeyboardInterrupt, RuntimeError):  # which threading makes of it now and then
+            pass
+    armed = False
+except KeyboardInterrupt:  # as the time was up
+    pass
 signal.signal(signal.SIGALRM, signal.SIG_IGN)
 print(count > 20)
 y = layer(canonical.A)
