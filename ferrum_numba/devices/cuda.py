@@ -73,7 +73,7 @@ class CudaDevice(Device):
             # stream that waits for no other would not wait for a copy there.
             self._copies = cuda.stream()
             self.capability: tuple[int, int] = tuple(info.compute_capability)
-            self.cuda = driver.version()  # the newest that the driver supports
+            self.cuda_version = driver.version()  # the newest that the driver supports
             self.max_shared_bytes: int = info.MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
             name = info.name
             self.product = name.decode() if isinstance(name, bytes) else str(name)
@@ -240,7 +240,7 @@ class CudaModule(Module):
                 f".target: the PTX is for {signature.target}, {device.name} "
                 f"({device.product}) is sm_{major}{minor}; take a build for an older target"
             )
-        needed, here = cuda_for_ptx(signature.ptx_version), device.cuda
+        needed, here = cuda_for_ptx(signature.ptx_version), device.cuda_version
         if needed is None or needed > here:
             raise DeviceError(
                 f".version: the PTX is of ISA {_dotted(signature.ptx_version)}, which needs "

@@ -112,10 +112,6 @@ class Instance(Owned):
         if code:
             raise LaunchError(f"cuGraphLaunch: {error_name(code)}")
 
-    def upload(self, stream: int) -> None:
-        """Send it to the device ahead of the first launch."""
-        check(library().cuGraphUpload(self.handle, stream), "cuGraphUpload")
-
     def set_kernel(
         self,
         node: int,

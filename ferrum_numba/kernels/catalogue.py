@@ -35,7 +35,8 @@ class Artefact:
 
     def takes(self, device: Device, sizes: dict[str, int]) -> bool:
         """Whether device and driver run it, and its constraints hold for these integers."""
-        capability, newest = getattr(device, "capability", None), getattr(device, "cuda", None)
+        capability = getattr(device, "capability", None)
+        newest = getattr(device, "cuda_version", None)
         target, version = self.sidecar.target, self.sidecar.ptx_version
         if capability is not None and target is not None and not runs_on(target, capability):
             return False

@@ -51,25 +51,25 @@ def test_a_damaged_table(tmp_path: Path, content: object) -> None:
 
 def test_an_older_driver() -> None:
     """A build whose PTX the driver cannot read is passed over, for one that it can."""
-    name = kernels.choose(gpu(cuda=(12, 8)), 4096, 4096, 4096, 128, 1).name
+    name = kernels.choose(gpu(cuda_version=(12, 8)), 4096, 4096, 4096, 128, 1).name
     assert name.endswith(".sm_90a")
-    older = kernels.choose(gpu(cuda=(12, 2)), 4096, 4096, 4096, 128, 1)
+    older = kernels.choose(gpu(cuda_version=(12, 2)), 4096, 4096, 4096, 128, 1)
     assert older.name.startswith("w4a16_gptq_gemm_mma.")
     assert older.name.endswith(".sm_80")
-    assert kernels.choose(gpu(cuda=(12, 2)), 1, 4096, 4096, 128, 1).name.endswith(".sm_90")
-    assert kernels.choose(gpu(cuda=(11, 8)), 1, 4096, 4096, 128, 1).name.endswith(".sm_80")
+    assert kernels.choose(gpu(cuda_version=(12, 2)), 1, 4096, 4096, 128, 1).name.endswith(".sm_90")
+    assert kernels.choose(gpu(cuda_version=(11, 8)), 1, 4096, 4096, 128, 1).name.endswith(".sm_80")
 
 
 class Described(NamedTuple):
     name: str
     product: str
     capability: tuple[int, int]
-    cuda: tuple[int, int]
+    cuda_version: tuple[int, int]
 
 
-def gpu(cuda: tuple[int, int]) -> fe.Device:
+def gpu(cuda_version: tuple[int, int]) -> fe.Device:
     """What the catalogue looks at of an H200."""
-    return Described("cuda:0", "NVIDIA H200", (9, 0), cuda)  # type: ignore[return-value]
+    return Described("cuda:0", "NVIDIA H200", (9, 0), cuda_version)  # type: ignore[return-value]
 
 
 def test_table_and_artefacts_fit() -> None:
