@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import importlib.util
+import importlib
 import json
 import os
 import re
 import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
+from modulefinder import ModuleFinder
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,7 +27,8 @@ SOURCES = ROOT / "scripts" / "kernels"
 ARTEFACTS = ROOT / "ptx"
 TUNING = "w4a16_tuning.json"  # measured by scripts/tune.py, not compiled
 TRITON_VERSION = "3.6.0"
-sys.path.insert(0, str(ROOT))  # the ABI's own rules, also from a bare checkout
+# The ABI's own rules, also from a bare checkout; and what the kernels import from each other.
+sys.path[:0] = [str(ROOT), str(SOURCES)]
 
 from ptx_builds import BUILDS, Build  # noqa: E402
 
@@ -44,7 +45,7 @@ def compile_build(build: Build) -> tuple[str, str]:
     if triton.__version__ != TRITON_VERSION:
         raise SystemExit(f"triton: expected {TRITON_VERSION}, found {triton.__version__}")
     source = SOURCES / f"{build.kernel}.py"
-    kernel = getattr(_import_source(source), build.kernel)
+    kernel = getattr(importlib.import_module(source.stem), build.kernel)
     constants = build.tile | build.constants
     signature = {p["name"]: p["type"] for p in build.params}
     signature |= dict.fromkeys(constants, "constexpr")
@@ -64,15 +65,6 @@ def compile_build(build: Build) -> tuple[str, str]:
     )
     text = _portable(compiled.asm["ptx"], build, compiled.metadata.shared)
     return text, _sidecar(build, text, compiled.metadata, source)
-
-
-def _import_source(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise SystemExit(f"{path.name}: cannot be imported")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def _portable(text: str, build: Build, shared: int) -> str:
@@ -137,11 +129,22 @@ def _sidecar(build: Build, text: str, metadata: Any, source: Path) -> str:
         ],
         "triton_version": TRITON_VERSION,
         "source": source.relative_to(ROOT).as_posix(),
-        "source_sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
+        "source_sha256": _source_digest(source),
         "ptx_sha256": ptx_digest(text),
     }
     _check(text, content)
     return _json(content)
+
+
+def _source_digest(source: Path) -> str:
+    """SHA-256 of a source and, by their names, of the modules beside it that it imports."""
+    finder = ModuleFinder([str(SOURCES)])
+    finder.run_script(str(source))
+    imported = {Path(str(module.__file__)) for module in finder.modules.values()} - {source}
+    digest = hashlib.sha256()
+    for file in [source, *sorted(imported)]:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def _check(text: str, content: dict[str, Any]) -> None:

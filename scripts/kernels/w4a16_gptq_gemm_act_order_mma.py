@@ -8,19 +8,8 @@
     c        T       [M, N]                 fp32 accumulation, rounded once
     bias     T       [N]                    added before rounding; or NULL
 
-T is float16 or bfloat16.  As in w4a16_gptq_gemm_decode.py, which says why nothing is repacked, the
-weights are the left operand of mma.m16n8k16, the activations the right one, and a lane (g = lane /
-4, t = lane % 4) multiplies the k's that its own loads bring, 32 of them a step and two mma's deep:
-
-    weights      16 bytes: the words of row t, columns 4g .. 4g + 3
-    activations  16 bytes: row g, k = 8t .. 8t + 7
-
-Index bits, low to high; nibble = (p, h, e) is a weight's place in its word:
-
-    k of one mma       [e, t0, t1, h]            p says which of the two mma's
-    k in the file      [p, h, e, t0, t1]
-    row of the mma's   [g0, g1, g2, r0, r1]
-    column in the file [r0, r1, g0, g1, g2]
+T is float16 or bfloat16.  As in w4a16_gptq_gemm_decode.py, the words are operands of mma.m16n8k16
+as they lie; mma_operands.py says which lane has which (g = lane / 4, t = lane % 4).
 
 What differs is that no two k's need share a group.  So the scale and the zero come in once a
 weight, before the mma: a lane looks up, for each of its eight k's, the scales (8 bytes) and the
@@ -41,91 +30,29 @@ accesses aligned, those of rows of qzeros are any, the others are 1.  ZERO_BIAS 
 (the file stores zero - 1) and 0 for GPTQ v2.
 """
 
+from linear_layouts import along, linear_layout, log2
+from mma_operands import (
+    activations_of,
+    load_pairs,
+    pairs_layout,
+    weights_of,
+    words_layout,
+)
+from mma_outputs import in_file_order, load_bias, outputs_layout
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import mma_v2
 
 
 @gluon.constexpr_function
-def _log2(n):
-    return n.bit_length() - 1
-
-
-@gluon.constexpr_function
-def _bits(shape, dim, first, last):
-    """The basis vectors 2^first, ..., 2^(last-1) along one dimension."""
-    return [[2**i if d == dim else 0 for d in range(len(shape))] for i in range(first, last)]
-
-
-@gluon.constexpr_function
-def _layout(shape, registers, lanes, warps):
-    """A linear layout; each part lists spans of index bits (dim, first, last), dim None: a copy."""
-    parts = []
-    for spans in (registers, lanes, warps):
-        part = []
-        for dim, first, last in spans:
-            if dim is None:
-                part = part + [[0] * len(shape)] * (last - first)
-            else:
-                part = part + _bits(shape, dim, first, last)
-        parts.append(part)
-    return gl.DistributedLinearLayout(parts[0], parts[1], parts[2], [], shape)
-
-
-@gluon.constexpr_function
 def _lookups_layout(WARPS, BLOCK_N):
     """[WARPS, 4 (t), 8 (nibble), BLOCK_N / 4 (g, ...)]: four columns of eight k's a lane."""
-    return _layout(
+    return linear_layout(
         [WARPS, 4, 8, BLOCK_N // 4],
-        [(2, 0, 3), (3, 3, _log2(BLOCK_N // 4))],
+        [(2, 0, 3), (3, 3, log2(BLOCK_N // 4))],
         [(1, 0, 2), (3, 0, 3)],
-        [(0, 0, _log2(WARPS))],
+        [(0, 0, log2(WARPS))],
     )
-
-
-@gluon.constexpr_function
-def _words_layout(WARPS, BLOCK_N):
-    """[WARPS, 4 (t), BLOCK_N / 4 (g, ...), 4 (r)]: 16 bytes of a word row a lane."""
-    return _layout(
-        [WARPS, 4, BLOCK_N // 4, 4],
-        [(3, 0, 2), (2, 3, _log2(BLOCK_N // 4))],
-        [(1, 0, 2), (2, 0, 3)],
-        [(0, 0, _log2(WARPS))],
-    )
-
-
-@gluon.constexpr_function
-def _pairs_layout(WARPS, BLOCK_M):
-    """[WARPS, BLOCK_M (g, ...), 4 (t), 4]: 16 bytes of an activation row a lane."""
-    return _layout(
-        [WARPS, BLOCK_M, 4, 4],
-        [(3, 0, 2), (1, 3, _log2(BLOCK_M))],
-        [(2, 0, 2), (1, 0, 3)],
-        [(0, 0, _log2(WARPS))],
-    )
-
-
-@gluon.constexpr_function
-def _parts_layout(WARPS, BLOCK_M, BLOCK_N):
-    """[WARPS, BLOCK_N, BLOCK_M]: a thread has every warp's part of its outputs."""
-    bits = [(1, i) for i in range(5, _log2(BLOCK_N))] + [(2, i) for i in range(3, _log2(BLOCK_M))]
-    bits = [(1, 0, 1), (1, 1, 2), (2, 0, 1)] + [(dim, i, i + 1) for dim, i in bits]
-    own = max(0, len(bits) - _log2(WARPS))  # the warps share these outputs
-    return _layout(
-        [WARPS, BLOCK_N, BLOCK_M],
-        [(0, 0, _log2(WARPS))] + bits[:own],
-        [(2, 1, 3), (1, 2, 5)],
-        bits[own:] + [(None, 0, _log2(WARPS) - (len(bits) - own))],
-    )
-
-
-@gluon.constexpr_function
-def _along(layout, dim):
-    """The layout of a vector that indexing with None spreads along `dim` of `layout`."""
-    for other in reversed(range(layout.rank)):
-        if other != dim:
-            layout = gl.SliceLayout(other, layout)
-    return layout
 
 
 @gluon.constexpr_function
@@ -217,8 +144,6 @@ def _weights(
     words [WARPS, 4, BLOCK_N / 4, 4 (r)]; for e = 0 and 1, [WARPS, 4, BLOCK_N / 4, 2 (h)] each:
     zeros, 16 bits, and scales, 64 bits, of four columns.
     """
-    WARPS: gl.constexpr = words.shape[0]
-    BLOCKS: gl.constexpr = words.shape[2] // 8
     HIGH: gl.constexpr = odd and dtype == gl.float16
     if odd and not HIGH:
         words = words >> 4
@@ -232,36 +157,7 @@ def _weights(
         [gl.join(words, words), gl.join(zeros, zeros), gl.join(scales, scales)],
         gl.float16, is_pure=True, pack=2,
     ).to(dtype, bitcast=True)  # fmt: skip
-    weights = weights.reshape([WARPS, 4, BLOCKS, 8, 2, 2, 2, 2])  # [., t, ., g, r1, r0, h, e]
-    weights = weights.permute([0, 2, 4, 5, 3, 6, 1, 7])  # [., ., r1, r0, g, h, t, e]
-    weights = weights.reshape([WARPS, BLOCKS * 32, 16])
-    return gl.convert_layout(weights, operand, assert_trivial=True)
-
-
-@gluon.jit
-def _activations(pairs, dtype: gl.constexpr, operand: gl.constexpr):
-    """pairs [WARPS, BLOCK_M, 4, 4 (h, e)], each of p = 0, 1 -> both mma's [., 16, BLOCK_M].
-
-    A register of an mma holds k's that differ in e, so the halves of the pairs change places.
-    """
-    WARPS: gl.constexpr = pairs.shape[0]
-    BLOCK_M: gl.constexpr = pairs.shape[1]
-    low, high = gl.inline_asm_elementwise(
-        "prmt.b32 $0, $4, $6, 0x5410;"
-        "prmt.b32 $1, $5, $7, 0x5410;"
-        "prmt.b32 $2, $4, $6, 0x7632;"
-        "prmt.b32 $3, $5, $7, 0x7632;",
-        "=&r,=&r,=&r,=&r,r,r,r,r",
-        [pairs],
-        (gl.float16, gl.float16),
-        is_pure=True,
-        pack=4,
-    )
-    low = low.to(dtype, bitcast=True).reshape([WARPS, BLOCK_M, 4, 2, 2]).permute([0, 3, 2, 4, 1])
-    high = high.to(dtype, bitcast=True).reshape([WARPS, BLOCK_M, 4, 2, 2]).permute([0, 3, 2, 4, 1])
-    low = gl.convert_layout(low.reshape([WARPS, 16, BLOCK_M]), operand, assert_trivial=True)
-    high = gl.convert_layout(high.reshape([WARPS, 16, BLOCK_M]), operand, assert_trivial=True)
-    return low, high
+    return weights_of(weights.permute([0, 1, 2, 3, 5, 4]), 1, operand)
 
 
 @gluon.jit
@@ -279,18 +175,6 @@ def _load_weights(q, g, left, q_step, STEPS: gl.constexpr, groups_at: gl.constex
         fresh = gl.load(q + i * q_step, q_left > 32 * i, 0, eviction_policy="evict_first")
         words = words + (fresh,)
     return words, groups
-
-
-@gluon.jit
-def _load_pairs(a, left, STEPS: gl.constexpr, pairs_at: gl.constexpr):
-    """That tile's activations."""
-    pairs = ()
-    left_at: gl.constexpr = gl.SliceLayout(1, gl.SliceLayout(3, pairs_at))
-    left = gl.convert_layout(left, left_at, assert_trivial=True)
-    left = gl.expand_dims(gl.expand_dims(left, 1), 3)
-    for i in gl.static_range(STEPS):
-        pairs = pairs + (gl.load(a + i * 16, left > 32 * i, 0),)
-    return pairs
 
 
 @gluon.constexpr_function
@@ -398,7 +282,7 @@ def _multiply(
     weights_at: gl.constexpr = gl.DotOperandLayout(0, mma, 2)
     s0, s1 = _nibbles(scales)
     z0, z1 = _nibbles(zeros)
-    a0, a1 = _activations(pairs, dtype, gl.DotOperandLayout(1, mma, 2))
+    a0, a1 = activations_of(pairs, dtype, gl.DotOperandLayout(1, mma, 2))
     total = mma_v2(_weights(words, z0, s0, dtype, 0, ZERO_BIAS, SYMMETRIC, weights_at), a0, total)
     return mma_v2(_weights(words, z1, s1, dtype, 1, ZERO_BIAS, SYMMETRIC, weights_at), a1, total)
 
@@ -439,12 +323,11 @@ def w4a16_gptq_gemm_act_order_mma(
     STRIDE: gl.constexpr = WARPS * BLOCK_K  # k's from a warp's tile to its next one
     STEPS: gl.constexpr = BLOCK_K // 32
     mma: gl.constexpr = gl.NVMMADistributedLayout([2, 0], [WARPS, 1, 1], [1, 16, 8])
-    words_at: gl.constexpr = _words_layout(WARPS, BLOCK_N)
-    left_at: gl.constexpr = gl.SliceLayout(2, gl.SliceLayout(3, words_at))
+    words_at: gl.constexpr = words_layout((1, WARPS), BLOCK_N)
+    left_at: gl.constexpr = along(words_at, 0, 1)
     lookups_at: gl.constexpr = _lookups_layout(WARPS, BLOCK_N)
     groups_at: gl.constexpr = gl.SliceLayout(3, lookups_at)
-    pairs_at: gl.constexpr = _pairs_layout(WARPS, BLOCK_M)
-    a_left_at: gl.constexpr = gl.SliceLayout(1, gl.SliceLayout(3, pairs_at))
+    pairs_at: gl.constexpr = pairs_layout(WARPS, BLOCK_M)
 
     # `// 4 * 4` tells the compiler what the sidecar's constraints promise: loads are aligned.
     # Offsets are 64 bits wide: M*K, K*N/8 and M*N each pass 2^31 in real models.
@@ -458,20 +341,20 @@ def w4a16_gptq_gemm_act_order_mma(
     first_k = gl.arange(0, WARPS, gl.SliceLayout(1, left_at)) * BLOCK_K
     k = first_k[:, None] + gl.arange(0, 4, gl.SliceLayout(0, left_at))[None, :] * 8
     left = K - k
-    quads = gl.minimum(first_quad + gl.arange(0, BLOCK_N // 4, _along(words_at, 2)), last_quad)
+    quads = gl.minimum(first_quad + gl.arange(0, BLOCK_N // 4, along(words_at, 2)), last_quad)
     q = gl.expand_dims(gl.expand_dims((k // 8).to(gl.int64) * q_step, 2), 3)
     q += (quads.to(gl.int64) * 4)[None, None, :, None]
-    q = qweight + (q + gl.arange(0, 4, _along(words_at, 3))[None, None, None, :])
+    q = qweight + (q + gl.arange(0, 4, along(words_at, 3))[None, None, None, :])
 
-    rows = gl.minimum(first_row + gl.arange(0, BLOCK_M, _along(pairs_at, 1)), M - 1)
-    k_pairs = gl.convert_layout(k // 2, a_left_at, assert_trivial=True)
+    rows = gl.minimum(first_row + gl.arange(0, BLOCK_M, along(pairs_at, 1)), M - 1)
+    k_pairs = gl.convert_layout(k // 2, along(pairs_at, 0, 2), assert_trivial=True)
     k_pairs = gl.expand_dims(gl.expand_dims(k_pairs, 1), 3)
-    k_pairs += gl.arange(0, 4, _along(pairs_at, 3))[None, None, None, :]
+    k_pairs += gl.arange(0, 4, along(pairs_at, 3))[None, None, None, :]
     a = a.cast(gl.pointer_type(gl.int32))
     a += (rows.to(gl.int64) * a_step)[None, :, None, None] + k_pairs
 
     g = gl.convert_layout(k, gl.SliceLayout(2, groups_at), assert_trivial=True)[:, :, None]
-    g = g_idx + (g + gl.arange(0, 8, _along(groups_at, 2))[None, None, :])
+    g = g_idx + (g + gl.arange(0, 8, along(groups_at, 2))[None, None, :])
 
     total = gl.zeros([WARPS, BLOCK_N, BLOCK_M], gl.float32, mma)
     words, there = _load_weights(q, g, left, q_step * 4, STEPS, groups_at)
@@ -489,11 +372,11 @@ def w4a16_gptq_gemm_act_order_mma(
         scales, qzeros, groups, first_quad, last_quad, stride_sk // 4, stride_qzk * 2,
         GROUPS, COPIES, SYMMETRIC, BLOCK_N,
     )  # fmt: skip
-    quad = gl.arange(0, BLOCK_N // 4, _along(lookups_at, 3))[None, None, None, :]
-    t = gl.arange(0, 4, _along(lookups_at, 1))[None, :, None, None]
+    quad = gl.arange(0, BLOCK_N // 4, along(lookups_at, 3))[None, None, None, :]
+    t = gl.arange(0, 4, along(lookups_at, 1))[None, :, None, None]
     s, z = _places(t, quad, GROUPS, COPIES, BLOCK_N)
 
-    pairs = _load_pairs(a, left, STEPS, pairs_at)
+    pairs = load_pairs(a, left, STEPS, pairs_at)
     tiles = gl.cdiv(K, STRIDE)
     for _ in range(0, tiles, 2):
         # By twos, so that two tiles take turns in the registers and none is copied; one too many
@@ -504,7 +387,7 @@ def w4a16_gptq_gemm_act_order_mma(
             g += STRIDE
             left -= STRIDE
             fresh, next_there = _load_weights(q, g, left, q_step * 4, STEPS, groups_at)
-            next_pairs = _load_pairs(a, left, STEPS, pairs_at)
+            next_pairs = load_pairs(a, left, STEPS, pairs_at)
             for i in gl.static_range(STEPS):
                 scale, zero = _look_up(there[i], s, z, COPIES, SYMMETRIC)
                 total = _multiply(
@@ -514,16 +397,13 @@ def w4a16_gptq_gemm_act_order_mma(
 
     gl.thread_barrier()  # before anything else is put where the table is
     table._keep_alive()
-    total = total.reshape([WARPS, BLOCK_N // 32, 2, 2, 8, BLOCK_M])
-    total = total.permute([0, 1, 4, 2, 3, 5]).reshape([WARPS, BLOCK_N, BLOCK_M])
-    parts_at: gl.constexpr = _parts_layout(WARPS, BLOCK_M, BLOCK_N)
-    outputs = gl.sum(gl.convert_layout(total, parts_at), 0)
+    outputs_at: gl.constexpr = outputs_layout((1, WARPS), BLOCK_M, BLOCK_N)
+    outputs = gl.sum(gl.convert_layout(in_file_order(total, 1), outputs_at), 0)
 
-    c_at: gl.constexpr = gl.SliceLayout(0, parts_at)
+    c_at: gl.constexpr = gl.SliceLayout(0, outputs_at)
     columns = first_quad * 4 + gl.arange(0, BLOCK_N, gl.SliceLayout(1, c_at))
     rows = first_row + gl.arange(0, BLOCK_M, gl.SliceLayout(0, c_at))
-    has_bias = bias.to(gl.int64) != 0
-    offset = gl.load(bias + columns, mask=has_bias & (columns < N), other=0).to(gl.float32)
+    offset = load_bias(bias, columns, N)
     c += rows.to(gl.int64)[None, :] * c_step + columns[:, None]
     outputs = (outputs + offset[:, None]).to(dtype)
     gl.store(c, outputs, mask=(rows < M)[None, :] & (columns < N // 4 * 4)[:, None])

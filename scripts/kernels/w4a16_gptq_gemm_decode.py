@@ -12,19 +12,8 @@ cores want their operands: nothing is repacked, and no operand passes through sh
 
 or bfloat16 wherever it says float16.
 
-The weights are the left operand of mma.m16n8k16 (16 columns of c), the activations the right one
-(8 rows of c).  A sum over k may run in any order, so a lane (g = lane / 4, t = lane % 4) multiplies
-the k's that its own loads bring, 32 of them a step and two mma's deep:
-
-    weights      16 bytes: the words of row t, columns 4g .. 4g + 3
-    activations  16 bytes: row g, k = 8t .. 8t + 7
-
-Index bits, low to high; nibble = (p, h, e) is a weight's place in its word:
-
-    k of one mma       [e, t0, t1, h]            p says which of the two mma's
-    k in the file      [p, h, e, t0, t1]
-    row of the mma's   [g0, g1, g2, r0, r1]
-    column in the file [r0, r1, g0, g1, g2]
+The words are the left operand of mma.m16n8k16 as they lie, the activations the right one, and a
+lane multiplies the k's that its own loads bring; mma_operands.py says which those are.
 
 A nibble n under the mask 0x000f000f is the float16 n * 2^-24, a subnormal, which the tensor cores
 take as it is.  The nibbles of the second mma are shifted under that mask, or, where APART is 1,
@@ -56,6 +45,16 @@ The launch behind it may start at once (1), or when the products are done (2): i
 all multiprocessors alike, and do not crowd where one was free first.
 """
 
+from linear_layouts import along, linear_layout, log2
+from mma_operands import (
+    activations_of,
+    load_pairs,
+    next_group,
+    pairs_layout,
+    weights_of,
+    words_layout,
+)
+from mma_outputs import in_file_order, load_bias
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import mma_v2
@@ -63,54 +62,18 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 
 @gluon.constexpr_function
-def _log2(n):
-    return n.bit_length() - 1
-
-
-@gluon.constexpr_function
-def _bits(shape, dim, first, last):
-    """The basis vectors 2^first, ..., 2^(last-1) along one dimension."""
-    return [[2**i if d == dim else 0 for d in range(len(shape))] for i in range(first, last)]
-
-
-@gluon.constexpr_function
-def _words_layout(WARPS, BLOCK_N):
-    """[WARPS, 4 (t), BLOCK_N / 4 (g, ...), 4 (r)]: 16 bytes of a word row a lane."""
-    shape = [WARPS, 4, BLOCK_N // 4, 4]
-    registers = _bits(shape, 3, 0, 2) + _bits(shape, 2, 3, _log2(BLOCK_N // 4))
-    lanes = _bits(shape, 1, 0, 2) + _bits(shape, 2, 0, 3)
-    warps = _bits(shape, 0, 0, _log2(WARPS))
-    return gl.DistributedLinearLayout(registers, lanes, warps, [], shape)
-
-
-@gluon.constexpr_function
-def _pairs_layout(WARPS, BLOCK_M):
-    """[WARPS, BLOCK_M (g, ...), 4 (t), 4]: 16 bytes of an activation row a lane."""
-    shape = [WARPS, BLOCK_M, 4, 4]
-    registers = _bits(shape, 3, 0, 2) + _bits(shape, 1, 3, _log2(BLOCK_M))
-    lanes = _bits(shape, 2, 0, 2) + _bits(shape, 1, 0, 3)
-    warps = _bits(shape, 0, 0, _log2(WARPS))
-    return gl.DistributedLinearLayout(registers, lanes, warps, [], shape)
-
-
-@gluon.constexpr_function
-def _parts_layout(WARPS, BLOCK_M, BLOCK_N):
+def _outputs_layout(WARPS, BLOCK_M, BLOCK_N):
     """[WARPS, BLOCK_N, BLOCK_M]: a thread has every warp's part of its outputs."""
-    shape = [WARPS, BLOCK_N, BLOCK_M]
-    threads = 5 + _log2(WARPS)
-    outputs = _bits(shape, 1, 0, _log2(BLOCK_N)) + _bits(shape, 2, 0, _log2(BLOCK_M))
-    outputs = outputs + [[0, 0, 0]] * (threads - len(outputs))
-    registers = _bits(shape, 0, 0, _log2(WARPS)) + outputs[threads:]
-    return gl.DistributedLinearLayout(registers, outputs[:5], outputs[5:threads], [], shape)
-
-
-@gluon.constexpr_function
-def _along(layout, dim):
-    """The layout of a vector that indexing with None spreads along `dim` of `layout`."""
-    for other in reversed(range(layout.rank)):
-        if other != dim:
-            layout = gl.SliceLayout(other, layout)
-    return layout
+    threads = 5 + log2(WARPS)
+    bits = [(1, i, i + 1) for i in range(log2(BLOCK_N))]
+    bits = bits + [(2, i, i + 1) for i in range(log2(BLOCK_M))]
+    bits = bits + [(None, 0, 1)] * (threads - len(bits))
+    return linear_layout(
+        [WARPS, BLOCK_N, BLOCK_M],
+        [(0, 0, log2(WARPS))] + bits[threads:],
+        bits[:5],
+        bits[5:threads],
+    )
 
 
 @gluon.jit
@@ -153,60 +116,9 @@ def _nibbles(words, mask: gl.constexpr, dtype: gl.constexpr):
 @gluon.jit
 def _weights(words, mask: gl.constexpr, dtype: gl.constexpr, operand: gl.constexpr):
     """words [WARPS, 4, BLOCK_N / 4, 4] -> one mma's weights [WARPS, BLOCK_N, 16]."""
-    WARPS: gl.constexpr = words.shape[0]
-    BLOCKS: gl.constexpr = words.shape[2] // 8
     words = gl.join(words, words)
     weights = gl.join(_nibbles(words, mask, dtype), _nibbles(words >> 8, mask, dtype))
-    weights = weights.reshape([WARPS, 4, BLOCKS, 8, 2, 2, 2, 2])  # [., t, ., g, r1, r0, e, h]
-    weights = weights.permute([0, 2, 4, 5, 3, 7, 1, 6])  # [., ., r1, r0, g, h, t, e]
-    weights = weights.reshape([WARPS, BLOCKS * 32, 16])
-    return gl.convert_layout(weights, operand, assert_trivial=True)
-
-
-@gluon.jit
-def _activations(pairs, dtype: gl.constexpr, operand: gl.constexpr):
-    """pairs [WARPS, BLOCK_M, 4, 4 (h, e)], each of p = 0, 1 -> both mma's [WARPS, 16, BLOCK_M].
-
-    A register of an mma holds k's that differ in e, so the halves of the pairs change places.
-    """
-    WARPS: gl.constexpr = pairs.shape[0]
-    BLOCK_M: gl.constexpr = pairs.shape[1]
-    low, high = gl.inline_asm_elementwise(
-        "prmt.b32 $0, $4, $6, 0x5410;"
-        "prmt.b32 $1, $5, $7, 0x5410;"
-        "prmt.b32 $2, $4, $6, 0x7632;"
-        "prmt.b32 $3, $5, $7, 0x7632;",
-        "=&r,=&r,=&r,=&r,r,r,r,r",
-        [pairs],
-        (gl.float16, gl.float16),
-        is_pure=True,
-        pack=4,
-    )
-    low = low.to(dtype, bitcast=True).reshape([WARPS, BLOCK_M, 4, 2, 2]).permute([0, 3, 2, 4, 1])
-    high = high.to(dtype, bitcast=True).reshape([WARPS, BLOCK_M, 4, 2, 2]).permute([0, 3, 2, 4, 1])
-    low = gl.convert_layout(low.reshape([WARPS, 16, BLOCK_M]), operand, assert_trivial=True)
-    high = gl.convert_layout(high.reshape([WARPS, 16, BLOCK_M]), operand, assert_trivial=True)
-    return low, high
-
-
-@gluon.jit
-def _next_group(group, row, groups, rows, group_size):
-    """Where `groups` whole groups and `rows` < group_size rows further on is."""
-    row += rows
-    over = row >= group_size
-    return group + groups + over.to(gl.int32), gl.where(over, row - group_size, row)
-
-
-@gluon.jit
-def _load_pairs(a, left, STEPS: gl.constexpr, pairs_at: gl.constexpr):
-    """A tile's activations, as _load_tile has them."""
-    pairs = ()
-    a_left_at: gl.constexpr = gl.SliceLayout(1, gl.SliceLayout(3, pairs_at))
-    left = gl.convert_layout(left, a_left_at, assert_trivial=True)
-    left = gl.expand_dims(gl.expand_dims(left, 1), 3)
-    for i in gl.static_range(STEPS):
-        pairs = pairs + (gl.load(a + i * 16, left > 32 * i, 0),)
-    return pairs
+    return weights_of(weights, 1, operand)
 
 
 @gluon.jit
@@ -229,16 +141,16 @@ def _load_tile(
         fresh = gl.load(q + i * q_step, q_left > 32 * i, 0, eviction_policy="evict_first")
         words = words + (fresh,)
     if not WAIT:
-        pairs = _load_pairs(a, left, STEPS, pairs_at)
+        pairs = load_pairs(a, left, STEPS, pairs_at)
     for _ in gl.static_range(STEPS // SPAN):
         there = gl.minimum(group, last_group)
         there = gl.convert_layout(there, groups_at, assert_trivial=True).to(gl.int64)
         zeros = zeros + (gl.load(z + (there * z_step)[:, None]),)
         scales = scales + (gl.load(s + (there * s_step)[:, None, None]),)
-        group, row = _next_group(group, row, 0, 32 * SPAN, group_size)
+        group, row = next_group(group, row, 0, 32 * SPAN, group_size)
     if WAIT:
         gdc_wait()
-        pairs = _load_pairs(a, left, STEPS, pairs_at)
+        pairs = load_pairs(a, left, STEPS, pairs_at)
     return words, pairs, scales, zeros
 
 
@@ -262,7 +174,7 @@ def _multiply(
         high = gl.zeros_like(total)
         sums = gl.zeros([WARPS, 16, BLOCK_M], gl.float32, mma)
         for i in gl.static_range(span * SPAN, span * SPAN + SPAN):
-            a0, a1 = _activations(pairs[i], dtype, activations_at)
+            a0, a1 = activations_of(pairs[i], dtype, activations_at)
             low = mma_v2(_weights(words[i], "0x000f000f", dtype, weights_at), a0, low)
             if APART:
                 high = mma_v2(_weights(words[i], "0x00f000f0", dtype, weights_at), a1, high)
@@ -270,7 +182,7 @@ def _multiply(
                 low = mma_v2(_weights(words[i] >> 4, "0x000f000f", dtype, weights_at), a1, low)
             sums = mma_v2(ones, a0, sums)
             sums = mma_v2(ones, a1, sums)
-        for i in gl.static_range(_log2(total.shape[1] // 16)):  # the same in all rows
+        for i in gl.static_range(log2(total.shape[1] // 16)):  # the same in all rows
             sums = gl.join(sums, sums).permute([0, 3, 1, 2])
             sums = sums.reshape([WARPS, 32 * 2**i, BLOCK_M])
         sums = gl.convert_layout(sums, mma, assert_trivial=True)
@@ -325,13 +237,12 @@ def w4a16_gptq_gemm_decode(
     STEPS: gl.constexpr = BLOCK_K // 32
     SPAN: gl.constexpr = GROUP // 32  # steps that surely share a group
     mma: gl.constexpr = gl.NVMMADistributedLayout([2, 0], [WARPS, 1, 1], [1, 16, 8])
-    words_at: gl.constexpr = _words_layout(WARPS, BLOCK_N)
+    words_at: gl.constexpr = words_layout((1, WARPS), BLOCK_N)
     columns_at: gl.constexpr = gl.SliceLayout(1, words_at)
     quads_at: gl.constexpr = gl.SliceLayout(2, columns_at)
     groups_at: gl.constexpr = gl.SliceLayout(1, quads_at)
-    left_at: gl.constexpr = gl.SliceLayout(2, gl.SliceLayout(3, words_at))
-    pairs_at: gl.constexpr = _pairs_layout(WARPS, BLOCK_M)
-    a_left_at: gl.constexpr = gl.SliceLayout(1, gl.SliceLayout(3, pairs_at))
+    left_at: gl.constexpr = along(words_at, 0, 1)
+    pairs_at: gl.constexpr = pairs_layout(WARPS, BLOCK_M)
 
     # `// 4 * 4` tells the compiler what the sidecar's constraints promise: loads are aligned.
     # Offsets are 64 bits wide: M*K, K*N/8 and M*N each pass 2^31 in real models.
@@ -345,21 +256,21 @@ def w4a16_gptq_gemm_decode(
 
     first_k = gl.arange(0, WARPS, gl.SliceLayout(1, left_at)) * BLOCK_K
     k = first_k[:, None] + gl.arange(0, 4, gl.SliceLayout(0, left_at))[None, :] * 8
-    quads = gl.minimum(first_quad + gl.arange(0, BLOCK_N // 4, _along(words_at, 2)), last_quad)
+    quads = gl.minimum(first_quad + gl.arange(0, BLOCK_N // 4, along(words_at, 2)), last_quad)
     q = gl.expand_dims(gl.expand_dims((k // 8).to(gl.int64) * q_step, 2), 3)
     q += (quads.to(gl.int64) * 4)[None, None, :, None]
-    q = qweight + (q + gl.arange(0, 4, _along(words_at, 3))[None, None, None, :])
+    q = qweight + (q + gl.arange(0, 4, along(words_at, 3))[None, None, None, :])
 
-    rows = gl.minimum(first_row + gl.arange(0, BLOCK_M, _along(pairs_at, 1)), M - 1)
-    k_pairs = gl.convert_layout(k // 2, a_left_at, assert_trivial=True)
+    rows = gl.minimum(first_row + gl.arange(0, BLOCK_M, along(pairs_at, 1)), M - 1)
+    k_pairs = gl.convert_layout(k // 2, along(pairs_at, 0, 2), assert_trivial=True)
     k_pairs = gl.expand_dims(gl.expand_dims(k_pairs, 1), 3)
-    k_pairs += gl.arange(0, 4, _along(pairs_at, 3))[None, None, None, :]
+    k_pairs += gl.arange(0, 4, along(pairs_at, 3))[None, None, None, :]
     a = a.cast(gl.pointer_type(gl.int32))
     a += (rows.to(gl.int64) * a_step)[None, :, None, None] + k_pairs
 
     quads = first_quad + gl.arange(0, BLOCK_N // 4, gl.SliceLayout(0, quads_at))
     quads = gl.minimum(quads, last_quad)
-    r = gl.arange(0, 4, _along(columns_at, 2))[None, None, :]
+    r = gl.arange(0, 4, along(columns_at, 2))[None, None, :]
     s = scales + ((quads.to(gl.int64) * 4)[None, :, None] + r)
     z = qzeros + (quads // 2)[None, :]
     z_shift = (quads % 2 * 16)[None, :, None] + r * 4
@@ -384,7 +295,7 @@ def w4a16_gptq_gemm_decode(
                 q += q_step * (STRIDE // 8)
                 a += STRIDE // 2
                 left -= STRIDE
-                group, row = _next_group(group, row, groups_on, rows_on, group_size)
+                group, row = next_group(group, row, groups_on, rows_on, group_size)
                 fresh = _load_tile(
                     q, a, s, z, left, group, row, q_step * 4, s_step, z_step, last_group,
                     group_size, STEPS, SPAN, pairs_at, groups_at,
@@ -396,16 +307,14 @@ def w4a16_gptq_gemm_decode(
 
     if DEPENDENT == 2:
         gdc_launch_dependents()
-    total = total.reshape([WARPS, BLOCK_N // 32, 2, 2, 8, BLOCK_M])
-    total = total.permute([0, 1, 4, 2, 3, 5]).reshape([WARPS, BLOCK_N, BLOCK_M])
-    parts_at: gl.constexpr = _parts_layout(WARPS, BLOCK_M, BLOCK_N)
-    outputs = gl.sum(gl.convert_layout(total, parts_at), 0) * (1 / _unit(dtype))
+    outputs_at: gl.constexpr = _outputs_layout(WARPS, BLOCK_M, BLOCK_N)
+    total = gl.convert_layout(in_file_order(total, 1), outputs_at)
+    outputs = gl.sum(total, 0) * (1 / _unit(dtype))
 
-    c_at: gl.constexpr = gl.SliceLayout(0, parts_at)
+    c_at: gl.constexpr = gl.SliceLayout(0, outputs_at)
     columns = first_quad * 4 + gl.arange(0, BLOCK_N, gl.SliceLayout(1, c_at))
     rows = first_row + gl.arange(0, BLOCK_M, gl.SliceLayout(0, c_at))
-    has_bias = bias.to(gl.int64) != 0
-    offset = gl.load(bias + columns, mask=has_bias & (columns < N), other=0).to(gl.float32)
+    offset = load_bias(bias, columns, N)
     c += rows.to(gl.int64)[None, :] * stride_cm + columns.to(gl.int64)[:, None] * stride_cn
     outputs = (outputs + offset[:, None]).to(dtype)
     gl.store(c, outputs, mask=(rows < M)[None, :] & (columns < N)[:, None])

@@ -11,33 +11,16 @@ It computes on the tensors of a GPTQ checkpoint as they are, on every GPU from s
 
 or bfloat16 wherever it says float16.
 
-As in the decode kernel, the weights are the left operand of mma.m16n8k16 (16 columns of c), the
-activations the right one (8 rows of c), and a lane (g = lane / 4, t = lane % 4) multiplies the k's
-that its own loads bring, 32 of them a step and two mma's deep:
-
-    weights      16 bytes: the words of row t, columns 4g .. 4g + 3
-    activations  16 bytes: row g, k = 8t .. 8t + 7
-
-Index bits, low to high; nibble = (p, h, e) is a weight's place in its word, w are the warps:
-
-    k of one mma       [e, t0, t1, h]            p says which of the two mma's
-    k in the file      [p, h, e, t0, t1]
-    row of the mma's   [g0, g1, g2, r0, w, r1, ...]
-    column in the file [r0, r1, g0, g1, g2, w, ...]
+As in the decode kernel, the words are operands of mma.m16n8k16 as they lie: mma_operands.py says
+which lane has which.
 
 A nibble n becomes a weight exactly: under the mask 0x000f000f, with 0x6400 above it, it is the
 float16 1024 + n, and under 0x00f000f0 it is 1024 + 16 n; one addition or fma makes n - z of it.
 The scale multiplies that, rounded as a dequantised weight would be.  In bfloat16 128 + n takes the
 place of 1024 + n.
 
-Everything passes through rings in shared memory by cp.async, BLOCK_K k's at a time, STAGES deep.
-The layouts keep a quarter of a warp, which is what shared memory serves at once, on different
-banks:
-
-    activations  rows of 64 bytes; a quarter reads two of them, which are neighbours
-    words        rows of BLOCK_N words, 16-byte pieces c of row t at c ^ 2t; a quarter reads pieces
-                 c, c + 1 of four rows
-
+Everything passes through rings in shared memory by cp.async, BLOCK_K k's at a time, STAGES deep;
+mma_rings.py has their layouts.
 WARPS_K groups of warps share out each tile's k's, and are summed at the end; a group's warps lie
 along c's columns.
 
@@ -59,127 +42,22 @@ start at once (1), or when the products are done (2): its CTAs then find all mul
 and do not crowd where one was free first.
 """
 
+from linear_layouts import along
+from mma_operands import weights_of
+from mma_outputs import in_file_order, load_bias, outputs_layout
+from mma_rings import (
+    allocate_rings,
+    fetch_activations,
+    fetch_weights,
+    load_activations,
+    load_scales,
+    load_words,
+    load_zeros,
+)
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy, mma_v2
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
-
-
-@gluon.constexpr_function
-def _log2(n):
-    return n.bit_length() - 1
-
-
-@gluon.constexpr_function
-def _bits(shape, dim, first, last):
-    """The basis vectors 2^first, ..., 2^(last-1) along one dimension."""
-    return [[2**i if d == dim else 0 for d in range(len(shape))] for i in range(first, last)]
-
-
-@gluon.constexpr_function
-def _layout(shape, registers, lanes, warps):
-    """A linear layout; each part lists spans of index bits (dim, first, last), dim None: a copy."""
-    parts = []
-    for spans in (registers, lanes, warps):
-        part = []
-        for dim, first, last in spans:
-            if dim is None:
-                part = part + [[0] * len(shape)] * (last - first)
-            else:
-                part = part + _bits(shape, dim, first, last)
-        parts.append(part)
-    return gl.DistributedLinearLayout(parts[0], parts[1], parts[2], [], shape)
-
-
-# SHARE: (WARPS_N, WARPS_K), how many warps lie along columns of c and along k's.
-@gluon.constexpr_function
-def _words_layout(SHARE, BLOCK_N):
-    """[WARPS_K, 4 (t), BLOCK_N / 4 (g, warp, ...), 4 (r)]: 16 bytes of a word row a lane."""
-    WN, WK = SHARE
-    n = 3 + _log2(WN)
-    return _layout(
-        [WK, 4, BLOCK_N // 4, 4],
-        [(3, 0, 2), (2, n, _log2(BLOCK_N // 4))],
-        [(1, 0, 2), (2, 0, 3)],
-        [(2, 3, n), (0, 0, _log2(WK))],
-    )
-
-
-@gluon.constexpr_function
-def _stored_words_layout(SHARE, BLOCK_N):
-    """The same of one step's [1, WARPS_K * 4, BLOCK_N] in the ring."""
-    WN, WK = SHARE
-    n = 5 + _log2(WN)
-    return _layout(
-        [1, WK * 4, BLOCK_N],
-        [(2, 0, 2), (2, n, _log2(BLOCK_N))],
-        [(1, 0, 2), (2, 2, 5)],
-        [(2, 5, n), (1, 2, 2 + _log2(WK))],
-    )
-
-
-@gluon.constexpr_function
-def _stored_scales_layout(SHARE, BLOCK_N):
-    """[1, WARPS_K, BLOCK_N]: those of a lane's words."""
-    WN, WK = SHARE
-    n = 5 + _log2(WN)
-    return _layout(
-        [1, WK, BLOCK_N],
-        [(2, 0, 2), (2, n, _log2(BLOCK_N))],
-        [(None, 0, 2), (2, 2, 5)],
-        [(2, 5, n), (1, 0, _log2(WK))],
-    )
-
-
-@gluon.constexpr_function
-def _zeros_layout(SHARE, BLOCK_N):
-    """[1, WARPS_K, BLOCK_N / 8, 2]: a word of zeros a lane, and which half its columns have."""
-    WN, WK = SHARE
-    n = 2 + _log2(WN)
-    return _layout(
-        [1, WK, BLOCK_N // 8, 2],
-        [(2, n, _log2(BLOCK_N // 8))],
-        [(None, 0, 2), (3, 0, 1), (2, 0, 2)],
-        [(2, 2, n), (1, 0, _log2(WK))],
-    )
-
-
-@gluon.constexpr_function
-def _stored_pairs_layout(SHARE, BLOCK_M):
-    """[1, WARPS_K * BLOCK_M (g, ...), 16 pairs of k's]: 16 bytes of a row a lane."""
-    WN, WK = SHARE
-    top = _log2(BLOCK_M)
-    return _layout(
-        [1, WK * BLOCK_M, 16],
-        [(2, 0, 2), (1, 3, top)],
-        [(2, 2, 4), (1, 0, 3)],
-        [(None, 0, _log2(WN)), (1, top, top + _log2(WK))],
-    )
-
-
-@gluon.constexpr_function
-def _parts_layout(SHARE, BLOCK_M, BLOCK_N):
-    """[WARPS_K, BLOCK_N, BLOCK_M]: a thread has all parts of its outputs, four columns a row."""
-    WN, WK = SHARE
-    n = 5 + _log2(WN)
-    bits = [(1, i) for i in range(n, _log2(BLOCK_N))] + [(2, i) for i in range(3, _log2(BLOCK_M))]
-    bits = [(dim, i, i + 1) for dim, i in bits]
-    k = len(bits) - _log2(WK)  # the warps that had shared K share these outputs
-    return _layout(
-        [WK, BLOCK_N, BLOCK_M],
-        [(0, 0, _log2(WK)), (1, 0, 2), (2, 0, 1)] + bits[:k],
-        [(2, 1, 3), (1, 2, 5)],
-        [(1, 5, n)] + bits[k:],
-    )
-
-
-@gluon.constexpr_function
-def _along(layout, dim):
-    """The layout of a vector that indexing with None spreads along `dim` of `layout`."""
-    for other in reversed(range(layout.rank)):
-        if other != dim:
-            layout = gl.SliceLayout(other, layout)
-    return layout
 
 
 @gluon.constexpr_function
@@ -228,8 +106,6 @@ def _weights(
 
     odd: which of the two mma's, p.
     """
-    WARPS_K: gl.constexpr = words.shape[0]
-    BLOCKS: gl.constexpr = words.shape[2] // (8 * WARPS_N)
     _, zero = gl.broadcast(words, zero)
     _, scale = gl.broadcast(words, scale)
     twice = gl.join(words, words)
@@ -238,75 +114,7 @@ def _weights(
     weights = gl.join(
         _pair(twice, zero, scale, odd, dtype), _pair(twice >> 8, zero, scale, odd, dtype)
     )  # [..., e, h]
-    weights = weights.reshape([WARPS_K, 4, BLOCKS, WARPS_N, 8, 2, 2, 2, 2])
-    weights = weights.permute([0, 2, 5, 3, 6, 4, 8, 1, 7])  # [., ., r1, w, r0, g, h, t, e]
-    weights = weights.reshape([WARPS_K, BLOCKS * WARPS_N * 32, 16])
-    return gl.convert_layout(weights, operand, assert_trivial=True)
-
-
-@gluon.jit
-def _activations(pairs, dtype: gl.constexpr, operand: gl.constexpr):
-    """pairs [WARPS_K, BLOCK_M, 4 (t), 4 (h, e)], each of p = 0, 1 -> both mma's [., 16, BLOCK_M].
-
-    A register of an mma holds k's that differ in e, so the halves of the pairs change places.
-    """
-    WARPS_K: gl.constexpr = pairs.shape[0]
-    BLOCK_M: gl.constexpr = pairs.shape[1]
-    low, high = gl.inline_asm_elementwise(
-        "prmt.b32 $0, $4, $6, 0x5410;"
-        "prmt.b32 $1, $5, $7, 0x5410;"
-        "prmt.b32 $2, $4, $6, 0x7632;"
-        "prmt.b32 $3, $5, $7, 0x7632;",
-        "=&r,=&r,=&r,=&r,r,r,r,r",
-        [pairs],
-        (gl.float16, gl.float16),
-        is_pure=True,
-        pack=4,
-    )
-    low = low.to(dtype, bitcast=True).reshape([WARPS_K, BLOCK_M, 4, 2, 2])
-    high = high.to(dtype, bitcast=True).reshape([WARPS_K, BLOCK_M, 4, 2, 2])
-    low = low.permute([0, 3, 2, 4, 1]).reshape([WARPS_K, 16, BLOCK_M])
-    high = high.permute([0, 3, 2, 4, 1]).reshape([WARPS_K, 16, BLOCK_M])
-    low = gl.convert_layout(low, operand, assert_trivial=True)
-    high = gl.convert_layout(high, operand, assert_trivial=True)
-    return low, high
-
-
-@gluon.jit
-def _next_group(group, row, groups, rows, group_size):
-    """Where `groups` whole groups and `rows` < group_size rows further on is."""
-    row += rows
-    over = row >= group_size
-    return group + groups + over.to(gl.int32), gl.where(over, row - group_size, row)
-
-
-@gluon.jit
-def _fetch_weights(rings, slot, pointers, left, place, steps, K, group_size, BLOCK_K: gl.constexpr):
-    """Start copying a tile's words, scales and zeros into a slot of the rings, and go on."""
-    _, q_ring, s_ring, z_ring = rings
-    q, s, z = pointers
-    group, row = place
-    q_step, s_step, z_step = steps
-    s_at: gl.constexpr = gl.SliceLayout(2, s.type.layout)
-    z_at: gl.constexpr = gl.SliceLayout(2, z.type.layout)
-    async_copy.async_copy_global_to_shared(q_ring.index(slot), q, left > 0)
-    there = gl.minimum(group, (K - 1) // group_size).to(gl.int64)
-    s_there = s + (gl.convert_layout(there, s_at) * s_step)[:, :, None]
-    z_there = z + (gl.convert_layout(there, z_at) * z_step)[:, :, None]
-    async_copy.async_copy_global_to_shared(s_ring.index(slot), s_there)
-    async_copy.async_copy_global_to_shared(z_ring.index(slot), z_there)
-    q += q_step * (BLOCK_K // 8)
-    groups_on = BLOCK_K // group_size
-    group, row = _next_group(group, row, groups_on, BLOCK_K - groups_on * group_size, group_size)
-    return (q, s, z), left - BLOCK_K, (group, row)
-
-
-@gluon.jit
-def _fetch_activations(rings, slot, a, left, BLOCK_K: gl.constexpr):
-    """Start copying a tile's activations, and close the commit group of the tile; go on."""
-    async_copy.async_copy_global_to_shared(rings[0].index(slot), a, left > 0)
-    async_copy.commit_group()
-    return a + BLOCK_K // 2, left - BLOCK_K
+    return weights_of(weights, WARPS_N, operand)
 
 
 @gluon.jit
@@ -316,24 +124,9 @@ def _scales_and_zeros(
 ):  # fmt: skip
     """Of each of a lane's words [WARPS_K, 1, BLOCK_N / 4, 4], twice each as two 16-bit numbers:
     the scale, and minus the zero and its offset for the even and for the odd mma."""
-    WARPS_K: gl.constexpr = SHARE[1]
-    words_at: gl.constexpr = _words_layout(SHARE, BLOCK_N)
-    columns_at: gl.constexpr = gl.SliceLayout(1, words_at)
-    zeros_at: gl.constexpr = _zeros_layout(SHARE, BLOCK_N)
     BF16: gl.constexpr = s_slot.dtype == gl.bfloat16
-
-    scale = s_slot.slice(span, 1).load(_stored_scales_layout(SHARE, BLOCK_N))
-    scale = scale.to(gl.int16, bitcast=True).to(gl.int32) & 0xFFFF
-    scale = gl.convert_layout(
-        scale.reshape([WARPS_K, BLOCK_N // 4, 4]), columns_at, assert_trivial=True
-    )
-    zero = z_slot.slice(span, 1).load(gl.SliceLayout(3, zeros_at))[:, :, :, None]
-    half = gl.arange(0, 2, _along(zeros_at, 3))[None, None, None, :]
-    zero = zero >> half * 16
-    zero = zero.reshape([WARPS_K, BLOCK_N // 4])
-    zero = gl.convert_layout(zero, gl.SliceLayout(2, columns_at), assert_trivial=True)
-    r = gl.arange(0, 4, _along(columns_at, 2))[None, None, :]
-    zero = ((zero[:, :, None] >> r * 4) & 15) + ZERO_BIAS
+    scale = load_scales(s_slot, span, SHARE, BLOCK_N)
+    zero = load_zeros(z_slot, span, SHARE, BLOCK_N) + ZERO_BIAS
     if BF16:
         even = zero + 0xC300
         odd = even
@@ -344,24 +137,6 @@ def _scales_and_zeros(
     even = gl.expand_dims(even * 0x10001, 1)
     odd = gl.expand_dims(odd * 0x10001, 1)
     return scale, even, odd
-
-
-@gluon.jit
-def _load_words(q_slot, step: gl.constexpr, SHARE: gl.constexpr, BLOCK_N: gl.constexpr):
-    """A lane's words of one step [WARPS_K, 4, BLOCK_N / 4, 4]."""
-    words = q_slot.slice(step, 1).load(_stored_words_layout(SHARE, BLOCK_N))
-    words = words.reshape([SHARE[1], 4, BLOCK_N // 4, 4])
-    return gl.convert_layout(words, _words_layout(SHARE, BLOCK_N), assert_trivial=True)
-
-
-@gluon.jit
-def _load_activations(
-    a_slot, step: gl.constexpr, dtype: gl.constexpr, SHARE: gl.constexpr, BLOCK_M: gl.constexpr,
-    operand: gl.constexpr,
-):  # fmt: skip
-    """A lane's activations of one step, for its two mma's."""
-    pairs = a_slot.slice(step, 1).load(_stored_pairs_layout(SHARE, BLOCK_M))
-    return _activations(pairs.reshape([SHARE[1], BLOCK_M, 4, 4]), dtype, operand)
 
 
 @gluon.jit
@@ -386,26 +161,26 @@ def _first(
     s_at: gl.constexpr = gl.BlockedLayout([1, 1, 8], [1, 1, 32], [1, 1, WARPS], [2, 1, 0])
     z_at: gl.constexpr = gl.BlockedLayout([1, 1, 1], [1, 1, 32], [1, 1, WARPS], [2, 1, 0])
 
-    lines = gl.arange(0, WARPS_K * BLOCK_M, _along(a_at, 1))[None, :, None]
-    pairs = gl.arange(0, 16, _along(a_at, 2))[None, None, :]
-    pairs += gl.arange(0, STEPS, _along(a_at, 0))[:, None, None] * 16
+    lines = gl.arange(0, WARPS_K * BLOCK_M, along(a_at, 1))[None, :, None]
+    pairs = gl.arange(0, 16, along(a_at, 2))[None, None, :]
+    pairs += gl.arange(0, STEPS, along(a_at, 0))[:, None, None] * 16
     pairs += begin_k // 2 + lines // BLOCK_M * (PART_K // 2)
     rows = gl.minimum(first_row + lines % BLOCK_M, M - 1).to(gl.int64)
     a = a.cast(gl.pointer_type(gl.int32)) + (rows * a_step + pairs)
     a_left = end_k - pairs // 4 * 8
 
-    lines = gl.arange(0, WARPS_K * 4, _along(q_at, 1))[None, :, None]
+    lines = gl.arange(0, WARPS_K * 4, along(q_at, 1))[None, :, None]
     k8 = begin_k // 8 + lines // 4 * (PART_K // 8) + lines % 4
-    k8 += gl.arange(0, STEPS, _along(q_at, 0))[:, None, None] * 4
-    columns = gl.arange(0, BLOCK_N, _along(q_at, 2))[None, None, :]
+    k8 += gl.arange(0, STEPS, along(q_at, 0))[:, None, None] * 4
+    columns = gl.arange(0, BLOCK_N, along(q_at, 2))[None, None, :]
     columns = gl.minimum((first_column + columns) // 4, N // 4 - 1) * 4 + columns % 4
     q = qweight + (k8.to(gl.int64) * q_step + columns.to(gl.int64))
     q_left = end_k - k8 * 8
 
-    columns = gl.arange(0, BLOCK_N, _along(s_at, 2))[None, None, :]
+    columns = gl.arange(0, BLOCK_N, along(s_at, 2))[None, None, :]
     columns = gl.minimum((first_column + columns) // 8, N // 8 - 1) * 8 + columns % 8
     s = scales + gl.broadcast(columns, gl.zeros([SPANS, WARPS_K, 1], gl.int32, s_at))[0]
-    columns = first_column // 8 + gl.arange(0, BLOCK_N // 8, _along(z_at, 2))[None, None, :]
+    columns = first_column // 8 + gl.arange(0, BLOCK_N // 8, along(z_at, 2))[None, None, :]
     columns = gl.minimum(columns, N // 8 - 1)
     z = qzeros + gl.broadcast(columns, gl.zeros([SPANS, WARPS_K, 1], gl.int32, z_at))[0]
 
@@ -430,27 +205,21 @@ def _multiply(
     SPAN: gl.constexpr = STEPS // SPANS
     weights_at: gl.constexpr = gl.DotOperandLayout(0, mma, 2)
     activations_at: gl.constexpr = gl.DotOperandLayout(1, mma, 2)
-    plain: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [2, 1, 0])
-    words_in: gl.constexpr = gl.SwizzledSharedLayout(8, 1, 4, [2, 1, 0])
     # Tiles take turns in two sets of rings: where one is read, the next tiles go into the other,
     # and one barrier a tile is enough, as the compiler can see.
     DEPTH: gl.constexpr = STAGES // 2
     sets = ()
     for _ in gl.static_range(2):
-        a_ring = gl.allocate_shared_memory(gl.int32, [DEPTH, STEPS, WARPS_K * BLOCK_M, 16], plain)
-        q_ring = gl.allocate_shared_memory(gl.int32, [DEPTH, STEPS, WARPS_K * 4, BLOCK_N], words_in)
-        s_ring = gl.allocate_shared_memory(dtype, [DEPTH, SPANS, WARPS_K, BLOCK_N], plain)
-        z_ring = gl.allocate_shared_memory(gl.int32, [DEPTH, SPANS, WARPS_K, BLOCK_N // 8], plain)
-        sets = sets + ((a_ring, q_ring, s_ring, z_ring),)
+        sets = sets + (allocate_rings(dtype, DEPTH, STEPS, SPANS, WARPS_K, BLOCK_M, BLOCK_N),)
     a, a_left = activations
     for i in gl.static_range(STAGES - 1):
-        pointers, left, place = _fetch_weights(
+        pointers, left, place = fetch_weights(
             sets[i % 2], i // 2, pointers, left, place, steps, K, group_size, BLOCK_K
         )
     if DEPENDENT:
         gdc_wait()  # so the first commit group has the weights of all of these tiles
     for i in gl.static_range(STAGES - 1):
-        a, a_left = _fetch_activations(sets[i % 2], i // 2, a, a_left, BLOCK_K)
+        a, a_left = fetch_activations(sets[i % 2], i // 2, a, a_left, BLOCK_K)
     total = gl.zeros([WARPS_K, BLOCK_N, BLOCK_M], gl.float32, mma)
     slot = 0
     before = DEPTH - 1
@@ -459,18 +228,18 @@ def _multiply(
             if pair + i < tiles:
                 async_copy.wait_group(STAGES - 2)
                 free = before if i == 0 else slot
-                pointers, left, place = _fetch_weights(
+                pointers, left, place = fetch_weights(
                     sets[1 - i], free, pointers, left, place, steps, K, group_size, BLOCK_K
                 )
-                a, a_left = _fetch_activations(sets[1 - i], free, a, a_left, BLOCK_K)
+                a, a_left = fetch_activations(sets[1 - i], free, a, a_left, BLOCK_K)
                 a_ring, q_ring, s_ring, z_ring = sets[i]
                 for span in gl.static_range(SPANS):
                     scale, even, odd = _scales_and_zeros(
                         s_ring.index(slot), z_ring.index(slot), span, SHARE, BLOCK_N, ZERO_BIAS
                     )
                     for step in gl.static_range(span * SPAN, span * SPAN + SPAN):
-                        words = _load_words(q_ring.index(slot), step, SHARE, BLOCK_N)
-                        a0, a1 = _load_activations(
+                        words = load_words(q_ring.index(slot), step, SHARE, BLOCK_N)
+                        a0, a1 = load_activations(
                             a_ring.index(slot), step, dtype, SHARE, BLOCK_M, activations_at
                         )
                         w0 = _weights(words, even, scale, False, dtype, WARPS_N, weights_at)
@@ -529,8 +298,8 @@ def w4a16_gptq_gemm_mma(
     AT_ONCE: gl.constexpr = max(1, min(4, 64 // (SIZE // (32 * WARPS))))  # 64 registers
     dtype: gl.constexpr = a.dtype.element_ty
     mma: gl.constexpr = gl.NVMMADistributedLayout([2, 0], [WARPS_K, WARPS_N, 1], [1, 16, 8])
-    parts_at: gl.constexpr = _parts_layout(SHARE, BLOCK_M, BLOCK_N)
-    c_at: gl.constexpr = gl.SliceLayout(0, parts_at)
+    outputs_at: gl.constexpr = outputs_layout(SHARE, BLOCK_M, BLOCK_N)
+    c_at: gl.constexpr = gl.SliceLayout(0, outputs_at)
 
     # `// 4 * 4` tells the compiler what the sidecar's constraints promise: loads are aligned.
     # Offsets are 64 bits wide: M*K, K*N/8 and M*N each pass 2^31 in real models.
@@ -568,9 +337,8 @@ def w4a16_gptq_gemm_mma(
     )  # fmt: skip
     if DEPENDENT == 2:
         gdc_launch_dependents()
-    total = total.reshape([WARPS_K, BLOCK_N // (32 * WARPS_N), 2, WARPS_N, 2, 8, BLOCK_M])
-    total = total.permute([0, 1, 3, 5, 2, 4, 6]).reshape([WARPS_K, BLOCK_N, BLOCK_M])
-    outputs = gl.sum(gl.convert_layout(total, parts_at, assert_trivial=WARPS_K == 1), 0)
+    total = in_file_order(total, WARPS_N)
+    outputs = gl.sum(gl.convert_layout(total, outputs_at, assert_trivial=WARPS_K == 1), 0)
 
     n = gl.arange(0, BLOCK_N, gl.SliceLayout(1, c_at))
     m = gl.arange(0, BLOCK_M, gl.SliceLayout(0, c_at))
@@ -596,8 +364,6 @@ def w4a16_gptq_gemm_mma(
     if complete:
         n += first_column
         m += first_row
-        has_bias = bias.to(gl.int64) != 0
-        offset = gl.load(bias + n, mask=(n < N) & has_bias, other=0).to(gl.float32)
-        outputs += offset[:, None]
+        outputs += load_bias(bias, n, N)[:, None]
         at = m.to(gl.int64)[None, :] * c_step + n[:, None]
         gl.store(c + at, outputs.to(dtype), mask=(m < M)[None, :] & (n < N // 4 * 4)[:, None])

@@ -33,11 +33,9 @@ A byte (low, high) becomes two float16 numbers exactly, by the bits of 1024 = 0x
 and bfloat16 likewise by 128 = 0x4300, with the high nibble shifted down first.  One multiplication
 by the scale, rounded, follows.
 
-The programs, as many as CTAs, are persistent.  They take the tiles in rounds.  Where there are
-fewer tiles than programs, K is split; and where many programs would be idle for long, the tiles of
-the last two rounds are shared out by steps, so that a program may work on parts of two tiles.
-Parts go to the workspace, and the last program to arrive at a tile sums its parts, always in the
-same order.
+The programs, as many as CTAs, are persistent, and share out the tiles as tile_schedule.py says.
+Parts of tiles go to the workspace, and the last program to arrive at a tile sums its parts, always
+in the same order.
 
 GROUP is 64 or 32, and group_size a multiple of it, or one group is all of K.  Rows beyond M,
 columns beyond N and k's beyond K are zero, and none of them is stored.  Strides are in elements;
@@ -51,6 +49,8 @@ the memory of its tensor maps.  What that asks of the weights' last writer is to
 w4a16_gptq_gemm_decode.py.
 """
 
+from linear_layouts import along, linear_layout, log2
+from tile_schedule import item_at, place_of, schedule
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy
@@ -64,109 +64,27 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 
 @gluon.constexpr_function
-def _bits(shape, dim, first, end):
-    """The basis vectors first, 2 * first, ... below `end` along one dimension."""
-    bits = []
-    while first < end:
-        bits.append([first if d == dim else 0 for d in range(len(shape))])
-        first *= 2
-    return bits
-
-
-@gluon.constexpr_function
 def _weights_layout(EIGHTS, BLOCK_N, WARPS):
     """[EIGHTS (k / 8), BLOCK_N / 8, 8 (g1, g0, r), 4 (t), 2]: the left operand of wgmma."""
-    shape = [EIGHTS, BLOCK_N // 8, 8, 4, 2]
-    rows = _bits(shape, 1, 2, BLOCK_N // 8)
-    warps = WARPS.bit_length() - 1
-    registers = _bits(shape, 4, 1, 2) + _bits(shape, 2, 1, 2) + _bits(shape, 0, 1, EIGHTS)
-    lanes = _bits(shape, 3, 1, 4) + _bits(shape, 2, 2, 8) + _bits(shape, 1, 1, 2)
-    return gl.DistributedLinearLayout(registers + rows[warps:], lanes, rows[:warps], [], shape)
+    rows = 1 + log2(WARPS)
+    return linear_layout(
+        [EIGHTS, BLOCK_N // 8, 8, 4, 2],
+        [(4, 0, 1), (2, 0, 1), (0, 0, log2(EIGHTS)), (1, rows, log2(BLOCK_N // 8))],
+        [(3, 0, 2), (2, 1, 3), (1, 0, 1)],
+        [(1, 1, rows)],
+    )
 
 
 @gluon.constexpr_function
 def _outputs_layout(BLOCK_M, BLOCK_N, WARPS):
     """[BLOCK_M, BLOCK_N]: wgmma's result, two columns of c together."""
-    shape = [BLOCK_M, BLOCK_N]
-    columns = _bits(shape, 1, 16, BLOCK_N)
-    warps = WARPS.bit_length() - 1
-    registers = _bits(shape, 1, 1, 2) + _bits(shape, 0, 1, 2) + _bits(shape, 0, 8, BLOCK_M)
-    lanes = _bits(shape, 0, 2, 8) + _bits(shape, 1, 2, 16)
-    return gl.DistributedLinearLayout(
-        registers + columns[warps:], lanes, columns[:warps], [], shape
+    columns = 4 + log2(WARPS)
+    return linear_layout(
+        [BLOCK_M, BLOCK_N],
+        [(1, 0, 1), (0, 0, 1), (0, 3, log2(BLOCK_M)), (1, columns, log2(BLOCK_N))],
+        [(0, 1, 3), (1, 1, 4)],
+        [(1, 4, columns)],
     )
-
-
-@gluon.constexpr_function
-def _along(layout, *dims):
-    """The layout of a tensor that indexing with None spreads to `layout` from these dimensions."""
-    for other in reversed(range(layout.rank)):
-        if other not in dims:
-            layout = gl.SliceLayout(other, layout)
-    return layout
-
-
-@gluon.jit
-def _schedule(M, N, K, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BLOCK_K: gl.constexpr):
-    """How the programs share out the tiles.
-
-    -> programs that work, steps of a tile, whole tiles of each program, steps of all the remaining
-    tiles, and which of those this program does, from `start` to `stop`.
-    """
-    # About as many as take as long as it takes to sum parts of tiles.
-    SUM_STEPS: gl.constexpr = max(12, BLOCK_M * BLOCK_N // (BLOCK_K * 16))
-    limit = gl.num_programs(0)
-    tiles = gl.cdiv(M, BLOCK_M) * gl.cdiv(N, BLOCK_N)
-    steps = gl.cdiv(K, BLOCK_K)
-    program = gl.program_id(0)
-    rounds = gl.cdiv(tiles, limit)
-    split = gl.maximum(1, gl.minimum(limit // tiles, gl.cdiv(steps, 4)))
-    if rounds * gl.cdiv(steps, split) - gl.cdiv(tiles * steps, limit) > SUM_STEPS:
-        programs = limit
-        whole = gl.maximum(tiles // limit - 1, 0)
-        shared = (tiles - whole * limit) * steps
-    elif split > 1:
-        programs = split * tiles
-        whole = 0
-        shared = tiles * steps
-    else:
-        programs = gl.cdiv(tiles, rounds)
-        whole = gl.cdiv(tiles - program, programs)
-        shared = 0
-    if program >= programs:
-        whole = 0
-    start = gl.minimum(program, programs) * shared // programs
-    stop = gl.minimum(program + 1, programs) * shared // programs
-    return programs, steps, whole, shared, start, stop
-
-
-@gluon.jit
-def _item(x, programs, steps, tiles, start, stop):
-    """What a program does at x steps, those before `start` being of its whole tiles.
-
-    -> tile, its first step, its last one + 1.  tiles: those before the shared ones.
-    """
-    if x < start:
-        tile = gl.program_id(0) + ((start - x) // steps - 1) * programs
-        first = 0
-        end = steps
-    else:
-        tile = tiles + x // steps
-        first = x % steps
-        end = gl.minimum(steps, first + stop - x)
-    return tile, first, end
-
-
-@gluon.jit
-def _place(tile, M, N, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BAND: gl.constexpr):
-    """A tile's first row and column.  Tiles go down BAND of them first, then to the right."""
-    tiles_m = gl.cdiv(M, BLOCK_M)
-    tiles_n = gl.cdiv(N, BLOCK_N)
-    band = tile // (BAND * tiles_n)
-    height = gl.minimum(tiles_m - band * BAND, BAND)
-    rest = tile - band * (BAND * tiles_n)
-    column = rest // height
-    return (band * BAND + rest - column * height) * BLOCK_M, column * BLOCK_N
 
 
 @gluon.jit
@@ -182,12 +100,12 @@ def _copy_weights(
     q_at: gl.constexpr = gl.BlockedLayout([1, 1, 4], [1, 16, 2], [WARPS, 1, 1], [2, 1, 0])
     s_at: gl.constexpr = gl.BlockedLayout([1, 8], [32, 1], [WARPS, 1], [1, 0])
     z_at: gl.constexpr = gl.BlockedLayout([1], [32], [WARPS], [0])
-    q_row = gl.arange(0, ROWS, _along(q_at, 0))[:, None, None]
-    q_column = gl.arange(0, BLOCK_N // 8, _along(q_at, 1))[None, :, None]
+    q_row = gl.arange(0, ROWS, along(q_at, 0))[:, None, None]
+    q_column = gl.arange(0, BLOCK_N // 8, along(q_at, 1))[None, :, None]
     q_offset = gl.multiple_of(q_row * q_step.to(gl.int32), [1, 1, 4]) + q_column * 8
-    q_offset += gl.arange(0, 8, _along(q_at, 2))[None, None, :]
-    s_column = gl.arange(0, BLOCK_N // 8, _along(s_at, 0))[:, None]
-    s_offset = s_column * 8 + gl.arange(0, 8, _along(s_at, 1))[None, :]
+    q_offset += gl.arange(0, 8, along(q_at, 2))[None, None, :]
+    s_column = gl.arange(0, BLOCK_N // 8, along(s_at, 0))[:, None]
+    s_offset = s_column * 8 + gl.arange(0, 8, along(s_at, 1))[None, :]
     z_offset = gl.arange(0, BLOCK_N // 8, z_at)
     width = (N - first_column) // 8  # eights of columns
     q = gl.multiple_of(qweight + ((step * ROWS).to(gl.int64) * q_step + first_column), 16)
@@ -215,12 +133,12 @@ def _copy(
 ):  # fmt: skip
     """The copying warps: all steps of all of the program's tiles, one after the other."""
     STEP_BYTES: gl.constexpr = BLOCK_M * BLOCK_K * 2  # of activations
-    programs, steps, whole, _, start, stop = _schedule(M, N, K, BLOCK_M, BLOCK_N, BLOCK_K)
+    programs, steps, whole, _, start, stop = schedule(M, N, K, BLOCK_M, BLOCK_N, BLOCK_K)
     x = start - whole * steps
     ahead = x * 0  # stages whose weights are copied before the launches ahead are done
     if x < stop:
-        tile, first, end = _item(x, programs, steps, whole * programs, start, stop)
-        _, first_column = _place(tile, M, N, BLOCK_M, BLOCK_N, BAND)
+        tile, first, end = item_at(x, programs, steps, whole * programs, start, stop)
+        _, first_column = place_of(tile, M, N, BLOCK_M, BLOCK_N, BAND)
         ahead = gl.minimum(STAGES, end - first)
         for i in range(ahead):
             _copy_weights(
@@ -231,9 +149,9 @@ def _copy(
     rows = tma.make_tensor_descriptor(a, [M, K], [a_step, 1], [BLOCK_M, BLOCK_K], a_ring.layout)
     n = x * 0  # stages so far
     while x < stop:
-        tile, first, end = _item(x, programs, steps, whole * programs, start, stop)
+        tile, first, end = item_at(x, programs, steps, whole * programs, start, stop)
         x += end - first
-        first_row, first_column = _place(tile, M, N, BLOCK_M, BLOCK_N, BAND)
+        first_row, first_column = place_of(tile, M, N, BLOCK_M, BLOCK_N, BAND)
         for step in range(first, end):
             stage = n % STAGES
             mbarrier.wait(empty.index(stage), (n // STAGES & 1) ^ 1)
@@ -253,10 +171,10 @@ def _copy(
 @gluon.jit
 def _affine(scales, zeros, at: gl.constexpr, ZERO_BIAS: gl.constexpr):
     """What _dequantise adds and multiplies by, for the columns of `scales` [BLOCK_N / 8, 8]."""
-    scale = scales.load(_along(at, 1, 2))[None, :, :, None, None]
-    zero = zeros.load(_along(at, 1))[None, :, None, None, None]
-    high = gl.arange(0, 2, _along(at, 4))[None, None, None, None, :]
-    shift = (gl.arange(0, 8, _along(at, 2)) * 4)[None, None, :, None, None]
+    scale = scales.load(along(at, 1, 2))[None, :, :, None, None]
+    zero = zeros.load(along(at, 1))[None, :, None, None, None]
+    high = gl.arange(0, 2, along(at, 4))[None, None, None, None, :]
+    shift = (gl.arange(0, 8, along(at, 2)) * 4)[None, None, :, None, None]
     zero = ((zero >> shift) & 15) + ZERO_BIAS
     if scale.dtype == gl.float16:
         zero = gl.where(high == 0, 0xE400 + zero, 0xD400 + zero * 16)  # -1024 - zero, -64 - zero
@@ -298,8 +216,8 @@ def _weights(words, zero, scale, at: gl.constexpr, operand: gl.constexpr):
     """words [EIGHTS, BLOCK_N / 8, 8] in shared memory -> [BLOCK_N, 8 * EIGHTS] for wgmma."""
     EIGHTS: gl.constexpr = words.shape[0]
     BLOCK_N: gl.constexpr = words.shape[1] * 8
-    words = words.load(_along(at, 0, 1, 2))[:, :, :, None, None]
-    byte = gl.arange(0, 4, _along(at, 3))[None, None, None, :, None]
+    words = words.load(along(at, 0, 1, 2))[:, :, :, None, None]
+    byte = gl.arange(0, 4, along(at, 3))[None, None, None, :, None]
     words, byte = gl.broadcast(words, byte)
     words, zero = gl.broadcast(words, zero)
     byte, zero = gl.broadcast(byte, zero)
@@ -327,8 +245,8 @@ def _store(total, c, bias, M, N, first_row, first_column, c_step):
     at: gl.constexpr = _outputs_layout(BLOCK_M, BLOCK_N, gl.num_warps())
     total = total.reshape([BLOCK_N // 16, 2, 8, BLOCK_M]).permute([3, 0, 2, 1])
     total = gl.convert_layout(total.reshape([BLOCK_M, BLOCK_N]), at, assert_trivial=True)
-    row = gl.arange(0, BLOCK_M, _along(at, 0))
-    column = gl.arange(0, BLOCK_N, _along(at, 1))
+    row = gl.arange(0, BLOCK_M, along(at, 0))
+    column = gl.arange(0, BLOCK_N, along(at, 1))
     inside = (first_column + column) // 8 < N // 8
     if bias.to(gl.int64) != 0:
         total += gl.load(bias + first_column + column, inside, 0).to(gl.float32)[None, :]
@@ -378,15 +296,15 @@ def _multiply(
     at: gl.constexpr = _weights_layout(EIGHTS, BLOCK_N, WARPS)
     mma: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [WARPS, 1], [16, BLOCK_M, 16])
     operand: gl.constexpr = gl.DotOperandLayout(0, mma, 2)
-    part_at = gl.arange(0, BLOCK_N, _along(mma, 0))[:, None] * BLOCK_M
-    part_at += gl.arange(0, BLOCK_M, _along(mma, 1))[None, :]
+    part_at = gl.arange(0, BLOCK_N, along(mma, 0))[:, None] * BLOCK_M
+    part_at += gl.arange(0, BLOCK_M, along(mma, 1))[None, :]
 
     gdc_wait()
-    programs, steps, whole, shared, start, stop = _schedule(M, N, K, BLOCK_M, BLOCK_N, BLOCK_K)
+    programs, steps, whole, shared, start, stop = schedule(M, N, K, BLOCK_M, BLOCK_N, BLOCK_K)
     x = start - whole * steps
     n = x * 0
     while x < stop:
-        tile, first, end = _item(x, programs, steps, whole * programs, start, stop)
+        tile, first, end = item_at(x, programs, steps, whole * programs, start, stop)
         total = gl.zeros([BLOCK_N, BLOCK_M], gl.float32, mma)
         before = gl.zeros([BLOCK_N, CHUNK], s_ring.dtype, operand)
         for step in range(first, end):
@@ -430,7 +348,7 @@ def _multiply(
                 total = _sum(workspace, part_at, lowest, highest, begun, BLOCK_M, BLOCK_N, mma)
                 gl.store(counter, 0)
         if complete:
-            first_row, first_column = _place(tile, M, N, BLOCK_M, BLOCK_N, BAND)
+            first_row, first_column = place_of(tile, M, N, BLOCK_M, BLOCK_N, BAND)
             _store(total, c, bias, M, N, first_row, first_column, c_step)
         x += end - first
 

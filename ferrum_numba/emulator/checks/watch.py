@@ -281,8 +281,7 @@ class Watch:
 
     def rows(self, b: Builder, ins: Instruction, address: Value, count: int, kind: str) -> Value:
         """Addresses of ldmatrix or stmatrix; those that are not allowed lead to a dump."""
-        mask = b.constant("i32", (1 << 8 * count) - 1 if count < 4 else -1)
-        allowed = self._allowed(b, ins, "shared", address, 16, mask, kind)
+        allowed = self._allowed(b, ins, "shared", address, 16, lanes_of_rows(b, count), kind)
         dump = b.load("i32", 1, "%checks", offset("dump"), 4)
         return b.select(_lanes(b, allowed), address, b.vector(dump))
 
@@ -373,6 +372,11 @@ class Watch:
     @staticmethod
     def _place(ins: Instruction) -> tuple[str, str, str]:
         return "ptr %checks", "ptr %ctx", f"i32 {ins.index}"
+
+
+def lanes_of_rows(b: Builder, count: int) -> Value:
+    """The lanes whose addresses ldmatrix and stmatrix use: eight a matrix."""
+    return b.constant("i32", (1 << 8 * count) - 1 if count < 4 else -1)
 
 
 def _lanes(b: Builder, mask: Value) -> Value:

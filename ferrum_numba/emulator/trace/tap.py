@@ -12,7 +12,7 @@ import numpy as np
 
 from ..builder import Builder
 from ..checks.memory import offset
-from ..checks.watch import Watch
+from ..checks.watch import Watch, lanes_of_rows
 from ..ptx import Body, Instruction, Register, registers_of
 from ..values import Value
 from .sites import ACCESS, KINDS, Site, find_sites, key_of
@@ -119,8 +119,8 @@ class Tap(Watch):
         return super().access(b, ins, space, address, nbytes, condition, kind)
 
     def rows(self, b: Builder, ins: Instruction, address: Value, count: int, kind: str) -> Value:
-        lanes = b.constant("i32", (1 << 8 * count) - 1 if count < 4 else -1)
-        self._touch(b, "shared", "ldmatrix" if kind == "load" else "stmatrix", 16, lanes, address)
+        name, lanes = ("ldmatrix" if kind == "load" else "stmatrix"), lanes_of_rows(b, count)
+        self._touch(b, "shared", name, 16, lanes, address)
         return super().rows(b, ins, address, count, kind)
 
     def copy(
