@@ -13,12 +13,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 # Before NumPy loads its BLAS: the peer gets one thread, as the CPU device does.
@@ -31,24 +29,13 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 
 import ferrum_numba as fe  # noqa: E402
+from ferrum_numba.report.timing import REPLAYS, host_seconds  # noqa: E402
 from tests.layers import random_tensors  # noqa: E402
-
-
-def milliseconds(job: Callable[[], object], repeats: int) -> float:
-    """Median wall time of one call, after one call to warm up."""
-    job()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        job()
-        times.append((time.perf_counter() - start) * 1e3)
-    return statistics.median(times)
-
 
 CHECKS = [("memory",), ("memory", "init", "race"), ("memory", "init", "race", "order")]
 
 
-def check_costs(tensors: fe.GptqTensors, x: np.ndarray, repeats: int) -> dict[str, float]:
+def check_costs(tensors: fe.GptqTensors, x: np.ndarray) -> dict[str, float]:
     """How many times longer a layer takes with checks, on one thread, in CPU time.
 
     The runs take turns, and the best of each counts: other work on the machine slows all alike.
@@ -58,7 +45,7 @@ def check_costs(tensors: fe.GptqTensors, x: np.ndarray, repeats: int) -> dict[st
     out = np.empty((len(x), tensors.N), np.float16)
     layers = {name: fe.GptqLinear(tensors, device=device) for name, device in devices.items()}
     best = dict.fromkeys(layers, float("inf"))
-    for _ in range(repeats):
+    for _ in range(REPLAYS):
         for name, layer in layers.items():
             start = time.thread_time()
             layer(x, out=out)
@@ -90,7 +77,7 @@ def compile_and_reload() -> tuple[float, float]:
     return times[0], times[1]
 
 
-def beside_triton(size: int, repeats: int) -> dict[str, float] | None:
+def beside_triton(size: int) -> dict[str, float] | None:
     """The CPU device on one thread and Triton's interpreter, M = 64, N = K = size."""
     script = ROOT / "scripts" / "interpret_triton.py"
     command = [sys.executable, str(script), "--size", str(size), "--m", "64"]
@@ -102,7 +89,7 @@ def beside_triton(size: int, repeats: int) -> dict[str, float] | None:
         random_tensors(size, size, 128, symmetric=True), device=fe.open_device("cpu", threads=1)
     )
     x, out = np.ones((64, size), np.float16), np.empty((64, size), np.float16)
-    ours = milliseconds(lambda: layer(x, out=out), repeats)
+    ours = host_seconds(lambda: layer(x, out=out)) * 1e3
     return {"M": 64, "N = K": size, "triton_ms": json.loads(done.stdout)["ms"], "cpu_ms": ours}
 
 
@@ -113,7 +100,6 @@ def main() -> None:
     parser.add_argument("--m", type=int, nargs="+", default=[1, 64])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--triton-size", type=int, default=512, help="N and K beside Triton")
-    parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--checks", action="store_true", help="also what the checks cost")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
@@ -125,23 +111,19 @@ def main() -> None:
     for m in arguments.m:
         x = np.random.default_rng(m).standard_normal((m, tensors.K)).astype(np.float16)
         x32 = x.astype(np.float32)
-        numpy_ms = milliseconds(
-            lambda x32=x32: x32 @ tensors.dequantize().astype(np.float32), arguments.repeats
-        )
+        numpy_ms = 1e3 * host_seconds(lambda x32=x32: x32 @ tensors.dequantize().astype(np.float32))
         row = {"M": m, "numpy_ms": numpy_ms}
         out = np.empty((m, tensors.N), np.float16)
         for threads in arguments.threads:
             layer = fe.GptqLinear(tensors, device=fe.open_device("cpu", threads=threads))
-            ours = milliseconds(
-                lambda layer=layer, x=x, out=out: layer(x, out=out), arguments.repeats
-            )
+            ours = 1e3 * host_seconds(lambda layer=layer, x=x, out=out: layer(x, out=out))
             row |= {f"cpu_{threads}_threads_ms": ours, f"numpy/cpu_{threads}": numpy_ms / ours}
         if arguments.checks:
-            costs = check_costs(tensors, x, arguments.repeats)
+            costs = check_costs(tensors, x)
             row |= {f"{name}_times": cost for name, cost in costs.items()}
         rows.append(row)
     result |= {"N": tensors.N, "K": tensors.K, "group_size": tensors.group_size, "rows": rows}
-    result["triton"] = triton = beside_triton(arguments.triton_size, arguments.repeats)
+    result["triton"] = triton = beside_triton(arguments.triton_size)
     if arguments.json:
         print(json.dumps(result, indent=1))
         return

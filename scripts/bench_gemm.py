@@ -14,24 +14,16 @@ import importlib.util
 import json
 import statistics
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from gemm_timing import (
-    REPLAYS,
-    Graphs,
-    Layers,
-    Peer,
-    copies,
-    floor_us,
-    geometric_mean,
-    peers,
-    rounds_of,
-    weight_bytes,
-)
+# First: it puts the repository on the path.
+from gemm_timing import Layers, Peer, floor_us, geometric_mean, peers, weight_bytes
 
 import ferrum_numba as fe
 from ferrum_numba import kernels
+from ferrum_numba.report.timing import REPLAYS, cold_copies, device_seconds, rounds_of
 
 GROUP_SIZE = 128
 INT4_ROWS = 64  # torch's int4 matmul is made for few rows; beyond, it takes seconds
@@ -43,11 +35,11 @@ class Torch:
     def __init__(self, device: fe.Device) -> None:
         import torch
 
-        self.torch = torch
+        self.torch, self.ours = torch, device
         self.device = f"cuda:{device.name.partition(':')[2]}"
 
     def cublas_us(self, M: int, N: int, K: int) -> float:
-        count = copies(2 * K * N)
+        count = cold_copies(self.ours, 2 * K * N)
         weights = [self._random(N, K) for _ in range(count)]
         x = self._random(M, K)
         outs = [self._random(M, N) for _ in range(count)]
@@ -60,7 +52,7 @@ class Torch:
 
     def int4_us(self, M: int, N: int, K: int) -> float:
         torch = self.torch
-        count = copies(K * N // 2)
+        count = cold_copies(self.ours, K * N // 2)
         x = self._random(M, K).bfloat16()
         layers = []
         for _ in range(count):
@@ -80,39 +72,36 @@ class Torch:
         for call in calls[:2]:
             call()
         torch.cuda.synchronize()
-        rounds = rounds_of(len(calls), self._replays(calls, 1, 2)[-1])
+        rounds = rounds_of(len(calls), self._replays(calls, 1, 1)[0])
         times = self._replays(calls, rounds, REPLAYS + 1)[1:]
-        return statistics.median(times) / (rounds * len(calls))
+        return statistics.median(times) / (rounds * len(calls)) * 1e6
 
     def _replays(self, calls: list[Callable[[], Any]], rounds: int, count: int) -> list[float]:
-        """Microseconds of each of `count` replays of one graph."""
+        """Seconds of each of `count` replays of one graph, as `device_seconds` takes them."""
         torch = self.torch
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             for _ in range(rounds):
                 for call in calls:
                     call()
-        times = []
-        for _ in range(count):
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
+        marks = [torch.cuda.Event(enable_timing=True) for _ in range(count + 1)]
+        marks[0].record()
+        for mark in marks[1:]:
             graph.replay()
-            end.record()
-            end.synchronize()
-            times.append(start.elapsed_time(end) * 1e3)
-        return times
+            mark.record()
+        marks[-1].synchronize()
+        return [before.elapsed_time(after) / 1e3 for before, after in pairwise(marks)]
 
 
 def bench(
-    peer: Peer, device: fe.Device, layers: Layers, graphs: Graphs, torch: Torch | None,
-    kernel: str | None,
+    peer: Peer, device: fe.Device, layers: Layers, torch: Torch | None, kernel: str | None
 ) -> dict[str, Any]:  # fmt: skip
     """One row: what we take, and what others do."""
     m, n, k = peer.M, peer.N, peer.K
     shipped = kernels.choose(device, m, n, k, GROUP_SIZE, 1)
     if kernel is not None:
         shipped = kernels.artefact(kernel)
-    us = graphs.microseconds(layers.launches(shipped, m, n, k, GROUP_SIZE))
+    us = device_seconds(device, layers.launches(shipped, m, n, k, GROUP_SIZE)) * 1e6
     moved = weight_bytes(n, k, GROUP_SIZE) + 2 * m * (n + k)
     row = {
         "shape": peer.shape, "N": n, "K": k, "M": m,
@@ -188,12 +177,12 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, metavar="FILE.png")
     arguments = parser.parse_args()
     device = fe.open_device("cuda")
-    graphs, layers = Graphs(device), Layers(device)
+    layers = Layers(device)
     has_torch = importlib.util.find_spec("torch") is not None and not arguments.alone
     torch = Torch(device) if has_torch else None
     rows = [
         # Small M first: after seconds of large ones the chip's clocks are down for a while.
-        bench(peer, device, layers, graphs, torch, arguments.kernel)
+        bench(peer, device, layers, torch, arguments.kernel)
         for peer in sorted(peers(), key=lambda peer: peer.M)
         if not arguments.m or peer.M in arguments.m
     ]

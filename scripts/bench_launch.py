@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,12 +21,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 import numpy as np
-from gemm_timing import Graphs  # first: it puts the repository on the path
 from launch_roads import Launch, Road, bare, others, ours
 from numba import cuda
 
 import ferrum_numba as fe
+from ferrum_numba.report.timing import device_seconds
 
 COUNT, REPEATS = 400, 25  # few enough launches at a time that the stream's queue never fills
 THREADS = 8
@@ -107,14 +110,14 @@ class Decode:
                             stream=stream)  # fmt: skip
             x = outs["down_proj"]
 
-    def device_microseconds(self, graphs: Graphs) -> dict[str, float]:
+    def device_microseconds(self) -> dict[str, float]:
         """What one kernel of each kind takes, going round the layers' weights."""
         times = {}
         for name, (_, k, _) in self.shapes.items():
             x = self.device.to_device(np.ones((1, k), np.float16))
             out = self.outs[name]
             jobs = [partial(_on, layer[name], x, out) for layer in self.layers]
-            times[name] = graphs.microseconds(jobs)
+            times[name] = device_seconds(self.device, jobs) * 1e6
         return times
 
 
@@ -134,8 +137,8 @@ def _random(rng: np.random.Generator, n: int, k: int) -> fe.GptqTensors:
 
 def decode(device: fe.Device, shapes: dict[str, tuple[int, int, str]]) -> dict[str, Any]:
     """Milliseconds of a step by each road, beside the sum of the kernels' own."""
-    model, graphs, stream = Decode(device, shapes), Graphs(device), device.create_stream()
-    own = model.device_microseconds(graphs)
+    model, stream = Decode(device, shapes), device.create_stream()
+    own = model.device_microseconds()
     total = LAYERS * sum(own.values()) / 1e3
     with device.record_plan() as plan:
         model.step(None)

@@ -1,14 +1,12 @@
-"""What bench_gemm.py and tune.py share: shapes, cold weights, and times of CUDA graphs."""
+"""What bench_gemm.py and tune.py share: shapes, peers, and layers of any size."""
 
 from __future__ import annotations
 
 import csv
-import ctypes
 import math
 import statistics
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,13 +18,11 @@ import numpy as np  # noqa: E402
 
 import ferrum_numba as fe  # noqa: E402
 from ferrum_numba import kernels  # noqa: E402
-from ferrum_numba.devices.cuda import stream_handle  # noqa: E402
+from ferrum_numba.report.timing import cold_copies  # noqa: E402
 
 PEERS = ROOT / "scripts" / "peers_h200.csv"
 READ_BYTES_PER_US = 4.39e6  # of an H200's memory, measured
 FLOP_PER_US = 658e6  # of its tensor cores in float16, measured
-COLD_BYTES = 200 * 10**6  # read between two uses of the same weights: three times its L2
-REPLAYS = 7
 _POOL_WORDS = 128 * 2**20
 _POOL_SCALES = 16 * 2**20
 
@@ -68,16 +64,6 @@ def floor_us(M: int, N: int, K: int, group_size: int) -> float:
     return max(read, 2 * M * N * K / FLOP_PER_US)
 
 
-def copies(nbytes: int) -> int:
-    """How many layers of this size to go round, so that none is in the cache when it is used."""
-    return max(2, min(24, COLD_BYTES // nbytes + 1))
-
-
-def rounds_of(jobs: int, once_us: float) -> int:
-    """How often a graph repeats its jobs: 24 launches or 3 ms are long enough to time."""
-    return max(1, min(-(-24 // jobs), int(3000 / once_us)))
-
-
 def geometric_mean(values: Iterable[float]) -> float:
     return math.exp(statistics.fmean(map(math.log, values)))
 
@@ -94,7 +80,7 @@ class Layers:
 
     def weights(self, N: int, K: int, group_size: int, zero_bias: int = 1) -> list[fe.W4A16Weight]:
         """Layers in different places, that together pass the cache."""
-        count = copies(K * N // 2)
+        count = cold_copies(self.device, K * N // 2)
         groups = -(-K // group_size)
         return [
             fe.W4A16Weight(
@@ -132,66 +118,3 @@ def _cut(pool: Any, index: int, count: int, shape: tuple[int, int]) -> Any:
     size = shape[0] * shape[1]
     start = (pool.size - size) // max(count - 1, 1) * index // 128 * 128
     return pool[start : start + size].reshape(shape)
-
-
-class Graphs:
-    """Times CUDA graphs of launches, through the driver."""
-
-    def __init__(self, device: fe.Device) -> None:
-        self.device = device
-        self.stream = device.create_stream()
-        self._handle = ctypes.c_void_p(stream_handle(self.stream))
-        self._driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-
-    def microseconds(self, jobs: Sequence[Callable[[Any], object]]) -> float:
-        """Median time of one job, of all of them in turn, replayed as a graph.
-
-        jobs: each enqueues its work on the stream that it is given.
-        """
-        with self._captured(jobs, 1) as graph:
-            once = [self._replay(graph) for _ in range(2)][-1]
-        rounds = rounds_of(len(jobs), once)
-        with self._captured(jobs, rounds) as graph:
-            times = [self._replay(graph) for _ in range(REPLAYS + 1)][1:]
-        return statistics.median(times) / (rounds * len(jobs))
-
-    @contextmanager
-    def _captured(
-        self, jobs: Sequence[Callable[[Any], object]], rounds: int
-    ) -> Iterator[ctypes.c_void_p]:
-        for job in jobs[:1]:  # loads what is loaded lazily, outside of the graph
-            job(self.stream)
-        self.device.synchronize()
-        graph, executable = ctypes.c_void_p(), ctypes.c_void_p()
-        self._call("cuStreamBeginCapture_v2", self._handle, 2)  # relaxed
-        for _ in range(rounds):
-            for job in jobs:
-                job(self.stream)
-        self._call("cuStreamEndCapture", self._handle, ctypes.byref(graph))
-        flags = ctypes.c_ulonglong(0)
-        self._call("cuGraphInstantiateWithFlags", ctypes.byref(executable), graph, flags)
-        try:
-            yield executable
-        finally:
-            self._call("cuGraphExecDestroy", executable)
-            self._call("cuGraphDestroy", graph)
-
-    def _replay(self, graph: ctypes.c_void_p) -> float:
-        events = [ctypes.c_void_p(), ctypes.c_void_p()]
-        for event in events:
-            self._call("cuEventCreate", ctypes.byref(event), 0)
-        self._call("cuEventRecord", events[0], self._handle)
-        self._call("cuGraphLaunch", graph, self._handle)
-        self._call("cuEventRecord", events[1], self._handle)
-        self._call("cuEventSynchronize", events[1])
-        elapsed = ctypes.c_float()
-        self._call("cuEventElapsedTime", ctypes.byref(elapsed), *events)
-        for event in events:
-            self._call("cuEventDestroy_v2", event)
-        return elapsed.value * 1e3
-
-    def _call(self, name: str, *arguments: Any) -> None:
-        with self.device.current():  # type: ignore[attr-defined]
-            status = getattr(self._driver, name)(*arguments)
-        if status:
-            raise SystemExit(f"{name}: the driver answered {status}")

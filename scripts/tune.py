@@ -13,19 +13,18 @@ import argparse
 import itertools
 import json
 import re
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-from gemm_timing import ROOT, Graphs, Layers, peers
+from gemm_timing import ROOT, Layers, peers  # first: it puts the repository on the path
 
 import ferrum_numba as fe
 from ferrum_numba import kernels
 from ferrum_numba.kernels.tuning import CANONICAL, PORTABLE
+from ferrum_numba.report.timing import device_seconds
 
 TABLE = ROOT / "ptx" / "w4a16_tuning.json"
 CPU_SHAPES = [(2048, 2048)]
 
-Launches = list[fe.PreparedLaunch]
 Shape = tuple[int, int, int, int]  # group, M, N, K
 
 
@@ -42,34 +41,18 @@ def builds(group: int, device: fe.Device) -> dict[str, kernels.Artefact]:
     return found
 
 
-def timer(device: fe.Device) -> Callable[[Launches], float]:
-    """Microseconds of one launch: of graphs on a GPU, by the clock on the CPU."""
-    if device.name == "cpu":
-        return _by_clock
-    return Graphs(device).microseconds
-
-
-def _by_clock(launches: Launches) -> float:
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        launches[0]()
-        times.append(time.perf_counter() - start)
-    return min(times) * 1e6
-
-
 def measure(
     device: fe.Device, ms: list[int], groups: list[int]
 ) -> Iterator[tuple[Shape, dict[str, float]]]:
     """(group, M, N, K) and the microseconds of each build that takes it."""
     shapes = sorted({(p.N, p.K) for p in peers()}) if device.name != "cpu" else CPU_SHAPES
-    layers, microseconds = Layers(device), timer(device)
+    layers = Layers(device)
     for group, m, (n, k) in itertools.product(groups, ms, shapes):
         sizes = kernels.contiguous_sizes(m, n, k, group)
         yield (
             (group, m, n, k),
             {
-                build: microseconds(layers.launches(shipped, m, n, k, group))
+                build: device_seconds(device, layers.launches(shipped, m, n, k, group)) * 1e6
                 for build, shipped in builds(group, device).items()
                 if shipped.takes(device, sizes) and worth_trying(shipped, m)
             },

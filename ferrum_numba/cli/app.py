@@ -11,6 +11,7 @@ import click
 
 from .. import __version__
 from ..errors import FerrumError
+from .bench import bench
 from .compare import compare
 from .console import standard_error
 from .devices import NoSuchDevice
@@ -88,6 +89,7 @@ for command in (
     verify,
     compare,
     sanitize,
+    bench,
     trace,
     make,
     replay_command,

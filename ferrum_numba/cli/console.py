@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 import click
 from rich import box
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 from ..report.record import as_json
@@ -20,6 +21,9 @@ _UNREAD = 141  # 128 + SIGPIPE, as shells have it; rich's own 1 would read as a 
 json_option: Callable[[Any], Any] = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object instead of tables."
 )
+
+
+_Result = TypeVar("_Result")
 
 
 class _Console(Console):
@@ -46,6 +50,20 @@ def _console(*, stderr: bool) -> Console:
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = _UNBOUNDED
     return console
+
+
+def tracked(results: Iterable[_Result], total: int) -> list[_Result]:
+    """The results, with a progress bar where somebody is looking."""
+    console = standard_error()
+    shown = track(
+        results,
+        description="",
+        total=total,
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    return list(shown)
 
 
 def plain_table() -> Table:

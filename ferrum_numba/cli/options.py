@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,28 @@ layers_option = repeated_option(
     "GLOB",
     "Only layers whose name matches, such as '*.self_attn.*'; may be given several times.",
 )
+
+
+def m_values_option(default: Sequence[int], help: str) -> Decorator:
+    """`--m`, one or several numbers of rows, as a tuple."""
+    return click.option(
+        "--m",
+        "m_values",
+        metavar="M,M,...",
+        callback=_read_m_values,
+        default=",".join(map(str, default)),
+        show_default=True,
+        help=help,
+    )
+
+
+def _read_m_values(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, ...]:
+    """`1,16,64` as numbers, each at least 1."""
+    numbers = [part.strip() for part in value.split(",")]
+    if not all(number.isdecimal() and int(number) for number in numbers):
+        message = f"expected numbers from 1 with commas between, found {value!r}"
+        raise click.BadParameter(message, ctx, param)
+    return tuple(int(number) for number in numbers)
 
 
 class _NumberFromZero(click.FloatRange):

@@ -51,6 +51,7 @@ from .options import (
     file_option,
     group_size_option,
     layers_option,
+    m_values_option,
     output_option,
     repeated_option,
     seed_option,
@@ -58,27 +59,10 @@ from .options import (
 )
 
 
-def read_m_values(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, ...]:
-    """`1,16,64` as numbers, each at least 1."""
-    numbers = [part.strip() for part in value.split(",")]
-    if not all(number.isdecimal() and int(number) for number in numbers):
-        message = f"expected numbers from 1 with commas between, found {value!r}"
-        raise click.BadParameter(message, ctx, param)
-    return tuple(int(number) for number in numbers)
-
-
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path))
 @layers_option
-@click.option(
-    "--m",
-    "m_values",
-    metavar="M,M,...",
-    callback=read_m_values,
-    default=",".join(map(str, M_VALUES)),
-    show_default=True,
-    help="Rows of the random x (M, K) to test with.",
-)
+@m_values_option(M_VALUES, "Rows of the random x (M, K) to test with.")
 @click.option(
     "--device",
     "names",

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from ctypes import POINTER, c_char_p, c_int, c_size_t, c_uint, c_uint8, c_uint64, c_void_p
+from ctypes import POINTER, c_char_p, c_float, c_int, c_size_t, c_uint, c_uint8, c_uint64, c_void_p
 from functools import lru_cache
 
 from ..errors import DeviceError, LaunchError
@@ -30,6 +30,8 @@ _PROTOTYPES = {
     "cuEventCreate": (POINTER(c_void_p), c_uint),
     "cuEventRecord": (c_void_p, c_void_p),
     "cuEventQuery": (c_void_p,),
+    "cuEventSynchronize": (c_void_p,),
+    "cuEventElapsedTime": (POINTER(c_float), c_void_p, c_void_p),
     "cuEventDestroy_v2": (c_void_p,),
     "cuStreamIsCapturing": (c_void_p, POINTER(c_int)),
     "cuDevicePrimaryCtxRetain": (POINTER(c_void_p), c_int),
@@ -69,7 +71,7 @@ _POINTER_DEVICE_ORDINAL = 9  # CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
 _FUNC_MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 # CU_FUNC_ATTRIBUTE_...
 _FUNC_ATTRIBUTES = {"max_threads": 0, "shared": 1, "constant": 2, "local": 3, "registers": 4}
-_EVENT_DISABLE_TIMING = 2
+_EVENT_TIMED, _EVENT_DISABLE_TIMING = 0, 2  # CU_EVENT_...
 _STREAM_NON_BLOCKING = 1
 NEVER_CAPTURED = (0, 1)  # the legacy default stream, by both of its handles
 _CAPTURE_RELAXED = 2  # CU_STREAM_CAPTURE_MODE_RELAXED
@@ -356,15 +358,17 @@ class Stream(Owned):
 
 
 class Event(Owned):
-    """A mark in a stream, to learn whether the work before it is done."""
+    """A mark in a stream, to learn whether the work before it is done, and when."""
 
     _handle = c_void_p()
 
-    def __init__(self) -> None:
+    def __init__(self, *, timed: bool = False) -> None:
+        """timed: whether the device notes when the mark is reached, which costs a little."""
         super().__init__()
         self._handle = c_void_p()
         self._destroy = library().cuEventDestroy_v2  # at hand when the interpreter ends
-        code = library().cuEventCreate(ctypes.byref(self._handle), _EVENT_DISABLE_TIMING)
+        flags = _EVENT_TIMED if timed else _EVENT_DISABLE_TIMING
+        code = library().cuEventCreate(ctypes.byref(self._handle), flags)
         check(code, "cuEventCreate")
 
     def record(self, stream: int) -> None:
@@ -379,6 +383,16 @@ class Event(Owned):
     def done(self) -> bool:
         """Whether the stream has reached the mark; in a lost context it never does."""
         return bool(library().cuEventQuery(self._handle) == _SUCCESS)
+
+    def seconds_since(self, earlier: Event) -> float:
+        """What lay between two timed marks, by the device's clock; waits for this one."""
+        check(library().cuEventSynchronize(self._handle), "cuEventSynchronize")
+        milliseconds = c_float()
+        code = library().cuEventElapsedTime(
+            ctypes.byref(milliseconds), earlier._handle, self._handle
+        )
+        check(code, "cuEventElapsedTime")
+        return milliseconds.value / 1e3
 
     def __del__(self) -> None:
         if self._handle and self.ours:

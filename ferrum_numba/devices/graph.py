@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from ..errors import LaunchError
@@ -27,6 +29,7 @@ class LaunchGraph(LaunchSequence):
         self.stream = stream
 
     def take(self, kernel: Kernel, invocation: Invocation, stream: Any) -> None:
+        self._require_own(kernel)
         self._require_captured(stream)
         super().take(kernel, invocation, stream)
 
@@ -40,6 +43,17 @@ class LaunchGraph(LaunchSequence):
     def launch(self, stream: Any = None) -> None:
         """Run the graph on `stream`.  Raises LaunchError where the device refuses."""
         self._issue_each(stream)
+
+    def seconds(self, launches: int) -> list[float]:
+        """Launch it so many times in a row on `stream`, and wait: the seconds of each.
+
+        On a GPU it is the device's clock, and the first has waited for the host besides.
+        """
+        clock = [time.perf_counter()]
+        for _ in range(launches):
+            self.launch(self.stream)
+            clock.append(time.perf_counter())
+        return [after - before for before, after in pairwise(clock)]
 
     def _update(self, step: int, changes: dict[str, object]) -> None:
         self._require_ended()

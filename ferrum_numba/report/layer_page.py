@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from .layer_kind import LayerKind
 from .layer_test import LayerResult, Measurement
 from .page import Column, Page, Row, short
 from .tolerance import SAFETY
@@ -54,7 +55,7 @@ def _row(result: LayerResult) -> Row:
     )
 
 
-def describe_format(result: LayerResult) -> str:
+def describe_format(result: LayerResult | LayerKind) -> str:
     """The zero format, or the bits of other widths, and whether rows are in activation order."""
     name = result.zero_format if result.bits == 4 else f"{result.bits} bits" if result.bits else ""
     return f"{name}, act-order" if result.act_order else name

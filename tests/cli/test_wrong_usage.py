@@ -42,6 +42,7 @@ def recorded(tmp_path: Path) -> Path:
         (["compare", KERNEL, TYPO], MEANT),
         (["verify", CHECKPOINT, "--kernel", TYPO], MEANT),
         (["verify", CHECKPOINT, "--layers", "q_proj"], f"found 'q_proj'; did you mean {LAYER}?"),
+        (["bench", CHECKPOINT, "--layers", "q_proj"], f"found 'q_proj'; did you mean {LAYER}?"),
         (["compare", CHECKPOINT, CHECKPOINT, "--layers", "q_prj"], f"did you mean {LAYER}"),
         (["inspect", "nothing"], "found neither; ferrum-numba info lists these"),
         # numbers that nothing is measured by

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 from collections.abc import Callable
-from ctypes import CFUNCTYPE, c_int, c_size_t, c_uint, c_uint8, c_uint64, c_void_p
+from ctypes import CFUNCTYPE, c_float, c_int, c_size_t, c_uint, c_uint8, c_uint64, c_void_p
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,6 +67,8 @@ class EmulatedDriver:
             ("cuEventCreate", (p, c_uint), lambda out, _: self._new(out)),
             ("cuEventRecord", (p, p), lambda _, stream: self._look(stream)),
             ("cuEventQuery", (p,), self._done),
+            ("cuEventSynchronize", (p,), self._done),
+            ("cuEventElapsedTime", (p, p, p), self._elapsed),
             ("cuEventDestroy_v2", (p,), self._done),
             ("cuThreadExchangeStreamCaptureMode", (p,), self._done),
             ("cuCtxGetStreamPriorityRange", (p, p), self._priorities),
@@ -119,6 +121,10 @@ class EmulatedDriver:
 
     def _fill(self, address: int, value: int, nbytes: int, _: object) -> int:
         ctypes.memset(address, value, nbytes)
+        return SUCCESS
+
+    def _elapsed(self, out: int, earlier: int, later: int) -> int:
+        c_float.from_address(out).value = later - earlier  # milliseconds
         return SUCCESS
 
     def _priorities(self, least: int, greatest: int) -> int:
