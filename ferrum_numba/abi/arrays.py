@@ -94,6 +94,8 @@ def check_array(declaration: Declaration, array: ArrayReference, sizes: Mapping[
     strides = [rule(sizes) for rule in declaration.strides]
     _check_layout(declaration, array, extents, strides)
     _check_length(declaration, array, extents, strides)
+    if declaration.role == "output":
+        _check_apart(declaration, extents, strides)
 
 
 def reach(extents: Sequence[int], strides: Sequence[int], itemsize: int) -> int:
@@ -143,6 +145,19 @@ def _check_length(
             f"{_show(declaration.strides, strides)}, found {array.available} bytes "
             f"(shape {array.shape}, {array.dtype})"
         )
+
+
+def _check_apart(declaration: Declaration, extents: list[int], strides: list[int]) -> None:
+    """No two elements of an output lie in the same place: CTAs write them in any order."""
+    taken = 1  # elements, by the axes of smaller strides
+    for stride, extent in sorted(zip(strides, extents, strict=True)):
+        if extent > 1 and stride < taken:
+            raise AbiError(
+                f"{declaration.name}: {_show(declaration.strides, strides)}: elements of "
+                f"{_show(declaration.shape, extents)} would share memory, found a stride of "
+                f"{stride} where expected at least {taken}"
+            )
+        taken += max(extent - 1, 0) * stride
 
 
 def _show(rules: tuple[Expression, ...], values: list[int]) -> str:

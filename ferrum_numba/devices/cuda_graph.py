@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import FerrumError, LaunchError
@@ -85,6 +86,7 @@ class CudaGraph(LaunchGraph):
             pass  # the error that ended the block says more
 
     def take(self, kernel: Kernel, invocation: Invocation, stream: Any) -> None:
+        self._require_own(kernel)
         handle = stream_handle(stream)
         with self.device.current():
             if not self._captures(handle):
@@ -114,14 +116,17 @@ class CudaGraph(LaunchGraph):
         handle = stream_handle(stream)
         with self.device.current():
             lane = self._lanes.on(stream, handle)
-        if watching is not None and not capture.takers:
+            # By another library, say; the driver takes no graph into another.
+            captured = driver.is_capturing(handle)
+        taken = captured or bool(capture.takers)
+        if watching is not None and not taken:
             found = lane.issue(watching)
             number = refused(found)[0] if found > 0 else 0
-        watched = capture.takers or (watching is not None and not number)
-        if watched and self._only_launches:
+        watched = watching is not None and not number
+        if (taken or watched) and self._only_launches:
             self._issue_each(stream)
             return
-        if self.device.is_recording:
+        if captured or self.device.is_recording:
             raise LaunchError(
                 f"{self}: it holds work of other libraries, which no plan and no other graph takes "
                 "down; launch it outside of the block"
@@ -137,6 +142,15 @@ class CudaGraph(LaunchGraph):
                 raise
         if lane.fleeting:
             self._lanes.keep(lane)
+
+    def seconds(self, launches: int) -> list[float]:
+        with self.device.current():
+            marks = [driver.Event(timed=True) for _ in range(launches + 1)]
+            marks[0].record(self._handle)
+            for mark in marks[1:]:
+                self.launch(self.stream)
+                mark.record(self._handle)
+            return [after.seconds_since(before) for before, after in pairwise(marks)]
 
     def _update(self, step: int, changes: dict[str, object]) -> None:
         before, instance = self[step], self._instance

@@ -19,6 +19,7 @@ from ..abi import ArrayReference
 from ..errors import AbiError
 
 _CPU, _CUDA, _CUDA_HOST, _CUDA_MANAGED = 1, 2, 3, 13  # DLDeviceType
+_MAJOR = 1  # DLPACK_MAJOR_VERSION
 _READ_ONLY, _COPIED = 1, 2  # DLPACK_FLAG_BITMASK_READ_ONLY, DLPACK_FLAG_BITMASK_IS_COPIED
 _NO_ORDERING, _LEGACY_DEFAULT = -1, 1  # streams as DLPack names them
 # DLDataTypeCode -> how NumPy and ml_dtypes name such a type of a number of bits.
@@ -111,18 +112,30 @@ def describe(name: str, array: Any) -> ArrayReference:
         capsule = _export(name, array, _NO_ORDERING)
     except AbiError:  # JAX takes it for a stream that it does not know
         capsule = _export(name, array, _LEGACY_DEFAULT)
-    kind = _name_of(capsule)
-    address = _pointer_of(capsule, kind)
-    flags = 0
-    if kind == b"dltensor_versioned":
-        versioned = _VersionedTensor.from_address(address)
-        tensor, flags = versioned.tensor, versioned.flags
-    else:
-        tensor = _Tensor.from_address(address)
+    tensor, flags = _opened(name, array, capsule)
     if flags & _COPIED:
         raise AbiError(f"{name}: {type(array).__name__} gives DLPack a copy of itself only")
     readonly = bool(flags & _READ_ONLY) or is_of_jax(array)
     return _reference(name, tensor, device_of(name, array), readonly)
+
+
+def _opened(name: str, array: object, capsule: object) -> tuple[_Tensor, int]:
+    """The tensor in a capsule, and its flags.  Raises AbiError for what is no such capsule."""
+    try:
+        kind = _name_of(capsule)
+        address = _pointer_of(capsule, kind)
+    except ValueError:
+        kind = None
+    if kind == b"dltensor":
+        return _Tensor.from_address(address), 0
+    if kind == b"dltensor_versioned":
+        versioned = _VersionedTensor.from_address(address)
+        if versioned.major == _MAJOR:
+            return versioned.tensor, versioned.flags
+    raise AbiError(
+        f"{name}: expected a DLPack capsule of version {_MAJOR}.x or older, that nobody has taken "
+        f"a tensor out of, from {type(array).__name__}, found {capsule!r:.80}"
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -56,13 +56,22 @@ def _of_numba(array: Any) -> object:
 
 def _of_torch(array: Any) -> object:
     # The strides alone would not tell a conjugate, but then it is complex, which nobody takes.
-    place = array.data_ptr(), array.shape, array.stride()
+    try:
+        place = array.data_ptr(), array.shape, array.stride()
+    except RuntimeError:  # a sparse or a nested one has none
+        return object()
     return *place, array.dtype, array.device, getattr(array, "requires_grad", False)
 
 
 def _of_interface(array: Any) -> object:
     interface = interface_of(array)
-    # Of one before version 3, such as JAX's, it is not known who still writes the array.
-    if interface is None or interface["version"] < 3 or interface.get("mask") is not None:
+    if interface is None:
         return object()
-    return tuple(interface.get(key) for key in ("data", "shape", "strides", "typestr", "stream"))
+    try:
+        # Of one before version 3, such as JAX's, it is not known who still writes the array.
+        if interface["version"] < 3 or interface.get("mask") is not None:
+            return object()
+        keys = ("data", "shape", "strides", "typestr", "stream")
+        return tuple(interface.get(key) for key in keys)
+    except (AttributeError, LookupError, TypeError):  # who describes the array says what is wrong
+        return object()

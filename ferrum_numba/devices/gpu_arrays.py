@@ -5,6 +5,8 @@ Source: the CUDA Array Interface, versions 2 and 3, in Numba's documentation.
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -30,7 +32,7 @@ def describe(name: str, array: Any, device: str) -> ArrayReference:
     if interface is not None:
         try:
             reference = _describe(name, array, interface, device)
-        except (LookupError, TypeError, ValueError) as error:
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
             kind = type(array).__name__
             raise AbiError(
                 f"{name}: the __cuda_array_interface__ of {kind} cannot be read: {error!r}"
@@ -57,8 +59,8 @@ def interface_of(array: object) -> dict[str, Any] | None:
 def _describe(name: str, array: Any, interface: dict[str, Any], device: str) -> ArrayReference:
     if interface.get("mask") is not None:
         raise AbiError(f"{name}: expected an array without a mask, found one with a mask")
-    shape, strides = tuple(interface["shape"]), interface.get("strides")
-    strides = tuple(strides) if strides is not None else None
+    shape, strides = _integers(interface["shape"]), interface.get("strides")
+    strides = _integers(strides) if strides is not None else None
     dtype, itemsize, native = _type(interface["typestr"])
     if not native:
         raise AbiError(f"{name}: expected native byte order, found {interface['typestr']}")
@@ -67,10 +69,17 @@ def _describe(name: str, array: Any, interface: dict[str, Any], device: str) -> 
         own = getattr(array, "dtype", None)
         if not isinstance(own, np.dtype) and str(own) == "torch.bfloat16":
             dtype = "bfloat16"
-    address, readonly = interface["data"]
-    stream = interface.get("stream")
+    place, readonly = interface["data"]
+    address, stream = operator.index(place or 0), interface.get("stream")
+    if address < 0 or min(shape, default=0) < 0:
+        raise AbiError(f"{name}: expected memory, found shape {shape} at address {address}")
+    if stream is not None and (not isinstance(stream, int) or stream < 1):
+        raise AbiError(
+            f"{name}: expected a stream from 1 on in its __cuda_array_interface__, or None, "
+            f"found {stream!r:.80}"
+        )
     return ArrayReference(
-        address=address or 0,
+        address=address,
         shape=shape,
         strides=strides,
         dtype=dtype,
@@ -82,6 +91,10 @@ def _describe(name: str, array: Any, interface: dict[str, Any], device: str) -> 
     )
 
 
+def _integers(values: Iterable[Any]) -> tuple[int, ...]:
+    return tuple(map(operator.index, values))
+
+
 @lru_cache(maxsize=64)
 def _type(typestr: str) -> tuple[str, int, bool]:
     """NumPy's name of a type, its bytes, and whether their order is this machine's.
@@ -89,6 +102,8 @@ def _type(typestr: str) -> tuple[str, int, bool]:
     To spell the name takes NumPy longer than a launch.
     """
     dtype = np.dtype(typestr)
+    if typestr is None or dtype.hasobject or dtype.kind in "SUMm":  # NumPy: None is float64
+        raise TypeError(f"typestr {typestr!r} is of no numbers")
     name = "bfloat16" if dtype == _TWO_BYTES else dtype.name
     return name, dtype.itemsize, dtype.isnative
 

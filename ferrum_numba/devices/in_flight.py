@@ -68,11 +68,14 @@ class InFlight:
             self._add(stream, handle, describe, objects)
             self._nbytes += nbytes
             full = self._count >= _LAUNCHES or self._nbytes >= _NBYTES
-            done: object = None
+            done: list[_Batch] = []
             if full or is_fleeting(stream, handle):
-                with self._current():
+                # To ask for an event would break a capture of another library's.
+                with self._current(), driver.outside_of_captures():
                     done = self._seal()
-        del done  # outside the lock: what is freed there may run any code
+        if done:  # outside the lock: what is freed there may run any code
+            with self._current(), driver.outside_of_captures():
+                done.clear()
 
     def drop(self, stream: Any, handle: int, describe: Describe, objects: object) -> None:
         """As `keep`, from a finaliser: it may run within `keep` itself, and in any context."""

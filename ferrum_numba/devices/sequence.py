@@ -46,12 +46,15 @@ class LaunchSequence:
 
     def take(self, kernel: Kernel, invocation: Invocation, stream: Any) -> None:
         """Record a launch, which is marshalled and checked."""
+        self._require_own(kernel)
+        self._launches.append(PreparedLaunch(kernel, invocation.copy()))
+
+    def _require_own(self, kernel: Kernel) -> None:
         if kernel.module.device is not self.device:
             raise LaunchError(
                 f"{self}: expected launches on that device, found one on another, "
                 f"{kernel.module.device.name}"
             )
-        self._launches.append(PreparedLaunch(kernel, invocation.copy()))
 
     def update(self, step: int, **changes: object) -> None:
         """Replace some arguments of a step, counted from 0; the grid follows the sidecar's rule.

@@ -11,6 +11,8 @@ from ..errors import DeviceError
 from . import driver
 
 PER_THREAD = 2  # CU_STREAM_PER_THREAD: one handle, and a stream for each thread
+_LARGEST = 2**64 - 1
+_PROTOCOL = 0  # the version of __cuda_stream__
 
 
 def is_fleeting(stream: Any, handle: int) -> bool:
@@ -34,36 +36,53 @@ def stream_handle(stream: Any) -> int:
     """
     if stream is None:
         return 0
-    found = type(stream).__name__
-    if isinstance(stream, int) and not isinstance(stream, bool):
-        if stream >= 0:
-            return stream
-        found = str(stream)
-    # The driver takes an event's handle for a stream's, and crashes.
-    if not found.endswith("Event"):
-        protocol = getattr(stream, "__cuda_stream__", None)
-        if protocol is not None:
-            return _of_protocol(protocol, found)
-        for attribute in ("handle", "cuda_stream", "ptr"):  # numba, torch, CuPy
-            if hasattr(stream, attribute):
-                return integer_handle(getattr(stream, attribute))
-    raise DeviceError(
-        f"stream: expected a CUDA stream (numba, __cuda_stream__, torch, CuPy or an integer "
-        f"handle), found {found}"
-    )
-
-
-def _of_protocol(protocol: Any, kind: str) -> int:
-    """The handle that a stream's `__cuda_stream__`, a method or older a pair, says."""
-    pair = protocol() if callable(protocol) else protocol
-    try:
-        _version, handle = pair
-        return int(handle)
-    except (TypeError, ValueError):
+    handle = stream if isinstance(stream, int) else _handle_of(stream)
+    number: int = handle if type(handle) is int else _number(handle)
+    # The driver would crash on another one, or cut it to that of another stream.
+    if not 0 <= number <= _LARGEST:
+        found = str(stream) if type(stream) is int else type(stream).__name__
+        if handle is not None and handle is not stream:
+            found += f" with the handle {handle!r:.80}"
         raise DeviceError(
-            f"stream: expected __cuda_stream__ of {kind} to give (version, handle), "
-            f"found {pair!r:.80}"
-        ) from None
+            "stream: expected a CUDA stream (numba, __cuda_stream__, torch, CuPy or an integer "
+            f"handle), found {found}"
+        )
+    return number
+
+
+def _handle_of(stream: Any) -> Any:
+    """What an object says is its handle; None where it is no stream."""
+    kind = type(stream).__name__
+    # The driver takes an event's handle for a stream's, and crashes.
+    if kind.endswith("Event") or kind == "type":
+        return None
+    protocol = getattr(stream, "__cuda_stream__", None)
+    if protocol is not None:
+        pair = protocol() if callable(protocol) else protocol  # older ones are a pair
+        try:
+            version, handle = pair
+        except (TypeError, ValueError):
+            version = None
+        if version != _PROTOCOL:
+            raise DeviceError(
+                f"stream: expected __cuda_stream__ of {kind} to give ({_PROTOCOL}, handle), "
+                f"found {pair!r:.80}"
+            )
+        return handle
+    for attribute in ("handle", "cuda_stream", "ptr"):  # numba, torch, CuPy
+        if hasattr(stream, attribute):
+            return getattr(stream, attribute)
+    return None
+
+
+def _number(handle: Any) -> int:
+    """A library's object for a handle as an integer; a negative one where it is none."""
+    if handle is None or isinstance(handle, (bool, str, bytes, float)):
+        return -1
+    try:
+        return integer_handle(handle)
+    except (TypeError, ValueError):
+        return -1
 
 
 def integer_handle(handle: Any) -> int:

@@ -209,8 +209,12 @@ def contiguous_sizes(M: int, N: int, K: int, group_size: int) -> dict[str, int]:
 def launch_config(sidecar: Sidecar, **sizes: int) -> LaunchConfig:
     """The launch that a sidecar prescribes for these sizes.
 
-    Raises AbiError where the sidecar states no grid rule, warps or shared memory.
+    Raises AbiError for a size below 1, and where the sidecar states no grid rule, warps or shared
+    memory.
     """
+    for name, size in sizes.items():
+        if not hasattr(size, "__index__") or size < 1:
+            raise AbiError(f"{name}: expected an integer from 1 on, found {size!r:.80}")
     grid = sidecar.grid_for(sizes)
     if grid is None or sidecar.num_warps is None or sidecar.shared_bytes is None:
         raise AbiError(

@@ -67,13 +67,14 @@ class Capsule:
         flags: int = 0,
         device: tuple[int, int] = (1, 0),
         byte_offset: int = 0,
+        major: int = 1,
     ) -> None:
         """memory: its shape is the tensor's; byte_offset is taken off the address again."""
         self.shape = memory.shape
         self._memory, self._device = memory, device
         self._extents = (ctypes.c_int64 * memory.ndim)(*memory.shape)
         self._tensor = self._Versioned(
-            (1, 0), None, None, flags, memory.ctypes.data - byte_offset, device, memory.ndim,
+            (major, 0), None, None, flags, memory.ctypes.data - byte_offset, device, memory.ndim,
             code, bits, lanes, self._extents, None, byte_offset,
         )  # fmt: skip
         self._new = ctypes.pythonapi.PyCapsule_New

@@ -92,6 +92,14 @@ def test_another_entry_that_waits(device: fe.Device) -> None:
     np.testing.assert_array_equal(device.to_host(out), np.arange(8))
 
 
+def test_more_threads_than_the_kernel_takes(device: fe.Device) -> None:
+    kernel, out = device.load_module(IOTA).get_kernel(), device.empty(8, np.int32)
+    message = r"block: expected at most 128 threads \(the PTX's .maxntid\), found 256 \(32, 8, 1\)"
+    with pytest.raises(fe.AbiError, match=message):
+        kernel.launch(fe.LaunchConfig(1, (32, 8)), out, 8)
+    kernel.launch(fe.LaunchConfig(1, (16, 8)), out, 8)
+
+
 def test_a_programmatic_launch_of_a_kernel_that_does_not_wait(device: fe.Device) -> None:
     kernel = device.load_module(IOTA).get_kernel()
     with pytest.raises(fe.AbiError, match=r"programmatic: .*griddepcontrol\.wait"):

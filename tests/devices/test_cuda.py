@@ -62,10 +62,11 @@ def test_the_drivers_log(gpu: fe.Device) -> None:
 
 def test_a_refused_launch_is_explained(gpu: fe.Device) -> None:
     kernel = gpu.load_module(IOTA).get_kernel()
-    message = r"cuLaunchKernelEx: CUDA_ERROR_\w+ \(.*\): k on cuda:0: grid \(1, 1, 1\), " \
-              r"block \(256, 1, 1\), shared_bytes 0, n = 8"  # fmt: skip
+    message = r"cuLaunchKernelEx: CUDA_ERROR_\w+ \(.*\): k on cuda:0: grid \(1000000, 1, 1\), " \
+              r"block \(128, 1, 1\), shared_bytes 0, n = 8"  # fmt: skip
+    config = fe.LaunchConfig(10**6, 128, cooperative=True)  # too many CTAs at a time
     with pytest.raises(fe.LaunchError, match=message):
-        kernel.launch(fe.LaunchConfig(1, 256), gpu.empty(8, np.int32), 8)
+        kernel.launch(config, gpu.empty(8, np.int32), 8)
 
 
 def test_a_failed_launch_is_named() -> None:

@@ -82,6 +82,19 @@ def test_a_view_keeps_the_array_alive() -> None:
     np.testing.assert_array_equal(np.full(10**6, 7, np.int32) - view, 2)
 
 
+class Exporter:
+    """Gives anything out for a capsule."""
+
+    def __init__(self, given: object) -> None:
+        self._given = given
+
+    def __dlpack__(self, **_: Any) -> object:
+        return self._given
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 1, 0
+
+
 MEMORY = np.zeros(8, np.uint16)
 REFUSED: list[tuple[Any, str]] = [
     (Capsule(MEMORY, 0, 4), "out: expected elements of whole bytes, found DLPack type code 0 of 4"),
@@ -91,6 +104,8 @@ REFUSED: list[tuple[Any, str]] = [
     (Capsule(MEMORY, 0, 16, device=(2, 0)), "expected a NumPy array .*a GPU array .*to_host"),
     (Capsule(MEMORY, 0, 16, device=(8, 0)), "a GPU array"),
     (DlpackOnly(np.zeros(8, ">u2")), "out: DlpackOnly does not give its memory .*byte order"),
+    (Exporter(5), "out: expected a DLPack capsule .* from Exporter, found 5"),
+    (Exporter(Capsule(MEMORY, 0, 16, major=2).__dlpack__(max_version=(1, 0))), "of version 1.x"),
     ([1, 2], "out: expected a NumPy array, found list"),
     (bytearray(16), "out: expected a NumPy array, found bytearray"),
 ]
@@ -349,3 +364,25 @@ def test_a_foreign_context_is_left_as_found(gpu: fe.Device) -> None:
         assert current.value == foreign.value
     finally:
         driver.cuCtxDestroy_v2(foreign)
+
+
+@pytest.mark.gpu
+def test_a_capture_of_torchs_own(gpu: fe.Device) -> None:
+    """It is broken by any call that might wait; what is kept alive is looked after meanwhile."""
+    torch = pytest.importorskip("torch")
+    layer, graph = fe.GptqLinear(TENSORS, device=gpu), torch.cuda.CUDAGraph()
+    x, out = on_gpu("torch", X.astype(np.float16)), torch.zeros(M, N, device="cuda").half()
+    with gpu.capture() as own:
+        layer(x, out=out, stream=own.stream)
+    own.launch()
+    gpu.synchronize()
+    out.zero_()
+    with torch.cuda.graph(graph, capture_error_mode="global"):
+        for _ in range(100):
+            layer(x, out=out, stream=torch.cuda.current_stream())
+        own.launch(torch.cuda.current_stream())
+    gpu.synchronize()
+    assert not out.any(), "nothing runs before the graph does"
+    graph.replay()
+    gpu.synchronize()
+    close(to_numpy(out))

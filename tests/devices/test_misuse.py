@@ -205,6 +205,16 @@ def test_a_launch_into_the_graph_of_another_thread(device: fe.Device) -> None:
 
 
 @on_gpus
+def test_a_launch_on_another_device(device: fe.Device) -> None:
+    other = fe.open_device("cpu")
+    message = "expected launches on that device, found one on another, cpu"
+    with pytest.raises(fe.LaunchError, match=message), device.record_plan():
+        launch(other)
+    with pytest.raises(fe.LaunchError, match=message), device.capture():
+        launch(other)
+
+
+@on_gpus
 def test_numpy_has_no_place_in_a_recording(device: fe.Device) -> None:
     layer = fe.GptqLinear(canonical.TENSORS, device=device)
     message = "x: expected an array of the device, found NumPy's: within record_plan"
@@ -311,6 +321,30 @@ def test_captures_and_waits_are_kept_apart(monkeypatch: pytest.MonkeyPatch) -> N
     assert order == ["wait", "capture"]
 
 
+def test_events_do_not_break_the_captures_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To ask for one does, unless the thread says that it means to; so does to free memory."""
+    device = open_anywhere("emulated", monkeypatch)
+    library, modes, asked = driver.library(), [0], []
+
+    def exchange(place: Any) -> int:
+        mode = place._obj
+        modes[0], mode.value = mode.value, modes[0]
+        return 0
+
+    def query(_: object) -> int:
+        asked.append(modes[0])
+        return 0
+
+    monkeypatch.setattr(library, "cuThreadExchangeStreamCaptureMode", exchange)
+    monkeypatch.setattr(library, "cuEventQuery", query)
+    kernel, out, stream = device.load_module(IOTA).get_kernel(), blank(device), Held(48)
+    for _ in range(100):
+        kernel.launch(CONFIG, out, 100, stream=stream)
+    assert len(asked) > 2
+    assert set(asked) == {2}, "CU_STREAM_CAPTURE_MODE_RELAXED"
+    assert modes == [0]
+
+
 # ---- streams ----
 
 
@@ -321,23 +355,41 @@ class Event:
 
 
 class Odd:
-    def __cuda_stream__(self) -> int:
-        return 5
+    """Another library's stream, which says what it should not."""
+
+    def __init__(self, said: Any) -> None:
+        self.said = said
+
+    def __cuda_stream__(self) -> Any:
+        return self.said
+
+
+class Held:
+    """One with its handle in an attribute."""
+
+    def __init__(self, handle: Any) -> None:
+        self.cuda_stream = handle
 
 
 @on_gpus
 @pytest.mark.parametrize(
-    "stream", ["0", True, 1.5, -5, [0], object(), Event()], ids=lambda x: type(x).__name__
-)
+    "stream",
+    ["0", True, 1.5, -5, 2**64, [0], object(), Event(), Odd, Odd((0, -1)), Odd((0, 2**64)),
+     Odd((0, None)), Held(-1), Held("7"), Held(1.0)],
+    ids=lambda x: type(x).__name__,
+)  # fmt: skip
 def test_what_is_no_stream(device: fe.Device, stream: Any) -> None:
     with pytest.raises(fe.DeviceError, match="stream: expected a CUDA stream"):
         launch(device, stream)
 
 
 @on_gpus
-def test_a_protocol_that_says_nothing(device: fe.Device) -> None:
-    with pytest.raises(fe.DeviceError, match="__cuda_stream__ of Odd to give .* found 5"):
-        launch(device, Odd())
+@pytest.mark.parametrize("said", [5, (0, 16, 1), (1, 0)], ids=str)
+def test_a_protocol_that_says_nothing(device: fe.Device, said: Any) -> None:
+    with pytest.raises(
+        fe.DeviceError, match="__cuda_stream__ of Odd to give .* found .?" + str(said)[1:-1]
+    ):
+        launch(device, Odd(said))
 
 
 @on_gpus
@@ -401,6 +453,22 @@ class InterfaceOnly:
         } | changes
 
 
+class NoInterface:
+    __cuda_array_interface__ = 5
+
+
+class Sparse:
+    """A tensor of torch's that lies nowhere."""
+
+    shape = (5, 256)
+
+    def data_ptr(self) -> int:
+        raise RuntimeError("no storage")
+
+    def stride(self) -> tuple[int, ...]:
+        raise RuntimeError("no strides")
+
+
 def test_arrays_that_only_say_where_they_lie(monkeypatch: pytest.MonkeyPatch) -> None:
     device = open_anywhere("emulated", monkeypatch)
     layer = fe.GptqLinear(canonical.TENSORS, device=device)
@@ -414,9 +482,22 @@ def test_arrays_that_only_say_where_they_lie(monkeypatch: pytest.MonkeyPatch) ->
         (InterfaceOnly(x, data=(0, False)), "a: .* 2560 bytes at address 0; was it freed?"),
         (InterfaceOnly(x, typestr=5), "of InterfaceOnly cannot be read"),
         (InterfaceOnly(x, mask=x), "a: expected an array without a mask"),
+        (InterfaceOnly(x, version="3", mask=x), "a: expected an array without a mask"),
+        (InterfaceOnly(x, shape=(-5, 256)), r"a: expected memory, found shape \(-5, 256\)"),
+        (InterfaceOnly(x, shape=(5.0, 256)), "of InterfaceOnly cannot be read"),
+        (InterfaceOnly(x, data=(-4096, False)), "a: expected memory, found .* at address -4096"),
+        (InterfaceOnly(x, typestr="|O"), r"typestr '\|O' is of no numbers"),
+        (InterfaceOnly(x, typestr=None), "typestr None is of no numbers"),
+        (InterfaceOnly(x, stream=0), "a: expected a stream from 1 on .* found 0"),
+        (InterfaceOnly(x, stream=-1), "a: expected a stream from 1 on .* found -1"),
+        (InterfaceOnly(x, stream="1"), "a: expected a stream from 1 on .* found '1'"),
+        (NoInterface(), "of NoInterface cannot be read"),
+        (Sparse(), "a: expected an array on cuda:0, found <.*Sparse"),
     ):
-        with pytest.raises(fe.AbiError, match=message):
-            kernel.launch(canonical.CONFIG, **arguments | {"a": array})
+        for _ in range(2):  # as the first launch, and after one that was right
+            with pytest.raises(fe.AbiError, match=message):
+                kernel.launch(canonical.CONFIG, **arguments | {"a": array})
+            kernel.launch(canonical.CONFIG, **arguments)
 
 
 @pytest.mark.parametrize("out", [[1.0], 3, "y"], ids=str)

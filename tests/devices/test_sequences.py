@@ -246,13 +246,32 @@ def test_a_refused_step_is_named(gpu: fe.Device) -> None:
     chain = Chain(gpu)
     with gpu.record_plan() as plan:
         chain.launch(None)
-        chain.iota.launch(fe.LaunchConfig(1, 256), chain.arrays[0], 4)  # .maxntid says 128
+        too_many = fe.LaunchConfig(10**6, 128, cooperative=True)  # CTAs at a time
+        chain.iota.launch(too_many, chain.arrays[0], 4)
     for stream in (None, gpu.create_stream()):
         for _ in range(2):
-            with pytest.raises(fe.LaunchError, match=r"step 3: k on cuda:0: grid \(1, 1, 1\)"):
+            with pytest.raises(fe.LaunchError, match=r"step 3: k on cuda:0: grid \(1000000,"):
                 plan(stream)
     gpu.synchronize()
     chain.check()
+
+
+def test_a_graph_is_timed_launch_by_launch(device: fe.Device) -> None:
+    chain = Chain(device)
+    graph, _ = capture(device, chain)
+    seconds = graph.seconds(3)
+    assert len(seconds) == 3
+    assert min(seconds) > 0
+    chain.check()
+
+
+@pytest.mark.gpu
+def test_a_graph_takes_as_long_as_its_kernels(gpu: fe.Device) -> None:
+    kernel, out = gpu.load_module(DELAY).get_kernel(), gpu.to_device(np.zeros(128, np.int32))
+    with gpu.capture() as graph:
+        for _ in range(2):
+            kernel.launch(CONFIG, out, 5_000_000, 7, 128, stream=graph.stream)  # nanoseconds
+    assert min(graph.seconds(2)) > 0.009  # the kernel's clock ticks more coarsely than an event's
 
 
 @pytest.mark.gpu

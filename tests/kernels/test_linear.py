@@ -206,6 +206,9 @@ def test_tensors_are_a_weight_on_the_cpu() -> None:
     fe.launch_w4a16_gptq(None, kernel, x, tensors, out, 5)
     expected = x.astype(np.float64) @ tensors.dequantize().astype(np.float64)
     assert np.linalg.norm(out - expected) <= 1e-3 * np.linalg.norm(expected)
+    for rows in (0, -1, 2.0, None):
+        with pytest.raises(fe.AbiError, match=f"M: expected an integer from 1 on, found {rows}"):
+            fe.launch_w4a16_gptq(None, kernel, x, tensors, out, rows)
     borrowed = fe.Checkpoint.open(FIXTURES / "gm_v1_asym_g32_zp0").load(
         "model.layers.0.self_attn.q_proj"
     )
