@@ -63,7 +63,10 @@ def compile_build(build: Build) -> tuple[str, str]:
             "maxnreg": build.max_registers,
         },
     )
-    text = _portable(compiled.asm["ptx"], build, compiled.metadata.shared)
+    text = compiled.asm["ptx"]
+    if build.even_registers:  # Triton moves registers to and fro all the same, which takes time
+        text = re.sub(r"^\tsetmaxnreg\..*\n", "", text, flags=re.MULTILINE)
+    text = _portable(text, build, compiled.metadata.shared)
     return text, _sidecar(build, text, compiled.metadata, source)
 
 

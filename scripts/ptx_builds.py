@@ -15,6 +15,7 @@ class Build:
     ptx_version: the lowest PTX ISA that has the instructions, so that older drivers load it.
     max_registers: a thread's, where the assembler's own choice lets fewer CTAs share an SM.
     programmatic: whether it is launched before the launch ahead of it is done, and waits itself.
+    even_registers: whether specialised warps all keep the registers that they have at launch.
     """
 
     artefact: str
@@ -30,6 +31,7 @@ class Build:
     constraints: list[str] = field(default_factory=list)
     max_registers: int | None = None
     programmatic: bool = False
+    even_registers: bool = False
 
 
 def _array(
@@ -348,7 +350,7 @@ def _act_order_mma(tile: ActOrderTile, zero_format: str, zero_bias: int) -> Buil
 class WgmmaTile:
     """What a CTA of the GEMM for many rows on Hopper does, and the stages of its ring.
 
-    num_warps: those that multiply; four more copy.
+    num_warps: those that multiply, in `partitions` of their own; four more copy.
     """
 
     block_m: int
@@ -356,10 +358,16 @@ class WgmmaTile:
     block_k: int
     stages: int
     num_warps: int = 8
+    partitions: int = 1
 
     @property
     def name(self) -> str:
         return f"m{self.block_m}n{self.block_n}"
+
+    @property
+    def copy_registers(self) -> int:
+        """Of a copying thread: with partitions, what each of twelve warps has at launch."""
+        return 56 if self.partitions == 1 else 168
 
     @property
     def chunk(self) -> int:
@@ -369,16 +377,16 @@ class WgmmaTile:
 
 WGMMA_TILES = {
     64: [
-        WgmmaTile(64, 128, 128, 8),
+        WgmmaTile(64, 128, 128, 8, partitions=2),
         WgmmaTile(64, 256, 128, 6),
         WgmmaTile(128, 64, 128, 5, num_warps=4),
-        WgmmaTile(128, 128, 128, 5),
+        WgmmaTile(128, 128, 128, 5, partitions=2),
         WgmmaTile(128, 256, 128, 4),
         WgmmaTile(256, 128, 64, 5),
     ],
     32: [
-        WgmmaTile(64, 128, 128, 8),
-        WgmmaTile(128, 128, 128, 5),
+        WgmmaTile(64, 128, 128, 8, partitions=2),
+        WgmmaTile(128, 128, 128, 5, partitions=2),
         WgmmaTile(256, 128, 64, 5),
     ],
 }
@@ -391,14 +399,15 @@ def _wgmma(tile: WgmmaTile, group: int, zero_format: str, zero_bias: int) -> Bui
         kernel="w4a16_gptq_gemm_wgmma",
         target="sm_90a",
         ptx_version="8.6",  # before it, assemblers differ in what the stride of a tensor map means
-        num_warps=tile.num_warps,
+        num_warps=tile.num_warps // tile.partitions,
         num_stages=1,
         tile={"BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n, "BLOCK_K": tile.block_k},
         constants={
             "STAGES": tile.stages,
             "BAND": 16,
             "CHUNK": min(tile.chunk, group),
-            "COPY_REGISTERS": 56,
+            "COPY_REGISTERS": tile.copy_registers,
+            "PARTITIONS": tile.partitions,
             "GROUP": group,
             "ZERO_BIAS": zero_bias,
         },
@@ -406,7 +415,7 @@ def _wgmma(tile: WgmmaTile, group: int, zero_format: str, zero_bias: int) -> Bui
             *_aligned(W4A16_PARAMS, 16, "a", "qweight", "scales", "c"),
             BIAS,
             _owned("workspace", "*fp32", f"4 * 2 * {WGMMA_PROGRAMS} * BLOCK_M * BLOCK_N"),
-            _owned("counters", "*i32", f"4 * 2 * {WGMMA_PROGRAMS}"),
+            _owned("counters", "*i32", f"4 * 2 * {WGMMA_PROGRAMS * tile.partitions}"),
         ],
         grid=[f"min({WGMMA_PROGRAMS}, {_BLOCKS} * cdiv(K, BLOCK_K))", "1", "1"],
         constraints=[
@@ -421,6 +430,7 @@ def _wgmma(tile: WgmmaTile, group: int, zero_format: str, zero_bias: int) -> Bui
             *(f"{stride} == 1" for stride in UNIT_STRIDES),
         ],
         programmatic=True,
+        even_registers=tile.partitions > 1,
     )
 
 

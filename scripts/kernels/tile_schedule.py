@@ -1,8 +1,8 @@
 """Which tiles of c a persistent program computes, and which of their steps of BLOCK_K k's.
 
-The programs take the tiles in rounds.  Where there are fewer tiles than programs, K is split; and
-where many programs would be idle for long, the tiles of the last two rounds are shared out by
-steps, so that a program may work on parts of two tiles.
+The programs take the tiles in rounds.  Where the last round would leave many of them idle for long,
+tiles are shared out by steps: those of the last round, if that gives each program at most one part
+of a tile, else those of the last two rounds, so that a program may work on parts of two tiles.
 """
 
 from triton.experimental import gluon
@@ -13,34 +13,41 @@ from triton.experimental.gluon import language as gl
 def schedule(M, N, K, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BLOCK_K: gl.constexpr):
     """How the programs share out the tiles.
 
-    -> programs that work, steps of a tile, whole tiles of each program, steps of all the remaining
-    tiles, and which of those this program does, from `start` to `stop`.
+    -> programs that do whole tiles, those that share the remaining ones, steps of a tile, whole
+    tiles of this program, steps of all the shared tiles, and which of those this program does,
+    from `start` to `stop`.
     """
-    # About as many as take as long as it takes to sum parts of tiles.
+    # About as many as take as long as it takes to sum parts of tiles, two of each program.
     SUM_STEPS: gl.constexpr = max(12, BLOCK_M * BLOCK_N // (BLOCK_K * 16))
     limit = gl.num_programs(0)
     tiles = gl.cdiv(M, BLOCK_M) * gl.cdiv(N, BLOCK_N)
     steps = gl.cdiv(K, BLOCK_K)
     program = gl.program_id(0)
-    rounds = gl.cdiv(tiles, limit)
-    split = gl.maximum(1, gl.minimum(limit // tiles, gl.cdiv(steps, 4)))
-    if rounds * gl.cdiv(steps, split) - gl.cdiv(tiles * steps, limit) > SUM_STEPS:
+    full = tiles // limit
+    left = tiles - full * limit
+    split = gl.minimum(limit // gl.maximum(left, 1), gl.cdiv(steps, 4))
+    if (full > 0) & (split != 2):
+        full -= 1
+        left += limit
+        split = 1
+    sharers = limit
+    worth = tiles * 0 + SUM_STEPS
+    if split > 1:
+        sharers = split * gl.maximum(left, 1)
+        worth = gl.where(full > 0, SUM_STEPS * 2 // 3, 0)
+    if gl.cdiv(left, limit) * steps - gl.cdiv(left * steps, sharers) > worth:
         programs = limit
-        whole = gl.maximum(tiles // limit - 1, 0)
-        shared = (tiles - whole * limit) * steps
-    elif split > 1:
-        programs = split * tiles
-        whole = 0
-        shared = tiles * steps
+        whole = full
+        shared = left * steps
     else:
-        programs = gl.cdiv(tiles, rounds)
+        programs = gl.cdiv(tiles, gl.cdiv(tiles, limit))
         whole = gl.cdiv(tiles - program, programs)
+        if program >= programs:
+            whole = 0
         shared = 0
-    if program >= programs:
-        whole = 0
-    start = gl.minimum(program, programs) * shared // programs
-    stop = gl.minimum(program + 1, programs) * shared // programs
-    return programs, steps, whole, shared, start, stop
+    start = gl.minimum(program, sharers) * shared // sharers
+    stop = gl.minimum(program + 1, sharers) * shared // sharers
+    return programs, sharers, steps, whole, shared, start, stop
 
 
 @gluon.jit
@@ -66,7 +73,8 @@ def place_of(tile, M, N, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BAND: gl.
     tiles_m = gl.cdiv(M, BLOCK_M)
     tiles_n = gl.cdiv(N, BLOCK_N)
     band = tile // (BAND * tiles_n)
-    height = gl.minimum(tiles_m - band * BAND, BAND)
+    # A program without a tile asks, too, and must not divide by zero.
+    height = gl.maximum(gl.minimum(tiles_m - band * BAND, BAND), 1)
     rest = tile - band * (BAND * tiles_n)
     column = rest // height
     return (band * BAND + rest - column * height) * BLOCK_M, column * BLOCK_N

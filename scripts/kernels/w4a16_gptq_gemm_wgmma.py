@@ -8,8 +8,8 @@ It computes straight on the tensors of a GPTQ checkpoint; nothing is repacked.
     qzeros    int32 [ceil(K/G), N/8]         eight 4-bit zeros a word, low nibble first along N
     c         as a [M, N]                    fp32 accumulation
     bias      as a [N], or NULL
-    workspace float32 [2 * programs, BLOCK_N, BLOCK_M]    partial tiles
-    counters  int32 [2 * programs]           zero before and after
+    workspace float32 [2 * programs, BLOCK_M * BLOCK_N]   partial tiles
+    counters  int32 [2 * programs * PARTITIONS]           zero before and after
 
 Warps are specialised.  Four of them copy: a step's activations, words, scales and zeros (BLOCK_K
 k's) go into one stage of a ring in shared memory, and arrive at the stage's barrier.  Activations
@@ -17,7 +17,10 @@ come by a tensor map, which swizzles them, since cp.async takes its share of the
 bandwidth from wgmma; all else comes by cp.async.  The other warps multiply, BLOCK_N columns of
 weights as the left operand of wgmma, in registers, and BLOCK_M rows of activations as the right
 one, in shared memory in the 128-byte swizzle.  They dequantise the next CHUNK k's while wgmma works
-on the last ones.
+on the last ones.  With PARTITIONS = 2 they are two partitions of Gluon's, each with half of the
+columns, so that neither waits for the other to dequantise.  Such partitions have to make do with
+the registers that a thread has at launch: where setmaxnreg gives them more, ptxas makes wgmma wait
+for each product (its remark C7512).
 
 wgmma wants of a lane (g = lane / 4, t = lane % 4) the weights of rows g and g + 8 and of
 k = 2t, 2t + 1 of each eight.  These two k's are byte t of a word, so the four lanes of a quad read
@@ -50,6 +53,7 @@ w4a16_gptq_gemm_decode.py.
 """
 
 from linear_layouts import along, linear_layout, log2
+from tile_parts import store_part, sum_parts
 from tile_schedule import item_at, place_of, schedule
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
@@ -89,11 +93,14 @@ def _outputs_layout(BLOCK_M, BLOCK_N, WARPS):
 
 @gluon.jit
 def _copy_weights(
-    qweight, scales, qzeros, q_ring, s_ring, z_ring, stage, step, first_column,
+    qweight, scales, qzeros, q_ring, s_ring, z_ring, stage, step, first_column, group, row,
     N, K, group_size, q_step, s_step, z_step,
     BLOCK_N: gl.constexpr, BLOCK_K: gl.constexpr, SPANS: gl.constexpr,
 ):  # fmt: skip
-    """One step's words, scales and zeros into a stage of the ring."""
+    """One step's words, scales and zeros into a stage of the ring.
+
+    group, row: the group of the step's first k, and that k's place in it.  -> the next step's.
+    """
     WARPS: gl.constexpr = gl.num_warps()
     ROWS: gl.constexpr = BLOCK_K // 8  # of words, in a step
     # Eight lanes copy 128 bytes of a row: anything narrower costs cp.async more cycles.
@@ -112,16 +119,19 @@ def _copy_weights(
     inside = (q_row < K // 8 - step * ROWS) & (q_column < width)
     async_copy.async_copy_global_to_shared(q_ring.index(stage), q + q_offset, inside)
     for span in gl.static_range(SPANS):
-        first = step * BLOCK_K + span * (BLOCK_K // SPANS)
-        group = (gl.minimum(first, K - 1) // group_size).to(gl.int64)
-        s = gl.multiple_of(scales + (group * s_step + first_column), 16)
-        z = qzeros + (group * z_step + first_column // 8)
+        s = gl.multiple_of(scales + (group.to(gl.int64) * s_step + first_column), 16)
+        z = qzeros + (group.to(gl.int64) * z_step + first_column // 8)
         async_copy.async_copy_global_to_shared(
             s_ring.index(stage * SPANS + span), s + s_offset, s_column < width
         )
         async_copy.async_copy_global_to_shared(
             z_ring.index(stage * SPANS + span), z + z_offset, z_offset < width
         )
+        row += BLOCK_K // SPANS
+        over = (row >= group_size) & ((group + 1) * group_size < K)
+        group += over.to(gl.int32)
+        row = gl.where(over, 0, row)
+    return group, row
 
 
 @gluon.jit
@@ -133,25 +143,24 @@ def _copy(
 ):  # fmt: skip
     """The copying warps: all steps of all of the program's tiles, one after the other."""
     STEP_BYTES: gl.constexpr = BLOCK_M * BLOCK_K * 2  # of activations
-    programs, steps, whole, _, start, stop = schedule(M, N, K, BLOCK_M, BLOCK_N, BLOCK_K)
+    programs, _, steps, whole, _, start, stop = schedule(M, N, K, BLOCK_M, BLOCK_N, BLOCK_K)
     x = start - whole * steps
-    ahead = x * 0  # stages whose weights are copied before the launches ahead are done
-    if x < stop:
-        tile, first, end = item_at(x, programs, steps, whole * programs, start, stop)
-        _, first_column = place_of(tile, M, N, BLOCK_M, BLOCK_N, BAND)
-        ahead = gl.minimum(STAGES, end - first)
-        for i in range(ahead):
-            _copy_weights(
-                qweight, scales, qzeros, q_ring, s_ring, z_ring, i, first + i, first_column,
-                N, K, group_size, q_step, s_step, z_step, BLOCK_N, BLOCK_K, SPANS,
-            )  # fmt: skip
+    tile, first, end = item_at(x, programs, steps, whole * programs, start, stop)
+    first_row, first_column = place_of(tile, M, N, BLOCK_M, BLOCK_N, BAND)
+    group = first * BLOCK_K // group_size
+    row = first * BLOCK_K - group * group_size
+    # Stages whose weights are copied before the launches ahead are done: few, since a program that
+    # comes late would only be held up by more.
+    ahead = gl.minimum(2, end - first)
+    for i in range(ahead):
+        group, row = _copy_weights(
+            qweight, scales, qzeros, q_ring, s_ring, z_ring, i, first + i, first_column, group, row,
+            N, K, group_size, q_step, s_step, z_step, BLOCK_N, BLOCK_K, SPANS,
+        )  # fmt: skip
     gdc_wait()
     rows = tma.make_tensor_descriptor(a, [M, K], [a_step, 1], [BLOCK_M, BLOCK_K], a_ring.layout)
     n = x * 0  # stages so far
     while x < stop:
-        tile, first, end = item_at(x, programs, steps, whole * programs, start, stop)
-        x += end - first
-        first_row, first_column = place_of(tile, M, N, BLOCK_M, BLOCK_N, BAND)
         for step in range(first, end):
             stage = n % STAGES
             mbarrier.wait(empty.index(stage), (n // STAGES & 1) ^ 1)
@@ -160,12 +169,18 @@ def _copy(
                 rows, [first_row, step * BLOCK_K], full.index(stage), a_ring.index(stage)
             )
             if n >= ahead:
-                _copy_weights(
+                group, row = _copy_weights(
                     qweight, scales, qzeros, q_ring, s_ring, z_ring, stage, step, first_column,
-                    N, K, group_size, q_step, s_step, z_step, BLOCK_N, BLOCK_K, SPANS,
+                    group, row, N, K, group_size, q_step, s_step, z_step, BLOCK_N, BLOCK_K, SPANS,
                 )  # fmt: skip
             async_copy.mbarrier_arrive(full.index(stage), increment_count=False)
             n += 1
+        x += end - first
+        if x < stop:
+            tile, first, end = item_at(x, programs, steps, whole * programs, start, stop)
+            first_row, first_column = place_of(tile, M, N, BLOCK_M, BLOCK_N, BAND)
+            group = first * BLOCK_K // group_size
+            row = first * BLOCK_K - group * group_size
 
 
 @gluon.jit
@@ -257,50 +272,27 @@ def _store(total, c, bias, M, N, first_row, first_column, c_step):
 
 
 @gluon.jit
-def _sum(
-    workspace, part_at, lowest, highest, begun,
-    BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, mma: gl.constexpr,
-):  # fmt: skip
-    """The parts of one tile that the programs `lowest` to `highest` left in their slots.
-
-    begun: 1 where the lowest one left it in its second slot.
-    """
-    # Loads that are under way at a time: as many as there are registers for.
-    TOGETHER: gl.constexpr = max(1, min(4, 128 * 32 * gl.num_warps() // (BLOCK_M * BLOCK_N)))
-    total = gl.zeros([BLOCK_N, BLOCK_M], gl.float32, mma)
-    for program in range(lowest, highest + 1, TOGETHER):
-        parts = ()
-        for i in gl.static_range(TOGETHER):
-            slot = (2 * (program + i) + begun).to(gl.int64)
-            begun = 0
-            part = workspace + slot * (BLOCK_M * BLOCK_N) + part_at
-            there = program + i <= highest
-            parts = parts + (gl.load(part, there, 0.0, cache_modifier=".cg"),)
-        for i in gl.static_range(TOGETHER):
-            total += parts[i]
-    return total
-
-
-@gluon.jit
 def _multiply(
     a_ring, q_ring, s_ring, z_ring, full, empty, c, bias, workspace, counters,
-    M, N, K, c_step,
-    BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BLOCK_K: gl.constexpr,
+    M, N, K, c_step, PARTITION: gl.constexpr, PARTITIONS: gl.constexpr,
+    BLOCK_M: gl.constexpr, TILE_N: gl.constexpr, BLOCK_K: gl.constexpr,
     STAGES: gl.constexpr, SPANS: gl.constexpr, BAND: gl.constexpr, CHUNK: gl.constexpr,
     ZERO_BIAS: gl.constexpr,
 ):  # fmt: skip
-    """The multiplying warps, tile by tile, to the stored result."""
+    """One partition of the multiplying warps, tile by tile, to the stored result."""
     WARPS: gl.constexpr = gl.num_warps()
+    BLOCK_N: gl.constexpr = TILE_N // PARTITIONS
+    WIDTH: gl.constexpr = BLOCK_N // 8  # eights of columns
     CHUNKS: gl.constexpr = BLOCK_K // CHUNK  # even: weights take turns in the registers
     EIGHTS: gl.constexpr = CHUNK // 8
     at: gl.constexpr = _weights_layout(EIGHTS, BLOCK_N, WARPS)
     mma: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [WARPS, 1], [16, BLOCK_M, 16])
     operand: gl.constexpr = gl.DotOperandLayout(0, mma, 2)
-    part_at = gl.arange(0, BLOCK_N, along(mma, 0))[:, None] * BLOCK_M
-    part_at += gl.arange(0, BLOCK_M, along(mma, 1))[None, :]
 
     gdc_wait()
-    programs, steps, whole, shared, start, stop = schedule(M, N, K, BLOCK_M, BLOCK_N, BLOCK_K)
+    programs, sharers, steps, whole, shared, start, stop = schedule(
+        M, N, K, BLOCK_M, TILE_N, BLOCK_K
+    )
     x = start - whole * steps
     n = x * 0
     while x < stop:
@@ -313,8 +305,12 @@ def _multiply(
             for i in gl.static_range(CHUNKS):
                 if i * SPANS % CHUNKS < SPANS:
                     span = stage * SPANS + i * SPANS // CHUNKS
-                    zero, scale = _affine(s_ring.index(span), z_ring.index(span), at, ZERO_BIAS)
+                    zero, scale = _affine(
+                        s_ring.index(span).slice(PARTITION * WIDTH, WIDTH, 0),
+                        z_ring.index(span).slice(PARTITION * WIDTH, WIDTH, 0), at, ZERO_BIAS,
+                    )  # fmt: skip
                 words = q_ring.index(stage).slice(EIGHTS * i, EIGHTS, 0)
+                words = words.slice(PARTITION * WIDTH, WIDTH, 1)
                 weights = _weights(words, zero, scale, at, operand)
                 rows = a_ring.index(stage).slice(CHUNK * i, CHUNK, 1).permute([1, 0])
                 total = warpgroup_mma(weights, rows, total, is_async=True)
@@ -328,28 +324,34 @@ def _multiply(
         total, before = warpgroup_mma_wait(0, deps=[total, before])
         mbarrier.arrive(empty.index((n + STAGES - 1) % STAGES), count=1)
 
-        complete = True
-        if end - first < steps:
+        first_row, first_column = place_of(tile, M, N, BLOCK_M, TILE_N, BAND)
+        first_column += PARTITION * BLOCK_N
+        if end - first == steps:
+            _store(total, c, bias, M, N, first_row, first_column, c_step)
+        else:
             shared_tile = tile - whole * programs
             tile_start = shared_tile * steps
-            lowest = ((tile_start + 1) * programs - 1) // shared
-            highest = ((tile_start + steps) * programs - 1) // shared
+            lowest = ((tile_start + 1) * sharers - 1) // shared
+            highest = ((tile_start + steps) * sharers - 1) // shared
             # A program's first part and its last one; it has no more.
             slot = 2 * gl.program_id(0) + (start < tile_start).to(gl.int32)
-            gl.store(workspace + slot.to(gl.int64) * (BLOCK_M * BLOCK_N) + part_at, total)
+            mine = workspace + PARTITION * (BLOCK_M * BLOCK_N)
+            store_part(mine + slot.to(gl.int64) * (BLOCK_M * TILE_N), total)
             gl.thread_barrier()
-            counter = counters + shared_tile
+            counter = counters + shared_tile * PARTITIONS + PARTITION
             arrived = gl.atomic_add(counter, 1, sem="acq_rel", scope="gpu")
-            complete = arrived == highest - lowest
-            if complete:
+            if arrived == highest - lowest:
                 gl.thread_barrier()
                 # Only the lowest program can have begun with another tile.
-                begun = (lowest * shared // programs < tile_start).to(gl.int32)
-                total = _sum(workspace, part_at, lowest, highest, begun, BLOCK_M, BLOCK_N, mma)
+                begun = (lowest * shared // sharers < tile_start).to(gl.int32)
+                ROWS: gl.constexpr = min(BLOCK_M, 1024 * WARPS // BLOCK_N)  # 32 a thread
+                for row in range(0, BLOCK_M, ROWS):
+                    rows = sum_parts(
+                        mine + row * BLOCK_N, BLOCK_M * TILE_N, lowest, highest, begun,
+                        ROWS, BLOCK_N,
+                    )  # fmt: skip
+                    _store(rows, c, bias, M, N, first_row + row, first_column, c_step)
                 gl.store(counter, 0)
-        if complete:
-            first_row, first_column = place_of(tile, M, N, BLOCK_M, BLOCK_N, BAND)
-            _store(total, c, bias, M, N, first_row, first_column, c_step)
         x += end - first
 
 
@@ -385,6 +387,7 @@ def w4a16_gptq_gemm_wgmma(
     COPY_REGISTERS: gl.constexpr,
     CHUNK: gl.constexpr,
     GROUP: gl.constexpr,
+    PARTITIONS: gl.constexpr,
     ZERO_BIAS: gl.constexpr,
 ):
     gdc_launch_dependents()  # at once: the next launch waits for the end of this one itself
@@ -403,7 +406,7 @@ def w4a16_gptq_gemm_wgmma(
     empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     for i in gl.static_range(STAGES):
         mbarrier.init(full.index(i), count=COPY_WARPS * 32 + 1)  # and one that expects bytes
-        mbarrier.init(empty.index(i), count=1)
+        mbarrier.init(empty.index(i), count=PARTITIONS)
 
     # Offsets are 64 bits wide: M*K, K*N/8 and M*N each pass 2^31 in real models.
     a_step = stride_am.to(gl.int64)
@@ -411,19 +414,42 @@ def w4a16_gptq_gemm_wgmma(
     s_step = stride_sk.to(gl.int64)
     z_step = stride_qzk.to(gl.int64)
     c_step = stride_cm.to(gl.int64)
-    gl.warp_specialize(
-        [
-            (_multiply, (
-                a_ring, q_ring, s_ring, z_ring, full, empty, c, bias, workspace, counters,
-                M, N, K, c_step,
-                BLOCK_M, BLOCK_N, BLOCK_K, STAGES, SPANS, BAND, CHUNK, ZERO_BIAS,
-            )),
-            (_copy, (
-                a, qweight, scales, qzeros, a_ring, q_ring, s_ring, z_ring, full, empty,
-                M, N, K, group_size, a_step, q_step, s_step, z_step,
-                BLOCK_M, BLOCK_N, BLOCK_K, STAGES, SPANS, BAND,
-            )),
-        ],
-        [COPY_WARPS],
-        [COPY_REGISTERS],
-    )  # fmt: skip
+    if PARTITIONS == 1:
+        gl.warp_specialize(
+            [
+                (_multiply, (
+                    a_ring, q_ring, s_ring, z_ring, full, empty, c, bias, workspace, counters,
+                    M, N, K, c_step, 0, PARTITIONS,
+                    BLOCK_M, BLOCK_N, BLOCK_K, STAGES, SPANS, BAND, CHUNK, ZERO_BIAS,
+                )),
+                (_copy, (
+                    a, qweight, scales, qzeros, a_ring, q_ring, s_ring, z_ring, full, empty,
+                    M, N, K, group_size, a_step, q_step, s_step, z_step,
+                    BLOCK_M, BLOCK_N, BLOCK_K, STAGES, SPANS, BAND,
+                )),
+            ],
+            [COPY_WARPS],
+            [COPY_REGISTERS],
+        )  # fmt: skip
+    else:
+        gl.warp_specialize(
+            [
+                (_multiply, (
+                    a_ring, q_ring, s_ring, z_ring, full, empty, c, bias, workspace, counters,
+                    M, N, K, c_step, 0, PARTITIONS,
+                    BLOCK_M, BLOCK_N, BLOCK_K, STAGES, SPANS, BAND, CHUNK, ZERO_BIAS,
+                )),
+                (_multiply, (
+                    a_ring, q_ring, s_ring, z_ring, full, empty, c, bias, workspace, counters,
+                    M, N, K, c_step, 1, PARTITIONS,
+                    BLOCK_M, BLOCK_N, BLOCK_K, STAGES, SPANS, BAND, CHUNK, ZERO_BIAS,
+                )),
+                (_copy, (
+                    a, qweight, scales, qzeros, a_ring, q_ring, s_ring, z_ring, full, empty,
+                    M, N, K, group_size, a_step, q_step, s_step, z_step,
+                    BLOCK_M, BLOCK_N, BLOCK_K, STAGES, SPANS, BAND,
+                )),
+            ],
+            [4, COPY_WARPS],
+            [COPY_REGISTERS, COPY_REGISTERS],
+        )  # fmt: skip
