@@ -16,25 +16,11 @@ k's) go into one stage of a ring in shared memory, and arrive at the stage's bar
 come by a tensor map, which swizzles them, since cp.async takes its share of the shared memory's
 bandwidth from wgmma; all else comes by cp.async.  The other warps multiply, BLOCK_N columns of
 weights as the left operand of wgmma, in registers, and BLOCK_M rows of activations as the right
-one, in shared memory in the 128-byte swizzle.  They dequantise the next CHUNK k's while wgmma works
-on the last ones.  With PARTITIONS = 2 they are two partitions of Gluon's, each with half of the
-columns, so that neither waits for the other to dequantise.  Such partitions have to make do with
-the registers that a thread has at launch: where setmaxnreg gives them more, ptxas makes wgmma wait
-for each product (its remark C7512).
-
-wgmma wants of a lane (g = lane / 4, t = lane % 4) the weights of rows g and g + 8 and of
-k = 2t, 2t + 1 of each eight.  These two k's are byte t of a word, so the four lanes of a quad read
-the same words, and each picks its byte.  Rows g and g + 8 are the columns 2g and 2g + 1 of the
-file, so that a lane reads two words at once and in the end stores two neighbours of c.  Bits of a
-column's number, low to high: in the file [r, g0, g1, g2, ...], in wgmma [g0, g1, g2, r, ...].
-
-A byte (low, high) becomes two float16 numbers exactly, by the bits of 1024 = 0x6400:
-
-    {0x6400 | low, 0x6400 | high << 4} = {1024 + low, 1024 + 16 high}
-    fma by {1, 1/16} and {-1024 - z, -64 - z} = {low - z, high - z}
-
-and bfloat16 likewise by 128 = 0x4300, with the high nibble shifted down first.  One multiplication
-by the scale, rounded, follows.
+one, in shared memory in the 128-byte swizzle.  They dequantise (wgmma_operands.py) the next CHUNK
+k's while wgmma works on the last ones.  With PARTITIONS = 2 they are two partitions of Gluon's,
+each with half of the columns, so that neither waits for the other to dequantise.  Such partitions
+have to make do with the registers that a thread has at launch: where setmaxnreg gives them more,
+ptxas makes wgmma wait for each product (its remark C7512).
 
 The programs, as many as CTAs, are persistent, and share out the tiles as tile_schedule.py says.
 Parts of tiles go to the workspace, and the last program to arrive at a tile sums its parts, always
@@ -65,18 +51,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
-
-
-@gluon.constexpr_function
-def _weights_layout(EIGHTS, BLOCK_N, WARPS):
-    """[EIGHTS (k / 8), BLOCK_N / 8, 8 (g1, g0, r), 4 (t), 2]: the left operand of wgmma."""
-    rows = 1 + log2(WARPS)
-    return linear_layout(
-        [EIGHTS, BLOCK_N // 8, 8, 4, 2],
-        [(4, 0, 1), (2, 0, 1), (0, 0, log2(EIGHTS)), (1, rows, log2(BLOCK_N // 8))],
-        [(3, 0, 2), (2, 1, 3), (1, 0, 1)],
-        [(1, 1, rows)],
-    )
+from wgmma_operands import affine, weights_layout, weights_of
 
 
 @gluon.constexpr_function
@@ -184,67 +159,6 @@ def _copy(
 
 
 @gluon.jit
-def _affine(scales, zeros, at: gl.constexpr, ZERO_BIAS: gl.constexpr):
-    """What _dequantise adds and multiplies by, for the columns of `scales` [BLOCK_N / 8, 8]."""
-    scale = scales.load(along(at, 1, 2))[None, :, :, None, None]
-    zero = zeros.load(along(at, 1))[None, :, None, None, None]
-    high = gl.arange(0, 2, along(at, 4))[None, None, None, None, :]
-    shift = (gl.arange(0, 8, along(at, 2)) * 4)[None, None, :, None, None]
-    zero = ((zero >> shift) & 15) + ZERO_BIAS
-    if scale.dtype == gl.float16:
-        zero = gl.where(high == 0, 0xE400 + zero, 0xD400 + zero * 16)  # -1024 - zero, -64 - zero
-    else:
-        zero = 0xC300 + zero + high * 0  # -128 - zero
-    return zero.to(gl.int16).to(scale.dtype, bitcast=True), scale
-
-
-@gluon.jit
-def _dequantise(words, byte, zero, scale):
-    """The two weights in one byte of each word; all are [..., 2], the same word in both."""
-    if scale.dtype == gl.float16:
-        weights = gl.inline_asm_elementwise(
-            "{ .reg .b32 both, factor;"
-            "mov.b32 factor, 0x2c003c00;"  # {1, 1/16}
-            "prmt.b32 both, $1, 0, $3;"
-            "lop3.b32 both, both, 0x00f0000f, 0x64006400, 0xea;"
-            "fma.rn.f16x2 both, both, factor, $5;"
-            "mul.f16x2 $0, both, $6; }",
-            "=r,r,r,r,r,r,r", [words, byte * 0x0101 + 0x4040, zero, scale], gl.float16,
-            is_pure=True, pack=2,
-        )  # fmt: skip
-    else:
-        weights = gl.inline_asm_elementwise(
-            "{ .reg .b32 both;"
-            "shr.u32 both, $1, 4;"
-            "prmt.b32 both, $1, both, $3;"
-            "lop3.b32 both, both, 0x000f000f, 0x43004300, 0xea;"
-            "add.bf16x2 both, both, $5;"
-            "mul.bf16x2 $0, both, $6; }",
-            "=r,r,r,r,r,r,r", [words, byte * 0x0101 + 0x0400, zero, scale], gl.bfloat16,
-            is_pure=True, pack=2,
-        )  # fmt: skip
-    return weights
-
-
-@gluon.jit
-def _weights(words, zero, scale, at: gl.constexpr, operand: gl.constexpr):
-    """words [EIGHTS, BLOCK_N / 8, 8] in shared memory -> [BLOCK_N, 8 * EIGHTS] for wgmma."""
-    EIGHTS: gl.constexpr = words.shape[0]
-    BLOCK_N: gl.constexpr = words.shape[1] * 8
-    words = words.load(along(at, 0, 1, 2))[:, :, :, None, None]
-    byte = gl.arange(0, 4, along(at, 3))[None, None, None, :, None]
-    words, byte = gl.broadcast(words, byte)
-    words, zero = gl.broadcast(words, zero)
-    byte, zero = gl.broadcast(byte, zero)
-    words, scale = gl.broadcast(words, scale)
-    weights = _dequantise(words, byte, zero, scale)
-    # [k / 8, ..., g2, g1 g0, r, t, k % 2]
-    weights = weights.reshape([EIGHTS, BLOCK_N // 16, 2, 4, 2, 4, 2])
-    weights = weights.permute([1, 4, 2, 3, 0, 5, 6]).reshape([BLOCK_N, 8 * EIGHTS])
-    return gl.convert_layout(weights, operand, assert_trivial=True)
-
-
-@gluon.jit
 def _here(x):
     """x, in a way that what depends on it is not computed ahead of loops and kept in registers."""
     return gl.inline_asm_elementwise(
@@ -285,7 +199,7 @@ def _multiply(
     WIDTH: gl.constexpr = BLOCK_N // 8  # eights of columns
     CHUNKS: gl.constexpr = BLOCK_K // CHUNK  # even: weights take turns in the registers
     EIGHTS: gl.constexpr = CHUNK // 8
-    at: gl.constexpr = _weights_layout(EIGHTS, BLOCK_N, WARPS)
+    at: gl.constexpr = weights_layout(EIGHTS, BLOCK_N, WARPS)
     mma: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [WARPS, 1], [16, BLOCK_M, 16])
     operand: gl.constexpr = gl.DotOperandLayout(0, mma, 2)
 
@@ -305,13 +219,13 @@ def _multiply(
             for i in gl.static_range(CHUNKS):
                 if i * SPANS % CHUNKS < SPANS:
                     span = stage * SPANS + i * SPANS // CHUNKS
-                    zero, scale = _affine(
+                    zero, scale = affine(
                         s_ring.index(span).slice(PARTITION * WIDTH, WIDTH, 0),
                         z_ring.index(span).slice(PARTITION * WIDTH, WIDTH, 0), at, ZERO_BIAS,
                     )  # fmt: skip
                 words = q_ring.index(stage).slice(EIGHTS * i, EIGHTS, 0)
                 words = words.slice(PARTITION * WIDTH, WIDTH, 1)
-                weights = _weights(words, zero, scale, at, operand)
+                weights = weights_of(words, zero, scale, at, operand)
                 rows = a_ring.index(stage).slice(CHUNK * i, CHUNK, 1).permute([1, 0])
                 total = warpgroup_mma(weights, rows, total, is_async=True)
                 # The registers of the weights before these are free again.
