@@ -8,6 +8,7 @@ is wrong raises AbiError before anything is launched.
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from numbers import Number
@@ -60,7 +61,14 @@ class Binder:
     for a value that is no array of the launch's device.
     """
 
-    def __init__(self, signature: Signature, sidecar: Sidecar, describe: Describe) -> None:
+    def __init__(
+        self,
+        signature: Signature,
+        sidecar: Sidecar,
+        describe: Describe,
+        unread: Iterable[str] = (),
+    ) -> None:
+        """unread: pointers that may be left out, as the kernel does not look at them."""
         self.signature = signature
         self.sidecar = sidecar
         self._describe = describe
@@ -70,7 +78,7 @@ class Binder:
         self._depends = {p.name: {p.name} | _names((*p.shape, *p.strides)) for p in sidecar.params}
         self._grid_names = _names(sidecar.grid or ())
         self._constrained = _names(sidecar.constraints)
-        self._nullable = {p.name for p in sidecar.params if p.nullable}
+        self._nullable = {p.name for p in sidecar.params if p.nullable}.union(unread)
         self._integers = {
             p.name: p.integer_range
             for p in signature.arguments
@@ -95,6 +103,7 @@ class Binder:
 
         Only what a change can have touched is checked again.  Raises AbiError as `bind` does.
         """
+        _refuse_scratch(self.signature, changes)
         for name in changes:
             if name not in bound.values:
                 expected = ", ".join(bound.values)
@@ -165,6 +174,11 @@ class Binder:
             elif address is not None:
                 values[name] = address
             elif _takes_array(parameter, value):
+                if parameter.c_type is None and isinstance(value, int):
+                    raise AbiError(
+                        f"{name}: expected an array, found the integer {value}; None stands for "
+                        "NULL, ctypes.c_void_p for an address"
+                    )
                 array = arrays[name] = self._describe(name, value)
                 if array.available and not array.address:
                     raise AbiError(
@@ -225,6 +239,11 @@ def check_config(signature: Signature, sidecar: Sidecar, config: LaunchConfig) -
         expected, source = (sidecar.num_warps * 32, 1, 1), "the sidecar's num_warps * 32"
     if expected is not None and config.block != expected:
         raise AbiError(f"block: expected {expected} ({source}), found {config.block}")
+    if signature.maxntid is not None and config.threads > math.prod(signature.maxntid):
+        raise AbiError(
+            f"block: expected at most {math.prod(signature.maxntid)} threads (the PTX's .maxntid), "
+            f"found {config.threads} {config.block}"
+        )
     if signature.cluster is not None:
         x, y, z = (*signature.cluster, 1, 1)[:3]
         if config.cluster not in (None, (x, y, z)):
@@ -261,9 +280,7 @@ def _assign(
     twice = sorted(arguments.keys() & named.keys())
     if twice:
         raise AbiError(f"{', '.join(twice)}: given by position and by name")
-    scratch = [p.name for p in signature.scratch if p.name in named]
-    if scratch:
-        raise AbiError(f"{', '.join(scratch)}: the launcher fills in scratch; leave it out")
+    _refuse_scratch(signature, named)
     arguments |= named
     for name in nullable:
         arguments.setdefault(name, None)
@@ -276,6 +293,12 @@ def _assign(
         wanted = f"expected {', '.join(expected)}{given}"
         raise AbiError(f"{signature.entry}: {'; '.join(problems)}; {wanted}")
     return arguments
+
+
+def _refuse_scratch(signature: Signature, named: Mapping[str, object]) -> None:
+    scratch = [p.name for p in signature.scratch if p.name in named]
+    if scratch:
+        raise AbiError(f"{', '.join(scratch)}: the launcher fills in scratch; leave it out")
 
 
 def _raw_address(parameter: Parameter, value: object) -> int | None:

@@ -106,6 +106,7 @@ class Signature:
     nbytes: size of the parameter block in bytes.
     target: e.g. "sm_80".  ptx_version: (major, minor) of the PTX ISA.
     reqntid: the block that the kernel demands, 1 to 3 numbers, or None.
+    maxntid: likewise one that has as many threads as a block may have.
     cluster: the CTAs of a cluster that it demands (.reqnctapercluster), likewise.
     """
 
@@ -116,6 +117,7 @@ class Signature:
     ptx_version: tuple[int, int]
     reqntid: tuple[int, ...] | None = None
     cluster: tuple[int, ...] | None = None
+    maxntid: tuple[int, ...] | None = None
 
     @classmethod
     def from_ptx(cls, text: str, entry: str | None = None) -> Signature:
@@ -164,6 +166,7 @@ class Signature:
             ptx_version=_read_version(header["version"]),
             reqntid=directives.get("reqntid"),
             cluster=directives.get("reqnctapercluster"),
+            maxntid=directives.get("maxntid"),
         )
 
     def __hash__(self) -> int:
@@ -189,6 +192,19 @@ class Signature:
     @cached_property
     def _by_name(self) -> dict[str, Parameter]:
         return {p.name: p for p in self.params}
+
+    def unread(self, text: str) -> list[str]:
+        """The pointers at the end, two at most, that the PTX text declares and never reads.
+
+        So are Triton's scratch pointers where the kernel has no use for them.
+        """
+        names = []
+        for parameter in reversed(self.params[-2:]):
+            word = rf"(?<![\w$]){re.escape(parameter.name)}(?![\w$])"
+            if parameter.ptx_type not in ("u64", "b64") or len(re.findall(word, text)) != 1:
+                break
+            names.append(parameter.name)
+        return names
 
     def full_name(self, name: str) -> str:
         """A parameter's name, given with or without the entry's before it (`param_0`).

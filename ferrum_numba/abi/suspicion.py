@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from .annotation import AnnotatedBlock, Field
 from .arrays import POINTEE_DTYPES
 from .expression import Expression
 from .misreading import misreading
-from .notation import show_array
+from .notation import dtype_nbytes, show_array
 from .plausible import (
     alignment,
     is_address,
@@ -33,6 +34,7 @@ Kind = Literal[
     "dtype",  # the array's elements are of another type than the kernel reads
     "too short",  # the kernel reaches past the end of the array
     "overlap",  # an output shares memory with another array
+    "byte strides",  # all of an array's strides are those of C order, in bytes
     "rule",  # a rule of the sidecar does not hold
     "scratch",  # missing, though the kernel needs it
     "float bits",  # an integer that is a float's bits
@@ -66,7 +68,7 @@ def suspicions(block: AnnotatedBlock) -> list[Suspicion]:
     Where one other layout of the same bytes explains the odd values, it comes first, and what is
     its consequence is left out.
     """
-    found = [*_split_addresses(block), *_overlaps(block), *_rules(block)]
+    found = [*_split_addresses(block), *_overlaps(block), *_rules(block), *_byte_strides(block)]
     for field in block.fields:
         found += _of_field(block, field)
     found.sort(key=lambda suspicion: not suspicion.certain)
@@ -239,6 +241,26 @@ def _rules(block: AnnotatedBlock) -> Iterator[Suspicion]:
         text = ", ".join(rule.text for rule in rules)
         what = f"ask for the grid {expected} = ({text}), the launch has {config.grid}"
         yield Suspicion("rule", names, what, certain=True)
+
+
+def _byte_strides(block: AnnotatedBlock) -> Iterator[Suspicion]:
+    """Arrays not known here whose strides are those of C order, but for the size of an element."""
+    known = {field.parameter.name for field in block.fields if field.array is not None}
+    for declared in block.sidecar.params:
+        dtype = POINTEE_DTYPES.get(declared.type)
+        size = dtype_nbytes(dtype) if dtype else 1
+        if size == 1 or len(declared.shape) < 2 or declared.name in known:
+            continue
+        found = [_value(rule, block.sizes) for rule in declared.strides]
+        extents = [_value(rule, block.sizes) or 0 for rule in declared.shape]
+        wrong = [size * math.prod(extents[axis + 1 :]) for axis in range(len(extents))]
+        names = tuple(rule.text for rule in declared.strides if rule.text in block.values)
+        if names and all(wrong) and found == wrong:
+            what = (
+                f"{size} times what C order of {declared.name} asks for: strides are in elements, "
+                f"of {size} bytes each"
+            )
+            yield Suspicion("byte strides", names, what)
 
 
 def _value(rule: Expression, sizes: Mapping[str, int]) -> int | None:

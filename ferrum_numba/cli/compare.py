@@ -9,6 +9,7 @@ import click
 from .compare_builds import show_builds
 from .compare_layers import compare_layers
 from .console import json_option
+from .devices import device_option
 from .options import (
     NUMBER_FROM_ZERO,
     layers_option,
@@ -31,6 +32,7 @@ _OF_LAYERS = ("devices", "patterns", "tolerance", "m", "seed", "html")
     metavar="DEVICE DEVICE",
     help="Compare the results of A's layers on two devices, such as cpu cuda, instead of B.",
 )
+@device_option("Also load the builds there; or compare the results of the checkpoints there.")
 @layers_option
 @click.option(
     "--tolerance",
@@ -51,6 +53,7 @@ def compare(
     a: Path,
     b: Path | None,
     devices: tuple[str, str] | None,
+    device: str | None,
     patterns: tuple[str, ...],
     tolerance: float,
     m: int,
@@ -61,11 +64,13 @@ def compare(
     """Compare two builds of a kernel, two GPTQ checkpoints, or two devices.
 
     Two .ptx files, or names of shipped kernels: can what launches A launch B, and how do their
-    instructions differ. Exits with 1 if a launcher would have to change.
+    instructions differ. Exits with 1 if a launcher would have to change, or if the device refuses
+    one of them.
 
     Two checkpoints: their layers by the dequantised weights, so that two formats of the same
-    weights are equal. With --devices, A's layers run on both and the results are compared. Exits
-    with 1 if any layer differs or is on one side only, else with 2 if any is refused.
+    weights are equal; with --device, by their results there for the same x. With --devices, A's
+    layers run on both and the results are compared. Exits with 1 if any layer differs or is on one
+    side only, else with 2 if any is refused.
     """
     builds = [is_ptx(side) for side in (a, b) if side is not None]
     if any(builds):
@@ -75,5 +80,7 @@ def compare(
                 open_ptx(side)  # what it may have been meant to be, where it is nothing
         if b is None or not all(builds):
             raise click.UsageError("expected two .ptx files or shipped kernels, or two checkpoints")
-        ctx.exit(show_builds(a, b, as_json))
-    ctx.exit(compare_layers(a, b, devices, patterns, tolerance, m, seed, html, as_json))
+        ctx.exit(show_builds(a, b, device, as_json))
+    if device and (devices or b is None):
+        raise click.UsageError("--device: one device takes two checkpoints; see --devices for two")
+    ctx.exit(compare_layers(a, b, devices, device, patterns, tolerance, m, seed, html, as_json))

@@ -13,32 +13,43 @@ from ..report.builds import (
     BuildComparison,
     Count,
     EntryComparison,
+    Loading,
     SourceDifference,
     compare_builds,
 )
 from .console import facts_table, plain_table, standard_output, write_json
-from .inspect import inspected
+from .inspect import inspected, loaded
+from .inspection_view import verdict
 from .ptx_file import open_ptx
 
 _SHOWN = 8  # rows of a kind
 
 
-def show_builds(a: Path, b: Path, as_json: bool) -> int:
+def show_builds(a: Path, b: Path, device: str | None, as_json: bool) -> int:
     """Compare, and write what was found; the exit code."""
-    found = compare_builds(inspected(open_ptx(a)), inspected(open_ptx(b)))
+    loadings: tuple[Loading, ...] = ()
+    if device is None:
+        found = compare_builds(inspected(open_ptx(a)), inspected(open_ptx(b)))
+    else:
+        sides, loadings = zip(*(loaded(open_ptx(side), device) for side in (a, b)), strict=True)
+        found = compare_builds(*sides)
     if as_json:
         answer = {"launches": found.launches, "sentence": found.sentence}
-        write_json({**vars(found), **answer, "changes": found.changes})
+        on_device = {"device": dict(zip("ab", loadings, strict=True))} if loadings else {}
+        write_json({**vars(found), **answer, "changes": found.changes, **on_device})
     else:
-        _show(standard_output(), found)
-    return 0 if found.launches else 1
+        _show(standard_output(), found, loadings)
+    refused = any(loading.verdict == "refuses" for loading in loadings)
+    return 0 if found.launches and not refused else 1
 
 
-def _show(console: Console, found: BuildComparison) -> None:
+def _show(console: Console, found: BuildComparison, loadings: Sequence[Loading]) -> None:
     sides = facts_table()
     sides.add_row("A", found.a)
     sides.add_row("B", found.b)
     console.print(sides)
+    for side, loading in zip("AB", loadings, strict=False):
+        console.print(verdict(f"{side} on {loading.name}", loading.verdict, loading.reason))
     for entry in found.entries:
         name = entry.a if entry.a == entry.b else f"{entry.a} and {entry.b}"
         console.print(f"\nentry {name}", style="bold")

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 import click
-from rich.progress import track
 
 from ..gptq import Checkpoint
 from ..report import (
@@ -18,12 +17,13 @@ from ..report import (
     check_extra,
     compare_checkpoints,
     compare_devices,
+    compare_results,
     comparison_page,
     matching,
     select_layers,
     write_page,
 )
-from .console import standard_error, standard_output, write_json
+from .console import standard_output, tracked, write_json
 from .devices import describe_device, device_line, find_device
 from .layer_table import Line, counts, exit_code, layer_table, reasons
 from .verify import write_file
@@ -43,6 +43,7 @@ def compare_layers(
     a: Path,
     b: Path | None,
     devices: tuple[str, str] | None,
+    device: str | None,
     patterns: tuple[str, ...],
     tolerance: float,
     m: int,
@@ -61,13 +62,19 @@ def compare_layers(
         assert b is not None
         second = Checkpoint.open(b)
         names = matching(all_layers(first, second), patterns, f"{a} or {b}")
-        results = _track(compare_checkpoints(first, second, names, tolerance), len(names))
         sides: dict[str, Any] = {"a": str(a), "b": str(b)}
         said = [("A", str(a)), ("B", str(b))]
+        found = compare_checkpoints(first, second, names, tolerance)
+        if device is not None:
+            on = find_device(device)
+            found = compare_results(first, second, names, on, m, seed)
+            sides |= {"device": describe_device(on), "m": m, "seed": seed}
+            said.append(("on", device_line(sides["device"])))
+        results = tracked(found, len(names))
     else:
         opened = (find_device(devices[0]), find_device(devices[1]))
         names = select_layers(first, patterns)
-        results = _track(compare_devices(first, names, opened, m, seed), len(names))
+        results = tracked(compare_devices(first, names, opened, m, seed), len(names))
         described = [describe_device(device) for device in opened]
         sides = {"checkpoint": str(a), "devices": described, "m": m, "seed": seed}
         said = [("checkpoint", str(a))]
@@ -78,24 +85,10 @@ def compare_layers(
     else:
         _show(said, results, summary)
     if html is not None:
-        subject = " and ".join(value for name, value in said if name in "AB")
+        subject = " and ".join(value for name, value in said if name in ("A", "B"))
         page = comparison_page(subject, [*said, ("time", f"{summary['seconds']:.1f} s")], results)
         write_file(html, lambda: write_page(html, page))
     return exit_code([result.verdict for result in results])
-
-
-def _track(results: Any, total: int) -> list[Comparison]:
-    """The results, with a progress bar where somebody is looking."""
-    console = standard_error()
-    shown = track(
-        results,
-        description="",
-        total=total,
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-    return list(shown)
 
 
 def _summary(results: Sequence[Comparison], seconds: float) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from ..report.builds import (
     with_resources,
 )
 from .console import json_option, standard_output, write_json
-from .devices import device_option, find_device
+from .devices import NoSuchDevice, device_option, find_device
 from .inspection_view import show_folder, show_inspection
 from .ptx_file import PtxFile, entry_option, open_ptx, sidecar_option
 
@@ -58,7 +58,7 @@ def inspect(
     if device is None:
         found, loading = inspected(opened, entry), None
     else:
-        found, loading = _load(_inspect(opened, entry), opened, device)
+        found, loading = loaded(opened, device, entry)
     if as_json:
         write_json({**vars(found), **({"device": loading} if loading else {})})
     else:
@@ -96,29 +96,40 @@ def _assembled(found: Inspection, opened: PtxFile) -> Inspection:
     return replace(found, entries=tuple(entries))
 
 
-def _load(found: Inspection, opened: PtxFile, name: str) -> tuple[Inspection, Loading]:
+def loaded(opened: PtxFile, name: str, entry: str | None = None) -> tuple[Inspection, Loading]:
     """With what a device says: whether it takes each entry, and on a GPU what each takes there."""
     device = find_device(name)
+    found = _inspect(opened, entry)
     # With a sidecar that disagrees, whether the PTX alone would load is still worth knowing.
     agrees = found.sidecar.verdict == "agrees"
     sidecar = Sidecar.read(opened.sidecar_path) if agrees else Sidecar()
     described = sidecar.entry or found.entries[0].entry
     entries: list[InspectedEntry] = []
-    for entry in found.entries:
-        own = sidecar if entry.entry == described else Sidecar()
+    for each in found.entries:
+        own = sidecar if each.entry == described else Sidecar()
         try:
-            kernel = device.load_module(opened.text, own).get_kernel(entry.entry)
+            kernel = device.load_module(opened.text, own).get_kernel(each.entry)
         except FerrumError as error:
-            which = f"{entry.entry}: " if len(found.entries) > 1 else ""
+            which = f"{each.entry}: " if len(found.entries) > 1 else ""
             refused = Loading(device.name, "refuses", f"{which}{error}")
             unknown = f"{device.name} refuses it"
             rest = (with_resources(e, None, found.target, unknown) for e in found.entries)
             return replace(found, entries=tuple(rest)), refused
         measure = getattr(kernel, "resources", None)
-        needs, unknown = entry.needs, f"{device.name} has no registers"
+        needs, unknown = each.needs, f"{device.name} has no registers"
         resources = measure(needs.most_threads, needs.shared_bytes or 0) if measure else None
-        entries.append(with_resources(entry, resources, found.target, unknown))
+        entries.append(with_resources(each, resources, found.target, unknown))
     return replace(found, entries=tuple(entries)), Loading(device.name, "loads")
+
+
+def load_entry(name: str, ptx: str, sidecar: Sidecar, entry: str) -> Loading:
+    """Whether the device of this name takes an entry, and else why not."""
+    device = find_device(name)
+    try:
+        device.load_module(ptx, sidecar).get_kernel(entry)
+    except FerrumError as error:
+        return Loading(device.name, "refuses", str(error))
+    return Loading(device.name, "loads")
 
 
 def _folder(folder: Path, device: str | None, as_json: bool) -> int:
@@ -143,10 +154,11 @@ def _folder(folder: Path, device: str | None, as_json: bool) -> int:
 def _of_folder(path: Path, device: str | None) -> tuple[Inspection | Unreadable, Loading | None]:
     try:
         opened = open_ptx(path)
-        found = inspected(opened) if device is None else _inspect(opened)
+        return (inspected(opened), None) if device is None else loaded(opened, device)
+    except NoSuchDevice:
+        raise
     except FerrumError as error:
         return Unreadable(str(path), str(error).removeprefix(f"{path}: ")), None
-    return (found, None) if device is None else _load(found, opened, device)
 
 
 def _exit_code(found: Inspection | Unreadable, loading: Loading | None) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
+from rich.console import Console
 
 from ..abi import (
     AnnotatedBlock,
@@ -22,6 +23,7 @@ from ..abi.annotation import differences
 from ..abi.notation import dtype_nbytes
 from ..abi.proposal import propose
 from ..errors import AbiError, PtxError
+from ..report.builds import Loading
 from .block_table import (
     array_table,
     block_json,
@@ -30,6 +32,9 @@ from .block_table import (
     print_suspicions,
 )
 from .console import json_option, standard_output, write_json
+from .devices import device_option
+from .inspect import load_entry
+from .inspection_view import verdict
 from .ptx_file import entry_option, is_recording, open_ptx, sidecar_option
 
 
@@ -65,6 +70,7 @@ from .ptx_file import entry_option, is_recording, open_ptx, sidecar_option
     metavar="SOURCE",
     help="Compare with this block; with --launch, the number of another launch.",
 )
+@device_option("Also load the entry there: whether this device can run it.")
 @json_option
 @click.pass_context
 def params(
@@ -76,22 +82,24 @@ def params(
     source: str | None,
     launch: int | None,
     other: str | None,
+    device: str | None,
     as_json: bool,
 ) -> None:
     """Show the parameter block of a launch, byte by byte.
 
     TARGET is a .ptx file, a shipped kernel's name, or with --launch a recording. The block comes
     from values (--set), from raw bytes (--bytes) or from the recording. Exits with 1 if anything in
-    it looks wrong, or if two blocks differ.
+    it looks wrong, if two blocks differ, or if the device refuses the kernel.
     """
     if launch is not None:
         if assignments or source or entry or sidecar_path:
             raise click.UsageError("--launch: the recording has all of it; leave the others out")
-        blocks, assumed = _recorded(target, launch, other), frozenset[str]()
+        (blocks, text), assumed = _recorded(target, launch, other), frozenset[str]()
     elif is_recording(target):
         raise click.UsageError("--launch: of a recording, name a launch by its number, from 0 on")
     else:
         opened = open_ptx(target, sidecar_path)
+        text = opened.text
         signature, sidecar = opened.declared(entry)
         given = _assignments(assignments, signature)
         if not given and source is None:
@@ -100,9 +108,14 @@ def params(
         blocks = [first]
         if other is not None:
             blocks.append(annotate(signature, _read_bytes(other), sidecar, first.arrays))
+    loading = None
+    if device is not None:
+        loading = load_entry(device, text, blocks[0].sidecar, blocks[0].signature.entry)
     if len(blocks) == 1:
-        ctx.exit(_show(blocks[0], assumed, as_json))
-    ctx.exit(_show_difference(blocks[0], blocks[1], as_json))
+        code = _show(blocks[0], assumed, loading, as_json)
+    else:
+        code = _show_difference(blocks[0], blocks[1], loading, as_json)
+    ctx.exit(1 if loading and loading.verdict == "refuses" else code)
 
 
 def _assignments(texts: Sequence[str], signature: Signature) -> dict[str, str]:
@@ -163,7 +176,8 @@ def _from_hex(text: str) -> bytes:
     return bytes.fromhex(digits)
 
 
-def _recorded(path: str, number: int, other: str | None) -> list[AnnotatedBlock]:
+def _recorded(path: str, number: int, other: str | None) -> tuple[list[AnnotatedBlock], str]:
+    """The blocks of one or two launches, and the first one's PTX."""
     from ..debug import Recording
 
     if not Path(path).is_file():
@@ -193,14 +207,16 @@ def _recorded(path: str, number: int, other: str | None) -> list[AnnotatedBlock]
         blocks.append(
             annotate(call.signature, call.block, call.sidecar, arrays, call.config, filled=False)
         )
-    return blocks
+    return blocks, launches[number].call.ptx
 
 
-def _show(block: AnnotatedBlock, assumed: frozenset[str], as_json: bool) -> int:
+def _show(
+    block: AnnotatedBlock, assumed: frozenset[str], loading: Loading | None, as_json: bool
+) -> int:
     """One block; the exit code."""
     found = suspicions(block)
     if as_json:
-        write_json({**block_json(block, found), "assumed": sorted(assumed)})
+        write_json({**block_json(block, found), "assumed": sorted(assumed), **_device(loading)})
         return 1 if found else 0
     console = standard_output()
     entry = block.signature.entry
@@ -217,16 +233,29 @@ def _show(block: AnnotatedBlock, assumed: frozenset[str], as_json: bool) -> int:
     print_suspicions(console, found, entry)
     if not found:
         console.print("nothing looks wrong")
+    _print_loading(console, loading)
     return 1 if found else 0
 
 
-def _show_difference(a: AnnotatedBlock, b: AnnotatedBlock, as_json: bool) -> int:
+def _device(loading: Loading | None) -> dict[str, Loading]:
+    return {"device": loading} if loading else {}
+
+
+def _print_loading(console: Console, loading: Loading | None) -> None:
+    if loading is not None:
+        console.print(verdict(f"device {loading.name}", loading.verdict, loading.reason))
+
+
+def _show_difference(
+    a: AnnotatedBlock, b: AnnotatedBlock, loading: Loading | None, as_json: bool
+) -> int:
     """Two blocks; the exit code."""
     found = differences(a, b)
     looks = suspicions(a), suspicions(b)
     if as_json:
         sides = {"a": block_json(a, looks[0]), "b": block_json(b, looks[1])}
-        write_json({**sides, "differences": [difference.name for difference in found]})
+        names = [difference.name for difference in found]
+        write_json({**sides, "differences": names, **_device(loading)})
         return 1 if found else 0
     console = standard_output()
     entry = a.signature.entry
@@ -239,4 +268,5 @@ def _show_difference(a: AnnotatedBlock, b: AnnotatedBlock, as_json: bool) -> int
         if suspected:
             console.print(f"\nin {side}:")
             print_suspicions(console, suspected, entry)
+    _print_loading(console, loading)
     return 1 if found else 0

@@ -14,10 +14,20 @@ from rich.console import Console
 from rich.text import Text
 
 from ..devices import open_device
-from ..errors import did_you_mean
-from ..kernels import artefact, names
+from ..errors import AbiError, did_you_mean
+from ..kernels import names
 from .console import json_option, standard_output, write_json
-from .options import CHECKS, checks_option, refuse_options, seed_option, threads_option
+from .devices import device_option, find_device
+from .options import (
+    CHECKS,
+    checks_option,
+    refuse_options,
+    repeated_option,
+    seed_option,
+    threads_option,
+)
+from .ptx_file import open_ptx
+from .trace_target import read_sizes
 
 if TYPE_CHECKING:
     from ..devices.checked import CheckedCpuDevice
@@ -41,6 +51,8 @@ _SIZES = {"M": 5, "N": 72, "K": 272}
 @click.option(
     "--group-size", type=click.IntRange(min=1), help="Rows in a group. Default: K, one group."
 )
+@repeated_option("--size", "sizes", "NAME=N", "Another size, of a kernel that has others.")
+@device_option("cpu: no other device has checks.", default="cpu")
 @checks_option("What is looked for.", default=",".join(CHECKS))
 @seed_option("the arrays")
 @threads_option
@@ -55,6 +67,8 @@ def sanitize(
     n: int,
     k: int,
     group_size: int | None,
+    sizes: Sequence[str],
+    device: str,
     checks: tuple[str, ...],
     seed: int,
     threads: int | None,
@@ -62,28 +76,28 @@ def sanitize(
 ) -> None:
     """Run a kernel on the CPU and look at every access.
 
-    TARGET is a shipped kernel's name (`ferrum-numba info` lists them), or a pattern such as
-    'w4a16*' for several, run on random arrays of the given sizes; or leave it out and name
-    --checkpoint and --layer. Reports accesses outside the arrays, reads of what nobody wrote,
-    missing barriers and waits, and results that depend on the order of the warps. Exits with 1 if
-    anything is found.
+    TARGET is a shipped kernel's name (`ferrum-numba info` lists them), a pattern such as 'w4a16*'
+    for several, or the path of a .ptx file whose sidecar declares its arrays; it is run on random
+    arrays of the given sizes. Or leave it out and name --checkpoint and --layer. Reports accesses
+    outside the arrays, reads of what nobody wrote, missing barriers and waits, and results that
+    depend on the order of the warps. Exits with 1 if anything is found.
     """
     if (target is None) == (checkpoint is None) or (checkpoint is None) != (layer is None):
         raise click.UsageError("expected TARGET, or both --checkpoint and --layer")
     if checkpoint is not None:
-        refuse_options(ctx, ("n", "k"), "the layer has its own")
-    device = _open(threads, checks)
+        refuse_options(ctx, ("n", "k", "sizes"), "the layer has its own")
+    checked = _open(device, threads, checks)
     start = time.perf_counter()
-    with device.collect() as findings:
+    with checked.collect() as findings:
         if target is not None:
-            sizes = {"M": m, "N": n, "K": k, "group_size": group_size or k}
+            known = {"M": m, "N": n, "K": k, "group_size": group_size or k, **read_sizes(sizes)}
             described = "\n".join(
-                _run_artefact(device, name, sizes, seed) for name in _match(target)
+                _run_kernel(checked, name, known, seed) for name in _match(target)
             )
         else:
             assert checkpoint is not None
             assert layer is not None
-            described = _run_layer(device, checkpoint, layer, m, group_size, seed)
+            described = _run_layer(checked, checkpoint, layer, m, group_size, seed)
     seconds = time.perf_counter() - start
     if as_json:
         found = [finding.to_json() for finding in findings]
@@ -94,17 +108,20 @@ def sanitize(
     ctx.exit(1 if findings else 0)
 
 
-def _open(threads: int | None, checks: tuple[str, ...]) -> CheckedCpuDevice:
+def _open(name: str, threads: int | None, checks: tuple[str, ...]) -> CheckedCpuDevice:
     from ..devices.checked import CheckedCpuDevice
 
+    found = find_device(name).name
+    if found != "cpu":
+        raise click.UsageError(f"--device: only the CPU device has checks, found {found}")
     device = open_device("cpu", threads=threads, checks=checks)
     assert isinstance(device, CheckedCpuDevice)
     return device
 
 
 def _match(target: str) -> list[str]:
-    """The shipped kernels that a name or a pattern names."""
-    if not set("*?[") & set(target):
+    """The path, or the shipped kernels that a name or a pattern names."""
+    if not set("*?[") & set(target) or Path(target).exists():
         return [target]
     found = fnmatch.filter(names(), target)
     if not found:
@@ -113,14 +130,21 @@ def _match(target: str) -> list[str]:
     return found
 
 
-def _run_artefact(device: CheckedCpuDevice, name: str, sizes: dict[str, int], seed: int) -> str:
+def _run_kernel(device: CheckedCpuDevice, name: str, sizes: dict[str, int], seed: int) -> str:
     from ..kernels.sample import sample
 
-    shipped = artefact(name)
-    launch = sample(shipped.sidecar, sizes, seed)
-    shipped.kernel(device).launch(launch.config, **launch.arrays, **launch.integers)
-    taken = [p.name for p in shipped.sidecar.params if p.role == "size"]
-    return f"{name} at {', '.join(f'{key} = {launch.integers[key]}' for key in taken)}"
+    file = open_ptx(name)
+    signature, sidecar = file.declared()
+    taken = [p.name for p in sidecar.params if p.role == "size"]
+    if not taken:
+        raise AbiError(
+            f"{name}: no sidecar declares its arrays, so there is nothing to run it on; launch it "
+            'in Python, on open_device("cpu", checks=("memory", …))'
+        )
+    launch = sample(sidecar, sizes, seed)
+    kernel = device.load_module(file.text, sidecar).get_kernel(signature.entry)
+    kernel.launch(launch.config, **launch.arrays, **launch.integers)
+    return f"{file.path.stem} at {', '.join(f'{key} = {launch.integers[key]}' for key in taken)}"
 
 
 def _run_layer(

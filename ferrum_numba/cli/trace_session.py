@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,11 +137,7 @@ class Session:
     def _show_trouble(self) -> None:
         launch, console = self.launch, self._console
         if not len(launch):
-            warps = -(-math.prod(launch.block) // 32)
-            console.print(
-                f"no warp that was chosen came there; the block has warps 0 to {warps - 1}",
-                style="yellow",
-            )
+            console.print("no warp that was chosen came there", style="yellow")
         if launch.dropped:
             total = len(launch) + launch.dropped
             console.print(

@@ -14,6 +14,7 @@ _CAUSE_OF = {
     "race": ("missing-barrier", 0.9),
     "lane-conflict": ("missing-barrier", 0.5),
     "cta-race": ("stride-wrong", 0.3),
+    "warp-race": ("stride-wrong", 0.3),
     "pending-copy": ("missing-wait", 0.92),
     "missing-fence": ("missing-fence", 0.92),
     "read-only": ("missing-mask", 0.4),

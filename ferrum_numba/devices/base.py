@@ -182,6 +182,12 @@ class Module(ABC):
         self._kernels: dict[str, Kernel] = {}
         self._compiling = threading.Lock()
         if sidecar.entry is not None:
+            declared = Signature.entries(text)
+            if declared and sidecar.entry not in declared:
+                raise AbiError(
+                    f"name: the sidecar says {sidecar.entry}, the PTX declares "
+                    f"{', '.join(declared)}; take the sidecar of this build"
+                )
             sidecar.check(text, Signature.from_ptx(text, sidecar.entry))
 
     def get_kernel(self, entry: str | None = None) -> Kernel:
@@ -237,7 +243,11 @@ class Kernel(ABC):
     def __init__(self, module: Module, signature: Signature) -> None:
         self.module = module
         self.signature = signature
-        self._binder = Binder(signature, module.sidecar, module.device.describe)
+        sidecar = module.sidecar
+        # Without a sidecar nothing says which pointers are scratch; those that are never read need
+        # not be given in any case.
+        unread = () if sidecar.params or sidecar.scratch else signature.unread(module.text)
+        self._binder = Binder(signature, sidecar, module.device.describe, unread)
 
     @property
     def sidecar(self) -> Sidecar:
@@ -249,9 +259,11 @@ class Kernel(ABC):
     ) -> None:
         """Launch on `stream` (the default stream where it is left out).
 
-        Arguments go by position or by name; the scratch pointers are filled in.  Raises AbiError
-        for an argument that is missing, unknown, mistyped, out of range, too short, misaligned or
-        not of this device, and LaunchError where the device refuses the launch.
+        Arguments go by position or by name; the scratch pointers are filled in, and without a
+        sidecar pointers at the end that the kernel never reads.
+
+        Raises AbiError for an argument that is missing, unknown, mistyped, out of range, too short,
+        misaligned or not of this device, and LaunchError where the device refuses the launch.
         """
         self.issue(self._marshal_seen(config, arguments, named), stream)
 

@@ -18,12 +18,10 @@ from .parse import parse_entry
 from .ptx import Body, Instruction
 from .standstill import describe
 from .translate import Module, threads_of
-from .worker import Launch, StoppedError, Triple
+from .worker import LARGEST_SHARED, Launch, StoppedError, Triple
 
 if TYPE_CHECKING:
     from .checks.watch import Watch
-
-_MAX_STATIC_SHARED = 228 * 1024  # what the largest GPU gives a CTA
 
 
 class Program:
@@ -178,9 +176,9 @@ class Program:
     def _body(self) -> Body:
         # Not kept: it takes a hundred times the memory of the text, and is seldom needed again.
         body = parse_entry(self._text, self.entry)
-        if body.static_shared > _MAX_STATIC_SHARED:
+        if body.static_shared > LARGEST_SHARED:
             raise PtxError(
                 f"{self.entry} declares {body.static_shared} bytes of shared memory; no GPU has"
-                f" more than {_MAX_STATIC_SHARED}"
+                f" more than {LARGEST_SHARED}"
             )
         return body

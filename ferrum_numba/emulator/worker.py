@@ -41,6 +41,8 @@ STEPS = 1 << 32
 _SLICE = 1 << 22
 # Reads of whole words and vectors may pass an array's end by less than this many bytes.
 _MARGIN = 128
+LARGEST_SHARED = 228 * 1024
+"""Bytes of shared memory that the largest GPU gives a CTA."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,10 @@ class Launch:
     only: Sequence[int] | None = None
 
     def run(self) -> None:
-        """Run the CTAs. Raises StoppedError for one that cannot go on."""
+        """Run the CTAs.
+
+        Raises StoppedError for one that cannot go on, LaunchError for stores behind shared memory.
+        """
         ctas = self.grid[0] * self.grid[1] * self.grid[2]
         threads = max(1, min(self.threads, ctas))
         # Many pieces for each thread: one that is held up leaves its last ones to the others.
@@ -72,19 +77,29 @@ class Launch:
         workers = [_Worker(self, stop) for _ in range(threads)]
         if threads == 1:
             workers[0].run(pieces)
-            return
-        others: list[Future[None]] = []
-        with ThreadPoolExecutor(threads - 1) as pool:
-            try:
-                with suppress(RuntimeError):  # no threads are had once the interpreter is ending
-                    for worker in workers[1:]:
-                        others.append(pool.submit(worker.run, pieces))
-                workers[0].run(pieces)
-                for other in others:
-                    other.result()
-            finally:  # Ctrl-C may come while this thread waits
-                stop.asked = True
-                _settle(workers[1:])
+        else:
+            _run_together(workers, pieces, stop)
+        if self.attach is None:  # else the checks have found it, and left it out
+            for worker in workers:
+                worker.check_shared()
+
+
+def _run_together(
+    workers: Sequence[_Worker], pieces: Iterator[tuple[int, int]], stop: _Stop
+) -> None:
+    """Run each worker in a thread, the first in this one."""
+    others: list[Future[None]] = []
+    with ThreadPoolExecutor(len(workers) - 1) as pool:
+        try:
+            with suppress(RuntimeError):  # no threads are had once the interpreter is ending
+                for worker in workers[1:]:
+                    others.append(pool.submit(worker.run, pieces))
+            workers[0].run(pieces)
+            for other in others:
+                other.result()
+        finally:  # Ctrl-C may come while this thread waits
+            stop.asked = True
+            _settle(workers[1:])
 
 
 class _Stop:
@@ -146,13 +161,17 @@ class _Worker:
         )
         try:
             contexts = aligned(warps * needs.context_bytes, 64)
-            self._shared = aligned(needs.static_shared + launch.shared_bytes + _MARGIN, 1024)
+            size = needs.static_shared + launch.shared_bytes
+            # As much as any GPU has: a launch that asks for too little does not hit other memory.
+            self._shared = aligned(-(-max(size, LARGEST_SHARED) // 8) * 8 + _MARGIN, 1024)
             self._scratch = aligned(needs.scratch_bytes, 64)
         except (MemoryError, ValueError, OverflowError) as error:
             raise LaunchError(
                 f"no memory for a CTA of {warps} warps with {launch.shared_bytes} bytes of dynamic"
                 f" shared memory: {error}"
             ) from None
+        self._behind = self._shared[-(-size // 8) * 8 :]
+        self._shared_bytes = launch.shared_bytes
         self._contexts = contexts.reshape(warps, needs.context_bytes)
         _fill_contexts(self._contexts, launch.block)
         self._state = State(
@@ -181,6 +200,17 @@ class _Worker:
             raise
         finally:
             self.busy = False
+
+    def check_shared(self) -> None:
+        """Raise LaunchError where something was stored behind the CTA's shared memory."""
+        if not self._behind.view(np.uint64).max():  # all zero, as it was; the quickest way to see
+            return
+        first, last = np.flatnonzero(self._behind)[[0, -1]].tolist()
+        raise LaunchError(
+            f"shared_bytes: the kernel stores {first} to {last} bytes behind the "
+            f"{self._shared_bytes} bytes of dynamic shared memory that the launch gives a CTA; "
+            'the sidecar\'s shared says what it needs, and the check "memory" which line it is'
+        )
 
     def _run_piece(self, first: int, last: int) -> None:
         state = self._state

@@ -39,8 +39,9 @@ class Checkpoint:
     config  the quantisation configuration
     layers  name -> LayerSpec, of every quantised layer, other widths than 4 bits included
     problems  name -> what is wrong, of the layers whose tensors are missing or contradict each
-              other or the configuration; loading one of them raises it. An index file that cannot
-              be read stands here too. Values are not read yet: what is wrong with them, `load` says
+              other or the configuration; loading one of them raises it. An index that cannot be
+              read and a file that is missing stand here too. Values are not read yet: what is wrong
+              with them, `load` says
     """
 
     path: Path

@@ -34,8 +34,8 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "desc_act": ("desc_act",),
     "sym": ("sym",),
     "format": ("checkpoint_format", "format"),
-    "method": ("quant_method", "method"),
 }
+_METHOD_NAMES = ("quant_method", "method")
 _TYPES = {"bits": int, "group_size": int, "desc_act": bool, "sym": bool, "format": str}
 
 _STORES_TRUE_ZERO = {"gptq": False, "gptq_v2": True, "gptq_p": True}  # gptq_p: v2 in four bits
@@ -89,9 +89,10 @@ class QuantConfig:
         if not found:
             return None
         source = " and ".join(found)
+        method = _method(found, source)  # first, since another's fields have other types
         fields = {field: _agreed(found, field, names) for field, names in _NAMES.items()}
         merged = {key: value for file in reversed(found) for key, value in found[file].items()}
-        checkpoint_format = _checkpoint_format(fields, merged, source)
+        checkpoint_format = _checkpoint_format(method, fields, merged, source)
         for field in ("bits", "group_size"):
             if fields[field] is None:
                 raise CheckpointError(
@@ -194,9 +195,22 @@ def _agreed(found: Mapping[str, dict[str, Any]], field: str, names: tuple[str, .
     return first[1] if first else None
 
 
-def _checkpoint_format(fields: Mapping[str, Any], merged: Mapping[str, Any], source: str) -> str:
-    method = str(fields["method"] or "gptq").lower().replace("_", "-")  # old AutoGPTQ names none
-    if method in ("auto-round", "intel/auto-round"):
+def _method(found: Mapping[str, dict[str, Any]], source: str) -> str:
+    """ "gptq" or "auto-round"; other methods are refused."""
+    stated = _agreed(found, "method", _METHOD_NAMES) or "gptq"  # old AutoGPTQ names none
+    method = str(stated).lower().replace("_", "-").removeprefix("intel/")
+    if method not in ("gptq", "auto-round"):
+        raise CheckpointError(
+            f"quant_method: expected 'gptq' or 'auto-round' in {source}, found {stated!r}; "
+            f"{_REMEDY}"
+        )
+    return method
+
+
+def _checkpoint_format(
+    method: str, fields: Mapping[str, Any], merged: Mapping[str, Any], source: str
+) -> str:
+    if method == "auto-round":
         packing = merged.get("packing_format")
         if packing not in _AUTO_ROUND_FORMATS:
             raise CheckpointError(
@@ -204,11 +218,6 @@ def _checkpoint_format(fields: Mapping[str, Any], merged: Mapping[str, Any], sou
                 f"found {packing!r}; export again with format='auto_gptq'"
             )
         return _AUTO_ROUND_FORMATS[packing]
-    if method != "gptq":
-        raise CheckpointError(
-            f"quant_method: expected 'gptq' or 'auto-round' in {source}, found "
-            f"{fields['method']!r}; {_REMEDY}"
-        )
     name = "marlin" if merged.get("is_marlin_format") else fields["format"] or "gptq"
     if name not in _STORES_TRUE_ZERO:
         raise CheckpointError(

@@ -8,13 +8,16 @@ from typing import Literal
 
 from ..errors import CheckpointError
 from .config import QuantConfig
-from .packing import WIDTHS, WORD_BITS
+from .packing import NIBBLES, WIDTHS, WORD_BITS
 from .safetensors_file import StoredTensor
 from .shards import Shards
 from .tensors import effective_group_size, is_act_order
 
 _PLANAR_WIDTHS = (5, 6, 7)  # only format gptq_p has them
 _FLOATS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
+_CHECK = "correct bits or group_size if they are wrong"
+_OTHER_LAYOUT = "this is not GPTQ's layout"
+_ROUND = "convert the scales to F16"
 _REQUIRED = ("qweight", "qzeros", "scales")
 _MARKS = (".qweight", ".qzeros", ".g_idx")  # a layer that lost one tensor is still seen
 
@@ -131,7 +134,8 @@ def _check_types(name: str, stored: Mapping[str, StoredTensor]) -> None:
             raise CheckpointError(
                 f"{name}.{part}: expected {' or '.join(dtypes)} with {ndim} dimension"
                 f"{'s' if ndim > 1 else ''}, none of them 0, found {tensor.dtype} "
-                f"{list(tensor.shape)} in {tensor.file.name}; this is not GPTQ's layout"
+                f"{list(tensor.shape)} in {tensor.file.name}; "
+                + (_ROUND if part == "scales" and tensor.dtype == "F32" else _OTHER_LAYOUT)
             )
 
 
@@ -173,7 +177,7 @@ def _check_shapes(
     if rows * WORD_BITS % bits or N * bits % WORD_BITS:
         raise CheckpointError(
             f"{name}.qweight: expected shape [K*{bits}/32, N] with whole words along K and N, "
-            f"found {list(stored['qweight'].shape)}; check bits in {config.source}"
+            f"found {list(stored['qweight'].shape)} ({config.source}); {_advice(stored, bits)}"
         )
     groups = -(-K // group_size)
     expected = {
@@ -188,5 +192,28 @@ def _check_shapes(
                 f"{name}.{part}: expected shape {list(shape)}, as {name}.qweight "
                 f"{list(stored['qweight'].shape)} with bits={bits} and group_size={group_size} "
                 f"({config.source}) asks, found {list(stored[part].shape)} in "
-                f"{stored[part].file.name}; correct bits or group_size if they are wrong"
+                f"{stored[part].file.name}; {_advice(stored, bits)}"
             )
+
+
+def _advice(stored: Mapping[str, StoredTensor], bits: int) -> str:
+    """What is to do: where all shapes agree on something else than `bits` bits, what that is."""
+    (rows, columns), (zero_rows, words) = stored["qweight"].shape, stored["qzeros"].shape
+    groups, N = stored["scales"].shape
+    if zero_rows != groups:
+        return _CHECK
+    if columns == words and columns * NIBBLES == N:
+        return "these are the shapes of AWQ's layout, whose words lie along N: not read here"
+    found = words * WORD_BITS // N
+    if columns != N or found not in WIDTHS or found * N != words * WORD_BITS:
+        return _CHECK
+    K = rows * WORD_BITS // found
+    rest = {part: stored[part].shape[0] for part in ("g_idx", "bias") if part in stored}
+    if rest != {part: size for part, size in (("g_idx", K), ("bias", N)) if part in rest}:
+        return _CHECK if found != bits else "the tensor is damaged"
+    group_size = 1 << (-(-K // groups) - 1).bit_length()  # mostly a power of two
+    if groups == 1:
+        group_size = -1
+    elif -(-K // group_size) != groups:
+        group_size = -(-K // groups)
+    return f"the shapes fit bits={found} and group_size={group_size}: correct what is wrong"

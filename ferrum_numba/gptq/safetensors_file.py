@@ -67,6 +67,14 @@ _LENGTH_BYTES = 8
 _FIELDS = {"dtype", "shape", "data_offsets"}
 _MAX_DIMENSIONS = 64
 _AGAIN = "download the file again"
+# What stands under such a name in the wild, by its first bytes.
+_OTHER_KINDS = {
+    b"version ": "a Git LFS pointer; download the file that it stands for (git lfs pull)",
+    b"GGUF": "a GGUF file, whose quantisation is another; take the model's GPTQ checkpoint",
+    b"PK\x03\x04": "a zip file, such as torch.save writes; convert it to safetensors",
+    b"\x80\x02": "a pickle, such as torch.save wrote; convert it to safetensors",
+    b"<": "a page of the web, where a download was refused; download the file again",
+}
 
 
 @dataclass(frozen=True)
@@ -184,13 +192,11 @@ def _header_text(handle: FileIO, size: int, file: Path) -> bytes:
             f"{size}; {_AGAIN}"
         )
     length = int.from_bytes(prefix, "little")
-    if prefix == b"version ":
-        raise CheckpointError(
-            f"{file}: expected a safetensors file, found a Git LFS pointer; download the file "
-            "that it stands for (git lfs pull)"
-        )
     most = min(MAX_HEADER_BYTES, size - _LENGTH_BYTES)
     if not 2 <= length <= most:
+        for begins, found in _OTHER_KINDS.items():
+            if prefix.startswith(begins):
+                raise CheckpointError(f"{file}: expected a safetensors file, found {found}")
         raise CheckpointError(
             f"{file}: expected a safetensors file, found a header length of {length} bytes, where "
             f"2..{most} are possible in a file of {size}; {_AGAIN}"

@@ -19,6 +19,7 @@ from ..errors import CheckpointError
 from .safetensors_file import StoredTensor, read_header, read_tensors
 
 INDEX_PATTERN = "*.safetensors.index.json"
+_NUMBERED = re.compile(r"(.+)-(\d{1,9})-of-(\d{1,9})\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Shards:
     metadata  the files' own metadata, merged
     folder    where the files lie
     index     name -> file, as an index in the directory has it, stale or not
-    problems  file -> what is wrong with an index that cannot be read
+    problems  file -> what is wrong: an index that cannot be read, a file that is missing
     """
 
     tensors: Mapping[str, StoredTensor]
@@ -59,6 +60,8 @@ class Shards:
             tensors.update(found)
         folder = path if path.is_dir() else path.parent
         index, problems = _read_indexes(folder)
+        if path.is_dir():
+            problems |= _missing_shards(path, index)
         ordered = {name: tensors[name] for name in sorted(tensors, key=_in_order)}
         return cls(ordered, metadata, folder, index, problems)
 
@@ -111,6 +114,30 @@ def _found_files(path: Path) -> list[Path]:
             "name the model's own directory, and convert .bin or .pt weights to safetensors first"
         )
     return found
+
+
+def _missing_shards(folder: Path, index: Mapping[str, str]) -> dict[str, str]:
+    """File -> what its absence means: the first of each numbered series that is not complete.
+
+    What an index places in a file is named tensor by tensor instead.
+    """
+    series: dict[tuple[str, str], set[int]] = {}
+    for file in folder.glob("*.safetensors"):
+        if match := _NUMBERED.fullmatch(file.name):
+            series.setdefault((match[1], match[3]), set()).add(int(match[2]))
+    problems = {}
+    for (stem, digits), numbers in series.items():
+        count = int(digits)
+        missing = (n for n in range(1, count + 1) if n not in numbers)  # a name may say anything
+        names = (f"{stem}-{n:0{len(digits)}}-of-{digits}.safetensors" for n in missing)
+        placed = set(index.values())
+        name = next((name for name in names if name not in placed), None)
+        if name is not None:
+            problems[name] = (
+                f"{folder / name}: expected {count} files of this series, found {len(numbers)}; "
+                "layers that stand in missing ones alone are not seen: download them"
+            )
+    return problems
 
 
 def _read_indexes(folder: Path) -> tuple[dict[str, str], dict[str, str]]:

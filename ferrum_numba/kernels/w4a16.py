@@ -34,7 +34,8 @@ class PackedWeight(Protocol):
     """A GPTQ layer's tensors on one device, and how to read them.
 
     qweight int32 [K/8, N], scales float16 [ceil(K/G), N], qzeros int32 [ceil(K/G), N/8], all in C
-    order; G = group_size, -1 for one group of K rows.  The true zero is nibble + zero_bias.
+    order; G = group_size, -1 for one group of K rows.  The true zero is nibble + zero_bias; a
+    weight without this attribute is taken to be v1, where it is 1, as a W4A16Weight is.
     """
 
     @property
@@ -115,11 +116,11 @@ def check_bias(kernel: Kernel, bias: Any) -> None:
 def check_zero_bias(kernel: Kernel, weight: PackedWeight) -> None:
     """Raise AbiError for a weight whose zeros are of the other format."""
     zero_bias = (kernel.sidecar.constants or {}).get("ZERO_BIAS")
-    if zero_bias is not None and zero_bias != weight.zero_bias:
+    stored = getattr(weight, "zero_bias", 1)
+    if zero_bias is not None and zero_bias != stored:
         raise AbiError(
-            f"zero_bias: the weight's zeros are nibble + {weight.zero_bias}, the kernel adds "
-            f"{zero_bias}; take the build for this format, such as "
-            f"kernels.canonical({weight.zero_bias})"
+            f"zero_bias: the weight's zeros are nibble + {stored}, the kernel adds {zero_bias}; "
+            f"take the build for this format, such as kernels.canonical({stored})"
         )
 
 
@@ -135,10 +136,17 @@ def _marshal(
     kernel = _declared(kernel)
     check_bias(kernel, bias)
     check_zero_bias(kernel, weight)
-    k, n = weight.K, weight.N
-    group_size = k if weight.group_size == -1 else weight.group_size
+    try:
+        tensors = (weight.qweight, weight.scales, weight.qzeros)
+        k, n, group_size = weight.K, weight.N, weight.group_size
+    except AttributeError as error:
+        raise AbiError(
+            f"weight: expected qweight, scales, qzeros, K, N and group_size, such as a W4A16Weight "
+            f"has, found {error}"
+        ) from None
+    group_size = k if group_size == -1 else group_size
     arguments = (
-        *(a, weight.qweight, weight.scales, weight.qzeros, out),
+        *(a, *tensors, out),
         *(m, n, k, group_size),
         *(k, 1),  # a
         *(n, 1),  # qweight

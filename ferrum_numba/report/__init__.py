@@ -1,11 +1,19 @@
 """What the other rows compute, tested and written up."""
 
-from .comparison import Comparison, all_layers, compare_checkpoints, compare_devices
+from .comparison import (
+    Comparison,
+    all_layers,
+    compare_checkpoints,
+    compare_devices,
+    compare_results,
+)
 from .comparison_page import comparison_page
 from .journal import Journal, settings_of
 from .junit import write_junit
+from .layer_kind import LayerKind, layer_kinds
 from .layer_page import describe_format, layer_page
 from .layer_test import M_VALUES, LayerResult, Measurement, Plan, Verdict, verify_layer
+from .layer_timing import KindResult, Step, Timing, steps, time_layers
 from .oracle import Oracle
 from .page import Page, check_extra, worst_passing, write_page
 from .record import as_json
@@ -19,23 +27,31 @@ __all__ = [
     "SAFETY",
     "Comparison",
     "Journal",
+    "KindResult",
+    "LayerKind",
     "LayerResult",
     "Measurement",
     "Oracle",
     "Page",
     "Plan",
+    "Step",
+    "Timing",
     "Verdict",
     "all_layers",
     "as_json",
     "check_extra",
     "compare_checkpoints",
     "compare_devices",
+    "compare_results",
     "comparison_page",
     "describe_format",
+    "layer_kinds",
     "layer_page",
     "matching",
     "select_layers",
     "settings_of",
+    "steps",
+    "time_layers",
     "verify_layer",
     "verify_layers",
     "worst_passing",

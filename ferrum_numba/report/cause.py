@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .diagnosis import Cause, diagnose_weight, wrong_weights
+from .oracle_faults import diagnose_stored, in_the_oracle
 from .output_faults import diagnose_bias, diagnose_rows, diagnose_unwritten, ranges
 from .reference import OWN, Reference
 from .sample import Sample
@@ -47,6 +48,10 @@ def find_cause(evidence: Evidence, failed: bool) -> Cause:
     weight_is_wrong = wrong_weights(evidence.found, evidence.expected, evidence.sample).any()
     if _passes(evidence) and not weight_is_wrong:
         return _no_error(failed)
+    if evidence.reference.source != OWN and not weight_is_wrong:
+        stored = diagnose_stored(evidence.y, evidence.reference, evidence.sample.tensors)
+        if stored is not None:
+            return stored
     rows = diagnose_rows(evidence.y, evidence.reference)
     if rows is not None and (rows.confidence == "certain" or not weight_is_wrong):
         return rows
@@ -81,12 +86,7 @@ def _weight_cause(evidence: Evidence) -> Cause | None:
     if evidence.reference.source == OWN or wrong_weights(found, own, sample).any():
         return diagnose_weight(found, expected, sample)
     # The device does what the tensors say. What has to be tried is how the oracle reads them.
-    reading = diagnose_weight(expected, own, sample)
-    said = "The device computes what the tensors say, and the oracle has something else. "
-    if reading is None:
-        return Cause("oracle-differs", f"{said}No known fault explains it.", "none", 1.0)
-    sentence = f"{said}{reading.sentence.replace(' that ', ' that, in the oracle, ', 1)}"
-    return Cause(f"oracle-{reading.name}", sentence, reading.confidence, reading.unexplained)
+    return in_the_oracle(diagnose_weight(expected, own, sample))
 
 
 def _unknown(evidence: Evidence) -> Cause:

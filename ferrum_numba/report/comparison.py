@@ -1,4 +1,4 @@
-"""Comparing two checkpoints by their dequantised weights, or two devices by their results."""
+"""Comparing two checkpoints by their weights or results, or two devices by their results."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from .reference import make_reference
 from .tolerance import Float32Array
 
 _ROWS = 1024  # of a weight that are in float32 at a time
+_Side = tuple[Checkpoint, Device]
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,24 @@ def all_layers(a: Checkpoint, b: Checkpoint) -> list[str]:
     return list(dict.fromkeys([*a.layers, *b.layers, *a.problems, *b.problems]))
 
 
-def _compare_layer(a: Checkpoint, b: Checkpoint, name: str, tolerance: float) -> Comparison:
+def compare_results(
+    a: Checkpoint, b: Checkpoint, names: Sequence[str], device: Device, m: int, seed: int = 0
+) -> Iterator[Comparison]:
+    """Compare the results of both checkpoints' layers on a device, for the same x (m, K).
+
+    Each may differ from the true result by its bound, so two bounds pass between them.
+    """
+    for name in names:
+        start = time.perf_counter()
+        found = _matched(a, b, name)
+        if found.verdict == "pass":
+            sides = (a, device), (b, device)
+            found = _guarded(found, sides, m, seed)
+        yield replace(found, seconds=time.perf_counter() - start)
+
+
+def _matched(a: Checkpoint, b: Checkpoint, name: str) -> Comparison:
+    """A layer of which nothing is known but that both sides have it, of one shape; or why not."""
     specs = a.layers.get(name), b.layers.get(name)
     base = _base(name, *specs)
     for side, other, spec in (("A", a, specs[0]), ("B", b, specs[1])):
@@ -79,12 +97,17 @@ def _compare_layer(a: Checkpoint, b: Checkpoint, name: str, tolerance: float) ->
             return replace(base, verdict="refused", reason=f"{side}: {other.problems[name]}")
         if spec is None:
             return replace(base, verdict="mismatch", reason=f"{side} has no layer of this name")
-    assert specs[0] is not None
-    assert specs[1] is not None
     shapes = [(spec.K, spec.N) for spec in specs if spec is not None]
     if shapes[0] != shapes[1]:
         reason = f"expected the same shape [K, N], found {list(shapes[0])} and {list(shapes[1])}"
         return replace(base, verdict="mismatch", reason=reason)
+    return base
+
+
+def _compare_layer(a: Checkpoint, b: Checkpoint, name: str, tolerance: float) -> Comparison:
+    base = _matched(a, b, name)
+    if base.verdict != "pass":
+        return base
     try:
         weights = a.load_dense(name), b.load_dense(name)
     except FerrumError as error:
@@ -92,7 +115,7 @@ def _compare_layer(a: Checkpoint, b: Checkpoint, name: str, tolerance: float) ->
     except Exception as error:  # the other layers are still to be compared
         return replace(base, verdict="error", reason=f"{type(error).__name__}: {error}")
     found = _differences(base, *weights, tolerance)
-    if found.verdict == "pass" or not specs[0].bits == specs[1].bits == 4:
+    if found.verdict == "pass" or not a.layers[name].bits == b.layers[name].bits == 4:
         return found
     return replace(found, explanation=explain_difference(a.load(name), *weights))
 
@@ -163,26 +186,32 @@ def compare_devices(
         start = time.perf_counter()
         base = _base(name, checkpoint.layers.get(name), None)
         base = replace(base, format_b=base.format_a)
-        try:
-            found = _compare_devices(checkpoint, base, devices, m, seed)
-        except FerrumError as error:
-            reason = str(error).removeprefix(f"{name}: ")
-            found = replace(base, verdict="refused", reason=reason)
-        except Exception as error:  # the other layers are still to be compared
-            found = replace(base, verdict="error", reason=f"{type(error).__name__}: {error}")
+        found = _guarded(base, [(checkpoint, device) for device in devices], m, seed)
         yield replace(found, seconds=time.perf_counter() - start)
 
 
-def _compare_devices(
-    checkpoint: Checkpoint, base: Comparison, devices: tuple[Device, Device], m: int, seed: int
-) -> Comparison:
-    if base.layer in checkpoint.problems:
-        raise CheckpointError(checkpoint.problems[base.layer])
-    tensors = checkpoint.load(base.layer)
-    reference = make_reference(base.layer, tensors, m, seed=seed)
+def _guarded(base: Comparison, sides: Sequence[_Side], m: int, seed: int) -> Comparison:
+    """`_compare_results`, whose errors become the verdict: the other layers are still to come."""
+    try:
+        return _compare_results(base, sides, m, seed)
+    except FerrumError as error:
+        reason = str(error).removeprefix(f"{base.layer}: ")
+        return replace(base, verdict="refused", reason=reason)
+    except Exception as error:
+        return replace(base, verdict="error", reason=f"{type(error).__name__}: {error}")
+
+
+def _compare_results(base: Comparison, sides: Sequence[_Side], m: int, seed: int) -> Comparison:
+    tensors = {}  # loaded once where both sides are of one checkpoint
+    for checkpoint in dict.fromkeys(checkpoint for checkpoint, _ in sides):
+        if base.layer in checkpoint.problems:
+            raise CheckpointError(checkpoint.problems[base.layer])
+        tensors[checkpoint] = checkpoint.load(base.layer)
+    reference = make_reference(base.layer, tensors[sides[0][0]], m, seed=seed)
     bounds = reference.bounds(m)
     results: list[Float32Array] = [
-        outputs(GptqLinear(tensors, device=device), reference.x, m) for device in devices
+        outputs(GptqLinear(tensors[checkpoint], device=device), reference.x, m)
+        for checkpoint, device in sides
     ]
     difference = results[0] - results[1]
     size = float(np.linalg.norm(results[0]))

@@ -196,7 +196,7 @@ def run_prepared(prepared: Prepared, device: Device, plan: Plan) -> LayerResult:
         dtype = NUMPY_DTYPES[plan.dtype]
         layer = GptqLinear(tensors, device=device, kernel=plan.kernel, dtype=dtype)
         measurements = measure(layer, reference, plan.m_values)
-        reason = _mismatch(measurements)
+        reason = mismatch(measurements)
         verdict = "mismatch" if reason else "pass"
         if reason or plan.explain:
             explanation, note = _look_into(layer, tensors, reference, measurements)
@@ -270,7 +270,7 @@ def _measure(layer: GptqLinear, reference: Reference, m: int) -> Measurement:
         layer.device.synchronize()
         seconds = time.perf_counter() - start
         difference = layer.device.to_host(out).astype(np.float32) - expected
-        found.append(_compared(difference, expected, bounds))
+        found.append(compared(difference, expected, bounds))
     worst = max(found, key=lambda errors: math.inf if math.isnan(errors[2]) else errors[2])
     return Measurement(
         m=m,
@@ -284,7 +284,7 @@ def _measure(layer: GptqLinear, reference: Reference, m: int) -> Measurement:
     )
 
 
-def _compared(
+def compared(
     difference: Float32Array, expected: Float32Array, bounds: Bounds
 ) -> tuple[float, float, float, tuple[int, int]]:
     """(max |difference|, relative error, largest share of a bound, where that is)."""
@@ -304,7 +304,7 @@ def _relative(difference: Float32Array, expected: Float32Array) -> float:
     return math.inf if error else 0.0
 
 
-def _mismatch(measurements: Sequence[Measurement]) -> str:
+def mismatch(measurements: Sequence[Measurement]) -> str:
     """What is wrong with the first measurement that is beyond its bounds; else nothing."""
     for measured in measurements:
         where = "row {}, column {}".format(*measured.worst_element)

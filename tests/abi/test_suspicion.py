@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -41,6 +42,15 @@ def test_a_right_launch_is_not_suspected(M, N, K, group_size, known):
 
 def test_a_strided_array_is_not_suspected():
     assert kinds(block({**VALUES, "stride_am": 4096})) == []
+
+
+def test_strides_in_bytes():
+    changed = {"stride_am": 2 * VALUES["stride_am"], "stride_ak": 2}
+    (found,) = suspicions(annotate(SIGNATURE, block({**VALUES, **changed}), SIDECAR))
+    assert (found.kind, found.names) == ("byte strides", ("stride_am", "stride_ak"))
+    a = ARRAYS["a"]
+    strided = replace(a, strides=(4 * a.shape[1], 4), available=2 * a.available)
+    assert kinds(block({**VALUES, **changed}), arrays={**ARRAYS, "a": strided}) == []
 
 
 @pytest.mark.parametrize("known", [False, True])

@@ -79,6 +79,16 @@ def test_one_checkpoint_on_two_devices():
     assert {result["worst_ratio"] for result in found["results"]} == {0}
 
 
+def test_two_checkpoints_by_their_results_on_a_device(sides):
+    code, found = run_json("compare", *sides, "--device", "cpu", "--m", 3)
+    assert (code, found["device"]["name"], found["m"]) == (1, "cpu", 3)
+    verdicts = {result["layer"]: result["verdict"] for result in found["results"]}
+    assert verdicts == {"a": "pass", "b": "mismatch", "c": "mismatch", "d": "mismatch"}
+    results = {result["layer"]: result for result in found["results"]}
+    assert (results["a"]["equal"], results["b"]["worst_ratio"] > 100) == (1, True)
+    assert "\non: cpu: " in run("compare", *sides, "--device", "cpu", "--layers", "a").stdout
+
+
 @pytest.mark.gpu
 def test_the_gpu_against_the_cpu():
     code, found = run_json("compare", fixture("gm_v1_sym_g128"), "--devices", "cpu", "cuda")
@@ -87,8 +97,10 @@ def test_the_gpu_against_the_cpu():
 
 @pytest.mark.skipif(unusable() is None, reason="there is a GPU")
 def test_a_gpu_that_is_not_here_is_exit_code_3():
-    result = run("compare", fixture("gm_v1_sym_g128"), "--devices", "cpu", "cuda")
-    assert (result.exit_code, result.stdout) == (3, "")
+    path = fixture("gm_v1_sym_g128")
+    for options in (["--devices", "cpu", "cuda"], [path, "--device", "cuda"]):
+        result = run("compare", path, *options)
+        assert (result.exit_code, result.stdout) == (3, "")
 
 
 @pytest.mark.parametrize(
@@ -99,6 +111,8 @@ def test_a_gpu_that_is_not_here_is_exit_code_3():
         ["--layers", "nothing", "--devices", "cpu", "cpu"],
         [fixture("gm_v2_sym_g128"), "--devices", "cpu", "cpu"],
         ["nowhere"],
+        [fixture("gm_v2_sym_g128"), "--devices", "cpu", "cpu", "--device", "cpu"],
+        ["--devices", "cpu", "cpu", "--device", "cpu"],
     ],
 )
 def test_wrong_arguments_are_exit_code_2(options):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
+from ferrum_numba import kernels
 from tests.cli.commands import run, run_json
 from tests.corpus import FOLDER
 from tests.gptq.fixtures import fixture
@@ -28,6 +31,18 @@ def test_what_has_to_change_is_exit_code_1():
     result = run("compare", old, new)
     assert result.exit_code == 1
     assert "no: parameter 5 (global scratch), parameter 6" in result.stdout.splitlines()[-1]
+
+
+def test_builds_loaded_on_a_device(tmp_path):
+    code, found = run_json("compare", V1, V2, "--device", "cpu")
+    loads = {"name": "cpu", "verdict": "loads", "reason": ""}
+    assert (code, found["device"]) == (0, {"a": loads, "b": loads})
+    text = (kernels.folder() / f"{V1}.ptx").read_text()
+    (tmp_path / "strange.ptx").write_text(text.replace("\tret;", "\tfrobnicate;\n\tret;", 1))
+    result = run("compare", V1, tmp_path / "strange.ptx", "--device", "cpu")
+    assert result.exit_code == 1
+    assert "A on cpu: loads" in result.stdout
+    assert re.search(r"B on cpu: refuses: PTX line \d+: frobnicate", result.stdout)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from tests.abi.launches import SIZES, block, launch, pack
 from tests.cli.commands import run, run_json
 from tests.corpus import FOLDER
 from tests.gptq.fixtures import fixture
+from tests.ptx import ptx
 
 LAYER = "model.layers.0.self_attn.q_proj"
 NAME = "w4a16_gptq_gemm_typed.v1.sm_80"
@@ -138,6 +139,17 @@ def test_launches_of_a_recording(tmp_path):
     assert result.exit_code == 2
     assert "expected a launch below 2" in result.stderr
     assert "found no file" in run("params", tmp_path / "nothing", "--launch", 0).stderr
+
+
+def test_whether_a_device_takes_the_kernel(tmp_path):
+    code, found = run_json("params", NAME, *SET, "--device", "cpu")
+    assert (code, found["device"]["verdict"]) == (0, "loads")
+    strange = tmp_path / "strange.ptx"
+    strange.write_text(ptx([".param .u64 x"], "frobnicate;\nret;"))
+    result = run("params", strange, "--set", "x=0x7f0000001000", "--device", "cpu")
+    assert result.exit_code == 1
+    assert "nothing looks wrong\ndevice cpu: refuses: PTX line" in result.stdout
+    assert run("params", NAME, *SET, "--device", "cuda:99").exit_code == 3
 
 
 @pytest.mark.parametrize(

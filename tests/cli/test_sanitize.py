@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
-
-import pytest
 
 from ferrum_numba import kernels
 from tests.cli.commands import run, run_json
@@ -16,19 +15,19 @@ def test_a_shipped_kernel_is_clean() -> None:
     assert result.output.startswith("clean add_bias.sm_80 at M = 5, N = 600")
 
 
-def test_findings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_findings(tmp_path: Path) -> None:
     shipped = kernels.artefact("add_bias.sm_80")
     broken = shipped.text.replace("@%p1 st.global.b16", "st.global.b16")
     sidecar = (kernels.folder() / "add_bias.sm_80.json").read_text()
     (tmp_path / "broken.ptx").write_text(broken)
     lines = [line for line in sidecar.splitlines() if "ptx_sha256" not in line]
     (tmp_path / "broken.json").write_text("\n".join(lines).replace('",\n}', '"\n}'))
-    monkeypatch.setattr("ferrum_numba.kernels.catalogue.folder", lambda: tmp_path)
-    code, printed = run_json("sanitize", "broken", "--m", 2, "--n", 20, "--checks", "memory")
+    options = (tmp_path / "broken.ptx", "--m", 2, "--size", "N=20", "--checks", "memory")
+    code, printed = run_json("sanitize", *options)
     assert code == 1
     finding = printed["findings"][0]
     assert (finding["kind"], finding["array"], finding["offset"]) == ("out-of-bounds", "c", 80)
-    result = run("sanitize", "broken", "--m", 2, "--n", 20, "--checks", "memory")
+    result = run("sanitize", *options)
     assert result.exit_code == 1
     assert "PTX line" in result.output
     assert "add_bias.py:21" in result.output
@@ -37,6 +36,14 @@ def test_findings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_usage() -> None:
     assert run("sanitize").exit_code == 2
+    assert run("sanitize", "add_bias.sm_80", "--device", "cuda:99").exit_code == 3
     assert run("sanitize", "no_such_kernel").exit_code == 2
     assert run("sanitize", "add_bias.sm_80", "--checks", "bounds").exit_code == 2
     assert run("sanitize", "add_bias.sm_80", "--layer", "x").exit_code == 2
+
+
+def test_ptx_whose_arrays_are_not_known(tmp_path: Path) -> None:
+    shutil.copy(kernels.folder() / "add_bias.sm_80.ptx", tmp_path / "alone.ptx")
+    result = run("sanitize", tmp_path / "alone.ptx")
+    assert result.exit_code == 2
+    assert "no sidecar declares its arrays" in result.output

@@ -99,11 +99,6 @@ def test_stepping(columns: int) -> None:
     assert max(map(len, output.splitlines()[1:])) <= columns
 
 
-def test_a_warp_that_is_not_there() -> None:
-    output = run(*SMALL, "--warp", 9, "--register", "rs6").output
-    assert "no warp that was chosen came there; the block has warps 0 to 3" in output
-
-
 HALVE = """.version 8.0
 .target sm_80
 .address_size 64
@@ -231,7 +226,8 @@ def test_a_recording(tmp_path: Path) -> None:
         ((*SMALL, "--line", "a"), "--line: expected 120"),
         ((*SMALL, "--break", "1"), "no instruction is there"),
         ((*SMALL, "--register", "r999"), "--register: add_bias has no %r999"),
-        ((*SMALL, "--step", "--warp", "9"), "nothing was traced of CTA (0, 0, 0), warp 9"),
+        ((*SMALL, "--warp", "9"), "warp: expected 0 to 3, as the block has 4, found 9"),
+        ((*SMALL, "--warp", "2-5"), "found 4, 5"),
         ((*SMALL, "--break", "f(x)"), "is none; expected registers"),
         ((*SMALL, "--step", "--warp", "all"), "follow one warp"),
         ((*SMALL, "--step", "--line", "117"), "give it as --break"),

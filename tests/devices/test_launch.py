@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,9 @@ import pytest
 import ferrum_numba as fe
 from ferrum_numba import kernels
 from tests.devices import canonical
-from tests.ptx import ptx
+from tests.ptx import SCRATCH, ptx
+
+FIELDS = ("qweight", "scales", "qzeros", "K", "N", "group_size")
 
 
 def test_by_name(device: fe.Device) -> None:
@@ -31,13 +34,19 @@ def test_by_position_on_a_stream(device: fe.Device) -> None:
 
 
 def test_without_a_sidecar(device: fe.Device) -> None:
-    """By position, the two scratch pointers included, since nothing says what they are."""
+    """By position; the scratch pointers, which the kernel never reads, may be left out."""
     kernel = device.load_module(fe.W4A16_PTX).get_kernel("w4a16_gptq_gemm_typed")
     arguments = canonical.arguments(device)
     kernel.launch(canonical.CONFIG, *arguments.values(), None, None)
     canonical.check(device, arguments["c"])
-    with pytest.raises(fe.AbiError, match="missing w4a16_gptq_gemm_typed_param_19"):
-        kernel.launch(canonical.CONFIG, *arguments.values())
+    arguments = canonical.arguments(device)
+    kernel.launch(canonical.CONFIG, *arguments.values())
+    canonical.check(device, arguments["c"])
+    with pytest.raises(fe.AbiError, match="missing w4a16_gptq_gemm_typed_param_18;"):
+        kernel.launch(canonical.CONFIG, *list(arguments.values())[:-1])
+    used = device.load_module(SCRATCH).get_kernel("k")  # its profile scratch is not
+    with pytest.raises(fe.AbiError, match="missing global_scratch;"):
+        used.launch(fe.LaunchConfig(1, 128), arguments["c"])
 
 
 @pytest.mark.parametrize("number", [int, np.int64, np.uint64, np.int32])
@@ -83,9 +92,17 @@ def test_the_shipped_ptx_needs_no_sidecar_at_the_front_door(device: fe.Device) -
     arguments = canonical.arguments(device)
     fe.launch_w4a16_gptq(None, kernel, arguments["a"], weight, arguments["c"], canonical.M)
     canonical.check(device, arguments["c"])
+    record = SimpleNamespace(**{field: getattr(weight, field) for field in FIELDS})
+    arguments = canonical.arguments(device)
+    fe.launch_w4a16_gptq(None, kernel, arguments["a"], record, arguments["c"], canonical.M)
+    canonical.check(device, arguments["c"])
     v2 = kernels.canonical(0).kernel(device)
-    with pytest.raises(fe.AbiError, match=r"zero_bias: the weight's zeros are nibble \+ 1"):
-        fe.launch_w4a16_gptq(None, v2, arguments["a"], weight, arguments["c"], canonical.M)
+    for v1 in (weight, record):
+        with pytest.raises(fe.AbiError, match=r"zero_bias: the weight's zeros are nibble \+ 1"):
+            fe.launch_w4a16_gptq(None, v2, arguments["a"], v1, arguments["c"], canonical.M)
+    del record.qzeros
+    with pytest.raises(fe.AbiError, match="weight: expected qweight, .* no attribute 'qzeros'"):
+        fe.launch_w4a16_gptq(None, kernel, arguments["a"], record, arguments["c"], canonical.M)
 
 
 def test_strided_arrays_whose_strides_are_stated(device: fe.Device) -> None:
@@ -255,6 +272,28 @@ def test_prepare_and_update(device: fe.Device) -> None:
     call()  # as it was before the refused update
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"M": 0}, {"M": 2**40}, {"M": 6}, {"K": 512}, {"stride_cm": 2 * canonical.N},
+     {"a": canonical.A.astype(np.float32)}, {"a": canonical.A[:4].copy(), "M": 4.0},
+     {"stride_cm": 0}, {"stride_cm": 8}, {"stride_cn": 0}, {"rows": 4}, {"global_scratch": 0}],
+    ids=lambda changes: ",".join(changes),
+)  # fmt: skip
+def test_an_update_is_refused_as_at_prepare(device: fe.Device, changes: dict[str, Any]) -> None:
+    kernel, arguments = canonical.kernel(device), canonical.arguments(device)
+    call = kernel.prepare(canonical.CONFIG, **arguments)
+    changes = {n: device.to_device(v) if n == "a" else v for n, v in changes.items()}
+    before = call.config, call.invocation.arguments, call.invocation.block.to_bytes()
+    with pytest.raises(fe.AbiError) as updated:
+        call.update(**changes)
+    with pytest.raises(fe.AbiError) as prepared:
+        kernel.prepare(canonical.CONFIG, **arguments | changes)
+    assert str(updated.value) == str(prepared.value)
+    assert before == (call.config, call.invocation.arguments, call.invocation.block.to_bytes())
+    call()
+    canonical.check(device, arguments["c"])
+
+
 def test_raw_addresses_only_where_nothing_is_declared() -> None:
     """Without a sidecar a launch can be spelt out in addresses, as `c_void_p`, not as integers."""
     device = fe.open_device("cpu")
@@ -265,7 +304,7 @@ def test_raw_addresses_only_where_nothing_is_declared() -> None:
            for v in arguments.values()]  # fmt: skip
     kernel.launch(canonical.CONFIG, *raw, ctypes.c_void_p(), None)
     canonical.check(device, c)
-    with pytest.raises(fe.AbiError, match="expected a NumPy array, found int"):
+    with pytest.raises(fe.AbiError, match=r"found the integer \d+; None stands for NULL"):
         kernel.launch(canonical.CONFIG, c.ctypes.data, *raw[1:], None, None)
     declared = canonical.kernel(device)
     with pytest.raises(fe.AbiError, match="a: expected a NumPy array"):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from ferrum_numba.emulator.host import Host
+from ferrum_numba.errors import LaunchError
 
 from .harness import PLAIN, entry, run, words
 
@@ -169,3 +170,15 @@ st.global.v4.b32 [%q0], {{%t0, %t1, %t2, %t3}}; st.global.b32 [%q0+16], %t4; ret
     block[last.offset : last.offset + 16] = bytes(range(16))
     program.run(grid=(1, 1, 1), block=(1, 1, 1), shared_bytes=0, parameter_block=bytes(block))
     assert out.tolist() == [7, 0x3FC00000, 0x0B0A0908, 0x0F0E0D0C, 65535]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_stores_behind_shared_memory_hit_nothing_else(threads: int) -> None:
+    """Without checks too, a launch that asks for too little shared memory is an error."""
+    body = "mul.lo.u32 %t1, %t0, 4096; mov.u32 %t2, tile; add.u32 %t2, %t2, %t1;"
+    text = entry(1, body + "st.shared.b32 [%t2], 7; ld.shared.b32 %t3, [%t2]; st.b32 [%q0], %t3;")
+    out = np.zeros(1, np.int32)
+    run(text, out, shared_bytes=31 * 4096 + 4, grid=4, threads=threads)
+    assert out[0] == 7
+    with pytest.raises(LaunchError, match=r"shared_bytes: the kernel stores 3968 to 126848 bytes"):
+        run(text, out, shared_bytes=128, grid=4, threads=threads)

@@ -141,6 +141,10 @@ REFUSALS = {
         {"quant_method": "compressed-tensors"},
         r"quant_method: .*in quantize_config.json, found 'compressed-tensors'",
     ),
+    "EXL2, whose bits are no integer": (
+        {"quant_method": "exl2", "bits": 4.25},
+        r"quant_method: expected 'gptq' or .*found 'exl2'",
+    ),
     "marlin": ({"checkpoint_format": "marlin"}, r"checkpoint_format: .*found 'marlin'; only GPTQ"),
     "AutoGPTQ's marlin": ({"is_marlin_format": True}, r"checkpoint_format: .*found 'marlin'"),
     "names at odds": (

@@ -81,7 +81,9 @@ def test_a_group_size_that_cannot_be(plain):
 def test_bits_against_the_shapes(plain):
     for file in ("quantize_config.json", "config.json"):
         edit_config(plain / file, bits=8)
-    with refused(r"qzeros: expected shape .*with bits=8 .*correct bits or group_size"):
+    with refused(
+        r"qzeros: expected shape .*with bits=8 .*the shapes fit bits=4 and group_size=128"
+    ):
         Checkpoint.open(plain)
 
 
@@ -121,11 +123,11 @@ DAMAGED_AT_OPEN = {
     "scales dtype": (
         "scales",
         lambda a: a.astype(np.float32),
-        r"expected F16 or BF16 .*found F32 \[2, 384\] in model\.safetensors",
+        r"expected F16 or BF16 .*found F32 \[2, 384\] in model\.safetensors; convert the scales",
     ),
     "scales shape": ("scales", lambda a: a[:, :8], r"expected shape \[2, 384\], .*found \[2, 8\]"),
     "scales empty": ("scales", lambda a: a[:0], r"expected .*none of them 0, found F16 \[0, 384\]"),
-    "g_idx shape": ("g_idx", lambda a: a[:8], r"expected shape \[256\], .*found \[8\]"),
+    "g_idx shape": ("g_idx", lambda a: a[:8], r"expected shape \[256\], .*\[8\] .*is damaged"),
     "g_idx dtype": ("g_idx", lambda a: a.astype(np.int64), r"expected I32 with 1 dim.*found I64"),
 }
 
@@ -162,11 +164,23 @@ def test_a_bias_of_another_length(plain):
     damaged(plain, Q_PROJ, rf"^{re.escape(Q_PROJ)}\.bias: expected shape \[384\], .*found \[8\]")
 
 
+def test_the_shapes_of_awq(plain):
+    def repack(stored):
+        for name in [name for name in stored if name.endswith(".qweight")]:
+            rows, columns = stored[name].shape
+            stored[name] = np.zeros((rows * 8, columns // 8), np.int32)
+            del stored[name.replace("qweight", "g_idx")]
+
+    edit_tensors(plain / "model.safetensors", repack)
+    with refused(r"qzeros: expected shape .*these are the shapes of AWQ's layout"):
+        Checkpoint.open(plain)
+
+
 def test_qweight_of_partial_words(tmp_path):
     parts = {"qweight": np.zeros((8, 12), np.int32), "qzeros": np.zeros((2, 2), np.int32)}
     parts["scales"] = np.ones((2, 12), np.float16)
     save_file({f"a.{part}": array for part, array in parts.items()}, tmp_path / "a.safetensors")
     config = {"bits": 4, "group_size": 32, "quant_method": "gptq"}
     (tmp_path / "quantize_config.json").write_text(json.dumps(config))
-    with refused(r"^a\.qweight: expected shape \[K\*4/32, N\] with whole words.*check bits"):
+    with refused(r"^a\.qweight: expected shape \[K\*4/32, N\] with whole words.*correct bits"):
         Checkpoint.open(tmp_path)

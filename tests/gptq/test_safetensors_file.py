@@ -108,6 +108,24 @@ def test_a_file_that_shrinks_after_the_open(tmp_path):
         dict(read_tensors(stored))
 
 
+@pytest.mark.parametrize(
+    ("begins", "found"),
+    [(b"GGUF\3\0\0\0", "a GGUF file"), (b"PK\3\4\0\0\10\10", "a zip file, such as torch.save")],
+)
+def test_files_of_other_kinds_are_named(tmp_path, begins, found):
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(begins + bytes(100))
+    with refused(f"expected a safetensors file, found {found}"):
+        read_header(file)
+
+
+def test_a_header_whose_length_is_spelt_as_a_pickle_begins(tmp_path):
+    header = b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}'.ljust(0x0280)
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(len(header).to_bytes(8, "little") + header + b"x")
+    assert list(read_header(file)[0]) == ["a"]
+
+
 def test_a_pipe_is_refused_without_waiting_for_a_writer(tmp_path):
     os.mkfifo(tmp_path / "a.safetensors")
     with refused(r"a\.safetensors: expected a regular file, found a device or pipe"):

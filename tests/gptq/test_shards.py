@@ -32,6 +32,14 @@ def test_shards_without_an_index(sharded):
         )
 
 
+def test_a_missing_file_that_no_index_tells_of_is_a_problem(sharded):
+    (sharded / INDEX).unlink()
+    name = "model-00002-of-00004.safetensors"
+    (sharded / name).unlink()
+    problem = Checkpoint.open(sharded).problems[name]
+    assert re.search("expected 4 files of this series, found 3; layers that stand in", problem)
+
+
 @pytest.mark.parametrize("place", ["gone.safetensors", "model-00001-of-00004.safetensors"])
 def test_a_stale_index_is_not_followed(sharded, place):
     index = json.loads((sharded / INDEX).read_text())

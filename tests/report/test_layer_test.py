@@ -176,6 +176,32 @@ def test_a_label_that_the_oracle_contradicts(cpu, tmp_path):
     assert cause.sentence.startswith("The device computes what the tensors say, and the oracle has")
 
 
+STORED_FAULTS = {
+    "zero-too-large": lambda x, w, b: x @ (w - 0.01) + b,  # scales are 0.01
+    "qweight-nibbles-reversed": lambda x, w, b: (
+        x @ w.reshape(-1, 8, w.shape[1])[:, ::-1].reshape(w.shape) + b
+    ),
+    "bias-missing": lambda x, w, b: x @ w,
+    "bias-added": lambda x, w, b: x @ w + 3 * b + 1,
+    "differs": lambda x, w, b: np.sin(np.arange(5 * w.shape[1])).reshape(5, -1),
+}
+
+
+@pytest.mark.parametrize("fault", STORED_FAULTS)
+@pytest.mark.parametrize("m", [1, 5])
+def test_a_stored_output_that_the_tensors_contradict(cpu, tmp_path, m, fault):
+    tensors = random_tensors(128, 192, 64, zero_format="v2", bias=True, seed=3)
+    tensors = replace(tensors, scales=np.full_like(tensors.scales, 0.01))
+    folder = write_checkpoint(tmp_path, {"a": tensors}, checkpoint_format="gptq_v2")
+    x = np.random.default_rng(0).standard_normal((5, 128)).astype(np.float16)
+    y = STORED_FAULTS[fault](x.astype(np.float32), tensors.dequantize(np.float32), tensors.bias)
+    save_file({"x_128": x, "a.y_f32": y.astype(np.float32)}, tmp_path / "oracle.st")
+    plan = report.Plan((m, 5), oracle=report.Oracle.open(tmp_path / "oracle.st"))
+    result = report.verify_layer(fe.Checkpoint.open(folder), "a", cpu, plan)
+    assert result.verdict == "mismatch"
+    assert result.explanation.cause.name == f"oracle-{fault}", result.explanation.cause
+
+
 # Mismatch
 
 

@@ -52,7 +52,7 @@ class TracedProgram:
         """
         selection, tap = self.selection, self._tap
         cta = selection.cta_number(grid)
-        tape = Tape(selection.limit, cta, selection.warp_bits, tap.widest)
+        tape = Tape(selection.limit, cta, selection.warp_bits(block), tap.widest)
         findings: Sequence[Finding] = ()
         error = None
         try:

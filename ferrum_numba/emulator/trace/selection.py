@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
@@ -59,10 +60,16 @@ class Selection:
             limit,
         )
 
-    @property
-    def warp_bits(self) -> int:
+    def warp_bits(self, block: tuple[int, int, int]) -> int:
+        """Bit w is set for warp w of a block.  Raises DeviceError where it has none such."""
+        count = -(-math.prod(block) // LANES)
         if self.warps is None:
-            return (1 << _MAX_WARPS) - 1
+            return (1 << count) - 1
+        if missing := sorted(warp for warp in set(self.warps) if warp >= count):
+            raise DeviceError(
+                f"warp: expected 0 to {count - 1}, as the block has {count}, "
+                f"found {', '.join(map(str, missing))}"
+            )
         return sum(1 << warp for warp in set(self.warps))
 
     def cta_number(self, grid: tuple[int, int, int]) -> int | None:

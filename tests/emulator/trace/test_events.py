@@ -138,6 +138,8 @@ def test_ctas_and_warps(threads: int) -> None:
         DeviceError, match=r"cta: the grid is \(6, 1, 1\), there is no CTA \(6, 0, 0\)"
     ):
         run(body, cta=(6, 0, 0), **options)
+    with pytest.raises(DeviceError, match="expected 0 to 2, as the block has 3, found 3, 5"):
+        run(body, warp=(0, 5, 3), **options)
 
 
 def test_lines_and_registers() -> None:
