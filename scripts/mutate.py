@@ -18,6 +18,7 @@ import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from fnmatch import fnmatch
+from functools import lru_cache
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -28,6 +29,7 @@ from tests.emulator.checks.mutations import Mutant, mutants
 from tests.emulator.checks.subjects import Subject, subjects
 from tests.emulator.checks.trial import Outcome, Trial
 
+_TASK = 16  # mutants: 10 to 50 s, nearly all of it for compiling them
 FOUND = ("abi", "layout", "memory", "init", "race", "order", "stopped")
 
 
@@ -43,12 +45,17 @@ def choose(subject: Subject, limit: int | None) -> list[Mutant]:
     return chosen
 
 
-def judge(task: tuple[int, int, int, int | None]) -> list[Outcome]:
-    """The outcomes of every `step`-th mutant of a subject, from `first` on."""
-    number, first, step, limit = task
-    subject = subjects()[number]
-    trial = Trial(subject)
-    return [trial.judge(mutant) for mutant in choose(subject, limit)[first::step]]
+@lru_cache(maxsize=1)
+def trial(number: int) -> Trial:
+    """That of a subject, which a process keeps for its next task."""
+    return Trial(subjects()[number])
+
+
+def judge(task: tuple[int, int, int | None]) -> list[Outcome]:
+    """The outcomes of the mutants of a subject from `first` on, `_TASK` of them."""
+    number, first, limit = task
+    its = trial(number)
+    return [its.judge(mutant) for mutant in choose(its.subject, limit)[first : first + _TASK]]
 
 
 def table(outcomes: list[Outcome]) -> list[str]:
@@ -91,8 +98,11 @@ def main() -> None:
 
     names = [s.name for s in subjects()]
     chosen = [i for i, name in enumerate(names) if fnmatch(name, arguments.kernels)]
-    pieces = 2 * arguments.jobs
-    tasks = [(i, first, pieces, arguments.limit) for i in chosen for first in range(pieces)]
+    tasks = [
+        (i, first, arguments.limit)
+        for i in chosen
+        for first in range(0, len(choose(subjects()[i], arguments.limit)), _TASK)
+    ]
     outcomes: list[Outcome] = []
     with ProcessPoolExecutor(arguments.jobs) as pool:
         for task, part in zip(tasks, pool.map(judge, tasks), strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,9 +26,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Compiled code goes to a directory of this session, not to the user's."""
+    """Compiled code goes to a directory of this session, not to the user's.
+
+    Where the session has several processes (pytest -n), they share it.
+    """
+    base = tmp_path_factory.getbasetemp()
+    cache = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
+    cache.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FERRUM_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("FERRUM_CACHE_DIR", str(cache))
         yield
 
 

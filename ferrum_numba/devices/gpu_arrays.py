@@ -71,7 +71,7 @@ def _describe(name: str, array: Any, interface: dict[str, Any], device: str) -> 
             dtype = "bfloat16"
     place, readonly = interface["data"]
     address, stream = operator.index(place or 0), interface.get("stream")
-    if address < 0 or min(shape, default=0) < 0:
+    if address < 0 or (shape and min(shape) < 0):
         raise AbiError(f"{name}: expected memory, found shape {shape} at address {address}")
     if stream is not None and (not isinstance(stream, int) or stream < 1):
         raise AbiError(

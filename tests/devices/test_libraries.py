@@ -227,7 +227,7 @@ def test_host_tensors_where_a_gpu_array_belongs(gpu: fe.Device) -> None:
 # ---- streams ----
 
 
-def delay(gpu: fe.Device, out: Any, value: int, stream: Any, milliseconds: int = 100) -> None:
+def delay(gpu: fe.Device, out: Any, value: int, stream: Any, milliseconds: int = 400) -> None:
     """Fill out (int32, up to 128) on `stream`, some time from now."""
     kernel = gpu.load_module(DELAY).get_kernel()
     n = int(np.prod(out.shape))

@@ -246,7 +246,7 @@ def test_what_boxes_need() -> None:
 
 def test_a_map_that_lies_outside() -> None:
     x, y = tensor(SQUARE), np.zeros(64 * 64, np.float16)
-    with pytest.raises(fe.LaunchError, match=r"16 bytes at 48 bytes behind the end of map"):
+    with pytest.raises(fe.LaunchError, match=r"128 bytes at the end of map \(byte 64 of 128\)"):
         findings(copy_in(SQUARE, map_register="%q2+64"), x, y, ("input", "output"))
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ..helpers import family
 from ..helpers.access import ADDRESS
 from ..layout import state_offset
-from .memory import DOUBT_BYTES, KIND, load_field
+from .memory import DOUBT_BYTES, KIND, WARPS, load_field
 from .records import ARGUMENTS, visit
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def settle(helpers: Helpers, name: str, space: str, nbytes: str) -> str:
     record = helpers.use("record")
     helpers.declare("i32 @llvm.cttz.i32(i32, i1)")
     kind, item = ADDRESS[space], f"i{8 * int(nbytes)}"
-    finding = KIND["race" if space == "shared" else "cta-race"]
+    kinds = ("race", "race") if space == "shared" else ("warp-race", "cta-race")
     widen = "zext i32 %place to i64" if kind == "i32" else "add i64 %place, 0"
     return f"""
 define internal void @{name}(<32 x {kind}> %address, {ARGUMENTS}) #0 {{
@@ -86,7 +86,10 @@ report:
   %others = getelementptr i8, ptr %doubts, i64 {32 * DOUBT_BYTES}
   %other.at = getelementptr i32, ptr %others, i32 %lane
   %other = load i32, ptr %other.at, align 4
-  call void @{record}(ptr %checks, ptr %ctx, i32 %site, i32 {finding}, i32 %lane, i64 %wide, i32 {nbytes}, i32 %other)
+  %warps = and i32 %other, {WARPS}
+  %is.warp = icmp ne i32 %warps, 0
+  %kind = select i1 %is.warp, i32 {KIND[kinds[0]]}, i32 {KIND[kinds[1]]}
+  call void @{record}(ptr %checks, ptr %ctx, i32 %site, i32 %kind, i32 %lane, i64 %wide, i32 {nbytes}, i32 %other)
   br label %on
 on:
   %less = add i32 %left, -1

@@ -23,6 +23,7 @@ CHECKS: dict[str, tuple[str, ...]] = {
         "pending-product",
         "missing-fence",
         "cta-race",
+        "warp-race",
     ),
     "order": ("order",),
 }

@@ -38,8 +38,8 @@ def find_area(shadow: str) -> str:
     """Lines that go to %found where %place lies in an array that has a shadow, else to %next.
 
     shadow: which field of Area that is.  Sets %area, %<shadow>, %offset, and %from and %to, the
-    elements that %nbytes bytes from there cover.  %hint: where the number of the array is kept that
-    was found last.
+    elements of it that %nbytes bytes from there cover; a piece of a bulk copy may go on behind it.
+    %hint: where the number of the array is kept that was found last.
     """
     fields = "".join(
         f"  %{field}.at = getelementptr i8, ptr %area, i64 {area_offset(field)}\n"
@@ -73,7 +73,9 @@ here:
   br i1 %shadowed, label %found, label %next
 found:
   %shift = zext i32 %granule to i64
-  %final.0 = add i64 %offset, %nbytes
+  %behind = add i64 %offset, %nbytes
+  %in.area = icmp ult i64 %behind, %length
+  %final.0 = select i1 %in.area, i64 %behind, i64 %length
   %final = add i64 %final.0, -1
   %from = lshr i64 %offset, %shift
   %to = lshr i64 %final, %shift

@@ -35,7 +35,7 @@ def marks(helpers: Helpers, name: str, access: str, nbytes: str, talks: str = ""
   %known = or i1 %fresh, %ours
   br i1 %known, label %put, label %report
 """
-    load_times = put_time = ""
+    load_times, put_time, culprit = "", "", "%mark"
     if talks:
         load_times = f"""  %times.at = getelementptr i8, ptr %area, i64 {area_offset("times")}
   %times = load ptr, ptr %times.at
@@ -51,7 +51,7 @@ def marks(helpers: Helpers, name: str, access: str, nbytes: str, talks: str = ""
   store <2 x i32> %pair.new, ptr %pair.to, align 4
 """
         if access == "store":
-            judge = unordered("put", "report")
+            judge, culprit = unordered("put", "report", warps=True), "%culprit"
     begin = talk_fields() if talks else cta_number()
     return f"""
 define internal void @{name}(<32 x i64> %address, i32 %mask, {ARGUMENTS}) #0 {{
@@ -68,7 +68,7 @@ each:
   %mark.at = getelementptr i32, ptr %shadow, i64 %e
   %mark = load i32, ptr %mark.at, align 4
 {judge}report:
-  call void @{doubt}(ptr %checks, i32 %lane, i64 %place, i32 {nbytes}, i32 %mark)
+  call void @{doubt}(ptr %checks, i32 %lane, i64 %place, i32 {nbytes}, i32 {culprit})
   br label %put
 put:
 {put_time}  store i32 %cta, ptr %mark.at, align 4

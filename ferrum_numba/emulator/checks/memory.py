@@ -23,6 +23,7 @@ KINDS = (
     "pending-copy",
     "missing-fence",
     "cta-race",
+    "warp-race",
     "pending-product",
     "lane-race",
 )
@@ -122,6 +123,7 @@ class Area(ctypes.Structure):
     )
 
 
+WARPS = 1 << 30  # with a warp's number: who else wrote in global memory, and not a CTA
 DOUBT_BYTES, DOUBTS = 16, 32 * 16 + 32 * 4
 SITE_BYTES = 16  # i64 first address, i64 number of accesses that fit behind it
 

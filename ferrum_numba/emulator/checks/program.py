@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-import time
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,19 +58,22 @@ class CheckedProgram:
         self.checks = frozenset(checks)
         body = parse_entry(text, entry)
         signature = Signature.from_ptx(text, entry)
-        start = time.perf_counter()
         host = host or Host.this()
         threads = threads_of(signature)
         self._watch = watch(self.checks, body, threads)
         self._unwatched = Watch(frozenset(), body, threads)
         self.program = Program(text, signature, host, self._watch)
-        # The second run of "order" only has to be safe.
-        self._plain = self.program
-        if "order" in self.checks and repr(self._watch) != repr(self._unwatched):
-            self._plain = Program(text, signature, host, self._unwatched)
-        self.compile_seconds = time.perf_counter() - start
+        # Atomic operations come in an order that nothing fixes: there it is no mistake.
+        self._ordered = "order" in self.checks and not self._watch.talks
         self.signature = signature
-        self._body = body
+        self._text, self._host, self._body = text, host, body
+
+    @cached_property
+    def _plain(self) -> Program:
+        """For the second run of "order", which comes where nothing was found and has to be safe."""
+        if repr(self._watch) == repr(self._unwatched):
+            return self.program
+        return Program(self._text, self.signature, self._host, self._unwatched)
 
     def run(
         self,
@@ -89,7 +92,7 @@ class CheckedProgram:
         tape: address of a TapeState, for hooks that record (trace/tap.py).
         """
         outputs = [a for a in arrays if a.writable and a.role != "input" and a.nbytes]
-        before = _copies(outputs) if "order" in self.checks else []
+        before = _copies(outputs) if self._ordered else []
 
         def memory_of(watch: Watch, reverse: bool) -> _Memory:
             return _Memory(self, arrays, grid, block, shared_bytes, watch, reverse, tape)
@@ -115,8 +118,7 @@ class CheckedProgram:
         findings = reporter.collect(memory.records)
         if self._watch.init:
             findings += reporter.unwritten()
-        # Atomic operations come in an order that nothing fixes: there it is no mistake.
-        if "order" in self.checks and not findings and not self._watch.talks:
+        if self._ordered and not findings:
             # In place, for a kernel may well store addresses.
             results = _copies(outputs)
             _restore(outputs, before)

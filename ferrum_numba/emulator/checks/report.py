@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ..ptx import Body, Instruction
 from .arrays import Areas, LaunchArray
 from .finding import CHECKS, Finding
-from .memory import AWAITED, KINDS, LANDED, MANY
+from .memory import AWAITED, KINDS, LANDED, MANY, WARPS
 
 _CHECK_OF = {kind: check for check, kinds in CHECKS.items() for kind in kinds}
 
@@ -154,6 +154,12 @@ class Reporter:
             return f"reads {nbytes} bytes of {where} that no CTA has written"
         if kind == "lane-conflict":
             return f"{where}: another lane stores something else there in the same instruction"
+        if kind == "warp-race":
+            return (
+                f"{where}: warp {int(record['other']) - WARPS} of this CTA wrote it, this is warp"
+                f" {int(record['warp'])}, and nothing brings them into an order; look at the masks"
+                " and the strides, and for a missing bar.sync"
+            )
         cta = int(record["other"]) - 1
         if ins.opcode.base in ("ld", "ldu"):
             return (

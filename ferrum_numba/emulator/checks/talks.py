@@ -8,7 +8,8 @@
 A store to global memory leaves the tag that it would leave in shared memory, and a time that all
 CTAs share.  Another CTA may use it where its own CTA has made that tag known, and where this warp,
 or one that comes before it, has acquired something after that time.  Which atomic variable it was
-is not looked at.
+is not looked at.  Another warp of the same CTA may store there where the tag is before its clock;
+its loads are not looked at, for compilers have all warps load what one of them needs.
 Source: PTX ISA, "Memory Consistency Model".
 """
 
@@ -20,7 +21,7 @@ from ..helpers import family
 from ..layout import WARP, state_offset
 from .clocks import own_clock
 from .lanes import each_lane, find_area
-from .memory import KIND, STEP, area_offset, load_field
+from .memory import KIND, STEP, WARPS, area_offset, load_field
 from .records import ARGUMENTS, visit
 
 if TYPE_CHECKING:
@@ -101,24 +102,42 @@ some:
 """
 
 
-def unordered(mine: str, other: str) -> str:
+def unordered(mine: str, other: str, warps: bool = False) -> str:
     """Lines that go to <mine> unless element %e of %times, which has %mark, is another CTA's and
-    nothing lets this warp rely on it: then to <other>."""
+    nothing lets this warp rely on it: then to <other>.
+
+    warps: the same of another warp's of this CTA.  Then %culprit is the CTA's mark, or the warp's
+    number + `WARPS`.  Those that write parts of an element are left out, for these have no marks.
+    """
+    ours = "  %ours = icmp eq i32 %mark, %cta\n"
+    if warps:
+        ours = f"""  %writer.at = getelementptr i32, ptr %seen, i32 %writer
+  %writer.seen = load i32, ptr %writer.at, align 4
+  %writer.before = icmp ult i32 %tag, %writer.seen
+  %writer.own = icmp eq i32 %writer, %warp
+  %element = shl i64 1, %shift
+  %part = icmp ult i64 %nbytes, %element
+  %writer.knows = or i1 %writer.before, %writer.own
+  %writer.fine = or i1 %writer.knows, %part
+  %same.cta = icmp eq i32 %mark, %cta
+  %ours = and i1 %same.cta, %writer.fine
+  %writer.warp = or i32 %writer, {WARPS}
+  %culprit = select i1 %same.cta, i32 %writer.warp, i32 %mark
+"""
     return f"""  %pair.at = getelementptr <2 x i32>, ptr %times, i64 %e
   %pair = load <2 x i32>, ptr %pair.at, align 4
   %tag = extractelement <2 x i32> %pair, i64 0
   %written = extractelement <2 x i32> %pair, i64 1
   %fresh = icmp eq i32 %mark, 0
-  %ours = icmp eq i32 %mark, %cta
-  %atomic = icmp eq i32 %tag, 0
+  %writer.two = lshr i32 %tag, 1
+  %writer = and i32 %writer.two, 31
+{ours}  %atomic = icmp eq i32 %tag, 0
   %known.0 = or i1 %fresh, %ours
   %known.1 = or i1 %known.0, %atomic
   br i1 %known.1, label %{mine}, label %judge
 judge:
   %writer.cta = sub i32 %mark, 1
   %writer.row = mul i32 %writer.cta, %warps
-  %writer.two = lshr i32 %tag, 1
-  %writer = and i32 %writer.two, 31
   %number = add i32 %writer.row, %writer
   %number.wide = zext i32 %number to i64
   %limit.at = getelementptr i32, ptr %released, i64 %number.wide

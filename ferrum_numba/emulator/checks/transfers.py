@@ -1,4 +1,4 @@
-"""What the checks look at in bulk copies, of rows of bytes and of boxes of tensors."""
+"""What the checks look at in bulk copies, of runs of bytes and of boxes of tensors."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from ..ptx import Instruction
 from ..values import Value
 from .ordering import Ordering
 
-Ends = tuple[Value, Value]
+Box = tuple[Value, Value, str]  # of each lane: its place in shared memory, its map, coordinates
 
 
 class Transfers:
     """Hooks of the bulk copies. Each takes the lanes that want to copy, and returns those that may.
 
+    Shared memory comes first: it counts as written even where the copy may not read what it would,
+    for that is found already.
     tagged: whether shared memory has tags and global memory marks; granule: of shared memory.
     """
 
@@ -29,36 +31,32 @@ class Transfers:
         mask: Value,
         inward: bool,
     ) -> Value:
-        """A row of bytes: its first and its last 16 are tested."""
-        behind = b.op("sub", sizes, b.constant("i32", 16))
-        last = b.op("add", far, b.cast("zext", behind, "i64"))
-        mask = self._within(b, ins, (far, last), 16, mask, inward)
+        """A run of bytes, or none."""
+        some = b.mask(b.compare("icmp ne", sizes, b.constant("i32", 0)))
+        mask = b.op("and", mask, some)
         mask = self._near(b, ins, near, sizes, mask, inward)
+        mask = self._far(b, ins, far, sizes, mask, inward)
         suffix, place = self.marks(ins, inward)
         if suffix:
             b.call(f"bulk{suffix}", "void", far, sizes, mask, *place)
         return mask
 
     def tensor_map(self, b: Builder, ins: Instruction, address: Value, mask: Value) -> Value:
-        """A tensor map that is read: its first and its last 16 bytes are tested."""
-        last = b.op("add", address, b.constant("i64", 112))
-        return self._within(b, ins, (address, last), 16, mask, inward=True)
+        """A tensor map that is read."""
+        return self._far(b, ins, address, b.vector(b.constant("i32", 128)), mask, inward=True)
 
     def tensor(
         self,
         b: Builder,
         ins: Instruction,
-        near: Value,
+        name: str,
+        box: Box,
         sizes: Value,
-        ends: Ends,
         mask: Value,
-        inward: bool,
     ) -> Value:
-        """A box; ends: its first and its last byte in the tensor, 0 where all of it is outside."""
-        inside = b.mask(b.compare("icmp ne", ends[1], b.constant("i64", 0)))
-        some = self._within(b, ins, ends, 1, b.op("and", mask, inside), inward)
-        outside = b.op("xor", mask, b.op("and", mask, inside))
-        return self._near(b, ins, near, sizes, b.op("or", some, outside), inward)
+        """A box, row after row; name: the copy's way and rank."""
+        mask = self._near(b, ins, box[0], sizes, mask, name.startswith("in"))
+        return Value(b.call(f"boxruns_{name}", "i32", *box, mask, *_place(ins)), "i32")
 
     def marks(self, ins: Instruction, inward: bool) -> tuple[str, tuple[str, ...]]:
         """What marks the elements that a copy writes: the end of a helper's name and arguments."""
@@ -66,13 +64,13 @@ class Transfers:
             return "", ()
         return f"marks{'_talks' if self._ordering.talks else ''}", _place(ins)
 
-    def _within(
-        self, b: Builder, ins: Instruction, ends: Ends, nbytes: int, mask: Value, inward: bool
+    def _far(
+        self, b: Builder, ins: Instruction, far: Value, sizes: Value, mask: Value, inward: bool
     ) -> Value:
-        name = f"bounds_global_{'load' if inward else 'store'}_{nbytes}"
-        for end in ends:
-            mask = Value(b.call(name, "i32", end, mask, *_place(ins)), "i32")
-        return mask
+        """The global memory's side: how its first 16 bytes are aligned, and all of it."""
+        access = "load" if inward else "store"
+        mask = Value(b.call(f"bounds_global_{access}_16", "i32", far, mask, *_place(ins)), "i32")
+        return Value(b.call(f"runs_{access}", "i32", far, sizes, mask, *_place(ins)), "i32")
 
     def _near(
         self, b: Builder, ins: Instruction, near: Value, sizes: Value, mask: Value, inward: bool

@@ -1,8 +1,8 @@
 """Copies of boxes of a tensor, which a tensor map describes.
 
     tensorbox_<in|out>_<rank>(shared addresses, map addresses, coordinates, mask, out)
-        -> the lanes whose box can be copied.  out: of each lane's box the bytes in shared memory,
-        and the first and the last byte of the tensor that it touches, 0 for none; as i64 each
+        -> the lanes whose box can be copied.  out: <32 x i32>, the bytes of each lane's box, 0
+        where there is none
     tensor_<in|out>_<rank>[_marks[_talks]](base, shared addresses, map addresses, coordinates, mask
         [, checks, ctx, site]): marks: what is written in the tensor is marked, for the checks
 
@@ -41,7 +41,6 @@ FIELDS = {
     "fill_mode": (116, 32, 0),
 }
 MARK_AT, MARK = 124, 0x50414D54
-SIZE, FIRST, LAST, BOX_BYTES = 0, 256, 512, 768  # what tensorbox_<rank> writes
 
 # log2 of an element's bytes, by elemtype: u8, u16, u32, s32, u64, s64, f16, f32, f32.ftz, f64,
 # bf16, tf32, tf32.ftz
@@ -49,7 +48,7 @@ _LOG2 = (0, 1, 2, 2, 3, 3, 1, 2, 2, 3, 1, 2, 2)
 _LOG2_WORD = sum(log2 << 4 * kind for kind, log2 in enumerate(_LOG2))
 _LARGEST = 256  # elements of a box along one dimension
 _MOST_BYTES = 1 << 20  # of a box: more than any shared memory
-_ARGUMENTS = "<32 x i32> %shared, <32 x i64> %map, ptr %coordinates, i32 %mask"
+BOX = "<32 x i32> %shared, <32 x i64> %map, ptr %coordinates, i32 %mask"
 _CHECKS = ", ptr %checks, ptr %ctx, i32 %site"
 
 
@@ -64,8 +63,11 @@ def _field(name: str, index: int = 0, symbol: str = "") -> str:
     return f"{lines}  %{symbol}.word = {load}\n  %{symbol} = zext i32 %{symbol}.word to i64\n"
 
 
-def _begin(rank: int) -> str:
-    """Lines that loop over the lanes of %mask, and read a lane's map and coordinates."""
+def each_box(rank: int) -> str:
+    """Lines that loop over the lanes of %mask, and read a lane's map and coordinates.
+
+    The body ends with a jump to %next, and %over is what comes when all are done.
+    """
     lines = f"""  br label %test
 test:
   %left = phi i32 [ %mask, %0 ], [ %rest, %next ]
@@ -96,6 +98,22 @@ begin:
   %c{d} = sext i32 %c{d}.word to i64
 """
     return f"{lines}  %row = shl i64 %box0, %log2\n"
+
+
+def row_of_box(rank: int) -> tuple[str, str, str]:
+    """Lines that find row %number of a box; whether it is in the tensor; where that row begins."""
+    lines, inside, start, rest = "", "true", "%address", "%number"
+    for d in range(1, rank):
+        lines += f"""  %y{d} = urem i64 {rest}, %box{d}
+  %rest{d} = udiv i64 {rest}, %box{d}
+  %k{d} = add i64 %c{d}, %y{d}
+  %in{d} = icmp ult i64 %k{d}, %dim{d}
+  %inside{d} = and i1 {inside}, %in{d}
+  %k{d}.bytes = mul i64 %k{d}, %stride{d}
+  %start{d} = add i64 {start}, %k{d}.bytes
+"""
+        inside, start, rest = f"%inside{d}", f"%start{d}", f"%rest{d}"
+    return lines, inside, start
 
 
 class _Tests:
@@ -151,49 +169,20 @@ def _usable(rank: int, way: str, size: str) -> tuple[str, str]:
 def box(helpers: Helpers, name: str, way: str, rank_text: str) -> str:
     rank = int(rank_text)
     helpers.declare("i32 @llvm.cttz.i32(i32, i1)")
-    helpers.declare("i64 @llvm.smax.i64(i64, i64)")
-    helpers.declare("i64 @llvm.smin.i64(i64, i64)")
-    first = last = "%address"
-    size, some, lines = "%row", "true", ""
-    for d in range(rank):
-        scale = f"mul i64 %{{}}, %stride{d}" if d else "shl i64 %{}, %log2"
-        lines += f"""  %low{d} = call i64 @llvm.smax.i64(i64 %c{d}, i64 0)
-  %end{d} = add i64 %c{d}, %box{d}
-  %high{d} = call i64 @llvm.smin.i64(i64 %end{d}, i64 %dim{d})
-  %in{d} = icmp slt i64 %low{d}, %high{d}
-  %some{d} = and i1 {some}, %in{d}
-  %top{d} = add i64 %high{d}, -1
-  %low{d}.bytes = {scale.format(f"low{d}")}
-  %top{d}.bytes = {scale.format(f"top{d}")}
-  %first{d} = add i64 {first}, %low{d}.bytes
-  %last{d} = add i64 {last}, %top{d}.bytes
-"""
-        first, last, some = f"%first{d}", f"%last{d}", f"%some{d}"
-        if d:
-            lines += f"  %size{d} = mul i64 {size}, %box{d}\n"
-            size = f"%size{d}"
+    size, lines = "%row", ""
+    for d in range(1, rank):
+        lines += f"  %size{d} = mul i64 {size}, %box{d}\n"
+        size = f"%size{d}"
     usable, can_be_used = _usable(rank, way, size)
-    puts = ""
-    for field, offset, value in (
-        ("size", SIZE, size),
-        ("from", FIRST, "%from"),
-        ("to", LAST, "%to"),
-    ):
-        puts += f"""  %{field}.all = getelementptr i8, ptr %out, i64 {offset}
-  %{field}.put = getelementptr i64, ptr %{field}.all, i32 %lane
-  store i64 {value}, ptr %{field}.put, align 8
-"""
     return f"""
-define internal i32 @{name}({_ARGUMENTS}, ptr %out) #0 {{
+define internal i32 @{name}({BOX}, ptr %out) #0 {{
   %result = alloca i32, align 4
   store i32 0, ptr %result, align 4
-{_begin(rank)}{lines}{usable}  %element = shl i64 1, %log2
-  %behind = add i64 %element, -1
-  %end.element = add i64 {last}, %behind
-  %end.byte = or i64 %end.element, {0 if way == "in" else 15}
-  %from = select i1 {some}, i64 {first}, i64 0
-  %to = select i1 {some}, i64 %end.byte, i64 0
-{puts}  %bit = shl i32 1, %lane
+  store <32 x i32> zeroinitializer, ptr %out, align 64
+{each_box(rank)}{lines}{usable}  %size.word = trunc i64 {size} to i32
+  %size.put = getelementptr i32, ptr %out, i32 %lane
+  store i32 %size.word, ptr %size.put, align 4
+  %bit = shl i32 1, %lane
   %sofar = load i32, ptr %result, align 4
   %with = or i32 %sofar, %bit
   %now = select i1 {can_be_used}, i32 %with, i32 %sofar
@@ -241,20 +230,10 @@ def tensor(helpers: Helpers, name: str, way: str, rank_text: str, *marks: str) -
     helpers.declare("i32 @llvm.cttz.i32(i32, i1)")
     helpers.declare("void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)")
     chunks, product = "%chunks0", "  %chunks0 = lshr i64 %row, 4\n"
-    split = "  %y0 = urem i64 %i, %chunks0\n  %rest0 = udiv i64 %i, %chunks0\n"
-    offset, inside, places = "%k0.bytes", "true", ""
     for d in range(1, rank):
         product += f"  %chunks{d} = mul i64 {chunks}, %box{d}\n"
         chunks = f"%chunks{d}"
-        split += f"  %y{d} = urem i64 %rest{d - 1}, %box{d}\n"
-        split += f"  %rest{d} = udiv i64 %rest{d - 1}, %box{d}\n"
-        places += f"""  %k{d} = add i64 %c{d}, %y{d}
-  %in{d} = icmp ult i64 %k{d}, %dim{d}
-  %inside{d} = and i1 {inside}, %in{d}
-  %k{d}.bytes = mul i64 %k{d}, %stride{d}
-  %offset{d} = add i64 {offset}, %k{d}.bytes
-"""
-        offset, inside = f"%offset{d}", f"%inside{d}"
+    row, inside, start = row_of_box(rank)
     if way == "in":
         to, source, fits = "%close", "%far", "%ends"
         edge, otherwise = _EDGE.format(inside=inside), "bytes"
@@ -262,8 +241,8 @@ def tensor(helpers: Helpers, name: str, way: str, rank_text: str, *marks: str) -
         to, source, fits = "%far", "%close", "true"
         edge, otherwise = "", "moved"
     return f"""
-define internal void @{name}(ptr %base, {_ARGUMENTS}{_CHECKS if marks else ""}) #0 {{
-{_begin(rank)}{product}  %per = lshr i64 16, %log2
+define internal void @{name}(ptr %base, {BOX}{_CHECKS if marks else ""}) #0 {{
+{each_box(rank)}{product}  %per = lshr i64 16, %log2
   %ones = shl i64 1, %swizzle
   %turned = add i64 %ones, -1
   br label %each
@@ -274,10 +253,12 @@ each:
   %more = icmp ult i64 %i, {chunks}
   br i1 %more, label %chunk, label %next
 chunk:
-{split}  %x = mul i64 %y0, %per
+  %y0 = urem i64 %i, %chunks0
+  %number = udiv i64 %i, %chunks0
+{row}  %x = mul i64 %y0, %per
   %k0 = add i64 %c0, %x
   %k0.bytes = shl i64 %k0, %log2
-{places}  %far.at = add i64 %address, {offset}
+  %far.at = add i64 {start}, %k0.bytes
   %far = {pointer("global", "%far.at")}
   %step = shl i64 %i, 4
   %flat = add i64 %near, %step

@@ -7,7 +7,7 @@ Source: PTX ISA, "cp.async.bulk.tensor", "tensormap.replace", "tensormap.cp_fenc
 from __future__ import annotations
 
 from ..builder import Builder
-from ..helpers.tensors import BOX_BYTES, FIELDS, FIRST, LAST, MARK, MARK_AT, SIZE
+from ..helpers.tensors import FIELDS, MARK, MARK_AT
 from ..layout import LANES
 from ..ptx import Box, Immediate, Instruction, Operand
 from ..table import lowers
@@ -107,19 +107,18 @@ def copy(b: Builder, ins: Instruction) -> None:
     mask = b.mask(b.condition(ins))
     if b.watch is not None:
         mask = b.watch.transfers.tensor_map(b, ins, where, mask)
-    found = b.scratch(BOX_BYTES)
-    box = (near, where, coordinates, mask)
-    way = "in" if inward else "out"
-    good = Value(b.call(f"tensorbox_{way}_{rank}", "i32", *box, f"ptr {found}"), "i32")
+    found = b.scratch(4 * LANES)
+    box = (near, where, coordinates)
+    name = f"{'in' if inward else 'out'}_{rank}"
+    good = Value(b.call(f"tensorbox_{name}", "i32", *box, mask, f"ptr {found}"), "i32")
     b.stop(ins, b.op("xor", mask, b.op("and", mask, good)))
     mask = b.op("and", mask, good)
-    sizes, first, last = (b.load("i64", LANES, found, at, 64) for at in (SIZE, FIRST, LAST))
-    sizes = b.cast("trunc", sizes, "i32")
+    sizes = b.load("i32", LANES, found, 0, 64)
+    marks, place = "", tuple[str, ...]()
     if b.watch is not None:
-        mask = b.watch.transfers.tensor(b, ins, near, sizes, (first, last), mask, inward)
-    marks, place = b.watch.transfers.marks(ins, inward) if b.watch is not None else ("", ())
-    name = f"tensor_{way}_{rank}{'_' if marks else ''}{marks}"
-    b.call(name, "void", "ptr %shared", near, where, coordinates, mask, *place)
+        mask = b.watch.transfers.tensor(b, ins, name, box, sizes, mask)
+        marks, place = b.watch.transfers.marks(ins, inward)
+    b.call(f"tensor_{name}{'_' if marks else ''}{marks}", "void", "ptr %shared", *box, mask, *place)
     if inward:
         come = b.op("sub", b.constant("i32", 0), sizes)
         change(b, ins, place_of(b, ins, ins.operands[2]), nbytes=come, publishes="copies")

@@ -95,3 +95,26 @@ def test_ctas_that_use_one_place_after_one_another() -> None:
         arrays = (described("out", out), described("counter", counter))
         found = check(body.format(first, last), *arrays, checks=("race",), grid=3)
         assert len(found) == count
+
+
+@pytest.mark.parametrize(
+    ("first", "between", "second", "kind"),
+    [
+        ("st.global.u32 [%q0], 1;", "bar.sync 0;", "st.global.u32 [%q0], 2;", None),
+        ("st.global.u32 [%q0], 1;", "", "st.global.u32 [%q0], 2;", "warp-race"),
+        ("st.global.u32 [%q0], 1;", "", "st.global.u32 [%q0], 1;", None),
+        ("st.global.u16 [%q0], 1;", "", "st.global.u16 [%q0+2], 2;", None),
+        ("st.global.u32 [%q0], 1;", "", "ld.global.u32 %t5, [%q0];", None),  # as of a scalar
+    ],
+)
+def test_warps_of_one_cta(first: str, between: str, second: str, kind: str | None) -> None:
+    """In kernels with atomic operations, of which the results are not compared in two orders."""
+    body = f"""setp.eq.u32 %p1, %t0, 0; setp.eq.u32 %p2, %t0, 32;
+    @%p1 atom.global.gpu.relaxed.add.u32 %t3, [%q1], 1; @%p1 {first} {between} @%p2 {second}"""
+    arrays = (
+        described("out", np.zeros(1, np.uint32)),
+        described("counter", np.zeros(1, np.uint32)),
+    )
+    found = check(body, *arrays, checks=("race",))
+    assert [finding.kind for finding in found] == ([kind] if kind else [])
+    assert all("warp 0 of this CTA wrote it" in finding.message for finding in found)
