@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ..helpers import family
 from ..helpers.access import ADDRESS, splat
-from .memory import KIND, SCRATCH, SITE_BYTES, WRITABLE, Area, area_offset, load_field
+from .memory import IN_SHARED, KIND, SCRATCH, SITE_BYTES, WRITABLE, Area, area_offset, load_field
 from .records import ARGUMENTS, visit
 
 if TYPE_CHECKING:
@@ -112,14 +112,14 @@ def judge(helpers: Helpers, name: str, space: str, access: str = "") -> str:
     """Lane after lane; what is not allowed is recorded. Of local memory `access` is the size."""
     helpers.declare("i32 @llvm.cttz.i32(i32, i1)")
     if space == "shared":
-        return _judge_offset(helpers, name, load_field("limit", "i32"))
+        return _judge_offset(helpers, name, load_field("limit", "i32"), IN_SHARED)
     if space == "local":
-        return _judge_offset(helpers, name, f"  %limit = add i32 0, {access}\n")
+        return _judge_offset(helpers, name, f"  %limit = add i32 0, {access}\n", 0)
     return _judge_global(helpers, name, access)
 
 
-def _judge_offset(helpers: Helpers, name: str, limit: str) -> str:
-    """limit: lines that set %limit, the bytes that there are."""
+def _judge_offset(helpers: Helpers, name: str, limit: str, space: int) -> str:
+    """limit: lines that set %limit, the bytes that there are.  space: as records call it."""
     record = helpers.use("record")
     return f"""
 define internal i32 @{name}(<32 x i32> %address, i32 %mask, i32 %nbytes, {ARGUMENTS}) #0 {{
@@ -135,7 +135,7 @@ define internal i32 @{name}(<32 x i32> %address, i32 %mask, i32 %nbytes, {ARGUME
   br i1 %fine, label %allow, label %refuse
 refuse:
   %kind = select i1 %inside, i32 {KIND["misaligned"]}, i32 {KIND["out-of-bounds"]}
-  call void @{record}(ptr %checks, ptr %ctx, i32 %site, i32 %kind, i32 %lane, i64 %wide, i32 %nbytes, i32 0)
+  call void @{record}(ptr %checks, ptr %ctx, i32 %site, i32 %kind, i32 %lane, i64 %wide, i32 %nbytes, i32 {space})
   br label %next
 allow:
 {_ALLOW}  br label %next

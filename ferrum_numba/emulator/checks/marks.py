@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ..helpers import family
 from ..helpers.access import ADDRESS, row_test
 from .lanes import each_lane, find_area
-from .memory import KIND, area_offset, load_field
+from .memory import IN_SHARED, KIND, area_offset, load_field
 from .records import ARGUMENTS, visit
 from .talks import cta_number, talk_fields, unordered
 
@@ -86,6 +86,7 @@ def confirm(helpers: Helpers, name: str, space: str, bits: str) -> str:
     load, record = helpers.use(f"load_{space}_{bits}"), helpers.use("record")
     helpers.declare("i32 @llvm.cttz.i32(i32, i1)")
     widen = "zext i32 %place to i64" if kind == "i32" else "add i64 %place, 0"
+    near = IN_SHARED if space == "shared" else 0
     settle = helpers.use(f"settle_{space}_{int(bits) // 8}")
     chunks = _chunks_test(space, int(bits)) if int(bits) <= 16 else "  br label %compare\n"
     return f"""
@@ -117,7 +118,7 @@ next:
   %place.at = getelementptr {kind}, ptr %places, i32 %lane
   %place = load {kind}, ptr %place.at
   %wide = {widen}
-  call void @{record}(ptr %checks, ptr %ctx, i32 %site, i32 {KIND["lane-conflict"]}, i32 %lane, i64 %wide, i32 {int(bits) // 8}, i32 0)
+  call void @{record}(ptr %checks, ptr %ctx, i32 %site, i32 {KIND["lane-conflict"]}, i32 %lane, i64 %wide, i32 {int(bits) // 8}, i32 {near})
   %less = add i32 %left, -1
   %rest = and i32 %left, %less
   %done = icmp eq i32 %rest, 0

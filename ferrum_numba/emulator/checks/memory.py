@@ -29,6 +29,9 @@ KINDS = (
 )
 KIND = {name: number for number, name in enumerate(KINDS)}
 
+# What `other` of a record says of an address alone: whether it is one of shared memory.
+IN_SHARED = 1
+
 # Flags of an area.
 WRITABLE, SCRATCH = 1, 2
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ..ptx import Body, Instruction
 from .arrays import Areas, LaunchArray
 from .finding import CHECKS, Finding
-from .memory import AWAITED, KINDS, LANDED, MANY, WARPS
+from .memory import AWAITED, IN_SHARED, KINDS, LANDED, MANY, WARPS
 
 _CHECK_OF = {kind: check for check, kinds in CHECKS.items() for kind in kinds}
 
@@ -78,11 +78,11 @@ class Reporter:
 
     @staticmethod
     def _is_shared(ins: Instruction, record: np.void) -> bool:
-        """An instruction of both spaces (cp.async) has small addresses in shared memory."""
+        """Whether it is of shared memory; an instruction of both spaces (cp.async) has noted it."""
         modifiers = ins.opcode.modifiers
         if not any(m.startswith("shared") for m in modifiers) and "matrix" not in ins.opcode.base:
             return False
-        return "global" not in modifiers or int(record["address"]) < 1 << 32
+        return "global" not in modifiers or int(record["other"]) == IN_SHARED
 
     def _local(self, kind: str, address: int, nbytes: int) -> str:
         where = f"local memory at byte {address} ({nbytes} bytes)"

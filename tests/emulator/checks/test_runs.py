@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
+import platform
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -15,9 +18,19 @@ from .harness import check
 
 Ends = tuple[int, int, int, int, int, int]
 
+MAP_32BIT = 0x40  # of Linux on x86-64; Python's mmap does not name it
 BULK_COPY = BULK.format(**RIGHT)  # 1024 bytes from p0 to p1
 PLANES = Case("f4", (8, 4, 4), (8, 2, 3), (0, 1, 0))  # bytes 32-96, 160-224, 288-352; rows of 32
 CUT = Case("f2", (24, 8), (16, 8), (16, 0), 0, 8)  # 16 bytes from every 64 on, from byte 32 on
+
+
+def zeros(nbytes: int) -> np.ndarray:
+    return np.zeros(nbytes, np.uint8)
+
+
+def low_zeros(nbytes: int) -> np.ndarray:
+    """As `zeros`, in the first 4 GiB, where the numbers of shared memory's addresses lie, too."""
+    return np.frombuffer(mmap.mmap(-1, nbytes, mmap.MAP_PRIVATE | mmap.MAP_ANON | MAP_32BIT), "u1")
 
 
 def findings(
@@ -27,12 +40,13 @@ def findings(
     parameter: int = 0,
     block: int = BLOCK,
     checks: tuple[str, ...] = ("memory", "init", "race"),
+    zeros: Callable[[int], np.ndarray] = zeros,
 ) -> list[Finding]:
     """Of a kernel that is given x0, another array and place for a tensor map.
 
     ends: where x0, x1 and x2 begin and end in one piece of memory; parameter: which of them is x0.
     """
-    memory, y, tensor_map = (np.zeros(nbytes, np.uint8) for nbytes in (2048, 2048, 128))
+    memory, y, tensor_map = (zeros(nbytes) for nbytes in (2048, 2048, 128))
     first, *others = (
         LaunchArray(f"x{i}", memory.ctypes.data + start, end - start, role=role)
         for i, (start, end, role) in enumerate(zip(ends[::2], ends[1::2], roles, strict=True))
@@ -66,6 +80,14 @@ def test_rows_of_boxes(
     found = findings(make(case), ends)
     assert [finding.kind for finding in found] == (["out-of-bounds"] if text else [])
     assert all(text in finding.message for finding in found)
+
+
+@pytest.mark.skipif(sys.platform != "linux" or platform.machine() != "x86_64", reason="MAP_32BIT")
+def test_arrays_at_low_addresses() -> None:
+    ends = (0, 96, 160, 192, 288, 352)
+    (found,) = findings(copy_in(PLANES), ends, zeros=low_zeros)
+    assert found.space == "global"
+    assert "32 bytes at 0 bytes behind the end of x1" in found.message
 
 
 def test_a_row_that_may_only_be_read() -> None:
