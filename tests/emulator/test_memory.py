@@ -182,3 +182,5 @@ def test_stores_behind_shared_memory_hit_nothing_else(threads: int) -> None:
     assert out[0] == 7
     with pytest.raises(LaunchError, match=r"shared_bytes: the kernel stores 3968 to 126848 bytes"):
         run(text, out, shared_bytes=128, grid=4, threads=threads)
+    with pytest.raises(LaunchError, match=r"stores 0 to 0 bytes behind the 126979 bytes"):
+        run(text.replace(", 7;", ", -1;"), out, shared_bytes=31 * 4096 + 3, grid=4, threads=threads)
