@@ -1,18 +1,26 @@
-"""Fixtures that every test folder shares: the devices."""
+"""What all tests share: the devices, how examples are drawn, what is said of skipped ones."""
 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 import ferrum_numba as fe
 from ferrum_numba.devices.cuda import unusable
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 FIXTURES = Path(__file__).parent / "fixtures"
+
+# A slow machine is no failure, and a tree that passes once passes again.  What draws other examples
+# each time, to find what nobody has seen yet: pytest --hypothesis-profile=search
+settings.register_profile("search", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("same", settings.get_profile("search"), derandomize=True)
+settings.load_profile("same")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -22,6 +30,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason=f"no GPU: {reason}"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Why tests were skipped, a line a reason; where, say pytest's own `-rs`."""
+    reasons = Counter(report.longrepr[2] for report in terminalreporter.stats.get("skipped", ()))
+    for reason, count in reasons.most_common():
+        terminalreporter.write_line(f"{count} {reason[0].lower()}{reason[1:]}")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -81,6 +81,7 @@ def suspicions(block: AnnotatedBlock) -> list[Suspicion]:
 
 def _split_addresses(block: AnnotatedBlock) -> Iterator[Suspicion]:
     """Neighbouring 4-byte integers that hold the two halves of an address."""
+    found = {field.owner for field in block.fields if field.array is not None}
     for left, right in zip(block.fields, block.fields[1:], strict=False):
         if not (_is_word(left) and _is_word(right) and right.offset == left.offset + 4):
             continue
@@ -88,7 +89,8 @@ def _split_addresses(block: AnnotatedBlock) -> Iterator[Suspicion]:
         address = high << 32 | low
         owners = (n for n, a in block.arrays.items() if 0 <= address - a.address < a.available)
         owner = next(owners, None)
-        if owner is not None or is_split_address(low, high):
+        # Small integers are the address of an array by chance, too, but not of one that is missed.
+        if (owner is not None and owner not in found) or is_split_address(low, high):
             whose = f", that of {owner}" if owner else ""
             yield Suspicion(
                 "split address",

@@ -70,7 +70,7 @@ def test_division(ptx_type: str) -> None:
             check(text, ptx_type, 1, lambda a, d=divisor: quotient(a, d))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.integers(0, 2**32 - 1), st.integers(1, 2**32 - 1)), min_size=1))
 def test_division_of_any_words(pairs: list[tuple[int, int]]) -> None:
     x, y = np.array(pairs, np.uint32).T.copy()

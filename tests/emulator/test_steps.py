@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -85,13 +86,20 @@ def test_what_the_limit_may_not_be(value: str, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.skipif(sys.platform == "win32", reason="a signal to one's own process")
 @pytest.mark.parametrize("threads", [1, 2])
 def test_ctrl_c(threads: int) -> None:
-    timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
+    running = np.zeros(1, np.uint32)
+    text = entry(1, f"st.global.u32 [%q0], 1; {ENDLESS['lanes']}")
+
+    def interrupt() -> None:
+        while not running[0]:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
     # A shell starts its background jobs with the signal ignored, and Python leaves that so.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    timer.start()
+    threading.Thread(target=interrupt, daemon=True).start()
     try:
         with pytest.raises(KeyboardInterrupt):
-            run(entry(1, ENDLESS["lanes"]), np.zeros(1), grid=4, threads=threads)
+            run(text, running, grid=4, threads=threads)
     finally:
         signal.signal(signal.SIGINT, before)
 

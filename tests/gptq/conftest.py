@@ -1,14 +1,10 @@
-"""Checkpoints to damage, and Hypothesis without deadlines: a slow machine is no failure."""
+"""Checkpoints to damage."""
 
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
 
 from tests.gptq.fixtures import copy_of
-
-settings.register_profile("no_deadline", deadline=None)
-settings.load_profile("no_deadline")
 
 
 @pytest.fixture

@@ -80,7 +80,7 @@ def test_an_entry_that_is_not_there():
         outline(IOTA, "other")
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(data=st.data())
 def test_damaged_text_is_read_or_refused(data):
     """Any slice cut out, or any junk put in: an inspection, or an error of this package."""
