@@ -40,16 +40,18 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Compiled code goes to a directory of this session, not to the user's.
+def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Compiled code goes to a directory of this session, not to the user's; output to a pipe.
 
-    Where the session has several processes (pytest -n), they share it.
+    Where the session has several processes (pytest -n), they share the directory.
     """
     base = tmp_path_factory.getbasetemp()
     cache = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
     cache.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FERRUM_CACHE_DIR", str(cache))
+        for name in ("COLUMNS", "FORCE_COLOR"):  # of the console that the tests are started from
+            patch.delenv(name, raising=False)
         yield
 
 

@@ -17,7 +17,7 @@ from ferrum_numba.cli.app import app
 
 def run(*arguments: object, columns: int | None = None) -> Result:
     """`ferrum-numba *arguments`, its output taken; on a console of so many columns, or a pipe."""
-    environment = {"COLUMNS": None if columns is None else str(columns), "FORCE_COLOR": None}
+    environment = {} if columns is None else {"COLUMNS": str(columns)}
     return CliRunner().invoke(app, [str(argument) for argument in arguments], env=environment)
 
 
