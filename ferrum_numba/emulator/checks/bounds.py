@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from ..helpers import family
 from ..helpers.access import ADDRESS, splat
-from .memory import IN_SHARED, KIND, SCRATCH, SITE_BYTES, WRITABLE, Area, area_offset, load_field
+from .lanes import each_lane
+from .memory import IN_SHARED, KIND, SCRATCH, SITE_BYTES, WRITABLE, Area, load_area, load_field
 from .records import ARGUMENTS, visit
 
 if TYPE_CHECKING:
@@ -72,32 +73,16 @@ def _limit(log2: int) -> str:
 """
 
 
-def _lanes_begin(kind: str, declared: str = "") -> str:
-    """Lines that begin a loop over the lanes of %mask; %place is each one's address.
+def _judge_each(helpers: Helpers, kind: str) -> str:
+    """Lines that begin a loop over the lanes of %mask, as `each_lane`; %bit is each one's.
 
-    The loop's body ends with a jump to %next; after it comes the block %end.
+    What `_ALLOW` allowed is returned by `_ALLOWED`, which has to come after the loop's body.
     """
     return f"""  %places = alloca [32 x {kind}], align 64
   %allowed.at = alloca i32, align 4
-{declared}  store <32 x {kind}> %address, ptr %places, align 64
+  store <32 x {kind}> %address, ptr %places, align 64
   store i32 0, ptr %allowed.at, align 4
-{visit()}  br label %test
-test:
-  %left = phi i32 [ %mask, %0 ], [ %rest, %next ]
-  %done = icmp eq i32 %left, 0
-  br i1 %done, label %end, label %lane_begin
-next:
-  %less = add i32 %left, -1
-  %rest = and i32 %left, %less
-  br label %test
-end:
-  %result = load i32, ptr %allowed.at, align 4
-  ret i32 %result
-lane_begin:
-  %lane = call i32 @llvm.cttz.i32(i32 %left, i1 true)
-  %bit = shl i32 1, %lane
-  %place.at = getelementptr {kind}, ptr %places, i32 %lane
-  %place = load {kind}, ptr %place.at
+{visit()}{each_lane(helpers, kind)}  %bit = shl i32 1, %lane
 """
 
 
@@ -105,12 +90,15 @@ _ALLOW = """  %allowed.old = load i32, ptr %allowed.at, align 4
   %allowed.new = or i32 %allowed.old, %bit
   store i32 %allowed.new, ptr %allowed.at, align 4
 """
+_ALLOWED = """over:
+  %result = load i32, ptr %allowed.at, align 4
+  ret i32 %result
+"""
 
 
 @family("judge")
 def judge(helpers: Helpers, name: str, space: str, access: str = "") -> str:
     """Lane after lane; what is not allowed is recorded. Of local memory `access` is the size."""
-    helpers.declare("i32 @llvm.cttz.i32(i32, i1)")
     if space == "shared":
         return _judge_offset(helpers, name, load_field("limit", "i32"), IN_SHARED)
     if space == "local":
@@ -123,7 +111,7 @@ def _judge_offset(helpers: Helpers, name: str, limit: str, space: int) -> str:
     record = helpers.use("record")
     return f"""
 define internal i32 @{name}(<32 x i32> %address, i32 %mask, i32 %nbytes, {ARGUMENTS}) #0 {{
-{_lanes_begin("i32")}{limit}  %wide = zext i32 %place to i64
+{_judge_each(helpers, "i32")}{limit}  %wide = zext i32 %place to i64
   %end.of = zext i32 %nbytes to i64
   %behind = add i64 %wide, %end.of
   %limit.wide = zext i32 %limit to i64
@@ -139,30 +127,25 @@ refuse:
   br label %next
 allow:
 {_ALLOW}  br label %next
-}}
+{_ALLOWED}}}
 """  # noqa: E501
 
 
 def _judge_global(helpers: Helpers, name: str, access: str) -> str:
     """The array around an address becomes the one that the instruction hit last."""
     record = helpers.use("record")
-    area = "".join(
-        f"  %{field}.at = getelementptr i8, ptr %area, i64 {area_offset(field)}\n"
-        f"  %{field}.is = load {kind}, ptr %{field}.at\n"
-        for field, kind in (("start", "i64"), ("end", "i64"), ("flags", "i32"))
-    )
     if access == "store":
-        usable = f"  %usable.bits = and i32 %flags.is, {WRITABLE}\n"
+        usable = f"  %usable.bits = and i32 %flags, {WRITABLE}\n"
     else:
-        usable = "  %usable.bits = or i32 %flags.is, 1\n"
+        usable = "  %usable.bits = or i32 %flags, 1\n"
     return f"""
 define internal i32 @{name}(<32 x i64> %address, i32 %mask, i32 %nbytes, {ARGUMENTS}) #0 {{
-{_lanes_begin("i64")}{load_field("areas", "ptr")}{load_field("area_count", "i32")}\
+{_judge_each(helpers, "i64")}{load_field("areas", "ptr")}{load_field("area_count", "i32")}\
   %size = zext i32 %nbytes to i64
   br label %search
 search:
-  %i = phi i32 [ 0, %lane_begin ], [ %i.next, %other ]
-  %problem = phi i32 [ {KIND["out-of-bounds"]}, %lane_begin ], [ %problem.next, %other ]
+  %i = phi i32 [ 0, %begin ], [ %i.next, %other ]
+  %problem = phi i32 [ {KIND["out-of-bounds"]}, %begin ], [ %problem.next, %other ]
   %past = icmp uge i32 %i, %area_count
   br i1 %past, label %module, label %try
 module:
@@ -173,8 +156,8 @@ permit:
 try:
   %area.offset = mul i32 %i, {ctypes.sizeof(Area)}
   %area = getelementptr i8, ptr %areas, i32 %area.offset
-{area}  %length = sub i64 %end.is, %start.is
-  %offset = sub i64 %place, %start.is
+{load_area("start", "end", "flags")}  %length = sub i64 %end, %start
+  %offset = sub i64 %place, %start
   %near = icmp ule i64 %offset, %length
   %room = sub i64 %length, %offset
   %fits = icmp uge i64 %room, %size
@@ -198,10 +181,10 @@ refuse:
 allow:
 {_ALLOW}{_scratch(helpers, record) if access == "load" else "  br label %remember"}
 remember:
-  %start.up = add i64 %start.is, %low
+  %start.up = add i64 %start, %low
   %high = sub i64 0, %size
   %first = and i64 %start.up, %high
-  %count.bytes = sub i64 %end.is, %first
+  %count.bytes = sub i64 %end, %first
   %count = udiv i64 %count.bytes, %size
 {load_field("sites", "ptr")}  %site.wide = zext i32 %site to i64
   %site.offset = mul i64 %site.wide, {SITE_BYTES}
@@ -210,7 +193,7 @@ remember:
   %count.to = getelementptr i8, ptr %first.to, i64 8
   store i64 %count, ptr %count.to, align 8
   br label %next
-}}
+{_ALLOWED}}}
 """  # noqa: E501
 
 
@@ -219,13 +202,11 @@ def _scratch(helpers: Helpers, record: str) -> str:
 
     They are never remembered as the array that an instruction hit last, so all reads come here.
     """
-    return f"""  %scratch.bits = and i32 %flags.is, {SCRATCH}
+    return f"""  %scratch.bits = and i32 %flags, {SCRATCH}
   %scratch = icmp ne i32 %scratch.bits, 0
   br i1 %scratch, label %written, label %remember
 written:
-  %shadow.at = getelementptr i8, ptr %area, i64 {area_offset("shadow")}
-  %shadow = load ptr, ptr %shadow.at, align 8
-  br label %byte
+{load_area("shadow")}  br label %byte
 byte:
   %byte.i = phi i64 [ %offset, %written ], [ %byte.next, %byte_on ]
   %byte.end = add i64 %offset, %size

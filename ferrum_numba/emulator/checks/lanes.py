@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from typing import TYPE_CHECKING
 
-from .memory import Area, area_offset, load_field
+from .memory import Area, load_area, load_field
 
 if TYPE_CHECKING:
     from ..helpers import Helpers
@@ -41,11 +41,6 @@ def find_area(shadow: str) -> str:
     elements of it that %nbytes bytes from there cover; a piece of a bulk copy may go on behind it.
     %hint: where the number of the array is kept that was found last.
     """
-    fields = "".join(
-        f"  %{field}.at = getelementptr i8, ptr %area, i64 {area_offset(field)}\n"
-        f"  %{field} = load {kind}, ptr %{field}.at\n"
-        for field, kind in (("start", "i64"), ("end", "i64"), (shadow, "ptr"), ("granule", "i32"))
-    )
     return f"""{load_field("areas", "ptr")}{load_field("area_count", "i32")}\
   %hint.now = load i32, ptr %hint
   br label %search
@@ -63,7 +58,7 @@ again:
 try:
   %area.offset = mul i32 %i, {ctypes.sizeof(Area)}
   %area = getelementptr i8, ptr %areas, i32 %area.offset
-{fields}  %length = sub i64 %end, %start
+{load_area("start", "end", shadow, "granule")}  %length = sub i64 %end, %start
   %offset = sub i64 %place, %start
   %inside = icmp ult i64 %offset, %length
   br i1 %inside, label %here, label %again

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ..helpers import family
 from ..helpers.access import ADDRESS, row_test
 from .lanes import each_lane, find_area
-from .memory import IN_SHARED, KIND, area_offset, load_field
+from .memory import IN_SHARED, KIND, load_area, load_field
 from .records import ARGUMENTS, visit
 from .talks import cta_number, talk_fields, unordered
 
@@ -37,9 +37,7 @@ def marks(helpers: Helpers, name: str, access: str, nbytes: str, talks: str = ""
 """
     load_times, put_time, culprit = "", "", "%mark"
     if talks:
-        load_times = f"""  %times.at = getelementptr i8, ptr %area, i64 {area_offset("times")}
-  %times = load ptr, ptr %times.at
-"""
+        load_times = load_area("times")
         tag = "%own.tag" if access == "store" else "0"  # atomic operations are never a race
         put_time = f"""  %two = shl i32 %warp, 1
   %own.raw = or i32 %stamp, %two

@@ -153,11 +153,6 @@ def offset(name: str) -> int:
     return int(getattr(CheckState, name).offset)
 
 
-def area_offset(name: str) -> int:
-    """Offset of a field of Area, in bytes."""
-    return int(getattr(Area, name).offset)
-
-
 def record_offset(name: str) -> int:
     """Offset of a field of a record, in bytes."""
     return int(RECORD.fields[name][1]) if RECORD.fields else 0
@@ -169,4 +164,15 @@ def load_field(name: str, kind: str, pointer: str = "%checks") -> str:
     return (
         f"  %{name}.at = getelementptr i8, ptr {pointer}, i64 {offset(name)}\n"
         f"  %{name} = load {kind}, ptr %{name}.at, align {align}\n"
+    )
+
+
+def load_area(*names: str) -> str:
+    """Lines that load these fields of the Area at %area, each into %<name>."""
+    kinds = {ctypes.c_uint64: "i64", ctypes.c_uint32: "i32", ctypes.c_void_p: "ptr"}
+    types = dict(Area._fields_)
+    return "".join(
+        f"  %{name}.at = getelementptr i8, ptr %area, i64 {getattr(Area, name).offset}\n"
+        f"  %{name} = load {kinds[types[name]]}, ptr %{name}.at\n"
+        for name in names
     )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from ..helpers import family
 from ..helpers.tensors import BOX, each_box, row_of_box
 from .lanes import each_lane
-from .memory import KIND, SCRATCH, WRITABLE, Area, area_offset, load_field
+from .memory import KIND, SCRATCH, WRITABLE, Area, load_area, load_field
 from .records import ARGUMENTS, visit
 
 if TYPE_CHECKING:
@@ -109,11 +109,6 @@ def run(helpers: Helpers, name: str, access: str) -> str:
     """
     record = helpers.use("record")
     helpers.declare("i64 @llvm.umin.i64(i64, i64)")
-    area = "".join(
-        f"  %{field}.at = getelementptr i8, ptr %area, i64 {area_offset(field)}\n"
-        f"  %{field} = load {kind}, ptr %{field}.at\n"
-        for field, kind in (("start", "i64"), ("end", "i64"), ("flags", "i32"))
-    )
     needed = "or i32 %flags, 1" if access == "load" else f"and i32 %flags, {WRITABLE}"
     return f"""
 define internal i1 @{name}(i64 %address, i64 %nbytes, i32 %lane, {ARGUMENTS}) #0 {{
@@ -141,7 +136,7 @@ fine:
 try:
   %area.offset = mul i32 %i, {ctypes.sizeof(Area)}
   %area = getelementptr i8, ptr %areas, i32 %area.offset
-{area}  %length = sub i64 %end, %start
+{load_area("start", "end", "flags")}  %length = sub i64 %end, %start
   %offset = sub i64 %place, %start
   %inside = icmp ult i64 %offset, %length
   %usable.bits = {needed}
@@ -168,9 +163,7 @@ def _written(record: str) -> str:
   %scratch = icmp ne i32 %scratch.bits, 0
   br i1 %scratch, label %shadowed, label %on
 shadowed:
-  %shadow.at = getelementptr i8, ptr %area, i64 {area_offset("shadow")}
-  %shadow = load ptr, ptr %shadow.at
-  %here = call i64 @llvm.umin.i64(i64 %to.end, i64 %left)
+{load_area("shadow")}  %here = call i64 @llvm.umin.i64(i64 %to.end, i64 %left)
   %last = add i64 %offset, %here
   br label %byte
 byte:

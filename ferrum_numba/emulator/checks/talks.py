@@ -21,7 +21,7 @@ from ..helpers import family
 from ..layout import WARP, state_offset
 from .clocks import own_clock
 from .lanes import each_lane, find_area
-from .memory import KIND, STEP, WARPS, area_offset, load_field
+from .memory import KIND, STEP, WARPS, load_area, load_field
 from .records import ARGUMENTS, visit
 
 if TYPE_CHECKING:
@@ -183,9 +183,7 @@ define internal void @{name}(<32 x i64> %address, i32 %mask, {ARGUMENTS}) #0 {{
   store i32 0, ptr %hint
   %nbytes = add i64 {nbytes}, 0
 {talk_fields()}{visit()}{each_lane(helpers, "i64")}{find_area("times")}\
-  %shadow.at = getelementptr i8, ptr %area, i64 {area_offset("shadow")}
-  %shadow = load ptr, ptr %shadow.at
-  br label %each
+{load_area("shadow")}  br label %each
 over:
   ret void
 each:
