@@ -8,14 +8,13 @@ subtraction, one rotation (misaligned offsets become huge) and one comparison.
 
 from __future__ import annotations
 
-import ctypes
 from typing import TYPE_CHECKING
 
 from ..helpers import family
 from ..helpers.access import ADDRESS, splat
-from .lanes import each_lane
-from .memory import IN_SHARED, KIND, SCRATCH, SITE_BYTES, WRITABLE, Area, load_area, load_field
-from .records import ARGUMENTS, visit
+from .lanes import ALLOW, find_usable, judge_each_lane
+from .memory import IN_SHARED, KIND, SCRATCH, SITE_BYTES, load_area, load_field
+from .records import ARGUMENTS
 
 if TYPE_CHECKING:
     from ..helpers import Helpers
@@ -73,29 +72,6 @@ def _limit(log2: int) -> str:
 """
 
 
-def _judge_each(helpers: Helpers, kind: str) -> str:
-    """Lines that begin a loop over the lanes of %mask, as `each_lane`; %bit is each one's.
-
-    What `_ALLOW` allowed is returned by `_ALLOWED`, which has to come after the loop's body.
-    """
-    return f"""  %places = alloca [32 x {kind}], align 64
-  %allowed.at = alloca i32, align 4
-  store <32 x {kind}> %address, ptr %places, align 64
-  store i32 0, ptr %allowed.at, align 4
-{visit()}{each_lane(helpers, kind)}  %bit = shl i32 1, %lane
-"""
-
-
-_ALLOW = """  %allowed.old = load i32, ptr %allowed.at, align 4
-  %allowed.new = or i32 %allowed.old, %bit
-  store i32 %allowed.new, ptr %allowed.at, align 4
-"""
-_ALLOWED = """over:
-  %result = load i32, ptr %allowed.at, align 4
-  ret i32 %result
-"""
-
-
 @family("judge")
 def judge(helpers: Helpers, name: str, space: str, access: str = "") -> str:
     """Lane after lane; what is not allowed is recorded. Of local memory `access` is the size."""
@@ -111,7 +87,7 @@ def _judge_offset(helpers: Helpers, name: str, limit: str, space: int) -> str:
     record = helpers.use("record")
     return f"""
 define internal i32 @{name}(<32 x i32> %address, i32 %mask, i32 %nbytes, {ARGUMENTS}) #0 {{
-{_judge_each(helpers, "i32")}{limit}  %wide = zext i32 %place to i64
+{judge_each_lane(helpers, "i32")}{limit}  %wide = zext i32 %place to i64
   %end.of = zext i32 %nbytes to i64
   %behind = add i64 %wide, %end.of
   %limit.wide = zext i32 %limit to i64
@@ -125,61 +101,33 @@ refuse:
   %kind = select i1 %inside, i32 {KIND["misaligned"]}, i32 {KIND["out-of-bounds"]}
   call void @{record}(ptr %checks, ptr %ctx, i32 %site, i32 %kind, i32 %lane, i64 %wide, i32 %nbytes, i32 {space})
   br label %next
-allow:
-{_ALLOW}  br label %next
-{_ALLOWED}}}
+{ALLOW}}}
 """  # noqa: E501
 
 
 def _judge_global(helpers: Helpers, name: str, access: str) -> str:
     """The array around an address becomes the one that the instruction hit last."""
     record = helpers.use("record")
-    if access == "store":
-        usable = f"  %usable.bits = and i32 %flags, {WRITABLE}\n"
-    else:
-        usable = "  %usable.bits = or i32 %flags, 1\n"
-    return f"""
-define internal i32 @{name}(<32 x i64> %address, i32 %mask, i32 %nbytes, {ARGUMENTS}) #0 {{
-{_judge_each(helpers, "i64")}{load_field("areas", "ptr")}{load_field("area_count", "i32")}\
-  %size = zext i32 %nbytes to i64
-  br label %search
-search:
-  %i = phi i32 [ 0, %begin ], [ %i.next, %other ]
-  %problem = phi i32 [ {KIND["out-of-bounds"]}, %begin ], [ %problem.next, %other ]
-  %past = icmp uge i32 %i, %area_count
-  br i1 %past, label %module, label %try
-module:
-  %own = call i1 @{helpers.use("own")}(i64 %place, i64 %size, i32 %lane, ptr %checks, ptr %ctx)
-  br i1 %own, label %permit, label %refuse
-permit:
-{_ALLOW.replace("%allowed", "%permitted").replace("ptr %permitted.at", "ptr %allowed.at")}  br label %next
-try:
-  %area.offset = mul i32 %i, {ctypes.sizeof(Area)}
-  %area = getelementptr i8, ptr %areas, i32 %area.offset
-{load_area("start", "end", "flags")}  %length = sub i64 %end, %start
-  %offset = sub i64 %place, %start
-  %near = icmp ule i64 %offset, %length
+    inside = """  %near = icmp ule i64 %offset, %length
   %room = sub i64 %length, %offset
   %fits = icmp uge i64 %room, %size
   %inside = and i1 %near, %fits
-{usable}  %usable = icmp ne i32 %usable.bits, 0
-  %found = and i1 %inside, %usable
-  br i1 %found, label %align, label %other
-other:
-  %problem.next = select i1 %inside, i32 {KIND["read-only"]}, i32 %problem
-  %i.next = add i32 %i, 1
-  br label %search
-align:
+"""
+    return f"""
+define internal i32 @{name}(<32 x i64> %address, i32 %mask, i32 %nbytes, {ARGUMENTS}) #0 {{
+{judge_each_lane(helpers, "i64")}  %size = zext i32 %nbytes to i64
+{find_usable(helpers, access, inside, "%size", before="begin")}\
+found:
   %low = add i64 %size, -1
   %odd = and i64 %place, %low
   %aligned = icmp eq i64 %odd, 0
-  br i1 %aligned, label %allow, label %refuse
+  br i1 %aligned, label %right, label %refuse
 refuse:
-  %kind = phi i32 [ %problem, %module ], [ {KIND["misaligned"]}, %align ]
+  %kind = phi i32 [ %problem, %module ], [ {KIND["misaligned"]}, %found ]
   call void @{record}(ptr %checks, ptr %ctx, i32 %site, i32 %kind, i32 %lane, i64 %place, i32 %nbytes, i32 0)
   br label %next
-allow:
-{_ALLOW}{_scratch(helpers, record) if access == "load" else "  br label %remember"}
+right:
+{_scratch(helpers, record) if access == "load" else "  br label %remember"}
 remember:
   %start.up = add i64 %start, %low
   %high = sub i64 0, %size
@@ -192,8 +140,8 @@ remember:
   store i64 %first, ptr %first.to, align 8
   %count.to = getelementptr i8, ptr %first.to, i64 8
   store i64 %count, ptr %count.to, align 8
-  br label %next
-{_ALLOWED}}}
+  br label %allow
+{ALLOW}}}
 """  # noqa: E501
 
 
@@ -211,7 +159,7 @@ byte:
   %byte.i = phi i64 [ %offset, %written ], [ %byte.next, %byte_on ]
   %byte.end = add i64 %offset, %size
   %byte.done = icmp uge i64 %byte.i, %byte.end
-  br i1 %byte.done, label %next, label %byte_test
+  br i1 %byte.done, label %allow, label %byte_test
 byte_test:
   %mark.at = getelementptr i32, ptr %shadow, i64 %byte.i
   %mark = load i32, ptr %mark.at, align 4
@@ -222,5 +170,5 @@ byte_on:
   br label %byte
 unwritten:
   call void @{record}(ptr %checks, ptr %ctx, i32 %site, i32 {KIND["uninitialised-scratch"]}, i32 %lane, i64 %place, i32 %nbytes, i32 0)
-  br label %next
+  br label %allow
 """  # noqa: E501

@@ -5,7 +5,8 @@ from __future__ import annotations
 import ctypes
 from typing import TYPE_CHECKING
 
-from .memory import Area, load_area, load_field
+from .memory import KIND, WRITABLE, Area, load_area, load_field
+from .records import visit
 
 if TYPE_CHECKING:
     from ..helpers import Helpers
@@ -31,6 +32,66 @@ begin:
   %lane = call i32 @llvm.cttz.i32(i32 %left, i1 true)
   %place.at = getelementptr {kind}, ptr %places, i32 %lane
   %place = load {kind}, ptr %place.at
+"""
+
+
+NONE_ALLOWED = """  %allowed.at = alloca i32, align 4
+  store i32 0, ptr %allowed.at, align 4
+"""
+# The blocks %allow, which lets %lane pass, and %over, which returns all lanes that may.
+ALLOW = """allow:
+  %bit = shl i32 1, %lane
+  %allowed.old = load i32, ptr %allowed.at, align 4
+  %allowed.new = or i32 %allowed.old, %bit
+  store i32 %allowed.new, ptr %allowed.at, align 4
+  br label %next
+over:
+  %allowed = load i32, ptr %allowed.at, align 4
+  ret i32 %allowed
+"""
+
+
+def judge_each_lane(helpers: Helpers, kind: str) -> str:
+    """Lines that begin a helper which returns the lanes of %mask that may access %address.
+
+    The body begins as that of `each_lane` and ends with a jump to %allow or %next; `ALLOW` follows.
+    """
+    return f"""  %places = alloca [32 x {kind}], align 64
+  store <32 x {kind}> %address, ptr %places, align 64
+{NONE_ALLOWED}{visit()}{each_lane(helpers, kind)}"""
+
+
+def find_usable(helpers: Helpers, access: str, inside: str, nbytes: str, before: str) -> str:
+    """Lines that go to %found where %place lies in an array that may be accessed in this way.
+
+    inside: lines that say by %offset and %length, both in bytes, whether it is %inside.
+    nbytes: how many bytes are accessed.  before: the block that these lines begin in.
+    Sets %area, %start, %end, %flags and %offset.  Goes to %allow where the module's own memory is
+    accessed, and else, with what is wrong as %problem, from the block %module to %refuse.
+    """
+    usable = f"and i32 %flags, {WRITABLE}" if access == "store" else "or i32 %flags, 1"
+    return f"""{load_field("areas", "ptr")}{load_field("area_count", "i32")}  br label %search
+search:
+  %i = phi i32 [ 0, %{before} ], [ %i.next, %other ]
+  %problem = phi i32 [ {KIND["out-of-bounds"]}, %{before} ], [ %problem.next, %other ]
+  %past = icmp uge i32 %i, %area_count
+  br i1 %past, label %module, label %try
+module:
+  %own = call i1 @{helpers.use("own")}(i64 %place, i64 {nbytes}, i32 %lane, ptr %checks, ptr %ctx)
+  br i1 %own, label %allow, label %refuse
+try:
+  %area.offset = mul i32 %i, {ctypes.sizeof(Area)}
+  %area = getelementptr i8, ptr %areas, i32 %area.offset
+{load_area("start", "end", "flags")}  %length = sub i64 %end, %start
+  %offset = sub i64 %place, %start
+{inside}  %usable.bits = {usable}
+  %usable = icmp ne i32 %usable.bits, 0
+  %good = and i1 %inside, %usable
+  br i1 %good, label %found, label %other
+other:
+  %problem.next = select i1 %inside, i32 {KIND["read-only"]}, i32 %problem
+  %i.next = add i32 %i, 1
+  br label %search
 """
 
 

@@ -10,13 +10,12 @@ A run may go on from one array to the next where they touch.
 
 from __future__ import annotations
 
-import ctypes
 from typing import TYPE_CHECKING
 
 from ..helpers import family
 from ..helpers.tensors import BOX, each_box, row_of_box
-from .lanes import each_lane
-from .memory import KIND, SCRATCH, WRITABLE, Area, load_area, load_field
+from .lanes import ALLOW, NONE_ALLOWED, find_usable, judge_each_lane
+from .memory import KIND, SCRATCH, load_area
 from .records import ARGUMENTS, visit
 
 if TYPE_CHECKING:
@@ -30,15 +29,11 @@ def runs(helpers: Helpers, name: str, access: str) -> str:
     run = helpers.use(f"run_{access}")
     return f"""
 define internal i32 @{name}(<32 x i64> %address, <32 x i32> %size, i32 %mask, {ARGUMENTS}) #0 {{
-  %places = alloca <32 x i64>, align 64
-  %allowed.at = alloca i32, align 4
-  store <32 x i64> %address, ptr %places, align 64
-  store i32 0, ptr %allowed.at, align 4
-{visit()}{each_lane(helpers, "i64")}  %nbytes.word = extractelement <32 x i32> %size, i32 %lane
+{judge_each_lane(helpers, "i64")}  %nbytes.word = extractelement <32 x i32> %size, i32 %lane
   %nbytes = zext i32 %nbytes.word to i64
   %fine = call i1 @{run}(i64 %place, i64 %nbytes, i32 %lane, {_CALL})
   br i1 %fine, label %allow, label %next
-{_allow()}}}
+{ALLOW}}}
 """
 
 
@@ -58,9 +53,7 @@ def box_runs(helpers: Helpers, name: str, way: str, rank_text: str) -> str:
     whole = 0 if way == "in" else 15
     return f"""
 define internal i32 @{name}({BOX}, {ARGUMENTS}) #0 {{
-  %allowed.at = alloca i32, align 4
-  store i32 0, ptr %allowed.at, align 4
-{visit()}{each_box(rank)}{product}  %low = call i64 @llvm.smax.i64(i64 %c0, i64 0)
+{NONE_ALLOWED}{visit()}{each_box(rank)}{product}  %low = call i64 @llvm.smax.i64(i64 %c0, i64 0)
   %end = add i64 %c0, %box0
   %high = call i64 @llvm.smin.i64(i64 %end, i64 %dim0)
   %some = icmp slt i64 %low, %high
@@ -83,21 +76,7 @@ try:
 on:
   %number.next = add i64 %number, 1
   br label %each
-{_allow()}}}
-"""
-
-
-def _allow() -> str:
-    """The blocks %allow, which lets %lane pass, and %over, which returns all that may."""
-    return """allow:
-  %bit = shl i32 1, %lane
-  %sofar = load i32, ptr %allowed.at, align 4
-  %with = or i32 %sofar, %bit
-  store i32 %with, ptr %allowed.at, align 4
-  br label %next
-over:
-  %allowed = load i32, ptr %allowed.at, align 4
-  ret i32 %allowed
+{ALLOW}}}
 """
 
 
@@ -109,50 +88,27 @@ def run(helpers: Helpers, name: str, access: str) -> str:
     """
     record = helpers.use("record")
     helpers.declare("i64 @llvm.umin.i64(i64, i64)")
-    needed = "or i32 %flags, 1" if access == "load" else f"and i32 %flags, {WRITABLE}"
+    inside = "  %inside = icmp ult i64 %offset, %length\n"
     return f"""
 define internal i1 @{name}(i64 %address, i64 %nbytes, i32 %lane, {ARGUMENTS}) #0 {{
-{load_field("areas", "ptr")}{load_field("area_count", "i32")}\
   %behind = add i64 %address, %nbytes
   br label %part
 part:
   %place = phi i64 [ %address, %0 ], [ %end, %on ]
   %left = sub i64 %behind, %place
-  br label %search
-search:
-  %i = phi i32 [ 0, %part ], [ %i.next, %other ]
-  %problem = phi i32 [ {KIND["out-of-bounds"]}, %part ], [ %problem.next, %other ]
-  %past = icmp uge i32 %i, %area_count
-  br i1 %past, label %module, label %try
-module:
-  %own = call i1 @{helpers.use("own")}(i64 %place, i64 %left, i32 %lane, ptr %checks, ptr %ctx)
-  br i1 %own, label %fine, label %refuse
+{find_usable(helpers, access, inside, "%left", before="part")}\
 refuse:
   %size = trunc i64 %nbytes to i32
   call void @{record}({_CALL}, i32 %problem, i32 %lane, i64 %address, i32 %size, i32 0)
   ret i1 false
-fine:
+allow:
   ret i1 true
-try:
-  %area.offset = mul i32 %i, {ctypes.sizeof(Area)}
-  %area = getelementptr i8, ptr %areas, i32 %area.offset
-{load_area("start", "end", "flags")}  %length = sub i64 %end, %start
-  %offset = sub i64 %place, %start
-  %inside = icmp ult i64 %offset, %length
-  %usable.bits = {needed}
-  %usable = icmp ne i32 %usable.bits, 0
-  %good = and i1 %inside, %usable
-  br i1 %good, label %found, label %other
-other:
-  %problem.next = select i1 %inside, i32 {KIND["read-only"]}, i32 %problem
-  %i.next = add i32 %i, 1
-  br label %search
 found:
   %to.end = sub i64 %end, %place
 {_written(record) if access == "load" else "  br label %on"}
 on:
   %whole = icmp uge i64 %to.end, %left
-  br i1 %whole, label %fine, label %part
+  br i1 %whole, label %allow, label %part
 }}
 """
 
