@@ -17,7 +17,18 @@ from ferrum_numba.abi import ptx_digest
 from tests.conftest import FIXTURES
 
 PACKAGE = Path(fe.__file__).parent
-ROWS = ["errors", "abi", "emulator", "devices", "kernels", "gptq", "report", "debug", "cli"]
+ROWS = [
+    "errors",
+    "abi",
+    "emulator",
+    "devices",
+    "kernels",
+    "gptq",
+    "models",
+    "report",
+    "debug",
+    "cli",
+]
 
 NUMBA = [PACKAGE / "devices" / name for name in ("cuda.py", "compiled.py")]
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -18,6 +19,7 @@ from .config import QuantConfig, config_file_names
 from .dequantise import dequantize_words
 from .layer_spec import LayerSpec, read_layer_specs
 from .packing import WIDTHS, unpack_columns
+from .safetensors_file import StoredTensor
 from .shards import Shards
 from .tensors import GptqTensors, check_finite, check_groups_used
 from .zeros import (
@@ -91,6 +93,19 @@ class Checkpoint:
             shards,
             zero_format is not None,
         )
+
+    @cached_property
+    def unquantised(self) -> Mapping[str, StoredTensor]:
+        """Tensors that belong to no quantised layer, by name: embeddings, norms, a dense head."""
+        own = {f"{name}.{part}" for name in (*self.layers, *self.problems) for part in _PARTS}
+        return {name: stored for name, stored in self._shards.tensors.items() if name not in own}
+
+    def read(self, names: Iterable[str]) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+        """(name, a copy in C order) of each of these tensors, in the order of the files' bytes.
+
+        bfloat16 comes as ml_dtypes.bfloat16. Raises CheckpointError for a name that is not there.
+        """
+        return self._shards.read(names)
 
     def load(self, name: str) -> GptqTensors:
         """The tensors of the layer `name`, copied from disk as they are there.
