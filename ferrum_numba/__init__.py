@@ -24,7 +24,7 @@ from .errors import (
     RecordingError,
     SanitizerError,
 )
-from .gptq import Checkpoint, GptqLinear, GptqTensors, LayerSpec
+from .gptq import Checkpoint, GptqLinear, GptqTensors, LayerSpec, TensorSpec
 from .kernels import BK, BM, BN, W4A16_PTX, W4A16Weight, fn_name, launch_w4a16_gptq
 
 try:
@@ -63,6 +63,7 @@ __all__ = [
     "SanitizerError",
     "Sidecar",
     "Signature",
+    "TensorSpec",
     "W4A16Weight",
     "__version__",
     "fn_name",

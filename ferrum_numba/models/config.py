@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from ..errors import CheckpointError
 from .architectures import Llama, find_architecture
 from .keys import Keys
 from .rope import RopeSpec
 
 Dtype = Literal["float16", "bfloat16"]
+
+CONFIG_FILE, GENERATION_FILE = "config.json", "generation_config.json"
 
 _ACTIVATIONS = ("silu", "swish")  # two names of x * sigmoid(x)
 # Keys of other architectures' arithmetic, by the values with which it is Llama's.
@@ -75,12 +75,8 @@ class ModelConfig:
     @classmethod
     def load(cls, folder: str | os.PathLike[str], dtype: str | None = None) -> ModelConfig:
         """`read` of what lies in `folder`; generation_config.json may be missing."""
-        generation = Path(folder) / "generation_config.json"
-        return cls.read(
-            read_object(Path(folder) / "config.json"),
-            read_object(generation) if generation.is_file() else {},
-            dtype,
-        )
+        generation = Keys.load(Path(folder) / GENERATION_FILE, optional=True)
+        return cls.read(Keys.load(Path(folder) / CONFIG_FILE).values, generation.values, dtype)
 
     @classmethod
     def read(
@@ -124,8 +120,7 @@ class ModelConfig:
             tied=keys.flag("tie_word_embeddings", False),
             dtype=_dtype(keys, dtype),
             max_positions=keys.count("max_position_embeddings"),
-            eos=Keys(generation or {}, "generation_config.json").token_ids("eos_token_id")
-            or keys.token_ids("eos_token_id"),
+            eos=eos_ids(keys, Keys(generation or {}, GENERATION_FILE)),
             windows=_windows(keys, architecture, layers),
             qkv_bias=qkv_bias,
             o_bias=o_bias,
@@ -145,20 +140,9 @@ class ModelConfig:
         return self.kv_heads * self.head_dim
 
 
-def read_object(file: Path) -> dict[str, Any]:
-    """The JSON object in `file`. Raises CheckpointError where there is none."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(
-            f"{file}: expected a model's file in JSON, found none that can be read ({error}); "
-            "name the directory that has all of the model's files"
-        ) from error
-    if not isinstance(content, dict):
-        raise CheckpointError(
-            f"{file}: expected a JSON object, found {type(content).__name__}; take the model's own"
-        )
-    return content
+def eos_ids(config: Keys, generation: Keys) -> tuple[int, ...]:
+    """Ids that end a text: generation_config.json's, where it has some, or else config.json's."""
+    return generation.token_ids("eos_token_id") or config.token_ids("eos_token_id")
 
 
 def _refuse_other_arithmetic(keys: Keys) -> None:

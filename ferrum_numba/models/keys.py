@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
+from ..gptq.files import read_json
 
 _REMEDY = "take the model's own file"
 
@@ -20,6 +22,16 @@ class Keys:
 
     def __init__(self, values: Mapping[str, Any], where: str = "config.json") -> None:
         self.values, self.where = values, where
+
+    @classmethod
+    def load(cls, file: Path, *, optional: bool = False) -> Keys:
+        """The object in `file`; an empty one where it is optional and not there."""
+        content = {} if optional and not file.exists() else read_json(file)
+        if not isinstance(content, dict):
+            raise CheckpointError(
+                f"{file}: expected a JSON object, found {type(content).__name__}; {_REMEDY}"
+            )
+        return cls(content, file.name)
 
     def __getitem__(self, key: str) -> Any:
         """The value as it is, or None."""

@@ -15,6 +15,8 @@ _EMBEDDING, _HEAD = "embed_tokens.weight", "lm_head"
 _PREFIXES = ("model.", "model.language_model.", "language_model.model.")
 # What files carry along: transformers computes it, and so do we.
 _IGNORED = "rotary_emb.inv_freq"
+_FLOATS = ("float16", "bfloat16", "float32")
+_PARTS = ("qweight", "qzeros", "scales", "g_idx", "bias")
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Linear:
     """A linear layer: y (…, N) = x (…, K) @ weight [K, N] + bias [N].
 
     name       of its tensors, without their own endings
-    quantised  whether they are GPTQ's, `Checkpoint.load(name)`; else it is `name.weight` [N, K]
+    quantised  whether they are GPTQ's; else there is `name.weight` [N, K]
     bias       whether `name.bias` is there; AutoGPTQ writes zeros where the model has none
     """
 
@@ -90,15 +92,15 @@ class _Finder:
     def __init__(self, config: ModelConfig, checkpoint: Checkpoint) -> None:
         self.config, self.checkpoint = config, checkpoint
         self.found: set[str] = set()
-        stored = checkpoint.unquantised
+        stored = checkpoint.tensors
         self.prefix = next((p for p in _PREFIXES if p + _EMBEDDING in stored), _PREFIXES[0])
 
     def tensor(self, name: str, *shape: int) -> str:
         """The name of a tensor that is not quantised, once it is there in this shape."""
-        stored = self.checkpoint.unquantised.get(name)
-        if stored is None or stored.shape != shape or stored.dtype not in ("F16", "BF16", "F32"):
-            what = "nothing" if stored is None else f"{stored.dtype} {list(stored.shape)}"
-            self._refuse(name, f"F16, BF16 or F32 {list(shape)}", what)
+        stored = self.checkpoint.tensors.get(name)
+        if stored is None or stored.shape != shape or stored.dtype not in _FLOATS:
+            found = "nothing" if stored is None else f"{stored.dtype} {list(stored.shape)}"
+            self._refuse(name, f"{', '.join(_FLOATS)} {list(shape)}", found)
         self.found.add(name)
         return name
 
@@ -106,7 +108,6 @@ class _Finder:
         """The layer `name`, quantised or not."""
         if name in self.checkpoint.problems:
             raise CheckpointError(self.checkpoint.problems[name])
-        self.found.add(name)
         spec = self.checkpoint.layers.get(name)
         if spec is None:
             self.tensor(f"{name}.weight", N, K)
@@ -117,12 +118,13 @@ class _Finder:
             self._refuse(name, f"a layer of K={K}, N={N}", f"K={spec.K}, N={spec.N}")
         if bias and not spec.bias:
             self._refuse(f"{name}.bias", f"a bias [{N}]", "nothing")
+        self.found |= {f"{name}.{part}" for part in _PARTS}
         return Linear(name, K, N, quantised=True, bias=spec.bias)
 
     def fused(self, whole: str, parts: dict[str, int], K: int, bias: bool) -> tuple[Linear, ...]:
         """The layer `whole`, where it is there, or else its parts {name: N}."""
         here = {*self.checkpoint.layers, *self.checkpoint.problems}
-        if whole in here or f"{whole}.weight" in self.checkpoint.unquantised:
+        if whole in here or f"{whole}.weight" in self.checkpoint.tensors:
             return (self.linear(whole, K, sum(parts.values()), bias),)
         return tuple(self.linear(name, K, N, bias) for name, N in parts.items())
 
@@ -160,14 +162,13 @@ class _Finder:
         return self.linear(_HEAD, self.config.hidden, self.config.vocab, False)
 
     def refuse_others(self) -> None:
-        """Refuse layers and tensors under the model's prefix that no part of it asked for.
+        """Refuse tensors under the model's prefix that no part of it asked for.
 
         What else lies in the directory, such as an adapter, is no part of the model.
         """
-        stored = (*self.checkpoint.layers, *self.checkpoint.unquantised)
         others = [
             name
-            for name in stored
+            for name in self.checkpoint.tensors
             if name.startswith((self.prefix, _HEAD))
             and name not in self.found
             and not name.endswith(_IGNORED)

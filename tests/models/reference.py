@@ -1,7 +1,7 @@
 """The reference: a model in NumPy, float32, all positions at once, no cache.
 
 It takes a model's configuration, names and rope from the package, and computes with the weights
-that `Checkpoint.load_dense` dequantises; no kernel, no rounding to the model's dtype.
+that `Checkpoint.dense` dequantises; no kernel, no rounding to the model's dtype.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Reference:
         self.config = ModelConfig.load(folder, dtype)
         self.checkpoint = Checkpoint.open(folder)
         self.names = ModelNames.find(self.config, self.checkpoint)
-        self._tensors: dict[str, Array] = {}
+        self._arrays: dict[str, Array] = {}
 
     def logits(self, ids: npt.NDArray[np.integer]) -> Array:
         """float32 [B, T, vocab] of ids [B, T]; ids [T] are taken as one sequence."""
@@ -52,26 +52,22 @@ class Reference:
 
     def tensor(self, name: str) -> Array:
         """A tensor that is not quantised."""
-        if name not in self._tensors:
-            ((_, array),) = self.checkpoint.read([name])
-            self._tensors[name] = array.astype(np.float32)
-        return self._tensors[name]
+        if name not in self._arrays:
+            self._arrays[name] = self.checkpoint.array(name).astype(np.float32)
+        return self._arrays[name]
 
-    def weight(self, linear: Linear) -> Array:
-        """[K, N]."""
-        if not linear.quantised:
-            return self.tensor(f"{linear.name}.weight").T
-        if linear.name not in self._tensors:
-            weight = self.checkpoint.load_dense(linear.name, np.float32)
-            self._tensors[linear.name] = weight
-        return self._tensors[linear.name]
+    def weight(self, name: str) -> Array:
+        """[K, N] of a linear layer, quantised or not."""
+        if name not in self._arrays:
+            self._arrays[name] = self.checkpoint.dense(name, np.float32)
+        return self._arrays[name]
 
     def _linears(self, linears: tuple[Linear, ...], x: Array) -> Array:
         """The outputs of `linears` side by side."""
         outputs = []
         for linear in linears:
             bias = self.tensor(f"{linear.name}.bias") if linear.bias else np.float32(0)
-            outputs.append(x @ self.weight(linear) + bias)
+            outputs.append(x @ self.weight(linear.name) + bias)
         return np.concatenate(outputs, axis=-1)
 
     def _norm(self, x: Array, name: str) -> Array:

@@ -148,7 +148,9 @@ def test_a_size_that_is_missing() -> None:
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="config.json: expected a model's file in JSON"):
+    with pytest.raises(
+        CheckpointError, match="config.json: expected a regular file, found nothing"
+    ):
         ModelConfig.load(tmp_path)
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(CheckpointError, match="expected a JSON object, found list"):

@@ -68,11 +68,11 @@ def add(name: str) -> Callable[[dict], None]:
         ),
         (
             lambda t: t.update({"model.embed_tokens.weight": np.zeros((159, 64), np.float16)}),
-            r"model.embed_tokens.weight: expected .* \[160, 64\], .* found F16 \[159, 64\]",
+            r"model.embed_tokens.weight: expected .* \[160, 64\], .* found float16 \[159, 64\]",
         ),
         (
             lambda t: t.update({"model.norm.weight": np.zeros(64, np.int32)}),
-            r"model.norm.weight: expected F16, BF16 or F32 \[64\], .* found I32 \[64\]",
+            r"model.norm.weight: expected float16, bfloat16, float32 \[64\], .* found int32 \[64\]",
         ),
         (
             add("model.layers.0.self_attn.sinks"),
