@@ -26,6 +26,7 @@ from .errors import (
 )
 from .gptq import Checkpoint, GptqLinear, GptqTensors, LayerSpec, TensorSpec
 from .kernels import BK, BM, BN, W4A16_PTX, W4A16Weight, fn_name, launch_w4a16_gptq
+from .models import Tokenizer
 
 try:
     __version__ = version("ferrum-numba")
@@ -64,6 +65,7 @@ __all__ = [
     "Sidecar",
     "Signature",
     "TensorSpec",
+    "Tokenizer",
     "W4A16Weight",
     "__version__",
     "fn_name",
