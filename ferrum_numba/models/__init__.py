@@ -3,6 +3,8 @@
 from .config import ModelConfig
 from .names import LayerNames, Linear, ModelNames
 from .rope import RopeSpec
+from .model import Model
+from .session import Session
 from .tokenizer import TextStream, Tokenizer
 
 __all__ = [
