@@ -16,12 +16,14 @@ from .compare import compare
 from .console import standard_error
 from .devices import NoSuchDevice
 from .explain import explain_command
+from .generate import generate
 from .info import info
 from .inspect import inspect
 from .make import make
 from .params import params
 from .replay import replay_command
 from .sanitize import sanitize
+from .score import score
 from .trace import trace
 from .verify import verify
 
@@ -94,5 +96,7 @@ for command in (
     make,
     replay_command,
     explain_command,
+    generate,
+    score,
 ):
     app.add_command(command)
