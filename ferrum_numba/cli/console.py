@@ -52,6 +52,21 @@ def _console(*, stderr: bool) -> Console:
     return console
 
 
+def write_part(text: str) -> None:
+    """A part of a line, at once, and once: a Ctrl-C meanwhile would leave it in rich's buffer.
+
+    What a terminal takes for a command is left out there.
+    """
+    console = standard_output()
+    if console.is_terminal:
+        text = "".join(char for char in text if char.isprintable() or char in "\n\t")
+    try:
+        console.file.write(text)
+        console.file.flush()
+    except BrokenPipeError:
+        console.on_broken_pipe()
+
+
 def tracked(results: Iterable[_Result], total: int) -> list[_Result]:
     """The results, with a progress bar where somebody is looking."""
     console = standard_error()

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import click
 from .. import models
 from ..devices import Device
 from ..models import TextStream, Tokenizer
-from .console import json_option, standard_error, standard_output, write_json
+from .console import json_option, standard_error, write_json, write_part
 from .devices import describe_device, device_line, device_option, find_device
 from .options import NUMBER_FROM_ZERO, SHARE, refuse_options, repeated_option, seed_option
 
@@ -109,13 +108,13 @@ def generate(
     )
     stream = text.stream(ids, stop) if text else None
     run = Run(len(ids), max_new_tokens, stream, model.config.eos)
-    console, described = standard_output(), describe_device(found)
+    described = describe_device(found)
     with closing(tokens):
-        run.follow(tokens, (lambda part: None) if as_json else partial(console.out, end=""))
+        run.follow(tokens, (lambda part: None) if as_json else write_part)
     if as_json:
         write_json({"model": str(model_dir), "device": described, "prompt_ids": ids, **run.facts()})
     else:
-        console.out()
+        write_part("\n")
         standard_error().print(f"{device_line(described)}: {run.line()}")
     if run.ended == "interrupted":
         ctx.exit(_INTERRUPTED)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +137,35 @@ def test_ctrl_c_keeps_what_is_there(folder: Path, monkeypatch: pytest.MonkeyPatc
     assert result.stderr.rstrip().endswith("ended by Ctrl-C")
     code, found = run_json("generate", folder, "--device", "cpu", "--prompt", "ab")
     assert (code, found["ended"], found["ids"]) == (130, "interrupted", whole["ids"][:5])
+
+
+def test_ctrl_c_of_a_process(folder: Path) -> None:
+    """The signal itself, while it writes."""
+    code = (
+        "from ferrum_numba import models\n"
+        "from ferrum_numba.cli import main\n"
+        "from tests.cli.standin import ReferenceModel\n"
+        "models.Model = ReferenceModel\n"
+        "main()\n"
+    )
+    arguments = [folder, "--prompt", "ab", "--max-new-tokens", 240, "--device", "cpu"]
+    paths = [str(Path(fe.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "generate", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+    )
+    assert process.stdout is not None
+    first = process.stdout.read(1)
+    process.send_signal(signal.SIGINT)
+    rest, errors = process.communicate()
+    assert process.returncode == 130
+    text = first + rest.removesuffix("\n")
+    assert generate_json(folder, "--prompt", "ab", "--max-new-tokens", 240)["text"].startswith(text)
+    assert errors.count("\n") == 1
+    assert errors.endswith("ended by Ctrl-C\n")
 
 
 @pytest.mark.parametrize(
