@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 from rich import box
 from rich.console import Console
-from rich.progress import track
+from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, track
 from rich.table import Table
 
 from ..report.record import as_json
@@ -79,6 +79,22 @@ def tracked(results: Iterable[_Result], total: int) -> list[_Result]:
         disable=not console.is_terminal,
     )
     return list(shown)
+
+
+def byte_progress(work: Callable[[Callable[[int, int], None]], _Result]) -> _Result:
+    """What `work` returns; it calls its argument with (bytes done, bytes in all), for a bar."""
+    console = standard_error()
+    progress = Progress(
+        BarColumn(bar_width=24),
+        DownloadColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    with progress:
+        task = progress.add_task("", total=None)
+        return work(lambda done, total: progress.update(task, completed=done, total=total))
 
 
 def plain_table() -> Table:

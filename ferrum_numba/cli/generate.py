@@ -14,7 +14,7 @@ import click
 from .. import models
 from ..devices import Device
 from ..models import TextStream, Tokenizer
-from .console import json_option, standard_error, write_json, write_part
+from .console import byte_progress, json_option, standard_error, write_json, write_part
 from .devices import describe_device, device_line, device_option, find_device
 from .options import NUMBER_FROM_ZERO, SHARE, refuse_options, repeated_option, seed_option
 
@@ -104,7 +104,6 @@ def generate(
         top_k=top_k,
         top_p=top_p,
         seed=seed,
-        stop=model.config.eos,
     )
     stream = text.stream(ids, stop) if text else None
     run = Run(len(ids), max_new_tokens, stream, model.config.eos)
@@ -121,8 +120,9 @@ def generate(
 
 
 def load_model(folder: Path, device: Device) -> Any:
-    """The model in a directory, on a device."""
-    return models.Model.load(folder, device=device)  # type: ignore[attr-defined]
+    """The model in a directory, on a device; a bar shows how far it is."""
+    load = models.Model.load  # type: ignore[attr-defined]
+    return byte_progress(lambda progress: load(folder, device=device, progress=progress))
 
 
 @dataclass

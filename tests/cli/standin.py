@@ -13,7 +13,9 @@ from tests.models.reference import Reference
 
 class ReferenceModel(Reference):
     @classmethod
-    def load(cls, folder: Path, *, device: Any, dtype: str | None = None) -> ReferenceModel:
+    def load(
+        cls, folder: Path, *, device: Any, dtype: str | None = None, progress: Any
+    ) -> ReferenceModel:
         return cls(folder, dtype)
 
     def generate(
@@ -24,7 +26,6 @@ class ReferenceModel(Reference):
         top_k: int = 0,
         top_p: float = 1.0,
         seed: int = 0,
-        stop: Sequence[int] = (),
     ) -> Iterator[int]:
         """Draws from all tokens, whatever top_k and top_p are."""
         rng, all_ids = np.random.default_rng(seed), list(ids)
@@ -34,5 +35,5 @@ class ReferenceModel(Reference):
                 last = last / temperature + rng.gumbel(size=last.size)
             all_ids.append(int(last.argmax()))
             yield all_ids[-1]
-            if all_ids[-1] in stop:
+            if all_ids[-1] in self.config.eos:
                 return
