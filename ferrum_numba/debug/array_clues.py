@@ -148,9 +148,9 @@ def content_clues(case: Case) -> Iterator[Hypothesis]:
             told = f"{name}[{index}] is {array.values[tuple(np.argwhere(wrong)[0])]}"
             more = f", and so are {int(wrong.sum()) - 1} more" if wrong.sum() > 1 else ""
             yield Hypothesis("input-not-finite", told + more, 0.9)
-    bias = (case.declared.constants or {}).get("ZERO_BIAS")
+    bias = case.values.get("zero_bias", (case.declared.constants or {}).get("ZERO_BIAS"))
     qzeros = case.arrays.get("qzeros")
-    if bias is None or qzeros is None or qzeros.values.dtype != np.int32:
+    if bias not in (0, 1) or qzeros is None or qzeros.values.dtype != np.int32:
         return
     words = qzeros.values.view(np.uint32)
     for there, symmetric in ((1, 0x77777777), (0, 0x88888888)):
@@ -164,10 +164,9 @@ def content_clues(case: Case) -> Iterator[Hypothesis]:
 
 def guesses(case: Case) -> Iterator[Hypothesis]:
     """What contents do not show, worth a try where the expected result is known."""
-    bias = (case.declared.constants or {}).get("ZERO_BIAS")
     for name, array in case.arrays.items():
         if array.values.dtype == np.int32 and array.values.ndim == 2:
-            yield from _packed_guesses(case, name, array, bias)
+            yield from _packed_guesses(case, name, array)
     yield from _group_guesses(case)
     for name, array in case.arrays.items():
         values = array.values
@@ -179,9 +178,7 @@ def guesses(case: Case) -> Iterator[Hypothesis]:
                 yield Hypothesis("operand-transposed", told, 0.25, remedy, f"{name} transposed")
 
 
-def _packed_guesses(
-    case: Case, name: str, array: CaseArray, bias: int | None
-) -> Iterator[Hypothesis]:
+def _packed_guesses(case: Case, name: str, array: CaseArray) -> Iterator[Hypothesis]:
     """A packed array's nibbles in other orders; zeros one larger or smaller."""
     for words, order in _ORDERS.items():
         told = f"{name} read with the eight values of a word in {words}"

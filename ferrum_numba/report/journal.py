@@ -82,7 +82,7 @@ def settings_of(checkpoint: Checkpoint, plan: Plan, device: Device) -> dict[str,
         "dtype": plan.dtype,
         "oracle": None if plan.oracle is None else identity([plan.oracle.path]),
         "device": [device.name, kernels.device_name(device)],
-        "artefacts": identity(sorted(kernels.folder().glob("*.ptx"))),
+        "artefacts": identity(sorted(kernels.folder().iterdir())),
         "version": _version(),
     }
 
