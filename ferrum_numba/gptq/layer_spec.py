@@ -170,7 +170,7 @@ def _configured(
     if rule is not None and rule.excluded:
         raise CheckpointError(
             f"{name}.qweight: expected no quantised layer of this name, as the rule "
-            f"{rule.pattern.pattern!r} in {config.source} excludes it; found one in "
+            f"{rule.pattern!r} in {config.source} excludes it; found one in "
             f"{stored['qweight'].file.name}; correct the rule"
         )
     bits = rule.bits if rule and rule.bits is not None else config.bits
