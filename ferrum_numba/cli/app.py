@@ -11,6 +11,7 @@ import click
 
 from .. import __version__
 from ..errors import FerrumError
+from . import interruption
 from .bench import bench
 from .compare import compare
 from .console import standard_error
@@ -24,8 +25,6 @@ from .replay import replay_command
 from .sanitize import sanitize
 from .trace import trace
 from .verify import verify
-
-_INTERRUPTED = 130  # 128 + SIGINT, as shells have it; 1 would read as a mismatch
 
 
 class _BadInput(click.ClickException):
@@ -54,7 +53,8 @@ class _App(click.Group):
             except FerrumError as error:
                 raise _BadInput(str(error)) from error
             except KeyboardInterrupt:
-                raise SystemExit(_INTERRUPTED) from None
+                interruption.leaving()
+                raise SystemExit(interruption.EXIT_CODE) from None
             except OSError as error:  # a full disk, above all
                 where = error.filename or "standard output"
                 if error.filename is None:

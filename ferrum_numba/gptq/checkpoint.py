@@ -55,13 +55,18 @@ class TensorSpec:
 class Checkpoint:
     """What a directory or one safetensors file holds; made by `Checkpoint.open`.
 
-        path          the directory or file
-        config        the content of config.json beside the tensors; empty where there is none
-        quantization  the quantisation configuration
-        layers  name -> LayerSpec, of every quantised layer, other widths than 4 bits included
-        problems  name -> what is wrong, of the layers whose tensors are missing or contradict each
+    path          the directory or file
+    config        the content of config.json beside the tensors; empty where there is none
+    quantization  the quantisation configuration
+    layers        name -> LayerSpec, of every quantised layer, other widths than 4 bits included
+    problems      name -> what is wrong, of the layers whose tensors are missing or contradict each
                   other or the configuration; loading one of them raises it. An index that cannot be
-    X"""
+                  read and a file that is missing stand here too. Values are not read yet: what is
+                  wrong with them, `load` says
+    unindexed     names of layers that the files have and the index does not name; they are in
+                  `layers` where that was asked for
+    g_idx         where the group of a row is taken from: "file" or "ignore"
+    """
 
     path: Path
     config: Mapping[str, Any]
@@ -69,9 +74,9 @@ class Checkpoint:
     layers: Mapping[str, LayerSpec]
     problems: Mapping[str, str]
     unindexed: tuple[str, ...]
+    g_idx: GroupIndex
     _shards: Shards
     _trust_labels: bool
-    _g_idx: GroupIndex
 
     @classmethod
     def open(
@@ -119,9 +124,9 @@ class Checkpoint:
             MappingProxyType(layers),
             MappingProxyType(problems | dict(shards.problems)),
             tuple(unindexed_layers(shards)),
+            g_idx,
             shards,
             zero_format is not None,
-            g_idx,
         )
 
     def load(self, name: str) -> GptqTensors:
@@ -227,7 +232,7 @@ class Checkpoint:
 
     def _read(self, spec: LayerSpec) -> dict[str, npt.NDArray[Any]]:
         """The arrays of a layer by part, zeros and groups checked against the configuration."""
-        wanted = [part for part in _PARTS if part != "g_idx" or self._g_idx == "file"]
+        wanted = [part for part in _PARTS if part != "g_idx" or self.g_idx == "file"]
         names = [f"{spec.name}.{part}" for part in wanted]
         stored = self._shards.read(name for name in names if name in self._shards.tensors)
         parts = {name.removeprefix(f"{spec.name}."): array for name, array in stored}

@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import CheckpointError
-from .files import open_regular
+from .files import open_regular, replacing
 
 MAX_HEADER_BYTES = 100_000_000
 """The format's own limit."""
@@ -181,8 +181,9 @@ def write_file(
     """Write tensors one after the other, so that no more than one array need exist at a time.
 
     header: name -> (dtype by its safetensors name, shape), in the order of `arrays`. A tensor may
-    come in several arrays, one after the other. Returns the bytes of the file. Raises
-    CheckpointError where the arrays do not fill what the header announces, or the disk does.
+    come in several arrays, one after the other. The file is there once it is whole. Returns
+    its bytes. Raises CheckpointError where the arrays do not fill what the header announces, or the
+    disk does.
     """
     entries: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     offset = 0
@@ -194,19 +195,20 @@ def write_file(
     text += b" " * (-len(text) % _LENGTH_BYTES)  # aligns the data, as the format asks of writers
     written = 0
     try:
-        with file.open("wb") as handle:
+        with replacing(file) as handle:
             handle.write(len(text).to_bytes(_LENGTH_BYTES, "little") + text)
             for array in arrays:
                 flat = np.ascontiguousarray(array).reshape(-1)
                 written += handle.write(flat.view(np.uint8).data)
+            if written != offset:
+                raise CheckpointError(
+                    f"{file}: expected {offset} bytes of tensors, as the header announces, found "
+                    f"{written}"
+                )
     except OSError as error:
         raise CheckpointError(
             f"{file}: expected room for {offset} bytes, found that it cannot be written ({error})"
         ) from error
-    if written != offset:
-        raise CheckpointError(
-            f"{file}: expected {offset} bytes of tensors, as the header announces, found {written}"
-        )
     return _LENGTH_BYTES + len(text) + offset
 
 
