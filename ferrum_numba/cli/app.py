@@ -21,6 +21,7 @@ from .info import info
 from .inspect import inspect
 from .make import make
 from .params import params
+from .remedies import as_options, options_of
 from .replay import replay_command
 from .sanitize import sanitize
 from .trace import trace
@@ -44,14 +45,23 @@ class _NoDevice(_BadInput):
 class _App(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; errors and warnings of this package become lines on standard error."""
+
+        def said(message: object) -> str:
+            return as_options(
+                str(message), options_of(self.commands.get(ctx.invoked_subcommand or ""))
+            )
+
+        def show_warning(message: Warning | str, *_: object, **__: object) -> None:
+            standard_error().print(f"warning: {said(message)}")
+
         with warnings.catch_warnings():
-            warnings.showwarning = _show_warning
+            warnings.showwarning = show_warning
             try:
                 return super().invoke(ctx)
             except NoSuchDevice as error:
-                raise _NoDevice(str(error)) from error
+                raise _NoDevice(said(error)) from error
             except FerrumError as error:
-                raise _BadInput(str(error)) from error
+                raise _BadInput(said(error)) from error
             except KeyboardInterrupt:
                 interruption.leaving()
                 raise SystemExit(interruption.EXIT_CODE) from None
@@ -67,10 +77,6 @@ def _drop_output() -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
-
-
-def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    standard_error().print(f"warning: {message}")
 
 
 @click.group(cls=_App, context_settings={"help_option_names": ["-h", "--help"]})

@@ -58,6 +58,7 @@ from .options import (
     seed_option,
     threads_option,
 )
+from .remedies import as_options, options_of
 
 
 @click.command()
@@ -420,7 +421,8 @@ def _line(result: LayerResult, several_devices: bool, kernels: bool) -> Line:
         _milliseconds(result),
     ]
     cause = result.explanation.cause.sentence if result.explanation else ""
-    return Line(result.layer, tuple(cells), result.verdict, result.reason, cause)
+    reason = as_options(result.reason, options_of(verify))
+    return Line(result.layer, tuple(cells), result.verdict, reason, cause)
 
 
 def _milliseconds(result: LayerResult) -> str:
