@@ -57,20 +57,22 @@ def _read_m_values(ctx: click.Context, param: click.Parameter, value: str) -> tu
     return tuple(int(number) for number in numbers)
 
 
-class _NumberFromZero(click.FloatRange):
-    """A number that is not negative; click's own range takes nan, which then passes everything."""
+class _Number(click.FloatRange):
+    """A number within a range; click's own takes nan, which then passes every comparison."""
 
-    def __init__(self) -> None:
-        super().__init__(min=0)
+    def __init__(self, described: str, **bounds: Any) -> None:
+        super().__init__(**bounds)
+        self.described = described
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         number = super().convert(value, param, ctx)
         if math.isnan(number):
-            self.fail(f"expected a number from 0, found {value!r}", param, ctx)
+            self.fail(f"expected {self.described}, found {value!r}", param, ctx)
         return number
 
 
-NUMBER_FROM_ZERO = _NumberFromZero()
+NUMBER_FROM_ZERO = _Number("a number from 0", min=0)
+SHARE = _Number("a number above 0, up to 1", min=0, max=1, min_open=True)
 
 
 def file_option(flag: str, help: str) -> Decorator:

@@ -6,8 +6,9 @@ Checkpoints can be made too: synthetic ones of any dialect, and from a dense mod
 from .checkpoint import Checkpoint, TensorSpec
 from .config import QuantConfig
 from .conversion import quantize_checkpoint
+from .dense import DenseModel
 from .fusion import fuse
-from .layer_spec import LayerSpec
+from .layer_spec import GroupIndex, LayerSpec
 from .linear import GptqLinear
 from .quantise import quantize
 from .recipe import MODELS, PRODUCERS, Recipe
@@ -19,8 +20,10 @@ __all__ = [
     "MODELS",
     "PRODUCERS",
     "Checkpoint",
+    "DenseModel",
     "GptqLinear",
     "GptqTensors",
+    "GroupIndex",
     "LayerSpec",
     "QuantConfig",
     "Recipe",

@@ -70,11 +70,7 @@ class RopeSpec:
             raise own.error(key, f"one of {', '.join(KINDS)}", "other ropes are not computed here")
         size = head_dim * both.number("partial_rotary_factor", 1.0)
         if size % 2 or not 4 <= size <= head_dim:
-            raise both.error(
-                "partial_rotary_factor",
-                f"an even part of head_dim, {head_dim}",
-                "take the model's own file",
-            )
+            raise both.error("partial_rotary_factor", f"an even part of head_dim, {head_dim}")
         positions = keys.count("max_position_embeddings")
         limit = both.count("original_max_position_embeddings", positions, least=2)
         fields = {
