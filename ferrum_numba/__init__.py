@@ -1,7 +1,6 @@
 """Run precompiled Triton kernels from Python without torch, on NVIDIA GPUs and on the CPU."""
 
 import os
-from importlib.metadata import PackageNotFoundError, version
 
 from .abi import LaunchConfig, Parameter, ParameterBlock, Sidecar, Signature
 from .debug import Recording, record, watch_process
@@ -26,11 +25,7 @@ from .errors import (
 )
 from .gptq import Checkpoint, GptqLinear, GptqTensors, LayerSpec
 from .kernels import BK, BM, BN, W4A16_PTX, W4A16Weight, fn_name, launch_w4a16_gptq
-
-try:
-    __version__ = version("ferrum-numba")
-except PackageNotFoundError:  # run from a checkout that was never installed
-    __version__ = "0+unknown"
+from .version import __version__
 
 watch_process(os.environ.get("FERRUM_RECORD"))
 

@@ -10,10 +10,11 @@ from typing import Any
 import click
 from rich.table import Table
 
-from .. import __version__, kernels
+from .. import kernels
 from ..abi import Signature, driver_for_ptx
 from ..devices import Device
 from ..errors import AbiError, DeviceError
+from ..version import __version__
 from .console import facts_table, json_option, standard_output, write_json
 from .devices import describe_device, device_line, device_option, find_device
 from .options import group_size_option, refuse_options

@@ -25,8 +25,9 @@ from ..abi import ArrayReference, LaunchConfig
 from ..devices import Device, Invocation, Kernel, observer, streams
 from ..devices.ledger import Ledger, Ticket
 from ..errors import FerrumError, RecordingError
+from ..version import __version__
 from .calls import Call, Calls
-from .container import CAPTURED, GRAPH, ContainerWriter, npy
+from .container import CAPTURED, FORMAT, GRAPH, ContainerWriter, npy
 from .digest import Digester
 from .policy import DIGEST_SHARE, Arrays, Policy
 
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from ..devices.lanes import Lane
 
 _now = time.perf_counter
-FORMAT = {"format": "ferrum recording", "version": 1}
 
 
 @contextmanager
@@ -370,8 +370,6 @@ def _typed(data: NDArray[np.uint8], array: ArrayReference) -> NDArray[Any]:
 
 
 def _origin() -> dict[str, Any]:
-    from .. import __version__
-
     return {
         "ferrum_numba": __version__,
         "python": platform.python_version(),

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from ..abi import LaunchConfig, Sidecar, Signature, ptx_digest
 from ..errors import RecordingError
-from .container import CAPTURED, GRAPH, ROW, Container
-from .recorder import FORMAT
+from .container import CAPTURED, FORMAT, GRAPH, ROW, Container
 
 _DTYPES = frozenset(
     ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from .. import kernels
 from ..devices import Device
 from ..errors import CheckpointError
 from ..gptq import Checkpoint
+from ..version import __version__
 from .layer_test import LayerResult, Plan
 from .record import as_json, layer_result
 
@@ -83,7 +83,7 @@ def settings_of(checkpoint: Checkpoint, plan: Plan, device: Device) -> dict[str,
         "oracle": None if plan.oracle is None else identity([plan.oracle.path]),
         "device": [device.name, kernels.device_name(device)],
         "artefacts": identity(sorted(kernels.folder().glob("*.ptx"))),
-        "version": _version(),
+        "version": __version__,
     }
 
 
@@ -101,13 +101,6 @@ def identity(files: Iterable[Path]) -> str:
 
 def _files(path: Path) -> list[Path]:
     return sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
-
-
-def _version() -> str | None:
-    try:
-        return version("ferrum-numba")
-    except PackageNotFoundError:
-        return None
 
 
 def _unusable(path: Path, error: OSError) -> CheckpointError:
