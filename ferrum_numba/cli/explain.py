@@ -20,9 +20,9 @@ from ..debug.causes import CAUSES
 from ..debug.checkpoint_clues import explain_checkpoint
 from ..debug.explanation import Diagnosis, explain
 from ..debug.recording import RecordedLaunch, Recording
-from ..devices.base import read_ptx
 from ..errors import FerrumError, RecordingError
 from ..gptq import Checkpoint
+from ..ptx_text import read_ptx
 from .console import facts_table, json_option, standard_output, write_json
 from .options import NUMBER_FROM_ZERO, refuse_options
 from .ptx_file import entry_option, sidecar_option

@@ -11,8 +11,8 @@ import click
 
 from .. import kernels
 from ..abi import Sidecar, Signature
-from ..devices.base import read_ptx
 from ..errors import PtxError, did_you_mean
+from ..ptx_text import read_ptx
 
 entry_option: Callable[[Any], Any] = click.option(
     "--entry", metavar="NAME", help="Which entry, where the PTX declares several."
