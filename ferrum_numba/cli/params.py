@@ -10,18 +10,15 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from ..abi import (
+from ..abi import ArrayReference, ParameterBlock, Sidecar, Signature
+from ..debug.block import (
     AnnotatedBlock,
-    ArrayReference,
-    ParameterBlock,
-    Sidecar,
-    Signature,
     annotate,
+    differences,
+    dtype_nbytes,
+    propose,
     suspicions,
 )
-from ..abi.annotation import differences
-from ..abi.notation import dtype_nbytes
-from ..abi.proposal import propose
 from ..errors import AbiError, PtxError
 from ..report.builds import Loading
 from .block_table import (

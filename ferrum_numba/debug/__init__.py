@@ -5,7 +5,7 @@ device's compiler.
 """
 
 from ..devices import observer
-from .notes import annotate
+from .notes import add_cause
 from .policy import Policy
 from .recorder import Recorder, record, record_process
 from .recording import Recording
@@ -25,6 +25,6 @@ __all__ = [
 
 def watch_process(path: str | None) -> None:
     """Have errors of launches name their cause; record all launches where a path is given."""
-    observer.annotate = annotate
+    observer.annotate = add_cause
     if path:
         record_process(path)

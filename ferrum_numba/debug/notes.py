@@ -21,7 +21,7 @@ from .recording import numpy_dtype
 _TELLING = 0.75  # the weight of evidence that is worth a note
 
 
-def annotate(
+def add_cause(
     kernel: Kernel,
     config: LaunchConfig,
     positional: Sequence[object],

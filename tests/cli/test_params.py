@@ -10,9 +10,9 @@ import pytest
 
 import ferrum_numba as fe
 from ferrum_numba.debug import record
-from tests.abi.launches import SIZES, block, launch, pack
 from tests.cli.commands import run, run_json
 from tests.corpus import FOLDER
+from tests.debug.block.launches import SIZES, block, launch, pack
 from tests.gptq.fixtures import fixture
 from tests.ptx import ptx
 

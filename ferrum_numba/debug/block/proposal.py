@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 
-from ..errors import AbiError
-from .arrays import POINTEE_DTYPES, ArrayReference
+from ...abi.arrays import POINTEE_DTYPES, ArrayReference
+from ...abi.sidecar import Sidecar
+from ...abi.signature import SCRATCH_ROLES, Parameter, Signature
+from ...errors import AbiError
 from .notation import dtype_nbytes, is_array, read_array
-from .sidecar import Sidecar
-from .signature import SCRATCH_ROLES, Parameter, Signature
 
 _FIRST_ADDRESS = 0x7F00_0000_0000
 _STEP = 1 << 21  # bytes, as drivers map memory

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from math import prod
 
-from ..errors import AbiError
-from .arrays import POINTEE_DTYPES, ArrayReference
+from ...abi.arrays import POINTEE_DTYPES, ArrayReference
+from ...errors import AbiError
 
 _ARRAY = re.compile(
     r"(?P<dtype>\w+)\s*\[(?P<shape>[\d\s,]*)\]\s*(?:@\s*(?P<address>0[xX][0-9a-fA-F]+|\d+))?"
