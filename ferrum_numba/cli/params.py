@@ -175,7 +175,7 @@ def _from_hex(text: str) -> bytes:
 
 def _recorded(path: str, number: int, other: str | None) -> tuple[list[AnnotatedBlock], str]:
     """The blocks of one or two launches, and the first one's PTX."""
-    from ..debug import Recording
+    from ..debug.recording import Recording
 
     if not Path(path).is_file():
         raise PtxError(f"{path}: expected a recording, found no file")

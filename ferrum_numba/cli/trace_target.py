@@ -72,7 +72,8 @@ def kernel_target(
 
 def recorded_target(target: str, number: int | None) -> Target:
     """A launch of a recording.  Raises RecordingError, and UsageError for one it does not have."""
-    from ..debug import Recording, replay
+    from ..debug.recording import Recording
+    from ..debug.replay import replay
 
     recording = Recording(target)
     count = len(recording.launches)

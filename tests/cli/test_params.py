@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import ferrum_numba as fe
-from ferrum_numba.debug import record
+from ferrum_numba.debug.recorder import record
 from tests.cli.commands import run, run_json
 from tests.corpus import FOLDER
 from tests.debug.block.launches import SIZES, block, launch, pack

@@ -9,7 +9,7 @@ import pytest
 
 import ferrum_numba as fe
 from ferrum_numba import kernels
-from ferrum_numba.debug import record
+from ferrum_numba.debug.recorder import record
 from tests.cli.commands import run, run_json
 from tests.conftest import FIXTURES
 from tests.devices import canonical
