@@ -83,6 +83,10 @@ CAUSES: Mapping[str, Cause] = {
         "an array is shorter than the kernel reads or writes",
         "allocate what shape and strides of the launch need",
     ),
+    "array-of-another-layer": Cause(
+        "an array does not belong to the others",
+        "pass the arrays of one layer, and look where the one that is named comes from",
+    ),
     "arrays-overlap": Cause(
         "the output shares memory with an input", "give the output an array of its own"
     ),

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from ..errors import CheckpointError
 from ..gptq import GptqTensors
+from ..gptq.misreadings import groups_of_rows
 from .oracle import Oracle
 from .tolerance import Bounds, Float32Array, WeightNorms, error_bounds
 
@@ -118,13 +119,6 @@ def _zero_norms(tensors: GptqTensors) -> Float32Array:
 def rows_of_groups(tensors: GptqTensors) -> npt.NDArray[np.int64]:
     """How many rows each group has, [groups]."""
     return np.bincount(groups_of_rows(tensors), minlength=tensors.groups)
-
-
-def groups_of_rows(tensors: GptqTensors) -> npt.NDArray[Any]:
-    """The group of each row, integers [K]."""
-    if tensors.g_idx is not None:
-        return tensors.g_idx
-    return np.arange(tensors.K) // tensors.group_size
 
 
 def _refuse_overflow(y: Float32Array) -> None:
