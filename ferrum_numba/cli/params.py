@@ -179,7 +179,13 @@ def _recorded(path: str, number: int, other: str | None) -> tuple[list[Annotated
 
     if not Path(path).is_file():
         raise PtxError(f"{path}: expected a recording, found no file")
-    launches = Recording(path).launches
+    recording = Recording(path)
+    launches = recording.launches
+    if not launches and recording.refused:
+        raise AbiError(
+            f"{path}: its launch was refused before it had a parameter block, by "
+            f"{recording.refused[0].error}; ferrum-numba explain {path} looks for the cause"
+        )
     numbers = [number] if other is None else [number, int(other) if other.isdecimal() else -1]
     blocks = []
     for wanted, text in zip(numbers, (number, other), strict=False):

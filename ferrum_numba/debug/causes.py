@@ -24,6 +24,12 @@ CAUSES: Mapping[str, Cause] = {
         "there is a parameter too many, and those behind it moved down",
         "leave out what the PTX does not declare",
     ),
+    "argument-misspelt": Cause(
+        "an argument's name is none of the kernel's", "spell it as the kernel's signature does"
+    ),
+    "argument-refused": Cause(
+        "an argument is not what the kernel takes", "pass what the message asks for"
+    ),
     "scratch-missing": Cause(
         "the scratch pointers that Triton appends are missing",
         "append one 8-byte pointer for each scratch parameter, NULL where its size is 0",

@@ -29,6 +29,7 @@ from ..version import __version__
 from .calls import Call, Calls
 from .container import CAPTURED, FORMAT, GRAPH, ContainerWriter, npy
 from .digest import Digester
+from .notes import likely_cause
 from .policy import DIGEST_SHARE, Arrays, Policy
 
 if TYPE_CHECKING:
@@ -302,6 +303,7 @@ class Recorder:
         """Write that a launch was refused, and the arguments in words."""
         names = [p.name for p in kernel.signature.arguments]
         given = dict(zip(names, positional, strict=False)) | dict(named)
+        found = likely_cause(kernel, config, positional, named)
         with self._lock:
             self._writer.line(
                 _dumps(
@@ -311,6 +313,7 @@ class Recorder:
                         "config": str(config)[:200],
                         "arguments": {name: _in_words(value) for name, value in given.items()},
                     }
+                    | ({"cause": found[0], "evidence": found[1][:2000]} if found else {})
                 )
             )
 

@@ -271,7 +271,7 @@ class Kernel(ABC):
 
         Raises AbiError as `launch` does.
         """
-        return self._prepared(self._marshal(config, arguments, named))
+        return self._prepared(self._marshal_seen(config, arguments, named))
 
     def _marshal_seen(
         self, config: LaunchConfig, positional: Sequence[object], named: Mapping[str, object]
@@ -280,11 +280,20 @@ class Kernel(ABC):
         try:
             return self._marshal(config, positional, named)
         except AbiError as error:
-            if observer.current is not None:
-                observer.current.refused(self, config, positional, named, error)
-            if observer.annotate is not None:
-                observer.annotate(self, config, positional, named, error)
+            self._show_refused(config, positional, named, error)
             raise
+
+    def _show_refused(
+        self,
+        config: LaunchConfig,
+        positional: Sequence[object],
+        named: Mapping[str, object],
+        error: AbiError,
+    ) -> None:
+        if observer.current is not None:
+            observer.current.refused(self, config, positional, named, error)
+        if observer.annotate is not None:
+            observer.annotate(self, config, positional, named, error)
 
     def issue(self, invocation: Invocation, stream: Any) -> None:
         """Launch what is marshalled already; a plan, a graph or an observer may take it instead."""
@@ -319,7 +328,12 @@ class Kernel(ABC):
         Only what a change can have touched is checked again.  Raises AbiError as `launch` does,
         and then changes nothing.  hold: whether the new invocation keeps what is new alive.
         """
-        bound = self._binder.rebind(invocation.bound, changes)
+        try:
+            bound = self._binder.rebind(invocation.bound, changes)
+        except AbiError as error:
+            given = {**invocation.arguments, **changes}
+            self._show_refused(invocation.config, (), given, error)
+            raise
         if bound.config is not invocation.config:
             self.require_possible(bound.config)
         invocation.block.write({name: bound.values[name] for name in changes})
