@@ -24,8 +24,9 @@ from .errors import (
     RecordingError,
     SanitizerError,
 )
-from .gptq import Checkpoint, GptqLinear, GptqTensors, LayerSpec
+from .gptq import Checkpoint, GptqLinear, GptqTensors, LayerSpec, TensorSpec
 from .kernels import BK, BM, BN, W4A16_PTX, W4A16Weight, fn_name, launch_w4a16_gptq
+from .models import Tokenizer
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ __all__ = [
     "SanitizerError",
     "Sidecar",
     "Signature",
+    "TensorSpec",
+    "Tokenizer",
     "W4A16Weight",
     "__version__",
     "fn_name",

@@ -1,8 +1,11 @@
 """Compile the Triton and Gluon sources in scripts/kernels/ ahead of time into ptx/.
 
-    python scripts/compile_ptx.py            # write ptx/*.ptx and ptx/*.json
+    python scripts/compile_ptx.py            # write all of ptx/
     python scripts/compile_ptx.py --check    # rebuild in memory, compare byte for byte
-    python scripts/compile_ptx.py decode     # either of them for artefacts named so alone
+    python scripts/compile_ptx.py decode     # either of them for builds named so alone
+
+What is built is listed in scripts/ptx_builds/.  A build's text becomes a file of ptx/ or a part of
+an archive; what its launcher must know becomes a row of ptx/catalogue.json.
 
 Needs triton==3.6.0 (`pip install .[compile]`), no GPU and no torch.
 """
@@ -17,26 +20,53 @@ import os
 import re
 import sys
 import tempfile
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
+from itertools import groupby
 from modulefinder import ModuleFinder
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ROOT / "scripts" / "kernels"
 ARTEFACTS = ROOT / "ptx"
+CATALOGUE = "catalogue.json"
 TUNING = "w4a16_tuning.json"  # measured by scripts/tune.py, not compiled
 TRITON_VERSION = "3.6.0"
+# The first use of a kernel's table: store(global_smem + 4 * thread, 0).
+_TABLE = re.compile(
+    r"mov\.u32\s+(?P<tid>%r\d+), %tid\.x;\s+"
+    r"and\.b32\s+(?P<thread>%r\d+), (?P=tid), (?P<last>\d+);"
+    r"(?:(?!\bst\.shared|global_smem).)*"
+    r"shl\.b32\s+(?P<offset>%r\d+), (?P=thread), 2;\s+"
+    r"mov\.b32\s+(?P<base>%r\d+), global_smem;\s+"
+    r"add\.s32\s+(?P<place>%r\d+), (?P=base), (?P=offset);\s+"
+    r"st\.shared\.b32\s+\[(?P=place)\], 0;",
+    re.DOTALL,
+)
 # The ABI's own rules, also from a bare checkout; and what the kernels import from each other.
 sys.path[:0] = [str(ROOT), str(SOURCES)]
 
 from ptx_builds import BUILDS, Build  # noqa: E402
 
 from ferrum_numba.abi import Sidecar, Signature, driver_for_ptx, ptx_digest  # noqa: E402
+from ferrum_numba.errors import AbiError  # noqa: E402
+from ferrum_numba.kernels import Artefact, artefact, names  # noqa: E402
+from ferrum_numba.kernels.archive import pack, unpack  # noqa: E402
+from ferrum_numba.kernels.catalogue import typed  # noqa: E402
 
 
-def compile_build(build: Build) -> tuple[str, str]:
-    """The artefact's PTX text and its sidecar's JSON text."""
+class Built(NamedTuple):
+    """A build's place in ptx/: its archive, PTX, and its row, which is a sidecar and the dtype."""
+
+    name: str
+    archive: str | None
+    text: str
+    row: dict[str, Any]
+
+
+def compile_build(build: Build) -> Built:
+    """The PTX of a build, and what the catalogue says of it."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -47,10 +77,11 @@ def compile_build(build: Build) -> tuple[str, str]:
     source = SOURCES / f"{build.kernel}.py"
     kernel = getattr(importlib.import_module(source.stem), build.kernel)
     constants = build.tile | build.constants
-    signature = {p["name"]: p["type"] for p in build.params}
+    params = typed(build.params, build.dtype)
+    signature = {p["name"]: p["type"] for p in params}
     signature |= dict.fromkeys(constants, "constexpr")
     aligned = {
-        (i,): [["tt.divisibility", p["align"]]] for i, p in enumerate(build.params) if "align" in p
+        (i,): [["tt.divisibility", p["align"]]] for i, p in enumerate(params) if "align" in p
     }
     language = GluonASTSource if kernel.is_gluon() else ASTSource
     compiled = triton.compile(
@@ -67,7 +98,9 @@ def compile_build(build: Build) -> tuple[str, str]:
     if build.even_registers:  # Triton moves registers to and fro all the same, which takes time
         text = re.sub(r"^\tsetmaxnreg\..*\n", "", text, flags=re.MULTILINE)
     text = _portable(text, build, compiled.metadata.shared)
-    return text, _sidecar(build, text, compiled.metadata, source)
+    row = {"dtype": build.dtype, **_sidecar(build, text, compiled.metadata, source)}
+    _check(Artefact(build.name, build.archive, {}, row).sidecar, text, build)
+    return Built(build.name, build.archive, text, row)
 
 
 def _portable(text: str, build: Build, shared: int) -> str:
@@ -82,7 +115,7 @@ def _portable(text: str, build: Build, shared: int) -> str:
     text = re.sub(r'(\.file\s+\d+\s+)"([^"]*)"', lambda m: f'{m[1]}"{_relative(m[2])}"', text)
     text = re.sub(r"\t\.section\s+\.debug_\w+\s*\{.*?\}\n", "", text, flags=re.DOTALL)
     if str(ROOT) in text or re.search(r'"/|\.section', text):
-        raise SystemExit(f"{build.artefact}: an absolute path or a DWARF section is left")
+        raise SystemExit(f"{build.name}: an absolute path or a DWARF section is left")
     built = {
         "tile": build.tile,
         "constants": build.constants,
@@ -102,7 +135,8 @@ def _relative(path: str) -> str:
     return file.name
 
 
-def _sidecar(build: Build, text: str, metadata: Any, source: Path) -> str:
+def _sidecar(build: Build, text: str, metadata: Any, source: Path) -> dict[str, Any]:
+    """The sidecar's JSON, with *T for the dtype."""
     scratch = {
         "global_scratch_size": metadata.global_scratch_size,
         "global_scratch_align": metadata.global_scratch_align,
@@ -110,7 +144,7 @@ def _sidecar(build: Build, text: str, metadata: Any, source: Path) -> str:
         "profile_scratch_align": metadata.profile_scratch_align,
     }
     ptx_version = Signature.from_ptx(text).ptx_version
-    content = {
+    return {
         "name": build.kernel,
         "target": build.target,
         "ptx_version": ".".join(map(str, ptx_version)),
@@ -135,8 +169,6 @@ def _sidecar(build: Build, text: str, metadata: Any, source: Path) -> str:
         "source_sha256": _source_digest(source),
         "ptx_sha256": ptx_digest(text),
     }
-    _check(text, content)
-    return _json(content)
 
 
 def _source_digest(source: Path) -> str:
@@ -150,66 +182,123 @@ def _source_digest(source: Path) -> str:
     return digest.hexdigest()
 
 
-def _check(text: str, content: dict[str, Any]) -> None:
-    """The package itself must accept what is written here."""
-    sidecar = Sidecar.read(content)
-    signature = Signature.from_ptx(text, content["name"])
+def _check(sidecar: Sidecar, text: str, build: Build) -> None:
+    """The package itself must accept what is written here, and the kernel find its table."""
+    signature = Signature.from_ptx(text, build.kernel)
     sidecar.check(text, signature)
     sidecar.declare(signature)
+    if build.table:
+        _check_table(text, build)
 
 
-def _json(content: dict[str, Any]) -> str:
-    """JSON with one line a key, and one line a parameter: readable, and diffs stay small."""
-    lines = []
-    for key, value in content.items():
-        if key == "params":
-            rows = ",\n".join(f"    {json.dumps(row)}" for row in value)
-            lines.append(f'  "params": [\n{rows}\n  ]')
+def _check_table(text: str, build: Build) -> None:
+    """The first that is stored to shared memory is the table, from where that begins on."""
+    first = _TABLE.search(text.partition("bar.sync")[0])
+    if first is None or int(first["last"]) != build.num_warps * 32 - 1:
+        raise SystemExit(
+            f"{build.name}: expected the first store to shared memory to be the table's, of a zero "
+            "a thread from where global_smem begins on, since the kernel's assembly reads the "
+            "table there; found none such: allocate and use the table before anything else"
+        )
+
+
+def shipped(name: str) -> Built:
+    """A build as it lies in ptx/."""
+    known = artefact(name)
+    return Built(name, known.archive, known.text, {**known.record, **known.row})
+
+
+def contents(builds: Mapping[str, Built]) -> dict[str, bytes]:
+    """The files of ptx/ by name."""
+    files = {CATALOGUE: _catalogue(builds).encode()}
+    archives: dict[str, dict[str, str]] = {}
+    for build in builds.values():
+        if build.archive is None:
+            files[f"{build.name}.ptx"] = build.text.encode()
         else:
-            lines.append(f"  {json.dumps(key)}: {json.dumps(value)}")
-    return "{\n" + ",\n".join(lines) + "\n}\n"
+            archives.setdefault(build.archive, {})[build.name] = build.text
+    return files | {f"{name}.xz": pack(texts) for name, texts in archives.items()}
+
+
+def _catalogue(builds: Mapping[str, Built]) -> str:
+    """A record a kernel, of what all its builds say alike, and a row a build of the rest."""
+
+    def kernel_of(build: Built) -> str:
+        return str(build.row["name"])
+
+    kernels = []
+    ordered = sorted(builds.values(), key=lambda build: (kernel_of(build), build.name))
+    for kernel, group in groupby(ordered, kernel_of):
+        its = list(group)
+        first = its[0].row
+        shared = {
+            key: value
+            for key, value in first.items()
+            if key != "dtype" and all(b.row.get(key) == value for b in its)
+        }
+        rows = {b.name: {k: v for k, v in b.row.items() if k not in shared} for b in its}
+        record = [f"    {json.dumps(k)}: {_value(k, v)}" for k, v in shared.items()]
+        lines = [f"    {json.dumps(name)}: {json.dumps(row)}" for name, row in rows.items()]
+        kernels.append(
+            f' {json.dumps(kernel)}: {{\n  "archive": {json.dumps(its[0].archive)},\n'
+            '  "record": {\n' + ",\n".join(record) + "\n  },\n"
+            '  "builds": {\n' + ",\n".join(lines) + "\n  }\n }"
+        )
+    return "{\n" + ",\n".join(kernels) + "\n}\n"
+
+
+def _value(key: str, value: object) -> str:
+    """JSON, with one line a parameter: readable, and diffs stay small."""
+    if key != "params" or not isinstance(value, list):
+        return json.dumps(value)
+    return "[\n" + ",\n".join(f"      {json.dumps(row)}" for row in value) + "\n    ]"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--check", action="store_true", help="compare with ptx/, write nothing")
-    parser.add_argument("part", nargs="?", default="", help="of the names of artefacts to build")
+    parser.add_argument("--processes", type=int, help="default: as many as there are cores")
+    parser.add_argument("part", nargs="?", default="", help="of the names of the builds to compile")
     arguments = parser.parse_args()
-    builds = [build for build in BUILDS if arguments.part in build.artefact]
-    with tempfile.TemporaryDirectory() as cache, ProcessPoolExecutor() as pool:
+    wanted = [build for build in BUILDS if arguments.part in build.name]
+    with (
+        tempfile.TemporaryDirectory() as cache,
+        ProcessPoolExecutor(arguments.processes) as pool,
+    ):
         os.environ["TRITON_CACHE_DIR"] = cache  # what is cached elsewhere proves nothing
-        contents = {}
-        for build, (text, sidecar) in zip(builds, pool.map(compile_build, builds), strict=True):
-            contents[f"{build.artefact}.ptx"] = text
-            contents[f"{build.artefact}.json"] = sidecar
+        fresh = {built.name: built for built in pool.map(compile_build, wanted)}
+    listed = {build.name for build in BUILDS}
+    kept = listed - fresh.keys() & set(names()) if arguments.part else set()
+    files = contents({name: shipped(name) for name in kept} | fresh)
     if arguments.check:
-        return compare(contents, arguments.part)
+        return compare(files, fresh)
     ARTEFACTS.mkdir(exist_ok=True)
-    for name, content in contents.items():
-        (ARTEFACTS / name).write_text(content, encoding="utf-8", newline="\n")
+    for path in ARTEFACTS.iterdir():
+        if path.name not in {*files, TUNING}:
+            path.unlink()
+            print(f"{path.name}: removed")
+    for name, content in files.items():
+        (ARTEFACTS / name).write_bytes(content)
         print(f"{name}: {len(content)} bytes")
     return 0
 
 
-def compare(contents: dict[str, str], part: str = "") -> int:
-    """Print each artefact whose bytes differ from the rebuilt ones; 1 if there is any.
-
-    part: of the names of the artefacts that were rebuilt.
-    """
-    found = {
-        path.name: path.read_bytes()
-        for path in ARTEFACTS.iterdir()
-        if path.suffix in (".ptx", ".json") and part in path.stem
-    }
-    found.pop(TUNING, None)
-    stale = sorted(
-        name
-        for name in found.keys() | contents.keys()
-        if found.get(name) != contents.get(name, "").encode()
-    )
+def compare(files: dict[str, bytes], fresh: Mapping[str, Built]) -> int:
+    """Print each file of ptx/, and each text, that differs from its rebuild; 1 if there is any."""
+    found = {path.name: path.read_bytes() for path in ARTEFACTS.iterdir() if path.name != TUNING}
+    stale = sorted(n for n in found.keys() | files.keys() if found.get(n) != files.get(n))
+    texts: dict[str, str] = {}
     for name in stale:
         print(f"{name}: differs from its rebuild from source; run scripts/compile_ptx.py")
-    print(f"{len(contents)} artefacts rebuilt, {len(stale)} differ")
+        if name.endswith(".xz") and name in found:
+            try:
+                texts |= unpack(found[name], name)
+            except AbiError as error:
+                print(error)
+    for name, built in fresh.items():
+        if name in texts and texts[name] != built.text:
+            print(f"  {built.archive}.xz: {name}: other PTX")
+    print(f"{len(fresh)} builds rebuilt, {len(stale)} files of ptx/ differ")
     return 1 if stale else 0
 
 

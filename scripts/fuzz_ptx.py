@@ -32,6 +32,7 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
 
+from ferrum_numba import kernels  # noqa: E402
 from ferrum_numba.abi import Signature  # noqa: E402
 from ferrum_numba.emulator import Program  # noqa: E402
 from ferrum_numba.emulator.checks import CHECKS, CheckedProgram, LaunchArray  # noqa: E402
@@ -40,7 +41,7 @@ from ferrum_numba.errors import AbiError, FerrumError, LaunchError, PtxError  # 
 
 # What one text may take: the longest of the corpus needs 4 s with all checks on an idle machine.
 HANG_SECONDS = 120.0
-CORPUS = sorted([*(ROOT / "ptx").glob("*.ptx"), *(ROOT / "tests/emulator/data").rglob("*.ptx")])
+DATA = ROOT / "tests" / "emulator" / "data"
 
 # -- mutations: text -> text ------------------------------------------------------------------
 
@@ -195,7 +196,8 @@ def work(pipe: Connection, seed: int) -> None:
     os.environ["FERRUM_CACHE_DIR"] = ""
     os.environ["FERRUM_CPU_STEPS"] = "300000"
     rng = random.Random(seed)
-    corpus = [path.read_text() for path in CORPUS]
+    shipped = [build.text for build in kernels.builds()]
+    corpus = [*shipped, *(path.read_text() for path in sorted(DATA.rglob("*.ptx")))]
     while True:
         text = mutate(corpus, rng)
         pipe.send(("text", text))

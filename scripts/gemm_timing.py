@@ -97,18 +97,11 @@ class Layers:
     ) -> list[fe.PreparedLaunch]:
         """One launch on each of the layers, with an activation and an output of its own."""
         bias = (shipped.sidecar.constants or {}).get("ZERO_BIAS", 1)
-        sizes = kernels.contiguous_sizes(M, N, K, group_size)
-        config = kernels.launch_config(shipped.sidecar, **sizes)
         kernel = shipped.kernel(self.device)
         x = np.random.default_rng(M).standard_normal((M, K)).astype(np.float16)
         a = self.device.to_device(x)
         return [
-            kernel.prepare(
-                config,
-                *(a, weight.qweight, weight.scales, weight.qzeros),
-                self.device.empty((M, N), np.float16),
-                *sizes.values(),
-            )
+            kernels.prepare_w4a16_gptq(kernel, a, weight, self.device.empty((M, N), np.float16), M)
             for weight in self.weights(N, K, group_size, bias)
         ]
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import re
 from collections.abc import Iterator
 
 from gemm_timing import ROOT, Layers, peers  # first: it puts the repository on the path
@@ -29,12 +28,11 @@ Shape = tuple[int, int, int, int]  # group, M, N, K
 
 
 def builds(group: int, device: fe.Device) -> dict[str, kernels.Artefact]:
-    """The float16 v1 artefacts for this group by build; v2 is the same but for a constant."""
-    pattern = re.compile(r"w4a16_gptq_gemm_([^.]+\.[^.]+)\.g(\d+)\.v1\.([^.]+)")
+    """The tuned float16 builds for this group, as the table calls them."""
     found = {
-        f"{match[1]}.g{match[2]}.{match[3]}": kernels.artefact(match.string)
-        for match in map(pattern.fullmatch, kernels.names())
-        if match is not None and group % int(match[2]) == 0
+        build.name: build
+        for build in kernels.builds(dtype="float16")
+        if "GROUP" in build.fields and group % build.fields["GROUP"] == 0
     }
     if device.name == "cpu":  # far behind on every GPU
         found[CANONICAL] = kernels.canonical(1)
@@ -48,7 +46,7 @@ def measure(
     shapes = sorted({(p.N, p.K) for p in peers()}) if device.name != "cpu" else CPU_SHAPES
     layers = Layers(device)
     for group, m, (n, k) in itertools.product(groups, ms, shapes):
-        sizes = kernels.contiguous_sizes(m, n, k, group)
+        sizes = kernels.contiguous_sizes(m, n, k, group) | {"zero_bias": 1}
         yield (
             (group, m, n, k),
             {
@@ -65,9 +63,13 @@ def worth_trying(shipped: kernels.Artefact, m: int) -> bool:
     return (m <= 8 * rows or rows >= 64) and rows <= max(16, 4 * m)
 
 
-def fastest(times: dict[str, float], target: str = "") -> str:
+def fastest(times: dict[str, float], target: str | None = None) -> str:
     """The fastest of the builds for this target, or of all."""
-    return min((name for name in times if name.endswith(target)), key=lambda name: times[name])
+    runs = times
+    if target is not None:
+        fitting = {build.name for build in kernels.builds(target=target)}
+        runs = {name: us for name, us in times.items() if name in fitting}
+    return min(runs, key=lambda name: runs[name])
 
 
 def merge(table: str, rows: dict[Shape, str]) -> None:

@@ -17,7 +17,18 @@ from ferrum_numba.abi import ptx_digest
 from tests.conftest import FIXTURES
 
 PACKAGE = Path(fe.__file__).parent
-ROWS = ["errors", "abi", "emulator", "devices", "kernels", "gptq", "report", "debug", "cli"]
+ROWS = [
+    "errors",
+    "abi",
+    "emulator",
+    "devices",
+    "kernels",
+    "gptq",
+    "models",
+    "report",
+    "debug",
+    "cli",
+]
 
 NUMBA = [PACKAGE / "devices" / name for name in ("cuda.py", "compiled.py")]
 
@@ -77,11 +88,17 @@ def test_artefacts(name: str) -> None:
     signature = fe.Signature.from_ptx(artefact.text)
     artefact.sidecar.check(artefact.text, signature)
     assert artefact.sidecar.ptx_sha256 == ptx_digest(artefact.text)
-    content = json.loads((kernels.folder() / f"{name}.json").read_text())
-    for text in (artefact.text, json.dumps(content)):
+    for text in (artefact.text, json.dumps(artefact.declared)):
         assert not re.search(r"(?<![\w.])/[\w.-]+/[\w./-]+", text), "an absolute path"
     assert "\t.loc\t" in artefact.text
-    assert content["source"] in artefact.text, ".file names the source"
+    assert artefact.declared["source"] in artefact.text, ".file names the source"
+
+
+def test_what_is_shipped_is_small() -> None:
+    files = list(kernels.folder().iterdir())
+    assert len(files) <= 20
+    assert sum(file.stat().st_size for file in files) <= 1_500_000
+    assert len([name for name in kernels.names() if name.startswith("w4a16")]) <= 100
 
 
 def test_an_artefact_that_is_not_shipped() -> None:

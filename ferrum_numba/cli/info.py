@@ -11,7 +11,6 @@ import click
 from rich.table import Table
 
 from .. import kernels
-from ..abi import Signature, driver_for_ptx
 from ..devices import Device
 from ..errors import AbiError, DeviceError
 from ..version import __version__
@@ -114,16 +113,15 @@ def _devices() -> list[dict[str, Any]]:
 
 
 def _artefact(name: str) -> dict[str, Any]:
+    """A shipped kernel, as the catalogue describes it."""
     shipped = kernels.artefact(name)
-    signature = Signature.from_ptx(shipped.text, shipped.sidecar.entry)
+    fields = ("target", "ptx_version", "min_driver", "tile", "constants")
+    declared = shipped.declared
     return {
         "name": name,
-        "entry": signature.entry,
-        "target": signature.target,
-        "ptx_version": ".".join(map(str, signature.ptx_version)),
-        "min_driver": driver_for_ptx(signature.ptx_version),
-        "tile": shipped.sidecar.tile,
-        "constants": shipped.sidecar.constants,
+        "entry": declared["name"],
+        "dtype": shipped.dtype,
+        **{field: declared[field] for field in fields},
     }
 
 

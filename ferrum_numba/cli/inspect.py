@@ -33,6 +33,7 @@ from .ptx_file import PtxFile, entry_option, open_ptx, sidecar_option
 @sidecar_option
 @device_option("Also load the entries there: whether this device can run them, and what they take.")
 @click.option("--all", "everything", is_flag=True, help="Every opcode and every source line.")
+@click.option("--text", "as_text", is_flag=True, help="Print the PTX itself, and nothing else.")
 @json_option
 @click.pass_context
 def inspect(
@@ -42,6 +43,7 @@ def inspect(
     sidecar_path: Path | None,
     device: str | None,
     everything: bool,
+    as_text: bool,
     as_json: bool,
 ) -> None:
     """Show what a kernel expects of a launch, and what it is made of.
@@ -50,6 +52,11 @@ def inspect(
     and occupancy are those of ptxas, where one is installed, or of the GPU that --device names.
     Exits with 1 if a sidecar disagrees with its PTX, or the device refuses it.
     """
+    if as_text:
+        if as_json or everything or device or entry or sidecar_path:
+            raise click.UsageError("--text: not with other options")
+        click.echo(open_ptx(target).text, nl=False)
+        return
     if Path(target).is_dir():
         if entry or sidecar_path:
             raise click.UsageError("--entry, --sidecar: not with a folder")
@@ -73,13 +80,13 @@ def inspected(opened: PtxFile, entry: str | None = None) -> Inspection:
 
 
 def _inspect(opened: PtxFile, entry: str | None = None) -> Inspection:
-    path = None if opened.sidecar_path is None else str(opened.sidecar_path)
+    path = opened.sidecar_name
     sidecar: Sidecar | SidecarVerdict
     try:
-        sidecar = Sidecar.read(opened.sidecar_path)
+        sidecar = Sidecar.read(opened.sidecar)
     except AbiError as error:
         sidecar = SidecarVerdict(path, "disagrees", str(error))
-    return inspect_ptx(str(opened.path), opened.text, sidecar, path, entry)
+    return inspect_ptx(opened.name, opened.text, sidecar, path, entry)
 
 
 def _assembled(found: Inspection, opened: PtxFile) -> Inspection:
@@ -102,7 +109,7 @@ def loaded(opened: PtxFile, name: str, entry: str | None = None) -> tuple[Inspec
     found = _inspect(opened, entry)
     # With a sidecar that disagrees, whether the PTX alone would load is still worth knowing.
     agrees = found.sidecar.verdict == "agrees"
-    sidecar = Sidecar.read(opened.sidecar_path) if agrees else Sidecar()
+    sidecar = Sidecar.read(opened.sidecar) if agrees else Sidecar()
     described = sidecar.entry or found.entries[0].entry
     entries: list[InspectedEntry] = []
     for each in found.entries:

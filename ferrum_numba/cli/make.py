@@ -160,7 +160,7 @@ def make(
         "path": str(out_dir),
         "layers": len(checkpoint.layers),
         "nbytes": sum(file.stat().st_size for file in out_dir.glob("*.safetensors")),
-        "zero_format": checkpoint.config.zero_format,
+        "zero_format": checkpoint.quantization.zero_format,
         "fault": fault,
         "damaged_layer": None if fault is None else apply_fault(out_dir, fault),
         "seconds": time.perf_counter() - start,

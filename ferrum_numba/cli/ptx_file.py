@@ -28,15 +28,30 @@ sidecar_option: Callable[[Any], Any] = click.option(
 
 @dataclass(frozen=True)
 class PtxFile:
-    """PTX text and the path of its sidecar, None where there is none."""
+    """PTX text and its sidecar: a file's path, the shipped kernel's own, or None.
 
-    path: Path
+    name: its path, or the shipped kernel's name.
+    """
+
+    name: str
     text: str
-    sidecar_path: Path | None
+    sidecar: Path | Sidecar | None
+
+    @property
+    def title(self) -> str:
+        """The name without folder and suffix."""
+        return Path(self.name).name.removesuffix(".ptx")
+
+    @property
+    def sidecar_name(self) -> str | None:
+        """Where the sidecar is from."""
+        if isinstance(self.sidecar, Sidecar):
+            return str(kernels.folder() / "catalogue.json")
+        return None if self.sidecar is None else str(self.sidecar)
 
     def declared(self, entry: str | None = None) -> tuple[Signature, Sidecar]:
         """The signature as the sidecar declares it.  Raises AbiError where the two disagree."""
-        sidecar = Sidecar.read(self.sidecar_path)
+        sidecar = Sidecar.read(self.sidecar)
         if entry is None and sidecar.entry in Signature.entries(self.text):
             entry = sidecar.entry
         signature = Signature.from_ptx(self.text, entry)
@@ -67,8 +82,9 @@ def open_ptx(target: str | Path, sidecar_path: Path | None = None) -> PtxFile:
                 f"{target}: expected a .ptx file or the name of a shipped kernel, found neither; "
                 f"{hint}"
             )
-        path = kernels.folder() / f"{target}.ptx"
+        shipped = kernels.artefact(str(target))
+        return PtxFile(shipped.name, shipped.text, sidecar_path or shipped.sidecar)
     beside = path.with_suffix(".json")
     if sidecar_path is None and beside.is_file():
         sidecar_path = beside
-    return PtxFile(path, read_ptx(path), sidecar_path)
+    return PtxFile(str(path), read_ptx(path), sidecar_path)

@@ -144,7 +144,7 @@ def _run_kernel(device: CheckedCpuDevice, name: str, sizes: dict[str, int], seed
     launch = sample(sidecar, sizes, seed)
     kernel = device.load_module(file.text, sidecar).get_kernel(signature.entry)
     kernel.launch(launch.config, **launch.arrays, **launch.integers)
-    return f"{file.path.stem} at {', '.join(f'{key} = {launch.integers[key]}' for key in taken)}"
+    return f"{file.title} at {', '.join(f'{key} = {launch.integers[key]}' for key in taken)}"
 
 
 def _run_layer(

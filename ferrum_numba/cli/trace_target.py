@@ -67,7 +67,7 @@ def kernel_target(
         kernel.launch(drawn.config, **drawn.arrays, **drawn.integers)
 
     values = ", ".join(f"{name} = {drawn.integers[name]}" for name in names)
-    return Target(f"{file.path.stem} at {values}", file.text, signature.entry, launch)
+    return Target(f"{file.title} at {values}", file.text, signature.entry, launch)
 
 
 def recorded_target(target: str, number: int | None) -> Target:

@@ -108,11 +108,10 @@ def _digests_differ(case: Case, sidecar: Sidecar) -> Hypothesis:
 
 def _shipped(digest: str | None) -> kernels.Artefact | None:
     """The shipped kernel whose PTX has this digest."""
-    for name in kernels.names():
+    for build in kernels.builds():
         with suppress(FerrumError):  # one that is damaged is none of this launch's business
-            artefact = kernels.artefact(name)
-            if artefact.sidecar.ptx_sha256 == digest:
-                return artefact
+            if build.declared["ptx_sha256"] == digest and build.text:
+                return build
     return None
 
 

@@ -3,7 +3,7 @@
 Checkpoints can be made too: synthetic ones of any dialect, and from a dense model.
 """
 
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, TensorSpec
 from .config import QuantConfig
 from .conversion import quantize_checkpoint
 from .fusion import fuse
@@ -24,6 +24,7 @@ __all__ = [
     "LayerSpec",
     "QuantConfig",
     "Recipe",
+    "TensorSpec",
     "ZeroFormat",
     "fuse",
     "make_checkpoint",

@@ -1,4 +1,4 @@
-"""A GPTQ checkpoint on disk: which layers it has, and their tensors."""
+"""A GPTQ checkpoint on disk: its quantised layers, and all other tensors."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -14,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import CheckpointError, did_you_mean
-from .config import QuantConfig, config_file_names
-from .dequantise import dequantize_words
+from .config import QuantConfig, config_file_names, read_model_config
+from .dequantise import dequantize_words, rounded
 from .layer_spec import LayerSpec, read_layer_specs
 from .packing import WIDTHS, unpack_columns
+from .safetensors_file import NUMPY_DTYPES
 from .shards import Shards
 from .tensors import GptqTensors, check_finite, check_groups_used
 from .zeros import (
@@ -29,14 +31,33 @@ from .zeros import (
 )
 
 _PARTS = ("qweight", "qzeros", "scales", "g_idx", "bias")
+_FLOATS = ("F16", "BF16", "F32")
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A tensor of a checkpoint, quantised or not.
+
+    dtype   NumPy's name ("float16", "bfloat16", "int32"), or the file's ("F8_E4M3") where NumPy
+            has none
+    shape   as it is stored
+    nbytes  of it
+    file    name of the file that holds it
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
+    file: str
 
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """The quantised layers of a directory or of one safetensors file; made by `Checkpoint.open`.
+    """What a directory or one safetensors file holds; made by `Checkpoint.open`.
 
-    path    the directory or file
-    config  the quantisation configuration
+    path          the directory or file
+    config        the content of config.json beside the tensors; empty where there is none
+    quantization  the quantisation configuration
     layers  name -> LayerSpec, of every quantised layer, other widths than 4 bits included
     problems  name -> what is wrong, of the layers whose tensors are missing or contradict each
               other or the configuration; loading one of them raises it. An index that cannot be
@@ -45,7 +66,8 @@ class Checkpoint:
     """
 
     path: Path
-    config: QuantConfig
+    config: Mapping[str, Any]
+    quantization: QuantConfig
     layers: Mapping[str, LayerSpec]
     problems: Mapping[str, str]
     _shards: Shards
@@ -73,8 +95,8 @@ class Checkpoint:
         if zero_format is not None:
             check_zero_format(zero_format)
         shards = Shards.open(path)
-        config = _config(shards, zero_format, group_size)
-        layers, problems = read_layer_specs(shards, config)
+        quantization = _quantization(shards, zero_format, group_size)
+        layers, problems = read_layer_specs(shards, quantization)
         if problems and not layers:
             more = f" (and {len(problems) - 1} more such layers)" if len(problems) > 1 else ""
             raise CheckpointError(f"{next(iter(problems.values()))}{more}")
@@ -85,7 +107,8 @@ class Checkpoint:
             )
         return cls(
             path,
-            config,
+            MappingProxyType(read_model_config(shards.folder)),
+            quantization,
             MappingProxyType(layers),
             MappingProxyType(problems | dict(shards.problems)),
             shards,
@@ -114,31 +137,75 @@ class Checkpoint:
                 g_idx=parts.get("g_idx"),
                 bias=parts.get("bias"),
                 group_size=spec.group_size,
-                zero_format=plain_format(parts["qzeros"], self.config.zero_format),
+                zero_format=plain_format(parts["qzeros"], self.quantization.zero_format),
             )
         except CheckpointError as error:
             raise CheckpointError(f"{name}.{error}") from error
 
-    def load_dense(self, name: str, dtype: npt.DTypeLike = np.float16) -> npt.NDArray[Any]:
-        """The dequantised weight [K, N] of the layer `name`, of 2, 3, 4 or 8 bits, in C order.
+    @cached_property
+    def tensors(self) -> Mapping[str, TensorSpec]:
+        """Name -> TensorSpec of every tensor, those of the quantised layers included."""
+        return MappingProxyType(
+            {
+                name: TensorSpec(
+                    str(NUMPY_DTYPES.get(stored.dtype, stored.dtype)),
+                    stored.shape,
+                    stored.nbytes,
+                    stored.file.name,
+                )
+                for name, stored in self._shards.tensors.items()
+            }
+        )
 
-        dtype: float16, bfloat16 or float32; each weight is rounded once. Warns and raises as `load`
-        does, and where a weight is beyond `dtype`.
+    @cached_property
+    def missing(self) -> Mapping[str, str]:
+        """Name -> file of every tensor that an index names and no file has."""
+        index, tensors = self._shards.index, self._shards.tensors
+        return MappingProxyType({name: index[name] for name in index if name not in tensors})
+
+    def array(self, name: str) -> npt.NDArray[Any]:
+        """The values of the tensor `name`, such as "model.norm.weight", as they are stored.
+
+        A new array of its dtype and shape in C order, bfloat16 as ml_dtypes.bfloat16. It is read,
+        not mapped: what happens to the file later cannot reach it. Raises CheckpointError for an
+        unknown or missing name, and for a dtype that NumPy does not have.
         """
+        if name not in self._shards.tensors:
+            if name in self.missing:
+                self._shards.find(name)  # says where it should be
+            hint = did_you_mean(name, self._shards.tensors, "Checkpoint.tensors has them")
+            raise CheckpointError(
+                f"{name}: expected the name of a tensor, found none of that name in {self.path}; "
+                f"{hint}"
+            )
+        ((_, array),) = self._shards.read([name])
+        return array
+
+    def dense(self, name: str, dtype: npt.DTypeLike = np.float16) -> npt.NDArray[Any]:
+        """The weight [K, N] of the linear layer `name`, quantised or not, in C order.
+
+        A quantised one, of 2, 3, 4 or 8 bits, is dequantised; of any other, `name`.weight [N, K] is
+        transposed. dtype: float16, bfloat16 or float32; each weight is rounded once. Warns and
+        raises as `load` does, and where a weight is beyond `dtype`.
+        """
+        if name not in self.layers and name not in self.problems:
+            stored = self._shards.tensors.get(f"{name}.weight")
+            if stored is not None and stored.dtype in _FLOATS and len(stored.shape) == 2:
+                return rounded(f"{name}.weight", self.array(f"{name}.weight").T, dtype)
         spec = self._spec(name)
-        planar = self.config.checkpoint_format == "gptq_p" and spec.bits == 3
+        planar = self.quantization.checkpoint_format == "gptq_p" and spec.bits == 3
         if spec.bits not in WIDTHS or planar:
             raise CheckpointError(
                 f"{name}: expected a layer of 2, 3, 4 or 8 bits in GPTQ's packing, found "
-                f"{spec.bits} bits of format {self.config.checkpoint_format} in bit planes, which "
-                "are not decoded here; let the producer convert it"
+                f"{spec.bits} bits of format {self.quantization.checkpoint_format} in bit planes, "
+                "which are not decoded here; let the producer convert it"
             )
         parts = self._read(spec)
         try:
             check_finite("scales", parts["scales"])
             return dequantize_words(
                 parts["qweight"],
-                decode_zeros(parts["qzeros"], self.config.zero_format, spec.bits),
+                decode_zeros(parts["qzeros"], self.quantization.zero_format, spec.bits),
                 parts["scales"],
                 parts.get("g_idx"),
                 bits=spec.bits,
@@ -148,13 +215,15 @@ class Checkpoint:
         except CheckpointError as error:
             raise CheckpointError(f"{name}.{error}") from error
 
+    load_dense = dense  # its earlier name
+
     def _read(self, spec: LayerSpec) -> dict[str, npt.NDArray[Any]]:
         """The arrays of a layer by part, zeros and groups checked against the configuration."""
         names = [f"{spec.name}.{part}" for part in _PARTS]
         stored = self._shards.read(name for name in names if name in self._shards.tensors)
         parts = {name.removeprefix(f"{spec.name}."): array for name, array in stored}
         if not self._trust_labels:
-            _check_zeros(spec, self.config.zero_format, parts["qzeros"])
+            _check_zeros(spec, self.quantization.zero_format, parts["qzeros"])
         if "g_idx" in parts:
             check_groups_used(f"{spec.name}.g_idx", parts["g_idx"], spec.groups)
         return parts
@@ -171,7 +240,9 @@ class Checkpoint:
         return self.layers[name]
 
 
-def _config(shards: Shards, zero_format: ZeroFormat | None, group_size: int | None) -> QuantConfig:
+def _quantization(
+    shards: Shards, zero_format: ZeroFormat | None, group_size: int | None
+) -> QuantConfig:
     config = QuantConfig.read(shards.folder, shards.metadata)
     if config is None:
         if zero_format is None or group_size is None:

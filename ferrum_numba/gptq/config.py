@@ -1,31 +1,30 @@
 """The quantisation configuration of a checkpoint directory.
 
 GPTQModel and AutoGPTQ write `quantize_config.json`, auto-round `quantization_config.json`, and
-transformers the same under `quantization_config` in `config.json`. Where several exist they must
-agree, since nothing else says which is right.
+transformers the same under `quantization_config` in `config.json`, which for a model of several
+parts stands in the part's own section (`text_config`, `thinker_config`). Where several exist they
+must agree, since nothing else says which is right.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
+from .files import read_json
 from .rules import LayerRule, read_rules
 from .zeros import ZeroFormat
 
-# (file, key under which the configuration stands). The order decides which file's value is taken
+# The producers' own files. The order, with config.json last, decides which file's value is taken
 # where only one has it, and whose `dynamic`: transformers sorts the keys of config.json, which
 # loses the order of the patterns.
-_FILES: tuple[tuple[str, str | None], ...] = (
-    ("quantize_config.json", None),
-    ("quantization_config.json", None),
-    ("config.json", "quantization_config"),
-)
+_OWN_FILES = ("quantize_config.json", "quantization_config.json")
+_MODEL_FILE, _KEY = "config.json", "quantization_config"
+_DEPTH = 3  # sections of config.json that are looked into, as thinker_config.text_config
 
 # Field -> the names it goes by in files.
 _NAMES: dict[str, tuple[str, ...]] = {
@@ -144,33 +143,52 @@ class QuantConfig:
 
 def config_file_names() -> str:
     """The places where a configuration is looked for, for messages."""
-    return ", ".join(f"{key} in {file}" if key else file for file, key in _FILES)
+    return ", ".join([*_OWN_FILES, f"{_KEY} in {_MODEL_FILE}"])
+
+
+def read_model_config(directory: Path) -> dict[str, Any]:
+    """The content of config.json in `directory`; empty where there is none."""
+    return _read_object(directory / _MODEL_FILE) or {}
 
 
 def _read_files(directory: Path) -> dict[str, dict[str, Any]]:
+    """Place -> quantisation configuration, a file's name or a section of config.json."""
     found = {}
-    for file, key in _FILES:
-        path = directory / file
-        if not path.is_file():
-            continue
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise CheckpointError(
-                f"{path}: expected JSON, found what cannot be read ({error}); "
-                "download the file again"
-            ) from error
-        if isinstance(content, dict) and key is not None:
-            content = content.get(key)
-            if content is None:  # an unquantised model's config.json
-                continue
+    for file in _OWN_FILES:
+        content = _read_object(directory / file)
+        if content is not None:
+            found[file] = content
+    for place, content in _sections(read_model_config(directory), _MODEL_FILE, _DEPTH):
         if not isinstance(content, dict):
             raise CheckpointError(
-                f"{path}: expected a JSON object{f' under {key}' if key else ''}, found "
+                f"{directory / _MODEL_FILE}: expected a JSON object under {_KEY}, found "
                 f"{type(content).__name__}"
             )
-        found[file] = content
+        found[place] = content
     return found
+
+
+def _read_object(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    try:
+        content = read_json(path)
+    except OSError as error:
+        raise CheckpointError(
+            f"{path}: expected JSON, found what cannot be read ({error}); download the file again"
+        ) from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: expected a JSON object, found {type(content).__name__}")
+    return content
+
+
+def _sections(content: Mapping[str, Any], place: str, depth: int) -> Iterator[tuple[str, Any]]:
+    """(place, value) of every quantization_config of a model's configuration, the outer first."""
+    if content.get(_KEY) is not None:  # null in an unquantised model's
+        yield place, content[_KEY]
+    for name, section in content.items():
+        if depth and name != _KEY and isinstance(section, dict):
+            yield from _sections(section, f"{name} of {place}", depth - 1)
 
 
 def _agreed(found: Mapping[str, dict[str, Any]], field: str, names: tuple[str, ...]) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -15,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import CheckpointError
+from .config import read_model_config
 from .packing import NIBBLES
 from .quantise import quantize
 from .safetensors_file import NUMPY_DTYPES, StoredTensor, write_file
@@ -144,7 +144,6 @@ def _write_configuration(source: Path, folder: Path, options: _Options) -> None:
     for file in [*source.glob("*.json"), *source.glob("tokenizer*")]:
         if file.is_file() and not file.match(INDEX_PATTERN) and file.name != "config.json":
             shutil.copyfile(file, folder / file.name)
-    model = source / "config.json"
-    if model.is_file():
-        content = json.loads(model.read_text(encoding="utf-8"))
+    content = read_model_config(source)
+    if content:
         write_json(folder / "config.json", {**content, "quantization_config": configuration})

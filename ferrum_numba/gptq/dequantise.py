@@ -70,6 +70,24 @@ def dequantize_words(
     return weight
 
 
+def rounded(name: str, weight: npt.NDArray[Any], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """A float weight, of any order, as `dtype` in C order, each element rounded once.
+
+    dtype: float16, bfloat16 or float32. Raises CheckpointError that begins with `name` where a
+    finite element is beyond `dtype`.
+    """
+    dtype = _checked(dtype)
+    with np.errstate(over="ignore"):
+        found: npt.NDArray[Any] = weight.astype(dtype, order="C")
+    if weight.dtype != dtype and np.isfinite(found).all() < np.isfinite(weight).all():
+        limit = float(ml_dtypes.finfo(dtype).max)
+        raise CheckpointError(
+            f"{name}: expected weights within {dtype.name} ({limit:.6g}), found larger ones; ask "
+            f"for another dtype than {dtype.name}"
+        )
+    return found
+
+
 def _checked(dtype: npt.DTypeLike) -> np.dtype[Any]:
     found = np.dtype(dtype)
     if found not in _DTYPES:

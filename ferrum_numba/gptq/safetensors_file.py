@@ -29,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import CheckpointError
+from .files import open_regular
 
 MAX_HEADER_BYTES = 100_000_000
 """The format's own limit."""
@@ -100,7 +101,7 @@ def read_header(file: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
     one, for everything in which the header contradicts itself, the format or the file's size.
     """
     try:
-        with _open(file) as handle:
+        with open_regular(file) as handle:
             size = os.fstat(handle.fileno()).st_size
             text = _header_text(handle, size, file)
     except OSError as error:
@@ -122,7 +123,7 @@ def read_tensors(tensors: Mapping[str, StoredTensor]) -> Iterator[tuple[str, npt
     by_place = sorted(tensors.items(), key=lambda item: (str(item[1].file), item[1].begin))
     for file, stored in groupby(by_place, key=lambda item: item[1].file):
         try:
-            with _open(file) as handle:
+            with open_regular(file) as handle:
                 for name, tensor in stored:
                     yield name, _read(handle, name, tensor)
         except OSError as error:
@@ -165,17 +166,6 @@ def write_file(
             f"{file}: expected {offset} bytes of tensors, as the header announces, found {written}"
         )
     return _LENGTH_BYTES + len(text) + offset
-
-
-def _open(file: Path) -> FileIO:
-    if not file.is_file():  # opening a pipe would wait for its writer
-        found = "a directory" if file.is_dir() else "a device or pipe"
-        if not file.exists():
-            found = "a link to nothing" if file.is_symlink() else "nothing"
-        raise CheckpointError(
-            f"{file}: expected a regular file, found {found}; put the file itself there"
-        )
-    return FileIO(str(file))
 
 
 def _unreadable(file: Path, error: OSError) -> CheckpointError:

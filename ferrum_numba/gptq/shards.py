@@ -6,7 +6,6 @@ followed; it only tells what is missing, and is refused if it names a path.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 import numpy.typing as npt
 
 from ..errors import CheckpointError
+from .files import read_json
 from .safetensors_file import StoredTensor, read_header, read_tensors
 
 INDEX_PATTERN = "*.safetensors.index.json"
@@ -146,10 +146,10 @@ def _read_indexes(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
     problems: dict[str, str] = {}
     for file in sorted(folder.glob(INDEX_PATTERN)):
         try:
-            weight_map = json.loads(file.read_text(encoding="utf-8"))["weight_map"]
+            weight_map = read_json(file)["weight_map"]
             if not isinstance(weight_map, dict):
                 raise TypeError(f"weight_map is a {type(weight_map).__name__}")
-        except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        except (OSError, CheckpointError, LookupError, TypeError) as error:
             problems[file.name] = (
                 f"{file}: expected a JSON object with weight_map, found what cannot be read as one "
                 f"({error!r}); the headers of the files are read instead, so it can be removed"

@@ -7,7 +7,7 @@ from typing import Any
 from ..devices import Kernel, PreparedLaunch
 from ..errors import AbiError
 from .catalogue import launch_config
-from .w4a16 import PackedWeight, check_bias, check_zero_bias
+from .w4a16 import PackedWeight, biases, check_bias, check_zero_bias
 
 
 def prepare_act_order(
@@ -30,9 +30,10 @@ def prepare_act_order(
     Raises AbiError for arguments that do not fit.
     """
     check_bias(kernel, bias)
-    if not (kernel.sidecar.constants or {}).get("SYMMETRIC"):
-        check_zero_bias(kernel, weight)
-    elif not getattr(weight, "symmetric", False):
+    check_zero_bias(kernel, weight)
+    if (kernel.sidecar.constants or {}).get("SYMMETRIC") and not getattr(
+        weight, "symmetric", False
+    ):
         raise AbiError(
             "qzeros: this kernel takes every zero for 8, which the weight does not say of its own; "
             f"take a build that reads them, such as kernels.act_order({weight.zero_bias})"
@@ -47,5 +48,5 @@ def prepare_act_order(
         *(n, 1),  # scales
         *(n // 8, 1),  # qzeros
         *(n, 1),  # c
-        *(() if bias is None else (bias,)),
+        *biases(kernel, weight, bias),
     )

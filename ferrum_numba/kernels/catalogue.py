@@ -1,39 +1,91 @@
-"""The shipped artefacts, and which of them computes what."""
+"""The shipped builds: what each of them is, where its text lies, and which ones fit a device.
+
+ptx/catalogue.json has a record a kernel and a row a build:
+
+    {kernel: {"archive": file or null, "record": {...}, "builds": {name: {...}, ...}}, ...}
+
+A build's sidecar is the record, overlaid with the row; the row's `dtype` is the build's own, and
+stands for T where a parameter's type is "*T".  The texts are files of their own (archive null) or
+in the archive ptx/ARCHIVE.xz.  scripts/compile_ptx.py writes all of it.
+
+Builds are looked up by fields: kernel, dtype, target, num_warps, and every name in the sidecar's
+tile and constants.  Names are for people.
+"""
 
 from __future__ import annotations
 
-import sys
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 from ..abi import LaunchConfig, Sidecar, cuda_for_ptx, runs_on
 from ..devices import Device, Kernel
 from ..errors import AbiError, did_you_mean
-from .tuning import CANONICAL, PORTABLE, Tuning
+from .archive import unpack
 
-_DTYPES: dict[str, tuple[str, ...]] = {"float16": (), "bfloat16": ("bf16",)}
-_ZERO_FORMATS = {1: "v1", 0: "v2"}
-# Tiles of the GEMM for activation order by the rows that they are the fastest for, on an H200,
-# and the one that takes the most groups.
-_ACT_ORDER_TILES = {8: "m8n32w8g256", 32: "m16n32w8g256", sys.maxsize: "m64n32w4g256"}
-_ACT_ORDER_MANY_GROUPS = "m16n32w8g1024"
-ACT_ORDER_BOUNDS = tuple(_ACT_ORDER_TILES)
+_POINTERS = {"float16": "*fp16", "bfloat16": "*bf16", "float32": "*fp32"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Artefact:
-    """One PTX of ptx/ with its sidecar."""
+    """One shipped build.
+
+    archive: the archive that holds its text, without suffix; None: a file of its own.
+    row: the build's row of the catalogue; record: what all builds of its kernel share.
+    """
 
     name: str
-    text: str
-    sidecar: Sidecar
+    archive: str | None
+    record: Mapping[str, Any]
+    row: Mapping[str, Any]
+
+    @property
+    def dtype(self) -> str:
+        """The dtype that it computes in."""
+        return str(self.row["dtype"])
+
+    @cached_property
+    def fields(self) -> dict[str, Any]:
+        """All that it is looked up by."""
+        said = {**self.record, **self.row}
+        own = {name: said[name] for name in ("dtype", "target", "num_warps")}
+        return {**said["constants"], **said["tile"], **own, "kernel": said["name"]}
+
+    @property
+    def declared(self) -> dict[str, Any]:
+        """The sidecar's JSON."""
+        fields = {**self.record, **self.row}
+        dtype = fields.pop("dtype")
+        return fields | {"params": typed(fields["params"], dtype)}
+
+    @cached_property
+    def sidecar(self) -> Sidecar:
+        """What its launcher must know."""
+        return Sidecar.read(self.declared)
+
+    @property
+    def path(self) -> Path:
+        """The file that holds its text."""
+        return folder() / (f"{self.name}.ptx" if self.archive is None else f"{self.archive}.xz")
+
+    @property
+    def text(self) -> str:
+        """The PTX.  Raises AbiError where the file is damaged."""
+        if self.archive is None:
+            return _text(self.path)
+        texts = _texts(self.path)
+        if self.name not in texts:
+            raise AbiError(f"{self.path.name}: expected {self.name} in it; reinstall ferrum-numba")
+        return texts[self.name]
 
     def kernel(self, device: Device) -> Kernel:
-        """This artefact, loaded on a device (once)."""
+        """This build, loaded on a device (once)."""
         return device.load_module(self.text, self.sidecar).get_kernel()
 
-    def takes(self, device: Device, sizes: dict[str, int]) -> bool:
+    def takes(self, device: Device, sizes: Mapping[str, int]) -> bool:
         """Whether device and driver run it, and its constraints hold for these integers."""
         capability = getattr(device, "capability", None)
         newest = getattr(device, "cuda_version", None)
@@ -44,7 +96,14 @@ class Artefact:
             needed = cuda_for_ptx(version)
             if needed is None or needed > newest:
                 return False
-        return all(rule(sizes) for rule in self.sidecar.constraints)
+        values = {**(self.sidecar.tile or {}), **sizes}
+        return all(rule(values) for rule in self.sidecar.constraints)
+
+
+def typed(params: Iterable[Mapping[str, Any]], dtype: str) -> list[dict[str, Any]]:
+    """Parameters of a record with the dtype in place of T."""
+    types = {"*T": _POINTERS[dtype]}
+    return [{**p, "type": types.get(p["type"], p["type"])} for p in params]
 
 
 def folder() -> Path:
@@ -57,133 +116,70 @@ def folder() -> Path:
 
 
 def names() -> tuple[str, ...]:
-    """The shipped artefacts' names, sorted."""
-    return _names(folder())
+    """The shipped builds' names, sorted."""
+    return tuple(_catalogue(folder()))
+
+
+def artefact(name: str) -> Artefact:
+    """A shipped build by name.  Raises AbiError for a name that is not shipped."""
+    known = _catalogue(folder())
+    if name not in known:
+        hint = did_you_mean(name, names(), "kernels.names() and ferrum-numba info list them")
+        raise AbiError(f"kernel: expected the name of a shipped one, found {name!r}; {hint}")
+    return known[name]
+
+
+def builds(**fields: Any) -> tuple[Artefact, ...]:
+    """The shipped builds with these fields, sorted by name: builds(kernel=..., dtype=...)."""
+    return tuple(
+        build
+        for build in _catalogue(folder()).values()
+        if all(build.fields.get(field) == value for field, value in fields.items())
+    )
+
+
+def find(**fields: Any) -> Artefact:
+    """The one shipped build with these fields.  Raises AbiError where there are none or several."""
+    found = builds(**fields)
+    if len(found) != 1:
+        asked = ", ".join(f"{field} {value}" for field, value in fields.items())
+        names_ = ", ".join(build.name for build in found) or "none"
+        raise AbiError(f"kernel: expected one build with {asked}, found {names_}")
+    return found[0]
 
 
 @lru_cache(maxsize=4)
-def _names(where: Path) -> tuple[str, ...]:
-    return tuple(sorted(path.stem for path in where.glob("*.ptx")))
+def _catalogue(where: Path) -> dict[str, Artefact]:
+    """The builds by name, sorted.  Raises AbiError."""
+    path = where / "catalogue.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        found = [
+            Artefact(name, entry["archive"], entry["record"], row)
+            for entry in content.values()
+            for name, row in entry["builds"].items()
+        ]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise AbiError(f"{path.name}: cannot be read as a catalogue: {error}") from None
+    return {build.name: build for build in sorted(found, key=lambda build: build.name)}
 
 
 @lru_cache(maxsize=64)
-def artefact(name: str) -> Artefact:
-    """A shipped artefact by name.  Raises AbiError for a name that is not shipped."""
-    path = folder() / f"{name}.ptx"
-    if name not in names():
-        hint = did_you_mean(name, names(), "kernels.names() and ferrum-numba info list them")
-        raise AbiError(f"kernel: expected the name of a shipped one, found {name!r}; {hint}")
-    sidecar = Sidecar.read(path.with_suffix(".json"))
-    return Artefact(name, path.read_text(encoding="utf-8"), sidecar)
+def _texts(path: Path) -> dict[str, str]:
+    """The texts of an archive, unpacked once a process."""
+    return unpack(_read(path), path.name)
 
 
-def canonical(zero_bias: int, dtype: str = "float16") -> Artefact:
-    """The canonical GEMM whose zero is the stored nibble + `zero_bias` (1: GPTQ v1, 0: v2)."""
-    return _reference("w4a16_gptq_gemm_typed", dtype, _zero_format(zero_bias))
+@lru_cache(maxsize=64)
+def _text(path: Path) -> str:
+    return _read(path).decode()
 
 
-def act_order(zero_bias: int, dtype: str = "float16") -> Artefact:
-    """The canonical GEMM for layers whose rows name their groups in `g_idx`."""
-    return _reference("w4a16_gptq_gemm_act_order", dtype, _zero_format(zero_bias))
-
-
-def add_bias_artefact(dtype: str = "float16") -> Artefact:
-    """What adds a bias to a GEMM's result."""
-    return _reference("add_bias", dtype)
-
-
-def _reference(kernel: str, dtype: str, *variant: str) -> Artefact:
-    """A kernel that is built for each dtype.  Raises AbiError for another dtype."""
-    return artefact(".".join([kernel, *_infix(dtype), *variant, "sm_80"]))
-
-
-def _infix(dtype: str) -> tuple[str, ...]:
-    """What a dtype adds to an artefact's name."""
-    if dtype not in _DTYPES:
-        raise AbiError(f"dtype: expected {' or '.join(_DTYPES)}, found {dtype}")
-    return _DTYPES[dtype]
-
-
-def _zero_format(zero_bias: int) -> str:
-    if zero_bias not in _ZERO_FORMATS:
-        raise AbiError(f"zero_bias: expected 1 (GPTQ v1) or 0 (GPTQ v2), found {zero_bias}")
-    return _ZERO_FORMATS[zero_bias]
-
-
-@lru_cache(maxsize=1)
-def tuning() -> Tuning:
-    """The measured table that ships with the artefacts."""
-    return Tuning.read(folder() / "w4a16_tuning.json")
-
-
-@lru_cache(maxsize=4096)
-def choose(
-    device: Device,
-    M: int,
-    N: int,
-    K: int,
-    group_size: int,
-    zero_bias: int,
-    dtype: str = "float16",
-) -> Artefact:
-    """The fastest GEMM for arrays in C order on this device, by the measured table.
-
-    Between shapes that were measured it takes the nearest; where no tuned kernel's constraints
-    hold, the canonical one.  Raises AbiError for a dtype that no artefact computes in.
-    """
-    sizes = contiguous_sizes(M, N, K, group_size)
-    for table in (device_name(device), PORTABLE):
-        for group in tuning().groups(table):
-            if sizes["group_size"] % group and sizes["group_size"] < K:
-                continue
-            build = tuning().build(table, M, N, K, group)
-            if build is None or build == CANONICAL:
-                return canonical(zero_bias, dtype)
-            name = tuned_name(build, zero_bias, dtype)
-            if name in names() and artefact(name).takes(device, sizes):
-                return artefact(name)
-    return canonical(zero_bias, dtype)
-
-
-@lru_cache(maxsize=4096)
-def choose_act_order(
-    device: Device,
-    M: int,
-    N: int,
-    K: int,
-    groups: int,
-    zero_bias: int,
-    dtype: str = "float16",
-    symmetric: bool = False,
-) -> Artefact:
-    """The fastest GEMM for layers whose rows name their groups, for arrays in C order.
-
-    symmetric: whether every true zero is 8.  The choice is the same for all M between two of
-    ACT_ORDER_BOUNDS.  Raises AbiError for a dtype that no artefact computes in.
-    """
-    sizes = contiguous_sizes(M, N, K, K) | {"groups": groups}
-    fastest = next(tile for rows, tile in _ACT_ORDER_TILES.items() if rows >= M)
-    zeros = _zero_format(zero_bias)
-    for variant in ((fastest, "sym" if symmetric else zeros), (_ACT_ORDER_MANY_GROUPS, zeros)):
-        chosen = _reference("w4a16_gptq_gemm_act_order_mma", dtype, *variant)
-        if chosen.takes(device, sizes):
-            return chosen
-    return act_order(zero_bias, dtype)
-
-
-def tuned_name(build: str, zero_bias: int, dtype: str = "float16") -> str:
-    """The artefact of a build that the measured table names: "decode.m8n32w8.g128.sm_80", say.
-
-    Raises AbiError for another dtype or zero_bias.
-    """
-    family, tile, group, target = build.split(".")
-    variant = [*_infix(dtype), tile, group, _zero_format(zero_bias), target]
-    return ".".join([f"w4a16_gptq_gemm_{family}", *variant])
-
-
-def device_name(device: Device) -> str:
-    """A device's name in the measured table: the GPU's product name, or "cpu"."""
-    return str(getattr(device, "product", device.name))
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise AbiError(f"{path.name}: cannot be read: {error}; reinstall ferrum-numba") from None
 
 
 def contiguous_sizes(M: int, N: int, K: int, group_size: int) -> dict[str, int]:

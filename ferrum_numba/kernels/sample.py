@@ -14,6 +14,8 @@ from ..abi.arrays import POINTEE_DTYPES
 from ..errors import AbiError
 from .catalogue import launch_config
 
+# Integers that are no sizes, and what they are where nothing is said.
+_ARGUMENTS = {"zero_bias": 1}
 # Arrays of indices, and the integer that says of how many rows.
 _INDICES = {"g_idx": "groups"}
 
@@ -58,7 +60,10 @@ def sample(sidecar: Sidecar, sizes: Mapping[str, int], seed: int = 0) -> Sample:
             arrays[declaration.name] = random.integers(0, integers[rows], shape, dtype)
         else:
             arrays[declaration.name] = _fill(random, shape, dtype, declaration.role == "output")
-    return Sample(launch_config(sidecar, **integers), arrays, integers)
+    config = launch_config(sidecar, **integers)
+    declared = {p.name for p in sidecar.params}
+    integers |= {name: sizes.get(name, n) for name, n in _ARGUMENTS.items() if name in declared}
+    return Sample(config, arrays, integers)
 
 
 def _fill(

@@ -1,12 +1,13 @@
 """The measured table: which build is fastest for which shape.  scripts/tune.py writes it.
 
-JSON: {table: [{"group": 128, "M": 8, "N": 4096, "K": 4096, "build": "decode.m8n32w8.g128.sm_80"},
-...]}.  table: the product name of the GPU that was measured, "cpu", or "portable": the builds for
-sm_80 alone, measured on the first GPU; where a device was never measured, or cannot take its own
-row's.  group: of the layers that were measured; other group sizes take the rows of the largest one
-that divides them, one group of all of K those of the largest.  build: the parts of an artefact's
-name that say kernel family, tile, smallest group and target, or "canonical".  A row holds for every
-M above the next smaller M of its table, up to its own; the rows of the largest M for all M beyond.
+JSON: {table: [{"group": 128, "M": 8, "N": 4096, "K": 4096,
+"build": "w4a16_gptq_gemm_decode.m8n32w8.g128.sm_80"}, ...]}.  table: the product name of the GPU
+that was measured, "cpu", or "portable": the builds for sm_80 alone, measured on the first GPU;
+where a device was never measured, or cannot take its own row's.  group: of the layers that were
+measured; other group sizes take the rows of the largest one that divides them, one group of all of
+K those of the largest.  build: the name of a shipped float16 build, or "canonical"; its like in
+another dtype is taken to be as fast.  A row holds for every M above the next smaller M of its
+table, up to its own; the rows of the largest M for all M beyond.
 """
 
 from __future__ import annotations

@@ -14,7 +14,8 @@ from typing import Any, Protocol
 from ..abi import LaunchConfig, Sidecar
 from ..devices import Device, Kernel, PreparedLaunch
 from ..errors import AbiError
-from .catalogue import add_bias_artefact, canonical, launch_config
+from .catalogue import launch_config
+from .choice import add_bias_artefact, canonical
 
 _CANONICAL = canonical(zero_bias=1)
 W4A16_PTX: str = _CANONICAL.text
@@ -83,7 +84,7 @@ def launch_w4a16_gptq(
     kernel: one of the shipped GEMMs, all of which take the canonical arguments, or another build
     of the canonical one; loaded without a sidecar, or with Triton's plain one, it is held to the
     canonical argument list.
-    a, out: float16 arrays on the kernel's device, in C order, of at least m rows.
+    a, out: arrays of the kernel's dtype on its device, in C order, of at least m rows.
     bias: [N] of that dtype there, for a kernel that has such an argument, or None.
 
     Raises AbiError for arguments that do not fit, LaunchError where the device refuses.
@@ -113,10 +114,22 @@ def check_bias(kernel: Kernel, bias: Any) -> None:
         )
 
 
+def biases(kernel: Kernel, weight: PackedWeight, bias: Any) -> tuple[Any, ...]:
+    """The arguments behind the canonical ones, as far as a kernel has them."""
+    known = {"bias": bias, "zero_bias": _zero_bias(weight)}
+    names = (parameter.name for parameter in kernel.signature.arguments)
+    return tuple(known[name] for name in names if name in known)
+
+
+def _zero_bias(weight: PackedWeight) -> int:
+    """What makes a stored nibble the true zero; 1 for a weight that does not say."""
+    return int(getattr(weight, "zero_bias", 1))
+
+
 def check_zero_bias(kernel: Kernel, weight: PackedWeight) -> None:
-    """Raise AbiError for a weight whose zeros are of the other format."""
+    """Raise AbiError for a weight whose zeros are of another format than a kernel is built for."""
     zero_bias = (kernel.sidecar.constants or {}).get("ZERO_BIAS")
-    stored = getattr(weight, "zero_bias", 1)
+    stored = _zero_bias(weight)
     if zero_bias is not None and zero_bias != stored:
         raise AbiError(
             f"zero_bias: the weight's zeros are nibble + {stored}, the kernel adds {zero_bias}; "
@@ -153,7 +166,7 @@ def _marshal(
         *(n, 1),  # scales
         *(n // 8, 1),  # qzeros
         *(n, 1),  # c
-        *(() if bias is None else (bias,)),
+        *biases(kernel, weight, bias),
     )
     config = launch_config(kernel.sidecar, M=m, N=n, K=k, group_size=group_size)
     return kernel, config, arguments

@@ -76,13 +76,13 @@ def settings_of(checkpoint: Checkpoint, plan: Plan, device: Device) -> dict[str,
     """All that a result of this run depends on but the layer's name and the kernel's."""
     return {
         "checkpoint": identity(_files(checkpoint.path)),
-        "configuration": hashlib.sha256(repr(checkpoint.config).encode()).hexdigest()[:16],
+        "configuration": hashlib.sha256(repr(checkpoint.quantization).encode()).hexdigest()[:16],
         "m_values": list(plan.m_values),
         "seed": plan.seed,
         "dtype": plan.dtype,
         "oracle": None if plan.oracle is None else identity([plan.oracle.path]),
         "device": [device.name, kernels.device_name(device)],
-        "artefacts": identity(sorted(kernels.folder().glob("*.ptx"))),
+        "artefacts": identity(sorted(kernels.folder().iterdir())),
         "version": __version__,
     }
 

@@ -49,6 +49,34 @@ def pairs_layout(WARPS_K, BLOCK_M):
 
 
 @gluon.jit
+def first_words(qweight, k, first_quad, last_quad, q_step, words_at: gl.constexpr):
+    """Pointers to a lane's first words [WARPS_K, 4, BLOCK_N / 4, 4].
+
+    k: [WARPS_K, 4], this lane's first k.  Quads of columns beyond the last one are the last one.
+    """
+    quads = first_quad + gl.arange(0, words_at.shape[2], along(words_at, 2))
+    quads = gl.minimum(quads, last_quad)
+    q = gl.expand_dims(gl.expand_dims((k // 8).to(gl.int64) * q_step, 2), 3)
+    q += (quads.to(gl.int64) * 4)[None, None, :, None]
+    return qweight + (q + gl.arange(0, 4, along(words_at, 3))[None, None, None, :])
+
+
+@gluon.jit
+def first_pairs(a, k, first_row, M, a_step, pairs_at: gl.constexpr):
+    """Pointers to a lane's first activations [WARPS_K, BLOCK_M, 4, 4], in pairs of k's.
+
+    k: [WARPS_K, 4], this lane's first k.  Rows beyond M are the last one.
+    """
+    rows = first_row + gl.arange(0, pairs_at.shape[1], along(pairs_at, 1))
+    rows = gl.minimum(rows, M - 1)
+    k_pairs = gl.convert_layout(k // 2, along(pairs_at, 0, 2), assert_trivial=True)
+    k_pairs = gl.expand_dims(gl.expand_dims(k_pairs, 1), 3)
+    k_pairs += gl.arange(0, 4, along(pairs_at, 3))[None, None, None, :]
+    a = a.cast(gl.pointer_type(gl.int32))
+    return a + ((rows.to(gl.int64) * a_step)[None, :, None, None] + k_pairs)
+
+
+@gluon.jit
 def load_pairs(a, left, STEPS: gl.constexpr, pairs_at: gl.constexpr):
     """A tile's activations, step by step.
 

@@ -13,7 +13,7 @@ as they lie; mma_operands.py says which lane has which (g = lane / 4, t = lane %
 
 What differs is that no two k's need share a group.  So the scale and the zero come in once a
 weight, before the mma: a lane looks up, for each of its eight k's, the scales (8 bytes) and the
-zeros (2 bytes) of its four columns.  All groups of a CTA's columns, up to GROUPS, lie in shared
+zeros (2 bytes) of its four columns.  All groups of a CTA's columns, up to CAPACITY, lie in shared
 memory; in four COPIES, so that the four lanes t, whose groups have nothing to do with each other,
 read from different banks, or in one.  Where SYMMETRIC is 1 every zero is 8, and none is read.
 
@@ -26,13 +26,15 @@ While a warp multiplies one tile, its loads of the next are under way.
 
 Columns beyond N and rows beyond M read the last one again and are not stored; k's beyond K are not
 read and count as zero.  Strides are in elements; those of rows of a, qweight, scales and c keep the
-accesses aligned, those of rows of qzeros are any, the others are 1.  ZERO_BIAS is 1 for GPTQ v1
+accesses aligned, those of rows of qzeros are any, the others are 1.  zero_bias is 1 for GPTQ v1
 (the file stores zero - 1) and 0 for GPTQ v2.
 """
 
 from linear_layouts import along, linear_layout, log2
 from mma_operands import (
     activations_of,
+    first_pairs,
+    first_words,
     load_pairs,
     pairs_layout,
     weights_of,
@@ -56,13 +58,15 @@ def _lookups_layout(WARPS, BLOCK_N):
 
 
 @gluon.constexpr_function
-def _dequantise_asm(dtype, odd, zero_bias, symmetric):
-    """$0: two weights; twice each, $1: their word, $3: their zeros' word; $5: their scales.
+def _dequantise_asm(dtype, odd, symmetric):
+    """$0: two weights; twice each, $1: their word, $3: their zeros' word, $5: their scales,
+    $7: minus the zero's bias.
 
-    odd: nibbles lie one place higher.  The product is one fma, so the zero's bias costs nothing.
+    odd: nibbles lie one place higher.  The product is one fma, which also takes the zero's bias
+    off: minus the scale where there is one, else minus 0.
     """
-    offset = "neg.bf16x2 offset, $5;" if dtype == gl.bfloat16 else "neg.f16x2 offset, $5;"
-    if symmetric or not zero_bias:
+    offset = "lop3.b32 offset, $5, $7, 0x80008000, 0x6a;"  # $7 ? $5 ^ 0x80008000 : 0x80008000
+    if symmetric:
         offset = "mov.b32 offset, 0x80008000;"
     mask, magic = ("0x00f000f0", "0x54005400") if odd else ("0x000f000f", "0x64006400")
     if dtype == gl.bfloat16:
@@ -133,9 +137,9 @@ def _weights(
     words,
     zeros,
     scales,
+    zero_bias,
     dtype: gl.constexpr,
     odd: gl.constexpr,
-    ZERO_BIAS: gl.constexpr,
     SYMMETRIC: gl.constexpr,
     operand: gl.constexpr,
 ):
@@ -152,9 +156,10 @@ def _weights(
     scales = _pairs_of_scales(scales[0], scales[1])
     zeros = gl.convert_layout(zeros, words.type.layout, assert_trivial=True)
     scales = gl.convert_layout(scales, words.type.layout, assert_trivial=True)
+    words = gl.join(words, words)
     weights = gl.inline_asm_elementwise(
-        _dequantise_asm(dtype, HIGH, ZERO_BIAS, SYMMETRIC), "=r,r,r,r,r,r,r",
-        [gl.join(words, words), gl.join(zeros, zeros), gl.join(scales, scales)],
+        _dequantise_asm(dtype, HIGH, SYMMETRIC), "=r,r,r,r,r,r,r,r,r",
+        [words, gl.join(zeros, zeros), gl.join(scales, scales), gl.full_like(words, -zero_bias)],
         gl.float16, is_pure=True, pack=2,
     ).to(dtype, bitcast=True)  # fmt: skip
     return weights_of(weights.permute([0, 1, 2, 3, 5, 4]), 1, operand)
@@ -184,7 +189,7 @@ def _table(COPIES):
 
 
 @gluon.jit
-def _places(t, quad, GROUPS: gl.constexpr, COPIES: gl.constexpr, BLOCK_N: gl.constexpr):
+def _places(t, quad, CAPACITY: gl.constexpr, COPIES: gl.constexpr, BLOCK_N: gl.constexpr):
     """Where group 0's scales and zeros of quads of columns are in shared memory, for lanes t.
 
     Blocks of 32 columns follow each other, first all scales, then all zeros; in each of them the
@@ -198,8 +203,8 @@ def _places(t, quad, GROUPS: gl.constexpr, COPIES: gl.constexpr, BLOCK_N: gl.con
     if COPIES == 4:
         s = quad % 8 // 4 * 128 + t * 32 + quad % 4 * 8
         z += t * 16
-    s += quad // 8 * (GROUPS * S_ROW)
-    z += quad // 8 * (GROUPS * Z_ROW) + BLOCK_N // 32 * GROUPS * S_ROW
+    s += quad // 8 * (CAPACITY * S_ROW)
+    z += quad // 8 * (CAPACITY * Z_ROW) + BLOCK_N // 32 * CAPACITY * S_ROW
     return _in_shared(s), _in_shared(z)
 
 
@@ -226,7 +231,7 @@ def _store_shared(form: gl.constexpr, place, value, mask):
 @gluon.jit
 def _fill(
     scales, qzeros, groups, first_quad, last_quad, s_step, z_step,
-    GROUPS: gl.constexpr, COPIES: gl.constexpr, SYMMETRIC: gl.constexpr, BLOCK_N: gl.constexpr,
+    CAPACITY: gl.constexpr, COPIES: gl.constexpr, SYMMETRIC: gl.constexpr, BLOCK_N: gl.constexpr,
 ):  # fmt: skip
     """Copy all groups' scales and zeros of a CTA's columns to shared memory."""
     S_ROW: gl.constexpr = _table(COPIES)[0]
@@ -246,7 +251,7 @@ def _fill(
         if not SYMMETRIC:
             zero = gl.load(z, mask)
         for t in gl.static_range(COPIES):
-            s_place, z_place = _places(gl.full_like(quad, t), quad, GROUPS, COPIES, BLOCK_N)
+            s_place, z_place = _places(gl.full_like(quad, t), quad, CAPACITY, COPIES, BLOCK_N)
             _store_shared("b64", s_place + group * S_ROW, scale, mask)
             if not SYMMETRIC:
                 _store_shared("u16", z_place + group * Z_ROW, zero, mask)
@@ -275,7 +280,7 @@ def _look_up(groups, s, z, COPIES: gl.constexpr, SYMMETRIC: gl.constexpr):
 
 @gluon.jit
 def _multiply(
-    total, words, pairs, scales, zeros, dtype: gl.constexpr, ZERO_BIAS: gl.constexpr,
+    total, words, pairs, scales, zeros, zero_bias, dtype: gl.constexpr,
     SYMMETRIC: gl.constexpr, mma: gl.constexpr,
 ):  # fmt: skip
     """total [WARPS, BLOCK_N, BLOCK_M] and a step's products."""
@@ -283,8 +288,8 @@ def _multiply(
     s0, s1 = _nibbles(scales)
     z0, z1 = _nibbles(zeros)
     a0, a1 = activations_of(pairs, dtype, gl.DotOperandLayout(1, mma, 2))
-    total = mma_v2(_weights(words, z0, s0, dtype, 0, ZERO_BIAS, SYMMETRIC, weights_at), a0, total)
-    return mma_v2(_weights(words, z1, s1, dtype, 1, ZERO_BIAS, SYMMETRIC, weights_at), a1, total)
+    total = mma_v2(_weights(words, z0, s0, zero_bias, dtype, 0, SYMMETRIC, weights_at), a0, total)
+    return mma_v2(_weights(words, z1, s1, zero_bias, dtype, 1, SYMMETRIC, weights_at), a1, total)
 
 
 @gluon.jit
@@ -310,12 +315,12 @@ def w4a16_gptq_gemm_act_order_mma(
     stride_cm,
     stride_cn,
     bias,
+    zero_bias,
     BLOCK_M: gl.constexpr,
     BLOCK_N: gl.constexpr,
     BLOCK_K: gl.constexpr,
-    GROUPS: gl.constexpr,
+    CAPACITY: gl.constexpr,
     COPIES: gl.constexpr,
-    ZERO_BIAS: gl.constexpr,
     SYMMETRIC: gl.constexpr,
 ):
     dtype: gl.constexpr = c.dtype.element_ty
@@ -341,18 +346,8 @@ def w4a16_gptq_gemm_act_order_mma(
     first_k = gl.arange(0, WARPS, gl.SliceLayout(1, left_at)) * BLOCK_K
     k = first_k[:, None] + gl.arange(0, 4, gl.SliceLayout(0, left_at))[None, :] * 8
     left = K - k
-    quads = gl.minimum(first_quad + gl.arange(0, BLOCK_N // 4, along(words_at, 2)), last_quad)
-    q = gl.expand_dims(gl.expand_dims((k // 8).to(gl.int64) * q_step, 2), 3)
-    q += (quads.to(gl.int64) * 4)[None, None, :, None]
-    q = qweight + (q + gl.arange(0, 4, along(words_at, 3))[None, None, None, :])
-
-    rows = gl.minimum(first_row + gl.arange(0, BLOCK_M, along(pairs_at, 1)), M - 1)
-    k_pairs = gl.convert_layout(k // 2, along(pairs_at, 0, 2), assert_trivial=True)
-    k_pairs = gl.expand_dims(gl.expand_dims(k_pairs, 1), 3)
-    k_pairs += gl.arange(0, 4, along(pairs_at, 3))[None, None, None, :]
-    a = a.cast(gl.pointer_type(gl.int32))
-    a += (rows.to(gl.int64) * a_step)[None, :, None, None] + k_pairs
-
+    q = first_words(qweight, k, first_quad, last_quad, q_step, words_at)
+    a = first_pairs(a, k, first_row, M, a_step, pairs_at)
     g = gl.convert_layout(k, gl.SliceLayout(2, groups_at), assert_trivial=True)[:, :, None]
     g = g_idx + (g + gl.arange(0, 8, along(groups_at, 2))[None, None, :])
 
@@ -360,7 +355,7 @@ def w4a16_gptq_gemm_act_order_mma(
     words, there = _load_weights(q, g, left, q_step * 4, STEPS, groups_at)
 
     THREADS: gl.constexpr = 32 * WARPS
-    WORDS: gl.constexpr = BLOCK_N // 32 * GROUPS * (_table(COPIES)[0] + _table(COPIES)[1]) // 4
+    WORDS: gl.constexpr = BLOCK_N // 32 * CAPACITY * (_table(COPIES)[0] + _table(COPIES)[1]) // 4
     table = gl.allocate_shared_memory(
         gl.int32, [WORDS // THREADS, THREADS], gl.SwizzledSharedLayout(1, 1, 1, [0])
     )
@@ -370,11 +365,11 @@ def w4a16_gptq_gemm_act_order_mma(
     gl.thread_barrier()
     _fill(
         scales, qzeros, groups, first_quad, last_quad, stride_sk // 4, stride_qzk * 2,
-        GROUPS, COPIES, SYMMETRIC, BLOCK_N,
+        CAPACITY, COPIES, SYMMETRIC, BLOCK_N,
     )  # fmt: skip
     quad = gl.arange(0, BLOCK_N // 4, along(lookups_at, 3))[None, None, None, :]
     t = gl.arange(0, 4, along(lookups_at, 1))[None, :, None, None]
-    s, z = _places(t, quad, GROUPS, COPIES, BLOCK_N)
+    s, z = _places(t, quad, CAPACITY, COPIES, BLOCK_N)
 
     pairs = load_pairs(a, left, STEPS, pairs_at)
     tiles = gl.cdiv(K, STRIDE)
@@ -391,7 +386,7 @@ def w4a16_gptq_gemm_act_order_mma(
             for i in gl.static_range(STEPS):
                 scale, zero = _look_up(there[i], s, z, COPIES, SYMMETRIC)
                 total = _multiply(
-                    total, words[i], pairs[i], scale, zero, dtype, ZERO_BIAS, SYMMETRIC, mma
+                    total, words[i], pairs[i], scale, zero, zero_bias, dtype, SYMMETRIC, mma
                 )
             words, pairs, there = fresh, next_pairs, next_there
 

@@ -33,7 +33,7 @@ While a warp multiplies one tile, its loads of the next are under way.
 GROUP is 128 or 32, and group_size a multiple of it, or one group is all of K.  Columns beyond N and
 rows beyond M read the last one again and are not stored; k's beyond K are not read and count as
 zero.  Strides are in elements; those of rows of a, qweight and scales keep the loads aligned, the
-others are 1, or any for c and for rows of qzeros.  ZERO_BIAS is 1 for GPTQ v1 (the file stores
+others are 1, or any for c and for rows of qzeros.  zero_bias is 1 for GPTQ v1 (the file stores
 zero - 1) and 0 for GPTQ v2.
 
 Where DEPENDENT is 1 or 2, the launch may be programmatic: it starts while launches ahead of it
@@ -48,6 +48,8 @@ all multiprocessors alike, and do not crowd where one was free first.
 from linear_layouts import along, linear_layout, log2
 from mma_operands import (
     activations_of,
+    first_pairs,
+    first_words,
     load_pairs,
     next_group,
     pairs_layout,
@@ -105,6 +107,15 @@ def _nibbles_asm(mask, dtype):
 
 
 @gluon.jit
+def _as_float(words):
+    """2^23 and the lowest nibble, by its bits."""
+    bits = gl.inline_asm_elementwise(
+        "lop3.b32 $0, $1, 15, 0x4b000000, 0xea;", "=r,r", [words], gl.int32, is_pure=True, pack=1
+    )
+    return bits.to(gl.float32, bitcast=True)
+
+
+@gluon.jit
 def _nibbles(words, mask: gl.constexpr, dtype: gl.constexpr):
     """The two nibbles under `mask` as floats.  words [..., 2]: each word twice, one per half."""
     nibbles = gl.inline_asm_elementwise(
@@ -156,11 +167,13 @@ def _load_tile(
 
 @gluon.jit
 def _multiply(
-    total, tile, z_shift,
-    STEPS: gl.constexpr, SPAN: gl.constexpr, APART: gl.constexpr, ZERO_BIAS: gl.constexpr,
-    mma: gl.constexpr,
+    total, tile, z_shift, no_zero,
+    STEPS: gl.constexpr, SPAN: gl.constexpr, APART: gl.constexpr, mma: gl.constexpr,
 ):  # fmt: skip
-    """total [WARPS, BLOCK_N, BLOCK_M] and a tile's products, in units of _unit()."""
+    """total [WARPS, BLOCK_N, BLOCK_M] and a tile's products, in units of _unit().
+
+    no_zero: 2^23 less what a stored zero of 0 stands for; so each zero takes one subtraction.
+    """
     WARPS: gl.constexpr = total.shape[0]
     BLOCK_M: gl.constexpr = total.shape[2]
     weights_at: gl.constexpr = gl.DotOperandLayout(0, mma, 2)
@@ -186,8 +199,7 @@ def _multiply(
             sums = gl.join(sums, sums).permute([0, 3, 1, 2])
             sums = sums.reshape([WARPS, 32 * 2**i, BLOCK_M])
         sums = gl.convert_layout(sums, mma, assert_trivial=True)
-        zero = -_zero_of(dtype) - ZERO_BIAS - ((zeros[span][:, :, None] >> z_shift) & 15)
-        zero = _as_mma_rows(zero.to(gl.float32))
+        zero = _as_mma_rows(no_zero - _as_float(zeros[span][:, :, None] >> z_shift))
         zero = gl.convert_layout(zero, rows_at, assert_trivial=True)[:, :, None]
         scale = _as_mma_rows(scales[span].to(gl.float32))
         scale = gl.convert_layout(scale, rows_at, assert_trivial=True)[:, :, None]
@@ -221,12 +233,12 @@ def w4a16_gptq_gemm_decode(
     stride_cm,
     stride_cn,
     bias,
+    zero_bias,
     BLOCK_M: gl.constexpr,
     BLOCK_N: gl.constexpr,
     BLOCK_K: gl.constexpr,
     GROUP: gl.constexpr,
     APART: gl.constexpr,
-    ZERO_BIAS: gl.constexpr,
     DEPENDENT: gl.constexpr = 0,
 ):
     if DEPENDENT == 1:  # the next launch waits for the end of this one itself
@@ -256,17 +268,8 @@ def w4a16_gptq_gemm_decode(
 
     first_k = gl.arange(0, WARPS, gl.SliceLayout(1, left_at)) * BLOCK_K
     k = first_k[:, None] + gl.arange(0, 4, gl.SliceLayout(0, left_at))[None, :] * 8
-    quads = gl.minimum(first_quad + gl.arange(0, BLOCK_N // 4, along(words_at, 2)), last_quad)
-    q = gl.expand_dims(gl.expand_dims((k // 8).to(gl.int64) * q_step, 2), 3)
-    q += (quads.to(gl.int64) * 4)[None, None, :, None]
-    q = qweight + (q + gl.arange(0, 4, along(words_at, 3))[None, None, None, :])
-
-    rows = gl.minimum(first_row + gl.arange(0, BLOCK_M, along(pairs_at, 1)), M - 1)
-    k_pairs = gl.convert_layout(k // 2, along(pairs_at, 0, 2), assert_trivial=True)
-    k_pairs = gl.expand_dims(gl.expand_dims(k_pairs, 1), 3)
-    k_pairs += gl.arange(0, 4, along(pairs_at, 3))[None, None, None, :]
-    a = a.cast(gl.pointer_type(gl.int32))
-    a += (rows.to(gl.int64) * a_step)[None, :, None, None] + k_pairs
+    q = first_words(qweight, k, first_quad, last_quad, q_step, words_at)
+    a = first_pairs(a, k, first_row, M, a_step, pairs_at)
 
     quads = first_quad + gl.arange(0, BLOCK_N // 4, gl.SliceLayout(0, quads_at))
     quads = gl.minimum(quads, last_quad)
@@ -281,6 +284,7 @@ def w4a16_gptq_gemm_decode(
     groups_on = STRIDE // group_size
     rows_on = STRIDE - groups_on * group_size
     last_group = (K - 1) // group_size
+    no_zero = (0x800000 - _zero_of(dtype) - zero_bias).to(gl.float32)
 
     total = gl.zeros([WARPS, BLOCK_N, BLOCK_M], gl.float32, mma)
     tile = _load_tile(
@@ -302,7 +306,7 @@ def w4a16_gptq_gemm_decode(
                 )  # fmt: skip
                 # Always true; but past a branch the assembler cannot put off the loads above.
                 if (pair + i) * STRIDE < K:
-                    total = _multiply(total, tile, z_shift, STEPS, SPAN, APART, ZERO_BIAS, mma)
+                    total = _multiply(total, tile, z_shift, no_zero, STEPS, SPAN, APART, mma)
                 tile = fresh
 
     if DEPENDENT == 2:

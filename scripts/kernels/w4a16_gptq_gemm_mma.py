@@ -32,7 +32,7 @@ after; the last to arrive adds up all parts in their order, so that every run gi
 GROUP is 128 or 32, and group_size a multiple of it, or one group is all of K.  Columns beyond N and
 rows beyond M read the last ones again and are not stored; k's beyond K are not read and count as
 zero.  Strides are in elements; those of rows of a, qweight, scales and c keep accesses aligned,
-that of rows of qzeros is any, the others are 1.  ZERO_BIAS is 1 for GPTQ v1 (the file stores
+that of rows of qzeros is any, the others are 1.  zero_bias is 1 for GPTQ v1 (the file stores
 zero - 1) and 0 for GPTQ v2.
 
 Where DEPENDENT is 1 or 2, the launch may be programmatic, as the decode kernel's, with what that
@@ -119,24 +119,21 @@ def _weights(
 
 @gluon.jit
 def _scales_and_zeros(
-    s_slot, z_slot, span: gl.constexpr, SHARE: gl.constexpr, BLOCK_N: gl.constexpr,
-    ZERO_BIAS: gl.constexpr,
+    s_slot, z_slot, zero_bias, span: gl.constexpr, SHARE: gl.constexpr, BLOCK_N: gl.constexpr,
 ):  # fmt: skip
     """Of each of a lane's words [WARPS_K, 1, BLOCK_N / 4, 4], twice each as two 16-bit numbers:
     the scale, and minus the zero and its offset for the even and for the odd mma."""
     BF16: gl.constexpr = s_slot.dtype == gl.bfloat16
     scale = load_scales(s_slot, span, SHARE, BLOCK_N)
-    zero = load_zeros(z_slot, span, SHARE, BLOCK_N) + ZERO_BIAS
+    zero = load_zeros(z_slot, span, SHARE, BLOCK_N)
+    # One multiplication and addition each: what is added is the same for all tiles.
     if BF16:
-        even = zero + 0xC300
+        even = zero * 0x10001 + (zero_bias + 0xC300) * 0x10001
         odd = even
     else:
-        even = zero + 0xE400
-        odd = zero * 16 + 0xD400
-    scale = gl.expand_dims(scale * 0x10001, 1)
-    even = gl.expand_dims(even * 0x10001, 1)
-    odd = gl.expand_dims(odd * 0x10001, 1)
-    return scale, even, odd
+        even = zero * 0x10001 + (zero_bias + 0xE400) * 0x10001
+        odd = zero * 0x100010 + (zero_bias * 16 + 0xD400) * 0x10001
+    return gl.expand_dims(scale * 0x10001, 1), gl.expand_dims(even, 1), gl.expand_dims(odd, 1)
 
 
 @gluon.jit
@@ -194,9 +191,9 @@ def _first(
 
 @gluon.jit
 def _multiply(
-    activations, pointers, left, place, steps, tiles, K, group_size,
+    activations, pointers, left, place, steps, tiles, K, group_size, zero_bias,
     SHARE: gl.constexpr, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BLOCK_K: gl.constexpr,
-    STEPS: gl.constexpr, SPANS: gl.constexpr, STAGES: gl.constexpr, ZERO_BIAS: gl.constexpr,
+    STEPS: gl.constexpr, SPANS: gl.constexpr, STAGES: gl.constexpr,
     dtype: gl.constexpr, mma: gl.constexpr, DEPENDENT: gl.constexpr,
 ):  # fmt: skip
     """The products of `tiles` tiles along K: [WARPS_K, BLOCK_N, BLOCK_M]."""
@@ -235,7 +232,7 @@ def _multiply(
                 a_ring, q_ring, s_ring, z_ring = sets[i]
                 for span in gl.static_range(SPANS):
                     scale, even, odd = _scales_and_zeros(
-                        s_ring.index(slot), z_ring.index(slot), span, SHARE, BLOCK_N, ZERO_BIAS
+                        s_ring.index(slot), z_ring.index(slot), zero_bias, span, SHARE, BLOCK_N
                     )
                     for step in gl.static_range(span * SPAN, span * SPAN + SPAN):
                         words = load_words(q_ring.index(slot), step, SHARE, BLOCK_N)
@@ -274,6 +271,7 @@ def w4a16_gptq_gemm_mma(
     stride_cm,
     stride_cn,
     bias,
+    zero_bias,
     workspace,
     counters,
     BLOCK_M: gl.constexpr,
@@ -283,7 +281,6 @@ def w4a16_gptq_gemm_mma(
     STAGES: gl.constexpr,
     CTAS: gl.constexpr,
     GROUP: gl.constexpr,
-    ZERO_BIAS: gl.constexpr,
     DEPENDENT: gl.constexpr = 0,
 ):
     if DEPENDENT == 1:  # the next launch waits for the end of this one itself
@@ -333,7 +330,7 @@ def w4a16_gptq_gemm_mma(
     )  # fmt: skip
     total = _multiply(
         activations, pointers, left, place, (q_step, s_step, z_step), end - begin, K, group_size,
-        SHARE, BLOCK_M, BLOCK_N, BLOCK_K, STEPS, SPANS, STAGES, ZERO_BIAS, dtype, mma, DEPENDENT,
+        zero_bias, SHARE, BLOCK_M, BLOCK_N, BLOCK_K, STEPS, SPANS, STAGES, dtype, mma, DEPENDENT,
     )  # fmt: skip
     if DEPENDENT == 2:
         gdc_launch_dependents()

@@ -29,7 +29,7 @@ in the same order.
 GROUP is 64 or 32, and group_size a multiple of it, or one group is all of K.  Rows beyond M,
 columns beyond N and k's beyond K are zero, and none of them is stored.  Strides are in elements;
 those of rows keep 16-byte copies aligned, the others are 1, or any for rows of qzeros; BLOCK_M rows
-of c are less than 2^31 elements.  ZERO_BIAS is 1 for GPTQ v1 (the file stores zero - 1) and 0 for
+of c are less than 2^31 elements.  zero_bias is 1 for GPTQ v1 (the file stores zero - 1) and 0 for
 GPTQ v2.
 
 The launch may be programmatic: it starts while launches ahead of it still run, copies its first
@@ -111,12 +111,12 @@ def _copy_weights(
 
 @gluon.jit
 def _copy(
-    a, qweight, scales, qzeros, a_ring, q_ring, s_ring, z_ring, full, empty,
-    M, N, K, group_size, a_step, q_step, s_step, z_step,
-    BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BLOCK_K: gl.constexpr,
+    operands, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BLOCK_K: gl.constexpr,
     STAGES: gl.constexpr, SPANS: gl.constexpr, BAND: gl.constexpr,
 ):  # fmt: skip
     """The copying warps: all steps of all of the program's tiles, one after the other."""
+    a, qweight, scales, qzeros, a_ring, q_ring, s_ring, z_ring, full, empty = operands[:10]
+    M, N, K, group_size, a_step, q_step, s_step, z_step = operands[10:]
     STEP_BYTES: gl.constexpr = BLOCK_M * BLOCK_K * 2  # of activations
     programs, _, steps, whole, _, start, stop = schedule(M, N, K, BLOCK_M, BLOCK_N, BLOCK_K)
     x = start - whole * steps
@@ -187,13 +187,13 @@ def _store(total, c, bias, M, N, first_row, first_column, c_step):
 
 @gluon.jit
 def _multiply(
-    a_ring, q_ring, s_ring, z_ring, full, empty, c, bias, workspace, counters,
-    M, N, K, c_step, PARTITION: gl.constexpr, PARTITIONS: gl.constexpr,
+    operands, PARTITION: gl.constexpr, PARTITIONS: gl.constexpr,
     BLOCK_M: gl.constexpr, TILE_N: gl.constexpr, BLOCK_K: gl.constexpr,
     STAGES: gl.constexpr, SPANS: gl.constexpr, BAND: gl.constexpr, CHUNK: gl.constexpr,
-    ZERO_BIAS: gl.constexpr,
 ):  # fmt: skip
     """One partition of the multiplying warps, tile by tile, to the stored result."""
+    c, bias, zero_bias, workspace, counters = operands[:5]
+    a_ring, q_ring, s_ring, z_ring, full, empty, M, N, K, c_step = operands[5:]
     WARPS: gl.constexpr = gl.num_warps()
     BLOCK_N: gl.constexpr = TILE_N // PARTITIONS
     WIDTH: gl.constexpr = BLOCK_N // 8  # eights of columns
@@ -221,7 +221,7 @@ def _multiply(
                     span = stage * SPANS + i * SPANS // CHUNKS
                     zero, scale = affine(
                         s_ring.index(span).slice(PARTITION * WIDTH, WIDTH, 0),
-                        z_ring.index(span).slice(PARTITION * WIDTH, WIDTH, 0), at, ZERO_BIAS,
+                        z_ring.index(span).slice(PARTITION * WIDTH, WIDTH, 0), zero_bias, at,
                     )  # fmt: skip
                 words = q_ring.index(stage).slice(EIGHTS * i, EIGHTS, 0)
                 words = words.slice(PARTITION * WIDTH, WIDTH, 1)
@@ -291,6 +291,7 @@ def w4a16_gptq_gemm_wgmma(
     stride_cm,
     stride_cn,
     bias,
+    zero_bias,
     workspace,
     counters,
     BLOCK_M: gl.constexpr,
@@ -302,7 +303,6 @@ def w4a16_gptq_gemm_wgmma(
     CHUNK: gl.constexpr,
     GROUP: gl.constexpr,
     PARTITIONS: gl.constexpr,
-    ZERO_BIAS: gl.constexpr,
 ):
     gdc_launch_dependents()  # at once: the next launch waits for the end of this one itself
     COPY_WARPS: gl.constexpr = 4
@@ -328,19 +328,19 @@ def w4a16_gptq_gemm_wgmma(
     s_step = stride_sk.to(gl.int64)
     z_step = stride_qzk.to(gl.int64)
     c_step = stride_cm.to(gl.int64)
+    sources = (
+        a, qweight, scales, qzeros, a_ring, q_ring, s_ring, z_ring, full, empty,
+        M, N, K, group_size, a_step, q_step, s_step, z_step,
+    )  # fmt: skip
+    results = (
+        c, bias, zero_bias, workspace, counters, a_ring, q_ring, s_ring, z_ring, full, empty,
+        M, N, K, c_step,
+    )  # fmt: skip
     if PARTITIONS == 1:
         gl.warp_specialize(
             [
-                (_multiply, (
-                    a_ring, q_ring, s_ring, z_ring, full, empty, c, bias, workspace, counters,
-                    M, N, K, c_step, 0, PARTITIONS,
-                    BLOCK_M, BLOCK_N, BLOCK_K, STAGES, SPANS, BAND, CHUNK, ZERO_BIAS,
-                )),
-                (_copy, (
-                    a, qweight, scales, qzeros, a_ring, q_ring, s_ring, z_ring, full, empty,
-                    M, N, K, group_size, a_step, q_step, s_step, z_step,
-                    BLOCK_M, BLOCK_N, BLOCK_K, STAGES, SPANS, BAND,
-                )),
+                (_multiply, (results, 0, 1, BLOCK_M, BLOCK_N, BLOCK_K, STAGES, SPANS, BAND, CHUNK)),
+                (_copy, (sources, BLOCK_M, BLOCK_N, BLOCK_K, STAGES, SPANS, BAND)),
             ],
             [COPY_WARPS],
             [COPY_REGISTERS],
@@ -348,21 +348,9 @@ def w4a16_gptq_gemm_wgmma(
     else:
         gl.warp_specialize(
             [
-                (_multiply, (
-                    a_ring, q_ring, s_ring, z_ring, full, empty, c, bias, workspace, counters,
-                    M, N, K, c_step, 0, PARTITIONS,
-                    BLOCK_M, BLOCK_N, BLOCK_K, STAGES, SPANS, BAND, CHUNK, ZERO_BIAS,
-                )),
-                (_multiply, (
-                    a_ring, q_ring, s_ring, z_ring, full, empty, c, bias, workspace, counters,
-                    M, N, K, c_step, 1, PARTITIONS,
-                    BLOCK_M, BLOCK_N, BLOCK_K, STAGES, SPANS, BAND, CHUNK, ZERO_BIAS,
-                )),
-                (_copy, (
-                    a, qweight, scales, qzeros, a_ring, q_ring, s_ring, z_ring, full, empty,
-                    M, N, K, group_size, a_step, q_step, s_step, z_step,
-                    BLOCK_M, BLOCK_N, BLOCK_K, STAGES, SPANS, BAND,
-                )),
+                (_multiply, (results, 0, 2, BLOCK_M, BLOCK_N, BLOCK_K, STAGES, SPANS, BAND, CHUNK)),
+                (_multiply, (results, 1, 2, BLOCK_M, BLOCK_N, BLOCK_K, STAGES, SPANS, BAND, CHUNK)),
+                (_copy, (sources, BLOCK_M, BLOCK_N, BLOCK_K, STAGES, SPANS, BAND)),
             ],
             [4, COPY_WARPS],
             [COPY_REGISTERS, COPY_REGISTERS],

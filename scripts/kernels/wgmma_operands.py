@@ -33,13 +33,13 @@ def weights_layout(EIGHTS, BLOCK_N, WARPS):
 
 
 @gluon.jit
-def affine(scales, zeros, at: gl.constexpr, ZERO_BIAS: gl.constexpr):
+def affine(scales, zeros, zero_bias, at: gl.constexpr):
     """What _dequantise adds and multiplies by, for the columns of `scales` [BLOCK_N / 8, 8]."""
     scale = scales.load(along(at, 1, 2))[None, :, :, None, None]
     zero = zeros.load(along(at, 1))[None, :, None, None, None]
     high = gl.arange(0, 2, along(at, 4))[None, None, None, None, :]
     shift = (gl.arange(0, 8, along(at, 2)) * 4)[None, None, :, None, None]
-    zero = ((zero >> shift) & 15) + ZERO_BIAS
+    zero = ((zero >> shift) & 15) + zero_bias
     if scale.dtype == gl.float16:
         zero = gl.where(high == 0, 0xE400 + zero, 0xD400 + zero * 16)  # -1024 - zero, -64 - zero
     else:

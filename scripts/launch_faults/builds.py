@@ -8,11 +8,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from ferrum_numba import kernels
 from ferrum_numba.debug.case import Case
 
-from .fault import PTX, Fault, Launch, w4a16
+from .fault import Fault, Launch, w4a16
 
-_DECODE = "w4a16_gptq_gemm_decode.m16n64w4.g128.v1.sm_80"
+_DECODE = "w4a16_gptq_gemm_decode.m16n64w4.g128.sm_80"
 
 
 def _launch(**changes: Any) -> Callable[[int], Case]:
@@ -166,7 +167,7 @@ SIDECAR = [
         "sidecar-other-kernel",
         "stale-sidecar",
         "of the decode kernel",
-        _sidecar(lambda s: json.loads((PTX / f"{_DECODE}.json").read_text())),
+        _sidecar(lambda s: kernels.artefact(_DECODE).declared),
     ),
     Fault("sidecar-parameter-less", "stale-sidecar", "a parameter less", _sidecar(_without_last)),
     Fault("sidecar-types", "stale-sidecar", "c and M exchanged", _sidecar(_types)),

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 import ferrum_numba as fe
+from ferrum_numba import kernels
 from ferrum_numba.debug.case import Case, CaseArray
 
 ROOT = Path(__file__).resolve().parents[2]
-PTX = ROOT / "ptx"
 STRANGERS = ROOT / "tests" / "emulator" / "data" / "kernels"
 # (M, K, N, group size): none of the tiles divides them all, and no two integers of a launch agree.
 SHAPES = ((5, 256, 136, 64), (3, 384, 72, 128), (21, 192, 200, 32))
@@ -76,10 +76,10 @@ def w4a16(
         "c": np.full((M, N), np.nan, np.float16),
     }
     values = dict(zip(INTEGERS, (M, N, K, G, K, 1, N, 1, N, 1, N // 8, 1, N, 1), strict=True))
-    name = f"w4a16_gptq_gemm_typed.{kernel}.sm_80"
+    shipped = kernels.canonical(1 if kernel == "v1" else 0)
     return Launch(
-        ptx=(PTX / f"{name}.ptx").read_text(),
-        sidecar=json.loads((PTX / f"{name}.json").read_text()),
+        ptx=shipped.text,
+        sidecar=shipped.declared,
         arrays=arrays,
         values=values,
         grid=(-(-M // 64), -(-N // 64), 1),

@@ -10,7 +10,7 @@ import ferrum_numba as fe
 from ferrum_numba import kernels
 from tests.ptx import ptx
 
-SHIPPED = json.loads((kernels.folder() / "w4a16_gptq_gemm_typed.v1.sm_80.json").read_text())
+SHIPPED = kernels.artefact("w4a16_gptq_gemm_typed.v1.sm_80").declared
 SIGNATURE = fe.Signature.from_ptx(fe.W4A16_PTX)
 
 # What triton 3.6 itself writes beside a kernel, shortened to the keys that differ in kind.

@@ -37,7 +37,7 @@ def test_builds_loaded_on_a_device(tmp_path):
     code, found = run_json("compare", V1, V2, "--device", "cpu")
     loads = {"name": "cpu", "verdict": "loads", "reason": ""}
     assert (code, found["device"]) == (0, {"a": loads, "b": loads})
-    text = (kernels.folder() / f"{V1}.ptx").read_text()
+    text = kernels.artefact(V1).text
     (tmp_path / "strange.ptx").write_text(text.replace("\tret;", "\tfrobnicate;\n\tret;", 1))
     result = run("compare", V1, tmp_path / "strange.ptx", "--device", "cpu")
     assert result.exit_code == 1

@@ -20,8 +20,9 @@ NAME = "w4a16_gptq_gemm_typed.v1.sm_80"
 @pytest.fixture
 def copied(tmp_path):
     """The canonical PTX and its sidecar, to damage; the path of the PTX."""
-    for suffix in (".ptx", ".json"):
-        shutil.copy(kernels.folder() / f"{NAME}{suffix}", tmp_path / f"kernel{suffix}")
+    shipped = kernels.artefact(NAME)
+    (tmp_path / "kernel.ptx").write_text(shipped.text)
+    (tmp_path / "kernel.json").write_text(json.dumps(shipped.declared))
     return tmp_path / "kernel.ptx"
 
 
@@ -34,7 +35,7 @@ def test_json_of_the_canonical_kernel():
     code, found = run_json("inspect", NAME)
     assert code == 0
     assert found["sidecar"]["verdict"] == "agrees"
-    assert found["sidecar"]["path"].endswith(f"{NAME}.json")
+    assert found["sidecar"]["path"].endswith("catalogue.json")
     assert found["target"] == "sm_80"
     assert found["ptx_sha256"] == ptx_digest(fe.W4A16_PTX)
     versions = [found[key] for key in ("ptx_version", "min_cuda", "min_driver")]
@@ -106,8 +107,17 @@ def test_a_sidecar_that_cannot_be_read_is_exit_code_1(copied):
     assert "disagrees: sidecar: not JSON" in result.stdout
 
 
+@pytest.mark.parametrize("name", [NAME, "w4a16_gptq_gemm_decode.m8n32w4.g128.sm_90"])
+def test_the_text_of_a_shipped_kernel_or_of_a_file(copied, name):
+    result = run("inspect", name, "--text")
+    assert (result.exit_code, result.stdout) == (0, kernels.artefact(name).text)
+    assert run("inspect", copied, "--text").stdout == copied.read_text()
+    assert run("inspect", name, "--text", "--json").exit_code == 2
+
+
 def test_another_sidecar_can_be_named(copied):
-    other = kernels.folder() / "w4a16_gptq_gemm_typed.v2.sm_80.json"
+    other = copied.with_name("other.json")
+    other.write_text(json.dumps(kernels.canonical(0).declared))
     code, found = run_json("inspect", copied, "--sidecar", other)
     assert code == 1
     assert found["sidecar"]["reason"].startswith("constants: the sidecar says {'ZERO_BIAS': 0}")

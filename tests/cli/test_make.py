@@ -48,7 +48,7 @@ def test_mixed_layers_only_and_producers(tmp_path: Path) -> None:
     checkpoint = Checkpoint.open(tmp_path / "a")
     assert {spec.bits for spec in checkpoint.layers.values()} == {4, 8}
     run("make", tmp_path / "b", "--layers", 1, "--producer", "autogptq")
-    assert Checkpoint.open(tmp_path / "b").config.zero_format == "v1_autogptq"
+    assert Checkpoint.open(tmp_path / "b").quantization.zero_format == "v1_autogptq"
 
 
 def test_the_table(tmp_path: Path) -> None:

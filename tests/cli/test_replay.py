@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -99,8 +100,11 @@ def test_explain_a_recording(recorded: Path) -> None:
 
 
 def test_explain_ptx_and_bytes(recorded: Path, tmp_path: Path) -> None:
-    ptx = kernels.folder() / "w4a16_gptq_gemm_typed.v1.sm_80.ptx"
-    signature = kernels.canonical(1).sidecar.declare(fe.Signature.from_ptx(ptx.read_text()))
+    shipped = kernels.canonical(1)
+    ptx = tmp_path / "kernel.ptx"
+    ptx.write_text(shipped.text)
+    ptx.with_suffix(".json").write_text(json.dumps(shipped.declared))
+    signature = shipped.sidecar.declare(fe.Signature.from_ptx(shipped.text))
     device = fe.open_device("cpu")
     arguments = canonical.arguments(device)
     arrays = {n: a for n, a in arguments.items() if isinstance(a, np.ndarray)}

@@ -217,7 +217,7 @@ def test_a_device_counts_once():
 
 
 def test_each_layer_with_each_kernel():
-    decode = "w4a16_gptq_gemm_decode.m8n32w8.g128.v2.sm_80"
+    decode = "w4a16_gptq_gemm_decode.m8n32w8.g128.sm_80"
     options = ("--kernel", kernels.canonical(0).name, "--kernel", decode)
     path = fixture("gm_v2_sym_g128")
     code, found = run_json("verify", path, *ON_CPU, "--m", 1, "--layers", "*.[qk]_proj", *options)

@@ -19,6 +19,7 @@ from ferrum_numba.gptq.packing import unpack_rows
 from ferrum_numba.gptq.zeros import decode_zeros
 from tests.gptq.fixtures import (
     DOWN_PROJ,
+    FIXTURES,
     Q_PROJ,
     copy_of,
     edit_config,
@@ -152,7 +153,9 @@ def test_any_width_is_dequantised_when_asked(tmp_path, producer, bits, dtype):
         warnings.simplefilter("ignore", UserWarning)  # auto-round's zeros of 15 could be others'
         weight = checkpoint.load_dense(DOWN_PROJ, dtype)
     levels = unpack_rows(stored["qweight"], bits).astype(np.float64)
-    zeros = decode_zeros(stored["qzeros"], checkpoint.config.zero_format, bits).astype(np.float64)
+    zeros = decode_zeros(stored["qzeros"], checkpoint.quantization.zero_format, bits).astype(
+        np.float64
+    )
     groups = stored["g_idx"]
     expected = stored["scales"].astype(np.float64)[groups] * (levels - zeros[groups])
     assert weight.dtype == dtype
@@ -192,7 +195,7 @@ def test_a_checkpoint_of_mixed_widths_and_a_head(tmp_path):
     assert len(bits) == 8
     assert {name for name in bits if bits[name] == 8} == {DOWN_PROJ, "lm_head"}
     assert checkpoint.load_dense("lm_head").shape == (256, 512)
-    assert checkpoint.config.lm_head
+    assert checkpoint.quantization.lm_head
 
 
 @pytest.mark.parametrize("bits", [3, 5])
@@ -277,7 +280,9 @@ def test_a_mislabelled_checkpoint(tmp_path, name, label, remedy):
     corrected = Checkpoint.open(folder, zero_format=remedy).load(Q_PROJ)
     np.testing.assert_array_equal(corrected.dequantize(), expected)
     assert not np.array_equal(
-        Checkpoint.open(folder, zero_format=checkpoint.config.zero_format).load(Q_PROJ).zeros(),
+        Checkpoint.open(folder, zero_format=checkpoint.quantization.zero_format)
+        .load(Q_PROJ)
+        .zeros(),
         corrected.zeros(),
     )
 
@@ -294,7 +299,7 @@ def test_nibbles_of_f_without_a_producer_warn(tmp_path):
     for file in ("quantize_config.json", "config.json"):
         edit_config(folder / file, meta=None)
     checkpoint = Checkpoint.open(folder)
-    assert checkpoint.config.producer == "unknown"
+    assert checkpoint.quantization.producer == "unknown"
     with pytest.warns(UserWarning, match=rf'{Q_PROJ}.qzeros: .*zero_format="v1_gptqmodel"'):
         checkpoint.load(Q_PROJ)
 
@@ -305,4 +310,74 @@ def test_fixture_copies_keep_their_metadata(tmp_path):
     edit_tensors(file, lambda tensors: None)
     with safe_open(file, framework="np") as handle:
         assert handle.metadata()["auto_gptq_version"] == "0.7.1"
-    assert Checkpoint.open(folder).config.zero_format == "v1_autogptq"
+    assert Checkpoint.open(folder).quantization.zero_format == "v1_autogptq"
+
+
+@pytest.mark.parametrize("name", FIXTURES)
+def test_every_tensor_is_read_by_name_as_it_is_stored(name):
+    checkpoint = Checkpoint.open(fixture(name))
+    seen = 0
+    for file in fixture(name).glob("*.safetensors"):
+        with safe_open(file, framework="np") as handle:
+            for tensor in handle.keys():  # noqa: SIM118
+                spec, array = checkpoint.tensors[tensor], checkpoint.array(tensor)
+                assert spec.file == file.name
+                assert (spec.dtype, spec.shape) == (array.dtype.name, array.shape)
+                stored = handle.get_slice(tensor)
+                assert list(array.shape) == stored.get_shape()
+                seen += 1
+                if stored.get_dtype() != "BF16":  # which this reader does not have for NumPy
+                    np.testing.assert_array_equal(array, handle.get_tensor(tensor))
+    assert seen == len(checkpoint.tensors)
+    assert not checkpoint.missing
+    assert checkpoint.config == json.loads((fixture(name) / "config.json").read_text())
+
+
+def test_bfloat16_tensors_are_ml_dtypes(tmp_path):
+    make_checkpoint(tmp_path, Recipe(layers=1, dtype="bfloat16"))
+    checkpoint = Checkpoint.open(tmp_path)
+    assert checkpoint.tensors["lm_head.weight"].dtype == "bfloat16"
+    head = checkpoint.array("lm_head.weight")
+    assert head.dtype == ml_dtypes.bfloat16
+    dense = checkpoint.dense("lm_head")
+    assert (dense.dtype, dense.shape, dense.flags.c_contiguous) == (np.float16, (256, 512), True)
+    np.testing.assert_array_equal(dense, head.T.astype(np.float16))
+
+
+def test_an_unknown_tensor_is_answered_with_near_names(plain):
+    checkpoint = Checkpoint.open(plain)
+    with refused(r"^model\.norm\.wieght: expected the name of a tensor.*mean model\.norm\.weight"):
+        checkpoint.array("model.norm.wieght")
+    with refused(r"^zzz: .*Checkpoint\.tensors has them"):
+        checkpoint.array("zzz")
+
+
+def test_a_missing_tensor_is_said_to_be_missing(sharded):
+    gone = "model-00003-of-00004.safetensors"
+    (sharded / gone).unlink()
+    missing = Checkpoint.open(sharded).missing
+    assert set(missing.values()) == {gone}
+    name = next(iter(missing))
+    with refused(rf"^{re.escape(name)}: .*the index places it in '{gone}'"):
+        Checkpoint.open(sharded).array(name)
+
+
+def test_an_unquantised_weight_beyond_float16(plain):
+    def enlarge(tensors):
+        tensors["lm_head.weight"] = np.full((8, 16), 7e4, np.float32)
+        tensors["lm_head.weight"][0, 0] = np.inf
+
+    edit_tensors(plain / "model.safetensors", enlarge)
+    checkpoint = Checkpoint.open(plain)
+    assert checkpoint.dense("lm_head", np.float32).shape == (16, 8)
+    tensors = load_file(plain / "model.safetensors")
+    tensors["lm_head.weight"][0, 0] = 0
+    save_file(tensors, plain / "model.safetensors")
+    with refused(r"^lm_head\.weight: expected weights within float16 \(65504\)"):
+        Checkpoint.open(plain).dense("lm_head")
+
+
+def test_no_model_configuration(tmp_path):
+    make_checkpoint(tmp_path, Recipe(layers=1))
+    (tmp_path / "config.json").unlink()
+    assert Checkpoint.open(tmp_path).config == {}

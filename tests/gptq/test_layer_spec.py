@@ -41,7 +41,7 @@ def test_specs_equal_the_manifest(name):
         assert tensors.act_order == spec.act_order
         assert spec.zero_format == name.split("_")[1]
         # As plain as is exact: only a zero of 0 needs its writer's own reading.
-        assert tensors.zero_format in (spec.zero_format, checkpoint.config.zero_format)
+        assert tensors.zero_format in (spec.zero_format, checkpoint.quantization.zero_format)
         assert tensors.zero_format == spec.zero_format or "zp0" in name
 
 

@@ -136,10 +136,10 @@ def test_a_file_without_permission(tmp_path, monkeypatch):
     file = tmp_path / "a.safetensors"
     save_file(TENSORS, file)
 
-    def deny(*_):
+    def deny(*_, **__):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("ferrum_numba.gptq.safetensors_file.FileIO", deny)
+    monkeypatch.setattr("ferrum_numba.gptq.files.FileIO", deny)
     with refused(r"a\.safetensors: expected a safetensors file, found one that cannot be read \("):
         read_header(file)
 

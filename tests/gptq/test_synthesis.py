@@ -66,7 +66,7 @@ def test_dialects(tmp_path, name):
         assert spec.scales_dtype == recipe.dtype
         weight = checkpoint.load_dense(linear.name).astype(np.float32)
         assert 0.7 < weight.std() * np.sqrt(linear.K) < 1.4  # unit inputs give unit outputs
-    producer = checkpoint.config.producer.split(":")[0]
+    producer = checkpoint.quantization.producer.split(":")[0]
     assert producer == {"autogptq": "auto_gptq"}.get(recipe.producer, recipe.producer)
 
 

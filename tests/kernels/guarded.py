@@ -25,12 +25,12 @@ def launch_guarded(
     device: fe.Device, artefact: kernels.Artefact, tensors: fe.GptqTensors, a: np.ndarray
 ) -> np.ndarray:
     """c[M, N] of one launch, after checking that nothing around it was written."""
-    bias = (artefact.sidecar.constants or {})["ZERO_BIAS"]
     poison = np.full((a.shape[0], tensors.N), np.nan, a.dtype)
     around, c = guarded(device, poison)
     placed = [guarded(device, v) for v in (tensors.qweight, tensors.scales, tensors.qzeros, a)]
     qweight, scales, qzeros, x = (middle for _, middle in placed)
-    weight = fe.W4A16Weight(qweight, scales, qzeros, tensors.K, tensors.N, tensors.group_size, bias)
+    sizes = (tensors.K, tensors.N, tensors.group_size, tensors.zero_bias)
+    weight = fe.W4A16Weight(qweight, scales, qzeros, *sizes)
     fe.launch_w4a16_gptq(None, artefact.kernel(device), x, weight, c, a.shape[0])
     device.synchronize()
     result = device.to_host(around)

@@ -17,8 +17,8 @@ from tests.kernels.test_artefacts import TOLERANCE, dtype_of
 from tests.layers import random_tensors
 
 CPU = fe.open_device("cpu")
-TUNED = [name for name in kernels.names() if "act_order_mma" in name]
-ON_CPU = ["m8n32w8g256.v1", "m16n32w8g1024.v2", "m64n32w4g256.sym"]  # bfloat16: test_linear
+TUNED = [build.name for build in kernels.builds(kernel="w4a16_gptq_gemm_act_order_mma")]
+ON_CPU = ["m8n32w8.cap256", "m16n32w8.cap1024", "m64n32w4.cap256.sym"]  # bfloat16: test_linear
 # M, K, N, group size, how the rows name their groups.
 CASES = [
     (1, 8, 8, 8, "any"),
@@ -44,10 +44,9 @@ def order(kind: str, k: int, group_size: int, seed: int) -> NDArray[np.int32]:
 
 
 def layer_of(name: str, k: int, n: int, group_size: int, kind: str) -> fe.GptqTensors:
-    zeros: ZeroFormat = "v1" if ".v1." in name else "v2"
-    plain = random_tensors(
-        k, n, group_size, zero_format=zeros, seed=k + n, symmetric=".sym." in name
-    )
+    zeros: ZeroFormat = "v1" if k // 8 % 2 else "v2"
+    symmetric = bool(kernels.artefact(name).fields["SYMMETRIC"])
+    plain = random_tensors(k, n, group_size, zero_format=zeros, seed=k + n, symmetric=symmetric)
     scales = plain.scales.astype(dtype_of(name))
     return replace(plain, scales=scales, g_idx=order(kind, k, group_size, n))
 
@@ -62,8 +61,10 @@ def launch(
     parts = (tensors.qweight, tensors.scales, tensors.qzeros, tensors.g_idx, a)
     qweight, scales, qzeros, g_idx, x = (guarded(device, part)[1] for part in parts)
     sizes = (tensors.K, tensors.N, tensors.group_size, tensors.zero_bias)
-    weight = fe.W4A16Weight(qweight, scales, qzeros, *sizes, symmetric=".sym." in name)
-    kernel = kernels.artefact(name).kernel(device)
+    artefact = kernels.artefact(name)
+    symmetric = bool(artefact.fields["SYMMETRIC"])
+    weight = fe.W4A16Weight(qweight, scales, qzeros, *sizes, symmetric=symmetric)
+    kernel = artefact.kernel(device)
     added = None if bias is None else device.to_device(bias)
     kernels.prepare_act_order(kernel, x, weight, g_idx, c, m, bias=added)(None)
     device.synchronize()
@@ -114,7 +115,7 @@ def test_long_k(gpu: fe.Device, name: str) -> None:
 @pytest.mark.parametrize("zero_bias", [0, 1])
 def test_choose(zero_bias: int, dtype: str) -> None:
     bounds = kernels.ACT_ORDER_BOUNDS
-    for groups, expected in ((256, "g256.v"), (257, "g1024.v"), (1025, "gemm_act_order.")):
+    for groups, expected in ((256, "cap256.sm"), (257, "cap1024.sm"), (1025, "gemm_act_order.")):
         assert expected in kernels.choose_act_order(CPU, 1, 64, 8192, groups, zero_bias).name
     for m, bound in zip((1, 9, 1000), bounds, strict=True):
         chosen = kernels.choose_act_order(CPU, m, 4096, 4096, 32, zero_bias, dtype)
@@ -157,7 +158,7 @@ def test_symmetric_layers_look_no_zeros_up() -> None:
     for symmetric in (True, False):
         tensors = random_tensors(256, 64, 64, symmetric=symmetric)
         layer = fe.GptqLinear(replace(tensors, g_idx=order("any", 256, 64, 1)), device=CPU)
-        assert (".sym." in layer.artefact(1).name) == symmetric
+        assert layer.artefact(1).fields["SYMMETRIC"] == symmetric
     name = kernels.choose_act_order(CPU, 1, 64, 256, 4, 1, symmetric=True).name
     layer = fe.GptqLinear(replace(tensors, g_idx=order("any", 256, 64, 1)), device=CPU, kernel=name)
     with pytest.raises(fe.AbiError, match="qzeros: this kernel takes every zero for 8"):
@@ -169,8 +170,7 @@ def test_what_does_not_fit() -> None:
         "model.layers.0.self_attn.q_proj"
     )
     x = np.ones((2, tensors.K), np.float16)
-    other = kernels.choose_act_order(CPU, 2, tensors.N, tensors.K, tensors.groups, 0).name
-    layer = fe.GptqLinear(tensors, device=CPU, kernel=other)
+    layer = fe.GptqLinear(tensors, device=CPU, kernel=kernels.act_order(0).name)
     with pytest.raises(fe.AbiError, match="zero_bias: the weight's zeros are nibble . 1"):
         layer(x)
     layer = fe.GptqLinear(tensors, device=CPU)

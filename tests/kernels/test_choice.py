@@ -73,29 +73,28 @@ def gpu(cuda_version: tuple[int, int]) -> fe.Device:
 
 
 def test_table_and_artefacts_fit() -> None:
-    """Every build of the table is shipped for v1 and v2 and both dtypes, and nothing else is."""
+    """Every build of the table is shipped for both dtypes, and no other tuned one is."""
     content = json.loads((kernels.folder() / "w4a16_tuning.json").read_text())
     builds = {r["build"] for rows in content.values() for r in rows} - {CANONICAL}
     wanted = {
-        kernels.tuned_name(build, zero_bias, dtype)
+        kernels.of_dtype(kernels.artefact(build), dtype)
         for build in builds
-        for zero_bias in (0, 1)
         for dtype in ("float16", "bfloat16")
     }
-    assert wanted == {name for name in kernels.names() if re.search(r"\.g\d+\.", name)}
-    portable = {r["build"] for r in content["portable"]}
-    assert all(build == CANONICAL or build.endswith(".sm_80") for build in portable)
+    assert wanted == {build for build in kernels.builds() if "GROUP" in build.fields}
+    portable = {r["build"] for r in content["portable"]} - {CANONICAL}
+    assert {kernels.artefact(build).fields["target"] for build in portable} == {"sm_80"}
 
 
 @pytest.mark.parametrize(
     ("shape", "zero_bias", "expected"),
     [
-        ((1, 4096, 4096, 128), 1, "decode.m8n32.*g128.v1"),
-        ((8, 4096, 4096, 128), 0, "decode.m8n32.*g128.v2"),
-        ((16, 4096, 4096, 256), 1, "g128.v1"),
-        ((1, 4096, 4096, 64), 1, "decode.m8n32.*g32.v1"),
-        ((1, 4096, 4096, -1), 1, "decode.*g128.v1"),
-        ((1, 72, 40, 40), 1, "decode.*g128.v1"),
+        ((1, 4096, 4096, 128), 1, "decode.m8n32.*g128.sm"),
+        ((8, 4096, 4096, 128), 0, "decode.m8n32.*g128.sm"),
+        ((16, 4096, 4096, 256), 1, "g128.sm"),
+        ((1, 4096, 4096, 64), 1, "decode.m8n32.*g32.sm"),
+        ((1, 4096, 4096, -1), 1, "decode.*g128.sm"),
+        ((1, 72, 40, 40), 1, "decode.*g128.sm"),
         ((1, 4096, 4096, 8), 1, "gemm_typed.v1"),
         ((1, 4096, 4096, 48), 0, "gemm_typed.v2"),
     ],
@@ -125,7 +124,7 @@ def test_a_layer_chooses_for_each_m(device: fe.Device) -> None:
 
 def test_a_kernel_by_name(device: fe.Device) -> None:
     tensors = random_tensors(256, 64, 128, seed=3)
-    name = "w4a16_gptq_gemm_decode.m16n32w8.g128.v1.sm_80"
+    name = "w4a16_gptq_gemm_decode.m16n32w8.g128.sm_80"
     layer = fe.GptqLinear(tensors, device=device, kernel=name)
     assert layer.artefact(1).name == layer.artefact(100).name == name
     x = device.to_device(np.ones((2, 256), np.float16))
@@ -154,9 +153,7 @@ def test_a_kernel_of_other_arrays(name: str, takes: str) -> None:
 
 def test_a_kernel_of_the_other_zero_format() -> None:
     layer = fe.GptqLinear(
-        random_tensors(256, 64, 128),
-        device=CPU,
-        kernel="w4a16_gptq_gemm_decode.m16n32w8.g128.v2.sm_80",
+        random_tensors(256, 64, 128), device=CPU, kernel=kernels.canonical(0).name
     )
     with pytest.raises(fe.AbiError, match="zero_bias: the weight's zeros are nibble . 1"):
         layer(np.ones((2, 256), np.float16))

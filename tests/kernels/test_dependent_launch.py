@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from functools import partial
 
 import numpy as np
@@ -14,14 +13,12 @@ from tests.kernels.test_artefacts import case, dtype_of
 from tests.kernels.test_tuned_gemms import launch
 from tests.ptx import ptx
 
-DEPENDENT = [name for name in kernels.names() if kernels.artefact(name).sidecar.programmatic]
 # Of each kernel, and of those that let the next launch start at once and of those that do it late.
-V1 = [
-    name
-    for name in DEPENDENT
-    if re.search(r"(decode\.(bf16\.)?m8n32w8|decode\.m8n32w4|mma\.m32n128w4c264)\.g128\.v1", name)
+DEPENDENT = [
+    f"w4a16_gptq_gemm_{build}.g128.sm_90"
+    for build in ("decode.m8n32w4", "decode.m8n32w8", "decode.bf16.m8n32w8", "mma.m32n128w4")
 ]
-WGMMA = [name for name in DEPENDENT if re.search(r"gemm_wgmma\.m(64|256)n128\.g64\.v1\.", name)]
+WGMMA = [f"w4a16_gptq_gemm_wgmma.{tile}.g64.sm_90a" for tile in ("m64n128", "m256n128")]
 # Lets the launch behind it start at once, takes its time, and only then copies n words.
 LATE_COPY = ptx(
     [".param .u64 source", ".param .u64 out", ".param .u32 n"],
@@ -51,17 +48,20 @@ LATE_COPY = ptx(
 
 def twin(name: str) -> str:
     """The build of the same tile that is launched when all before it is done."""
-    return name.replace(".sm_90", ".sm_80")
+    fields = kernels.artefact(name).fields
+    same = {field: fields[field] for field in ("kernel", "dtype", "num_warps", "GROUP")}
+    tile = {field: fields[field] for field in ("BLOCK_M", "BLOCK_N")}
+    return kernels.find(**same, **tile, target="sm_80").name
 
 
-@pytest.mark.parametrize("name", V1)
+@pytest.mark.parametrize("name", DEPENDENT)
 def test_the_same_bits_as_its_twin(name: str) -> None:
     device = fe.open_device("cpu")
     found, expected = (launch(device, each, 17, 1320, 40)[0] for each in (name, twin(name)))
     np.testing.assert_array_equal(found.view(np.uint16), expected.view(np.uint16))
 
 
-@pytest.mark.parametrize("name", V1)
+@pytest.mark.parametrize("name", DEPENDENT)
 def test_before_it_waits_it_touches_weights_alone(name: str) -> None:
     """Of a, c and bias nothing is there to be read or written, and it ends where it waits."""
     shipped, tensors = case(name, 1320, 72, None)
@@ -75,7 +75,8 @@ def test_before_it_waits_it_touches_weights_alone(name: str) -> None:
     kernel.launch(
         fe.LaunchConfig(config.grid, config.block, config.shared_bytes),
         *(nothing, *weights, nothing, *sizes.values()),
-        *[nothing] * (len(kernel.signature.params) - 19),  # bias, workspace, scratch
+        *(nothing, tensors.zero_bias),
+        *[nothing] * (len(kernel.signature.params) - 21),  # workspace, scratch
     )
     device.synchronize()
 
@@ -101,8 +102,8 @@ def outputs(
     for source, result in zip(map(device.to_device, sources), results, strict=True):
         calls += [
             late.prepare(fe.LaunchConfig(-(-words // 128), 128), source, x, words),
-            prepare(x, *weights, between, *sizes.values()),
-            prepare(between, *weights, result, *sizes.values()),
+            prepare(x, *weights, between, *sizes.values(), None, tensors.zero_bias),
+            prepare(between, *weights, result, *sizes.values(), None, tensors.zero_bias),
         ]
     for call in calls:  # all prepared, so that they follow close on each other
         call()
@@ -110,7 +111,7 @@ def outputs(
     return [device.to_host(result).view(np.uint16) for result in results]
 
 
-@pytest.mark.parametrize("name", V1 + WGMMA)
+@pytest.mark.parametrize("name", DEPENDENT + WGMMA)
 def test_activations_that_are_written_late(device: fe.Device, name: str) -> None:
     """By a kernel that lets it start at once, and by another launch of its own kind."""
     if getattr(device, "capability", (9, 0)) < (9, 0):

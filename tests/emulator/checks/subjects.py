@@ -12,7 +12,7 @@ import numpy as np
 from ferrum_numba.abi import LaunchConfig, Sidecar, Signature
 from ferrum_numba.abi.arrays import POINTEE_DTYPES
 from ferrum_numba.emulator.checks import LaunchArray
-from ferrum_numba.kernels import artefact, folder
+from ferrum_numba.kernels import artefact
 from ferrum_numba.kernels.sample import sample
 
 DATA = Path(__file__).parents[1] / "data"
@@ -148,8 +148,7 @@ def shipped(name: str, **sizes: int) -> Subject:
 def stranger(name: str, shared_bytes: int, ones: bool, **sizes: int) -> Subject:
     """A build of the canonical source by another compiler; ones: strides of 1 are built in."""
     text = (DATA / f"{name}.ptx").read_text()
-    path = folder() / "w4a16_gptq_gemm_typed.v1.sm_80.json"
-    fields = json.loads(path.read_text(encoding="utf-8"))
+    fields = artefact("w4a16_gptq_gemm_typed.v1.sm_80").declared
     for key in ("ptx_sha256", "ptx_version", "target", "constants", "source_sha256"):
         fields.pop(key, None)
     units = {"stride_ak", "stride_qwn", "stride_sn", "stride_cn"} if ones else set()
@@ -196,14 +195,14 @@ def specialised(**sizes: int) -> Subject:
 
 def multiply() -> Subject:
     """The GEMM of mma.sync, two CTAs a tile."""
-    name = "w4a16_gptq_gemm_mma.m64n64w8c132.g128.v1.sm_80"
+    name = "w4a16_gptq_gemm_mma.m64n64w8.g128.sm_80"
     return shipped(name, M=67, N=72, K=2048 + 8, group_size=128)
 
 
 def persistent() -> Subject:
     """The GEMM of wgmma as on a GPU of 3 processors: three CTAs share a tile, and each fills all
     stages of its ring."""
-    found = artefact("w4a16_gptq_gemm_wgmma.m64n256.g64.v1.sm_90a")
+    found = artefact("w4a16_gptq_gemm_wgmma.m64n256.g64.sm_90a")
     fields = found.sidecar.to_mapping()
     fields["grid"] = [rule.replace("132", "3") for rule in fields["grid"]]
     for p in fields["params"]:
@@ -219,17 +218,13 @@ def canonical() -> Subject:
 
 def subjects() -> list[Subject]:
     """All: the shipped kernels that differ in more than a constant, and the builds in data/."""
-    decode = "w4a16_gptq_gemm_decode.{}.v1.sm_80"
     small = {"M": 11, "N": 72, "K": 384 + 8, "group_size": 128}
     aligned = {"M": 67, "N": 192, "K": 208, "group_size": 64}
     return [
         canonical(),
         shipped("add_bias.sm_80", M=3, N=600),
-        *(
-            shipped(decode.format(tile), **small)
-            for tile in ("m8n32w4.g128", "m16n64w4.g128")
-            if (folder() / f"{decode.format(tile)}.ptx").exists()
-        ),
+        shipped("w4a16_gptq_gemm_decode.m8n32w4.g128.sm_80", **small),
+        shipped("w4a16_gptq_gemm_decode.m16n64w4.g128.sm_80", **small),
         stranger("triton_3.2.0_typed_s1_w4", 8192, False, **aligned),
         stranger("triton_3.3.1_naive_s3_w8_ones", 40960, True, **aligned),
         stranger("triton_3.4.0_typed_s4_w2_ones", 14336, True, **aligned),

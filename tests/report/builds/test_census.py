@@ -17,8 +17,8 @@ def census(body: str) -> Census:
 
 
 def texts():
-    shipped = [kernels.folder() / f"{name}.ptx" for name in kernels.names()[::6]]
-    return [pytest.param(path.read_text(), id=path.stem) for path in [*FILES, *shipped]]
+    files = [pytest.param(path.read_text(), id=path.stem) for path in FILES]
+    return files + [pytest.param(build.text, id=build.name) for build in kernels.builds()[::6]]
 
 
 @pytest.mark.parametrize("text", texts())

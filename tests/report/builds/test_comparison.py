@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from ferrum_numba import kernels
@@ -20,7 +18,7 @@ def inspected(text, sidecar=None):
 def shipped(name=CANONICAL, **changes):
     """A shipped kernel, its sidecar changed."""
     artefact = kernels.artefact(name)
-    fields = json.loads((kernels.folder() / f"{name}.json").read_text()) | changes
+    fields = artefact.declared | changes
     text = artefact.text
     if changes:  # its build comment and digest are of the unchanged one
         text = "\n".join(line for line in text.splitlines() if "ferrum-build" not in line)
@@ -76,7 +74,7 @@ def test_what_the_sidecar_says(changes, launches, sentence):
 
 
 def test_other_names_and_types_of_parameters():
-    fields = json.loads((kernels.folder() / f"{CANONICAL}.json").read_text())
+    fields = kernels.artefact(CANONICAL).declared
     fields["params"][0] |= {"type": "*bf16"}
     fields["params"][1] |= {"role": "output"}
     fields["params"][2] |= {"shape": ["K", "N"]}

@@ -1,0 +1,188 @@
+"""Where a model's weights lie in its checkpoint: found, and checked against the configuration.
+
+Every tensor has to be there in the configuration's shape, and none beside them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import CheckpointError
+from ..gptq import Checkpoint
+from .config import ModelConfig
+
+_EMBEDDING, _HEAD = "embed_tokens.weight", "lm_head"
+_PREFIXES = ("model.", "model.language_model.", "language_model.model.")
+# What files carry along: transformers computes it, and so do we.
+_IGNORED = "rotary_emb.inv_freq"
+_FLOATS = ("float16", "bfloat16", "float32")
+_PARTS = ("qweight", "qzeros", "scales", "g_idx", "bias")
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A linear layer: y (…, N) = x (…, K) @ weight [K, N] + bias [N].
+
+    name       of its tensors, without their own endings
+    quantised  whether they are GPTQ's; else there is `name.weight` [N, K]
+    bias       whether `name.bias` is there; AutoGPTQ writes zeros where the model has none
+    """
+
+    name: str
+    K: int
+    N: int
+    quantised: bool
+    bias: bool
+
+
+@dataclass(frozen=True)
+class LayerNames:
+    """A decoder layer. Norms are names of tensors [hidden], q_norm and k_norm [head_dim].
+
+    qkv      q, k and v; or one layer whose columns are theirs, in this order
+    gate_up  gate and up; or one layer, gate's columns first
+    """
+
+    input_norm: str
+    qkv: tuple[Linear, ...]
+    q_norm: str | None
+    k_norm: str | None
+    o: Linear
+    post_norm: str
+    gate_up: tuple[Linear, ...]
+    down: Linear
+
+
+@dataclass(frozen=True)
+class ModelNames:
+    """A whole model. embedding: a tensor [vocab, hidden]; norm: the last one's tensor [hidden].
+
+    head: None where it is tied, and the embedding's rows are its columns.
+    """
+
+    embedding: str
+    layers: tuple[LayerNames, ...]
+    norm: str
+    head: Linear | None
+
+    @classmethod
+    def find(cls, config: ModelConfig, checkpoint: Checkpoint) -> ModelNames:
+        """The names of `config`'s weights in `checkpoint`.
+
+        Raises CheckpointError that names the first tensor that is missing, has another shape, or
+        has no place in the model.
+        """
+        finder = _Finder(config, checkpoint)
+        prefix = finder.prefix
+        names = cls(
+            embedding=finder.tensor(prefix + _EMBEDDING, config.vocab, config.hidden),
+            layers=tuple(
+                finder.layer(f"{prefix}layers.{number}.") for number in range(config.layers)
+            ),
+            norm=finder.tensor(f"{prefix}norm.weight", config.hidden),
+            head=finder.head(),
+        )
+        finder.refuse_others()
+        return names
+
+
+class _Finder:
+    """Looks names up, and keeps which tensors found a place."""
+
+    def __init__(self, config: ModelConfig, checkpoint: Checkpoint) -> None:
+        self.config, self.checkpoint = config, checkpoint
+        self.found: set[str] = set()
+        stored = checkpoint.tensors
+        self.prefix = next((p for p in _PREFIXES if p + _EMBEDDING in stored), _PREFIXES[0])
+
+    def tensor(self, name: str, *shape: int) -> str:
+        """The name of a tensor that is not quantised, once it is there in this shape."""
+        stored = self.checkpoint.tensors.get(name)
+        if stored is None or stored.shape != shape or stored.dtype not in _FLOATS:
+            found = "nothing" if stored is None else f"{stored.dtype} {list(stored.shape)}"
+            self._refuse(name, f"{', '.join(_FLOATS)} {list(shape)}", found)
+        self.found.add(name)
+        return name
+
+    def linear(self, name: str, K: int, N: int, bias: bool) -> Linear:
+        """The layer `name`, quantised or not."""
+        if name in self.checkpoint.problems:
+            raise CheckpointError(self.checkpoint.problems[name])
+        spec = self.checkpoint.layers.get(name)
+        if spec is None:
+            self.tensor(f"{name}.weight", N, K)
+            if bias:
+                self.tensor(f"{name}.bias", N)
+            return Linear(name, K, N, quantised=False, bias=bias)
+        if (spec.K, spec.N) != (K, N):
+            self._refuse(name, f"a layer of K={K}, N={N}", f"K={spec.K}, N={spec.N}")
+        if bias and not spec.bias:
+            self._refuse(f"{name}.bias", f"a bias [{N}]", "nothing")
+        self.found |= {f"{name}.{part}" for part in _PARTS}
+        return Linear(name, K, N, quantised=True, bias=spec.bias)
+
+    def fused(self, whole: str, parts: dict[str, int], K: int, bias: bool) -> tuple[Linear, ...]:
+        """The layer `whole`, where it is there, or else its parts {name: N}."""
+        here = {*self.checkpoint.layers, *self.checkpoint.problems}
+        if whole in here or f"{whole}.weight" in self.checkpoint.tensors:
+            return (self.linear(whole, K, sum(parts.values()), bias),)
+        return tuple(self.linear(name, K, N, bias) for name, N in parts.items())
+
+    def layer(self, prefix: str) -> LayerNames:
+        """The decoder layer whose names begin with `prefix`."""
+        config, attention, mlp = self.config, f"{prefix}self_attn.", f"{prefix}mlp."
+        q, kv, inner = config.q_width, config.kv_width, config.intermediate
+        norm = (config.head_dim,) if config.qk_norm else None
+        return LayerNames(
+            input_norm=self.tensor(f"{prefix}input_layernorm.weight", config.hidden),
+            qkv=self.fused(
+                f"{attention}qkv_proj",
+                {f"{attention}{part}_proj": N for part, N in (("q", q), ("k", kv), ("v", kv))},
+                config.hidden,
+                config.qkv_bias,
+            ),
+            q_norm=self.tensor(f"{attention}q_norm.weight", *norm) if norm else None,
+            k_norm=self.tensor(f"{attention}k_norm.weight", *norm) if norm else None,
+            o=self.linear(f"{attention}o_proj", q, config.hidden, config.o_bias),
+            post_norm=self.tensor(f"{prefix}post_attention_layernorm.weight", config.hidden),
+            gate_up=self.fused(
+                f"{mlp}gate_up_proj",
+                {f"{mlp}{part}_proj": inner for part in ("gate", "up")},
+                config.hidden,
+                config.mlp_bias,
+            ),
+            down=self.linear(f"{mlp}down_proj", inner, config.hidden, config.mlp_bias),
+        )
+
+    def head(self) -> Linear | None:
+        """The head, None where it is tied; a copy that a tied model carries along is not read."""
+        if self.config.tied and _HEAD not in self.checkpoint.layers:
+            self.found.add(f"{_HEAD}.weight")
+            return None
+        return self.linear(_HEAD, self.config.hidden, self.config.vocab, False)
+
+    def refuse_others(self) -> None:
+        """Refuse tensors under the model's prefix that no part of it asked for.
+
+        What else lies in the directory, such as an adapter, is no part of the model.
+        """
+        others = [
+            name
+            for name in self.checkpoint.tensors
+            if name.startswith((self.prefix, _HEAD))
+            and name not in self.found
+            and not name.endswith(_IGNORED)
+        ]
+        if others:
+            more = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
+            raise CheckpointError(
+                f"{others[0]}{more}: expected no such tensor in a {self.config.architecture} of "
+                f"{self.config.layers} layers, found one in {self.checkpoint.path}; the model "
+                "has parts that are not computed here, or config.json is another model's"
+            )
+
+    def _refuse(self, name: str, expected: str, found: str) -> None:
+        raise CheckpointError(
+            f"{name}: expected {expected}, as config.json asks, found {found} in "
+            f"{self.checkpoint.path}; get the whole checkpoint, with the config.json of its own"
+        )

@@ -1,0 +1,414 @@
+"""The builds of the W4A16 GEMMs, and of what adds a bias to their results."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from .build import Build, aligned, array, integers, owned
+
+PARAMS = [
+    array("a", "*T", ["M", "K"], ["stride_am", "stride_ak"]),
+    array("qweight", "*i32", ["K // 8", "N"], ["stride_qwk", "stride_qwn"]),
+    array("scales", "*T", ["cdiv(K, group_size)", "N"], ["stride_sk", "stride_sn"]),
+    array("qzeros", "*i32", ["cdiv(K, group_size)", "N // 8"], ["stride_qzk", "stride_qzn"]),
+    array("c", "*T", ["M", "N"], ["stride_cm", "stride_cn"], role="output"),
+    *integers("size", "M", "N", "K", "group_size"),
+    *integers("stride", "stride_am", "stride_ak", "stride_qwk", "stride_qwn"),
+    *integers("stride", "stride_sk", "stride_sn", "stride_qzk", "stride_qzn"),
+    *integers("stride", "stride_cm", "stride_cn"),
+]
+# What the tuned kernels take besides: what is added to the result, and to each stored zero.
+BIASES = [
+    array("bias", "*T", ["N"], ["1"]) | {"nullable": True},
+    *integers("argument", "zero_bias"),
+]
+SIZES = ["M >= 1", "N >= 8", "N % 8 == 0", "K >= 8", "K % 8 == 0"]
+UNIT_STRIDES = [f"{name} == 1" for name in ("stride_ak", "stride_qwn", "stride_sn", "stride_qzn")]
+TUNED = [*UNIT_STRIDES, "zero_bias == 0 or zero_bias == 1"]
+GROUPS = ["group_size >= 1", "group_size % GROUP == 0 or group_size >= K"]
+ZERO_FORMATS = {"v1": 1, "v2": 0}
+
+
+def _bfloat16(build: Build) -> Build:
+    """The same build for bfloat16 activations, scales and results."""
+    apart = {"APART": 0} if "APART" in build.constants else {}  # bfloat16 has no room for it
+    return replace(build, dtype="bfloat16", constants=build.constants | apart)
+
+
+def _canonical(zero_format: str, zero_bias: int) -> Build:
+    return Build(
+        kernel="w4a16_gptq_gemm_typed",
+        archive=None,
+        label=(zero_format,),
+        dtype="float16",
+        target="sm_80",
+        ptx_version="7.0",
+        num_warps=4,
+        tile={"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32},
+        constants={"ZERO_BIAS": zero_bias},
+        params=PARAMS,
+        grid=["cdiv(M, BLOCK_M)", "cdiv(N, BLOCK_N)", "1"],
+        constraints=[*SIZES, "group_size >= 8", "group_size % 8 == 0"],
+    )
+
+
+def _act_order_params() -> list[dict[str, Any]]:
+    """The canonical ones, but with `g_idx`, and `groups` in place of group_size."""
+    a, qweight, _, _, c, *rest = PARAMS
+    return [
+        a,
+        qweight,
+        array("scales", "*T", ["groups", "N"], ["stride_sk", "stride_sn"]),
+        array("qzeros", "*i32", ["groups", "N // 8"], ["stride_qzk", "stride_qzn"]),
+        array("g_idx", "*i32", ["K"], ["1"]),
+        c,
+        *(p | {"name": "groups"} if p["name"] == "group_size" else p for p in rest),
+    ]
+
+
+def _act_order(zero_format: str, zero_bias: int) -> Build:
+    return replace(
+        _canonical(zero_format, zero_bias),
+        kernel="w4a16_gptq_gemm_act_order",
+        params=_act_order_params(),
+        constraints=[*SIZES, "groups >= 1"],
+    )
+
+
+@dataclass(frozen=True)
+class DecodeTile:
+    """What a CTA of the decode kernel does: its rows and columns of c, its warps.
+
+    dependent: whether some shape runs faster with programmatic launches, and when the build lets
+    the next launch start: 1 at once, 2 when its products are done; None: there is no such build.
+    """
+
+    block_m: int
+    block_n: int
+    num_warps: int
+    dependent: int | None = None
+    max_registers: int | None = None
+
+
+# 128 registers let 16 warps share an SM, 168 let 12.
+DECODE_TILES = {
+    128: [
+        DecodeTile(8, 32, 4, dependent=2, max_registers=128),
+        DecodeTile(8, 32, 8, dependent=1, max_registers=128),
+        DecodeTile(8, 32, 16, dependent=1),
+        DecodeTile(8, 64, 4, dependent=1, max_registers=168),
+        DecodeTile(16, 32, 8, dependent=1),
+        DecodeTile(16, 64, 4, dependent=1),
+        DecodeTile(16, 64, 8, dependent=1),
+    ],
+    32: [
+        DecodeTile(8, 32, 4),
+        DecodeTile(8, 32, 8, dependent=1),
+        DecodeTile(16, 32, 4),
+        DecodeTile(16, 32, 8, dependent=1),
+    ],
+}
+
+
+def _decode(tile: DecodeTile, group: int) -> Build:
+    return Build(
+        kernel="w4a16_gptq_gemm_decode",
+        archive="w4a16_gptq_gemm_decode",
+        label=(f"m{tile.block_m}n{tile.block_n}w{tile.num_warps}", f"g{group}"),
+        dtype="float16",
+        target="sm_80",
+        ptx_version="7.4",  # cache hints
+        num_warps=tile.num_warps,
+        tile={"BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n, "BLOCK_K": 128, "GROUP": group},
+        constants={"APART": int(tile.block_m * tile.block_n == 256)},
+        params=[*aligned(PARAMS, 16, "a", "qweight", "scales"), *BIASES],
+        grid=["cdiv(M, BLOCK_M)", "cdiv(N, BLOCK_N)", "1"],
+        constraints=[
+            *SIZES,
+            *GROUPS,
+            "stride_am % 8 == 0",
+            "stride_qwk % 4 == 0",
+            "stride_sk % 4 == 0",
+            *TUNED,
+        ],
+        max_registers=tile.max_registers,
+    )
+
+
+def _with_dependent(build: Build, start: int | None) -> list[Build]:
+    """A build, and the same to be launched while the launch ahead of it still runs."""
+    if start is None:
+        return [build]
+    dependent = replace(
+        build,
+        target="sm_90",
+        ptx_version="8.0",  # of the sm_90a that Triton compiles for; griddepcontrol needs 7.8
+        constants=build.constants | {"DEPENDENT": start},
+        programmatic=True,
+    )
+    return [build, dependent]
+
+
+@dataclass(frozen=True)
+class MmaTile:
+    """What a CTA of the GEMM for more rows does, and how many CTAs a GPU runs at once, about.
+
+    dependent: as a DecodeTile's.
+    """
+
+    block_m: int
+    block_n: int
+    block_k: int
+    num_warps: int
+    stages: int
+    ctas: int
+    warps_k: int = 1
+    dependent: int | None = None
+
+
+_SMS = 132  # of an H200; elsewhere only the speed suffers
+MMA_TILES = {
+    128: [
+        MmaTile(16, 128, 256, 4, 2, 2 * _SMS, warps_k=2),
+        MmaTile(32, 128, 256, 4, 2, 2 * _SMS, warps_k=2, dependent=2),
+        MmaTile(32, 256, 128, 4, 4, 2 * _SMS),
+        MmaTile(64, 64, 256, 8, 2, _SMS, warps_k=4),
+        MmaTile(64, 128, 128, 4, 2, 2 * _SMS),
+        MmaTile(64, 256, 64, 4, 4, 2 * _SMS),
+    ],
+    32: [
+        MmaTile(32, 128, 256, 4, 2, 2 * _SMS, warps_k=2, dependent=2),
+        MmaTile(64, 128, 128, 4, 2, 2 * _SMS),
+    ],
+}
+# Blocks of c for full rounds of CTAS; those left over are split along K, down to 1024 a CTA.
+_BLOCKS = "cdiv(M, BLOCK_M) * cdiv(N, BLOCK_N)"
+_SPLIT = f"min(CTAS // max(1, {_BLOCKS} % CTAS), K // 1024)"
+
+
+def _mma(tile: MmaTile, group: int) -> Build:
+    return Build(
+        kernel="w4a16_gptq_gemm_mma",
+        archive="w4a16_gptq_gemm_mma",
+        label=(f"m{tile.block_m}n{tile.block_n}w{tile.num_warps}", f"g{group}"),
+        dtype="float16",
+        target="sm_80",
+        ptx_version="7.0",
+        num_warps=tile.num_warps,
+        tile={
+            "BLOCK_M": tile.block_m,
+            "BLOCK_N": tile.block_n,
+            "BLOCK_K": tile.block_k,
+            "GROUP": group,
+            "CTAS": tile.ctas,
+        },
+        constants={"WARPS_K": tile.warps_k, "STAGES": tile.stages},
+        params=[
+            *aligned(PARAMS, 16, "a", "qweight", "scales", "c"),
+            *BIASES,
+            owned("workspace", "*fp32", "4 * CTAS * BLOCK_M * BLOCK_N"),
+            owned("counters", "*i32", "4 * CTAS"),
+        ],
+        grid=[f"{_BLOCKS} + {_BLOCKS} % CTAS * max(0, {_SPLIT} - 1)", "1", "1"],
+        constraints=[
+            *SIZES,
+            *GROUPS,
+            "stride_am % 8 == 0",
+            "stride_qwk % 4 == 0",
+            "stride_sk % 8 == 0",
+            "stride_cm % 4 == 0",
+            "stride_cn == 1",
+            *TUNED,
+        ],
+    )
+
+
+@dataclass(frozen=True)
+class ActOrderTile:
+    """What a CTA of the GEMM for activation order does, and how many groups it has room for."""
+
+    block_m: int
+    block_n: int
+    block_k: int
+    num_warps: int
+    max_registers: int | None = None
+    capacity: int = 256
+    copies: int = 4
+
+
+# Groups times copies: 80 KiB of shared memory, so that two CTAs share an SM.
+ACT_ORDER_TILES = [
+    ActOrderTile(8, 32, 64, 8, max_registers=128),
+    ActOrderTile(16, 32, 64, 8, max_registers=128),
+    ActOrderTile(64, 32, 32, 4),
+    ActOrderTile(16, 32, 64, 8, max_registers=128, capacity=1024, copies=1),
+]
+# Without zeros to look up there are registers for more loads under way.
+SYMMETRIC_TILES = [replace(ACT_ORDER_TILES[0], block_k=128), *ACT_ORDER_TILES[1:3]]
+
+
+def _act_order_mma(tile: ActOrderTile, symmetric: bool) -> Build:
+    label = (f"m{tile.block_m}n{tile.block_n}w{tile.num_warps}", f"cap{tile.capacity}")
+    return Build(
+        kernel="w4a16_gptq_gemm_act_order_mma",
+        archive="w4a16_gptq_gemm_act_order_mma",
+        label=(*label, "sym") if symmetric else label,
+        dtype="float16",
+        target="sm_80",
+        ptx_version="7.4",  # cache hints
+        num_warps=tile.num_warps,
+        tile={
+            "BLOCK_M": tile.block_m,
+            "BLOCK_N": tile.block_n,
+            "BLOCK_K": tile.block_k,
+            "CAPACITY": tile.capacity,
+        },
+        constants={"COPIES": tile.copies, "SYMMETRIC": int(symmetric)},
+        params=[
+            *aligned(_act_order_params(), 16, "a", "qweight", "scales", "g_idx", "c"),
+            *BIASES,
+        ],
+        grid=["cdiv(M, BLOCK_M)", "cdiv(N, BLOCK_N)", "1"],
+        constraints=[
+            *SIZES,
+            "groups >= 1",
+            "groups <= CAPACITY",
+            "stride_am % 8 == 0",
+            "stride_qwk % 4 == 0",
+            "stride_sk % 4 == 0",
+            "stride_cm % 4 == 0",
+            "stride_cn == 1",
+            *TUNED,
+        ],
+        max_registers=tile.max_registers,
+        table=True,
+    )
+
+
+@dataclass(frozen=True)
+class WgmmaTile:
+    """What a CTA of the GEMM for many rows on Hopper does, and the stages of its ring.
+
+    num_warps: those that multiply, in `partitions` of their own; four more copy.
+    """
+
+    block_m: int
+    block_n: int
+    block_k: int
+    stages: int
+    num_warps: int = 8
+    partitions: int = 1
+
+    @property
+    def copy_registers(self) -> int:
+        """Of a copying thread: with partitions, what each of twelve warps has at launch."""
+        return 56 if self.partitions == 1 else 168
+
+    @property
+    def chunk(self) -> int:
+        """k's dequantised at once: two such, and the sums, have to fit into the registers."""
+        return 32 if self.block_m * self.block_n == 4096 * self.num_warps else self.block_k // 2
+
+
+WGMMA_TILES = {
+    64: [
+        WgmmaTile(64, 128, 128, 8, partitions=2),
+        WgmmaTile(64, 256, 128, 6),
+        WgmmaTile(128, 64, 128, 5, num_warps=4),
+        WgmmaTile(128, 128, 128, 5, partitions=2),
+        WgmmaTile(128, 256, 128, 4),
+        WgmmaTile(256, 128, 64, 5),
+    ],
+    32: [
+        WgmmaTile(64, 128, 128, 8, partitions=2),
+        WgmmaTile(128, 128, 128, 5, partitions=2),
+        WgmmaTile(256, 128, 64, 5),
+    ],
+}
+
+
+def _wgmma(tile: WgmmaTile, group: int) -> Build:
+    return Build(
+        kernel="w4a16_gptq_gemm_wgmma",
+        archive="w4a16_gptq_gemm_wgmma",
+        label=(f"m{tile.block_m}n{tile.block_n}", f"g{group}"),
+        dtype="float16",
+        target="sm_90a",
+        ptx_version="8.6",  # before it, assemblers differ in what the stride of a tensor map means
+        num_warps=tile.num_warps // tile.partitions,
+        tile={
+            "BLOCK_M": tile.block_m,
+            "BLOCK_N": tile.block_n,
+            "BLOCK_K": tile.block_k,
+            "GROUP": group,
+            "PARTITIONS": tile.partitions,
+        },
+        constants={
+            "STAGES": tile.stages,
+            "BAND": 16,
+            "CHUNK": min(tile.chunk, group),
+            "COPY_REGISTERS": tile.copy_registers,
+        },
+        params=[
+            *aligned(PARAMS, 16, "a", "qweight", "scales", "c"),
+            *BIASES,
+            owned("workspace", "*fp32", f"4 * 2 * {_SMS} * BLOCK_M * BLOCK_N"),
+            owned("counters", "*i32", f"4 * 2 * {_SMS} * PARTITIONS"),
+        ],
+        grid=[f"min({_SMS}, {_BLOCKS} * cdiv(K, BLOCK_K))", "1", "1"],
+        constraints=[
+            *SIZES,
+            *GROUPS,
+            "stride_am % 8 == 0",
+            "stride_qwk % 4 == 0",
+            "stride_sk % 8 == 0",
+            "stride_cm % 2 == 0",
+            "stride_cn == 1",
+            *TUNED,
+        ],
+        programmatic=True,
+        even_registers=tile.partitions > 1,
+    )
+
+
+ADD_BIAS = Build(
+    kernel="add_bias",
+    archive=None,
+    label=(),
+    dtype="float16",
+    target="sm_80",
+    ptx_version="7.0",
+    num_warps=4,
+    tile={"BLOCK_N": 512},
+    constants={},
+    params=[
+        array("c", "*T", ["M", "N"], ["stride_cm", "stride_cn"], role="output"),
+        array("bias", "*T", ["N"], ["1"]),
+        *integers("size", "M", "N"),
+        *integers("stride", "stride_cm", "stride_cn"),
+    ],
+    grid=["M", "cdiv(N, BLOCK_N)", "1"],
+    constraints=["M >= 1", "N >= 1"],
+)
+_FLOAT16 = [
+    *(_canonical(*zeros) for zeros in ZERO_FORMATS.items()),
+    *(_act_order(*zeros) for zeros in ZERO_FORMATS.items()),
+    ADD_BIAS,
+    *(
+        build
+        for group, tiles in DECODE_TILES.items()
+        for tile in tiles
+        for build in _with_dependent(_decode(tile, group), tile.dependent)
+    ),
+    *(
+        build
+        for group, mma_tiles in MMA_TILES.items()
+        for mma_tile in mma_tiles
+        for build in _with_dependent(_mma(mma_tile, group), mma_tile.dependent)
+    ),
+    *(_act_order_mma(tile, symmetric=False) for tile in ACT_ORDER_TILES),
+    *(_act_order_mma(tile, symmetric=True) for tile in SYMMETRIC_TILES),
+    *(_wgmma(tile, group) for group, tiles in WGMMA_TILES.items() for tile in tiles),
+]
+W4A16 = [*_FLOAT16, *map(_bfloat16, _FLOAT16)]
