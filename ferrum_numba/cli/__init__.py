@@ -5,9 +5,12 @@ from __future__ import annotations
 import sys
 from importlib.util import find_spec
 
+from . import interruption
+
 
 def main() -> None:
     """Run the command line; where its libraries are missing, say how to install them."""
+    interruption.listen()
     missing = [name for name in ("click", "rich") if find_spec(name) is None]
     if missing:
         needs = " and ".join(missing)
@@ -16,6 +19,8 @@ def main() -> None:
             file=sys.stderr,
         )
         raise SystemExit(2)
-    from .app import app
-
+    try:
+        from .app import app
+    except KeyboardInterrupt:
+        raise SystemExit(interruption.EXIT_CODE) from None
     app()

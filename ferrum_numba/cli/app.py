@@ -11,6 +11,7 @@ import click
 
 from ..errors import FerrumError
 from ..version import __version__
+from . import interruption
 from .bench import bench
 from .compare import compare
 from .console import standard_error
@@ -20,12 +21,11 @@ from .info import info
 from .inspect import inspect
 from .make import make
 from .params import params
+from .remedies import as_options, options_of
 from .replay import replay_command
 from .sanitize import sanitize
 from .trace import trace
 from .verify import verify
-
-_INTERRUPTED = 130  # 128 + SIGINT, as shells have it; 1 would read as a mismatch
 
 
 class _BadInput(click.ClickException):
@@ -45,16 +45,26 @@ class _NoDevice(_BadInput):
 class _App(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; errors and warnings of this package become lines on standard error."""
+
+        def said(message: object) -> str:
+            return as_options(
+                str(message), options_of(self.commands.get(ctx.invoked_subcommand or ""))
+            )
+
+        def show_warning(message: Warning | str, *_: object, **__: object) -> None:
+            standard_error().print(f"warning: {said(message)}")
+
         with warnings.catch_warnings():
-            warnings.showwarning = _show_warning
+            warnings.showwarning = show_warning
             try:
                 return super().invoke(ctx)
             except NoSuchDevice as error:
-                raise _NoDevice(str(error)) from error
+                raise _NoDevice(said(error)) from error
             except FerrumError as error:
-                raise _BadInput(str(error)) from error
+                raise _BadInput(said(error)) from error
             except KeyboardInterrupt:
-                raise SystemExit(_INTERRUPTED) from None
+                interruption.leaving()
+                raise SystemExit(interruption.EXIT_CODE) from None
             except OSError as error:  # a full disk, above all
                 where = error.filename or "standard output"
                 if error.filename is None:
@@ -67,10 +77,6 @@ def _drop_output() -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
-
-
-def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    standard_error().print(f"warning: {message}")
 
 
 @click.group(cls=_App, context_settings={"help_option_names": ["-h", "--help"]})

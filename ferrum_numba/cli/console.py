@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import click
 from rich import box
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import track
+from rich.segment import Segment
 from rich.table import Table
+from rich.text import Text
 
 from ..report.record import as_json
 
@@ -25,14 +28,60 @@ json_option: Callable[[Any], Any] = click.option(
 
 _Result = TypeVar("_Result")
 
+# What a terminal obeys, or cannot show, in text that came with a file: controls but for tab and
+# newline, marks that turn the direction of writing, separators of lines, and lone surrogates.
+_COMMANDS = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def harmless(text: str) -> str:
+    """`text` with all that a terminal would obey shown as Python writes it, such as \\x1b."""
+    return _COMMANDS.sub(_escape, text)
+
+
+def one_line(name: str) -> str:
+    """A name that came with a file, harmless and without new lines and tabs."""
+    return harmless(name).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def _escape(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
 
 class _Console(Console):
+    """Shows what strangers have written, which a file's names and texts are, as harmless text."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(harmless(text), **options)
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        if isinstance(renderable, Text) and _COMMANDS.search(renderable.plain):
+            renderable = _harmless_text(renderable)
+        for segment in super().render(renderable, options):
+            if segment.control or not _COMMANDS.search(segment.text):
+                yield segment
+            else:
+                yield Segment(harmless(segment.text), segment.style)
+
     def on_broken_pipe(self) -> None:
         """Nobody reads on, as after `| head`: end, with nothing on standard error."""
         try:
             super().on_broken_pipe()
         except SystemExit:
             raise SystemExit(_UNREAD) from None
+
+
+def _harmless_text(text: Text) -> Text:
+    """`harmless` for a styled text, which keeps its styles."""
+    parts, start = text.blank_copy(), 0
+    for found in _COMMANDS.finditer(text.plain):
+        parts.append_text(text[start : found.start()]).append(_escape(found))
+        start = found.end()
+    return parts.append_text(text[start:])
 
 
 def standard_output() -> Console:
@@ -80,6 +129,10 @@ def facts_table() -> Table:
 
 
 def write_json(value: Mapping[str, Any]) -> None:
-    """One JSON object on standard output; what JSON has no number for becomes null."""
+    """One JSON object on standard output; what JSON has no number for becomes null.
+
+    What a terminal would obey is written as JSON's escapes: the value is the same.
+    """
     text = json.dumps(as_json(value), indent=2, ensure_ascii=False, allow_nan=False)
+    text = _COMMANDS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
     standard_output().out(text, highlight=False)

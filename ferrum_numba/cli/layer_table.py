@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console, Group, RenderableType
@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..report import Verdict
-from .console import plain_table
+from .console import one_line, plain_table
 
 STYLES: dict[Verdict, str] = {
     "pass": "green",
@@ -55,7 +55,7 @@ def layer_table(
     prefix = _shared_prefix([line.layer for line in lines])
     table = _table(columns, lines, prefix)
     if console.measure(table, options=unbounded).minimum <= console.width:
-        return Group(f"{prefix}…\n", table) if prefix else table
+        return Group(f"{one_line(prefix)}…\n", table) if prefix else table
     return Group(*(_text(columns, line) for line in lines))
 
 
@@ -67,7 +67,7 @@ def _table(columns: Sequence[tuple[str, bool]], lines: Sequence[Line], prefix: s
     table.add_column("verdict", no_wrap=True)
     for line in lines:
         verdict = Text(line.verdict, STYLES[line.verdict])
-        table.add_row(line.layer.removeprefix(prefix), *line.cells, verdict)
+        table.add_row(one_line(line.layer.removeprefix(prefix)), *line.cells, verdict)
     return table
 
 
@@ -78,7 +78,7 @@ def _text(columns: Sequence[tuple[str, bool]], line: Line) -> Text:
         for (header, _), cell in zip(columns, line.cells, strict=True)
         if cell
     )
-    what = f" {line.layer}: {', '.join(cells)}"
+    what = f" {one_line(line.layer)}: {', '.join(cells)}"
     return Text.assemble((line.verdict, STYLES[line.verdict]), what)
 
 
@@ -98,15 +98,28 @@ def reasons(lines: Sequence[Line]) -> Iterator[Text]:
     yield from _shared(lines, lambda line: line.cause)
 
 
+def warnings(said: Iterable[tuple[str, str]]) -> Iterator[Text]:
+    """(layer, "sign: what was found") as lines; a sign that several layers show is said once."""
+    signs: dict[str, list[tuple[str, str]]] = {}
+    for layer, what in said:
+        signs.setdefault(what.partition(":")[0], []).append((layer, what))
+    for found in signs.values():
+        layers = _named([layer for layer, _ in found])
+        yield Text.assemble(("warning", STYLES["refused"]), f": {layers}: {found[0][1]}")
+
+
 def _shared(lines: Sequence[Line], say: Callable[[Line], str]) -> Iterator[Text]:
     shared: dict[tuple[Verdict, str], list[str]] = {}
     for line in lines:
         if line.verdict != "pass" and say(line):
             shared.setdefault((line.verdict, say(line)), []).append(line.layer)
     for (verdict, what), names in shared.items():
-        more = len(names) - _NAMED
-        layers = ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
-        yield Text.assemble((verdict, STYLES[verdict]), f": {layers}: {what}")
+        yield Text.assemble((verdict, STYLES[verdict]), f": {_named(names)}: {what}")
+
+
+def _named(layers: Sequence[str]) -> str:
+    more = len(layers) - _NAMED
+    return ", ".join(map(one_line, layers[:_NAMED])) + (f" and {more} more" if more > 0 else "")
 
 
 def counts(verdicts: Sequence[Verdict]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -23,7 +24,7 @@ from rich.progress import (
 from rich.text import Text
 
 from ..devices import Device
-from ..gptq import Checkpoint, ZeroFormat
+from ..gptq import Checkpoint, GroupIndex, ZeroFormat
 from ..kernels import artefact
 from ..report import (
     M_VALUES,
@@ -44,9 +45,9 @@ from ..report import (
     write_page,
 )
 from ..version import __version__
-from .console import json_option, standard_error, standard_output, write_json
+from .console import json_option, one_line, standard_error, standard_output, write_json
 from .devices import describe_device, device_line, find_device
-from .layer_table import Line, counts, exit_code, layer_table, reasons
+from .layer_table import Line, counts, exit_code, layer_table, reasons, warnings
 from .options import (
     file_option,
     group_size_option,
@@ -57,6 +58,7 @@ from .options import (
     seed_option,
     threads_option,
 )
+from .remedies import as_options, options_of
 
 
 @click.command()
@@ -99,6 +101,15 @@ from .options import (
 @group_size_option("Rows in a group, for a file without a configuration.")
 @seed_option("x")
 @threads_option
+@click.option(
+    "--g-idx",
+    type=click.Choice(get_args(GroupIndex)),
+    default="file",
+    show_default=True,
+    help="ignore: rows are in order, whatever the files' g_idx say.",
+)
+@click.option("--unindexed", is_flag=True, help="Test layers too that the index does not name.")
+@click.option("--strict", is_flag=True, help="Exit with 1 for warnings about a layer's values.")
 @repeated_option(
     "--explain",
     "explain",
@@ -122,6 +133,9 @@ def verify(
     oracle: Path | None,
     zero_format: ZeroFormat | None,
     group_size: int | None,
+    g_idx: GroupIndex,
+    unindexed: bool,
+    strict: bool,
     seed: int,
     threads: int | None,
     explain: tuple[str, ...],
@@ -135,41 +149,59 @@ def verify(
 
     Runs each layer of PATH, a model's directory or one .safetensors file, on a device, and
     compares the result with the reference: x @ dequantised weight + bias in float32, or a stored
-    result. Exits with 1 if any layer mismatches, else with 2 if any is refused.
+    result. Warns of values that no trained layer has, such as constant words and scales of 0.
+    Exits with 1 if any layer mismatches, else with 2 if any is refused.
     """
+    start = time.perf_counter()
     if resume is not None and jsonl is not None:
         raise click.UsageError("--jsonl: not with --resume, which writes the same lines")
     if html is not None:
         check_extra()
     devices = find_devices(names, threads)
-    checkpoint = Checkpoint.open(path, zero_format=zero_format, group_size=group_size)
+    checkpoint = Checkpoint.open(
+        path, zero_format=zero_format, group_size=group_size, g_idx=g_idx, unindexed=unindexed
+    )
+    _mention_unindexed(checkpoint, asked=unindexed)
     stored = Oracle.open(oracle) if oracle else None
     plan = Plan(m_values=m_values, dtype=dtype, seed=seed, oracle=stored)
     run = _Run(checkpoint, devices, plan, patterns, kernels, explain)
-    start = time.perf_counter()
     results = run.results(resume or jsonl, again=resume is None)
-    summary = _summary(results, time.perf_counter() - start)
     described = [describe_device(device) for device in devices]
-    if as_json:
-        write_json(
-            {
-                "devices": described,
-                "checkpoint": str(path),
-                "dtype": dtype,
-                "seed": seed,
-                "results": results,
-                "summary": summary,
-            }
+    try:
+        if junit is not None:
+            suite = f"ferrum-numba verify {path.name}"
+            write_file(junit, lambda: write_junit(junit, suite, results))
+        if html is not None:
+            explained = run.explain_worst_passing(results)
+            facts = _facts(described, _summary(results, time.perf_counter() - start), plan)
+            write_file(html, lambda: write_page(html, layer_page(str(path), facts, explained)))
+    finally:  # a full disk, or Ctrl-C, takes no results away
+        summary = _summary(results, time.perf_counter() - start)
+        if as_json:
+            write_json(
+                {
+                    "devices": described,
+                    "checkpoint": str(path),
+                    "dtype": dtype,
+                    "seed": seed,
+                    "results": results,
+                    "summary": summary,
+                }
+            )
+        else:
+            _show(described, results, summary, m_values)
+    code = exit_code([result.verdict for result in results])
+    ctx.exit(1 if strict and summary["warnings"] else code)
+
+
+def _mention_unindexed(checkpoint: Checkpoint, *, asked: bool) -> None:
+    if checkpoint.unindexed:
+        first, *more = map(one_line, checkpoint.unindexed)
+        named = f"{first} and {len(more)} more" if more else first
+        standard_error().print(
+            f"note: {named}: expected layers that the index names, found that it passes over them; "
+            + ("they are marked" if asked else "left out (--unindexed tests them)")
         )
-    else:
-        _show(described, results, summary, m_values)
-    if junit is not None:
-        write_file(junit, lambda: write_junit(junit, f"ferrum-numba verify {path.name}", results))
-    if html is not None:
-        explained = run.explain_worst_passing(results)
-        page = layer_page(str(path), _facts(described, summary, plan), explained)
-        write_file(html, lambda: write_page(html, page))
-    ctx.exit(exit_code([result.verdict for result in results]))
 
 
 def find_devices(names: Sequence[str], threads: int | None = None) -> list[Device]:
@@ -223,14 +255,25 @@ class _Run:
                 f"resume: {len(found)} of {len(self.jobs)} layers are in {path}, of this "
                 "checkpoint and these settings; they are not tested again"
             )
+
+        def take(result: LayerResult) -> None:
+            found[result.layer, result.kernel] = result
+            if journal is not None:
+                journal.append(result)
+
         jobs = [job for job in self.jobs if _key(job) not in found]
-        with _progress() as progress:
-            task = progress.add_task("", total=len(jobs))
-            for result in verify_layers(self.checkpoint, jobs, self.devices):
-                found[result.layer, result.kernel] = result
-                if journal is not None:
-                    journal.append(result)
-                progress.update(task, advance=1, description=result.layer)
+        try:
+            _test(self.checkpoint, jobs, self.devices, take)
+        except KeyboardInterrupt:
+            go_on = (
+                f"--resume {path} goes on from there"
+                if path is not None
+                else "with --resume FILE they would be kept, and a next run go on from there"
+            )
+            standard_error().print(
+                f"interrupted: {len(found)} of {len(self.jobs)} layers are done; {go_on}"
+            )
+            raise
         return [found[_key(job)] for job in self.jobs]
 
     def explain_worst_passing(self, results: Sequence[LayerResult]) -> list[LayerResult]:
@@ -241,16 +284,36 @@ class _Run:
             for result in results
             if result.layer in names and result.verdict == "pass" and not result.explanation
         ]
-        found = {
-            (result.layer, result.kernel): result.explanation
-            for result in verify_layers(self.checkpoint, jobs, self.devices)
-        }
+        if jobs:
+            standard_error().print(
+                f"html: looking into the {len(jobs)} layers that passed most narrowly"
+            )
+        found: dict[tuple[str, str | None], LayerResult] = {}
+
+        def take(result: LayerResult) -> None:
+            found[result.layer, result.kernel] = result
+
+        _test(self.checkpoint, jobs, self.devices, take)
         return [
-            replace(result, explanation=found.get((result.layer, result.kernel)))
+            replace(result, explanation=found[result.layer, result.kernel].explanation)
             if (result.layer, result.kernel) in found
             else result
             for result in results
         ]
+
+
+def _test(
+    checkpoint: Checkpoint,
+    jobs: Sequence[tuple[str, Plan]],
+    devices: Sequence[Device],
+    take: Callable[[LayerResult], None],
+) -> None:
+    """Give each result of `verify_layers` to `take`; a progress bar where somebody is looking."""
+    with _progress() as progress, closing(verify_layers(checkpoint, jobs, devices)) as results:
+        task = progress.add_task("", total=len(jobs))
+        for result in results:
+            take(result)
+            progress.update(task, advance=1, description=one_line(result.layer))
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:
@@ -270,14 +333,13 @@ class _RateColumn(ProgressColumn):
 
 
 def _progress() -> Progress:
-    """A progress bar where somebody is looking."""
     console = standard_error()
     return Progress(
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         _RateColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         console=console,
         transient=True,
         disable=not console.is_terminal,
@@ -301,6 +363,7 @@ def _summary(results: Sequence[LayerResult], seconds: float) -> dict[str, Any]:
         **{str(verdict): verdicts.count(verdict) for verdict in get_args(Verdict)},
         "worst_relative_error": float(np.max(errors)) if errors else None,
         "worst_ratio": float(np.max([r.worst_ratio for r in measured])) if measured else None,
+        "warnings": sum(len(result.warnings) for result in results),
         "seconds": seconds,
     }
 
@@ -337,6 +400,8 @@ def _show(
     console.print()
     for line in reasons(lines):
         console.print(line)
+    for line in warnings([(r.layer, said) for r in results for said in r.warnings]):
+        console.print(line)
     for note in dict.fromkeys(result.note for result in results if result.note):
         layers = sum(result.note == note for result in results)
         console.print(f"note: {layers} layer{'s' if layers != 1 else ''}: {note}")
@@ -356,7 +421,8 @@ def _line(result: LayerResult, several_devices: bool, kernels: bool) -> Line:
         _milliseconds(result),
     ]
     cause = result.explanation.cause.sentence if result.explanation else ""
-    return Line(result.layer, tuple(cells), result.verdict, result.reason, cause)
+    reason = as_options(result.reason, options_of(verify))
+    return Line(result.layer, tuple(cells), result.verdict, reason, cause)
 
 
 def _milliseconds(result: LayerResult) -> str:
@@ -373,4 +439,6 @@ def _summary_line(
     if summary["worst_ratio"] is not None:
         line += f"; worst relative error {summary['worst_relative_error']:.1e}"
         line += f", {summary['worst_ratio']:.3g} of its bound"
+    if summary["warnings"]:
+        line += f"; {summary['warnings']} warning{'s' if summary['warnings'] > 1 else ''}"
     return f"{line}; {summary['seconds']:.1f} s"

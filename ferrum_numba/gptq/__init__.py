@@ -7,7 +7,7 @@ from .checkpoint import Checkpoint, TensorSpec
 from .config import QuantConfig
 from .conversion import quantize_checkpoint
 from .fusion import fuse
-from .layer_spec import LayerSpec
+from .layer_spec import GroupIndex, LayerSpec
 from .linear import GptqLinear
 from .quantise import quantize
 from .recipe import MODELS, PRODUCERS, Recipe
@@ -21,6 +21,7 @@ __all__ = [
     "Checkpoint",
     "GptqLinear",
     "GptqTensors",
+    "GroupIndex",
     "LayerSpec",
     "QuantConfig",
     "Recipe",

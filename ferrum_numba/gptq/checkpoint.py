@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from ..errors import CheckpointError, did_you_mean
 from .config import QuantConfig, config_file_names, read_model_config
 from .dequantise import dequantize_words, rounded
-from .layer_spec import LayerSpec, read_layer_specs
+from .layer_spec import GroupIndex, LayerSpec, read_layer_specs, unindexed_layers
 from .packing import WIDTHS, unpack_columns
 from .safetensors_file import NUMPY_DTYPES
 from .shards import Shards
@@ -58,11 +58,14 @@ class Checkpoint:
     path          the directory or file
     config        the content of config.json beside the tensors; empty where there is none
     quantization  the quantisation configuration
-    layers  name -> LayerSpec, of every quantised layer, other widths than 4 bits included
-    problems  name -> what is wrong, of the layers whose tensors are missing or contradict each
-              other or the configuration; loading one of them raises it. An index that cannot be
-              read and a file that is missing stand here too. Values are not read yet: what is wrong
-              with them, `load` says
+    layers        name -> LayerSpec, of every quantised layer, other widths than 4 bits included
+    problems      name -> what is wrong, of the layers whose tensors are missing or contradict each
+                  other or the configuration; loading one of them raises it. An index that cannot be
+                  read and a file that is missing stand here too. Values are not read yet: what is
+                  wrong with them, `load` says
+    unindexed     names of layers that the files have and the index does not name; they are in
+                  `layers` where that was asked for
+    g_idx         where the group of a row is taken from: "file" or "ignore"
     """
 
     path: Path
@@ -70,6 +73,8 @@ class Checkpoint:
     quantization: QuantConfig
     layers: Mapping[str, LayerSpec]
     problems: Mapping[str, str]
+    unindexed: tuple[str, ...]
+    g_idx: GroupIndex
     _shards: Shards
     _trust_labels: bool
 
@@ -80,6 +85,8 @@ class Checkpoint:
         *,
         zero_format: ZeroFormat | None = None,
         group_size: int | None = None,
+        g_idx: GroupIndex = "file",
+        unindexed: bool = False,
     ) -> Checkpoint:
         """Read the headers and the configuration at `path`; no weights.
 
@@ -87,6 +94,8 @@ class Checkpoint:
         zero_format  how the zeros decode, in place of what the configuration and its producer say
         group_size   rows in a group, -1 for one group; only for files without a configuration,
                      which need zero_format too
+        g_idx        "ignore": rows are in order whatever the files' g_idx say, for all layers
+        unindexed    whether `layers` has those too that the index does not name
 
         Raises CheckpointError that names the file or tensor, what was expected and what was found,
         for a header or a configuration that cannot be right, and where no layer is.
@@ -94,9 +103,12 @@ class Checkpoint:
         path = Path(path)
         if zero_format is not None:
             check_zero_format(zero_format)
+        if g_idx not in get_args(GroupIndex):
+            names = ", ".join(repr(name) for name in get_args(GroupIndex))
+            raise CheckpointError(f"g_idx: expected one of {names}, found {g_idx!r}")
         shards = Shards.open(path)
         quantization = _quantization(shards, zero_format, group_size)
-        layers, problems = read_layer_specs(shards, quantization)
+        layers, problems = read_layer_specs(shards, quantization, g_idx=g_idx, unindexed=unindexed)
         if problems and not layers:
             more = f" (and {len(problems) - 1} more such layers)" if len(problems) > 1 else ""
             raise CheckpointError(f"{next(iter(problems.values()))}{more}")
@@ -111,6 +123,8 @@ class Checkpoint:
             quantization,
             MappingProxyType(layers),
             MappingProxyType(problems | dict(shards.problems)),
+            tuple(unindexed_layers(shards)),
+            g_idx,
             shards,
             zero_format is not None,
         )
@@ -157,11 +171,10 @@ class Checkpoint:
             }
         )
 
-    @cached_property
+    @property
     def missing(self) -> Mapping[str, str]:
         """Name -> file of every tensor that an index names and no file has."""
-        index, tensors = self._shards.index, self._shards.tensors
-        return MappingProxyType({name: index[name] for name in index if name not in tensors})
+        return MappingProxyType(self._shards.missing)
 
     def array(self, name: str) -> npt.NDArray[Any]:
         """The values of the tensor `name`, such as "model.norm.weight", as they are stored.
@@ -219,7 +232,8 @@ class Checkpoint:
 
     def _read(self, spec: LayerSpec) -> dict[str, npt.NDArray[Any]]:
         """The arrays of a layer by part, zeros and groups checked against the configuration."""
-        names = [f"{spec.name}.{part}" for part in _PARTS]
+        wanted = [part for part in _PARTS if part != "g_idx" or self.g_idx == "file"]
+        names = [f"{spec.name}.{part}" for part in wanted]
         stored = self._shards.read(name for name in names if name in self._shards.tensors)
         parts = {name.removeprefix(f"{spec.name}."): array for name, array in stored}
         if not self._trust_labels:
@@ -228,9 +242,20 @@ class Checkpoint:
             check_groups_used(f"{spec.name}.g_idx", parts["g_idx"], spec.groups)
         return parts
 
+    def _files_of(self, name: str) -> str:
+        tensors = self._shards.tensors
+        files = {tensors[f"{name}.{p}"].file.name for p in _PARTS if f"{name}.{p}" in tensors}
+        return ", ".join(sorted(files))
+
     def _spec(self, name: str) -> LayerSpec:
         if name in self.problems:
             raise CheckpointError(self.problems[name])
+        if name in self.unindexed and name not in self.layers:
+            raise CheckpointError(
+                f"{name}: expected a layer that the index names, found one that it passes over, in "
+                f"{self._files_of(name)}; open with Checkpoint.open(path, unindexed=True) to read "
+                "it all the same"
+            )
         if name not in self.layers:
             hint = did_you_mean(name, self.layers, "Checkpoint.layers has them")
             raise CheckpointError(

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..errors import CheckpointError
 from .files import read_json
-from .rules import LayerRule, read_rules
+from .rules import LayerRule, Rules, read_rules
 from .zeros import ZeroFormat
 
 # The producers' own files. The order, with config.json last, decides which file's value is taken
@@ -71,7 +71,7 @@ class QuantConfig:
     checkpoint_format: str
     producer: str
     zero_format: ZeroFormat
-    rules: tuple[LayerRule, ...]
+    rules: Rules
     lm_head: bool
     pack_dtype: str
     source: str
@@ -130,7 +130,7 @@ class QuantConfig:
             checkpoint_format="gptq_v2" if zero_format == "v2" else "gptq",
             producer="unknown",
             zero_format=zero_format,
-            rules=(),
+            rules=Rules(),
             lm_head=False,
             pack_dtype="int32",
             source="Checkpoint.open's arguments",
@@ -138,7 +138,7 @@ class QuantConfig:
 
     def rule_for(self, name: str) -> LayerRule | None:
         """The first rule that matches the layer `name`, if any does."""
-        return next((rule for rule in self.rules if rule.matches(name)), None)
+        return self.rules.first(name)
 
 
 def config_file_names() -> str:

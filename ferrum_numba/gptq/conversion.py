@@ -15,11 +15,11 @@ import numpy.typing as npt
 
 from ..errors import CheckpointError
 from .config import read_model_config
+from .files import new_folder, write_json
 from .packing import NIBBLES
 from .quantise import quantize
 from .safetensors_file import NUMPY_DTYPES, StoredTensor, write_file
 from .shards import INDEX_PATTERN, Shards
-from .synthesis import empty_folder, write_json
 from .tensors import effective_group_size
 
 # Tables that a model looks up, heads and norms: producers leave them dense.
@@ -68,7 +68,6 @@ def quantize_checkpoint(
             f"{source}: expected *.weight tensors [N, K] of {', '.join(_FLOATS)}, N and K "
             f"multiples of {NIBBLES}, found none among {len(tensors)} tensors; is it quantised?"
         )
-    folder = empty_folder(folder)
     header: dict[str, tuple[str, tuple[int, ...]]] = {}
     for name, tensor in tensors.items():
         header |= _layer_header(name, tensor, options) if name in names else _same(name, tensor)
@@ -82,8 +81,9 @@ def quantize_checkpoint(
             done += tensor.nbytes
             progress(done, total)
 
-    write_file(folder / "model.safetensors", header, arrays(), {"format": "pt"})
-    _write_configuration(shards.folder, folder, options)
+    with new_folder(folder) as path:
+        write_file(path / "model.safetensors", header, arrays(), {"format": "pt"})
+        _write_configuration(shards.folder, path, options)
     return [name.removesuffix(".weight") for name in names]
 
 

@@ -1,13 +1,16 @@
-"""Files of a checkpoint: only regular ones are read."""
+"""Files: only regular ones are read, and one that is written takes its place whole."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ..errors import CheckpointError
 
@@ -55,3 +58,64 @@ def read_json(file: Path) -> Any:
         raise CheckpointError(
             f"{file}: expected JSON, found what cannot be read ({error}); download the file again"
         ) from error
+
+
+@contextmanager
+def replacing(file: Path) -> Iterator[BinaryIO]:
+    """Write a file beside `file`, which takes its place once it is whole.
+
+    Where the block ends by an exception, Ctrl-C included, `file` stays as it was. What is no
+    regular file, such as /dev/stdout, is written to directly.
+    """
+    if file.exists() and not file.is_file():
+        with file.open("wb") as handle:
+            yield handle
+        return
+    file = Path(os.path.realpath(file))  # a link stays a link
+    beside = file.with_name(f".{file.name}.{os.getpid()}.part")
+    try:
+        with beside.open("wb") as handle:
+            yield handle
+        if file.exists():
+            shutil.copymode(file, beside)
+        beside.replace(file)
+    except BaseException:
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write a text whole or not at all, lone surrogates as escapes."""
+    with replacing(file) as handle:
+        handle.write(text.encode("utf-8", errors="backslashreplace"))
+
+
+def write_json(file: Path, content: object) -> None:
+    """Write a JSON file as producers do: indented, keys in the order given."""
+    write_text(file, json.dumps(content, indent=2) + "\n")
+
+
+@contextmanager
+def new_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
+    """A folder to fill, made if it is not there, and empty again where the block is not done.
+
+    Raises CheckpointError if anything lies in it.
+    """
+    folder = Path(folder)
+    existed = folder.exists()
+    if existed and (not folder.is_dir() or any(folder.iterdir())):
+        raise CheckpointError(
+            f"{folder}: expected no such path, or an empty directory, found something there; "
+            "name another"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield folder
+    except BaseException:
+        with suppress(OSError):
+            for file in folder.iterdir():
+                file.unlink()
+            if not existed:
+                folder.rmdir()
+        raise

@@ -8,7 +8,7 @@ from typing import Literal
 
 from ..errors import CheckpointError
 from .config import QuantConfig
-from .packing import NIBBLES, WIDTHS, WORD_BITS
+from .packing import NIBBLES, WIDTHS, WORD_BITS, period
 from .safetensors_file import StoredTensor
 from .shards import Shards
 from .tensors import effective_group_size, is_act_order
@@ -19,7 +19,14 @@ _CHECK = "correct bits or group_size if they are wrong"
 _OTHER_LAYOUT = "this is not GPTQ's layout"
 _ROUND = "convert the scales to F16"
 _REQUIRED = ("qweight", "qzeros", "scales")
-_MARKS = (".qweight", ".qzeros", ".g_idx")  # a layer that lost one tensor is still seen
+_MARKS = ("qweight", "qzeros", "g_idx")  # a layer that lost one tensor is still seen
+
+GroupIndex = Literal["file", "ignore"]
+"""Where the group of a row is taken from.
+
+file    g_idx, where the layer has one; else row k is in group k // group_size
+ignore  row k is in group k // group_size, for files whose g_idx was never filled in
+"""
 
 
 @dataclass(frozen=True)
@@ -53,9 +60,12 @@ class LayerSpec:
 
 
 def read_layer_specs(
-    shards: Shards, config: QuantConfig
+    shards: Shards, config: QuantConfig, *, g_idx: GroupIndex = "file", unindexed: bool = False
 ) -> tuple[dict[str, LayerSpec], dict[str, str]]:
     """Every quantised layer of `shards`, checked against `config`, in the order of the names.
+
+    g_idx      see `GroupIndex`
+    unindexed  whether layers that an index passes over are read too
 
     Returns by name the layers whose headers agree, and of the others what is wrong: one damaged
     layer does not stop the rest. Layers that only an index names are among these. Reads the
@@ -63,33 +73,46 @@ def read_layer_specs(
     """
     layers: dict[str, LayerSpec] = {}
     problems: dict[str, str] = {}
-    for name in _layer_names([*shards.tensors, *shards.index]):
+    left_out = set() if unindexed else set(unindexed_layers(shards))
+    for name in _layer_names([*shards.tensors, *shards.missing]):
+        if name in left_out:
+            continue
         try:
-            layers[name] = _layer_spec(name, shards, config)
+            layers[name] = _layer_spec(name, shards, config, g_idx)
         except CheckpointError as error:
             problems[name] = str(error)
-    stored = [f"{name}.g_idx" for name in layers if f"{name}.g_idx" in shards.tensors]
-    for tensor, g_idx in shards.read(stored):  # one at a time: all of them can be much
-        spec = layers[tensor.removesuffix(".g_idx")]
-        layers[spec.name] = replace(spec, act_order=is_act_order(g_idx, spec.group_size))
+    if g_idx == "file":
+        names = (f"{name}.g_idx" for name in layers)
+        stored = [name for name in names if name in shards.tensors]
+        for tensor, values in shards.read(stored):  # one at a time: all of them can be much
+            spec = layers[tensor.removesuffix(".g_idx")]
+            if is_act_order(values, spec.group_size):
+                layers[spec.name] = replace(spec, act_order=True)
     return layers, problems
 
 
+def unindexed_layers(shards: Shards) -> list[str]:
+    """Layers in the files that the index does not name, while it names others.
+
+    An index of the dense model, which no quantised layer is in, says nothing about them.
+    """
+    stored, index = _layer_names(shards.tensors), _layer_names(shards.index)
+    unnamed = [name for name in stored if name not in index]
+    return unnamed if len(unnamed) < len(stored) else []
+
+
 def _layer_names(tensors: Iterable[str]) -> dict[str, None]:
-    return {
-        tensor.removesuffix(mark): None
-        for tensor in tensors
-        for mark in _MARKS
-        if tensor.endswith(mark)
-    }
+    """Owners of tensors that quantised layers alone have, in the order of the tensors."""
+    owners = (tensor.rpartition(".") for tensor in tensors)
+    return {layer: None for layer, _, part in owners if part in _MARKS}
 
 
-def _layer_spec(name: str, shards: Shards, config: QuantConfig) -> LayerSpec:
+def _layer_spec(name: str, shards: Shards, config: QuantConfig, g_idx: GroupIndex) -> LayerSpec:
     stored = {part: shards.find(f"{name}.{part}") for part in _REQUIRED}
     for part in ("g_idx", "bias"):
         if f"{name}.{part}" in shards.tensors:
             stored[part] = shards.tensors[f"{name}.{part}"]
-    if config.desc_act and "g_idx" not in stored:
+    if config.desc_act and "g_idx" not in stored and g_idx == "file":
         raise CheckpointError(
             f"{name}.g_idx: expected one, as desc_act is true in {config.source}, found none"
             f"{shards.placed(f'{name}.g_idx')}: the order of the rows is lost; get the whole "
@@ -111,7 +134,7 @@ def _layer_spec(name: str, shards: Shards, config: QuantConfig) -> LayerSpec:
         bits=bits,
         group_size=group_size,
         groups=-(-K // group_size),
-        act_order=False,
+        act_order=False,  # g_idx is read afterwards
         bias="bias" in stored,
         zero_format="v2" if config.zero_format == "v2" else "v1",
         scales_dtype=_FLOATS[stored["scales"].dtype],
@@ -147,7 +170,7 @@ def _configured(
     if rule is not None and rule.excluded:
         raise CheckpointError(
             f"{name}.qweight: expected no quantised layer of this name, as the rule "
-            f"{rule.pattern.pattern!r} in {config.source} excludes it; found one in "
+            f"{rule.pattern!r} in {config.source} excludes it; found one in "
             f"{stored['qweight'].file.name}; correct the rule"
         )
     bits = rule.bits if rule and rule.bits is not None else config.bits
@@ -174,6 +197,7 @@ def _check_shapes(
     group_size: int,
 ) -> None:
     rows = stored["qweight"].shape[0]
+    _check_packing(name, stored, bits, K, N, group_size)
     if rows * WORD_BITS % bits or N * bits % WORD_BITS:
         raise CheckpointError(
             f"{name}.qweight: expected shape [K*{bits}/32, N] with whole words along K and N, "
@@ -194,6 +218,43 @@ def _check_shapes(
                 f"({config.source}) asks, found {list(stored[part].shape)} in "
                 f"{stored[part].file.name}; {_advice(stored, bits)}"
             )
+
+
+def _check_packing(
+    name: str, stored: Mapping[str, StoredTensor], bits: int, K: int, N: int, group_size: int
+) -> None:
+    """Refuse words that hold less than the layer has: g_idx tells its rows, qweight its columns.
+
+    Producers pack whole words, and some drop what does not fill the last one.
+    """
+    words, columns = stored["qzeros"].shape[1], stored["scales"].shape[1]
+    if columns != N or words != N * bits // WORD_BITS:
+        return  # another layout, or other bits: not for want of words
+    if "g_idx" in stored:
+        rows, groups = stored["g_idx"].shape[0], stored["scales"].shape[0]
+        whole = rows // period(bits)[0] * period(bits)[0]
+        dropped = whole < rows and K in (whole, rows // WORD_BITS * WORD_BITS)
+        if dropped or groups == -(-rows // group_size) != -(-K // group_size):
+            raise CheckpointError(
+                f"{name}.qweight: expected {-(-rows * bits // WORD_BITS)} rows of words for the "
+                f"{rows} rows that {name}.g_idx [{rows}] has and {name}.scales has {groups} groups "
+                f"for, found {stored['qweight'].shape[0]} in {stored['qweight'].file.name}, which "
+                f"hold {K}"
+                + (
+                    f": packing dropped the last {rows - K} rows, whose weights are in no file; "
+                    f"pad the layer to a multiple of {WORD_BITS} rows and quantise it again"
+                    if dropped
+                    else "; the tensor is damaged: get the whole checkpoint"
+                )
+            )
+    if N * bits % WORD_BITS:
+        raise CheckpointError(
+            f"{name}.qzeros: expected zeros for {N} columns, as {name}.qweight "
+            f"{list(stored['qweight'].shape)} and {name}.scales have, found {words} words in "
+            f"{stored['qzeros'].file.name}, which hold {words * WORD_BITS // bits}: packing "
+            f"dropped the zeros of the last columns; pad the layer to a multiple of {WORD_BITS} "
+            "columns and quantise it again"
+        )
 
 
 def _advice(stored: Mapping[str, StoredTensor], bits: int) -> str:

@@ -3,39 +3,103 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..errors import CheckpointError
+from .patterns import Patterns
 
 _OVERRIDES = {"bits": int, "group_size": int, "sym": bool}
 # A rule that changed one of these would change how a layer decodes; no producer writes such.
 _REFUSED = ("format", "checkpoint_format", "method", "quant_method", "pack_dtype")
 _UNQUANTISED_BITS = 16
 
+# The text model of a multimodal one. Its place in the names has moved between versions of
+# transformers, so that the names that rules were written for can be others than the file's.
+_TEXT_MODELS = (
+    "model.language_model.",
+    "language_model.model.",
+    "model.text_model.",
+    "thinker.model.",
+    "llm.model.",
+    "model.",
+)
+
 
 @dataclass(frozen=True)
 class LayerRule:
-    """What applies to the layers whose name starts with a match of `pattern`.
+    """What applies to some layers.
 
     pattern     a regular expression, matched at the start of the name as GPTQModel does
+    exact       whether `pattern` is a layer's whole name instead
+    where       where the rule stands, for messages
     excluded    whether these layers are left unquantised
     bits, group_size, sym   the layer's own value, or None for the configuration's
     """
 
-    pattern: re.Pattern[str]
+    pattern: str
+    where: str
+    exact: bool = False
     excluded: bool = False
     bits: int | None = None
     group_size: int | None = None
     sym: bool | None = None
 
-    def matches(self, name: str) -> bool:
-        """Whether the rule applies to the layer `name`."""
-        return self.pattern.match(name) is not None
+
+@dataclass(frozen=True)
+class Rules:
+    """Rules in an order: the first that matches a name counts.
+
+    Raises CheckpointError for a pattern that `Patterns` refuses.
+    """
+
+    rules: tuple[LayerRule, ...] = ()
+    _exact: dict[str, int] = field(init=False, repr=False, compare=False)
+    _places: list[int] = field(init=False, repr=False, compare=False)
+    _patterns: Patterns = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        exact: dict[str, int] = {}
+        for place, rule in enumerate(self.rules):
+            if rule.exact:
+                exact.setdefault(rule.pattern, place)
+        places = [place for place, rule in enumerate(self.rules) if not rule.exact]
+        found = [(self.rules[place].pattern, self.rules[place].where) for place in places]
+        object.__setattr__(self, "_exact", exact)
+        object.__setattr__(self, "_places", places)
+        object.__setattr__(self, "_patterns", Patterns(found))
+
+    def __iter__(self) -> Iterator[LayerRule]:
+        return iter(self.rules)
+
+    def first(self, name: str) -> LayerRule | None:
+        """The rule for the layer `name`, if there is one.
+
+        Where no rule matches a name in a multimodal model's text model, the names that the layer
+        has in other versions count.
+        """
+        if not self.rules:
+            return None
+        for spelling in _spellings(name):
+            places = [self._exact.get(spelling)]
+            pattern = self._patterns.first(spelling)
+            places.append(None if pattern is None else self._places[pattern])
+            found = [place for place in places if place is not None]
+            if found:
+                return self.rules[min(found)]
+        return None
 
 
-def read_rules(dynamic: object, extra_config: object, source: str) -> tuple[LayerRule, ...]:
+def _spellings(name: str) -> Iterator[str]:
+    yield name
+    prefix = next((text for text in _TEXT_MODELS if name.startswith(f"{text}layers.")), None)
+    if prefix is not None:
+        rest = name.removeprefix(prefix)
+        yield from (f"{other}{rest}" for other in _TEXT_MODELS if other != prefix)
+
+
+def read_rules(dynamic: object, extra_config: object, source: str) -> Rules:
     """Rules of GPTQModel's `dynamic` and of auto-round's `extra_config`, in the files' order.
 
     dynamic: {"[+:]pattern": overrides} or {"-:pattern": {}} (excluded); extra_config:
@@ -44,39 +108,45 @@ def read_rules(dynamic: object, extra_config: object, source: str) -> tuple[Laye
     """
     rules = []
     for key, value in _mapping(dynamic, f"dynamic in {source}").items():
-        where = f"dynamic[{key!r}] in {source}"
+        where = f"dynamic[{_shown(key)}] in {source}"
         if key.startswith("-:"):
-            rules.append(LayerRule(_compile(key[2:], where), excluded=True))
+            rules.append(LayerRule(key[2:], where, excluded=True))
         else:
-            rules.append(_rule(_compile(key.removeprefix("+:"), where), value, where))
+            rules.append(_rule(LayerRule(key.removeprefix("+:"), where), value))
     for key, value in _mapping(extra_config, f"extra_config in {source}").items():
-        where = f"extra_config[{key!r}] in {source}"
-        is_name = re.fullmatch(r"[\w.-]+", key)
-        pattern = rf"{re.escape(key)}\Z" if is_name else rf".*?(?:{key})"
-        rules.append(_rule(_compile(pattern, where), value, where))
-    return tuple(rules)
+        where = f"extra_config[{_shown(key)}] in {source}"
+        exact = re.fullmatch(r"[\w.-]+", key) is not None
+        pattern = key if exact else rf".*?(?:{key})"
+        rules.append(_rule(LayerRule(pattern, where, exact), value))
+    return Rules(tuple(rules))
 
 
-def _rule(pattern: re.Pattern[str], value: object, where: str) -> LayerRule:
-    overrides = _mapping(value, where)
-    for field in _REFUSED:
-        if field in overrides:
+def _shown(key: str) -> str:
+    return repr(key if len(key) <= 200 else f"{key[:200]}…")
+
+
+def _rule(rule: LayerRule, value: object) -> LayerRule:
+    """`rule` with the values that a file gives it."""
+    overrides = _mapping(value, rule.where)
+    for name in _REFUSED:
+        if name in overrides:
             raise CheckpointError(
-                f"{where}: expected no {field!r} for single layers, found {overrides[field]!r}; "
-                "such layers are not read here"
+                f"{rule.where}: expected no {name!r} for single layers, found "
+                f"{overrides[name]!r}; such layers are not read here"
             )
     values: dict[str, Any] = {}
-    for field, expected in _OVERRIDES.items():
-        if overrides.get(field) is None:
+    for name, expected in _OVERRIDES.items():
+        if overrides.get(name) is None:
             continue
-        if type(overrides[field]) is not expected:
+        if type(overrides[name]) is not expected:
             raise CheckpointError(
-                f"{where}: expected {field} to be {expected.__name__}, found {overrides[field]!r}"
+                f"{rule.where}: expected {name} to be {expected.__name__}, found "
+                f"{overrides[name]!r}"
             )
-        values[field] = overrides[field]
+        values[name] = overrides[name]
     if values.get("bits", 0) >= _UNQUANTISED_BITS:
-        return LayerRule(pattern, excluded=True)
-    return LayerRule(pattern, **values)
+        values = {"excluded": True}
+    return replace(rule, **values)
 
 
 def _mapping(value: object, where: str) -> Mapping[str, Any]:
@@ -85,12 +155,3 @@ def _mapping(value: object, where: str) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise CheckpointError(f"{where}: expected a JSON object, found {value!r}")
     return value
-
-
-def _compile(pattern: str, where: str) -> re.Pattern[str]:
-    try:
-        return re.compile(pattern)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise CheckpointError(
-            f"{where}: expected a regular expression, found one that does not compile ({error})"
-        ) from error

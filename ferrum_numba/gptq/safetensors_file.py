@@ -16,20 +16,20 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from io import FileIO
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import CheckpointError
-from .files import open_regular
+from .files import open_regular, replacing
 
 MAX_HEADER_BYTES = 100_000_000
 """The format's own limit."""
@@ -65,8 +65,12 @@ _BITS = {name: dtype.itemsize * 8 for name, dtype in NUMPY_DTYPES.items()} | {
 }
 
 _LENGTH_BYTES = 8
-_FIELDS = {"dtype", "shape", "data_offsets"}
+_IN_ORDER = ("dtype", "shape", "data_offsets")
+_FIELDS = {*_IN_ORDER}
 _MAX_DIMENSIONS = 64
+_MAX_DIGITS = 20  # of 2^64
+_TOO_LONG = re.compile(rb"\d{%d}" % (_MAX_DIGITS + 1))
+_CHUNK_BYTES = 1 << 20
 _AGAIN = "download the file again"
 # What stands under such a name in the wild, by its first bytes.
 _OTHER_KINDS = {
@@ -78,13 +82,28 @@ _OTHER_KINDS = {
 }
 
 
-@dataclass(frozen=True)
-class StoredTensor:
-    """A tensor as a header describes it.
+class FileState(NamedTuple):
+    """What changes when a file is replaced or written to: see os.stat_result."""
+
+    st_dev: int
+    st_ino: int
+    st_size: int
+    st_mtime_ns: int
+
+    @classmethod
+    def of(cls, handle: FileIO) -> FileState:
+        """The state of an open file."""
+        status = os.fstat(handle.fileno())
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+class StoredTensor(NamedTuple):
+    """A tensor as a header describes it; a tuple, since there can be 300,000 of them.
 
     dtype   by its safetensors name ("I32", "BF16")
     begin   its first byte, from the start of the file
     nbytes  of it, which dtype and shape agree with
+    state   of the file when its header was read
     """
 
     file: Path
@@ -92,6 +111,7 @@ class StoredTensor:
     shape: tuple[int, ...]
     begin: int
     nbytes: int
+    state: FileState
 
 
 def read_header(file: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
@@ -102,23 +122,27 @@ def read_header(file: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
     """
     try:
         with open_regular(file) as handle:
-            size = os.fstat(handle.fileno()).st_size
-            text = _header_text(handle, size, file)
+            state = FileState.of(handle)
+            text = _header_text(handle, state.st_size, file)
     except OSError as error:
         raise _unreadable(file, error) from error
-    header = _parse(text, file)
-    metadata = _metadata(header.pop("__metadata__", _Entry()), file)
     data = _LENGTH_BYTES + len(text)
-    tensors = {name: _tensor(name, entry, file, data) for name, entry in header.items()}
-    tensors = dict(sorted(tensors.items(), key=lambda item: (item[1].begin, item[1].nbytes)))
-    _check_layout(tensors, file, data, size)
+    header = _parse(text, file, data, state)
+    metadata = _metadata(header.pop("__metadata__", {}), file)
+    tensors = {
+        name: entry if type(entry) is StoredTensor else _tensor(name, entry, file, data, state)
+        for name, entry in header.items()
+    }
+    tensors = dict(sorted(tensors.items(), key=lambda item: item[1][3:5]))  # begin, nbytes
+    _check_layout(tensors, file, data, state.st_size)
     return tensors, metadata
 
 
 def read_tensors(tensors: Mapping[str, StoredTensor]) -> Iterator[tuple[str, npt.NDArray[Any]]]:
     """(name, values) of `tensors`, each read once into a new C-ordered array.
 
-    In the order of the files and of the bytes in them, whatever the order asked.
+    In the order of the files and of the bytes in them, whatever the order asked. Raises
+    CheckpointError for a file that is not as it was when its header was read.
     """
     by_place = sorted(tensors.items(), key=lambda item: (str(item[1].file), item[1].begin))
     for file, stored in groupby(by_place, key=lambda item: item[1].file):
@@ -130,6 +154,24 @@ def read_tensors(tensors: Mapping[str, StoredTensor]) -> Iterator[tuple[str, npt
             raise _unreadable(file, error) from error
 
 
+def same_bytes(name: str, a: StoredTensor, b: StoredTensor) -> bool:
+    """Whether the tensor `name` is the same in two files, type, shape and bytes."""
+    if (a.dtype, a.shape) != (b.dtype, b.shape):
+        return False
+    try:
+        with open_regular(a.file) as first, open_regular(b.file) as second:
+            for handle, tensor in ((first, a), (second, b)):
+                _check_state(handle, name, tensor)
+                handle.seek(tensor.begin)
+            for left in range(a.nbytes, 0, -_CHUNK_BYTES):
+                count = min(left, _CHUNK_BYTES)
+                if _read_up_to(first, count) != _read_up_to(second, count):
+                    return False
+    except OSError as error:
+        raise _unreadable(a.file, error) from error
+    return True
+
+
 def write_file(
     file: Path,
     header: Mapping[str, tuple[str, tuple[int, ...]]],
@@ -139,8 +181,9 @@ def write_file(
     """Write tensors one after the other, so that no more than one array need exist at a time.
 
     header: name -> (dtype by its safetensors name, shape), in the order of `arrays`. A tensor may
-    come in several arrays, one after the other. Returns the bytes of the file. Raises
-    CheckpointError where the arrays do not fill what the header announces, or the disk does.
+    come in several arrays, one after the other. The file is there once it is whole. Returns
+    its bytes. Raises CheckpointError where the arrays do not fill what the header announces, or the
+    disk does.
     """
     entries: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     offset = 0
@@ -152,19 +195,20 @@ def write_file(
     text += b" " * (-len(text) % _LENGTH_BYTES)  # aligns the data, as the format asks of writers
     written = 0
     try:
-        with file.open("wb") as handle:
+        with replacing(file) as handle:
             handle.write(len(text).to_bytes(_LENGTH_BYTES, "little") + text)
             for array in arrays:
                 flat = np.ascontiguousarray(array).reshape(-1)
                 written += handle.write(flat.view(np.uint8).data)
+            if written != offset:
+                raise CheckpointError(
+                    f"{file}: expected {offset} bytes of tensors, as the header announces, found "
+                    f"{written}"
+                )
     except OSError as error:
         raise CheckpointError(
             f"{file}: expected room for {offset} bytes, found that it cannot be written ({error})"
         ) from error
-    if written != offset:
-        raise CheckpointError(
-            f"{file}: expected {offset} bytes of tensors, as the header announces, found {written}"
-        )
     return _LENGTH_BYTES + len(text) + offset
 
 
@@ -205,33 +249,50 @@ def _read_up_to(handle: FileIO, count: int) -> bytes:
     return b"".join(parts)
 
 
-class _Entry(dict[str, Any]):
-    """A JSON object that remembers a key that stood in it twice."""
+class _Repeated(dict[str, Any]):
+    """A JSON object in which the key `key` stood more than once."""
 
-    repeated: str | None = None
+    key: str
 
 
-def _entry(pairs: list[tuple[str, Any]]) -> _Entry:
-    entry = _Entry(pairs)
-    if len(entry) < len(pairs):
-        counts = Counter(key for key, _ in pairs)
-        entry.repeated = next(key for key, count in counts.items() if count > 1)
-    return entry
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    entry = dict(pairs)
+    if len(entry) == len(pairs):
+        return entry
+    repeated = _Repeated(entry)
+    counts = Counter(key for key, _ in pairs)
+    repeated.key = next(key for key, count in counts.items() if count > 1)
+    return repeated
 
 
 def _integer(digits: str) -> int | str:
     """An int, or the digits of one that no file can hold: turning those into one takes long."""
-    return int(digits) if len(digits) <= 20 else digits
+    return int(digits) if len(digits) <= _MAX_DIGITS else digits
 
 
-def _parse(text: bytes, file: Path) -> _Entry:
+def _parse(text: bytes, file: Path, data: int, state: FileState) -> dict[str, Any]:
+    """The header's JSON, the entries of sound tensors already as StoredTensor.
+
+    There can be 300,000 of these: as dicts they would take as long again to be made, looked
+    through, and collected. `_tensor` says what is wrong with the others.
+    """
+
+    def read_object(pairs: list[tuple[str, Any]]) -> Any:
+        if len(pairs) == 3:
+            (first, dtype), (second, shape), (third, offsets) = pairs
+            if (first, second, third) == _IN_ORDER and _is_sound(dtype, shape, offsets):
+                begin, end = offsets
+                return StoredTensor(file, dtype, tuple(shape), data + begin, end - begin, state)
+        return _object(pairs)
+
+    parse_int = _integer if _TOO_LONG.search(text) else None
     try:
         if text[:1] != b"{":
             raise ValueError(f"begins with {text[:8]!r}")
-        header = json.loads(
+        header: dict[str, Any] = json.loads(
             text.decode("utf-8"),
-            object_pairs_hook=_entry,
-            parse_int=_integer,
+            object_pairs_hook=read_object,
+            parse_int=parse_int,
             parse_constant=_no_constant,
         )
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
@@ -239,10 +300,9 @@ def _parse(text: bytes, file: Path) -> _Entry:
             f"{file}: expected a safetensors file, found a header that is no JSON object "
             f"({error}); {_AGAIN}"
         ) from error
-    assert isinstance(header, _Entry)
-    if header.repeated is not None:
+    if isinstance(header, _Repeated):
         raise CheckpointError(
-            f"{file}: {header.repeated}: expected once in the header, found twice, so that the "
+            f"{file}: {header.key}: expected once in the header, found twice, so that the "
             f"file does not say which is meant; {_AGAIN}"
         )
     return header
@@ -253,7 +313,7 @@ def _no_constant(name: str) -> Any:
 
 
 def _metadata(value: object, file: Path) -> dict[str, str]:
-    if not isinstance(value, _Entry) or not all(isinstance(text, str) for text in value.values()):
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
         raise CheckpointError(
             f"{file}: __metadata__: expected a JSON object of texts in the header, found "
             f"{_shown(value)}"
@@ -261,9 +321,9 @@ def _metadata(value: object, file: Path) -> dict[str, str]:
     return dict(value)
 
 
-def _tensor(name: str, entry: object, file: Path, data: int) -> StoredTensor:
+def _tensor(name: str, entry: object, file: Path, data: int, state: FileState) -> StoredTensor:
     where = f"{file}: {name}"
-    if not isinstance(entry, _Entry) or set(entry) != _FIELDS or entry.repeated is not None:
+    if type(entry) is not dict or entry.keys() != _FIELDS:
         raise CheckpointError(
             f"{where}: expected a JSON object of dtype, shape and data_offsets, each once, found "
             f"{_shown(entry)}; {_AGAIN}"
@@ -291,7 +351,24 @@ def _tensor(name: str, entry: object, file: Path, data: int) -> StoredTensor:
             f"{where}: expected data_offsets to span {-(-bits // 8)} bytes, as {dtype} {shape} "
             f"takes, found {end - begin} ({begin}..{end}); {_AGAIN}"
         )
-    return StoredTensor(file, dtype, tuple(shape), data + begin, end - begin)
+    return StoredTensor(file, dtype, tuple(shape), data + begin, end - begin, state)
+
+
+def _is_sound(dtype: object, shape: object, offsets: object) -> bool:
+    """Whether an entry's values have the right types and agree with each other."""
+    if type(dtype) is not str or type(shape) is not list or type(offsets) is not list:
+        return False
+    if dtype not in _BITS or len(shape) > _MAX_DIMENSIONS or len(offsets) != 2:
+        return False
+    bits = _BITS[dtype]
+    for size in shape:
+        if type(size) is not int or not 0 <= size < 1 << 63:
+            return False
+        bits *= size
+    begin, end = offsets
+    if type(begin) is not int or type(end) is not int:
+        return False
+    return 0 <= begin <= end < 1 << 63 and bits == (end - begin) * 8
 
 
 def _is_counts(value: object) -> bool:
@@ -329,16 +406,28 @@ def _truncated(file: Path, what: str, expected: int, found: int) -> CheckpointEr
     )
 
 
+def _check_state(handle: FileIO, name: str, tensor: StoredTensor) -> None:
+    """Refuse a file that is another than the one whose header was read: its offsets are stale."""
+    found = FileState.of(handle)
+    if found == tensor.state:
+        return
+    if found.st_size < tensor.begin + tensor.nbytes:
+        raise _truncated(tensor.file, name, tensor.begin + tensor.nbytes, found.st_size)
+    what = "another file in its place" if found[:2] != tensor.state[:2] else "it written to since"
+    raise CheckpointError(
+        f"{tensor.file}: {name}: expected the file as it was when its header was read, found "
+        f"{what} ({tensor.state.st_size} bytes then, {found.st_size} now); open the checkpoint "
+        "again once nothing writes to it"
+    )
+
+
 def _read(handle: FileIO, name: str, tensor: StoredTensor) -> npt.NDArray[Any]:
     if tensor.dtype not in NUMPY_DTYPES:
         raise CheckpointError(
             f"{tensor.file}: {name}: expected a dtype among {', '.join(NUMPY_DTYPES)}, found "
             f"{tensor.dtype}, which NumPy does not have"
         )
-    # The file may have shrunk since it was opened: nothing is allocated for what is not there.
-    size = os.fstat(handle.fileno()).st_size
-    if size < tensor.begin + tensor.nbytes:
-        raise _truncated(tensor.file, name, tensor.begin + tensor.nbytes, size)
+    _check_state(handle, name, tensor)  # before, so that nothing is allocated for what is not there
     array = np.empty(tensor.shape, NUMPY_DTYPES[tensor.dtype])
     rest = memoryview(array.reshape(-1).view(np.uint8).data)
     handle.seek(tensor.begin)
@@ -347,6 +436,7 @@ def _read(handle: FileIO, name: str, tensor: StoredTensor) -> npt.NDArray[Any]:
         if not count:
             raise _truncated(tensor.file, name, tensor.begin + tensor.nbytes, handle.tell())
         rest = rest[count:]
+    _check_state(handle, name, tensor)  # and after, since it may be written to meanwhile
     return array
 
 

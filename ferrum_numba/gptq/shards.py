@@ -1,14 +1,17 @@
 """The safetensors files of a checkpoint: which tensors stand where, and their values.
 
-The headers of the files are what counts. `*.safetensors.index.json` can be stale, so it is never
-followed; it only tells what is missing, and is refused if it names a path.
+The headers of the files are what counts. `*.safetensors.index.json` can be stale, so it is not
+followed; it tells what is missing, what does not belong, and which of two files is meant where a
+tensor stands in both. It is refused if it names a path.
 """
 
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +19,10 @@ import numpy.typing as npt
 
 from ..errors import CheckpointError
 from .files import read_json
-from .safetensors_file import StoredTensor, read_header, read_tensors
+from .safetensors_file import StoredTensor, read_header, read_tensors, same_bytes
 
 INDEX_PATTERN = "*.safetensors.index.json"
+_DIGITS = re.compile(r"(\d+)")
 _NUMBERED = re.compile(r"(.+)-(\d{1,9})-of-(\d{1,9})\.safetensors")
 
 
@@ -43,34 +47,41 @@ class Shards:
     def open(cls, path: Path) -> Shards:
         """Read the headers of the file `path`, or of every *.safetensors in the directory `path`.
 
+        A tensor in two files is the one where the index places it; warns where the other differs.
         Raises CheckpointError for no such path, no such file in it, a header that contradicts its
-        file, a name that stands in two files, and an index that names a path.
+        file, a name in two files of which no index names one, and an index that names a path.
         """
         tensors: dict[str, StoredTensor] = {}
+        twins: list[tuple[str, StoredTensor]] = []
         metadata: dict[str, str] = {}
         for file in _files(path):
             found, its_metadata = read_header(file)
             metadata.update(its_metadata)
-            for name in found.keys() & tensors.keys():
-                raise CheckpointError(
-                    f"{name}: expected in one file, found in {tensors[name].file.name} and "
-                    f"{file.name} of {file.parent}; remove the file that does not belong, or open "
-                    "a single file"
-                )
+            twins += ((name, tensors[name]) for name in found.keys() & tensors.keys())
             tensors.update(found)
         folder = path if path.is_dir() else path.parent
         index, problems = _read_indexes(folder)
         if path.is_dir():
             problems |= _missing_shards(path, index)
-        ordered = {name: tensors[name] for name in sorted(tensors, key=_in_order)}
+        _choose(tensors, twins, index)
+        ordered = {name: tensors[name] for name in _in_order(tensors)}
         return cls(ordered, metadata, folder, index, problems)
+
+    @cached_property
+    def files(self) -> str:
+        """The names of the files, for messages."""
+        return ", ".join(sorted({file.name for file in {t.file for t in self.tensors.values()}}))
+
+    @cached_property
+    def missing(self) -> Mapping[str, str]:
+        """Name -> file of every tensor that an index names and no file has."""
+        return {name: place for name, place in self.index.items() if name not in self.tensors}
 
     def find(self, name: str) -> StoredTensor:
         """The tensor `name`, which must be there; CheckpointError says where it should be."""
         if name not in self.tensors:
-            files = ", ".join(sorted({tensor.file.name for tensor in self.tensors.values()}))
             raise CheckpointError(
-                f"{name}: expected in {files}, found in none of them{self.placed(name)}; "
+                f"{name}: expected in {self.files}, found in none of them{self.placed(name)}; "
                 "the checkpoint is incomplete: open its directory with all files in it"
             )
         return self.tensors[name]
@@ -84,9 +95,47 @@ class Shards:
         return f" (the index places it in {self.index[name]!r})" if name in self.index else ""
 
 
-def _in_order(name: str) -> list[str | int]:
-    """A sort key by which layer 2 stands before layer 10, in whatever order the files are."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
+def _choose(
+    tensors: dict[str, StoredTensor],
+    twins: Iterable[tuple[str, StoredTensor]],
+    index: Mapping[str, str],
+) -> None:
+    """Leave in `tensors` those of `twins`, the same names in other files, that the index names."""
+    different = []
+    for name, twin in sorted(twins):
+        pair = {tensor.file.name: tensor for tensor in (twin, tensors[name])}
+        if index.get(name) not in pair:
+            first, second = pair
+            raise CheckpointError(
+                f"{name}: expected in one file, found in {first} and {second} of "
+                f"{twin.file.parent}; remove the file that does not belong, or open a single file; "
+                "where both belong, get the index that says which is meant "
+                f"({INDEX_PATTERN.replace('*', 'model')})"
+            )
+        if not same_bytes(name, *pair.values()):
+            different.append((name, *pair))
+        tensors[name] = pair[index[name]]
+    if different:
+        name, first, second = different[0]
+        more = f" (and {len(different) - 1} more such tensors)" if len(different) > 1 else ""
+        warnings.warn(
+            f"{name}: expected the same values wherever it stands, found others in {first} than in "
+            f"{second}{more}; the one in {index[name]}, where the index places it, is taken",
+            stacklevel=5,
+        )
+
+
+def _in_order(names: Iterable[str]) -> Iterator[str]:
+    """By the name before the last dot, layer 2 before layer 10, and then by what follows."""
+    parts: dict[str, list[str]] = {}
+    for name in names:
+        parts.setdefault(name.rpartition(".")[0], []).append(name)
+    for owner in sorted(parts, key=_with_numbers):
+        yield from sorted(parts[owner])
+
+
+def _with_numbers(name: str) -> list[str | int]:
+    return [int(piece) if piece.isdecimal() else piece for piece in _DIGITS.split(name)]
 
 
 def _files(path: Path) -> list[Path]:
@@ -155,8 +204,11 @@ def _read_indexes(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
                 f"({error!r}); the headers of the files are read instead, so it can be removed"
             )
             continue
+        sound: set[object] = set()
         for name, place in weight_map.items():
-            _check_place(file, name, place)
+            if type(place) is not str or place not in sound:
+                _check_place(file, name, place)
+                sound.add(place)
         index.update(weight_map)
     return index, problems
 

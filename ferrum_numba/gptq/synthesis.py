@@ -6,7 +6,6 @@ the next is made: memory is that of one tensor, whatever the size of the model.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import zlib
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import CheckpointError
+from .files import new_folder, write_json
 from .packing import WORD_BITS, pack_columns
 from .recipe import Linear, Producer, Recipe
 from .safetensors_file import NUMPY_DTYPES, write_file
@@ -55,7 +54,11 @@ def make_checkpoint(
     progress: called with the bytes written and their total. Returns the bytes of the tensor files.
     The same recipe gives the same bytes. Raises CheckpointError for a folder that is not empty.
     """
-    folder = empty_folder(folder)
+    with new_folder(folder) as path:
+        return _write(path, recipe, progress)
+
+
+def _write(folder: Path, recipe: Recipe, progress: Callable[[int, int], None]) -> int:
     tensors = list(_tensors(recipe))
     total = sum(tensor.nbytes for tensor in tensors)
     done = 0
@@ -82,23 +85,6 @@ def make_checkpoint(
     write_json(folder / name, configuration)
     write_json(folder / "config.json", recipe.model_configuration())
     return nbytes
-
-
-def empty_folder(folder: str | os.PathLike[str]) -> Path:
-    """The folder, made if it is not there. Raises CheckpointError if anything lies in it."""
-    folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise CheckpointError(
-            f"{folder}: expected no such path, or an empty directory, found something there; "
-            "name another"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def write_json(file: Path, content: object) -> None:
-    """Write a JSON file as producers do: indented, keys in the order given."""
-    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _files(

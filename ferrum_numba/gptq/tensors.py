@@ -272,8 +272,8 @@ def check_groups_used(name: str, g_idx: npt.NDArray[np.int32], groups: int) -> N
         raise CheckpointError(
             f"{name}: expected rows in each of the groups 0..{groups - 1}, found none in "
             f"{empty.size} of them, the first is group {empty[0]}; the tensor is damaged or was "
-            "never filled in: get the whole checkpoint, or remove the tensor if the rows are in "
-            "order"
+            "never filled in: get the whole checkpoint, or, if the rows are in order, open it with "
+            'Checkpoint.open(path, g_idx="ignore")'
         )
 
 

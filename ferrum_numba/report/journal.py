@@ -64,7 +64,7 @@ class Journal:
     def append(self, result: LayerResult) -> None:
         """Write a line, at once."""
         entry = {"settings": self._settings[result.device], "result": as_json(result)}
-        line = json.dumps(entry, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        line = json.dumps(entry, allow_nan=False, separators=(",", ":"))
         try:
             with self.path.open("a", encoding="utf-8", newline="\n") as file:
                 file.write(f"{line}\n")
@@ -77,6 +77,7 @@ def settings_of(checkpoint: Checkpoint, plan: Plan, device: Device) -> dict[str,
     return {
         "checkpoint": identity(_files(checkpoint.path)),
         "configuration": hashlib.sha256(repr(checkpoint.quantization).encode()).hexdigest()[:16],
+        "g_idx": checkpoint.g_idx,
         "m_values": list(plan.m_values),
         "seed": plan.seed,
         "dtype": plan.dtype,

@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from xml.etree import ElementTree
 
+from ..gptq.files import replacing
 from .layer_test import LayerResult, Verdict
 
 _ELEMENTS: dict[Verdict, str] = {"mismatch": "failure", "refused": "skipped", "error": "error"}
@@ -32,7 +33,8 @@ def write_junit(path: Path, suite: str, results: Sequence[LayerResult]) -> None:
     for result in results:
         cases.append(_case(suite, result))
     ElementTree.indent(document)
-    ElementTree.ElementTree(document).write(path, encoding="utf-8", xml_declaration=True)
+    with replacing(path) as file:
+        ElementTree.ElementTree(document).write(file, encoding="utf-8", xml_declaration=True)
 
 
 def _count(results: Sequence[LayerResult], element: str) -> int:
@@ -50,8 +52,8 @@ def _case(suite: str, result: LayerResult) -> ElementTree.Element:
         reason = {"type": result.verdict, "message": _clean(result.reason)}
         element = ElementTree.SubElement(case, _ELEMENTS[result.verdict], reason)
         element.text = _clean(_details(result))
-    elif result.note:
-        ElementTree.SubElement(case, "system-out").text = _clean(result.note)
+    elif said := [*filter(None, [result.note]), *result.warnings]:
+        ElementTree.SubElement(case, "system-out").text = _clean("\n".join(said))
     return case
 
 
@@ -64,7 +66,7 @@ def _details(result: LayerResult) -> str:
         for measured in result.measurements
     ]
     lines += [result.explanation.cause.sentence] if result.explanation else []
-    return "\n".join([*lines, *filter(None, [result.note])])
+    return "\n".join([*lines, *filter(None, [result.note]), *result.warnings])
 
 
 def _clean(text: str) -> str:

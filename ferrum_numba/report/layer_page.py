@@ -74,6 +74,7 @@ def _facts(result: LayerResult) -> Sequence[tuple[str, str]]:
         )
     ]
     facts += [(f"M = {measured.m}", _sentence(measured)) for measured in result.measurements]
+    facts += [("warning", warning) for warning in result.warnings]
     if result.reference:
         facts.append(("reference", result.note or result.reference))
     return facts

@@ -13,6 +13,7 @@ import numpy as np
 from ..devices import Device
 from ..errors import AbiError, FerrumError, LaunchError
 from ..gptq import Checkpoint, GptqLinear, GptqTensors, LayerSpec
+from ..gptq.plausibility import implausible
 from .layer_diagnosis import LayerDiagnosis, diagnose_layer
 from .oracle import Oracle
 from .reference import NUMPY_DTYPES, OWN, Dtype, Reference, make_reference
@@ -75,6 +76,7 @@ class LayerResult:
     reason        why it did not pass; empty where it did
     explanation   where the error lies, and its likely cause; None where nobody looked
     seconds       of the whole test
+    warnings      what is implausible about its values, each "sign: what was found"; see `SIGNS`
     """
 
     layer: str
@@ -95,6 +97,7 @@ class LayerResult:
     reason: str
     explanation: LayerDiagnosis | None
     seconds: float
+    warnings: tuple[str, ...] = ()
 
     @property
     def max_abs_error(self) -> float:
@@ -144,20 +147,24 @@ class Prepared:
 
     spec: None where not even the headers can be read.
     outcome: the tensors and the reference, or the exception that stood against them.
+    warnings: as in `LayerResult`.
     """
 
     name: str
     spec: LayerSpec | None
     outcome: tuple[GptqTensors, Reference] | Exception
     seconds: float
+    warnings: tuple[str, ...] = ()
 
 
 def prepare_layer(checkpoint: Checkpoint, name: str, plan: Plan) -> Prepared:
     """Read a layer and make its reference; what that raises is kept for the result."""
     start = time.perf_counter()
     outcome: tuple[GptqTensors, Reference] | Exception
+    spec, warnings = checkpoint.layers.get(name), dict[str, str]()
     try:
         tensors = checkpoint.load(name)
+        warnings = implausible(tensors, checkpoint.layers[name].symmetric)
         reference = make_reference(
             name,
             tensors,
@@ -169,7 +176,8 @@ def prepare_layer(checkpoint: Checkpoint, name: str, plan: Plan) -> Prepared:
         outcome = tensors, reference
     except Exception as error:  # whatever it is, the other layers are still to be tested
         outcome = error
-    return Prepared(name, checkpoint.layers.get(name), outcome, time.perf_counter() - start)
+    said = tuple(f"{sign}: {found}" for sign, found in warnings.items())
+    return Prepared(name, spec, outcome, time.perf_counter() - start, said)
 
 
 def verify_layer(
@@ -225,6 +233,7 @@ def run_prepared(prepared: Prepared, device: Device, plan: Plan) -> LayerResult:
         reason=reason,
         explanation=explanation,
         seconds=prepared.seconds + time.perf_counter() - start,
+        warnings=prepared.warnings,
     )
 
 

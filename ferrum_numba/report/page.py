@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FerrumError
+from ..gptq.files import write_text
 from .figures import HIGHEST, LOWEST, histogram_bars, signed_image, size_image
 from .layer_diagnosis import LayerDiagnosis
 
@@ -77,7 +78,7 @@ def check_extra() -> None:
 def write_page(path: Path, page: Page) -> None:
     """Write the page.  Raises OSError, and FerrumError without the `report` extra."""
     check_extra()
-    path.write_text(render(page), encoding="utf-8")
+    write_text(path, render(page))
 
 
 def render(page: Page) -> str:

@@ -28,6 +28,7 @@ def as_json(value: Any) -> Any:
 def layer_result(value: Mapping[str, Any]) -> LayerResult:
     """The result of `as_json`; None counts as NaN.  Raises KeyError, TypeError or ValueError."""
     fields = dict(value)
+    fields["warnings"] = tuple(map(str, fields.get("warnings", ())))
     fields["measurements"] = tuple(_measurement(item) for item in fields["measurements"])
     if fields["explanation"] is not None:
         fields["explanation"] = _explanation(fields["explanation"])

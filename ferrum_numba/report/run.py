@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from fnmatch import fnmatchcase
-from itertools import islice
-from queue import Empty, SimpleQueue
-from threading import Event, Lock, Thread
+from functools import partial
+from queue import SimpleQueue
+from threading import Lock, Semaphore, Thread
 
 from ..devices import Device
 from ..errors import CheckpointError, DeviceError, did_you_mean
 from ..gptq import Checkpoint
 from .layer_test import LayerResult, Plan, Prepared, prepare_layer, run_prepared
 
+_PATIENCE = 0.5  # seconds that threads have to end, where the caller has had enough
 _MOST_PREPARERS = 4  # threads; each holds one layer's weight in float16, 117 MB for 8B's largest
 
 
@@ -50,86 +53,106 @@ def matching(names: Sequence[str], patterns: Sequence[str], of: str) -> list[str
 
 def verify_layers(
     checkpoint: Checkpoint, jobs: Sequence[tuple[str, Plan]], devices: Sequence[Device]
-) -> Iterator[LayerResult]:
+) -> Generator[LayerResult, None, None]:
     """Test layers by name, each on whichever device is free; results come as they are done.
 
     One layer that fails does not stop the rest. A thread for each device runs kernels, a few others
-    read layers and make references for them, so that no device waits while there are cores.
+    read layers and make references for them, so that no device waits while there are cores. Where
+    the caller ends before the results do, by Ctrl-C say, the threads are interrupted too.
     """
     if not devices:
         raise DeviceError("devices: expected at least one, found none")
     preparers = max(len(devices), min(_MOST_PREPARERS, (os.cpu_count() or 1) // 2))
-    stop, results = Event(), SimpleQueue[LayerResult | BaseException]()
-    with ThreadPoolExecutor(preparers, "prepare") as executor:
-        prepared = _Jobs(executor, checkpoint, jobs, preparers + 1)
-        threads = [
-            Thread(
-                target=_work, args=(device, prepared, results, stop), name=device.name, daemon=True
-            )
-            for device in devices
-        ]
+    pipeline = _Pipeline(checkpoint, jobs, preparers)
+    threads = [_Worker(pipeline.prepare, "prepare", pipeline.results) for _ in range(preparers)]
+    for device in devices:
+        threads.append(_Worker(partial(pipeline.test, device), device.name, pipeline.results))
+    left = len(jobs)
+    try:
         for thread in threads:
             thread.start()
-        try:
-            for _ in jobs:
-                found = results.get()
-                if isinstance(found, BaseException):
-                    raise found
-                yield found
-        finally:  # also where the caller has had enough
-            stop.set()
+        while left:
+            found = pipeline.results.get()
+            if isinstance(found, BaseException):
+                raise found
+            left -= 1
+            yield found
+    finally:
+        pipeline.stop()
+        if left:
             for thread in threads:
-                thread.join()
-            executor.shutdown(cancel_futures=True)
+                thread.interrupt()
+        until = time.monotonic() + _PATIENCE
+        for thread in threads:
+            if thread.ident is not None:  # it was started
+                thread.join(max(0.0, until - time.monotonic()))
 
 
-class _Jobs:
-    """Layers in order, a few of them prepared ahead: memory is bounded by that."""
+class _Pipeline:
+    """Layers that wait, are prepared, are tested; only a few are prepared ahead, for their size."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, jobs: Sequence[tuple[str, Plan]], preparers: int
+    ) -> None:
+        self.results = SimpleQueue[LayerResult | BaseException]()
+        self._checkpoint, self._preparers = checkpoint, preparers
+        self._waiting, self._lock = iter(jobs), Lock()
+        self._room = Semaphore(preparers + 1)
+        self._prepared = SimpleQueue[tuple[Plan, Prepared] | None]()
+        self._stopped = False
+
+    def prepare(self) -> None:
+        """Prepare layers until none waits; the work of a thread."""
+        while True:
+            self._room.acquire()
+            with self._lock:
+                job = None if self._stopped else next(self._waiting, None)
+            if job is None:
+                return
+            name, plan = job
+            self._prepared.put((plan, prepare_layer(self._checkpoint, name, plan)))
+
+    def test(self, device: Device) -> None:
+        """Test layers as they are prepared, until all are; the work of a device's thread."""
+        while (job := self._prepared.get()) is not None:
+            self._room.release()
+            plan, prepared = job
+            self.results.put(run_prepared(prepared, device, plan))
+        self._prepared.put(None)  # for the next device
+
+    def stop(self) -> None:
+        """Let the threads end that wait for something."""
+        self._stopped = True
+        self._prepared.put(None)
+        for _ in range(self._preparers):
+            self._room.release()
+
+
+class _Worker(Thread):
+    """A thread that can be interrupted, as Ctrl-C does with the main one.
+
+    A daemon: one that does not listen, in the middle of a compilation, keeps nobody waiting.
+    """
 
     def __init__(
         self,
-        executor: ThreadPoolExecutor,
-        checkpoint: Checkpoint,
-        jobs: Sequence[tuple[str, Plan]],
-        ahead: int,
+        work: Callable[[], None],
+        name: str,
+        results: SimpleQueue[LayerResult | BaseException],
     ) -> None:
-        self._executor, self._checkpoint = executor, checkpoint
-        self._waiting = iter(jobs)
-        self._ready = SimpleQueue[tuple[Plan, Future[Prepared]]]()
-        self._lock = Lock()
-        for _ in range(ahead):
-            self._submit()
+        super().__init__(name=name, daemon=True)
+        self._work, self._results = work, results
 
-    def _submit(self) -> None:
-        with self._lock:
-            for name, plan in islice(self._waiting, 1):
-                future = self._executor.submit(prepare_layer, self._checkpoint, name, plan)
-                self._ready.put((plan, future))
+    def run(self) -> None:
+        """Work; what that raises, beyond what a layer's result holds, is for the caller to see."""
+        with suppress(KeyboardInterrupt):  # `interrupt` may come at any step
+            try:
+                self._work()
+            except BaseException as error:
+                self._results.put(error)
 
-    def take(self) -> tuple[Plan, Prepared] | None:
-        """The next layer, once it is prepared; None where there is none left."""
-        try:
-            plan, future = self._ready.get_nowait()
-        except Empty:
-            return None
-        prepared = future.result()
-        self._submit()
-        return plan, prepared
-
-
-def _work(
-    device: Device,
-    jobs: _Jobs,
-    results: SimpleQueue[LayerResult | BaseException],
-    stop: Event,
-) -> None:
-    """One device's thread."""
-    try:
-        while not stop.is_set():
-            job = jobs.take()
-            if job is None:
-                return
-            plan, prepared = job
-            results.put(run_prepared(prepared, device, plan))
-    except BaseException as error:  # not a layer's, which its result holds: the caller's to see
-        results.put(error)
+    def interrupt(self) -> None:
+        """Raise KeyboardInterrupt in the thread, at its next step in Python."""
+        if self.is_alive():
+            number, kind = ctypes.c_ulong(self.ident or 0), ctypes.py_object(KeyboardInterrupt)
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(number, kind)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import json
 import warnings
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
@@ -323,3 +326,110 @@ def test_one_journal_at_a_time(tmp_path):
     result = run("verify", fixture("gm_v1_sym_g128"), *ON_CPU, *files)
     assert result.exit_code == 2
     assert "--jsonl: not with --resume" in result.stderr
+
+
+# Plausibility
+
+
+@pytest.fixture
+def implausible(tmp_path):
+    """A checkpoint of which one layer was never written, and one has a scale of 0."""
+    sound = random_tensors(128, 64, 64)
+    scales = sound.scales.copy()
+    scales[1, 2] = 0
+    layers = {"a": sound, "b": dataclasses.replace(sound, scales=scales)}
+    layers["c"] = dataclasses.replace(sound, scales=np.zeros_like(sound.scales))
+    return write_checkpoint(tmp_path, layers)
+
+
+def test_values_that_no_trained_layer_has_are_warned_of_by_name(implausible):
+    result = run("verify", implausible, *ON_CPU, "--m", 1)
+    assert result.exit_code == 0
+    assert "warning: b: zero-scales: expected scales other than 0 where levels" in result.stdout
+    assert "warning: c: all-zero: expected weights, found 128 x 64 zeros" in result.stdout
+    assert "3 layers: 3 pass; " in result.stdout
+    assert "; 2 warnings; " in result.stdout
+    _, found = run_json("verify", implausible, *ON_CPU, "--m", 1)
+    assert [len(result["warnings"]) for result in found["results"]] == [0, 1, 1]
+    assert found["summary"]["warnings"] == 2
+
+
+def test_strict_fails_for_a_warning(implausible, tmp_path):
+    assert run("verify", implausible, *ON_CPU, "--m", 1, "--strict").exit_code == 1
+    assert run("verify", implausible, *ON_CPU, "--m", 1, "--strict", "--layers", "a").exit_code == 0
+    journal = tmp_path / "lines"
+    run("verify", implausible, *ON_CPU, "--m", 1, "--jsonl", journal)
+    options = ("--m", 1, "--strict", "--resume", journal)
+    assert run("verify", implausible, *ON_CPU, *options).exit_code == 1
+    junit = tmp_path / "junit.xml"
+    run("verify", implausible, *ON_CPU, "--m", 1, "--junit", junit)
+    assert "zero-scales: expected" in junit.read_text()
+
+
+def test_a_layer_that_is_refused_is_warned_of_too(tmp_path):
+    sound = random_tensors(128, 64, 64)
+    huge = dataclasses.replace(sound, scales=np.full_like(sound.scales, 4000))
+    result = run("verify", write_checkpoint(tmp_path, {"a": huge}), *ON_CPU)
+    assert "refused: a: scales: expected outputs within float16" in result.stdout
+    assert "warning: a: absurd-scales" in result.stdout
+
+
+def test_a_g_idx_of_zeros_is_ignored_when_asked(tmp_path):
+    layer = dataclasses.replace(random_tensors(128, 64, 64), g_idx=np.zeros(128, np.int32))
+    folder = write_checkpoint(tmp_path, {"a": layer})
+    result = run("verify", folder, *ON_CPU, "--m", 1)
+    assert result.exit_code == 2
+    assert "--g-idx ignore" in result.stdout
+    assert run("verify", folder, *ON_CPU, "--m", 1, "--g-idx", "ignore").exit_code == 0
+
+
+def test_layers_that_the_index_does_not_name_are_mentioned(tmp_path):
+    layer = random_tensors(128, 64, 64)
+    folder = write_checkpoint(tmp_path, {"a": layer, "b": layer})
+    index = {"weight_map": {f"a.{part}": "model.safetensors" for part in ("qweight", "qzeros")}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    result = run("verify", folder, *ON_CPU, "--m", 1)
+    assert "1 layer: 1 pass" in result.stdout
+    assert result.stderr.startswith("note: b: expected layers that the index names, found that")
+    assert "left out (--unindexed tests them)" in result.stderr
+    asked = run("verify", folder, *ON_CPU, "--m", 1, "--unindexed")
+    assert "2 layers: 2 pass" in asked.stdout
+    assert "they are marked" in asked.stderr
+
+
+# Remedies and time
+
+
+def test_remedies_are_the_command_lines(tmp_path):
+    layer = random_tensors(128, 64, 64, symmetric=True, zero_format="v2")
+    folder = write_checkpoint(tmp_path, {"a": layer}, sym=True)
+    result = run("verify", folder, *ON_CPU, "--m", 1)
+    assert "open with --zero-format v2, or with --zero-format v1" in result.stdout
+    assert "Checkpoint.open" not in result.output
+    (folder / "quantize_config.json").unlink()
+    result = run("verify", folder, *ON_CPU, "--m", 1)
+    assert "say what it would: --group-size 128 --zero-format v1" in result.stderr
+
+
+def test_time_is_all_that_the_command_took(monkeypatch, tmp_path):
+    """Each step is made to take a second of a clock that only they move."""
+    pytest.importorskip("jinja2", reason="the report extra is not installed")
+    clock = [0.0]
+    verify_module = importlib.import_module("ferrum_numba.cli.verify")
+
+    def slowly(name):
+        step = getattr(verify_module, name)
+
+        def slow(*arguments, **options):
+            clock[0] += 1
+            return step(*arguments, **options)
+
+        monkeypatch.setattr(verify_module, name, slow)
+
+    for name in ("find_devices", "verify_layers", "write_page"):
+        slowly(name)
+    monkeypatch.setattr(verify_module.time, "perf_counter", lambda: clock[0])
+    options = ("--m", 1, "--html", tmp_path / "page.html")
+    result = run("verify", fixture("gm_v1_sym_g128"), *ON_CPU, *options)
+    assert result.stdout.rstrip().endswith("; 4.0 s")  # verify_layers twice, the worst once more
+    assert "html: looking into the 3 layers that passed most narrowly" in result.stderr

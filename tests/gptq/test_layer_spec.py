@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from ferrum_numba.gptq import Checkpoint
+from ferrum_numba.gptq import Checkpoint, Recipe, make_checkpoint
 from tests.gptq.fixtures import (
     DOWN_PROJ,
     FIXTURES,
@@ -184,3 +184,62 @@ def test_qweight_of_partial_words(tmp_path):
     (tmp_path / "quantize_config.json").write_text(json.dumps(config))
     with refused(r"^a\.qweight: expected shape \[K\*4/32, N\] with whole words.*correct bits"):
         Checkpoint.open(tmp_path)
+
+
+def layer_of(folder, K, N, *, rows, columns, group_size=128):
+    """A checkpoint of one layer [K, N] whose words hold `rows` rows, and zeros of `columns`."""
+    groups = -(-K // group_size)
+    parts = {"qweight": np.zeros((rows // 8, N), np.int32)}
+    parts["qzeros"] = np.zeros((groups, columns // 8), np.int32)
+    parts["scales"] = np.ones((groups, N), np.float16)
+    parts["g_idx"] = np.arange(K, dtype=np.int32) // np.int32(group_size)
+    save_file({f"a.{part}": array for part, array in parts.items()}, folder / "a.safetensors")
+    config = {"bits": 4, "group_size": group_size, "quant_method": "gptq"}
+    (folder / "quantize_config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("K", "rows"), [(3420, 3392), (3420, 3416), (4100, 4096), (100, 96), (2730, 2720)]
+)
+def test_rows_that_packing_dropped_are_missed_in_qweight(tmp_path, K, rows):
+    with refused(
+        rf"^a\.qweight: expected {-(-K // 8)} rows of words for the {K} rows that a\.g_idx .*"
+        rf"found {rows // 8} in a\.safetensors, which hold {rows}: packing dropped the last "
+        rf"{K - rows} rows, .*pad the layer to a multiple of 32"
+    ):
+        Checkpoint.open(layer_of(tmp_path, K, 64, rows=rows, columns=64))
+
+
+def test_a_qweight_that_is_cut_is_to_blame_where_all_others_agree(tmp_path):
+    with refused(r"^a\.qweight: expected 128 rows .*found 64 .*which hold 512; .*is damaged"):
+        Checkpoint.open(layer_of(tmp_path, 1024, 64, rows=512, columns=64))
+
+
+def test_columns_that_packing_dropped_are_missed_in_qzeros(tmp_path):
+    with refused(
+        r"^a\.qzeros: expected zeros for 60 columns, .*found 7 words in a\.safetensors, which "
+        r"hold 56: packing dropped the zeros of the last columns; pad"
+    ):
+        Checkpoint.open(layer_of(tmp_path, 128, 60, rows=128, columns=56))
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_g_idx_of_zeros_is_ignored_when_asked(tmp_path, bits):
+    make_checkpoint(tmp_path, Recipe(layers=1, bits=bits, layers_only=True))
+    expected = Checkpoint.open(tmp_path).dense(DOWN_PROJ)
+    edit_tensors(tmp_path / "model.safetensors", lambda t: t[f"{DOWN_PROJ}.g_idx"].fill(0))
+    before = (tmp_path / "model.safetensors").read_bytes()
+    with refused(r'g_idx: expected rows in each of the groups .*g_idx="ignore"'):
+        Checkpoint.open(tmp_path).dense(DOWN_PROJ)
+    checkpoint = Checkpoint.open(tmp_path, g_idx="ignore")
+    assert not checkpoint.layers[DOWN_PROJ].act_order
+    np.testing.assert_array_equal(checkpoint.dense(DOWN_PROJ), expected)
+    if bits == 4:
+        np.testing.assert_array_equal(checkpoint.load(DOWN_PROJ).dequantize(), expected)
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+
+
+def test_an_unknown_way_to_read_g_idx(plain):
+    with refused(r"^g_idx: expected one of 'file', 'ignore', found 'zeros'"):
+        Checkpoint.open(plain, g_idx="zeros")

@@ -189,3 +189,53 @@ def test_damaged_bytes_are_refused_or_read_as_the_package_reads_them(sound, data
     except (SafetensorError, KeyError) as error:
         raise AssertionError(f"read what the package refuses: {error}") from error
     check(found, expected)
+
+
+def renamed_over(file):
+    save_file({"x": np.full(16, 2, np.int32)}, file.with_name("new"))
+    file.with_name("new").replace(file)
+
+
+def written_to(file):
+    save_file({"x": np.full(16, 2, np.int32)}, file.with_name("new"))
+    file.write_bytes(file.with_name("new").read_bytes())
+
+
+def grown(file):
+    file.write_bytes(file.read_bytes() + bytes(64))
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (renamed_over, "another file in its place"),
+        (written_to, "it written to since"),
+        (grown, "it written to since"),
+    ],
+)
+def test_a_file_that_changes_after_the_open(tmp_path, change, found):
+    file = tmp_path / "a.safetensors"
+    save_file({"x": np.zeros(16, np.int32)}, file)
+    os.utime(file, (0, 0))
+    stored, _ = read_header(file)
+    change(file)
+    with refused(
+        r"a\.safetensors: x: expected the file as it was when its header was read, found "
+        rf"{found} \(.*; open the checkpoint again"
+    ):
+        dict(read_tensors(stored))
+
+
+def test_a_file_that_changes_while_it_is_read(tmp_path):
+    file = tmp_path / "a.safetensors"
+    save_file({"x": np.zeros(16, np.int32), "y": np.zeros(16, np.int32)}, file)
+    os.utime(file, (0, 0))
+    reading = read_tensors(read_header(file)[0])
+    next(reading)
+    renamed_over(file)
+    assert next(reading)[0] == "y"  # of the file that is open, which is whole as it was
+    stored, _ = read_header(file)
+    os.utime(file, (0, 0))
+    reading = read_tensors(stored | {"y": stored["x"]})
+    with refused("found it written to since"):
+        next(reading)

@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -164,3 +166,122 @@ def test_no_quantised_layers(plain):
     save_file({"model.norm.weight": np.ones(8, np.float16)}, plain / "model.safetensors")
     with refused(r"expected tensors named \*\.qweight, found none among 1 tensors"):
         Checkpoint.open(plain)
+
+
+def second_copy(folder, change):
+    """Add a shard with a copy of Q_PROJ's scales, changed in place, beside the one indexed."""
+    name = f"{Q_PROJ}.scales"
+    scales = Checkpoint.open(folder).array(name)
+    copy = scales.copy()
+    change(copy)
+    save_file({name: copy}, folder / "a-first.safetensors")
+    return scales
+
+
+def test_of_a_tensor_in_two_shards_the_indexed_one_is_taken(sharded):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        second_copy(sharded, lambda copy: None)
+        Checkpoint.open(sharded)  # the same bytes: nothing to say
+    scales = Checkpoint.open(sharded).array(f"{Q_PROJ}.scales")
+    second_copy(sharded, lambda copy: copy.fill(2))
+    place = json.loads((sharded / INDEX).read_text())["weight_map"][f"{Q_PROJ}.scales"]
+    with pytest.warns(
+        UserWarning,
+        match=rf"^{Q_PROJ}\.scales: expected the same values .*; the one in {place}, wh",
+    ):
+        checkpoint = Checkpoint.open(sharded)
+    np.testing.assert_array_equal(checkpoint.load(Q_PROJ).scales, scales)
+    assert checkpoint.tensors[f"{Q_PROJ}.scales"].file == place
+
+
+def test_the_index_may_place_a_tensor_in_the_file_that_is_read_first(sharded):
+    second_copy(sharded, lambda copy: copy.fill(2))
+    index = json.loads((sharded / INDEX).read_text())
+    index["weight_map"][f"{Q_PROJ}.scales"] = "a-first.safetensors"
+    (sharded / INDEX).write_text(json.dumps(index))
+    with pytest.warns(UserWarning, match="the one in a-first.safetensors"):
+        checkpoint = Checkpoint.open(sharded)
+    assert (checkpoint.load(Q_PROJ).scales == 2).all()
+
+
+@pytest.mark.parametrize("place", [None, "gone.safetensors"])
+def test_a_tensor_in_two_shards_of_which_the_index_names_none(sharded, place):
+    second_copy(sharded, lambda copy: copy.fill(2))
+    index = json.loads((sharded / INDEX).read_text())
+    index["weight_map"] |= {f"{Q_PROJ}.scales": place} if place else {}
+    if place is None:
+        del index["weight_map"][f"{Q_PROJ}.scales"]
+    (sharded / INDEX).write_text(json.dumps(index))
+    with refused(r"scales: expected in one file, found in .* and .*; where both belong, get the"):
+        Checkpoint.open(sharded)
+
+
+def test_layers_that_the_index_does_not_name_are_left_out_unless_asked(sharded):
+    index = json.loads((sharded / INDEX).read_text())
+    for part in ("qweight", "qzeros", "scales", "g_idx"):
+        del index["weight_map"][f"{DOWN_PROJ}.{part}"]
+    (sharded / INDEX).write_text(json.dumps(index))
+    checkpoint = Checkpoint.open(sharded)
+    assert checkpoint.unindexed == (DOWN_PROJ,)
+    assert len(checkpoint.layers) == 13
+    assert not checkpoint.problems
+    with refused(rf"^{DOWN_PROJ}: expected a layer that the index names, .*unindexed=True"):
+        checkpoint.load(DOWN_PROJ)
+    asked = Checkpoint.open(sharded, unindexed=True)
+    assert asked.unindexed == (DOWN_PROJ,)
+    assert len(asked.layers) == 14
+    asked.load(DOWN_PROJ)
+
+
+def test_an_index_of_the_dense_model_says_nothing_of_layers(sharded):
+    index = {"weight_map": {f"{Q_PROJ}.weight": "model-00001-of-00002.safetensors"}}
+    (sharded / INDEX).write_text(json.dumps(index))
+    checkpoint = Checkpoint.open(sharded)
+    assert (len(checkpoint.layers), checkpoint.unindexed) == (14, ())
+
+
+def header_of(n, start=0):
+    """The header of a file of n small layers, and the bytes that it describes."""
+    parts = {"qweight": ("I32", [16, 64], 4096), "qzeros": ("I32", [1, 8], 32)}
+    parts["scales"] = ("F16", [1, 64], 128)
+    header, offset = {}, 0
+    for number in range(start, start + n):
+        for part, (dtype, shape, nbytes) in parts.items():
+            entry = {"dtype": dtype, "shape": shape, "data_offsets": [offset, offset + nbytes]}
+            header[f"model.layers.{number}.{part}"] = entry
+            offset += nbytes
+    return header, offset
+
+
+def test_opening_takes_work_in_proportion_to_the_layers(tmp_path, monkeypatch):
+    """Work is counted in lines of this package's code, with half of the layers missing."""
+
+    def lines(n):
+        folder = tmp_path / str(n)
+        folder.mkdir()
+        header, nbytes = header_of(n)
+        text = json.dumps(header).encode()
+        with (folder / "model-00001-of-00002.safetensors").open("wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            file.truncate(8 + len(text) + nbytes)
+        places = dict.fromkeys(header, "model-00001-of-00002.safetensors")
+        places |= dict.fromkeys(header_of(n, n)[0], "model-00002-of-00002.safetensors")
+        (folder / INDEX).write_text(json.dumps({"weight_map": places}))
+        counted = 0
+
+        def trace(frame, event, argument):
+            nonlocal counted
+            counted += event == "line"
+            return trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            checkpoint = Checkpoint.open(folder, group_size=128, zero_format="v2")
+        finally:
+            sys.settrace(before)
+        assert (len(checkpoint.layers), len(checkpoint.problems)) == (n, n)
+        return counted
+
+    assert lines(400) < 4.5 * lines(100)

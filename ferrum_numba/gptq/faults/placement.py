@@ -6,11 +6,14 @@ import shutil
 from collections.abc import Mapping
 
 from ...errors import CheckpointError
+from ..shards import INDEX_PATTERN
 from .editing import Fault, Target, index_fault, index_file
 
 
 def _copy(target: Target) -> None:
     shutil.copyfile(target.file, target.folder / "other.safetensors")
+    for index in target.folder.glob(INDEX_PATTERN):  # which would say what file is meant
+        index.unlink()
 
 
 def _directory(target: Target) -> None:
@@ -37,7 +40,7 @@ def _unreadable_index(target: Target) -> None:
 
 
 PLACEMENT_FAULTS: Mapping[str, Fault] = {
-    "tensor-in-two-files": Fault("a second file with the same tensors", _copy),
+    "tensor-in-two-files": Fault("a second file with the same tensors, and no index", _copy),
     "directory-for-file": Fault("a directory named like a tensor file", _directory),
     "dangling-link": Fault("a link to a tensor file that is not there", _dangling_link),
     "no-safetensors": Fault("no tensor file at all", _no_files),

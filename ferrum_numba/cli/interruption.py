@@ -1,0 +1,42 @@
+"""Ctrl-C: the first ends a command in order, a second one at once, neither with a traceback."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from types import FrameType
+
+EXIT_CODE = 130  # 128 + SIGINT, as shells have it; 1 would read as a mismatch
+
+_TWICE = 3.0  # seconds within which a second Ctrl-C means the first was not enough
+_SHOW_CURSOR = "\x1b[?25h"  # which a progress bar hides
+
+_last = -_TWICE
+
+
+def listen() -> None:
+    """Take Ctrl-C from now on, unless the process was started so that it ignores it."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
+
+
+def leaving() -> None:
+    """A command has ended by Ctrl-C: nothing is worth waiting for when it comes again."""
+    if signal.getsignal(signal.SIGINT) is _interrupt:
+        signal.signal(signal.SIGINT, _leave)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    global _last
+    before, _last = _last, time.monotonic()
+    if _last - before < _TWICE:
+        _leave(number, frame)
+    raise KeyboardInterrupt
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    if sys.stderr.isatty():
+        os.write(sys.stderr.fileno(), _SHOW_CURSOR.encode())
+    os._exit(EXIT_CODE)
