@@ -101,7 +101,7 @@ class Signature:
         is left out and the text declares several.
         """
         if not isinstance(text, str):
-            raise PtxError(f"text: expected PTX as str, found {type(text).__name__}")
+            raise PtxError("text", "PTX as str", type(text).__name__)
         module = read_module(text)
         if module.has_long_number:
             raise PtxError("not PTX: it has a number of more than 64 digits")
@@ -263,7 +263,7 @@ def _check_type(entry: str, parameter: Parameter, name: str, c_type: str) -> Non
 def _read_version(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d+)\.(\d+)", text.strip())
     if match is None:
-        raise PtxError(f".version: expected major.minor, found {text.strip()!r}")
+        raise PtxError(".version", "major.minor", f"{text.strip()!r}")
     return int(match[1]), int(match[2])
 
 
@@ -293,8 +293,5 @@ def _read_parameters(module: PtxModule, entry: Head) -> tuple[tuple[Parameter, .
         )
         offset += found.nbytes
     if offset > _MAX_PARAMETER_BYTES:
-        raise PtxError(
-            f"{entry.name}: expected at most {_MAX_PARAMETER_BYTES} bytes of parameters, "
-            f"found {offset}"
-        )
+        raise PtxError(entry.name, f"at most {_MAX_PARAMETER_BYTES} bytes of parameters", offset)
     return tuple(params), offset

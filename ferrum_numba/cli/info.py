@@ -134,8 +134,9 @@ def _choice(
     broken = [r.text for r in kernels.canonical(1).sidecar.constraints if not r(all_sizes)]
     if broken:
         raise AbiError(
-            f"--shape: expected {' and '.join(broken)}, which every kernel needs, found N {n}, "
-            f"K {k}, group_size {group_size}"
+            "--shape",
+            f"{' and '.join(broken)}, which every kernel needs",
+            f"N {n}, K {k}, group_size {group_size}",
         )
     if act_order:
         groups = -(-k // group_size) if group_size > 0 else 1

@@ -153,7 +153,7 @@ def _read_bytes(source: str) -> bytes:
             data = path.read_bytes()
         except (OSError, ValueError) as error:
             raise AbiError(
-                f"{source[:80]}: expected hex digits, a file or -, found none of these: {error}"
+                source[:80], "hex digits, a file or -", f"none of these: {error}"
             ) from None
     try:
         text = data.decode("ascii")
@@ -169,7 +169,7 @@ def _is_hex(text: str) -> bool:
 def _from_hex(text: str) -> bytes:
     digits = re.sub(r"[\s:,_]|0[xX]", "", text)
     if len(digits) % 2:
-        raise AbiError(f"--bytes: expected two hex digits a byte, found {len(digits)} digits")
+        raise AbiError("--bytes", "two hex digits a byte", f"{len(digits)} digits")
     return bytes.fromhex(digits)
 
 
@@ -178,7 +178,7 @@ def _recorded(path: str, number: int, other: str | None) -> tuple[list[Annotated
     from ..debug.recording import Recording
 
     if not Path(path).is_file():
-        raise PtxError(f"{path}: expected a recording, found no file")
+        raise PtxError(path, "a recording", "no file")
     recording = Recording(path)
     launches = recording.launches
     if not launches and recording.refused:
@@ -190,10 +190,7 @@ def _recorded(path: str, number: int, other: str | None) -> tuple[list[Annotated
     blocks = []
     for wanted, text in zip(numbers, (number, other), strict=False):
         if not 0 <= wanted < len(launches):
-            raise AbiError(
-                f"{path}: expected a launch below {len(launches)}, which the recording has, "
-                f"found {text}"
-            )
+            raise AbiError(path, f"a launch below {len(launches)}, which the recording has", text)
         call = launches[wanted].call
         arrays = {
             name: ArrayReference(

@@ -49,7 +49,7 @@ def replay_command(
     recording = Recording(run)
     if not (recording.launches or recording.refused):
         cut = "" if recording.complete else ", since it ends in its midst"
-        raise RecordingError(f"{run}: expected at least one launch, found none{cut}")
+        raise RecordingError(run, "at least one launch", f"none{cut}")
     launches = []
     console = standard_output()
     for launch in replay(recording, opened, tolerance=tolerance):

@@ -111,6 +111,6 @@ def read_sizes(texts: Sequence[str]) -> dict[str, int]:
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not value.isdecimal() or not name.isidentifier():
-            raise AbiError(f"--size: expected NAME=N, such as M=1, found {text!r}")
+            raise AbiError("--size", "NAME=N, such as M=1", f"{text!r}")
         sizes[name] = int(value)
     return sizes

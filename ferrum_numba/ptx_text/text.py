@@ -40,14 +40,14 @@ _COMMENT = re.compile(r"//[^\n]*|/\*.*?(?:\*/|\Z)|\"[^\"\n]*\"", re.DOTALL)
 def read_ptx(source: str | Path) -> str:
     """PTX text, from text or from the path of a file.  Raises PtxError."""
     if not isinstance(source, (str, Path)):
-        raise PtxError(f"ptx: expected a path or text, found {type(source).__name__}")
+        raise PtxError("ptx", "a path or text", f"{type(source).__name__}")
     if isinstance(source, str) and ("\n" in source or ".version" in source):
         return source
     shown = str(source)[:200]
     try:
         data = Path(source).read_bytes()
     except IsADirectoryError:
-        raise PtxError(f"{shown}: expected a .ptx file, found a folder; name one in it") from None
+        raise PtxError(f"{shown}", "a .ptx file", "a folder", "name one in it") from None
     except (OSError, ValueError) as error:
         raise PtxError(f"{shown}: cannot be read as PTX: {error}") from None
     try:

@@ -55,8 +55,10 @@ class Journal:
             settings, result = entry["settings"], layer_result(entry["result"])
         except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(
-                f"{self.path}: expected a line of JSON for each layer, as --jsonl and --resume "
-                f"write them, found another in line {number} ({error}); name another file"
+                self.path,
+                "a line of JSON for each layer, as --jsonl and --resume write them",
+                f"another in line {number} ({error})",
+                "name another file",
             ) from error
         if settings == self._settings.get(result.device):
             self.done[result.layer, result.kernel] = result
@@ -105,6 +107,4 @@ def _files(path: Path) -> list[Path]:
 
 
 def _unusable(path: Path, error: OSError) -> CheckpointError:
-    return CheckpointError(
-        f"{path}: expected a file to append to, found {error.strerror or error}; name another"
-    )
+    return CheckpointError(path, "a file to append to", error.strerror or error, "name another")

@@ -136,9 +136,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         if not self.m_values or min(self.m_values) < 1:
-            raise AbiError(
-                f"m_values: expected numbers of rows, at least 1, found {list(self.m_values)}"
-            )
+            raise AbiError("m_values", "numbers of rows, at least 1", list(self.m_values))
 
 
 @dataclass(frozen=True, eq=False)

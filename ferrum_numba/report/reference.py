@@ -125,6 +125,8 @@ def _refuse_overflow(y: Float32Array) -> None:
     largest = float(np.abs(y).max())
     if largest > _MAX_FLOAT16:
         raise CheckpointError(
-            f"scales: expected outputs within float16 ({_MAX_FLOAT16}) for x of unit variance, "
-            f"found {largest:.3g}; the scales are not those of a float16 model"
+            "scales",
+            f"outputs within float16 ({_MAX_FLOAT16}) for x of unit variance",
+            f"{largest:.3g}",
+            "the scales are not those of a float16 model",
         )

@@ -89,8 +89,9 @@ def _read(parameter: Parameter, text: str) -> object:
             return bytes.fromhex(text.removeprefix("0x"))
         except ValueError:
             raise AbiError(
-                f"{parameter.name}: expected hex digits for .{parameter.ptx_type}"
-                f"[{parameter.count}], found {text!r}"
+                parameter.name,
+                f"hex digits for .{parameter.ptx_type}[{parameter.count}]",
+                f"{text!r}",
             ) from None
     if text.lower() in ("null", "none") and (
         parameter.is_pointer or parameter.role in SCRATCH_ROLES
@@ -102,6 +103,7 @@ def _read(parameter: Parameter, text: str) -> object:
         except ValueError:
             continue
     raise AbiError(
-        f"{parameter.name}: expected a number, an address, or an array such as "
-        f"float16[4, 4096]@0x7f0000000000, found {text!r}"
+        parameter.name,
+        "a number, an address, or an array such as float16[4, 4096]@0x7f0000000000",
+        f"{text!r}",
     )
