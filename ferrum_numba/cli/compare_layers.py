@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import click
 
 from ..gptq import Checkpoint
 from ..report import (
     Comparison,
-    Verdict,
     all_layers,
     check_extra,
     compare_checkpoints,
@@ -25,7 +24,7 @@ from ..report import (
 )
 from .console import standard_output, tracked, write_json
 from .devices import describe_device, device_line, find_device
-from .layer_table import Line, counts, exit_code, layer_table, reasons
+from .layer_table import Line, counts, exit_code, layer_table, reasons, verdict_counts
 from .verify import write_file
 
 _COLUMNS = (
@@ -92,8 +91,7 @@ def compare_layers(
 
 
 def _summary(results: Sequence[Comparison], seconds: float) -> dict[str, Any]:
-    verdicts = [result.verdict for result in results]
-    numbers = {str(verdict): verdicts.count(verdict) for verdict in get_args(Verdict)}
+    numbers = verdict_counts([result.verdict for result in results])
     return {"layers": len(results), **numbers, "seconds": seconds}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
@@ -120,6 +121,11 @@ def _shared(lines: Sequence[Line], say: Callable[[Line], str]) -> Iterator[Text]
 def _named(layers: Sequence[str]) -> str:
     more = len(layers) - _NAMED
     return ", ".join(map(one_line, layers[:_NAMED])) + (f" and {more} more" if more > 0 else "")
+
+
+def verdict_counts(verdicts: Sequence[Verdict]) -> dict[str, int]:
+    """How many layers came to each verdict, for a summary."""
+    return {str(verdict): list(verdicts).count(verdict) for verdict in get_args(Verdict)}
 
 
 def counts(verdicts: Sequence[Verdict]) -> str:

@@ -33,7 +33,6 @@ from ..report import (
     LayerResult,
     Oracle,
     Plan,
-    Verdict,
     check_extra,
     describe_format,
     layer_page,
@@ -47,7 +46,7 @@ from ..report import (
 from ..version import __version__
 from .console import json_option, one_line, standard_error, standard_output, write_json
 from .devices import describe_device, device_line, find_device
-from .layer_table import Line, counts, exit_code, layer_table, reasons, warnings
+from .layer_table import Line, counts, exit_code, layer_table, reasons, verdict_counts, warnings
 from .options import (
     file_option,
     group_size_option,
@@ -355,12 +354,11 @@ def write_file(path: Path, write: Callable[[], None]) -> None:
 
 
 def _summary(results: Sequence[LayerResult], seconds: float) -> dict[str, Any]:
-    verdicts = [result.verdict for result in results]
     measured = [result for result in results if result.measurements]
     errors = [result.relative_error for result in measured]
     return {
         "layers": len(results),
-        **{str(verdict): verdicts.count(verdict) for verdict in get_args(Verdict)},
+        **verdict_counts([result.verdict for result in results]),
         "worst_relative_error": float(np.max(errors)) if errors else None,
         "worst_ratio": float(np.max([r.worst_ratio for r in measured])) if measured else None,
         "warnings": sum(len(result.warnings) for result in results),

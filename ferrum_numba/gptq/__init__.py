@@ -6,6 +6,7 @@ Checkpoints can be made too: synthetic ones of any dialect, and from a dense mod
 from .checkpoint import Checkpoint, TensorSpec
 from .config import QuantConfig
 from .conversion import quantize_checkpoint
+from .dense import DenseModel
 from .fusion import fuse
 from .layer_spec import GroupIndex, LayerSpec
 from .linear import GptqLinear
@@ -19,6 +20,7 @@ __all__ = [
     "MODELS",
     "PRODUCERS",
     "Checkpoint",
+    "DenseModel",
     "GptqLinear",
     "GptqTensors",
     "GroupIndex",

@@ -8,23 +8,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..errors import CheckpointError
+from .names import spellings
 from .patterns import Patterns
 
 _OVERRIDES = {"bits": int, "group_size": int, "sym": bool}
 # A rule that changed one of these would change how a layer decodes; no producer writes such.
 _REFUSED = ("format", "checkpoint_format", "method", "quant_method", "pack_dtype")
 _UNQUANTISED_BITS = 16
-
-# The text model of a multimodal one. Its place in the names has moved between versions of
-# transformers, so that the names that rules were written for can be others than the file's.
-_TEXT_MODELS = (
-    "model.language_model.",
-    "language_model.model.",
-    "model.text_model.",
-    "thinker.model.",
-    "llm.model.",
-    "model.",
-)
 
 
 @dataclass(frozen=True)
@@ -81,7 +71,7 @@ class Rules:
         """
         if not self.rules:
             return None
-        for spelling in _spellings(name):
+        for spelling in spellings(name):
             places = [self._exact.get(spelling)]
             pattern = self._patterns.first(spelling)
             places.append(None if pattern is None else self._places[pattern])
@@ -89,14 +79,6 @@ class Rules:
             if found:
                 return self.rules[min(found)]
         return None
-
-
-def _spellings(name: str) -> Iterator[str]:
-    yield name
-    prefix = next((text for text in _TEXT_MODELS if name.startswith(f"{text}layers.")), None)
-    if prefix is not None:
-        rest = name.removeprefix(prefix)
-        yield from (f"{other}{rest}" for other in _TEXT_MODELS if other != prefix)
 
 
 def read_rules(dynamic: object, extra_config: object, source: str) -> Rules:

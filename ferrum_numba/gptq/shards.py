@@ -54,7 +54,7 @@ class Shards:
         tensors: dict[str, StoredTensor] = {}
         twins: list[tuple[str, StoredTensor]] = []
         metadata: dict[str, str] = {}
-        for file in _files(path):
+        for file in tensor_files(path):
             found, its_metadata = read_header(file)
             metadata.update(its_metadata)
             twins += ((name, tensors[name]) for name in found.keys() & tensors.keys())
@@ -138,7 +138,8 @@ def _with_numbers(name: str) -> list[str | int]:
     return [int(piece) if piece.isdecimal() else piece for piece in _DIGITS.split(name)]
 
 
-def _files(path: Path) -> list[Path]:
+def tensor_files(path: Path) -> list[Path]:
+    """The file `path`, or the *.safetensors in the directory; CheckpointError where none is."""
     try:
         return _found_files(path)
     except OSError as error:  # such as a directory that nobody may read

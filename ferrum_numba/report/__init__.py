@@ -14,6 +14,7 @@ from .layer_kind import LayerKind, layer_kinds
 from .layer_page import describe_format, layer_page
 from .layer_test import M_VALUES, LayerResult, Measurement, Plan, Verdict, verify_layer
 from .layer_timing import KindResult, Step, Timing, steps, time_layers
+from .loss import Inputs, Loss, measure_loss
 from .oracle import Oracle
 from .page import Page, check_extra, worst_passing, write_page
 from .record import as_json
@@ -26,10 +27,12 @@ __all__ = [
     "NUMPY_DTYPES",
     "SAFETY",
     "Comparison",
+    "Inputs",
     "Journal",
     "KindResult",
     "LayerKind",
     "LayerResult",
+    "Loss",
     "Measurement",
     "Oracle",
     "Page",
@@ -48,6 +51,7 @@ __all__ = [
     "layer_kinds",
     "layer_page",
     "matching",
+    "measure_loss",
     "select_layers",
     "settings_of",
     "steps",
