@@ -1,10 +1,10 @@
 """Run precompiled Triton kernels from Python without torch, on NVIDIA GPUs and on the CPU."""
 
 import os
-from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
 
 from .abi import LaunchConfig, Parameter, ParameterBlock, Sidecar, Signature
-from .debug import Recording, record, watch_process
+from .debug import watch_process
 from .devices import (
     Device,
     Kernel,
@@ -27,11 +27,11 @@ from .errors import (
 from .gptq import Checkpoint, GptqLinear, GptqTensors, LayerSpec, TensorSpec
 from .kernels import BK, BM, BN, W4A16_PTX, W4A16Weight, fn_name, launch_w4a16_gptq
 from .models import Tokenizer
+from .version import __version__
 
-try:
-    __version__ = version("ferrum-numba")
-except PackageNotFoundError:  # run from a checkout that was never installed
-    __version__ = "0+unknown"
+if TYPE_CHECKING:
+    from .debug.recorder import record
+    from .debug.recording import Recording
 
 watch_process(os.environ.get("FERRUM_RECORD"))
 
@@ -73,3 +73,16 @@ __all__ = [
     "open_device",
     "record",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """What few processes need, and what takes long to load."""
+    if name == "record":
+        from .debug.recorder import record
+
+        return record
+    if name == "Recording":
+        from .debug.recording import Recording
+
+        return Recording
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

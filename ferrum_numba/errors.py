@@ -1,29 +1,95 @@
 """Every error that ferrum_numba raises on purpose, in one tree.
 
-A message names the field, what was expected, what was found, and what to do.
+A message names the field, what was expected, what was found, and what to do; so does the error, as
+data.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 
 class FerrumError(Exception):
-    """Base of all errors of this package."""
+    """Base of all errors of this package; its parts are what the message is made of.
+
+        raise AbiError("x", "shape (4, 256)", shape, "pass it as it is")
+
+    reads "x: expected shape (4, 256), found (4, 255); pass it as it is".  Where no such sentence
+    can be made, the only part is the whole message.
+
+    field     the argument, tensor, key or file that is wrong
+    expected, found, remedy  in words; remedy may be left out
+    where     what `field` is in, the outermost first: a file, a layer, a step
+    code      a name for programs, which stays while texts may change; by default that of the kind
+              of error.  Those of `debug.causes` are causes.
+    data      numbers and names behind the words, for those who look for a cause
+    """
+
+    code = "error"
+
+    def __init__(
+        self,
+        *parts: object,
+        where: object | tuple[object, ...] = (),
+        code: str = "",
+        data: Mapping[str, Any] | None = None,
+    ) -> None:
+        places = where if isinstance(where, tuple) else (where,)
+        self.where: tuple[str, ...] = tuple(map(str, places))
+        self.field = self.expected = self.found = self.remedy = ""
+        self.data: Mapping[str, Any] = data or {}
+        if code:
+            self.code = code
+        if len(parts) < 2:
+            super().__init__(*parts)
+            return
+        self.field, self.expected, self.found, *remedy = map(str, parts)
+        self.remedy = "".join(remedy)
+        sentence = f"expected {self.expected}, found {self.found}"
+        sentence += f"; {self.remedy}" if self.remedy else ""
+        super().__init__(": ".join((*self.where, self.field, sentence)))
+
+    def within(self, place: str, joint: str = ": ") -> None:
+        """Say what it is in: `place` comes before all that it says."""
+        self.where = (place, *self.where)
+        self.args = (f"{place}{joint}{self}", *self.args[1:])
+
+    def called(self, field: str, instead: str) -> None:
+        """Give the field that is wrong another name, if it is this one."""
+        if self.field == field and not self.where:
+            self.field = instead
+            self.args = (f"{instead}{str(self).removeprefix(field)}", *self.args[1:])
+
+    def without(self, place: str) -> str:
+        """The message less the name that it begins with, for a reader who knows that."""
+        begins = next(iter((*self.where, self.field)))
+        return str(self)[len(place) + 2 :] if begins == place else str(self)
+
+    def to_json(self) -> dict[str, Any]:
+        """The parts that there are, for programs."""
+        names = ("where", "field", "expected", "found", "remedy", "data")
+        parts = {name: value for name in names if (value := getattr(self, name))}
+        return {"kind": type(self).__name__, "code": self.code, "message": str(self), **parts}
 
 
 class PtxError(FerrumError):
     """PTX text that cannot be read, or an instruction that the CPU device does not have."""
 
+    code = "ptx"
+
 
 class AbiError(FerrumError):
     """PTX, sidecar, declared names and the values of a launch disagree."""
 
+    code = "abi"
+
 
 class LaunchError(FerrumError):
     """The driver, or the CPU device, refused or broke off a launch."""
+
+    code = "launch"
 
 
 class SanitizerError(LaunchError):
@@ -31,6 +97,8 @@ class SanitizerError(LaunchError):
 
     Its arrays hold what the launch left there; accesses that were not allowed were left out.
     """
+
+    code = "findings"
 
     def __init__(self, message: str, findings: Sequence[Any] = ()) -> None:
         super().__init__(message)
@@ -40,13 +108,19 @@ class SanitizerError(LaunchError):
 class DeviceError(FerrumError):
     """No such device, or a device that cannot do what was asked of it."""
 
+    code = "device"
+
 
 class CheckpointError(FerrumError):
     """A checkpoint on disk that is incomplete, inconsistent, or of a kind not read here."""
 
+    code = "checkpoint"
+
 
 class RecordingError(FerrumError):
     """A recording that cannot be read, or that holds too little for what is asked of it."""
+
+    code = "recording"
 
 
 def did_you_mean(wrong: object, names: Collection[str], otherwise: str) -> str:

@@ -3,7 +3,6 @@
 Pure Python: no GPU, no NumPy, so that a launch can be inspected anywhere.
 """
 
-from .annotation import AnnotatedBlock, Field, annotate
 from .arrays import ArrayReference
 from .binding import Binder, Bound, Demand
 from .block import ParameterBlock
@@ -11,18 +10,15 @@ from .expression import Expression, expression
 from .launch import LaunchConfig
 from .sidecar import Declaration, Scratch, Sidecar, ptx_digest
 from .signature import Parameter, Role, Signature
-from .suspicion import Suspicion, suspicions
 from .versions import cuda_for_ptx, driver_for_ptx, loader_for_ptx, runs_on
 
 __all__ = [
-    "AnnotatedBlock",
     "ArrayReference",
     "Binder",
     "Bound",
     "Declaration",
     "Demand",
     "Expression",
-    "Field",
     "LaunchConfig",
     "Parameter",
     "ParameterBlock",
@@ -30,13 +26,10 @@ __all__ = [
     "Scratch",
     "Sidecar",
     "Signature",
-    "Suspicion",
-    "annotate",
     "cuda_for_ptx",
     "driver_for_ptx",
     "expression",
     "loader_for_ptx",
     "ptx_digest",
     "runs_on",
-    "suspicions",
 ]

@@ -77,17 +77,18 @@ def check_array(declaration: Declaration, array: ArrayReference, sizes: Mapping[
     expected = POINTEE_DTYPES.get(declaration.type)
     if expected is not None and array.dtype != expected:
         raise AbiError(
-            f"{name}: expected dtype {expected} ({declaration.type}), found {array.dtype}; "
-            "convert it first"
+            name, f"dtype {expected} ({declaration.type})", array.dtype, "convert it first"
         )
     align = declaration.align or array.itemsize
     if array.address % align:
         raise AbiError(
-            f"{name}: expected an address aligned to {align} bytes, found {array.address:#x}; "
-            "pass a copy of the array, or take a kernel that reads it where it lies"
+            name,
+            f"an address aligned to {align} bytes",
+            f"{array.address:#x}",
+            "pass a copy of the array, or take a kernel that reads it where it lies",
         )
     if declaration.role == "output" and array.readonly:
-        raise AbiError(f"{name}: expected a writable array, found a read-only one")
+        raise AbiError(name, "a writable array", "a read-only one")
     if not declaration.shape:
         return
     extents = [rule(sizes) for rule in declaration.shape]
@@ -120,9 +121,13 @@ def _check_layout(
             f"{rule.text} = {s}" for rule, s in zip(declaration.strides, strides, strict=True)
         )
         raise AbiError(
-            f"{declaration.name}: expected a C-contiguous array, or one with the strides that the "
-            f"launch states ({given}, in elements), found strides {actual} for shape "
-            f"{array.shape}; copy it first"
+            declaration.name,
+            (
+                "a C-contiguous array, or one with the strides that the launch states "
+                f"({given}, in elements)"
+            ),
+            f"strides {actual} for shape {array.shape}",
+            "copy it first",
         )
 
 
@@ -140,10 +145,12 @@ def _check_length(
     needed = reach(extents, strides, array.itemsize)
     if needed > array.available:
         raise AbiError(
-            f"{declaration.name}: expected at least {needed} bytes for "
-            f"{_show(declaration.shape, extents)} with strides "
-            f"{_show(declaration.strides, strides)}, found {array.available} bytes "
-            f"(shape {array.shape}, {array.dtype})"
+            declaration.name,
+            (
+                f"at least {needed} bytes for {_show(declaration.shape, extents)} with strides "
+                f"{_show(declaration.strides, strides)}"
+            ),
+            f"{array.available} bytes (shape {array.shape}, {array.dtype})",
         )
 
 
@@ -169,8 +176,10 @@ def check_contiguous(name: str, array: ArrayReference) -> None:
     """Without a declaration nothing says what strides the kernel expects, so: none."""
     if not array.contiguous:
         raise AbiError(
-            f"{name}: expected a C-contiguous array, found strides "
-            f"{array.strides} bytes for shape {array.shape}; copy it first"
+            name,
+            "a C-contiguous array",
+            f"strides {array.strides} bytes for shape {array.shape}",
+            "copy it first",
         )
 
 

@@ -176,14 +176,18 @@ class Binder:
             elif _takes_array(parameter, value):
                 if parameter.c_type is None and isinstance(value, int):
                     raise AbiError(
-                        f"{name}: expected an array, found the integer {value}; None stands for "
-                        "NULL, ctypes.c_void_p for an address"
+                        name,
+                        "an array",
+                        f"the integer {value}",
+                        "None stands for NULL, ctypes.c_void_p for an address",
                     )
                 array = arrays[name] = self._describe(name, value)
                 if array.available and not array.address:
                     raise AbiError(
-                        f"{name}: expected memory, found an array of {array.available} bytes at "
-                        "address 0; was it freed?"
+                        name,
+                        "memory",
+                        f"an array of {array.available} bytes at address 0",
+                        "was it freed?",
                     )
                 values[name] = array.address
             else:
@@ -201,7 +205,7 @@ class Binder:
         for rule in self.sidecar.constraints:
             if not rule.names.isdisjoint(changed) and not rule(sizes):
                 entry = self.signature.entry
-                raise AbiError(f"{entry}: expected {rule.text}, found {rule.show(sizes)}")
+                raise AbiError(entry, rule.text, rule.show(sizes))
 
     def _check_grid(self, config: LaunchConfig, sizes: Mapping[str, int]) -> None:
         rules = self.sidecar.grid
@@ -211,7 +215,7 @@ class Binder:
         if config.grid != expected:
             text = ", ".join(rule.text for rule in rules)
             used = ", ".join(f"{n} = {sizes[n]}" for n in sorted(self._grid_names))
-            raise AbiError(f"grid: expected {expected} = ({text}) with {used}, found {config.grid}")
+            raise AbiError("grid", f"{expected} = ({text}) with {used}", config.grid)
 
     def _check_arrays(
         self, arrays: Mapping[str, ArrayReference], sizes: Mapping[str, int], changed: Set[str]
@@ -238,29 +242,29 @@ def check_config(signature: Signature, sidecar: Sidecar, config: LaunchConfig) -
     elif sidecar.num_warps is not None:
         expected, source = (sidecar.num_warps * 32, 1, 1), "the sidecar's num_warps * 32"
     if expected is not None and config.block != expected:
-        raise AbiError(f"block: expected {expected} ({source}), found {config.block}")
+        raise AbiError("block", f"{expected} ({source})", config.block)
     if signature.maxntid is not None and config.threads > math.prod(signature.maxntid):
         raise AbiError(
-            f"block: expected at most {math.prod(signature.maxntid)} threads (the PTX's .maxntid), "
-            f"found {config.threads} {config.block}"
+            "block",
+            f"at most {math.prod(signature.maxntid)} threads (the PTX's .maxntid)",
+            f"{config.threads} {config.block}",
         )
     if signature.cluster is not None:
         x, y, z = (*signature.cluster, 1, 1)[:3]
         if config.cluster not in (None, (x, y, z)):
             raise AbiError(
-                f"cluster: expected {(x, y, z)} (the PTX's .reqnctapercluster) or None, "
-                f"found {config.cluster}"
+                "cluster", f"{(x, y, z)} (the PTX's .reqnctapercluster) or None", config.cluster
             )
         replace(config, cluster=(x, y, z))  # refuses a grid that they do not divide
     if sidecar.cooperative and not config.cooperative:
         raise AbiError(
-            "cooperative: expected True (the sidecar's launch_cooperative_grid), since the CTAs "
-            "wait for each other, found False"
+            "cooperative",
+            ("True (the sidecar's launch_cooperative_grid), since the CTAs wait for each other"),
+            "False",
         )
     if sidecar.shared_bytes is not None and config.shared_bytes != sidecar.shared_bytes:
         raise AbiError(
-            f"shared_bytes: expected {sidecar.shared_bytes} (the sidecar's shared), "
-            f"found {config.shared_bytes}"
+            "shared_bytes", f"{sidecar.shared_bytes} (the sidecar's shared)", config.shared_bytes
         )
 
 
@@ -273,8 +277,9 @@ def _assign(
     expected = [p.name for p in signature.arguments]
     if len(positional) > len(expected):
         raise AbiError(
-            f"{signature.entry}: expected {len(expected)} arguments "
-            f"({', '.join(expected)}), found {len(positional)} by position"
+            signature.entry,
+            f"{len(expected)} arguments ({', '.join(expected)})",
+            f"{len(positional)} by position",
         )
     arguments = dict(zip(expected, positional, strict=False))
     twice = sorted(arguments.keys() & named.keys())

@@ -56,10 +56,7 @@ class ParameterBlock:
         """
         params = self.signature.params
         if len(positional) > len(params):
-            raise AbiError(
-                f"{self.signature.entry}: expected at most {len(params)} values, "
-                f"found {len(positional)}"
-            )
+            raise AbiError(self.signature.entry, f"at most {len(params)} values", len(positional))
         named: dict[str, object] = {
             p.name: value for p, value in zip(params, positional, strict=False)
         }
@@ -79,8 +76,10 @@ class ParameterBlock:
             left_out = [p.name for p in signature.params if p.offset + p.size > len(data)]
             end = f", so that it ends before {left_out[0]}" if left_out else ""
             raise AbiError(
-                f"{signature.entry}: expected a parameter block of {signature.nbytes} bytes, "
-                f"found {len(data)}{end}; is it of another entry or build?"
+                signature.entry,
+                f"a parameter block of {signature.nbytes} bytes",
+                f"{len(data)}{end}",
+                "is it of another entry or build?",
             )
         block = cls(signature)
         ctypes.memmove(block._base, data, len(data))
@@ -152,14 +151,13 @@ def encode(parameter: Parameter, value: object) -> Raw:
     except TypeError:
         wanted = "an address (int)" if parameter.is_pointer else "an integer"
         raise AbiError(
-            f"{parameter.name}: expected {wanted} for {_type_name(parameter)}, "
-            f"found {value!s:.80} ({type(value).__name__})"
+            parameter.name,
+            f"{wanted} for {_type_name(parameter)}",
+            f"{value!s:.80} ({type(value).__name__})",
         ) from None
     low, high = parameter.integer_range
     if not low <= number <= high:
-        raise AbiError(
-            f"{parameter.name}: expected {low} to {high} ({_type_name(parameter)}), found {number}"
-        )
+        raise AbiError(parameter.name, f"{low} to {high} ({_type_name(parameter)})", number)
     # The field's ctypes type may be unsigned where the kernel's integer is signed (Triton writes
     # i32 as .u32); ctypes keeps the two's complement bits either way.
     return number
@@ -179,18 +177,19 @@ def decode(parameter: Parameter, data: bytes) -> Raw:
 def _encode_bytes(parameter: Parameter, value: object) -> bytes:
     if not isinstance(value, (bytes, bytearray, memoryview)):
         raise AbiError(
-            f"{parameter.name}: expected {parameter.size} bytes for .{parameter.ptx_type}"
-            f"[{parameter.count}], found {type(value).__name__}"
+            parameter.name,
+            f"{parameter.size} bytes for .{parameter.ptx_type}[{parameter.count}]",
+            type(value).__name__,
         )
     data = bytes(value)
     if len(data) != parameter.size:
-        raise AbiError(f"{parameter.name}: expected {parameter.size} bytes, found {len(data)}")
+        raise AbiError(parameter.name, f"{parameter.size} bytes", len(data))
     return data
 
 
 def _encode_float(parameter: Parameter, kind: str, value: object) -> int | float:
     if isinstance(value, bool) or not (hasattr(value, "__float__") or hasattr(value, "__index__")):
-        raise AbiError(f"{parameter.name}: expected a number, found {type(value).__name__}")
+        raise AbiError(parameter.name, "a number", type(value).__name__)
     number = float(value)  # type: ignore[arg-type]
     try:
         data = struct.pack(_FLOAT_CODES[kind], number)

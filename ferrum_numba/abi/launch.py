@@ -61,7 +61,7 @@ class LaunchConfig:
         )
         if self.threads > _MAX_THREADS:
             raise AbiError(
-                f"block: expected at most {_MAX_THREADS} threads, found {self.threads} {self.block}"
+                "block", f"at most {_MAX_THREADS} threads", f"{self.threads} {self.block}"
             )
         if cluster is not None:
             cluster = self._cluster(cluster)
@@ -76,13 +76,9 @@ class LaunchConfig:
         cluster = _extent("cluster", value, (_MAX_CLUSTER,) * 3)
         x, y, z = cluster
         if x * y * z > _MAX_CLUSTER:
-            raise AbiError(
-                f"cluster: expected at most {_MAX_CLUSTER} CTAs, found {x * y * z} {cluster}"
-            )
+            raise AbiError("cluster", f"at most {_MAX_CLUSTER} CTAs", f"{x * y * z} {cluster}")
         if any(ctas % part for ctas, part in zip(self.grid, cluster, strict=True)):
-            raise AbiError(
-                f"cluster: expected a divisor of the grid {self.grid} in each axis, found {cluster}"
-            )
+            raise AbiError("cluster", f"a divisor of the grid {self.grid} in each axis", cluster)
         return cluster
 
     @property
@@ -105,22 +101,22 @@ def _integer(field: str, value: object, low: int, high: int) -> int:
         number = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         found = f"{value!r} ({type(value).__name__})"
-        raise AbiError(f"{field}: expected an integer, found {found}") from None
+        raise AbiError(field, "an integer", found) from None
     if not low <= number <= high:
-        raise AbiError(f"{field}: expected {low} to {high}, found {number}")
+        raise AbiError(field, f"{low} to {high}", number)
     return number
 
 
 def _flag(field: str, value: object) -> bool:
     if not isinstance(value, bool):
-        raise AbiError(f"{field}: expected True or False, found {value!r}")
+        raise AbiError(field, "True or False", f"{value!r}")
     return value
 
 
 def _extent(field: str, value: int | Sequence[int], limits: Extent) -> Extent:
     numbers = tuple(value) if isinstance(value, (tuple, list)) else (value,)
     if not 1 <= len(numbers) <= 3:
-        raise AbiError(f"{field}: expected 1 to 3 integers (x, y, z), found {value!r}")
+        raise AbiError(field, "1 to 3 integers (x, y, z)", f"{value!r}")
     numbers += (1,) * (3 - len(numbers))
     x, y, z = (
         _integer(f"{field}.{axis}", number, 1, limit)

@@ -251,7 +251,7 @@ def _dump(mapping: Mapping[str, Any]) -> str:
     try:
         return json.dumps(mapping, sort_keys=True)
     except (TypeError, ValueError) as error:
-        raise AbiError(f"sidecar: expected JSON values, found {error}") from None
+        raise AbiError("sidecar", "JSON values", error) from None
 
 
 def _load_json(text: str, what: str) -> dict[str, Any]:
@@ -261,7 +261,7 @@ def _load_json(text: str, what: str) -> dict[str, Any]:
         what_else = "; this is PTX, its sidecar is the .json" if ".version" in text[:4096] else ""
         raise AbiError(f"{what}: not JSON: {error}{what_else}") from None
     if not isinstance(value, dict):
-        raise AbiError(f"{what}: expected a JSON object, found {type(value).__name__}")
+        raise AbiError(what, "a JSON object", type(value).__name__)
     return value
 
 
@@ -326,7 +326,7 @@ def _check_names(sidecar: Sidecar) -> None:
 def _string(fields: Mapping[str, Any], key: str) -> str | None:
     value = fields.get(key)
     if value is not None and not isinstance(value, str):
-        raise AbiError(f"sidecar: {key}: expected a string, found {value!r}")
+        raise AbiError(key, "a string", f"{value!r}", where="sidecar")
     return value
 
 
@@ -335,21 +335,21 @@ def _count(fields: Mapping[str, Any], key: str, low: int, high: int) -> int | No
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise AbiError(f"sidecar: {key}: expected an integer from {low} to {high}, found {value!r}")
+        raise AbiError(key, f"an integer from {low} to {high}", f"{value!r}", where="sidecar")
     return value
 
 
 def _flag(fields: Mapping[str, Any], key: str) -> bool:
     value = fields.get(key, False)
     if not isinstance(value, bool):
-        raise AbiError(f"sidecar: {key}: expected true or false, found {value!r}")
+        raise AbiError(key, "true or false", f"{value!r}", where="sidecar")
     return value
 
 
 def _sequence(fields: Mapping[str, Any], key: str) -> Sequence[Any]:
     value = fields.get(key, [])
     if not isinstance(value, list):
-        raise AbiError(f"sidecar: {key}: expected a list, found {value!r}")
+        raise AbiError(key, "a list", f"{value!r}", where="sidecar")
     return value
 
 
@@ -358,13 +358,13 @@ def _integers(fields: Mapping[str, Any], key: str) -> Mapping[str, int] | None:
     if value is None:
         return None
     if not isinstance(value, dict) or any(type(n) is not int for n in value.values()):
-        raise AbiError(f"sidecar: {key}: expected names with integers, found {value!r}")
+        raise AbiError(key, "names with integers", f"{value!r}", where="sidecar")
     return value
 
 
 def _expression(text: object) -> Expression:
     if not isinstance(text, str):
-        raise AbiError(f"sidecar: expected an expression as a string, found {text!r}")
+        raise AbiError("sidecar", "an expression as a string", f"{text!r}")
     return expression(text)
 
 
@@ -372,7 +372,7 @@ def _grid(rules: Sequence[Any]) -> tuple[Expression, Expression, Expression] | N
     if not rules:
         return None
     if len(rules) != 3:
-        raise AbiError(f"sidecar: grid: expected three expressions (x, y, z), found {list(rules)}")
+        raise AbiError("grid", "three expressions (x, y, z)", list(rules), where="sidecar")
     x, y, z = map(_expression, rules)
     return x, y, z
 
@@ -388,7 +388,7 @@ def _target(value: object) -> str | None:
         and type(value.get("arch")) is int
     ):
         return f"sm_{value['arch']}"
-    raise AbiError(f'sidecar: target: expected "sm_XY" or a CUDA target of Triton, found {value!r}')
+    raise AbiError("target", '"sm_XY" or a CUDA target of Triton', f"{value!r}", where="sidecar")
 
 
 def _ptx_version(value: object) -> tuple[int, int] | None:
@@ -398,7 +398,7 @@ def _ptx_version(value: object) -> tuple[int, int] | None:
         return divmod(value, 10)
     match = re.fullmatch(r"(\d+)\.(\d)", value) if isinstance(value, str) else None
     if match is None:
-        raise AbiError(f'sidecar: ptx_version: expected "7.0" or 70, found {value!r}')
+        raise AbiError("ptx_version", '"7.0" or 70', f"{value!r}", where="sidecar")
     return int(match[1]), int(match[2])
 
 
@@ -416,14 +416,14 @@ def _scratch(fields: Mapping[str, Any]) -> tuple[Scratch, ...]:
 
 def _declaration(index: int, fields: object) -> Declaration:
     if not isinstance(fields, dict) or not {"name", "type", "role"} <= fields.keys():
-        raise AbiError(f"sidecar: params[{index}]: expected name, type and role, found {fields!r}")
+        raise AbiError(f"params[{index}]", "name, type and role", f"{fields!r}", where="sidecar")
     unknown = sorted(fields.keys() - _PARAMETER_KEYS)
     if unknown:
         raise AbiError(f"sidecar: params[{index}]: unknown key {', '.join(unknown)}")
     name, type_, role = (_string(fields, key) or "" for key in ("name", "type", "role"))
     if role not in get_args(Role):
         raise AbiError(
-            f"sidecar: {name}: role: expected one of {', '.join(get_args(Role))}, found {role!r}"
+            "role", f"one of {', '.join(get_args(Role))}", f"{role!r}", where=f"sidecar: {name}"
         )
     shape = tuple(map(_expression, _sequence(fields, "shape")))
     strides = tuple(map(_expression, _sequence(fields, "strides")))
@@ -433,13 +433,17 @@ def _declaration(index: int, fields: object) -> Declaration:
     nullable = fields.get("nullable", False)
     if type(nullable) is not bool or (nullable and (type_[:1] != "*" or role in SCRATCH_ROLES)):
         raise AbiError(
-            f"sidecar: {name}: nullable: expected true or false, and true only for a pointer that "
-            f"the caller gives, found {nullable!r} for {type_} ({role})"
+            "nullable",
+            "true or false, and true only for a pointer that the caller gives",
+            f"{nullable!r} for {type_} ({role})",
+            where=f"sidecar: {name}",
         )
     nbytes = _expression(fields["nbytes"]) if "nbytes" in fields else None
     if (nbytes is not None) != (role in ("workspace", "counters")) or (nbytes and type_[:1] != "*"):
         raise AbiError(
-            f"sidecar: {name}: expected nbytes for a pointer of role workspace or counters, and "
-            f"for no other, found {nbytes.text if nbytes else 'none'} for {type_} ({role})"
+            name,
+            "nbytes for a pointer of role workspace or counters, and for no other",
+            f"{(nbytes.text if nbytes else 'none')} for {type_} ({role})",
+            where="sidecar",
         )
     return Declaration(name, type_, role, shape, strides, align, nullable, nbytes)  # type: ignore[arg-type]

@@ -10,13 +10,13 @@ Source: PTX ISA, "Kernel and Function Directives" (.entry) and "Kernel Function 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
 from ..errors import AbiError, PtxError
-from .ptx_text import line_of, not_ptx, refuse, without_comments
+from ..ptx_text import Head, PtxModule, not_ptx, read_module, read_variable, refuse
 
 Role = Literal[
     "argument",
@@ -32,33 +32,7 @@ Role = Literal[
 # What the launcher provides: the caller neither gives nor sees it.
 SCRATCH_ROLES: tuple[Role, ...] = ("workspace", "counters", "global_scratch", "profile_scratch")
 
-# PTX fundamental types that may stand in a parameter list, and their size in bytes.
-TYPE_NBYTES = {
-    **dict.fromkeys(("b8", "u8", "s8"), 1),
-    **dict.fromkeys(("b16", "u16", "s16", "f16"), 2),
-    **dict.fromkeys(("b32", "u32", "s32", "f32"), 4),
-    **dict.fromkeys(("b64", "u64", "s64", "f64"), 8),
-}
-
 _MAX_PARAMETER_BYTES = 32764  # PTX ISA, "Kernel Function Parameters"
-
-_IDENTIFIER = r"[A-Za-z_$%][\w$]*"
-_ENTRY = re.compile(
-    rf"\.entry\s+({_IDENTIFIER})(?![\w$])(?:\s*\((?P<params>[^)]*)\))?(?P<tail>[^{{;]*)[{{;]"
-)
-_PARAMETER = re.compile(
-    rf"""\.param\s+
-    (?:\.align\s+(?P<align>\d+)\s+)?
-    \.(?P<type>[a-z]+\d+)\s+
-    (?P<pointer>\.ptr\b(?:\s*\.(?:global|shared|const|local|param))?
-        (?:\s*\.align\s+(?P<points_to>\d+))?\s+)?
-    (?P<name>{_IDENTIFIER})\s*
-    (?:\[\s*(?P<count>\d+)\s*\])?\s*$""",
-    re.VERBOSE,
-)
-_DIRECTIVE = re.compile(r"\.(reqntid|maxntid|reqnctapercluster)\s+(\d+(?:\s*,\s*\d+)*)")
-_LONG_NUMBER = re.compile(r"[0-9]{65}")  # none has more digits than a 64-bit binary literal
-_HEADER = re.compile(r"\.(version|target)\s+([^\n;]+)")
 
 
 @dataclass(frozen=True)
@@ -127,46 +101,43 @@ class Signature:
         is left out and the text declares several.
         """
         if not isinstance(text, str):
-            raise PtxError(f"text: expected PTX as str, found {type(text).__name__}")
-        given, text = text, without_comments(text)
-        if _LONG_NUMBER.search(text):
+            raise PtxError("text", "PTX as str", type(text).__name__)
+        module = read_module(text)
+        if module.has_long_number:
             raise PtxError("not PTX: it has a number of more than 64 digits")
-        headers = _HEADER.findall(text)
-        header = dict(headers)
-        if "version" not in header or "target" not in header:
-            missing = " and ".join(f".{k}" for k in ("version", "target") if k not in header)
-            raise PtxError(f"not PTX: it has no {missing} directive; {not_ptx(given)}")
-        if sum(name == "version" for name, _ in headers) > 1:
-            second = [m for m in _HEADER.finditer(text) if m[1] == "version"][1]
-            line = line_of(text, second.start())
-            raise refuse(line, second[0], "a second .version: two PTX modules in a text; split it")
-        found = {m[1]: m for m in _ENTRY.finditer(text)}
-        if not found:
-            if cut := re.search(r"\.entry\b[^\n]*", text):
-                line = line_of(text, cut.start())
-                raise refuse(line, cut[0], "this .entry has no complete head and body")
+        versions, targets = (module.header.get(name, []) for name in ("version", "target"))
+        if not versions or not targets:
+            missing = " and ".join(
+                name for name in (".version", ".target") if name[1:] not in module.header
+            )
+            raise PtxError(f"not PTX: it has no {missing} directive; {not_ptx(text)}")
+        if len(versions) > 1:
+            value, position = versions[1]
+            told = "a second .version: two PTX modules in a text; split it"
+            raise refuse(module.line(position), f".version {value}", told)
+        entries = module.entries
+        if not entries:
+            if cut := module.cut_entry:
+                told = "this .entry has no complete head and body"
+                raise refuse(module.line(cut[0]), cut[1], told)
             raise PtxError("the PTX declares no .entry; was it compiled as a device library?")
         if entry is None:
-            if len(found) > 1:
-                raise AbiError(f"entry: the PTX declares {', '.join(found)}; name one of them")
-            entry = next(iter(found))
-        if entry not in found:
-            raise PtxError(f"entry {entry!r}: not in the PTX, which declares {', '.join(found)}")
-        match = found[entry]
-        params, nbytes = _read_parameters(text, match)
-        directives = {
-            name: tuple(int(n) for n in numbers.split(","))
-            for name, numbers in _DIRECTIVE.findall(match["tail"])
-        }
+            if len(entries) > 1:
+                raise AbiError(f"entry: the PTX declares {', '.join(entries)}; name one of them")
+            entry = next(iter(entries))
+        if entry not in entries:
+            raise PtxError(f"entry {entry!r}: not in the PTX, which declares {', '.join(entries)}")
+        head = entries[entry]
+        params, nbytes = _read_parameters(module, head)
         return cls(
             entry=entry,
             params=params,
             nbytes=nbytes,
-            target=header["target"].split(",")[0].strip(),
-            ptx_version=_read_version(header["version"]),
-            reqntid=directives.get("reqntid"),
-            cluster=directives.get("reqnctapercluster"),
-            maxntid=directives.get("maxntid"),
+            target=targets[-1][0].split(",")[0].strip(),
+            ptx_version=_read_version(versions[0][0]),
+            reqntid=head.directives.get("reqntid"),
+            cluster=head.directives.get("reqnctapercluster"),
+            maxntid=head.directives.get("maxntid"),
         )
 
     def __hash__(self) -> int:
@@ -179,7 +150,7 @@ class Signature:
     @staticmethod
     def entries(text: str) -> list[str]:
         """The names of all entries that PTX text declares."""
-        return [match[1] for match in _ENTRY.finditer(without_comments(text))]
+        return list(read_module(text).entries)
 
     def __getitem__(self, name: str) -> Parameter:
         if name not in self._by_name:
@@ -199,9 +170,10 @@ class Signature:
         So are Triton's scratch pointers where the kernel has no use for them.
         """
         names = []
+        code = read_module(text).code(self.entry)
         for parameter in reversed(self.params[-2:]):
             word = rf"(?<![\w$]){re.escape(parameter.name)}(?![\w$])"
-            if parameter.ptx_type not in ("u64", "b64") or len(re.findall(word, text)) != 1:
+            if parameter.ptx_type not in ("u64", "b64") or re.search(word, code):
                 break
             names.append(parameter.name)
         return names
@@ -291,51 +263,35 @@ def _check_type(entry: str, parameter: Parameter, name: str, c_type: str) -> Non
 def _read_version(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d+)\.(\d+)", text.strip())
     if match is None:
-        raise PtxError(f".version: expected major.minor, found {text.strip()!r}")
+        raise PtxError(".version", "major.minor", f"{text.strip()!r}")
     return int(match[1]), int(match[2])
 
 
-def _read_parameters(text: str, entry: re.Match[str]) -> tuple[tuple[Parameter, ...], int]:
+def _read_parameters(module: PtxModule, entry: Head) -> tuple[tuple[Parameter, ...], int]:
     params: list[Parameter] = []
     offset = 0
-    for index, (line, declaration) in enumerate(_declarations(text, entry)):
-        match = _PARAMETER.match(declaration)
-        if match is None or match["type"] not in TYPE_NBYTES:
-            raise refuse(line, declaration, f"{entry[1]}: parameter {index}: cannot be read")
-        element = TYPE_NBYTES[match["type"]]
-        count = int(match["count"]) if match["count"] else None
-        align = int(match["align"] or element)
-        if align & (align - 1) or not align:
-            problem = f"{entry[1]}: parameter {index}: alignment {align} is no power of two"
-            raise refuse(line, declaration, problem)
-        offset = -(-offset // align) * align
-        size = element * (1 if count is None else count)
+    for index, (position, declaration) in enumerate(entry.declarations()):
+        found = read_variable(declaration)
+        if found is None or found.space != "param" or len(found.dims) > 1 or None in found.dims:
+            problem = f"{entry.name}: parameter {index}: cannot be read"
+            raise refuse(module.line(position), declaration, problem)
+        if found.align & (found.align - 1) or not found.align:
+            problem = f"{entry.name}: parameter {index}: alignment {found.align} is no power of two"
+            raise refuse(module.line(position), declaration, problem)
+        offset = found.place(offset)
         params.append(
             Parameter(
                 index=index,
-                name=match["name"],
-                ptx_type=match["type"],
+                name=found.name,
+                ptx_type=found.ptx_type,
                 offset=offset,
-                size=size,
-                align=align,
-                pointer=match["pointer"] is not None,
-                count=count,
+                size=found.nbytes,
+                align=found.align,
+                pointer=found.pointer,
+                count=found.dims[0] if found.dims else None,
             )
         )
-        offset += size
+        offset += found.nbytes
     if offset > _MAX_PARAMETER_BYTES:
-        raise PtxError(
-            f"{entry[1]}: expected at most {_MAX_PARAMETER_BYTES} bytes of parameters, "
-            f"found {offset}"
-        )
+        raise PtxError(entry.name, f"at most {_MAX_PARAMETER_BYTES} bytes of parameters", offset)
     return tuple(params), offset
-
-
-def _declarations(text: str, entry: re.Match[str]) -> Iterator[tuple[int, str]]:
-    """The parameter declarations of an entry, each with its line."""
-    if entry["params"] is None:
-        return
-    for match in re.finditer(r"[^,]+", entry["params"]):
-        if declaration := match[0].strip():
-            before = len(match[0]) - len(match[0].lstrip())
-            yield line_of(text, entry.start("params") + match.start() + before), declaration

@@ -72,7 +72,7 @@ def runs_on(target: str, capability: tuple[int, int]) -> bool:
     """
     match = _TARGET.fullmatch(target)
     if match is None:
-        raise AbiError(f".target: expected sm_XY, sm_XYa or sm_XYf, found {target!r}")
+        raise AbiError(".target", "sm_XY, sm_XYa or sm_XYf", f"{target!r}")
     needed, kind = (int(match[1]), int(match[2])), match[3]
     if kind == "a":
         return capability == needed

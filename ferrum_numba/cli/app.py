@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from .. import __version__
 from ..errors import FerrumError
+from ..version import __version__
 from . import interruption
 from .bench import bench
 from .compare import compare

@@ -9,10 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..abi import AnnotatedBlock, Field, Suspicion
-from ..abi.annotation import Difference
-from ..abi.notation import show_array
 from ..abi.signature import SCRATCH_ROLES
+from ..debug.block import AnnotatedBlock, Difference, Field, Suspicion, show_array
 from .console import plain_table
 
 _ROW = 8  # bytes of an aggregate in one row

@@ -18,11 +18,11 @@ from ..debug.build_clues import ptx_clues
 from ..debug.case import Case, CaseArray, read_array, read_block
 from ..debug.causes import CAUSES
 from ..debug.checkpoint_clues import explain_checkpoint
-from ..debug.explanation import Diagnosis, explain
-from ..debug.recording import RecordedLaunch, Recording
-from ..devices.base import read_ptx
+from ..debug.explanation import Diagnosis, explain, explain_refused
+from ..debug.recording import RecordedLaunch, Recording, Refused
 from ..errors import FerrumError, RecordingError
 from ..gptq import Checkpoint
+from ..ptx_text import read_ptx
 from .console import facts_table, json_option, standard_output, write_json
 from .options import NUMBER_FROM_ZERO, refuse_options
 from .ptx_file import entry_option, sidecar_option
@@ -103,7 +103,10 @@ def explain_command(
         else:
             refuse_options(ctx, _OF_PTX, "the recording says it")
         case = _ptx_case(target, given) if target.suffix == ".ptx" else _recorded(target, given)
-        found = explain(_with_expected(case, given), seconds=seconds)
+        if isinstance(case, Refused):
+            found = explain_refused(case)
+        else:
+            found = explain(_with_expected(case, given), seconds=seconds)
     if as_json:
         write_json(_as_json(found))
     else:
@@ -111,11 +114,12 @@ def explain_command(
     ctx.exit(0 if found.suspects[0].cause == "none" else 1)
 
 
-def _recorded(target: Path, given: dict[str, Any]) -> Case:
+def _recorded(target: Path, given: dict[str, Any]) -> Case | Refused:
     recording = Recording(target)
     if not recording.launches:
-        refused = "; ".join(r.error for r in recording.refused)
-        raise RecordingError(f"{target}: it has no launch{f', refused: {refused}' * bool(refused)}")
+        if recording.refused:
+            return recording.refused[0]
+        raise RecordingError(f"{target}: it has no launch")
     return Case.from_recording(recording, _pick(recording.launches, given["number"]))
 
 

@@ -10,9 +10,10 @@ from typing import Any
 import click
 from rich.table import Table
 
-from .. import __version__, kernels
+from .. import kernels
 from ..devices import Device
 from ..errors import AbiError, DeviceError
+from ..version import __version__
 from .console import facts_table, json_option, standard_output, write_json
 from .devices import describe_device, device_line, device_option, find_device
 from .options import group_size_option, refuse_options
@@ -133,8 +134,9 @@ def _choice(
     broken = [r.text for r in kernels.canonical(1).sidecar.constraints if not r(all_sizes)]
     if broken:
         raise AbiError(
-            f"--shape: expected {' and '.join(broken)}, which every kernel needs, found N {n}, "
-            f"K {k}, group_size {group_size}"
+            "--shape",
+            f"{' and '.join(broken)}, which every kernel needs",
+            f"N {n}, K {k}, group_size {group_size}",
         )
     if act_order:
         groups = -(-k // group_size) if group_size > 0 else 1

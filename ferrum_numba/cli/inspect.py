@@ -143,7 +143,7 @@ def _folder(folder: Path, device: str | None, as_json: bool) -> int:
     """Every PTX of a folder, in a table; the exit code."""
     paths = sorted(folder.glob("*.ptx"))
     if not paths:
-        raise PtxError(f"{folder}: expected .ptx files in this folder, found none")
+        raise PtxError(folder, ".ptx files in this folder", "none")
     if device:
         find_device(device)
         rows = [_of_folder(path, device) for path in paths]

@@ -10,18 +10,15 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from ..abi import (
+from ..abi import ArrayReference, ParameterBlock, Sidecar, Signature
+from ..debug.block import (
     AnnotatedBlock,
-    ArrayReference,
-    ParameterBlock,
-    Sidecar,
-    Signature,
     annotate,
+    differences,
+    dtype_nbytes,
+    propose,
     suspicions,
 )
-from ..abi.annotation import differences
-from ..abi.notation import dtype_nbytes
-from ..abi.proposal import propose
 from ..errors import AbiError, PtxError
 from ..report.builds import Loading
 from .block_table import (
@@ -156,7 +153,7 @@ def _read_bytes(source: str) -> bytes:
             data = path.read_bytes()
         except (OSError, ValueError) as error:
             raise AbiError(
-                f"{source[:80]}: expected hex digits, a file or -, found none of these: {error}"
+                source[:80], "hex digits, a file or -", f"none of these: {error}"
             ) from None
     try:
         text = data.decode("ascii")
@@ -172,25 +169,28 @@ def _is_hex(text: str) -> bool:
 def _from_hex(text: str) -> bytes:
     digits = re.sub(r"[\s:,_]|0[xX]", "", text)
     if len(digits) % 2:
-        raise AbiError(f"--bytes: expected two hex digits a byte, found {len(digits)} digits")
+        raise AbiError("--bytes", "two hex digits a byte", f"{len(digits)} digits")
     return bytes.fromhex(digits)
 
 
 def _recorded(path: str, number: int, other: str | None) -> tuple[list[AnnotatedBlock], str]:
     """The blocks of one or two launches, and the first one's PTX."""
-    from ..debug import Recording
+    from ..debug.recording import Recording
 
     if not Path(path).is_file():
-        raise PtxError(f"{path}: expected a recording, found no file")
-    launches = Recording(path).launches
+        raise PtxError(path, "a recording", "no file")
+    recording = Recording(path)
+    launches = recording.launches
+    if not launches and recording.refused:
+        raise AbiError(
+            f"{path}: its launch was refused before it had a parameter block, by "
+            f"{recording.refused[0].error}; ferrum-numba explain {path} looks for the cause"
+        )
     numbers = [number] if other is None else [number, int(other) if other.isdecimal() else -1]
     blocks = []
     for wanted, text in zip(numbers, (number, other), strict=False):
         if not 0 <= wanted < len(launches):
-            raise AbiError(
-                f"{path}: expected a launch below {len(launches)}, which the recording has, "
-                f"found {text}"
-            )
+            raise AbiError(path, f"a launch below {len(launches)}, which the recording has", text)
         call = launches[wanted].call
         arrays = {
             name: ArrayReference(

@@ -11,8 +11,8 @@ import click
 
 from .. import kernels
 from ..abi import Sidecar, Signature
-from ..devices.base import read_ptx
 from ..errors import PtxError, did_you_mean
+from ..ptx_text import read_ptx
 
 entry_option: Callable[[Any], Any] = click.option(
     "--entry", metavar="NAME", help="Which entry, where the PTX declares several."
@@ -78,10 +78,7 @@ def open_ptx(target: str | Path, sidecar_path: Path | None = None) -> PtxFile:
     if not path.is_file():
         if str(target) not in kernels.names():
             hint = did_you_mean(target, kernels.names(), "ferrum-numba info lists these")
-            raise PtxError(
-                f"{target}: expected a .ptx file or the name of a shipped kernel, found neither; "
-                f"{hint}"
-            )
+            raise PtxError(target, "a .ptx file or the name of a shipped kernel", "neither", hint)
         shipped = kernels.artefact(str(target))
         return PtxFile(shipped.name, shipped.text, sidecar_path or shipped.sidecar)
     beside = path.with_suffix(".json")

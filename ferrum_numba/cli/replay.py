@@ -42,13 +42,14 @@ def replay_command(
     """Run a recording again, and say where it comes out otherwise.
 
     RUN is a file that fe.record or $FERRUM_RECORD wrote. Each launch starts from the arrays that
-    were recorded. Exits with 1 if one differs or fails, or the checks find something.
+    were recorded. Exits with 1 if one differs or fails, was refused when it was recorded, or the
+    checks find something.
     """
     opened = _open(device, checks)
     recording = Recording(run)
     if not (recording.launches or recording.refused):
         cut = "" if recording.complete else ", since it ends in its midst"
-        raise RecordingError(f"{run}: expected at least one launch, found none{cut}")
+        raise RecordingError(run, "at least one launch", f"none{cut}")
     launches = []
     console = standard_output()
     for launch in replay(recording, opened, tolerance=tolerance):
@@ -59,7 +60,8 @@ def replay_command(
         write_json(_as_json(recording, opened, launches))
     else:
         _show(console, recording, opened, launches)
-    ctx.exit(0 if all(_passes(launch) for launch in launches) else 1)
+    right = all(_passes(launch) for launch in launches) and not recording.refused
+    ctx.exit(0 if right else 1)
 
 
 def _open(name: str, checks: tuple[str, ...]) -> Device:
@@ -111,6 +113,8 @@ def _show(
     console.print(_table(recording, launches))
     for refused in recording.refused:
         console.print(f"refused when it was recorded: {refused.error}", soft_wrap=True)
+        if refused.evidence:
+            console.print(f"  likely cause: {refused.evidence}", soft_wrap=True)
     if not recording.complete:
         console.print("The recording ends in its midst: what was recorded until then was run.")
     counts = dict.fromkeys((*_STYLES, "differs", "fails"), 0)

@@ -32,7 +32,7 @@ def read_cta(text: str) -> tuple[int, ...] | None:
     if text == "all":
         return None
     if not re.fullmatch(r"\d+(,\d+){0,2}", text):
-        raise DeviceError(f"cta: expected x,y,z or all, found {text!r}")
+        raise DeviceError("cta", "x,y,z or all", f"{text!r}")
     return tuple(int(part) for part in text.split(","))
 
 
@@ -71,7 +71,7 @@ def read_lines(texts: Sequence[str], ptx: str, entry: str) -> frozenset[int]:
     for text in texts:
         match = re.fullmatch(r"(?:(?P<file>[^\s:]*):)?(?P<first>\d+)(?:-(?P<last>\d+))?", text)
         if match is None:
-            raise DeviceError(f"--line: expected 120, 120-140 or :45, found {text!r}")
+            raise DeviceError("--line", "120, 120-140 or :45", f"{text!r}")
         lines = range(int(match["first"]), int(match["last"] or match["first"]) + 1)
         if match["file"] is None:
             chosen = {i.line for i in instructions if i.line in lines}
@@ -107,8 +107,8 @@ def _numbers(text: str, limit: int, what: str) -> tuple[int, ...]:
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part)
         if match is None:
-            raise DeviceError(f"{what}: expected numbers such as 0-3,8 or all, found {text!r}")
+            raise DeviceError(what, "numbers such as 0-3,8 or all", f"{text!r}")
         found.update(range(int(match[1]), int(match[2] or match[1]) + 1))
     if not found or max(found) >= limit:
-        raise DeviceError(f"{what}: expected 0 to {limit - 1}, found {text!r}")
+        raise DeviceError(what, f"0 to {limit - 1}", f"{text!r}")
     return tuple(sorted(found))

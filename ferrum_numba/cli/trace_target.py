@@ -72,7 +72,8 @@ def kernel_target(
 
 def recorded_target(target: str, number: int | None) -> Target:
     """A launch of a recording.  Raises RecordingError, and UsageError for one it does not have."""
-    from ..debug import Recording, replay
+    from ..debug.recording import Recording
+    from ..debug.replay import replay
 
     recording = Recording(target)
     count = len(recording.launches)
@@ -110,6 +111,6 @@ def read_sizes(texts: Sequence[str]) -> dict[str, int]:
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not value.isdecimal() or not name.isidentifier():
-            raise AbiError(f"--size: expected NAME=N, such as M=1, found {text!r}")
+            raise AbiError("--size", "NAME=N, such as M=1", f"{text!r}")
         sizes[name] = int(value)
     return sizes

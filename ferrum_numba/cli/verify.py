@@ -23,7 +23,6 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from .. import __version__
 from ..devices import Device
 from ..gptq import Checkpoint, GroupIndex, ZeroFormat
 from ..kernels import artefact
@@ -44,6 +43,7 @@ from ..report import (
     write_junit,
     write_page,
 )
+from ..version import __version__
 from .console import json_option, one_line, standard_error, standard_output, write_json
 from .devices import describe_device, device_line, find_device
 from .layer_table import Line, counts, exit_code, layer_table, reasons, verdict_counts, warnings

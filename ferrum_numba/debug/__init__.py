@@ -1,30 +1,33 @@
 """The ABI debugger: launches recorded, run again, and explained.
 
-`record` and `Recording` are light; what explains lies in `debug.explanation` and brings the CPU
-device's compiler.
+Importing it loads next to nothing: what writes recordings is `debug.recorder`, what reads them
+`debug.recording`, what runs them again `debug.replay`, and what explains `debug.explanation`.
 """
 
-from ..devices import observer
-from .notes import annotate
-from .policy import Policy
-from .recorder import Recorder, record, record_process
-from .recording import Recording
-from .replay import Difference, LaunchReplay, replay
+from collections.abc import Mapping, Sequence
 
-__all__ = [
-    "Difference",
-    "LaunchReplay",
-    "Policy",
-    "Recorder",
-    "Recording",
-    "record",
-    "replay",
-    "watch_process",
-]
+from ..abi import LaunchConfig
+from ..devices import Kernel, observer
+
+__all__ = ["watch_process"]
 
 
 def watch_process(path: str | None) -> None:
     """Have errors of launches name their cause; record all launches where a path is given."""
-    observer.annotate = annotate
+    observer.annotate = _add_cause
     if path:
+        from .recorder import record_process
+
         record_process(path)
+
+
+def _add_cause(
+    kernel: Kernel,
+    config: LaunchConfig,
+    positional: Sequence[object],
+    named: Mapping[str, object],
+    error: Exception,
+) -> None:
+    from .notes import add_cause
+
+    add_cause(kernel, config, positional, named, error)

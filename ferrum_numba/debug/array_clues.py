@@ -14,16 +14,11 @@ from numpy.typing import NDArray
 from ..abi import Declaration
 from ..abi.arrays import POINTEE_DTYPES
 from ..errors import FerrumError
+from ..gptq.misreadings import WORD_ORDERS
 from .case import Case, CaseArray
 from .hypothesis import Hypothesis
 from .truth import truth
-
-_AWQ = (0, 2, 4, 6, 1, 3, 5, 7)  # AutoAWQ's order of eight levels in a word
-_ORDERS = {
-    "high nibble first": tuple(range(7, -1, -1)),
-    "AWQ's order": _AWQ,
-    "AWQ's order, undone twice": tuple(int(i) for i in np.argsort(_AWQ)),
-}
+from .weight_clues import weight_guesses
 
 
 def place_clues(case: Case) -> Iterator[Hypothesis]:
@@ -129,10 +124,24 @@ def _transposed(case: Case, declaration: Declaration, array: CaseArray) -> Itera
         }
         remedy = case.with_array(declaration.name, values).with_values(**strides)
         yield Hypothesis("operand-transposed", told, 0.93, remedy, "it transposed")
+    elif tuple(extents) != array.values.shape:
+        yield from _of_another_layer(declaration, array, extents)
+
+
+def _of_another_layer(
+    declaration: Declaration, array: CaseArray, extents: list[int]
+) -> Iterator[Hypothesis]:
+    """An input whose columns are not those that the other arrays have; more rows may be meant."""
+    shape = list(array.values.shape)
+    if declaration.role == "output" or (shape[1] == extents[1] and shape[0] < extents[0]):
+        return
+    told = f"{declaration.name} has shape {shape}, by the other arrays it should be {extents}"
+    sure = 0.95 if shape[1] != extents[1] else 0.5
+    yield Hypothesis("array-of-another-layer", told, sure)
 
 
 def content_clues(case: Case) -> Iterator[Hypothesis]:
-    """Inputs that hold NaN, zeros of the other convention: what contents show by themselves."""
+    """Inputs that hold NaN, or nothing but zeros: what contents show by themselves."""
     outputs = {p.name for p in case.declared.params if p.role == "output"} | set(case.expected)
     for name, array in case.arrays.items():
         if name in outputs:
@@ -148,18 +157,6 @@ def content_clues(case: Case) -> Iterator[Hypothesis]:
             told = f"{name}[{index}] is {array.values[tuple(np.argwhere(wrong)[0])]}"
             more = f", and so are {int(wrong.sum()) - 1} more" if wrong.sum() > 1 else ""
             yield Hypothesis("input-not-finite", told + more, 0.9)
-    bias = case.values.get("zero_bias", (case.declared.constants or {}).get("ZERO_BIAS"))
-    qzeros = case.arrays.get("qzeros")
-    if bias not in (0, 1) or qzeros is None or qzeros.values.dtype != np.int32:
-        return
-    words = qzeros.values.view(np.uint32)
-    for there, symmetric in ((1, 0x77777777), (0, 0x88888888)):
-        if there != bias and words.size and (words == symmetric).all():
-            told = (
-                f"every zero is stored as {symmetric & 15}, which is symmetric 4-bit weights in "
-                f"v{2 - there}; the kernel adds {bias}, so it is for v{2 - bias}"
-            )
-            yield Hypothesis("zero-convention", told, 0.9, *_other_zeros(case, there - bias))
 
 
 def guesses(case: Case) -> Iterator[Hypothesis]:
@@ -167,7 +164,7 @@ def guesses(case: Case) -> Iterator[Hypothesis]:
     for name, array in case.arrays.items():
         if array.values.dtype == np.int32 and array.values.ndim == 2:
             yield from _packed_guesses(case, name, array)
-    yield from _group_guesses(case)
+    yield from weight_guesses(case)
     for name, array in case.arrays.items():
         values = array.values
         if values.ndim == 2 and min(values.shape) > 1 and name not in case.expected:
@@ -179,10 +176,10 @@ def guesses(case: Case) -> Iterator[Hypothesis]:
 
 
 def _packed_guesses(case: Case, name: str, array: CaseArray) -> Iterator[Hypothesis]:
-    """A packed array's nibbles in other orders; zeros one larger or smaller."""
-    for words, order in _ORDERS.items():
-        told = f"{name} read with the eight values of a word in {words}"
-        remedy = case.with_array(name, _reordered(array.values, order))
+    """A packed array's nibbles in other orders."""
+    for order, words in WORD_ORDERS.values():
+        told = f"{name} read with the eight values of a word {words}"
+        remedy = case.with_array(name, _words(_nibbles(array.values)[..., list(order)]))
         yield Hypothesis("nibble-order", told, 0.3, remedy, f"{name} put into GPTQ's order")
     rows, columns = array.values.shape
     if name not in case.expected and columns and columns % 8 == 0:
@@ -190,36 +187,6 @@ def _packed_guesses(case: Case, name: str, array: CaseArray) -> Iterator[Hypothe
         along = _nibbles(array.values.reshape(rows * 8, columns // 8)).reshape(rows, 8, columns)
         remedy = case.with_array(name, _words(along.transpose(0, 2, 1)))
         yield Hypothesis("nibble-order", told, 0.3, remedy, f"{name} packed along its rows")
-    if name != "qzeros":
-        return
-    for step in (1, -1):
-        told = f"every zero of {name} taken one {'larger' if step > 0 else 'smaller'}"
-        yield Hypothesis("zero-convention", told, 0.35, *_other_zeros(case, step))
-
-
-def _other_zeros(case: Case, step: int) -> tuple[Case, str]:
-    """The case with every stored zero moved by a step, and that in words."""
-    nibbles = _nibbles(case.arrays["qzeros"].values)
-    remedy = case.with_array("qzeros", _words((nibbles + step) & 15))
-    return remedy, f"zeros one {'larger' if step > 0 else 'smaller'}"
-
-
-def _group_guesses(case: Case) -> Iterator[Hypothesis]:
-    size, K = case.values.get("group_size"), case.values.get("K")
-    if isinstance(size, int) and isinstance(K, int) and 0 < size <= K < 1 << 20:
-        for other in sorted({size * 2, size // 2, 32, 64, 128, K} - {size, 0}):
-            told = f"group_size is {size}, and {other} was tried"
-            remedy = case.with_values(group_size=other)
-            yield Hypothesis("group-size-wrong", told, 0.3, remedy, f"group_size = {other}")
-    grouped = {n: a for n in ("scales", "qzeros") if (a := case.arrays.get(n)) and a.values.ndim}
-    for names in (("scales",), ("qzeros",), ("scales", "qzeros")):
-        for by in (1, -1):
-            if all(n in grouped and len(grouped[n].values) > 1 for n in names):
-                remedy = case
-                for n in names:
-                    remedy = remedy.with_array(n, np.roll(grouped[n].values, by, axis=0))
-                told = f"the rows of {' and '.join(names)} moved by {by:+d}"
-                yield Hypothesis("groups-shifted", told, 0.2, remedy, told)
 
 
 def _nibbles(words: NDArray[Any]) -> NDArray[Any]:
@@ -231,10 +198,6 @@ def _words(nibbles: NDArray[Any]) -> NDArray[Any]:
     shifts = np.arange(8, dtype=np.uint32) * 4
     words: NDArray[Any] = np.bitwise_or.reduce(nibbles.astype(np.uint32) << shifts, axis=-1)
     return words.view(np.int32)
-
-
-def _reordered(words: NDArray[Any], order: tuple[int, ...]) -> NDArray[Any]:
-    return _words(_nibbles(words)[..., list(order)])
 
 
 def _dtype(name: str) -> np.dtype[Any]:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import combinations, permutations, product
 
-from ..abi.plausible import is_plausible
 from ..abi.signature import SCRATCH_ROLES
+from .block import is_plausible
 from .case import Case, read_block
 from .hypothesis import Hypothesis
 from .layouts import relaid

@@ -9,26 +9,24 @@ from dataclasses import replace
 
 from .. import kernels
 from ..abi import Sidecar, Signature, cuda_for_ptx, driver_for_ptx, ptx_digest, runs_on
-from ..abi.ptx_text import not_ptx
 from ..emulator.parse import parse_entry
 from ..errors import FerrumError
+from ..ptx_text import not_ptx, read_module
 from .case import Case
 from .hypothesis import Hypothesis
-
-_COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 
 
 def ptx_clues(case: Case) -> Iterator[Hypothesis]:
     """Text that is no PTX, or not all of one; an entry that is not in it."""
-    text = _COMMENT.sub(" ", case.ptx)
-    entries = Signature.entries(text) if ".version" in text else []
-    if ".version" not in text or ".target" not in text:
+    module = read_module(case.ptx)
+    entries = list(module.entries)
+    if not {"version", "target"} <= module.header.keys():
         yield Hypothesis("ptx-unreadable", not_ptx(case.ptx), 1.0)
         return
-    if len(re.findall(r"^\s*\.version\b", text, re.MULTILINE)) > 1:
+    if len(module.header["version"]) > 1:
         yield Hypothesis("ptx-joined", f"its entries are {', '.join(entries)}", 1.0)
         return
-    if text.count("{") > text.count("}") or not entries:
+    if module.text.count("{") > module.text.count("}") or not entries:
         lines = case.ptx.count("\n")
         told = f"it ends at line {lines + 1}, within a block" if entries else "it has no .entry"
         yield Hypothesis("ptx-truncated", told, 1.0)

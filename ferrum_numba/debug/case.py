@@ -96,8 +96,11 @@ class Case:
             digest = launch.before.get(name)
             if digest is None:
                 raise RecordingError(
-                    f"launch {launch.number}: {name}: expected its contents before the launch, "
-                    "found none; record it with arrays='contents'"
+                    name,
+                    "its contents before the launch",
+                    "none",
+                    "record it with arrays='contents'",
+                    where=f"launch {launch.number}",
                 )
             arrays[name] = CaseArray(
                 layout.view(recording.contents(digest, layout)), layout.address, call.device
@@ -204,7 +207,7 @@ def read_array(path: Path) -> NDArray[Any]:
     try:
         array: NDArray[Any] = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise RecordingError(f"{path}: expected an .npy file, found {error!s:.120}") from None
+        raise RecordingError(path, "an .npy file", f"{error!s:.120}") from None
     if array.dtype.kind not in "biuf":
-        raise RecordingError(f"{path}: expected real numbers, found {array.dtype}")
+        raise RecordingError(path, "real numbers", array.dtype)
     return array

@@ -24,6 +24,12 @@ CAUSES: Mapping[str, Cause] = {
         "there is a parameter too many, and those behind it moved down",
         "leave out what the PTX does not declare",
     ),
+    "argument-misspelt": Cause(
+        "an argument's name is none of the kernel's", "spell it as the kernel's signature does"
+    ),
+    "argument-refused": Cause(
+        "an argument is not what the kernel takes", "pass what the message asks for"
+    ),
     "scratch-missing": Cause(
         "the scratch pointers that Triton appends are missing",
         "append one 8-byte pointer for each scratch parameter, NULL where its size is 0",
@@ -82,6 +88,10 @@ CAUSES: Mapping[str, Cause] = {
     "array-too-short": Cause(
         "an array is shorter than the kernel reads or writes",
         "allocate what shape and strides of the launch need",
+    ),
+    "array-of-another-layer": Cause(
+        "an array does not belong to the others",
+        "pass the arrays of one layer, and look where the one that is named comes from",
     ),
     "arrays-overlap": Cause(
         "the output shares memory with an input", "give the output an array of its own"

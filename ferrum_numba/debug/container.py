@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from ..errors import RecordingError
 
+FORMAT = {"format": "ferrum recording", "version": 1}  # as recording.json states it
 MAX_TEXT_BYTES = 64 << 20  # of a PTX, a JSON or a run of launches, unpacked
 MAX_ARRAY_BYTES = 1 << 31  # of one array
 MAX_MEMBERS = 1_000_000

@@ -18,8 +18,10 @@ from .hypothesis import Clue, Hypothesis, Verdict
 from .kernel_clues import in_a_line, kernel_clues
 from .launch_clues import configuration_clues, configuration_guesses
 from .reach_clues import element_clues, type_guesses
+from .recording import Refused
 from .result_clues import RELATIONS, result_clues, where_wrong
 from .trial import ALL_CHECKS, Outcome, distance, is_right, run
+from .weight_clues import zero_clues
 
 _CERTAIN = 0.9  # the weight of evidence that stands without a trial
 _STRONG = 0.75  # that of evidence that stands though its fix alone was not enough
@@ -28,7 +30,7 @@ _MARGIN = 0.15  # of weights between which a trial decides
 _CLUES: tuple[Clue, ...] = (
     *(sidecar_clues, device_clues, place_clues, type_clues),
     *(length_clues, number_clues, pointer_clues, integer_clues),
-    *(configuration_clues, content_clues, element_clues),
+    *(configuration_clues, content_clues, zero_clues, element_clues),
 )
 _GUESSES: tuple[Clue, ...] = (guesses, configuration_guesses, type_guesses, blind_guesses)
 
@@ -135,6 +137,13 @@ def explain(case: Case, *, seconds: float = 20.0) -> Diagnosis:
                 break
     suspects += _around(case, trials, suspects)
     return _answer(suspects, trials, start)
+
+
+def explain_refused(refused: Refused) -> Diagnosis:
+    """Name the likely cause of a recorded launch whose arguments were refused."""
+    cause = refused.cause if refused.cause in CAUSES else "argument-refused"
+    evidence = f"{refused.evidence}; {refused.error}" if refused.evidence else refused.error
+    return Diagnosis([Suspect(cause, "certain", evidence, 0.95)], [], None, [], 0, 0.0)
 
 
 def _settles(case: Case, suspect: Suspect) -> bool:

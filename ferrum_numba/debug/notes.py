@@ -21,7 +21,7 @@ from .recording import numpy_dtype
 _TELLING = 0.75  # the weight of evidence that is worth a note
 
 
-def annotate(
+def add_cause(
     kernel: Kernel,
     config: LaunchConfig,
     positional: Sequence[object],
@@ -29,47 +29,59 @@ def annotate(
     error: Exception,
 ) -> None:
     """Add to an error the cause that its launch's arguments show, if they show one."""
-    if not hasattr(error, "add_note"):  # before Python 3.11
-        return
+    if hasattr(error, "add_note"):  # since Python 3.11
+        found = likely_cause(kernel, config, positional, named)
+        if found is not None:
+            error.add_note(f"likely cause: {found[1]}")
+
+
+def likely_cause(
+    kernel: Kernel,
+    config: LaunchConfig,
+    positional: Sequence[object],
+    named: Mapping[str, object],
+) -> tuple[str, str] | None:
+    """The cause that a launch's arguments show, by its name in `CAUSES` and in words."""
     names = [p.name for p in kernel.signature.arguments]
-    for told in _miscounted(kernel, positional, named):
-        error.add_note(f"likely cause: {told}")
-        return
+    for found in _miscounted(kernel, positional, named):
+        return found
     for wrong in named.keys() - set(names):
         for near in difflib.get_close_matches(wrong, set(names) - named.keys(), 1, 0.5):
-            error.add_note(f"likely cause: {wrong} is misspelt for {near}")
-            return
+            return "argument-misspelt", f"{wrong} is misspelt for {near}"
     with suppress(Exception):  # a note is no reason for another error
         case = _case(kernel, config, dict(zip(names, positional, strict=False)) | dict(named))
-        note = _note(case)
-        if note:
-            error.add_note(note)
+        return _strongest(case)
+    return None
 
 
 def _miscounted(
     kernel: Kernel, positional: Sequence[object], named: Mapping[str, object]
-) -> Iterator[str]:
+) -> Iterator[tuple[str, str]]:
     """Arguments that no launch takes, or that no sidecar says are scratch."""
     signature, sidecar = kernel.signature, kernel.sidecar
     constants = {**(sidecar.constants or {}), **(sidecar.tile or {})}
     for name in sorted(named.keys() & constants.keys()):
-        yield f"{name} is a constant of this build ({constants[name]}), no parameter: leave it out"
+        told = f"{name} is a constant of this build ({constants[name]}), no parameter: leave it out"
+        yield "parameter-extra", told
     more = len(positional) - len(signature.arguments)
     scratch = len(signature.scratch)
     if more > 0 and more == scratch and not any(positional[-more:]):
-        yield f"the last {more} are the scratch pointers, which are filled in: leave them out"
+        told = f"the last {more} are the scratch pointers, which are filled in: leave them out"
+        yield "parameter-extra", told
     elif more > 0:
-        yield "a tl.constexpr is compiled in and is no parameter: leave such arguments out"
+        told = "a tl.constexpr is compiled in and is no parameter: leave such arguments out"
+        yield "parameter-extra", told
     tail = signature.arguments[-2:]
     silent = not scratch and all(p.size == 8 and p.is_pointer for p in tail)
     if more < 0 and not named and silent and -more == len(tail):
-        yield (
+        told = (
             f"{' and '.join(p.name for p in tail)} look like Triton's scratch pointers, which only "
             "the sidecar (Triton's .json) tells: give it to load_module, or pass None for each"
         )
+        yield "scratch-missing", told
 
 
-def _note(case: Case) -> str:
+def _strongest(case: Case) -> tuple[str, str] | None:
     from .array_clues import exchange_clues, place_clues, type_clues
     from .block_clues import integer_clues, number_clues
     from .launch_clues import configuration_clues
@@ -80,11 +92,11 @@ def _note(case: Case) -> str:
     )
     found = [h for clue in clues for h in clue(case) if h.weight >= _TELLING]
     if not found:
-        return ""
+        return None
     first = max(found, key=lambda h: h.weight)
     mended = f"; with {first.mended} it would agree" if first.mended else ""
     cause = CAUSES[first.cause]
-    return f"likely cause: {first.cause}: {cause.what}\n  {first.evidence}{mended}"
+    return first.cause, f"{first.cause}: {cause.what}\n  {first.evidence}{mended}"
 
 
 def _case(kernel: Kernel, config: LaunchConfig, arguments: Mapping[str, Any]) -> Case:

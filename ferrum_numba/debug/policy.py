@@ -34,13 +34,11 @@ class Policy:
     def __post_init__(self) -> None:
         if self.arrays not in get_args(Arrays):
             expected = ", ".join(get_args(Arrays))
-            raise RecordingError(f"arrays: expected one of {expected}, found {self.arrays!r}")
+            raise RecordingError("arrays", f"one of {expected}", f"{self.arrays!r}")
         if not 0 <= self.max_bytes < MAX_ARRAY_BYTES:
-            raise RecordingError(
-                f"max_bytes: expected 0 to {MAX_ARRAY_BYTES - 1}, found {self.max_bytes}"
-            )
+            raise RecordingError("max_bytes", f"0 to {MAX_ARRAY_BYTES - 1}", self.max_bytes)
         if self.every is not None and self.every < 1:
-            raise RecordingError(f"every: expected at least 1, found {self.every}")
+            raise RecordingError("every", "at least 1", self.every)
 
     @property
     def period(self) -> int:

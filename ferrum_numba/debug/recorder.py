@@ -25,16 +25,17 @@ from ..abi import ArrayReference, LaunchConfig
 from ..devices import Device, Invocation, Kernel, observer, streams
 from ..devices.ledger import Ledger, Ticket
 from ..errors import FerrumError, RecordingError
+from ..version import __version__
 from .calls import Call, Calls
-from .container import CAPTURED, GRAPH, ContainerWriter, npy
+from .container import CAPTURED, FORMAT, GRAPH, ContainerWriter, npy
 from .digest import Digester
+from .notes import likely_cause
 from .policy import DIGEST_SHARE, Arrays, Policy
 
 if TYPE_CHECKING:
     from ..devices.lanes import Lane
 
 _now = time.perf_counter
-FORMAT = {"format": "ferrum recording", "version": 1}
 
 
 @contextmanager
@@ -302,6 +303,7 @@ class Recorder:
         """Write that a launch was refused, and the arguments in words."""
         names = [p.name for p in kernel.signature.arguments]
         given = dict(zip(names, positional, strict=False)) | dict(named)
+        found = likely_cause(kernel, config, positional, named)
         with self._lock:
             self._writer.line(
                 _dumps(
@@ -311,6 +313,7 @@ class Recorder:
                         "config": str(config)[:200],
                         "arguments": {name: _in_words(value) for name, value in given.items()},
                     }
+                    | ({"cause": found[0], "evidence": found[1][:2000]} if found else {})
                 )
             )
 
@@ -370,8 +373,6 @@ def _typed(data: NDArray[np.uint8], array: ArrayReference) -> NDArray[Any]:
 
 
 def _origin() -> dict[str, Any]:
-    from .. import __version__
-
     return {
         "ferrum_numba": __version__,
         "python": platform.python_version(),

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from ..abi import LaunchConfig, Sidecar, Signature, ptx_digest
 from ..errors import RecordingError
-from .container import CAPTURED, GRAPH, ROW, Container
-from .recorder import FORMAT
+from .container import CAPTURED, FORMAT, GRAPH, ROW, Container
 
 _DTYPES = frozenset(
     ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
@@ -86,11 +85,16 @@ class RecordedLaunch:
 
 @dataclass(frozen=True)
 class Refused:
-    """A launch whose arguments were refused, before it reached a device."""
+    """A launch whose arguments were refused, before it reached a device.
+
+    cause, evidence: what its arguments showed, as `debug.causes` names it; empty for nothing.
+    """
 
     error: str
     entry: str
     arguments: Mapping[str, str] = field(default_factory=dict)
+    cause: str = ""
+    evidence: str = ""
 
 
 class Recording:
@@ -225,7 +229,9 @@ class Recording:
             self._done.append(line)
         else:
             arguments = {str(k): str(v) for k, v in dict(line.get("arguments", {})).items()}
-            self.refused.append(Refused(str(line["refused"]), str(line.get("entry")), arguments))
+            refused, entry = str(line["refused"]), str(line.get("entry"))
+            told = (str(line.get(key, "")) for key in ("cause", "evidence"))
+            self.refused.append(Refused(refused, entry, arguments, *told))
 
     def _call(self, number: int) -> Call:
         if number not in self._calls:

@@ -6,7 +6,6 @@ block) is common; a device adds where its arrays lie and how it enqueues a finis
 
 from __future__ import annotations
 
-import re
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -17,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..abi import ArrayReference, Binder, Bound, LaunchConfig, ParameterBlock, Sidecar, Signature
-from ..abi.ptx_text import not_ptx, without_comments
-from ..errors import AbiError, DeviceError, PtxError
+from ..errors import AbiError, DeviceError
+from ..ptx_text import read_module, read_ptx
 from . import capture, observer
 from .graph import LaunchGraph
 from .plan import LaunchPlan
@@ -272,7 +271,7 @@ class Kernel(ABC):
 
         Raises AbiError as `launch` does.
         """
-        return self._prepared(self._marshal(config, arguments, named))
+        return self._prepared(self._marshal_seen(config, arguments, named))
 
     def _marshal_seen(
         self, config: LaunchConfig, positional: Sequence[object], named: Mapping[str, object]
@@ -281,11 +280,20 @@ class Kernel(ABC):
         try:
             return self._marshal(config, positional, named)
         except AbiError as error:
-            if observer.current is not None:
-                observer.current.refused(self, config, positional, named, error)
-            if observer.annotate is not None:
-                observer.annotate(self, config, positional, named, error)
+            self._show_refused(config, positional, named, error)
             raise
+
+    def _show_refused(
+        self,
+        config: LaunchConfig,
+        positional: Sequence[object],
+        named: Mapping[str, object],
+        error: AbiError,
+    ) -> None:
+        if observer.current is not None:
+            observer.current.refused(self, config, positional, named, error)
+        if observer.annotate is not None:
+            observer.annotate(self, config, positional, named, error)
 
     def issue(self, invocation: Invocation, stream: Any) -> None:
         """Launch what is marshalled already; a plan, a graph or an observer may take it instead."""
@@ -320,7 +328,12 @@ class Kernel(ABC):
         Only what a change can have touched is checked again.  Raises AbiError as `launch` does,
         and then changes nothing.  hold: whether the new invocation keeps what is new alive.
         """
-        bound = self._binder.rebind(invocation.bound, changes)
+        try:
+            bound = self._binder.rebind(invocation.bound, changes)
+        except AbiError as error:
+            given = {**invocation.arguments, **changes}
+            self._show_refused(invocation.config, (), given, error)
+            raise
         if bound.config is not invocation.config:
             self.require_possible(bound.config)
         invocation.block.write({name: bound.values[name] for name in changes})
@@ -349,12 +362,8 @@ class Kernel(ABC):
 
     @cached_property
     def _waits_for_the_launch_before(self) -> bool:
-        text = without_comments(self.module.text)
-        if ".func" not in text:  # which it may call, wherever they are
-            own = rf"\.entry\s+{re.escape(self.signature.entry)}(?![\w$])"
-            parts = re.split(r"(?=\.entry\b)", text)
-            text = next(part for part in parts if re.match(own, part))
-        return "griddepcontrol.wait" in text
+        code = read_module(self.module.text).code(self.signature.entry)
+        return "griddepcontrol.wait" in code
 
     @abstractmethod
     def _enqueue(self, invocation: Invocation, stream: Any) -> None: ...
@@ -374,25 +383,3 @@ class Kernel(ABC):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.signature.entry} on {self.module.device.name}>"
-
-
-def read_ptx(source: str | Path) -> str:
-    """PTX text, from text or from the path of a file.  Raises PtxError."""
-    if not isinstance(source, (str, Path)):
-        raise PtxError(f"ptx: expected a path or text, found {type(source).__name__}")
-    if isinstance(source, str) and ("\n" in source or ".version" in source):
-        return source
-    shown = str(source)[:200]
-    try:
-        data = Path(source).read_bytes()
-    except IsADirectoryError:
-        raise PtxError(f"{shown}: expected a .ptx file, found a folder; name one in it") from None
-    except (OSError, ValueError) as error:
-        raise PtxError(f"{shown}: cannot be read as PTX: {error}") from None
-    try:
-        text = data.decode("utf-8").replace("\r\n", "\n")
-    except ValueError:
-        raise PtxError(f"{shown}: not PTX: {not_ptx(data)}") from None
-    if ".version" not in text:
-        raise PtxError(f"{shown}: not PTX: {not_ptx(text)}")
-    return text

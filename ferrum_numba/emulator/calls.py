@@ -10,21 +10,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from .ptx import Address, Instruction, Local, Symbol, read_opcode
+from ..ptx_text import PtxModule, Statement, read_opcode, read_variable
+from .ptx import Address, Instruction, Local, Symbol
 
-_FUNCTION = re.compile(
-    r"\.func\b\s*(?:\((?P<result>[^)]*)\))?\s*(?P<name>[\w$]+)\s*"
-    r"(?:\((?P<formals>[^)]*)\))?[^{};]*(?P<end>[{;])"
-)
 _CALL = re.compile(
-    r"(?:@\s*(?P<neg>!)?\s*(?P<guard>[\w$%]+)\s+)?call(?:\.uni)?\s+"
     r"(?:\(\s*(?P<result>[\w$%]+)\s*\)\s*,\s*)?(?P<name>[\w$%]+)\s*"
     r"(?:,\s*\((?P<actuals>[^)]*)\)\s*)?"
 )
-_FORMAL = re.compile(r"\.param\b.*?\.[busf]\d+\s+([\w$%]+)\s*(?:\[[^\]]*\])?", re.DOTALL)
-
-_BODY = re.compile(r"\.(?:entry|func)\b[^{};]*\{")
-
+MOST_CALLS = 100  # that are within each other
 MOST_STATEMENTS = 1 << 16  # of an entry with all that it calls; the largest kernels have 10^4
 ASSERTION = "__assertfail"  # the CUDA runtime's: it ends the launch
 
@@ -48,41 +41,28 @@ class Call:
     guard: str | None
 
 
-def without_bodies(text: str) -> str:
-    """The text with blanks where the bodies of entries and functions are."""
-    pieces, done = [], 0
-    while match := _BODY.search(text, done):
-        depth, end = 1, len(text)
-        for brace in re.compile(r"[{}]").finditer(text, match.end()):
-            depth += 1 if brace[0] == "{" else -1
-            if not depth:
-                end = brace.start()
-                break
-        blank = re.sub(r"[^\n]", " ", text[match.end() : end])
-        pieces += [text[done : match.end()], blank]
-        done = end
-    return "".join(pieces) + text[done:]
-
-
-def find_functions(text: str) -> dict[str, Function | None]:
+def find_functions(module: PtxModule) -> dict[str, Function | None]:
     """The functions that a module names; None for those that have no body here."""
-    functions: dict[str, Function | None] = {}
-    for match in _FUNCTION.finditer(text):
-        if match["end"] == ";":
-            functions.setdefault(match["name"], None)
-            continue
-        names = [tuple(_FORMAL.findall(match[part] or "")) for part in ("result", "formals")]
-        functions[match["name"]] = Function(match.end(), *names)
-    return functions
+    return {
+        head.name: None
+        if head.body is None
+        else Function(head.body, _formals(head.result), _formals(head.params))
+        for head in module.functions.values()
+    }
 
 
-def read_call(text: str) -> Call | None:
+def _formals(declarations: str | None) -> tuple[str, ...]:
+    found = (read_variable(text) for text in (declarations or "").split(","))
+    return tuple(variable.name for variable in found if variable is not None)
+
+
+def read_call(statement: Statement) -> Call | None:
     """Take a call apart; None for one by a register, or that cannot be read."""
-    match = _CALL.fullmatch(text)
-    if match is None or match["name"].startswith("%"):
+    match = _CALL.fullmatch(" ".join(statement.operands.split()))
+    if match is None or statement.opcode.text not in ("call", "call.uni"):
         return None
     actuals = tuple(name.strip() for name in (match["actuals"] or "").split(",") if name.strip())
-    guard = f"{match['neg'] or ''}{match['guard']}" if match["guard"] else None
+    guard = f"{'!' * statement.negated}{statement.guard}" if statement.guard else None
     return Call(match["name"], (match["result"],) if match["result"] else (), actuals, guard)
 
 

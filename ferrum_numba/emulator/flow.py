@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ..errors import PtxError
+from ..ptx_text import refuse
 from . import table
 from .ptx import (
     Body,
@@ -20,7 +21,6 @@ from .ptx import (
     Register,
     Special,
     Symbol,
-    refuse,
     registers_of,
 )
 

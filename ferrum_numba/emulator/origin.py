@@ -1,19 +1,17 @@
-"""What accesses go by: parameters that addresses and masks are computed from, and constants."""
+"""Parameters and constants that the address and the guard of each access are computed from."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 
 from ..abi import Signature
 from .parse import parse_entry
 from .ptx import (
     Address,
-    Group,
     Immediate,
     Instruction,
-    Operand,
     Register,
     Special,
     Symbol,
@@ -21,6 +19,7 @@ from .ptx import (
 )
 
 _LEAST_TILE = 16
+_ELEMENTS = (1, 2, 4, 8)  # sizes in bytes; each is a bit of its own
 _NO_RESULT = ("st", "bra", "bar", "barrier", "red", "ret", "exit", "membar", "fence")
 
 
@@ -30,7 +29,8 @@ class Origin:
 
     address: those that the address is computed from.  mask: those of the guard.
     contents: pointers to what was loaded to compute either, such as an array of indices.
-    steps: bytes that numbers of elements are multiplied by on the way to the address.
+    steps: of 1, 2, 4 and 8 bytes those that numbers of elements are multiplied by on the way to
+    the address.
     """
 
     address: frozenset[str]
@@ -43,22 +43,42 @@ class Origin:
 def origins(text: str, entry: str) -> Mapping[int, Origin]:
     """Of every access to global memory, by its line in the PTX.  Raises PtxError."""
     instructions = [s for s in parse_entry(text, entry).statements if isinstance(s, Instruction)]
-    writers: dict[Register, list[Instruction]] = {}
+    sources, added = _Flow(), _Flow()
+    names: list[str] = []
     for ins in instructions:
         for register in _results(ins):
-            writers.setdefault(register, []).append(ins)
+            sources.comes_from(register, _sources(ins))
+            if ins.opcode.base == "ld" and "param" in ins.opcode.modifiers:
+                for name in _symbols(ins):
+                    sources.carries(register, 1 << len(names))
+                    names.append(name)
+            _add_steps(ins, register, added)
+    parameters, steps = sources.all_that_reaches(), added.all_that_reaches()
+
+    loaded = _Flow(sources)
+    for ins in instructions:
+        if ins.opcode.base == "ld" and "global" in ins.opcode.modifiers:
+            of = _joined(parameters, (r for o in ins.operands[1:] for r in registers_of(o)))
+            for register in _results(ins):
+                loaded.carries(register, of)
+    contents = loaded.all_that_reaches()
+
+    @cache
+    def named(mask: int) -> frozenset[str]:
+        return frozenset(names[i] for i, bit in enumerate(reversed(f"{mask:b}")) if bit == "1")
+
     found = {}
     for ins in instructions:
         if "global" not in ins.opcode.modifiers or ins.opcode.base not in ("ld", "st"):
             continue
-        place = next(o for o in ins.operands if isinstance(o, Address))
-        reached = _reach(registers_of(place), writers)
-        guarded = _reach([ins.guard] if ins.guard else [], writers)
+        place = [r for o in ins.operands if isinstance(o, Address) for r in registers_of(o)]
+        guard = [ins.guard] if ins.guard else []
+        elements = _joined(steps, place)
         found[ins.line] = Origin(
-            _parameters(reached),
-            _parameters(guarded),
-            _contents([*reached, *guarded], writers),
-            frozenset(_steps(registers_of(place), writers)),
+            named(_joined(parameters, place)),
+            named(_joined(parameters, guard)),
+            named(_joined(contents, [*place, *guard])),
+            frozenset(step for step in _ELEMENTS if step & elements),
         )
     return found
 
@@ -70,9 +90,8 @@ def element_nbytes(text: str, entry: str) -> Mapping[int, int]:
     found: dict[int, set[int]] = {}
     for origin in origins(text, entry).values():
         of = [pointers[name] for name in origin.address if name in pointers]
-        steps = [step for step in origin.steps if step in (1, 2, 4, 8)]
-        if len(of) == 1 and steps:
-            found.setdefault(of[0], set()).add(min(steps))
+        if len(of) == 1 and origin.steps:
+            found.setdefault(of[0], set()).add(min(origin.steps))
     return {index: steps.pop() for index, steps in found.items() if len(steps) == 1}
 
 
@@ -93,7 +112,7 @@ def tiles(text: str, entry: str) -> Mapping[str, tuple[int, ...]]:
         if ins.opcode.base in ("mov", "cvt", "div", "rem"):
             numbers[to] = axes[0]
         elif ins.opcode.base in ("mul", "mad", "shl") and factor:
-            step = 1 << factor[0] if ins.opcode.base == "shl" else factor[0]
+            step = _power(factor[0]) if ins.opcode.base == "shl" else factor[0]
             if step >= _LEAST_TILE:  # less is the size of an element
                 found.setdefault(axes[0], set()).add(step)
     return {axis: tuple(sorted(steps)) for axis, steps in sorted(found.items())}
@@ -113,56 +132,93 @@ def _sources(ins: Instruction) -> list[Register]:
     return [*mentioned, ins.guard] if ins.guard else mentioned
 
 
-def _reach(
-    start: Iterable[Register], writers: Mapping[Register, list[Instruction]]
-) -> list[Instruction]:
-    """Every instruction that these registers' values come through."""
-    todo, seen = list(start), dict[int, Instruction]()
-    while todo:
-        for ins in writers.get(todo.pop(), ()):
-            if ins.index not in seen:
-                seen[ins.index] = ins
-                todo += _sources(ins)
-    return list(seen.values())
+def _symbols(ins: Instruction) -> Iterator[str]:
+    bases = (o.base for o in ins.operands if isinstance(o, Address))
+    return (base.name for base in bases if isinstance(base, Symbol))
 
 
-def _parameters(reached: Iterable[Instruction]) -> frozenset[str]:
-    loads = (i for i in reached if i.opcode.base == "ld" and "param" in i.opcode.modifiers)
-    bases = (o.base for i in loads for o in i.operands if isinstance(o, Address))
-    return frozenset(base.name for base in bases if isinstance(base, Symbol))
-
-
-def _contents(
-    reached: Iterable[Instruction], writers: Mapping[Register, list[Instruction]]
-) -> frozenset[str]:
-    loads = [i for i in reached if i.opcode.base == "ld" and "global" in i.opcode.modifiers]
-    places = [r for i in loads for o in i.operands[1:] for r in registers_of(o)]
-    return _parameters(_reach(places, writers))
-
-
-def _steps(
-    start: Iterable[Register], writers: Mapping[Register, list[Instruction]]
-) -> Iterable[int]:
+def _add_steps(ins: Instruction, register: Register, added: _Flow) -> None:
     """Constant factors met from an address back through additions."""
-    todo, seen = list(start), set[Register]()
-    while todo:
-        register = todo.pop()
-        if register in seen:
-            continue
-        seen.add(register)
-        for ins in writers.get(register, ()):
-            base, operands = ins.opcode.base, ins.operands
-            if base in ("add", "mov", "cvta", "selp"):
-                todo += _sources(ins)
-            elif base == "mad" and register.bits == 64:
-                yield from _factor(operands[2])
-                todo += registers_of(operands[3])
-            elif base == "mul" and register.bits == 64:
-                yield from _factor(operands[2])
-            elif base == "shl" and register.bits == 64:
-                yield from (1 << bits for bits in _factor(operands[2]))
+    base, operands = ins.opcode.base, ins.operands
+    if base in ("add", "mov", "cvta", "selp"):
+        added.comes_from(register, _sources(ins))
+    elif base in ("mad", "mul", "shl") and register.bits == 64 and len(operands) > 2:
+        if base == "mad":
+            added.comes_from(register, [r for o in operands[3:] for r in registers_of(o)])
+        if isinstance(operands[2], Immediate):
+            factor = operands[2].bits
+            step = _power(factor) if base == "shl" else factor
+            added.carries(register, step if step in _ELEMENTS else 0)
 
 
-def _factor(operand: Operand) -> Iterable[int]:
-    if isinstance(operand, Immediate) and not isinstance(operand, Group):
-        yield operand.bits
+def _power(exponent: int) -> int:
+    return 1 << exponent if 0 <= exponent < 64 else 0
+
+
+def _joined(masks: Mapping[Register, int], registers: Iterable[Register]) -> int:
+    joined = 0
+    for register in registers:
+        joined |= masks.get(register, 0)
+    return joined
+
+
+class _Flow:
+    """Which registers each is computed from, and marks, as bits, that they carry along."""
+
+    def __init__(self, along: _Flow | None = None) -> None:
+        self._sources: dict[Register, list[Register]] = along._sources if along else {}
+        self._marks: dict[Register, int] = {}
+
+    def comes_from(self, register: Register, sources: list[Register]) -> None:
+        """Note that a register is computed from others."""
+        self._sources.setdefault(register, []).extend(sources)
+
+    def carries(self, register: Register, marks: int) -> None:
+        """Give marks to a register."""
+        self._marks[register] = self._marks.get(register, 0) | marks
+
+    def all_that_reaches(self) -> dict[Register, int]:
+        """The marks of every register and of all that it is computed from.
+
+        Source: Tarjan, "Depth-first search and linear graph algorithms" (1972), without recursion.
+        """
+        order: dict[Register, int] = {}
+        low: dict[Register, int] = {}
+        marks: dict[Register, int] = {}
+        open_: list[Register] = []
+        for root in {**self._sources, **self._marks}:
+            path = [] if root in order else [(root, iter(self._sources.get(root, ())))]
+            while path:
+                register, sources = path[-1]
+                if register not in order:
+                    order[register] = low[register] = len(order)
+                    marks[register] = self._marks.get(register, 0)
+                    open_.append(register)
+                for source in sources:
+                    if source not in order:
+                        path.append((source, iter(self._sources.get(source, ()))))
+                        break
+                    if source in low:  # which is open: of the same circle
+                        low[register] = min(low[register], order[source])
+                    marks[register] |= marks[source]
+                else:
+                    path.pop()
+                    if path:
+                        above = path[-1][0]
+                        low[above] = min(low[above], low[register])
+                        marks[above] |= marks[register]
+                    if low[register] == order[register]:
+                        self._close(register, open_, low, marks)
+        return marks
+
+    @staticmethod
+    def _close(
+        first: Register, open_: list[Register], low: dict[Register, int], marks: dict[Register, int]
+    ) -> None:
+        """All registers of a circle carry the same marks."""
+        while True:
+            register = open_.pop()
+            del low[register]
+            marks[register] = marks[first]
+            if register is first:
+                return

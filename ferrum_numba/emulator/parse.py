@@ -5,21 +5,31 @@ Source: PTX ISA, "Syntax" and "Directives".
 
 from __future__ import annotations
 
-import bisect
 import re
 import struct
 from collections.abc import Callable
 
 from ..errors import PtxError
+from ..ptx_text import (
+    TYPE_NBYTES,
+    PtxModule,
+    Statement,
+    Variable,
+    read_body,
+    read_module,
+    read_statement,
+    read_variable,
+    refuse,
+)
 from .calls import (
     ASSERTION,
+    MOST_CALLS,
     MOST_STATEMENTS,
     Call,
     Function,
     find_functions,
     in_place,
     read_call,
-    without_bodies,
 )
 from .ptx import (
     Address,
@@ -35,30 +45,12 @@ from .ptx import (
     Register,
     Special,
     Symbol,
-    read_opcode,
-    refuse,
 )
-from .scope import Scope
+from .scope import Labels, Registers
 
-_COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/|\"[^\"\n]*\"", re.DOTALL)
-_ENTRY = r"\.entry\s+{name}(?![\w$])(?:\s*\([^)]*\))?[^{{;]*\{{"
-_VARIABLE = re.compile(
-    r"\s*(?:\.(?:visible|extern|weak)\s+)*\.(?P<space>shared|local|global|const|param)\s+"
-    r"(?:\.align\s+(?P<align>\d+)\s+)?\.(?P<type>[busf](?:8|16|32|64))\s+(?P<name>[\w$%]+)\s*"
-    r"(?P<dims>(?:\[\s*\d*\s*\]\s*)*)\s*(?:=(?P<content>[^=]*))?$"
-)
-_CONSTANT = re.compile(r"^[^\S\n]*(?:\.(?:visible|extern|weak)\s+)*\.(?:global|const)\s[^;]*", re.M)
-_SHARED = re.compile(r"^[^\S\n]*(?:\.(?:visible|extern|weak|common)\s+)*\.shared\s[^;{]*", re.M)
-_FILE = re.compile(r"^[^\S\n]*\.file\s+(\d+)\s+\"([^\"\n]*)\"", re.M)
+_SHARED = re.compile(r"(?:\.extern\s+)?\.shared\b")
 _REG = re.compile(r"\.reg\s*\.(?P<type>\w+)\s+(?P<names>.+)", re.DOTALL)
 _REG_NAME = re.compile(r"(?P<name>[\w$%]+)\s*(?:<\s*(?P<count>\d+)\s*>)?")
-_LOC = re.compile(r"\.loc\s+(\d+)\s+(\d+)\s+\d+[^\n;]*")
-_LABEL = re.compile(r"([A-Za-z_$%.][\w$.]*)\s*:(?!:)")
-_STATEMENT = re.compile(r"[^;]*;")
-_SPACE = re.compile(r"\s+")
-_INSTRUCTION = re.compile(
-    r"(?:@\s*(?P<neg>!)?\s*(?P<guard>[\w$%]+)\s+)?(?P<op>[a-z][\w.:]*)(?P<rest>.*)", re.DOTALL
-)
 _OPERANDS = re.compile(r"\s*(\{[^}]*\}|\[[^\]]*\]|[^,{}\[\]]+?)\s*(?:,|$)")
 _INTEGER = re.compile(r"([-+]?)\s*(0[xX][0-9a-fA-F]+|0[bB][01]+|\d+)U?")
 _TERM = re.compile(r"\s*([-+])\s*(-?\s*\w+)\s*")
@@ -75,124 +67,100 @@ _SPECIAL = re.compile(
 
 def parse_entry(text: str, entry: str) -> Body:
     """Read the body of `entry` from PTX text."""
-    files = {int(number): name for number, name in _FILE.findall(text)}
-    text = _COMMENT.sub(_blank, text)
-    match = re.search(_ENTRY.format(name=re.escape(entry)), text)
-    if match is None:
+    module = read_module(text)
+    head = module.entries.get(entry)
+    if head is None or head.body is None:
         raise PtxError(f"entry {entry!r}: its body is not in the PTX")
-    parser = _Parser(text)
-    parser.body.files = files
-    parser.functions = find_functions(text)
-    head = without_bodies(text[: match.start()])
-    for declaration in _SHARED.finditer(head):
-        parser.declare_shared(declaration[0], declaration.start())
-    parser.module_arrays = {
-        name: (found[0], found.start())
-        for found in _CONSTANT.finditer(head)
-        for name in re.findall(r"[\w$]+", found[0].partition("=")[0])
-    }
-    parser.read_body(match.end())
+    parser = _Parser(module)
+    for declaration, position in module.shared(head):
+        parser.declare_shared(declaration, position)
+    parser.read_body(head.body)
     parser.place_dynamic_shared()
     return parser.body
 
 
-def _blank(match: re.Match[str]) -> str:
-    # Strings (paths in .file, .pragma arguments) go too; line numbers must stay what they are.
-    return "\n" * match[0].count("\n") if match[0].startswith("/*") else ""
-
-
 class _Parser:
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self.newlines = [m.start() for m in re.finditer("\n", text)]
-        self.body = Body()
+    def __init__(self, module: PtxModule) -> None:
+        self.module = module
+        self.body = Body(files=module.files)
         self.dynamic: list[str] = []
-        self.module_arrays: dict[str, tuple[str, int]] = {}
         self.carry = Register("CC.CF", "pred")
         self.locals: dict[str, Local] = {}
-        self.functions: dict[str, Function | None] = {}
+        self.functions = find_functions(module)
         self.calls: list[tuple[str, str]] = []  # that are being read: name, label behind it
-        self.scope = Scope(None)
-        self.openings: list[int] = []
-        self.unique: set[str] = set()  # labels that no other can be taken for
+        self.registers = Registers()
+        self.labels = [Labels(0)]  # of the braces that are open
         self.cache: dict[str, Operand] = {}
 
-    def line_of(self, position: int) -> int:
-        return bisect.bisect_left(self.newlines, position) + 1
-
     def read_body(self, position: int) -> None:
-        """Read statements up to the brace that closes the entry."""
-        text, depth = self.text, 1
-        loc: tuple[int, int] | None = None
-        while depth:
-            if space := _SPACE.match(text, position):
-                position = space.end()
-            start = text[position : position + 1]
-            if start in ("{", "}"):
-                depth += 1 if start == "{" else -1
-                parent = self.scope.parent
-                self.scope = Scope(self.scope) if start == "{" else parent or self.scope
-                if start == "{":
-                    self.openings.append(len(self.body.statements))
-                elif self.openings:
-                    self.close_labels(self.openings.pop())
+        """Read statements up to the brace that closes the body."""
+        outside, statements = len(self.labels), self.body.statements
+        for kind, text, at, loc in read_body(self.module, position):
+            if kind == ";":
+                self.read_statement(text, self.module.line(at), loc)
+            elif kind == ":":
+                self.labels[-1].declare(text, len(statements))
+                statements.append(text)
+            elif kind == "{":
+                self.registers.open()
+                self.labels.append(Labels(len(statements)))
                 self.cache = {}
-                position += 1
-            elif match := _LOC.match(text, position):
-                loc, position = (int(match[1]), int(match[2])), match.end()
-            elif match := _LABEL.match(text, position):
-                self.body.statements.append(match[1])
-                position = match.end()
-            elif match := _STATEMENT.match(text, position):
-                self.read_statement(match[0][:-1], position, loc)
-                position = match.end()
-            else:
-                last = text[position:].strip().splitlines() or [text.rstrip().splitlines()[-1]]
-                raise refuse(
-                    self.line_of(len(text.rstrip())), last[0], "the text ends inside the entry"
-                )
+            elif len(self.labels) > outside:
+                self.registers.close()
+                self.close_labels()
+                self.cache = {}
 
-    def read_statement(self, text: str, position: int, loc: tuple[int, int] | None) -> None:
-        if text.startswith(".reg"):
-            self.declare_registers(text, position)
-        elif re.match(r"(?:\.extern\s+)?\.shared", text):
-            self.declare_shared(text, position)
-        elif text.startswith((".local", ".param")):
-            self.declare_local(text, position)
-        elif re.match(r"(?:@[^;]*\s)?call[.\s]", text):
-            self.read_call(text, position, loc)
-        elif text.startswith(".pragma") or not text:
+    def close_labels(self) -> None:
+        self.labels.pop().close(self.body.statements, self.labels[-1])
+
+    def read_statement(self, text: str, line: int, loc: tuple[int, int] | None) -> None:
+        if not text or text.startswith(".pragma"):
             return
+        if text.startswith(".reg"):
+            self.declare_registers(text, line)
+        elif _SHARED.match(text):
+            self.declare_shared(text, line)
+        elif text.startswith((".local", ".param")):
+            self.declare_local(text, line)
         else:
-            label = self.calls[-1][1] if self.calls else None
-            self.body.statements.append(in_place(self.read_instruction(text, position, loc), label))
+            statement = read_statement(text, line, loc)
+            if statement.opcode.base == "call":
+                self.read_call(statement)
+            else:
+                self.add(statement)
 
-    def read_call(self, text: str, position: int, loc: tuple[int, int] | None) -> None:
+    def add(self, statement: Statement) -> Instruction:
+        """Read an instruction and put it behind what there is."""
+        label = self.calls[-1][1] if self.calls else None
+        instruction = in_place(self.read_instruction(statement), label)
+        self.body.statements.append(instruction)
+        if instruction.opcode.base == "bra":
+            self.labels[-1].branch(instruction)
+        return instruction
+
+    def read_call(self, statement: Statement) -> None:
         """Read the body of the function here."""
-        call, statements = read_call(text), self.body.statements
+        call, statements, line = read_call(statement), self.body.statements, statement.line
 
         def refusal(problem: str) -> PtxError:
-            return refuse(self.line_of(position), text, f"call: {problem}")
+            return refuse(line, statement.text, f"call: {problem}")
 
         if call is None:
             raise refusal("the CPU device calls functions by name only")
         label = f"return.{len(statements)}"
-        self.unique.add(label)
         if call.guard is not None:
             way = call.guard[1:] if call.guard[0] == "!" else f"!{call.guard}"
-            statements.append(self.read_instruction(f"@{way} bra {label}", position, loc))
+            self.add(read_statement(f"@{way} bra {label}", line, statement.loc))
         function = self.functions.get(call.name)
         if function is not None:
             self.pass_names(call, function, refusal)
             if call.name in (name for name, _ in self.calls):
                 raise refusal(f"{call.name} calls itself, which the CPU device does not have")
-            if len(statements) > MOST_STATEMENTS:
+            if len(statements) > MOST_STATEMENTS or len(self.calls) > MOST_CALLS:
                 raise refusal("with all that it calls the entry is too long for the CPU device")
             self.read_function(call.name, function, label)
         elif call.name == ASSERTION:
-            failure = self.read_instruction("trap", position, loc)
-            failure.text = text
-            statements.append(failure)
+            self.add(read_statement("trap", line, statement.loc)).text = statement.text
         else:
             raise refusal(f"{call.name} has no body in this module")
         statements.append(label)
@@ -210,94 +178,71 @@ class _Parser:
             self.locals[name] = self.locals[given]
 
     def read_function(self, name: str, function: Function, label: str) -> None:
-        outside, first = (self.scope, self.openings), len(self.body.statements)
-        self.scope, self.openings, self.cache = Scope(None), [], {}
+        outside, self.registers, self.cache = self.registers, Registers(), {}
+        self.labels.append(Labels(len(self.body.statements)))
         self.calls.append((name, label))
         self.read_body(function.position)
-        self.close_labels(first)
+        self.close_labels()
         self.calls.pop()
-        (self.scope, self.openings), self.cache = outside, {}
+        self.registers, self.cache = outside, {}
 
-    def close_labels(self, first: int) -> None:
-        """Give the labels of a closed pair of braces, from statement `first` on, other names."""
-        statements = self.body.statements
-        here = (s for s in statements[first:] if isinstance(s, str) and s not in self.unique)
-        inner = {s: f"{s}.{first}" for s in here}
-        self.unique.update(inner.values())
-        for i, statement in enumerate(statements[first:], first):
-            if isinstance(statement, str):
-                statements[i] = inner.get(statement, statement)
-            elif inner and statement.opcode.base == "bra":
-                statement.operands = tuple(
-                    Symbol(inner.get(o.name, o.name)) if isinstance(o, Symbol) else o
-                    for o in statement.operands
-                )
-
-    def declare_registers(self, text: str, position: int) -> None:
+    def declare_registers(self, text: str, line: int) -> None:
         match = _REG.fullmatch(text)
         if match is None or match["type"] not in _REGISTER_TYPES:
-            raise refuse(self.line_of(position), text, "cannot read this .reg declaration")
+            raise refuse(line, text, "cannot read this .reg declaration")
         for name in match["names"].split(","):
             found = _REG_NAME.fullmatch(name.strip())
             if found is None:
-                raise refuse(self.line_of(position), text, f"cannot read {name.strip()!r}")
-            if found["count"] is None:
-                self.scope.names[found["name"]] = Register(found["name"], match["type"])
-            else:
-                self.scope.ranges.append((found["name"], int(found["count"]), match["type"]))
+                raise refuse(line, text, f"cannot read {name.strip()!r}")
+            count = None if found["count"] is None else int(found["count"])
+            self.registers.declare(found["name"], match["type"], count)
 
-    def declare_shared(self, text: str, position: int) -> None:
-        match, size, align = self.read_variable(text, position)
-        if ".extern" in text:
-            self.dynamic.append(match["name"])
+    def declare_shared(self, text: str, line: int) -> None:
+        variable = self.read_variable(text, line)
+        if variable.extern:
+            self.dynamic.append(variable.name)
             return
-        if match["name"] in self.body.shared:  # of a function that is called more than once
+        if variable.name in self.body.shared:  # of a function that is called more than once
             return
-        offset = -(-self.body.static_shared // align) * align
-        self.body.shared[match["name"]] = offset
-        self.body.static_shared = offset + size
+        offset = variable.place(self.body.static_shared)
+        self.body.shared[variable.name] = offset
+        self.body.static_shared = offset + variable.nbytes
 
-    def declare_local(self, text: str, position: int) -> None:
-        match, size, align = self.read_variable(text, position)
-        offset = -(-self.body.local_bytes // align) * align
-        self.locals[match["name"]] = Local(match["name"], offset)
-        self.body.local_bytes = offset + size
+    def declare_local(self, text: str, line: int) -> None:
+        variable = self.read_variable(text, line)
+        offset = variable.place(self.body.local_bytes)
+        self.locals[variable.name] = Local(variable.name, offset)
+        self.body.local_bytes = offset + variable.nbytes
 
-    def read_variable(self, text: str, position: int) -> tuple[re.Match[str], int, int]:
-        """A declaration without its content, with size and alignment in bytes."""
-        match = _VARIABLE.fullmatch(text)
-        if match is None or (match["content"] and match["space"] in ("shared", "local", "param")):
+    def read_variable(self, text: str, line: int) -> Variable:
+        """A declaration, of a size that there can be."""
+        found = read_variable(text)
+        if found is None or (found.content and found.space in ("shared", "local", "param")):
             space = re.search(r"\.(shared|local|global|const|param)", text)
-            raise refuse(
-                self.line_of(position),
-                text,
-                f"cannot read this {space[0] if space else ''} declaration",
-            )
-        size = int(match["type"].lstrip("busf")) // 8
-        align = max(int(match["align"] or size), 1)
-        for count in re.findall(r"\d+", match["dims"]):
-            size *= int(count)
-        if max(size, align) > _MAX_VARIABLE_BYTES:
-            raise refuse(self.line_of(position), text, f"{size} bytes, aligned to {align}")
-        return match, size, align
+            problem = f"cannot read this {space[0] if space else ''} declaration"
+            raise refuse(line, text, problem)
+        if max(found.nbytes, found.align) > _MAX_VARIABLE_BYTES:
+            raise refuse(line, text, f"{found.nbytes} bytes, aligned to {found.align}")
+        return found
 
     def module_array(self, name: str) -> Symbol:
         """A .global or .const array; what its initialiser leaves out is zero."""
-        text, position = self.module_arrays[name]
-        match, size, align = self.read_variable(text, position)
-        if ".extern" in text:
-            raise refuse(self.line_of(position), text, f"{name}: arrays of other modules")
-        width = int(match["type"].lstrip("busf")) // 8
+        text, position = self.module.variables[name]
+        line = self.module.line(position)
+        variable = self.read_variable(text, line)
+        if variable.extern:
+            raise refuse(line, text, f"{name}: arrays of other modules")
+        width = TYPE_NBYTES[variable.ptx_type]
         content = bytearray()
-        for token in re.findall(r"[^\s{},]+", match["content"] or ""):
+        for token in re.findall(r"[^\s{},]+", variable.content or ""):
             number = _bits(token, width)
             if number is None:
-                raise refuse(self.line_of(position), text, f"cannot read {token!r}")
+                raise refuse(line, text, f"cannot read {token!r}")
             content += number
-        size = len(content) if "[]" in match["dims"].replace(" ", "") else size
-        if len(content) > size or (match["content"] or "").count("{") > 1:
-            raise refuse(self.line_of(position), text, f"cannot read the content of {name}")
-        self.body.arrays[name] = Array(max(align, 16), bytes(content.ljust(size, b"\0")))
+        size = len(content) if None in variable.dims else variable.nbytes
+        if len(content) > size or (variable.content or "").count("{") > 1:
+            raise refuse(line, text, f"cannot read the content of {name}")
+        self.body.arrays[name] = Array(max(variable.align, 16), bytes(content.ljust(size, b"\0")))
         return Symbol(name)
 
     def place_dynamic_shared(self) -> None:
@@ -309,20 +254,15 @@ class _Parser:
         self.body.static_shared = -(-self.body.static_shared // 1024) * 1024
         self.body.shared.update(dict.fromkeys(self.dynamic, self.body.static_shared))
 
-    def read_instruction(
-        self, text: str, position: int, loc: tuple[int, int] | None
-    ) -> Instruction:
-        line = self.line_of(position)
-        text = " ".join(text.split())
-        match = _INSTRUCTION.fullmatch(text)
-        if match is None:
-            raise refuse(line, text, "not an instruction")
+    def read_instruction(self, statement: Statement) -> Instruction:
+        line, opcode = statement.line, statement.opcode
+        text = " ".join(statement.text.split())
         guard = None
-        if match["guard"]:
-            guard = self.scope.find(match["guard"])
+        if statement.guard:
+            guard = self.registers.find(statement.guard)
             if guard is None or guard.bits != 1:
-                raise refuse(line, text, f"{match['guard']} is no declared predicate register")
-        opcode, rest = read_opcode(match["op"]), match["rest"].strip()
+                raise refuse(line, text, f"{statement.guard} is no declared predicate register")
+        rest = " ".join(statement.operands.split())
         operands: list[Operand] = []
         position = 0
         while position < len(rest):
@@ -340,11 +280,11 @@ class _Parser:
             opcode,
             tuple(operands),
             guard,
-            match["neg"] is not None,
+            statement.negated,
             line,
             text,
             len(self.body.statements),
-            loc,
+            statement.loc,
         )
 
     def operand(self, token: str, line: int, text: str) -> Operand:
@@ -361,11 +301,11 @@ class _Parser:
         if "|" in token:
             return self.group(token.split("|"), line, text, paired=True)
         if token[0] == "!":
-            register = self.scope.find(token[1:].strip())
+            register = self.registers.find(token[1:].strip())
             if register is None:
                 raise refuse(line, text, f"{token}: not a declared register")
             return Negated(register)
-        register = self.scope.find(token)
+        register = self.registers.find(token)
         if register is not None:
             return register
         if match := _FLOAT.fullmatch(token):
@@ -378,7 +318,7 @@ class _Parser:
             return Special(token)
         if token in self.locals:
             return self.locals[token]
-        if token in self.module_arrays:
+        if token in self.module.variables and ".shared" not in self.module.variables[token][0]:
             return self.module_array(token)
         if token[0] == "%" or not re.fullmatch(r"[A-Za-z_$.][\w$.]*", token):
             raise refuse(line, text, f"{token}: not a declared register, literal or symbol")

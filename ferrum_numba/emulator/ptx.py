@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
-from functools import lru_cache
 
 from ..errors import PtxError
-
-_TYPE = re.compile(
-    r"[busf](?:8|16|32|64)|b128|[us]16x2|f16x2|bf16|bf16x2|tf32|pred|e4m3|e5m2|e4m3x2|e5m2x2|[us]4|b1"
-)
+from ..ptx_text import Opcode, refuse
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,41 +93,6 @@ class Box:
 Operand = Register | Special | Immediate | Symbol | Local | Negated | Address | Group | Box
 
 
-@dataclass(frozen=True)
-class Opcode:
-    """`mul.wide.u32`, taken apart: base "mul", types ("u32",), modifiers {"wide"}.
-
-    The operations of an mbarrier, and those on a tensor map, have little in common: there the
-    base is two words, such as "mbarrier.init"; and bulk copies are "cp.async.bulk", those of
-    tensors "cp.async.bulk.tensor".
-    """
-
-    text: str
-    base: str
-    types: tuple[str, ...]
-    modifiers: frozenset[str]
-
-    @property
-    def type(self) -> str:
-        """The last type: the one that an opcode with one type works on; "" where there is none."""
-        return self.types[-1] if self.types else ""
-
-
-@lru_cache(maxsize=4096)
-def read_opcode(text: str) -> Opcode:
-    """Take an opcode apart at its dots."""
-    base, *rest = text.split(".")
-    if base in ("mbarrier", "tensormap") and rest:
-        base = f"{base}.{rest.pop(0)}"
-    elif rest[:2] == ["async", "bulk"]:
-        base, rest = f"{base}.async.bulk", rest[2:]
-        if "tensor" in rest[:2]:  # or .prefetch.tensor
-            base = f"{base}.tensor"
-            rest.remove("tensor")
-    types = tuple(part for part in rest if _TYPE.fullmatch(part))
-    return Opcode(text, base, types, frozenset(rest) - set(types))
-
-
 @dataclass(eq=False)
 class Instruction:
     """One instruction. `loc` is the last .loc before it: (file number, line)."""
@@ -149,11 +109,6 @@ class Instruction:
     def refuse(self, problem: str) -> PtxError:
         """The error that names this instruction."""
         return refuse(self.line, self.text, f"{self.opcode.text}: {problem}")
-
-
-def refuse(line: int, text: str, problem: str) -> PtxError:
-    """The error that names a line of PTX."""
-    return PtxError(f"PTX line {line}: {problem}\n    {' '.join(text.split())}")
 
 
 def registers_of(operand: Operand | None) -> list[Register]:

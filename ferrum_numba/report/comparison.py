@@ -12,7 +12,7 @@ import numpy as np
 from ..devices import Device
 from ..errors import CheckpointError, FerrumError
 from ..gptq import Checkpoint, GptqLinear, LayerSpec
-from .explanation import Explanation, explain_difference
+from .layer_diagnosis import LayerDiagnosis, diagnose_difference
 from .layer_test import Verdict
 from .probe import outputs
 from .reference import make_reference
@@ -50,7 +50,7 @@ class Comparison:
     worst_ratio: float = math.nan
     verdict: Verdict = "pass"
     reason: str = ""
-    explanation: Explanation | None = None
+    explanation: LayerDiagnosis | None = None
     seconds: float = 0.0
 
 
@@ -117,7 +117,7 @@ def _compare_layer(a: Checkpoint, b: Checkpoint, name: str, tolerance: float) ->
     found = _differences(base, *weights, tolerance)
     if found.verdict == "pass" or not a.layers[name].bits == b.layers[name].bits == 4:
         return found
-    return replace(found, explanation=explain_difference(a.load(name), *weights))
+    return replace(found, explanation=diagnose_difference(a.load(name), *weights))
 
 
 def _base(name: str, a: LayerSpec | None, b: LayerSpec | None) -> Comparison:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .explanation import DECADES, ErrorMap
+from .layer_diagnosis import DECADES, ErrorMap
 
 LOWEST, HIGHEST = 0.05, 16.0
 """Quantisation steps between which the overview's colours run, logarithmically."""
@@ -50,7 +50,7 @@ def _png(places: npt.NDArray[Any], name: str) -> str:
 
 
 def histogram_bars(counts: Sequence[int]) -> list[dict[str, Any]]:
-    """Bars for an `Explanation.histogram`: label, count, whether within the bound, height 0..1.
+    """Bars for an `LayerDiagnosis.histogram`: label, count, whether within the bound, height 0..1.
 
     Heights are logarithmic, so that one wrong element among millions is seen.
     """

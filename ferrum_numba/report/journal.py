@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from .. import kernels
 from ..devices import Device
 from ..errors import CheckpointError
 from ..gptq import Checkpoint
+from ..version import __version__
 from .layer_test import LayerResult, Plan
 from .record import as_json, layer_result
 
@@ -55,8 +55,10 @@ class Journal:
             settings, result = entry["settings"], layer_result(entry["result"])
         except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(
-                f"{self.path}: expected a line of JSON for each layer, as --jsonl and --resume "
-                f"write them, found another in line {number} ({error}); name another file"
+                self.path,
+                "a line of JSON for each layer, as --jsonl and --resume write them",
+                f"another in line {number} ({error})",
+                "name another file",
             ) from error
         if settings == self._settings.get(result.device):
             self.done[result.layer, result.kernel] = result
@@ -84,7 +86,7 @@ def settings_of(checkpoint: Checkpoint, plan: Plan, device: Device) -> dict[str,
         "oracle": None if plan.oracle is None else identity([plan.oracle.path]),
         "device": [device.name, kernels.device_name(device)],
         "artefacts": identity(sorted(kernels.folder().iterdir())),
-        "version": _version(),
+        "version": __version__,
     }
 
 
@@ -104,14 +106,5 @@ def _files(path: Path) -> list[Path]:
     return sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
 
 
-def _version() -> str | None:
-    try:
-        return version("ferrum-numba")
-    except PackageNotFoundError:
-        return None
-
-
 def _unusable(path: Path, error: OSError) -> CheckpointError:
-    return CheckpointError(
-        f"{path}: expected a file to append to, found {error.strerror or error}; name another"
-    )
+    return CheckpointError(path, "a file to append to", error.strerror or error, "name another")

@@ -14,7 +14,7 @@ from ..devices import Device
 from ..errors import AbiError, FerrumError, LaunchError
 from ..gptq import Checkpoint, GptqLinear, GptqTensors, LayerSpec
 from ..gptq.plausibility import implausible
-from .explanation import Explanation, explain
+from .layer_diagnosis import LayerDiagnosis, diagnose_layer
 from .oracle import Oracle
 from .reference import NUMPY_DTYPES, OWN, Dtype, Reference, make_reference
 from .tolerance import Bounds, Float32Array
@@ -95,7 +95,7 @@ class LayerResult:
     measurements: tuple[Measurement, ...]
     verdict: Verdict
     reason: str
-    explanation: Explanation | None
+    explanation: LayerDiagnosis | None
     seconds: float
     warnings: tuple[str, ...] = ()
 
@@ -136,9 +136,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         if not self.m_values or min(self.m_values) < 1:
-            raise AbiError(
-                f"m_values: expected numbers of rows, at least 1, found {list(self.m_values)}"
-            )
+            raise AbiError("m_values", "numbers of rows, at least 1", list(self.m_values))
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,12 +240,12 @@ def _look_into(
     tensors: GptqTensors,
     reference: Reference,
     measurements: Sequence[Measurement],
-) -> tuple[Explanation | None, str]:
+) -> tuple[LayerDiagnosis | None, str]:
     """What `explain` finds for the first M that fails, or the largest; a note where it cannot."""
     failing = [measured.m for measured in measurements if not measured.passes]
     m = failing[0] if failing else max(measured.m for measured in measurements)
     try:
-        return explain(layer, tensors, reference, m, failed=bool(failing)), ""
+        return diagnose_layer(layer, tensors, reference, m, failed=bool(failing)), ""
     except Exception as error:  # the verdict stands, whatever has kept us from its cause
         return None, f"the layer could not be looked into: {type(error).__name__}: {error}"
 

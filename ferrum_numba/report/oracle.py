@@ -33,8 +33,9 @@ class Oracle:
         tensors, _ = read_header(Path(path))
         if not any(name.endswith((".y_f32", ".dequant")) for name in tensors):
             raise CheckpointError(
-                f"{path}: expected an oracle's tensors, *.y_f32 with x_<K>, or *.dequant, found "
-                f"none among {len(tensors)} tensors"
+                path,
+                "an oracle's tensors, *.y_f32 with x_<K>, or *.dequant",
+                f"none among {len(tensors)} tensors",
             )
         return cls(Path(path), tensors)
 
@@ -56,12 +57,13 @@ class Oracle:
         tensor = self._tensors[name]
         if (tensor.dtype, tensor.shape) != (dtype, shape) or 0 in shape:
             raise CheckpointError(
-                f"{self.path.name}: {name}: expected {dtype} {list(shape)} with no dimension of 0, "
-                f"found {tensor.dtype} {list(tensor.shape)}; the oracle is of another checkpoint"
+                name,
+                f"{dtype} {list(shape)} with no dimension of 0",
+                f"{tensor.dtype} {list(tensor.shape)}",
+                "the oracle is of another checkpoint",
+                where=self.path.name,
             )
         ((_, values),) = read_tensors({name: tensor})
         if not np.isfinite(values).all():
-            raise CheckpointError(
-                f"{self.path.name}: {name}: expected finite numbers, found NaN or infinity"
-            )
+            raise CheckpointError(name, "finite numbers", "NaN or infinity", where=self.path.name)
         return values

@@ -7,27 +7,28 @@ from collections.abc import Iterator
 import numpy as np
 
 from ..gptq import GptqTensors
+from ..gptq.misreadings import WeightParts, misreadings
 from ..gptq.packing import NIBBLES
-from .diagnosis import Cause, best, cause, unexplained
-from .hypotheses import hypotheses
+from .layer_fault import LayerFault, best, fault, unexplained
 from .reference import Reference
-from .sample import Sample
 from .tolerance import Float32Array
 
 _COLUMNS = 128  # that are looked at: a few words of columns tell as much as all of them
 _NEAR = 0.1  # how far the device may be from the tensors, over how far the oracle is
 
 
-def in_the_oracle(reading: Cause | None) -> Cause:
+def in_the_oracle(reading: LayerFault | None) -> LayerFault:
     """The cause for a layer that is right by its tensors; `reading` is what the oracle does."""
     said = "The device computes what the tensors say, and the oracle has something else. "
     if reading is None:
-        return Cause("oracle-differs", f"{said}No known fault explains it.", "none", 1.0)
+        return LayerFault("oracle-differs", f"{said}No known fault explains it.", "none", 1.0)
     sentence = f"{said}{reading.sentence.replace(' that ', ' that, in the oracle, ', 1)}"
-    return Cause(f"oracle-{reading.name}", sentence, reading.confidence, reading.unexplained)
+    return LayerFault(f"oracle-{reading.name}", sentence, reading.confidence, reading.unexplained)
 
 
-def diagnose_stored(y: Float32Array, reference: Reference, tensors: GptqTensors) -> Cause | None:
+def diagnose_stored(
+    y: Float32Array, reference: Reference, tensors: GptqTensors
+) -> LayerFault | None:
     """Why the stored output is not y, float32 (M, N), that of the reference's first M rows.
 
     None where y is not what the tensors say, so that the device is to blame.
@@ -36,7 +37,7 @@ def diagnose_stored(y: Float32Array, reference: Reference, tensors: GptqTensors)
     first = int(np.argmax(difference)) // NIBBLES * NIBBLES - _COLUMNS // 2
     first = max(0, min(first, tensors.N - _COLUMNS))
     columns = slice(first, min(first + _COLUMNS, tensors.N))
-    sample = Sample.take(_columns(tensors, columns), np.arange(tensors.K // NIBBLES))
+    sample = WeightParts.take(_columns(tensors, columns), np.arange(tensors.K // NIBBLES))
     x, stored = reference.x.astype(np.float32), reference.y[:, columns]
     product = x @ sample.weight()
     own = product if reference.bias is None else product + reference.bias[columns]
@@ -60,17 +61,21 @@ def _columns(tensors: GptqTensors, columns: slice) -> GptqTensors:
 
 
 def _causes(
-    x: Float32Array, stored: Float32Array, own: Float32Array, product: Float32Array, sample: Sample
-) -> Iterator[Cause | None]:
+    x: Float32Array,
+    stored: Float32Array,
+    own: Float32Array,
+    product: Float32Array,
+    sample: WeightParts,
+) -> Iterator[LayerFault | None]:
     """own: what the tensors say; product: the same without the bias; both (M, columns)."""
     bias = own - product
-    for hypothesis in hypotheses():
-        weight = hypothesis.predict(sample)
-        if weight is not None:
-            share = unexplained(stored, x @ weight + bias, own)
-            yield cause(hypothesis.name, hypothesis.sentence, share)
-    yield cause("bias-missing", "the bias is not added", unexplained(stored, product, own))
+    for way in misreadings():
+        read = way.read(sample)
+        if read is not None:
+            share = unexplained(stored, x @ read.weight() + bias, own)
+            yield fault(way.name, way.sentence, share)
+    yield fault("bias-missing", "the bias is not added", unexplained(stored, product, own))
     if (x != x[0]).any():  # of one row, any difference could be a bias
         added = own + (stored - own).mean(axis=0)
         what = "a bias is added that the tensors do not have"
-        yield cause("bias-added", what, unexplained(stored, added, own))
+        yield fault("bias-added", what, unexplained(stored, added, own))

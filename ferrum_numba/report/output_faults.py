@@ -8,19 +8,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .diagnosis import Cause, best, cause, unexplained
+from .layer_fault import LayerFault, best, fault, unexplained
 from .reference import Reference
 from .tolerance import Float32Array
 
 _ROWS = 512  # of x, at most, when every row is compared with every other
 
 
-def diagnose_rows(found: Float32Array, reference: Reference) -> Cause | None:
+def diagnose_rows(found: Float32Array, reference: Reference) -> LayerFault | None:
     """Why y, float32 (M, N), is wrong where its rows, or those of x, were mixed up."""
     return best(_row_causes(found, reference))
 
 
-def _row_causes(found: Float32Array, reference: Reference) -> Iterator[Cause | None]:
+def _row_causes(found: Float32Array, reference: Reference) -> Iterator[LayerFault | None]:
     m, expected = len(found), reference.y[: len(found)]
     if m < 2:
         return
@@ -45,11 +45,11 @@ def _row_causes(found: Float32Array, reference: Reference) -> Iterator[Cause | N
 
 def _if_explained(
     name: str, what: str, found: Float32Array, predicted: Float32Array, expected: Float32Array
-) -> Cause | None:
-    return cause(name, what, unexplained(found, predicted, expected))
+) -> LayerFault | None:
+    return fault(name, what, unexplained(found, predicted, expected))
 
 
-def _other_rows(found: Float32Array, expected: Float32Array) -> Cause | None:
+def _other_rows(found: Float32Array, expected: Float32Array) -> LayerFault | None:
     """Each row of y is the result of another row of x, by the closest match."""
     if len(found) > _ROWS or not np.isfinite(found).all():
         return None
@@ -63,7 +63,7 @@ def _other_rows(found: Float32Array, expected: Float32Array) -> Cause | None:
         f"rows are mixed up: {len(moved)} of {len(source)} rows of y are the result of another "
         f"row of x, the first is row {row} with that of row {int(source[row])}"
     )
-    return cause("rows-mixed-up", what, unexplained(found, expected[source], expected))
+    return fault("rows-mixed-up", what, unexplained(found, expected[source], expected))
 
 
 def _strided(reference: Reference, m: int) -> Iterator[tuple[int, Float32Array]]:
@@ -80,7 +80,7 @@ def _strided(reference: Reference, m: int) -> Iterator[tuple[int, Float32Array]]
         yield stride, y if reference.bias is None else y + reference.bias
 
 
-def diagnose_bias(found: Float32Array, reference: Reference) -> Cause | None:
+def diagnose_bias(found: Float32Array, reference: Reference) -> LayerFault | None:
     """Why the output for x = 0, float32 [N], is not the bias; None where it is."""
     expected = np.zeros_like(found) if reference.bias is None else reference.bias
     size = float(np.abs(expected).max())
@@ -94,15 +94,15 @@ def diagnose_bias(found: Float32Array, reference: Reference) -> Cause | None:
         ("bias-shifted", "the bias is one column off", np.roll(expected, -1)),
     ]
     known = best(
-        cause(name, what, unexplained(found, predicted, expected))
+        fault(name, what, unexplained(found, predicted, expected))
         for name, what, predicted in candidates
     )
     wrong = int((np.abs(found - expected) > 2.0**-7 * size).sum())
     sentence = f"The output for x = 0 is not the bias, in {wrong} of {len(found)} columns."
-    return known or Cause("bias-wrong", sentence, "certain", 0.0)
+    return known or LayerFault("bias-wrong", sentence, "certain", 0.0)
 
 
-def diagnose_unwritten(found: Float32Array) -> Cause | None:
+def diagnose_unwritten(found: Float32Array) -> LayerFault | None:
     """Elements of y, float32 (M, N), that still hold the NaN they were filled with."""
     missing = np.isnan(found)
     if not missing.any():
@@ -121,7 +121,7 @@ def diagnose_unwritten(found: Float32Array) -> Cause | None:
         f"It is certain that y (M = {len(found)}, N = {found.shape[1]}) is never written, or NaN, "
         f"in {where}: it was filled with NaN before."
     )
-    return Cause("never-written", sentence, "certain", 0.0)
+    return LayerFault("never-written", sentence, "certain", 0.0)
 
 
 def _s(flags: npt.NDArray[Any]) -> str:

@@ -13,8 +13,8 @@ from typing import Any
 
 from ..errors import FerrumError
 from ..gptq.files import write_text
-from .explanation import Explanation
 from .figures import HIGHEST, LOWEST, histogram_bars, signed_image, size_image
+from .layer_diagnosis import LayerDiagnosis
 
 VERDICTS = ("error", "mismatch", "refused", "pass")
 """In the order of a page: what needs a look comes first."""
@@ -51,7 +51,7 @@ class Row:
     cells: tuple[tuple[str, float | str], ...]
     reason: str
     facts: tuple[tuple[str, str], ...]
-    explanation: Explanation | None
+    explanation: LayerDiagnosis | None
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def _row(number: int, row: Row) -> dict[str, Any]:
     }
 
 
-def _figures(explanation: Explanation) -> dict[str, Any]:
+def _figures(explanation: LayerDiagnosis) -> dict[str, Any]:
     return {
         "bars": histogram_bars(explanation.histogram) if explanation.histogram else [],
         "overview": {"map": explanation.overview, "image": size_image(explanation.overview)},

@@ -7,8 +7,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from .diagnosis import Cause
-from .explanation import ErrorMap, Explanation
+from .layer_diagnosis import ErrorMap, LayerDiagnosis
+from .layer_fault import LayerFault
 from .layer_test import LayerResult, Measurement
 
 
@@ -42,10 +42,10 @@ def _measurement(value: Mapping[str, Any]) -> Measurement:
     return Measurement(**{**value, **numbers, "worst_element": (int(row), int(column))})
 
 
-def _explanation(value: Mapping[str, Any]) -> Explanation:
-    return Explanation(
+def _explanation(value: Mapping[str, Any]) -> LayerDiagnosis:
+    return LayerDiagnosis(
         m=value["m"],
-        cause=Cause(**value["cause"]),
+        cause=LayerFault(**value["cause"]),
         histogram=tuple(value["histogram"]),
         overview=_map(value["overview"]),
         zoom=_map(value["zoom"]),

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from ..errors import CheckpointError
 from ..gptq import GptqTensors
+from ..gptq.misreadings import groups_of_rows
 from .oracle import Oracle
 from .tolerance import Bounds, Float32Array, WeightNorms, error_bounds
 
@@ -120,17 +121,12 @@ def rows_of_groups(tensors: GptqTensors) -> npt.NDArray[np.int64]:
     return np.bincount(groups_of_rows(tensors), minlength=tensors.groups)
 
 
-def groups_of_rows(tensors: GptqTensors) -> npt.NDArray[Any]:
-    """The group of each row, integers [K]."""
-    if tensors.g_idx is not None:
-        return tensors.g_idx
-    return np.arange(tensors.K) // tensors.group_size
-
-
 def _refuse_overflow(y: Float32Array) -> None:
     largest = float(np.abs(y).max())
     if largest > _MAX_FLOAT16:
         raise CheckpointError(
-            f"scales: expected outputs within float16 ({_MAX_FLOAT16}) for x of unit variance, "
-            f"found {largest:.3g}; the scales are not those of a float16 model"
+            "scales",
+            f"outputs within float16 ({_MAX_FLOAT16}) for x of unit variance",
+            f"{largest:.3g}",
+            "the scales are not those of a float16 model",
         )

@@ -41,8 +41,10 @@ def matching(names: Sequence[str], patterns: Sequence[str], of: str) -> list[str
         if not any(fnmatchcase(name, pattern) for name in names):
             first = f"the first of its {len(names)} is {names[0]}"
             raise CheckpointError(
-                f"layers: expected a glob pattern that matches a quantised layer of {of}, found "
-                f"{pattern!r}; {did_you_mean(pattern, names, first)}"
+                "layers",
+                f"a glob pattern that matches a quantised layer of {of}",
+                f"{pattern!r}",
+                did_you_mean(pattern, names, first),
             )
     return [
         name
@@ -61,7 +63,7 @@ def verify_layers(
     the caller ends before the results do, by Ctrl-C say, the threads are interrupted too.
     """
     if not devices:
-        raise DeviceError("devices: expected at least one, found none")
+        raise DeviceError("devices", "at least one", "none")
     preparers = max(len(devices), min(_MOST_PREPARERS, (os.cpu_count() or 1) // 2))
     pipeline = _Pipeline(checkpoint, jobs, preparers)
     threads = [_Worker(pipeline.prepare, "prepare", pipeline.results) for _ in range(preparers)]

@@ -63,6 +63,24 @@ def _along_n(order: tuple[int, ...]) -> Callable[[np.ndarray], np.ndarray]:
     return lambda words: pack(unpack(words)[..., list(order)])
 
 
+def _of_another_layer(
+    change: Callable[[np.ndarray], np.ndarray], *, strides: bool = True
+) -> Callable[[int], Case]:
+    """Zeros of another layer; strides: the launch has those of this array, not of the right one."""
+
+    def make(shape: int) -> Case:
+        launch = w4a16(shape)
+        words = launch.arrays["qzeros"]
+        other = np.random.default_rng(99).integers(0, 1 << 31, words.shape, dtype=np.int32)
+        other = np.ascontiguousarray(change(other))
+        launch = launch.with_array("qzeros", other)
+        if strides:
+            launch = launch.with_values(stride_qzk=other.shape[1])
+        return launch.case()
+
+    return make
+
+
 def _mixed(shape: int, zeros: str, kernel: str, symmetric: bool) -> Case:
     return w4a16(shape, zeros=zeros, kernel=kernel, symmetric=symmetric).case()
 
@@ -137,6 +155,44 @@ FAULTS = [
         "zero-convention",
         "symmetric zeros of v2, kernel for v1",
         lambda shape: _mixed(shape, "v2", "v1", True),
+    ),
+    Fault(
+        "v2-zeros-of-0-v1-kernel",
+        "zero-convention",
+        "zeros of v2 down to 0, kernel for v1",
+        lambda shape: w4a16(shape, zeros="v2", between=(0, 15)).case(),
+    ),
+    Fault(
+        "v1-zeros-of-16-v2-kernel",
+        "zero-convention",
+        "zeros of v1 up to 16, kernel for v2",
+        lambda shape: w4a16(shape, kernel="v2", between=(1, 16)).case(),
+    ),
+    Fault(
+        "borrowing-zeros-v1-kernel",
+        "zero-convention",
+        "GPTQModel's v1 words with zeros of 0, as they are in the file",
+        lambda shape: w4a16(shape, zeros="gptqmodel", between=(0, 15)).case(),
+    ),
+    Fault(
+        "qzeros-of-a-narrower-layer",
+        "array-of-another-layer",
+        "qzeros of a layer with fewer columns",
+        _of_another_layer(lambda words: words[:, :-2]),
+    ),
+    Fault(
+        "qzeros-of-a-wider-layer",
+        "array-of-another-layer",
+        "qzeros of a layer with more columns",
+        _of_another_layer(
+            lambda words: np.concatenate([words, words[:, :3]], axis=1), strides=False
+        ),
+    ),
+    Fault(
+        "qzeros-of-a-deeper-layer",
+        "array-of-another-layer",
+        "qzeros of a layer with more groups",
+        _of_another_layer(lambda words: np.concatenate([words[::-1], words])),
     ),
     Fault(
         "qweight-awq-order",

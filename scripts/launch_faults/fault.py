@@ -40,22 +40,39 @@ class Fault:
     make: Callable[[int], Case]
 
 
-def w4a16(shape: int, *, zeros: str = "v1", symmetric: bool = False, kernel: str = "v1") -> Launch:
-    """A sound launch of the canonical GEMM; zeros, kernel: whose zero convention."""
+def w4a16(
+    shape: int,
+    *,
+    zeros: str = "v1",
+    symmetric: bool = False,
+    kernel: str = "v1",
+    between: tuple[int, int] = (1, 15),
+) -> Launch:
+    """A sound launch of the canonical GEMM; zeros, kernel: whose zero convention.
+
+    between: the least and the largest zero.  zeros "gptqmodel": v1 as GPTQModel writes it, which
+    takes 1 from every nibble of a word at once, so that a zero of 0 borrows from its neighbour.
+    """
     M, K, N, G = SHAPES[shape % len(SHAPES)]
     rng = np.random.default_rng(shape)
     levels = rng.integers(0, 16, (K, N))
-    zero = np.full((K // G, N), 8) if symmetric else rng.integers(1, 16, (K // G, N))
+    zero = (
+        np.full((K // G, N), 8)
+        if symmetric
+        else rng.integers(between[0], between[1] + 1, (K // G, N))
+    )
     scales = (rng.uniform(0.5, 1.5, (K // G, N)) / (6 * np.sqrt(K))).astype(np.float16)
     a = rng.standard_normal((M, K)).astype(np.float16)
     groups = np.arange(K) // G
     weight = scales.astype(np.float64)[groups] * (levels - zero[groups])
-    stored = zero - (zeros == "v1")
+    words = pack((zero - (zeros == "v1")).reshape(K // G, N // 8, 8))
+    if zeros == "gptqmodel":
+        words = (words.view(np.uint32) - np.uint32(0x11111111)).view(np.int32)
     arrays = {
         "a": a,
         "qweight": pack(levels.reshape(K // 8, 8, N).transpose(0, 2, 1)),
         "scales": scales,
-        "qzeros": pack(stored.reshape(K // G, N // 8, 8)),
+        "qzeros": words,
         "c": np.full((M, N), np.nan, np.float16),
     }
     values = dict(zip(INTEGERS, (M, N, K, G, K, 1, N, 1, N, 1, N // 8, 1, N, 1), strict=True))

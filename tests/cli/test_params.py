@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import ferrum_numba as fe
-from ferrum_numba.debug import record
-from tests.abi.launches import SIZES, block, launch, pack
+from ferrum_numba.debug.recorder import record
 from tests.cli.commands import run, run_json
 from tests.corpus import FOLDER
+from tests.debug.block.launches import SIZES, block, launch, pack
 from tests.gptq.fixtures import fixture
 from tests.ptx import ptx
 

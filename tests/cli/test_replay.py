@@ -10,7 +10,7 @@ import pytest
 
 import ferrum_numba as fe
 from ferrum_numba import kernels
-from ferrum_numba.debug import record
+from ferrum_numba.debug.recorder import record
 from tests.cli.commands import run, run_json
 from tests.conftest import FIXTURES
 from tests.devices import canonical
@@ -50,6 +50,31 @@ def test_replay_of_altered_contents(recorded: Path) -> None:
     result = run("replay", recorded, "--device", "cpu")
     assert result.exit_code == 2
     assert "its bytes are not those that were written" in result.stderr
+
+
+@pytest.mark.parametrize("way", ["launch", "prepare", "update"])
+def test_a_launch_that_was_refused(tmp_path: Path, way: str) -> None:
+    """Its recording is no dead end: the cause that the exception names is that of `explain`."""
+    device, path = fe.open_device("cpu"), tmp_path / "run.ferrum"
+    kernel, right = canonical.kernel(device), canonical.arguments(device)
+    exchanged = right | {"qweight": right["scales"], "scales": right["qweight"]}
+    prepared = kernel.prepare(canonical.CONFIG, **right)
+    call = {
+        "launch": lambda: kernel.launch(canonical.CONFIG, **exchanged),
+        "prepare": lambda: kernel.prepare(canonical.CONFIG, **exchanged),
+        "update": lambda: prepared.update(qweight=exchanged["qweight"], scales=exchanged["scales"]),
+    }[way]
+    with record(path), pytest.raises(fe.AbiError):
+        call()
+    code, found = run_json("explain", path)
+    assert (code, found["suspects"][0]["cause"]) == (1, "pointers-swapped")
+    result = run("replay", path, "--device", "cpu")
+    assert result.exit_code == 1
+    assert "likely cause: pointers-swapped" in result.stdout
+    result = run("params", path, "--launch", "0")
+    assert result.exit_code == 2
+    assert "its launch was refused before it had a parameter block, by AbiError" in result.stderr
+    assert f"ferrum-numba explain {path} looks for the cause" in result.stderr
 
 
 def test_replay_of_what_is_no_recording(tmp_path: Path) -> None:

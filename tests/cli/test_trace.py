@@ -195,7 +195,7 @@ def test_an_access_outside_the_arrays(tmp_path: Path) -> None:
 
 
 def test_a_recording(tmp_path: Path) -> None:
-    from ferrum_numba.debug import record
+    from ferrum_numba.debug.recorder import record
 
     artefact = kernels.artefact("add_bias.sm_80")
     kernel = artefact.kernel(fe.open_device("cpu"))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import ferrum_numba as fe
-from ferrum_numba.debug import record
+from ferrum_numba.debug.recorder import record
 from tests.cli.commands import run
 from tests.conftest import FIXTURES
 from tests.devices import canonical

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 import ferrum_numba as fe
-from ferrum_numba.debug import Recording, record, replay
 from ferrum_numba.debug.container import Container
+from ferrum_numba.debug.recorder import record
+from ferrum_numba.debug.recording import Recording
+from ferrum_numba.debug.replay import replay
 from tests.devices import canonical
 from tests.devices.processes import run
 from tests.ptx import IOTA

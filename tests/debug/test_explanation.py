@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 import ferrum_numba as fe
-from ferrum_numba.debug import Recording, record
 from ferrum_numba.debug.case import Case
 from ferrum_numba.debug.causes import CAUSES
 from ferrum_numba.debug.explanation import explain
+from ferrum_numba.debug.recorder import record
+from ferrum_numba.debug.recording import Recording
 from scripts.fault_suite import ask, ask_checkpoint
 from scripts.launch_faults import AREAS
 from scripts.launch_faults.checkpoints import CAUSES as CHECKPOINT_CAUSES

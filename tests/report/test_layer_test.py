@@ -274,7 +274,7 @@ def test_a_verdict_stands_where_its_cause_cannot_be_found(monkeypatch):
     def fail(*arguments, **options):
         raise MemoryError("no room")
 
-    monkeypatch.setattr(layer_test, "explain", fail)
+    monkeypatch.setattr(layer_test, "diagnose_layer", fail)
     checkpoint = fe.Checkpoint.open(fixture("gm_v1_sym_g128"))
     result = report.verify_layer(checkpoint, Q_PROJ, FaultyCpu(), report.Plan((2,)))
     assert (result.verdict, result.explanation) == ("mismatch", None)

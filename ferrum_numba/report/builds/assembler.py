@@ -16,7 +16,7 @@ from pathlib import Path
 from ...devices.resources import Resources
 from ...errors import DeviceError
 
-_TIMEOUT = 300  # seconds; ptxas takes minutes for the largest kernels
+_TIMEOUT = 20.0  # seconds; a stranger's text can keep ptxas busy for ever
 _ENTRY = re.compile(r"Compiling entry function '([^']+)'")
 _PROPERTIES = re.compile(r"Function properties for (\S+)")
 _FRAME = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
@@ -44,6 +44,8 @@ def assemble(text: str, target: str) -> dict[str, Resources]:
                     timeout=_TIMEOUT,
                     check=False,
                 )
+            except subprocess.TimeoutExpired:
+                raise DeviceError(f"{program} took more than {_TIMEOUT:.0f} s") from None
             except (OSError, subprocess.SubprocessError) as error:
                 problem = problem or f"{program} cannot be run: {error}"
                 continue

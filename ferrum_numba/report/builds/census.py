@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from ...emulator.ptx import Opcode
-from .outline import Outline, Statement
+from ...ptx_text import Opcode, Statement
+from .outline import Outline
 
 _FAMILIES = {
     "tensor": "mma wmma wgmma tcgen05 ldmatrix stmatrix movmatrix",

@@ -4,7 +4,7 @@ import pytest
 
 from ferrum_numba import kernels
 from ferrum_numba.abi import Signature
-from ferrum_numba.emulator.ptx import read_opcode
+from ferrum_numba.ptx_text import read_opcode
 from ferrum_numba.report.builds import Access, Census, SourceFile, TensorUse
 from ferrum_numba.report.builds.census import family, take_census
 from ferrum_numba.report.builds.outline import outline

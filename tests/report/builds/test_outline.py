@@ -40,7 +40,9 @@ def test_the_cpu_devices_parser_is_the_second_opinion(text):
         if isinstance(s, Instruction)
     ]
     found = outline(text, entry)
-    assert [(s.line, s.opcode.text, s.guarded, s.loc) for s in found.statements] == expected
+    assert [
+        (s.line, s.opcode.text, s.guard is not None, s.loc) for s in found.statements
+    ] == expected
     assert found.dynamic_shared == ("global_smem" in text)
 
 
@@ -65,7 +67,7 @@ def test_shared_arrays_of_the_module_count_where_they_are_used():
     ("body", "message"),
     [
         ("mov.u32 %r1, 1\nmov.u32 %r2, 2;\nret;", "PTX line 13: the instruction has no semicolon"),
-        ("mov.u32 %r1, 1;\n???;\nret;", "PTX line 14: this is no instruction"),
+        ("mov.u32 %r1, 1;\n???;\nret;", "PTX line 14: not an instruction"),
         ("{ mov.u32 %r1, 1;\nret;", "PTX line 15: the entry has no end"),
         ("mov.u32 %r1, 1;\nret", "PTX line 14: the instruction has no semicolon"),
     ],

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from math import prod
 
-from ..errors import AbiError
-from .arrays import POINTEE_DTYPES, ArrayReference
+from ...abi.arrays import POINTEE_DTYPES, ArrayReference
+from ...errors import AbiError
 
 _ARRAY = re.compile(
     r"(?P<dtype>\w+)\s*\[(?P<shape>[\d\s,]*)\]\s*(?:@\s*(?P<address>0[xX][0-9a-fA-F]+|\d+))?"
@@ -17,7 +17,7 @@ def dtype_nbytes(dtype: str) -> int:
     """Bytes of an element of a dtype that kernels point to.  Raises AbiError for another."""
     if dtype not in POINTEE_DTYPES.values():
         known = ", ".join(POINTEE_DTYPES.values())
-        raise AbiError(f"dtype: expected one of {known}, found {dtype!r}")
+        raise AbiError("dtype", f"one of {known}", f"{dtype!r}")
     bits = re.search(r"\d+", dtype)
     return int(bits[0]) // 8 if bits else 1
 
@@ -35,8 +35,9 @@ def read_array(name: str, text: str, free: int) -> ArrayReference:
     match = _ARRAY.fullmatch(text.strip())
     if match is None:
         raise AbiError(
-            f"{name}: expected an array such as float16[4, 4096]@0x7f0000000000 "
-            f"(the address may be left out), found {text!r}"
+            name,
+            "an array such as float16[4, 4096]@0x7f0000000000 (the address may be left out)",
+            f"{text!r}",
         )
     try:
         itemsize = dtype_nbytes(match["dtype"])

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from ..errors import AbiError
-from .arrays import POINTEE_DTYPES, ArrayReference, reach
-from .block import ParameterBlock, Raw, decode
-from .launch import LaunchConfig
+from ...abi.arrays import POINTEE_DTYPES, ArrayReference, reach
+from ...abi.block import ParameterBlock, Raw, decode
+from ...abi.launch import LaunchConfig
+from ...abi.sidecar import Declaration, Sidecar
+from ...abi.signature import Parameter, Signature
+from ...errors import AbiError
 from .notation import dtype_nbytes
-from .sidecar import Declaration, Sidecar
-from .signature import Parameter, Signature
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
-"""PTX text as every reader of it needs it: without comments, and its positions as lines."""
+"""PTX text: read from a file, without comments, or no PTX at all."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from ..errors import PtxError
 
@@ -32,17 +33,35 @@ _KINDS: tuple[tuple[bytes, str], ...] = (
     (b"@triton", "Python source: compile it first"),
 )
 
-_COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/|\"[^\"\n]*\"", re.DOTALL)
+# A comment without an end reaches to the end of the text.
+_COMMENT = re.compile(r"//[^\n]*|/\*.*?(?:\*/|\Z)|\"[^\"\n]*\"", re.DOTALL)
+
+
+def read_ptx(source: str | Path) -> str:
+    """PTX text, from text or from the path of a file.  Raises PtxError."""
+    if not isinstance(source, (str, Path)):
+        raise PtxError("ptx", "a path or text", f"{type(source).__name__}")
+    if isinstance(source, str) and ("\n" in source or ".version" in source):
+        return source
+    shown = str(source)[:200]
+    try:
+        data = Path(source).read_bytes()
+    except IsADirectoryError:
+        raise PtxError(f"{shown}", "a .ptx file", "a folder", "name one in it") from None
+    except (OSError, ValueError) as error:
+        raise PtxError(f"{shown}: cannot be read as PTX: {error}") from None
+    try:
+        text = data.decode("utf-8").replace("\r\n", "\n")
+    except ValueError:
+        raise PtxError(f"{shown}: not PTX: {not_ptx(data)}") from None
+    if ".version" not in text:
+        raise PtxError(f"{shown}: not PTX: {not_ptx(text)}")
+    return text
 
 
 def without_comments(text: str) -> str:
     """PTX whose comments and strings (paths, pragmas) are gone; lines stay what they are."""
     return _COMMENT.sub(lambda match: "\n" * match[0].count("\n") or " ", text)
-
-
-def line_of(text: str, position: int) -> int:
-    """The line, from 1, of a position in text."""
-    return text.count("\n", 0, position) + 1
 
 
 def refuse(line: int, text: str, problem: str) -> PtxError:

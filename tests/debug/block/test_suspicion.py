@@ -10,8 +10,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import ferrum_numba as fe
-from ferrum_numba.abi import ArrayReference, Sidecar, annotate, suspicions
-from tests.abi.launches import SIDECAR, SIGNATURE, block, launch, pack
+from ferrum_numba.abi import ArrayReference, Sidecar
+from ferrum_numba.debug.block import annotate, suspicions
+from tests.debug.block.launches import SIDECAR, SIGNATURE, block, launch, pack
 from tests.ptx import ptx
 
 VALUES, ARRAYS = launch()

@@ -1,4 +1,4 @@
-"""The likely cause of a wrong result: hypotheses tried on the numbers, and the best one named."""
+"""What is likely wrong with a layer: known faults tried on the numbers, and the best one named."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from .hypotheses import hypotheses
-from .sample import Sample
+from ..gptq.misreadings import WeightParts, misreadings
 from .tolerance import Float32Array
 
 Confidence = Literal["certain", "likely", "possible", "none"]
@@ -28,7 +27,7 @@ _WORDS = {
 
 
 @dataclass(frozen=True)
-class Cause:
+class LayerFault:
     """What is likely wrong.
 
     name         a short one, such as "zero-too-small"; "unknown" where nothing fits
@@ -44,7 +43,7 @@ class Cause:
     unexplained: float
 
 
-def cause(name: str, what: str, unexplained: float) -> Cause | None:
+def fault(name: str, what: str, unexplained: float) -> LayerFault | None:
     """A cause in a sentence that says how sure it is; None where it explains too little.
 
     what: goes on from "It is likely that ".
@@ -53,17 +52,19 @@ def cause(name: str, what: str, unexplained: float) -> Cause | None:
         if unexplained <= bound:
             share = "all" if unexplained < 0.005 else f"{1 - unexplained:.0%}"
             sentence = f"{_WORDS[confidence]} {what} (explains {share} of the error)."
-            return Cause(name, sentence, confidence, unexplained)
+            return LayerFault(name, sentence, confidence, unexplained)
     return None
 
 
-def best(causes: Iterator[Cause | None]) -> Cause | None:
+def best(causes: Iterator[LayerFault | None]) -> LayerFault | None:
     """The one that leaves least unexplained; of equals the first."""
     found = [candidate for candidate in causes if candidate is not None]
     return min(found, key=lambda candidate: round(candidate.unexplained, 3), default=None)
 
 
-def wrong_weights(found: Float32Array, expected: Float32Array, sample: Sample) -> npt.NDArray[Any]:
+def wrong_weights(
+    found: Float32Array, expected: Float32Array, sample: WeightParts
+) -> npt.NDArray[Any]:
     """Where the weight that a device computes with is another, bool [R, N]; NaN counts.
 
     By more than a tenth of a quantisation step: roundings, even to bfloat16, are below that.
@@ -74,7 +75,9 @@ def wrong_weights(found: Float32Array, expected: Float32Array, sample: Sample) -
     return ~right
 
 
-def diagnose_weight(found: Float32Array, expected: Float32Array, sample: Sample) -> Cause | None:
+def diagnose_weight(
+    found: Float32Array, expected: Float32Array, sample: WeightParts
+) -> LayerFault | None:
     """Why a device's weight is not the expected one; both float32 [R, N], the rows of `sample`.
 
     A hypothesis that predicts what is expected, as that of symmetric zeros for a symmetric layer,
@@ -84,16 +87,15 @@ def diagnose_weight(found: Float32Array, expected: Float32Array, sample: Sample)
 
 
 def _weight_causes(
-    found: Float32Array, expected: Float32Array, sample: Sample
-) -> Iterator[Cause | None]:
+    found: Float32Array, expected: Float32Array, sample: WeightParts
+) -> Iterator[LayerFault | None]:
     yield _rows_missing(found, expected, sample)
     yield _columns_missing(found, expected)
-    for hypothesis in hypotheses():
-        predicted = hypothesis.predict(sample)
-        if predicted is None or not wrong_weights(predicted, expected, sample).any():
+    for way in misreadings():
+        read = way.read(sample)
+        if read is None or not wrong_weights(read.weight(), expected, sample).any():
             continue
-        share = unexplained(found, predicted, expected)
-        yield cause(hypothesis.name, hypothesis.sentence, share)
+        yield fault(way.name, way.sentence, unexplained(found, read.weight(), expected))
 
 
 def unexplained(found: Float32Array, predicted: Float32Array, expected: Float32Array) -> float:
@@ -104,22 +106,22 @@ def unexplained(found: Float32Array, predicted: Float32Array, expected: Float32A
     return left / error if error else 1.0
 
 
-def _rows_missing(found: Float32Array, expected: Float32Array, sample: Sample) -> Cause | None:
+def _rows_missing(
+    found: Float32Array, expected: Float32Array, sample: WeightParts
+) -> LayerFault | None:
     """The last rows of K count for nothing."""
     dead = _dead(found, expected, axis=1)
     first = len(dead) - _trailing(dead)
-    if first == len(dead) or sample.rows[-1] != sample.tensors.K - 1 or first == 0:
+    if first == len(dead) or sample.rows[-1] != sample.K - 1 or first == 0:
         return None
     predicted = np.where((np.arange(len(dead)) >= first)[:, None], np.float32(0), expected)
     after = int(sample.rows[first - 1]) + 1
     where = f"row {sample.rows[first]}" if after == sample.rows[first] else f"a row from {after}"
-    what = (
-        f"the tail of K is missing: {where} to the last, {sample.tensors.K - 1}, counts for nothing"
-    )
-    return cause("k-tail-missing", what, unexplained(found, predicted, expected))
+    what = f"the tail of K is missing: {where} to the last, {sample.K - 1}, counts for nothing"
+    return fault("k-tail-missing", what, unexplained(found, predicted, expected))
 
 
-def _columns_missing(found: Float32Array, expected: Float32Array) -> Cause | None:
+def _columns_missing(found: Float32Array, expected: Float32Array) -> LayerFault | None:
     """The last columns of N come out as 0."""
     dead = _dead(found, expected, axis=0)
     first = len(dead) - _trailing(dead)
@@ -127,7 +129,7 @@ def _columns_missing(found: Float32Array, expected: Float32Array) -> Cause | Non
         return None
     predicted = np.where(np.arange(len(dead)) >= first, np.float32(0), expected)
     what = f"the tail of N is missing: columns {first} to {len(dead) - 1} come out as 0"
-    return cause("n-tail-missing", what, unexplained(found, predicted, expected))
+    return fault("n-tail-missing", what, unexplained(found, predicted, expected))
 
 
 def _dead(found: Float32Array, expected: Float32Array, axis: int) -> npt.NDArray[np.bool_]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import ferrum_numba as fe
 from ferrum_numba import kernels
 from ferrum_numba.abi import ArrayReference
-from ferrum_numba.abi.proposal import propose
+from ferrum_numba.debug.block import propose
 
 SIDECAR = kernels.W4A16_SIDECAR
 SIGNATURE = SIDECAR.declare(fe.Signature.from_ptx(fe.W4A16_PTX))

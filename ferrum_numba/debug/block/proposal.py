@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 
-from ..errors import AbiError
-from .arrays import POINTEE_DTYPES, ArrayReference
+from ...abi.arrays import POINTEE_DTYPES, ArrayReference
+from ...abi.sidecar import Sidecar
+from ...abi.signature import SCRATCH_ROLES, Parameter, Signature
+from ...errors import AbiError
 from .notation import dtype_nbytes, is_array, read_array
-from .sidecar import Sidecar
-from .signature import SCRATCH_ROLES, Parameter, Signature
 
 _FIRST_ADDRESS = 0x7F00_0000_0000
 _STEP = 1 << 21  # bytes, as drivers map memory
@@ -89,8 +89,9 @@ def _read(parameter: Parameter, text: str) -> object:
             return bytes.fromhex(text.removeprefix("0x"))
         except ValueError:
             raise AbiError(
-                f"{parameter.name}: expected hex digits for .{parameter.ptx_type}"
-                f"[{parameter.count}], found {text!r}"
+                parameter.name,
+                f"hex digits for .{parameter.ptx_type}[{parameter.count}]",
+                f"{text!r}",
             ) from None
     if text.lower() in ("null", "none") and (
         parameter.is_pointer or parameter.role in SCRATCH_ROLES
@@ -102,6 +103,7 @@ def _read(parameter: Parameter, text: str) -> object:
         except ValueError:
             continue
     raise AbiError(
-        f"{parameter.name}: expected a number, an address, or an array such as "
-        f"float16[4, 4096]@0x7f0000000000, found {text!r}"
+        parameter.name,
+        "a number, an address, or an array such as float16[4, 4096]@0x7f0000000000",
+        f"{text!r}",
     )

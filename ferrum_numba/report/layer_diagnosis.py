@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ..gptq import GptqLinear, GptqTensors
+from ..gptq.misreadings import WeightParts, groups_of_rows
 from ..gptq.packing import NIBBLES
-from .cause import Evidence, find_cause
-from .diagnosis import Cause, diagnose_weight
+from .evidence import Evidence, find_fault
+from .layer_fault import LayerFault, diagnose_weight
 from .probe import Probe, outputs
-from .reference import Reference, groups_of_rows
-from .sample import Sample
+from .reference import Reference
 from .tolerance import Float32Array
 
 DECADES = tuple(range(-4, 5))
@@ -40,7 +40,7 @@ class ErrorMap:
 
 
 @dataclass(frozen=True)
-class Explanation:
+class LayerDiagnosis:
     """What was found about one layer; m: the rows of x, 0 where two weights were compared.
 
     histogram  elements of y by error / bound: exact ones, then by the decades between and around
@@ -50,15 +50,15 @@ class Explanation:
     """
 
     m: int
-    cause: Cause
+    cause: LayerFault
     histogram: tuple[int, ...]
     overview: ErrorMap
     zoom: ErrorMap
 
 
-def explain(
+def diagnose_layer(
     layer: GptqLinear, tensors: GptqTensors, reference: Reference, m: int, *, failed: bool
-) -> Explanation:
+) -> LayerDiagnosis:
     """Look into a layer: run it again with m rows, and probe its weight, a few dozen launches.
 
     failed: whether an error was seen before, which then should be seen again.
@@ -69,38 +69,40 @@ def explain(
     in_steps = errors / _block_steps(tensors, rows)
     worst = int(np.argmax(np.abs(in_steps)))  # NaN counts as largest
     near, column = worst // tensors.N * rows, worst % tensors.N
-    sample = Sample.take(tensors, probe.words(near))
+    sample = WeightParts.take(tensors, probe.words(near))
     found = probe.rows(sample.rows)
     expected = reference.weight[sample.rows].astype(np.float32)
-    evidence = Evidence(y, reference, probe.bias, found, expected, sample, np.abs(in_steps), rows)
-    return Explanation(
+    evidence = Evidence(
+        y, tensors, reference, probe.bias, found, expected, sample, np.abs(in_steps), rows
+    )
+    return LayerDiagnosis(
         m=m,
-        cause=find_cause(evidence, failed),
+        cause=find_fault(evidence, failed),
         histogram=_histogram(y, reference),
         overview=_overview(evidence.block_steps, tensors.K),
         zoom=_zoom((found - expected) / _steps(sample), sample.rows, near, column),
     )
 
 
-def explain_difference(
+def diagnose_difference(
     tensors: GptqTensors, expected: npt.NDArray[np.float16], found: npt.NDArray[np.float16]
-) -> Explanation:
+) -> LayerDiagnosis:
     """How two weights [K, N] differ, the first of them that of `tensors`."""
     K, N = expected.shape
     rows = -(-K // (_BLOCKS * NIBBLES)) * NIBBLES
     sizes = np.empty((-(-K // rows), N), np.float32)
     for block in range(len(sizes)):
         words = np.arange(block * rows // NIBBLES, min((block + 1) * rows, K) // NIBBLES)
-        part = Sample.take(tensors, words)
+        part = WeightParts.take(tensors, words)
         sizes[block] = np.abs(_difference(part, expected, found) / _steps(part)).max(axis=0)
     near, column = (int(i) for i in np.unravel_index(int(np.argmax(sizes)), sizes.shape))
     run = np.arange(near * rows // NIBBLES, min((near + 1) * rows, K) // NIBBLES)
     spread = np.linspace(0, K // NIBBLES - 1, _BLOCKS // 2).astype(int)
-    sample = Sample.take(tensors, np.unique(np.concatenate([run[: _BLOCKS // 2], spread])))
+    sample = WeightParts.take(tensors, np.unique(np.concatenate([run[: _BLOCKS // 2], spread])))
     there, here = (weight[sample.rows].astype(np.float32) for weight in (found, expected))
     cause = diagnose_weight(there, here, sample)
-    unknown = Cause("unknown", "No known fault explains the difference.", "none", 1.0)
-    return Explanation(
+    unknown = LayerFault("unknown", "No known fault explains the difference.", "none", 1.0)
+    return LayerDiagnosis(
         m=0,
         cause=cause or unknown,
         histogram=(),
@@ -112,14 +114,14 @@ def explain_difference(
 
 
 def _difference(
-    sample: Sample, expected: npt.NDArray[np.float16], found: npt.NDArray[np.float16]
+    sample: WeightParts, expected: npt.NDArray[np.float16], found: npt.NDArray[np.float16]
 ) -> Float32Array:
     rows = sample.rows
     difference: Float32Array = found[rows].astype(np.float32) - expected[rows].astype(np.float32)
     return difference
 
 
-def _steps(sample: Sample) -> Float32Array:
+def _steps(sample: WeightParts) -> Float32Array:
     """The quantisation step of each weight, float32 [R, N], never 0."""
     steps: Float32Array = np.maximum(np.abs(sample.scales), _SMALLEST)[sample.groups]
     return steps

@@ -12,13 +12,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from ..errors import AbiError
+from ...abi.block import decode
+from ...abi.expression import Expression
+from ...abi.sidecar import Sidecar
+from ...abi.signature import Parameter
+from ...errors import AbiError
 from .annotation import AnnotatedBlock
-from .block import decode
-from .expression import Expression
 from .plausible import is_plausible
-from .sidecar import Sidecar
-from .signature import Parameter
 
 _TOLD = 4  # values that are told of another layout
 _EVIDENCE = 2  # values that another layout finds elsewhere, at least

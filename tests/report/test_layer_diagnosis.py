@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 import ferrum_numba as fe
+from ferrum_numba.gptq.misreadings import WeightParts
 from ferrum_numba.report import layer_test
-from ferrum_numba.report.diagnosis import diagnose_weight
-from ferrum_numba.report.explanation import DECADES, explain
+from ferrum_numba.report.layer_diagnosis import DECADES, diagnose_layer
+from ferrum_numba.report.layer_fault import diagnose_weight
 from ferrum_numba.report.reference import make_reference
-from ferrum_numba.report.sample import Sample
 from tests.layers import random_tensors
 from tests.report.faulty import (
     CALL_FAULTS,
@@ -33,7 +33,7 @@ def look(linear, tensors, device, m=16):
     reference = make_reference("layer", tensors, m)
     layer = linear(tensors, device=device)
     (measured,) = layer_test.measure(layer, reference, [m])
-    return measured.passes, explain(layer, tensors, reference, m, failed=not measured.passes)
+    return measured.passes, diagnose_layer(layer, tensors, reference, m, failed=not measured.passes)
 
 
 @pytest.mark.parametrize("name", TENSOR_FAULTS)
@@ -101,7 +101,7 @@ def test_a_single_wrong_column_is_seen_in_the_map(cpu):
 def test_an_error_that_does_not_come_again(cpu):
     tensors = random_tensors(64, 64, 64)
     reference = make_reference("layer", tensors, 4)
-    found = explain(fe.GptqLinear(tensors, device=cpu), tensors, reference, 4, failed=True)
+    found = diagnose_layer(fe.GptqLinear(tensors, device=cpu), tensors, reference, 4, failed=True)
     assert found.cause.name == "not-reproducible"
 
 
@@ -117,7 +117,7 @@ def test_act_order_that_is_ignored_is_named():
     tensors = random_tensors(256, 64, 64)
     g_idx = np.random.default_rng(0).permutation(np.arange(256) // 64).astype(np.int32)
     ordered = replace(tensors, g_idx=g_idx)
-    sample = Sample.take(ordered, np.arange(32))
+    sample = WeightParts.take(ordered, np.arange(32))
     ignored = tensors.dequantize(np.float32)
     found = diagnose_weight(ignored, ordered.dequantize(np.float32), sample)
     assert (found.name, found.confidence) == ("act-order-ignored", "certain")
@@ -143,6 +143,6 @@ def test_a_probe_is_of_bounded_cost(cpu, monkeypatch, K):
     tensors = random_tensors(K, 64, 64)
     reference = make_reference("layer", tensors, 4)
     layer = calling_linear(count)(tensors, device=cpu)
-    explain(layer, tensors, reference, 4, failed=False)
+    diagnose_layer(layer, tensors, reference, 4, failed=False)
     assert set(launches) == {4}
     assert len(launches) < 110

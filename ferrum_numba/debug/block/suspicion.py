@@ -8,10 +8,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from ..errors import AbiError
+from ...abi.arrays import POINTEE_DTYPES
+from ...abi.expression import Expression
+from ...abi.signature import SCRATCH_ROLES
+from ...errors import AbiError
 from .annotation import AnnotatedBlock, Field
-from .arrays import POINTEE_DTYPES
-from .expression import Expression
 from .misreading import misreading
 from .notation import dtype_nbytes, show_array
 from .plausible import (
@@ -22,7 +23,6 @@ from .plausible import (
     is_split_address,
     is_two_integers,
 )
-from .signature import SCRATCH_ROLES
 
 Kind = Literal[
     "misread",  # the bytes fit the entry's parameters better when laid out otherwise

@@ -5,10 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ferrum_numba as fe
-from ferrum_numba.abi import ArrayReference, annotate
-from ferrum_numba.abi.annotation import differences
-from tests.abi.launches import SIDECAR, SIGNATURE, block, launch
+from ferrum_numba.abi import ArrayReference
+from ferrum_numba.debug.block import annotate, differences
 from tests.abi.test_block import typed_values
+from tests.debug.block.launches import SIDECAR, SIGNATURE, block, launch
 from tests.ptx import ptx
 
 VALUES, ARRAYS = launch()

@@ -10,10 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from .arrays import POINTEE_DTYPES, ArrayReference
-from .block import Raw
+from ...abi.arrays import POINTEE_DTYPES, ArrayReference
+from ...abi.block import Raw
+from ...abi.signature import SCRATCH_ROLES, Parameter
 from .notation import dtype_nbytes
-from .signature import SCRATCH_ROLES, Parameter
 
 _LOWEST, _HIGHEST = 1 << 32, 1 << 57
 _SMALL = 1 << 20  # sizes and strides are mostly below, the low words of addresses mostly above

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .diagnosis import Cause, diagnose_weight, wrong_weights
+from ..gptq import GptqTensors
+from ..gptq.misreadings import WeightParts
+from .layer_fault import LayerFault, diagnose_weight, wrong_weights
 from .oracle_faults import diagnose_stored, in_the_oracle
 from .output_faults import diagnose_bias, diagnose_rows, diagnose_unwritten, ranges
 from .reference import OWN, Reference
-from .sample import Sample
 from .tolerance import Float32Array
 
 _VISIBLE = 0.1  # quantisation steps
@@ -21,6 +22,7 @@ class Evidence:
     """What was measured of a layer that is looked into.
 
     y            float32 (M, N), its output for the first M rows of the reference's x
+    tensors      its own, and `sample` some rows of them
     bias         float32 [N], its output for x = 0
     found        float32 [R, N], the device's weight in the rows of `sample`
     expected     float32 [R, N], the reference's
@@ -28,16 +30,17 @@ class Evidence:
     """
 
     y: Float32Array
+    tensors: GptqTensors
     reference: Reference
     bias: Float32Array
     found: Float32Array
     expected: Float32Array
-    sample: Sample
+    sample: WeightParts
     block_steps: Float32Array
     block_rows: int
 
 
-def find_cause(evidence: Evidence, failed: bool) -> Cause:
+def find_fault(evidence: Evidence, failed: bool) -> LayerFault:
     """Outputs left out, then rows mixed up, the weight, the bias; at last what is not known.
 
     failed: whether an error was seen before.
@@ -49,7 +52,7 @@ def find_cause(evidence: Evidence, failed: bool) -> Cause:
     if _passes(evidence) and not weight_is_wrong:
         return _no_error(failed)
     if evidence.reference.source != OWN and not weight_is_wrong:
-        stored = diagnose_stored(evidence.y, evidence.reference, evidence.sample.tensors)
+        stored = diagnose_stored(evidence.y, evidence.reference, evidence.tensors)
         if stored is not None:
             return stored
     rows = diagnose_rows(evidence.y, evidence.reference)
@@ -69,17 +72,17 @@ def _passes(evidence: Evidence) -> bool:
     return bool(within and np.linalg.norm(difference) <= size)
 
 
-def _no_error(failed: bool) -> Cause:
+def _no_error(failed: bool) -> LayerFault:
     if failed:
         sentence = (
             "The error did not occur again when the layer was run once more: results differ from "
             "run to run, as where threads or streams are not in order."
         )
-        return Cause("not-reproducible", sentence, "likely", 0.0)
-    return Cause("none", "Every error is within its bound.", "certain", 0.0)
+        return LayerFault("not-reproducible", sentence, "likely", 0.0)
+    return LayerFault("none", "Every error is within its bound.", "certain", 0.0)
 
 
-def _weight_cause(evidence: Evidence) -> Cause | None:
+def _weight_cause(evidence: Evidence) -> LayerFault | None:
     """Why the weight is wrong; with an oracle, whether the device or the reading of the file is."""
     sample, found, expected = evidence.sample, evidence.found, evidence.expected
     own = sample.weight()
@@ -89,10 +92,10 @@ def _weight_cause(evidence: Evidence) -> Cause | None:
     return in_the_oracle(diagnose_weight(expected, own, sample))
 
 
-def _unknown(evidence: Evidence) -> Cause:
+def _unknown(evidence: Evidence) -> LayerFault:
     where = _where(evidence) or "in single weights"
     sentence = f"No known fault explains it. The weight is wrong {where}."
-    return Cause("unknown", sentence, "none", 1.0)
+    return LayerFault("unknown", sentence, "none", 1.0)
 
 
 def _where(evidence: Evidence) -> str:
@@ -102,16 +105,16 @@ def _where(evidence: Evidence) -> str:
         return ""
     rows, columns = (np.asarray(wrong.any(axis=axis)) for axis in (1, 0))
     size = evidence.block_rows
-    starts = np.repeat(rows, size)[: evidence.sample.tensors.K]
+    starts = np.repeat(rows, size)[: evidence.sample.K]
     where = "in all rows" if rows.all() else f"in rows {ranges(starts)}"
     where += ", in all columns" if columns.all() else f", in columns {ranges(columns)}"
     return f"{where}: {wrong.mean():.2g} of all blocks"
 
 
-def _right_weight(evidence: Evidence) -> Cause:
+def _right_weight(evidence: Evidence) -> LayerFault:
     where = _where(evidence)
     if where:
-        return Cause(
+        return LayerFault(
             "unknown",
             f"No known fault explains it. Sums of rows are wrong {where}.",
             "none",
@@ -121,4 +124,4 @@ def _right_weight(evidence: Evidence) -> Cause:
         "It is likely that sums are less precise than float32: every weight that was read back is "
         "right, and so is the bias, but sums over all of K are not."
     )
-    return Cause("imprecise-sums", sentence, "likely", 0.0)
+    return LayerFault("imprecise-sums", sentence, "likely", 0.0)
