@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from .flow import Flow
-from .helpers import Helpers
+from .hooks import Hooks
 from .layout import DONE, LANES, NEXT, WARP, Layout, state_offset
+from .library import Helpers
 from .ptx import (
     Address,
     Array,
@@ -23,9 +23,6 @@ from .ptx import (
     Symbol,
 )
 from .values import Text, Value, bits_of
-
-if TYPE_CHECKING:
-    from .checks.watch import Watch
 
 _SINGLE = {f"%cluster_ctaid.{axis}": 0 for axis in "xyz"}
 _SINGLE |= {f"%cluster_nctaid.{axis}": 1 for axis in "xyz"}
@@ -42,18 +39,18 @@ class Builder(Text):
         shared: dict[str, int],
         params: dict[str, tuple[int, int]],
         helpers: Helpers,
-        watch: Watch | None = None,
+        hooks: Hooks[Builder] | None = None,
     ) -> None:
         """shared: offsets of shared arrays; params: (offset, size) of parameters; in bytes.
 
-        watch: what is emitted besides each access, where checks are on.
+        hooks: what is emitted besides, where checks are on.
         """
         super().__init__(helpers)
         self.flow = flow
         self.layout = layout
         self.shared = shared
         self.params = params
-        self.watch = watch
+        self.hooks = hooks or Hooks()
         self.arrays: dict[str, Array] = {}  # those of the module
         self.static_shared = 0  # bytes before the dynamic shared memory
         self.scratch_bytes = 64

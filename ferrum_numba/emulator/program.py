@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from ..abi.signature import Signature
 from ..errors import LaunchError, PtxError
+from .builder import Builder
 from .cache import Cache
 from .flow import analyse
+from .hooks import Hooks
 from .host import Host
 from .layout import LANES, State
 from .native import Code, Function, Needs, key_of_code
@@ -19,9 +20,6 @@ from .ptx import Body, Instruction
 from .standstill import describe
 from .translate import Module, threads_of
 from .worker import LARGEST_SHARED, Launch, StoppedError, Triple
-
-if TYPE_CHECKING:
-    from .checks.watch import Watch
 
 
 class Program:
@@ -34,15 +32,19 @@ class Program:
     compile_seconds: float
 
     def __init__(
-        self, text: str, signature: Signature, host: Host, watch: Watch | None = None
+        self,
+        text: str,
+        signature: Signature,
+        host: Host,
+        hooks: Hooks[Builder] | None = None,
     ) -> None:
-        """watch: the checks that the code carries (checks/program.py)."""
+        """hooks: those of the checks that the code carries (checks/program.py)."""
         self.entry = signature.entry
         self.signature = signature
         self.cached = True
         self._text = text
         self._host = host
-        self._watch = watch
+        self._hooks = hooks
         self._cache = Cache.of_user()
         self._lock = threading.Lock()
         self._functions: dict[bool, Function] = {}
@@ -157,12 +159,12 @@ class Program:
             return self._functions[partial]
 
     def _code(self, partial: bool) -> Code:
-        key = key_of_code(self._text, self.entry, self._host, f"masked {partial} {self._watch}")
+        key = key_of_code(self._text, self.entry, self._host, f"masked {partial} {self._hooks}")
         code = Code.load(self._cache, key)
         if code is None:
             self.cached = False
             body = self._body()
-            module = Module(body, self.signature, self._host, partial, self._watch)
+            module = Module(body, self.signature, self._host, partial, self._hooks)
             needs = Needs(
                 context_bytes=module.layout.nbytes,
                 scratch_bytes=module.builder.scratch_bytes,

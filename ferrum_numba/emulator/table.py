@@ -9,14 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from .ptx import Instruction, Register, registers_of
 
-if TYPE_CHECKING:
-    from .builder import Builder
-
-Lowering = Callable[["Builder", Instruction], None]
+Lowering = Callable[..., None]  # of a Builder and an Instruction
 
 INTEGERS = tuple(f"{kind}{bits}" for kind in "bus" for bits in (16, 32, 64))
 FLOATS = ("f32", "f64")

@@ -8,16 +8,11 @@ subtraction, one rotation (misaligned offsets become huge) and one comparison.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from ..helpers import family
 from ..helpers.access import ADDRESS, splat
+from ..library import Helpers, family
 from .lanes import ALLOW, find_usable, judge_each_lane
 from .memory import IN_SHARED, KIND, SCRATCH, SITE_BYTES, load_area, load_field
 from .records import ARGUMENTS
-
-if TYPE_CHECKING:
-    from ..helpers import Helpers
 
 
 @family("bounds")

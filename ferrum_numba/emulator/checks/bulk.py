@@ -6,14 +6,9 @@ bulkmarks[_talks](global addresses, sizes, mask, checks, ctx, site): this CTA wr
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from ..helpers import family
+from ..library import Helpers, family
 from .lanes import each_lane
 from .records import ARGUMENTS
-
-if TYPE_CHECKING:
-    from ..helpers import Helpers
 
 
 @family("bulktags")

@@ -18,10 +18,8 @@ warp has a plane of its own with the times of its loads, for many may load one p
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from ..helpers import family
 from ..layout import WARP, state_offset
+from ..library import Helpers, family
 from .memory import (
     AGENTS,
     ATOMICS,
@@ -36,9 +34,6 @@ from .memory import (
     load_field,
 )
 from .records import ARGUMENTS, visit
-
-if TYPE_CHECKING:
-    from ..helpers import Helpers
 
 _V = f"<{AGENTS} x i32>"
 _ACQUIRED, _PUBLISHED, _PHASE = 64, 64 + CLOCK_BYTES, 4  # of an object; at 0 is its address + 1

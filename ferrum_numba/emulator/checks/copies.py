@@ -10,14 +10,9 @@ So a kernel that waits too late, or for too few groups, reads what was there bef
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from ..helpers import family
 from ..layout import WARP
+from ..library import Helpers, family
 from .memory import ENTRY_BYTES, QUEUE_BYTES, QUEUE_HEAD, QUEUE_LENGTH, load_field
-
-if TYPE_CHECKING:
-    from ..helpers import Helpers
 
 _SIZES = (4, 8, 16)
 # An entry: i32 group, mask, bytes; then <32 x i32> to, <32 x i64> from, <32 x i32> size.

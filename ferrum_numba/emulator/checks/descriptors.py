@@ -9,17 +9,12 @@ granule 0: only where it leads is looked at.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from ..helpers import family
 from ..helpers.access import splat
 from ..helpers.wgmma import addresses_of
 from ..layout import WARP
+from ..library import Helpers, family
 from .memory import AWAITED, KIND, LANDED, PENDING, STEP, load_field
 from .records import ARGUMENTS, visit
-
-if TYPE_CHECKING:
-    from ..helpers import Helpers
 
 
 @family("fence")

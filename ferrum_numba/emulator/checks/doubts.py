@@ -8,16 +8,11 @@ Warps that all store one value to one place are no mistake, and compilers make t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from ..helpers import family
 from ..helpers.access import ADDRESS
 from ..layout import state_offset
+from ..library import Helpers, family
 from .memory import DOUBT_BYTES, KIND, WARPS, load_field
 from .records import ARGUMENTS, visit
-
-if TYPE_CHECKING:
-    from ..helpers import Helpers
 
 
 def _pointer(space: str, name: str, address: str) -> str:

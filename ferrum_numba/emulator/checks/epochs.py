@@ -6,13 +6,8 @@ epoch_<init>_<race>(checks, moves, fresh): where it moves, a CTA begins (fresh) 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from ..helpers import family
+from ..library import Helpers, family
 from .memory import LAST_EPOCH, STEP, load_field
-
-if TYPE_CHECKING:
-    from ..helpers import Helpers
 
 
 @family("epoch")

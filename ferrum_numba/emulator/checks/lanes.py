@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import ctypes
-from typing import TYPE_CHECKING
 
+from ..library import Helpers
 from .memory import KIND, WRITABLE, Area, load_area, load_field
 from .records import visit
-
-if TYPE_CHECKING:
-    from ..helpers import Helpers
 
 
 def each_lane(helpers: Helpers, kind: str, before: str = "0") -> str:

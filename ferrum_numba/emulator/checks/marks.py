@@ -8,17 +8,12 @@ confirm_<space>_<bits>(base, addresses, values, mask, checks, ctx, site): after 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from ..helpers import family
 from ..helpers.access import ADDRESS, row_test
+from ..library import Helpers, family
 from .lanes import each_lane, find_area
 from .memory import IN_SHARED, KIND, load_area, load_field
 from .records import ARGUMENTS, visit
 from .talks import cta_number, talk_fields, unordered
-
-if TYPE_CHECKING:
-    from ..helpers import Helpers
 
 
 @family("marks")

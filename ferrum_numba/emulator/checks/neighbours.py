@@ -13,16 +13,11 @@ Source: PTX ISA, "bar.warp.sync".
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from ..helpers import family
 from ..layout import WARP
+from ..library import Helpers, family
 from .lanes import each_lane
 from .memory import KIND, load_field
 from .records import ARGUMENTS, visit
-
-if TYPE_CHECKING:
-    from ..helpers import Helpers
 
 
 def _count() -> str:

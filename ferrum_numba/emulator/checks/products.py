@@ -14,16 +14,11 @@ that used it last (its number + 1), and whether it was written in another way si
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from ..helpers import family
 from ..layout import WARP
+from ..library import Helpers, family
 from .clocks import own_clock
 from .memory import KIND, PRODUCT_HEAD, STEP, load_field
 from .records import ARGUMENTS, visit
-
-if TYPE_CHECKING:
-    from ..helpers import Helpers
 
 
 def _block() -> str:

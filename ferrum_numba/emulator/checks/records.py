@@ -5,14 +5,9 @@ record(checks, ctx, site, kind, lane, address, bytes, other)
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from ..helpers import family
 from ..layout import WARP, state_offset
+from ..library import Helpers, family
 from .memory import KINDS, RECORD, load_field, record_offset
-
-if TYPE_CHECKING:
-    from ..helpers import Helpers
 
 ARGUMENTS = "ptr %checks, ptr %ctx, i32 %site"
 

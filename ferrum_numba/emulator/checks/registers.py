@@ -8,14 +8,9 @@ code has none of them, so this costs nothing there.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from ..helpers import family
+from ..library import Helpers, family
 from .memory import KIND
 from .records import ARGUMENTS, visit
-
-if TYPE_CHECKING:
-    from ..helpers import Helpers
 
 
 @family("registers")

@@ -10,16 +10,11 @@ A run may go on from one array to the next where they touch.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from ..helpers import family
 from ..helpers.tensors import BOX, each_box, row_of_box
+from ..library import Helpers, family
 from .lanes import ALLOW, NONE_ALLOWED, find_usable, judge_each_lane
 from .memory import KIND, SCRATCH, load_area
 from .records import ARGUMENTS, visit
-
-if TYPE_CHECKING:
-    from ..helpers import Helpers
 
 _CALL = "ptr %checks, ptr %ctx, i32 %site"
 

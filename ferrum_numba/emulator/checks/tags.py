@@ -14,17 +14,12 @@ comes second sees it, so it does not matter that warps really run one after anot
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from ..helpers import family
 from ..helpers.access import splat
 from ..layout import WARP, state_offset
+from ..library import Helpers, family
 from .clocks import own_clock
 from .memory import AWAITED, LANDED, MANY, PENDING, load_field
 from .records import ARGUMENTS
-
-if TYPE_CHECKING:
-    from ..helpers import Helpers
 
 
 def own_tags() -> str:

@@ -15,17 +15,12 @@ Source: PTX ISA, "Memory Consistency Model".
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from ..helpers import family
 from ..layout import WARP, state_offset
+from ..library import Helpers, family
 from .clocks import own_clock
 from .lanes import each_lane, find_area
 from .memory import KIND, STEP, WARPS, load_area, load_field
 from .records import ARGUMENTS, visit
-
-if TYPE_CHECKING:
-    from ..helpers import Helpers
 
 
 def cta_number() -> str:

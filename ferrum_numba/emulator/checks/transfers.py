@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from ..builder import Builder
+from ..hooks import Box
 from ..ptx import Instruction
 from ..values import Value
 from .ordering import Ordering
-
-Box = tuple[Value, Value, str]  # of each lane: its place in shared memory, its map, coordinates
 
 
 class Transfers:

@@ -6,17 +6,12 @@ judgetags_<access>_<granule>_<epochs|clocks>(addresses, mask, tags a lane, check
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from ..helpers import family
+from ..library import Helpers, family
 from .clocks import own_clock
 from .lanes import each_lane
 from .memory import AWAITED, KIND, LANDED, PENDING
 from .records import ARGUMENTS, visit
 from .tags import own_tags
-
-if TYPE_CHECKING:
-    from ..helpers import Helpers
 
 # Lines that set %clash: whether tag %t is another's and nothing orders the two; see tags.py.
 _CLASH = {

@@ -9,8 +9,10 @@ from __future__ import annotations
 from .. import table
 from ..builder import Builder
 from ..flow import analyse
-from ..layout import LANES, WARP, state_offset
-from ..ptx import Body, Instruction, Register, registers_of
+from ..hooks import Box, Hooks
+from ..layout import LANES, WAIT_TRIED, WARP, state_offset
+from ..opcodes.barrier import uniform
+from ..ptx import Body, Instruction, Operand, Register, registers_of
 from ..values import Value
 from . import helpers as helpers  # registers their families
 from .memory import offset
@@ -20,13 +22,8 @@ from .traits import atomic_in_global, granule_of
 from .transfers import Transfers
 
 
-class Watch:
-    """What is watched: the checks, and the granule of shared memory that has a tag, in bytes.
-
-    stepwise: whether every instruction has to be lowered by itself.
-    """
-
-    stepwise = False
+class Watch(Hooks[Builder]):
+    """What is watched: the checks, and the granule of shared memory that has a tag, in bytes."""
 
     def __init__(self, checks: frozenset[str], body: Body, threads: int | None) -> None:
         """threads: number of threads of a block where the PTX fixes it."""
@@ -46,28 +43,27 @@ class Watch:
         return f"watch init {self.init}, race {self.race}"
 
     def prepare(self, b: Builder) -> None:
-        """Before the first block."""
         b.helpers.define("own", own(b.arrays, b.layout, b.flow.local_bytes))
 
     # -- the frame ------------------------------------------------------------------------------
 
     def preamble(self) -> list[str]:
-        """Lines at the start of the function of a warp."""
         return [
             f"  %checks.at = getelementptr i8, ptr %state, i64 {state_offset('checks')}",
             "  %checks = load ptr, ptr %checks.at, align 8",
         ]
 
     def begin(self, b: Builder) -> None:
-        """A warp begins a CTA."""
         if self.race:
             b.call("queuebegin", "void", "ptr %checks", "ptr %ctx")
         self.ordering.begin(b)
         for name in self.suspects:
             b.store(b.constant("i32", 0), self._written(b, name), 0, 4)
 
+    def begins_block(self) -> None:
+        self.ordering.begins_block()
+
     def round(self, b: Builder) -> str:
-        """Lines where a round begins; where it is %held no barrier was passed."""
         return f"""  %checks.at = getelementptr i8, ptr %state, i64 {state_offset("checks")}
   %checks = load ptr, ptr %checks.at, align 8
   %reverse.at = getelementptr i8, ptr %checks, i64 {offset("reverse")}
@@ -78,18 +74,17 @@ class Watch:
   %moves = and i1 %whole, %passed.all
 {self.ordering.round(b)}"""
 
-    @staticmethod
-    def turn() -> str:
-        """Lines that set %turn: the warp whose turn it is."""
-        return """  %last.warp = sub i32 %warps, 1
+    def turn(self) -> tuple[str, str]:
+        lines = """  %last.warp = sub i32 %warps, 1
   %back = sub i32 %last.warp, %warp
   %turn = select i1 %reversed, i32 %back, i32 %warp
 """
+        return "%turn", lines
 
     # -- registers ------------------------------------------------------------------------------
 
     def reads(self, b: Builder, ins: Instruction) -> None:
-        """Before an instruction: what it reads was written by all lanes that execute it."""
+        """What it reads was written by all lanes that execute it."""
         sources = [r for o in ins.operands[table.find(ins).writes :] for r in registers_of(o)]
         self.ordering.meets(b, ins)
         self.ordering.touches(b, ins, sources, table.written(ins))
@@ -100,13 +95,11 @@ class Watch:
             self._require(b, ins, [ins.guard], b.active)
 
     def decides(self, b: Builder, branch: Instruction) -> None:
-        """Before a branch, or a barrier."""
         self.ordering.meets(b, branch)
         if self.suspects and branch.guard is not None:
             self._require(b, branch, [branch.guard], b.active)
 
     def writes(self, b: Builder, ins: Instruction) -> None:
-        """After an instruction."""
         if not self.suspects:
             return
         for register in table.written(ins):
@@ -147,7 +140,6 @@ class Watch:
         condition: Value | None,
         kind: str,
     ) -> Value:
-        """The lanes that may access `nbytes` each. kind: "load", "store" or "atomic"."""
         uniform = address.n == 1 and (condition is None or condition.n == 1)
         addresses = b.vector(address)
         if uniform:
@@ -245,42 +237,32 @@ class Watch:
     def local(
         self, b: Builder, ins: Instruction, address: Value, nbytes: int, condition: Value | None
     ) -> Value:
-        """The lanes that stay inside local memory, of which each has its own."""
         offsets = b.cast("trunc", b.op("sub", address, b.local_memory()), "i32")
         name = f"judge_local_{b.flow.local_bytes}"
         width, place = b.constant("i32", nbytes), self._place(ins)
         return _lanes(b, _word(b.call(name, "i32", offsets, b.mask(condition), width, *place)))
 
-    def confirm(
+    def stored(
         self,
         b: Builder,
         ins: Instruction,
         space: str,
         address: Value,
-        value: Value,
-        condition: Value | None,
+        value: Value | None = None,
+        condition: Value | None = None,
     ) -> None:
-        """After a store of one value of up to 64 bits a lane."""
-        if self.race:
-            name = f"confirm_{space}_{value.type[1:]}"
-            b.call(
-                name,
-                "void",
-                "ptr %shared",
-                b.vector(address),
-                b.vector(value),
-                b.mask(condition),
-                *self._place(ins),
-            )
-
-    def settle(self, b: Builder, ins: Instruction, space: str, address: Value, nbytes: int) -> None:
-        """After a store: did it change what another warp or CTA had written?"""
-        if self.race:
-            name = f"settle_{space}_{nbytes}"
-            b.call(name, "void", b.vector(address), *self._place(ins))
+        """Did it change what another lane, warp or CTA had written?"""
+        if not self.race:
+            return
+        place = self._place(ins)
+        if value is None:
+            b.call(f"settle_{space}_16", "void", b.vector(address), *place)
+        else:
+            values = (b.vector(address), b.vector(value), b.mask(condition))
+            b.call(f"confirm_{space}_{value.type[1:]}", "void", "ptr %shared", *values, *place)
 
     def rows(self, b: Builder, ins: Instruction, address: Value, count: int, kind: str) -> Value:
-        """Addresses of ldmatrix or stmatrix; those that are not allowed lead to a dump."""
+        """Addresses that are not allowed lead to a dump."""
         allowed = self._allowed(b, ins, "shared", address, 16, lanes_of_rows(b, count), kind)
         dump = b.load("i32", 1, "%checks", offset("dump"), 4)
         return b.select(_lanes(b, allowed), address, b.vector(dump))
@@ -288,10 +270,7 @@ class Watch:
     def descriptor(
         self, b: Builder, ins: Instruction, value: Value, form: str, rows: int, row: Value
     ) -> Value:
-        """A descriptor of wgmma that leads to nothing but shared memory.
-
-        form: "a" or "b", and how it lies; rows: of A or columns of B, from `row` on.
-        """
+        """One that leads to nothing but shared memory."""
         granule = self.granule if self.init or self.race else 0
         name = f"descriptor_{form}_{rows}_{granule}_{self.ordering.mode}"
         return Value(b.call(name, "i64", value, row, *self._place(ins)), "i64")
@@ -301,13 +280,32 @@ class Watch:
     def mbarrier(
         self, b: Builder, ins: Instruction, address: Value, condition: Value | None, kind: str
     ) -> Value:
-        """The lanes that may use an mbarrier. kind: "renew", "publish", "copies" or "wait"."""
+        address = b.vector(address)
         mask = self._within(b, ins, address, 8, b.mask(condition))
         if self.init or self.race:
             self._tags(b, ins, "store" if kind == "renew" else "load", 8, address, mask)
         if kind != "wait":
             self.ordering.mbarrier(b, address, mask, kind)
         return _lanes(b, mask)
+
+    def changed(self, b: Builder, address: Value, mask: Value) -> None:
+        self.ordering.mbarrier(b, address, mask, "promote")
+
+    def tries(self, b: Builder, ins: Instruction, over: Value) -> Value:
+        """A try_wait may give up; where the kernel does not try again, that is a race."""
+        if not self.race or ins.opcode.base != "mbarrier.try_wait":
+            return over
+        zero = b.constant("i32", 0)
+        tried = b.compare("icmp ne", b.load("i32", 1, "%ctx", WAIT_TRIED, 4), zero)
+        result = b.op("and", over, tried)
+        some = b.compare("icmp ne", b.mask(result), zero)
+        b.store(b.cast("zext", b.invert(some), "i32"), "%ctx", WAIT_TRIED, 4)
+        return result
+
+    def passes(self, b: Builder, address: Value, over: Value, acts: Value, passed: Value) -> Value:
+        """Lanes whose access was refused must not wait."""
+        self.ordering.mbarrier(b, b.vector(address), passed, "acquire")
+        return b.op("or", over, b.compare("icmp eq", acts, b.constant("i32", 0)))
 
     # -- asynchronous copies --------------------------------------------------------------------
 
@@ -321,7 +319,7 @@ class Watch:
         mask: Value,
         sizes: Value,
     ) -> Value | None:
-        """The lanes that may copy; None where the copy was put into the warp's queue."""
+        """Under "race" a copy is put into the warp's queue."""
         place = self._place(ins)
         whole = b.mask(b.compare("icmp uge", sizes, b.constant("i32", nbytes)))
         some = b.mask(b.compare("icmp ne", sizes, b.constant("i32", 0)))
@@ -355,12 +353,10 @@ class Watch:
             b.call("queuecommit", "void", "ptr %checks", "ptr %ctx")
 
     def wait(self, b: Builder, keep: int) -> None:
-        """Let all but the last `keep` groups land; -1: the open one too."""
         self._land(b, keep, "")
         self.ordering.waited(b)
 
     def land(self, b: Builder) -> None:
-        """Let all copies land, for which an mbarrier waits and this warp does not."""
         self._land(b, -1, "_awaited")
 
     def _land(self, b: Builder, keep: int, how: str) -> None:
@@ -368,6 +364,57 @@ class Watch:
             arguments = ("ptr %shared", "ptr %checks", "ptr %ctx")
             name = f"queuewait_{self.granule}{how}"
             b.call(name, "void", b.constant("i32", keep), *arguments)
+
+    def bulk(
+        self,
+        b: Builder,
+        ins: Instruction,
+        near: Value,
+        far: Value,
+        sizes: Value,
+        mask: Value,
+        inward: bool,
+    ) -> Value:
+        return self.transfers.bulk(b, ins, near, far, sizes, mask, inward)
+
+    def waited_for_bulk(self, b: Builder) -> None:
+        self.ordering.waited_for_bulk(b)
+
+    def tensor_map(self, b: Builder, ins: Instruction, address: Value, mask: Value) -> Value:
+        return self.transfers.tensor_map(b, ins, address, mask)
+
+    def tensor(
+        self, b: Builder, ins: Instruction, name: str, box: Box, sizes: Value, mask: Value
+    ) -> Value:
+        return self.transfers.tensor(b, ins, name, box, sizes, mask)
+
+    def marks(self, ins: Instruction, inward: bool) -> tuple[str, tuple[str, ...]]:
+        return self.transfers.marks(ins, inward)
+
+    # -- orders ---------------------------------------------------------------------------------
+
+    def releases(self, b: Builder, ins: Instruction) -> None:
+        self.ordering.releases(b, ins)
+
+    def acquires(self, b: Builder, ins: Instruction) -> None:
+        self.ordering.acquires(b, ins)
+
+    def fence(self, b: Builder, ins: Instruction) -> None:
+        if {"proxy", "async"} <= ins.opcode.modifiers:
+            self.ordering.fence(b)
+        self.ordering.talks_by_fence(b, ins)
+
+    def arrives(self, b: Builder, ins: Instruction, number: Operand, opens: Value) -> None:
+        self.ordering.arrives(b, uniform(b, number, ins), opens)
+
+    def opened(self, b: Builder, ins: Instruction, number: Operand, waits: Value) -> None:
+        self.ordering.opened(b, uniform(b, number, ins), b.invert(waits))
+
+    def product(self, b: Builder, ins: Instruction) -> None:
+        self.ordering.product(b, ins)
+
+    def orders_products(self, b: Builder, ins: Instruction) -> None:
+        self.ordering.orders_products(b, ins)
 
     @staticmethod
     def _place(ins: Instruction) -> tuple[str, str, str]:

@@ -12,12 +12,7 @@ Addresses of neighbouring lanes are most often neighbours too: that is tried fir
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from . import family
-
-if TYPE_CHECKING:
-    from . import Helpers
+from ..library import Helpers, family
 
 ADDRESS = {"global": "i64", "shared": "i32"}
 

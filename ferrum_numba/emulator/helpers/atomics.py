@@ -9,13 +9,8 @@ atomic instructions.  Source: PTX ISA, "atom".
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from . import family
+from ..library import Helpers, family
 from .access import ADDRESS, pointer
-
-if TYPE_CHECKING:
-    from . import Helpers
 
 _INSTRUCTIONS = {
     "add": "add",

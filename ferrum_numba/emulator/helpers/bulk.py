@@ -5,13 +5,8 @@ bulk_<in|out>(base, shared addresses, global addresses, sizes, mask): in: to sha
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from . import family
+from ..library import Helpers, family
 from .access import pointer
-
-if TYPE_CHECKING:
-    from . import Helpers
 
 
 @family("bulk")

@@ -8,12 +8,7 @@ narrow_half(<32 x float>) -> <32 x i16>: rounded to nearest even; NaN becomes a 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from . import family
-
-if TYPE_CHECKING:
-    from . import Helpers
+from ..library import Helpers, family
 
 
 @family("widen")

@@ -10,13 +10,8 @@ Source: PTX ISA, "Parallel Synchronization: mbarrier".
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from . import family
+from ..library import Helpers, family
 from .access import pointer
-
-if TYPE_CHECKING:
-    from . import Helpers
 
 EXPECTED, BYTES, PHASE = 20, 40, 61  # the first bits of the fields; PENDING is 0
 COUNT = (1 << 20) - 1  # the most arrivals, and the mask of their fields

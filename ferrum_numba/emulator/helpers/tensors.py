@@ -19,13 +19,8 @@ Source: PTX ISA, "Tensor-map", "tensormap.replace", "Swizzling Modes".
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from . import family
+from ..library import Helpers, family
 from .access import pointer
-
-if TYPE_CHECKING:
-    from . import Helpers
 
 # Of each field: where it begins, bits of an element, and elements (0: it has no index).
 FIELDS = {

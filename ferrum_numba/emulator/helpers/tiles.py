@@ -18,13 +18,9 @@ Prepared B: [j][h][t][column & 1][column >> 1] numbers, then an i32: 0 where all
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
-from . import family
+from ..library import Helpers, family
 from .access import pointer
-
-if TYPE_CHECKING:
-    from . import Helpers
 
 # How many elements of a type lie in a 32-bit register.
 ELEMENTS = {"f16": 2, "bf16": 2, "tf32": 1, "e4m3": 4, "e5m2": 4, "s8": 4, "u8": 4}

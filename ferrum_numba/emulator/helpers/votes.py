@@ -10,12 +10,7 @@ Source: PTX ISA, "redux.sync", "match.sync".
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from . import family
-
-if TYPE_CHECKING:
-    from . import Helpers
+from ..library import Helpers, family
 
 _NEUTRAL = {"umin": -1, "smin": 0x7FFFFFFF, "smax": -0x80000000, "and": -1}
 

@@ -16,13 +16,8 @@ CUTLASS, the canonical layouts in mma_sm90_desc.hpp.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from . import family
+from ..library import Helpers, family
 from .tiles import ELEMENTS, number_type, plane_bytes
-
-if TYPE_CHECKING:
-    from . import Helpers
 
 _VECTOR = "<32 x i32>"
 

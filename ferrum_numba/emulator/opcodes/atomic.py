@@ -80,11 +80,9 @@ def _apply(b: Builder, ins: Instruction, operands: tuple[Operand, ...]) -> list[
     address = b.vector(address_of(b, ins, operands[0], space))
     pair = ptx_type.endswith("x2")
     bits = 32 if pair else 16 if ptx_type == "bf16" else int(ptx_type[1:])
-    condition = b.condition(ins)
-    if b.watch is not None:
-        nbytes = bits * len(_elements(ins, operands[1])) // 8
-        condition = b.watch.access(b, ins, space, address, nbytes, condition, "atomic")
-        b.watch.ordering.releases(b, ins)
+    nbytes = bits * len(_elements(ins, operands[1])) // 8
+    condition = b.hooks.access(b, ins, space, address, nbytes, b.condition(ins), "atomic")
+    b.hooks.releases(b, ins)
     mask = b.mask(condition)
     results = []
     for i, source in enumerate(_elements(ins, operands[1])):
@@ -96,8 +94,7 @@ def _apply(b: Builder, ins: Instruction, operands: tuple[Operand, ...]) -> list[
         else:
             name = f"{operation}_{ptx_type}_{space}"
             results.append(_call(b, name, place, value, other, mask))
-    if b.watch is not None:
-        b.watch.ordering.acquires(b, ins)
+    b.hooks.acquires(b, ins)
     return results
 
 

@@ -69,8 +69,7 @@ def arrive(b: Builder, ins: Instruction) -> None:
     more = b.op("add", openings, b.cast("zext", opens, "i32"))
     b.store(more, place, 4 * _OPENINGS, 4)
     b.store(b.constant("i32", 0), "%state", state_offset("idle"), 4)
-    if b.watch is not None:
-        b.watch.ordering.arrives(b, uniform(b, number, ins), opens)
+    b.hooks.arrives(b, ins, number, opens)
     if condition is not None:
         _reduce(b, place, condition, first, opens)
 

@@ -25,8 +25,8 @@ def copy(b: Builder, ins: Instruction) -> None:
     """Operands: [to], [from], bytes, and [mbarrier] for a copy to shared memory."""
     modifiers = ins.opcode.modifiers
     if modifiers in _GROUPS:
-        if b.watch is not None and "wait_group" in modifiers:
-            b.watch.ordering.waited_for_bulk(b)
+        if "wait_group" in modifiers:
+            b.hooks.waited_for_bulk(b)
         return
     if "prefetch" in modifiers:  # changes no result
         return
@@ -38,8 +38,7 @@ def copy(b: Builder, ins: Instruction) -> None:
     address = b.vector(address_of(b, ins, far, "global"))
     sizes = b.vector(b.integer(ins.operands[2], 32, ins))
     mask = b.mask(b.condition(ins))
-    if b.watch is not None:
-        mask = b.watch.transfers.bulk(b, ins, near, address, sizes, mask, inward)
+    mask = b.hooks.bulk(b, ins, near, address, sizes, mask, inward)
     way = "in" if inward else "out"
     b.call(f"bulk_{way}", "void", "ptr %shared", near, address, sizes, mask)
     if inward:

@@ -48,8 +48,7 @@ def load_matrix(b: Builder, ins: Instruction) -> None:
     count, trans = _tile_form(ins)
     targets = elements_of(ins, ins.operands[0], count)
     address = b.vector(address_of(b, ins, ins.operands[1], "shared"))
-    if b.watch is not None:
-        address = b.watch.rows(b, ins, address, count, "load")
+    address = b.hooks.rows(b, ins, address, count, "load")
     place = b.scratch(128 * count)
     name = f"ldmatrix_{count}{trans}"
     b.call(name, "void", "ptr %shared", address, f"ptr {place}")
@@ -65,11 +64,9 @@ def store_matrix(b: Builder, ins: Instruction) -> None:
     for i, source in enumerate(elements_of(ins, ins.operands[1], count)):
         b.store(b.vector(b.integer(source, 32, ins)), place, 128 * i, 64)
     address = b.vector(address_of(b, ins, ins.operands[0], "shared"))
-    if b.watch is not None:
-        address = b.watch.rows(b, ins, address, count, "store")
+    address = b.hooks.rows(b, ins, address, count, "store")
     b.call(f"stmatrix_{count}{trans}", "void", "ptr %shared", address, f"ptr {place}")
-    if b.watch is not None:
-        b.watch.settle(b, ins, "shared", address, 16)
+    b.hooks.stored(b, ins, "shared", address)
 
 
 # -- mma ------------------------------------------------------------------------------------------
@@ -136,7 +133,7 @@ def _partner(b: Builder, ins: Instruction) -> list[Instruction]:
 
     Two products at once halve the work of spreading A over the lanes.
     """
-    if not b.upcoming or (b.watch is not None and b.watch.stepwise):
+    if not b.upcoming or b.hooks.stepwise:
         return []
     other = b.upcoming[0]
     same = (other.opcode, other.guard) == (ins.opcode, None) and len(other.operands) == 4

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from ..builder import Builder
 from ..helpers.mbarriers import COUNT, PHASE
-from ..layout import LANES, WAIT_ADDRESS, WAIT_PARITY, WAIT_TRIED, state_offset
+from ..layout import LANES, WAIT_ADDRESS, WAIT_PARITY, state_offset
 from ..ptx import Address, Instruction, Operand, Symbol
 from ..table import lowers
 from ..values import Value
@@ -48,8 +48,7 @@ def end(b: Builder, ins: Instruction) -> None:
 def _set(b: Builder, ins: Instruction, address: Value, word: Value) -> None:
     condition = b.condition(ins)
     address = b.vector(address)
-    if b.watch is not None:
-        condition = b.watch.mbarrier(b, ins, address, condition, "renew")
+    condition = b.hooks.mbarrier(b, ins, address, condition, "renew")
     mask = b.mask(condition)
     b.call("store_shared_64", "void", "ptr %shared", address, b.vector(word), mask)
 
@@ -120,8 +119,7 @@ def change(
     """
     condition = b.condition(ins)
     address = b.vector(address)
-    if b.watch is not None:
-        condition = b.watch.mbarrier(b, ins, address, condition, publishes)
+    condition = b.hooks.mbarrier(b, ins, address, condition, publishes)
     mask = b.mask(condition)
     zero = b.constant("i32", 0)
     come, less, more = (b.vector(x or zero) for x in (arrivals, dropped, nbytes))
@@ -132,8 +130,7 @@ def change(
         pending = b.cast("trunc", b.op("and", words, b.constant("i64", COUNT)), "i32")
         surplus = b.mask(b.compare("icmp ult", pending, come))
         b.stop(ins, b.op("and", surplus, mask))
-    if b.watch is not None:
-        b.watch.ordering.mbarrier(b, address, mask, "promote")
+    b.hooks.changed(b, address, mask)
     return words
 
 
@@ -146,8 +143,7 @@ def arrive_after_copies(b: Builder, ins: Instruction) -> None:
     (address,) = _operands(ins, 1)
     if not {"mbarrier", "arrive"} <= ins.opcode.modifiers:
         raise ins.refuse("expected cp.async.mbarrier.arrive")
-    if b.watch is not None:
-        b.watch.land(b)
+    b.hooks.land(b)
     arrivals = b.constant("i32", 1 if "noinc" in ins.opcode.modifiers else 0)
     change(b, ins, place_of(b, ins, address), arrivals, publishes="copies")
 
@@ -162,9 +158,7 @@ def wait(b: Builder, ins: Instruction) -> None:
     """Operands: whether the phase is over, [address], its parity or a state; a time is ignored."""
     target, address, phase, *_ = _operands(ins, 3, 4)
     place = place_of(b, ins, address)
-    condition = b.condition(ins)
-    if b.watch is not None:
-        condition = b.watch.mbarrier(b, ins, b.vector(place), condition, "wait")
+    condition = b.hooks.mbarrier(b, ins, place, b.condition(ins), "wait")
     bits = 32 if "parity" in ins.opcode.modifiers else 64
     asked = b.integer(phase, bits, ins)
     if bits == 64:
@@ -172,29 +166,13 @@ def wait(b: Builder, ins: Instruction) -> None:
     parity = b.op("and", asked, b.constant("i32", 1))
     now = b.op("lshr", _word(b, place, condition), b.constant("i64", PHASE))
     now = b.op("and", b.cast("trunc", now, "i32"), b.constant("i32", 1))
-    over = b.compare("icmp ne", now, parity)
-    if b.watch is not None and b.watch.race and ins.opcode.base == "mbarrier.try_wait":
-        over = _second_time(b, over)
+    over = b.hooks.tries(b, ins, b.compare("icmp ne", now, parity))
     acts = b.mask(condition)
     passed = b.op("and", b.mask(over), acts)
-    if b.watch is not None:
-        b.watch.ordering.mbarrier(b, b.vector(place), passed, "acquire")
-        # Where nothing may be read nobody may wait either.
-        over = b.op("or", over, b.compare("icmp eq", acts, b.constant("i32", 0)))
-    b.write(target, over, ins)
+    b.write(target, b.hooks.passes(b, place, over, acts, passed), ins)
     b.waits = b.compare("icmp ne", passed, acts)
     for value, where in ((place, WAIT_ADDRESS), (parity, WAIT_PARITY)):
         b.store(_first(b, value), "%ctx", where, 4)
-
-
-def _second_time(b: Builder, over: Value) -> Value:
-    """A try_wait may give up; where the kernel does not try again, the check finds a race."""
-    zero = b.constant("i32", 0)
-    tried = b.compare("icmp ne", b.load("i32", 1, "%ctx", WAIT_TRIED, 4), zero)
-    result = b.op("and", over, tried)
-    some = b.compare("icmp ne", b.mask(result), zero)
-    b.store(b.cast("zext", b.invert(some), "i32"), "%ctx", WAIT_TRIED, 4)
-    return result
 
 
 def _first(b: Builder, value: Value) -> Value:

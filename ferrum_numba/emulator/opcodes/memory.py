@@ -29,13 +29,11 @@ def space_of(ins: Instruction) -> str:
 def _watched(
     b: Builder, ins: Instruction, space: str, address: Value, nbytes: int, condition: Value | None
 ) -> Value | None:
-    """The lanes that may access `nbytes` each, where checks are on."""
-    if b.watch is None:
-        return condition
+    """The lanes that may access `nbytes` each."""
     if "local" in ins.opcode.modifiers:
-        return b.watch.local(b, ins, address, nbytes, condition)
+        return b.hooks.local(b, ins, address, nbytes, condition)
     kind = "store" if ins.opcode.base == "st" else "load"
-    return b.watch.access(b, ins, space, address, nbytes, condition, kind)
+    return b.hooks.access(b, ins, space, address, nbytes, condition, kind)
 
 
 def address_of(b: Builder, ins: Instruction, operand: Operand, space: str) -> Value:
@@ -101,8 +99,8 @@ def load(b: Builder, ins: Instruction) -> None:
             values = _load_uniform(b, space, address, bits, len(targets), condition)
         else:
             values = _load_lanes(b, space, b.vector(address), bits, len(targets), condition)
-        if b.watch is not None and space == "global":
-            b.watch.ordering.acquires(b, ins)
+        if space == "global":
+            b.hooks.acquires(b, ins)
     for target, value in zip(targets, values, strict=True):
         if target is None:
             continue
@@ -174,14 +172,11 @@ def store(b: Builder, ins: Instruction) -> None:
     nbytes = bits * len(values) // 8
     condition = _watched(b, ins, space, b.vector(address), nbytes, b.condition(ins))
     is_seen = "local" not in ins.opcode.modifiers  # by others
-    if b.watch is not None and is_seen:
-        b.watch.ordering.releases(b, ins)
+    if is_seen:
+        b.hooks.releases(b, ins)
     whole = _store_lanes(b, space, b.vector(address), [b.vector(v) for v in values], condition)
-    if b.watch is not None and is_seen:
-        if whole is not None:
-            b.watch.confirm(b, ins, space, b.vector(address), whole, condition)
-        else:
-            b.watch.settle(b, ins, space, b.vector(address), 16)
+    if is_seen:
+        b.hooks.stored(b, ins, space, b.vector(address), whole, condition)
 
 
 def _stored(b: Builder, ins: Instruction, source: Operand | None, bits: int) -> Value:
@@ -235,9 +230,7 @@ def copy_async(b: Builder, ins: Instruction) -> None:
     """cp.async copies at once; waiting for it is then free."""
     modifiers = ins.opcode.modifiers
     if modifiers in _GROUPS:
-        if b.watch is not None:
-            _order_copies(b, ins)
-        return
+        return _order_copies(b, ins)
     if "async" not in modifiers or "global" not in modifiers or len(ins.operands) < 3:
         raise ins.refuse("the CPU device copies from .global to .shared only")
     size = ins.operands[2]
@@ -255,26 +248,22 @@ def copy_async(b: Builder, ins: Instruction) -> None:
     elif rest:
         nbytes = b.intrinsic("llvm.umin", b.integer(rest[0], 32, ins), nbytes)
     mask, sizes = b.mask(b.condition(ins)), b.vector(nbytes)
-    if b.watch is not None:
-        allowed = b.watch.copy(b, ins, to, source, size.bits, mask, sizes)
-        if allowed is None:
-            return
-        mask = allowed
-    arguments = (to, source, mask, sizes)
-    b.call(f"copy_{size.bits}", "void", "ptr %shared", *arguments)
+    allowed = b.hooks.copy(b, ins, to, source, size.bits, mask, sizes)
+    if allowed is not None:
+        b.call(f"copy_{size.bits}", "void", "ptr %shared", to, source, allowed, sizes)
+    return None
 
 
 def _order_copies(b: Builder, ins: Instruction) -> None:
-    """commit_group, wait_group, wait_all, where copies are held back."""
-    assert b.watch is not None
+    """commit_group, wait_group, wait_all."""
     if "commit_group" in ins.opcode.modifiers:
-        b.watch.commit(b)
+        b.hooks.commit(b)
     elif "wait_all" in ins.opcode.modifiers:
-        b.watch.wait(b, -1)
+        b.hooks.wait(b, -1)
     else:
         match ins.operands:
             case (Immediate(bits=keep),):
-                b.watch.wait(b, keep)
+                b.hooks.wait(b, keep)
             case _:
                 raise ins.refuse("expected the number of groups that may stay under way")
 
@@ -300,8 +289,5 @@ _FENCES = "cta cluster gpu sys gl sc acq_rel acquire release proxy async alias t
 @lowers("membar", "fence", modifiers=f"{_FENCES} global shared::cta mbarrier_init", writes=0)
 def fence(b: Builder, ins: Instruction) -> None:
     """Of all kinds and for all proxies: there is one memory here, and one way to it."""
-    if b.watch is not None:
-        if {"proxy", "async"} <= ins.opcode.modifiers:
-            b.watch.ordering.fence(b)
-        b.watch.ordering.talks_by_fence(b, ins)
+    b.hooks.fence(b, ins)
     b.line("fence seq_cst")

@@ -55,8 +55,7 @@ def _move(
     bits = 64 if value.type == "i64" else 32
     address = b.op("add", address, b.constant(address.type, offset))
     condition = b.condition(ins)
-    if b.watch is not None:
-        condition = b.watch.access(b, ins, space, address, bits // 8, condition, "store")
+    condition = b.hooks.access(b, ins, space, address, bits // 8, condition, "store")
     mask = b.mask(condition)
     b.call(f"store_{space}_{bits}", "void", "ptr %shared", address, b.vector(value), mask)
 
@@ -77,9 +76,8 @@ def publish(b: Builder, ins: Instruction) -> None:
     near = b.op("add", b.vector(address_of(b, ins, source, "shared")), offsets)
     far = b.op("add", b.vector(address_of(b, ins, to, "global")), b.cast("zext", offsets, "i64"))
     condition = b.condition(ins)
-    if b.watch is not None:
-        condition = b.watch.access(b, ins, "shared", near, 4, condition, "load")
-        condition = b.watch.access(b, ins, "global", far, 4, condition, "store")
+    condition = b.hooks.access(b, ins, "shared", near, 4, condition, "load")
+    condition = b.hooks.access(b, ins, "global", far, 4, condition, "store")
     mask = b.mask(condition)
     old = f"<{LANES} x i32> zeroinitializer"
     words = b.call("load_shared_32", f"<{LANES} x i32>", "ptr %shared", near, mask, old)
@@ -105,8 +103,7 @@ def copy(b: Builder, ins: Instruction) -> None:
     near = b.vector(address_of(b, ins, shared, "shared"))
     rank, where, coordinates = _box(b, ins, tensor)
     mask = b.mask(b.condition(ins))
-    if b.watch is not None:
-        mask = b.watch.transfers.tensor_map(b, ins, where, mask)
+    mask = b.hooks.tensor_map(b, ins, where, mask)
     found = b.scratch(4 * LANES)
     box = (near, where, coordinates)
     name = f"{'in' if inward else 'out'}_{rank}"
@@ -114,10 +111,8 @@ def copy(b: Builder, ins: Instruction) -> None:
     b.stop(ins, b.op("xor", mask, b.op("and", mask, good)))
     mask = b.op("and", mask, good)
     sizes = b.load("i32", LANES, found, 0, 64)
-    marks, place = "", tuple[str, ...]()
-    if b.watch is not None:
-        mask = b.watch.transfers.tensor(b, ins, name, box, sizes, mask)
-        marks, place = b.watch.transfers.marks(ins, inward)
+    mask = b.hooks.tensor(b, ins, name, box, sizes, mask)
+    marks, place = b.hooks.marks(ins, inward)
     b.call(f"tensor_{name}{'_' if marks else ''}{marks}", "void", "ptr %shared", *box, mask, *place)
     if inward:
         come = b.op("sub", b.constant("i32", 0), sizes)

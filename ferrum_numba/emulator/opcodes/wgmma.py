@@ -41,8 +41,7 @@ def order(b: Builder, ins: Instruction) -> None:
     if len(ins.opcode.modifiers & {"fence", "commit_group", "wait_group"}) != 1:
         raise ins.refuse("expected one of .fence, .commit_group, .wait_group")
     expect(ins, 1 if "wait_group" in ins.opcode.modifiers else 0)
-    if b.watch is not None:
-        b.watch.ordering.orders_products(b, ins)
+    b.hooks.orders_products(b, ins)
 
 
 @lowers(
@@ -57,8 +56,7 @@ def multiply(b: Builder, ins: Instruction) -> None:
     kind, kind_b, n = _form(ins)
     a_form, b_form, scale = _operands(ins, kind)
     check_whole_warp(ins, b, len(ins.operands))
-    if b.watch is not None:
-        b.watch.ordering.product(b, ins)
+    b.hooks.product(b, ins)
     number = number_type(kind)
     zero = Value("0" if number == "i32" else "0.0", number)
     old = _kept(b, ins, scale, n // 2, zero)
@@ -72,14 +70,10 @@ def multiply(b: Builder, ins: Instruction) -> None:
         registers = f"ptr {_registers(b, ins)}"
     else:
         value = _descriptor(b, ins, ins.operands[1])
-        if b.watch is not None:
-            value = b.watch.descriptor(b, ins, value, f"a_{a_form}", 16, row)
-        a = str(value)
+        a = str(b.hooks.descriptor(b, ins, value, f"a_{a_form}", 16, row))
     name = f"wgmma_{kind}_{kind_b}_{n}_{a_form}_{b_form}"
     descriptor = _descriptor(b, ins, ins.operands[2])
-    if b.watch is not None:
-        start = b.constant("i32", 0)
-        descriptor = b.watch.descriptor(b, ins, descriptor, f"b_{b_form}", n, start)
+    descriptor = b.hooks.descriptor(b, ins, descriptor, f"b_{b_form}", n, b.constant("i32", 0))
     b.call(name, "void", "ptr %shared", row, a, registers, descriptor, f"ptr {place}")
     results = [b.load(number, LANES, place, 128 * i, 64) for i in range(n // 2)]
     if number == "i32":

@@ -10,17 +10,13 @@ first on, for what a register holds is known only from the beginning; later ones
 from __future__ import annotations
 
 import ctypes
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import DeviceError
-from ..helpers import family
 from ..layout import WARP, state_offset
-
-if TYPE_CHECKING:
-    from ..helpers import Helpers
+from ..library import Helpers, family
 
 _PAYLOAD_BYTES = 512  # of an event, on average: three registers of 32 bits and what goes with them
 
