@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from ..abi.signature import Signature
 from ..errors import LaunchError, PtxError
+from . import table
 from .builder import Builder
 from .cache import Cache
 from .flow import analyse
@@ -108,27 +109,6 @@ class Program:
         if stopped.fault:
             instruction = body.statements[stopped.fault - 1]
             assert isinstance(instruction, Instruction)
-            base = instruction.opcode.base
-            if base == "trap":
-                source = body.files.get(instruction.loc[0]) if instruction.loc else None
-                place = f" at {source}:{instruction.loc[1]}" if source and instruction.loc else ""
-                return instruction.refuse(
-                    f"CTA {stopped.cta}, warp {stopped.warp} came to a trap, or to an assertion"
-                    f" that fails{place}"
-                )
-            if base in ("mbarrier.arrive", "mbarrier.arrive_drop", "cp"):
-                return instruction.refuse("more arrivals than the mbarrier's phase expects")
-            if base == "cp.async.bulk.tensor":
-                return instruction.refuse(
-                    f"CTA {stopped.cta}, warp {stopped.warp}: no tensor map, or no place of a box,"
-                    " that the CPU device can take. It takes maps that tensormap.replace has made,"
-                    " of the instruction's rank, with element strides of 1, no interleave and zeros"
-                    " as fill; boxes of 1 to 256 elements a dimension, whose rows are multiples of"
-                    " 16 bytes, no wider than the swizzle, and begin at a multiple of 16 bytes in"
-                    " the tensor; strides and the tensor's address that are multiples of 16 bytes;"
-                    " places in shared memory that are multiples of 128 bytes; and no negative"
-                    " coordinates where it stores"
-                )
             if stopped.places:
                 return LaunchError(
                     f"{self.entry}: CTA {stopped.cta} will never end, for all of its warps wait:\n"
@@ -136,10 +116,10 @@ class Program:
                     "look for an arrival that is missing, a wait for the wrong phase, or an"
                     " mbarrier that expects too many arrivals"
                 )
-            return instruction.refuse(
-                "not all lanes that it names came to it together; the CPU device runs lanes that"
-                " took different ways one after another"
-            )
+            source = body.files.get(instruction.loc[0]) if instruction.loc else None
+            place = f" at {source}:{instruction.loc[1]}" if source and instruction.loc else ""
+            fault = table.find(instruction).fault
+            return instruction.refuse(fault.format(cta=stopped.cta, warp=stopped.warp, place=place))
         after = [i for b in flow.blocks[stopped.block :] for i in (*b.instructions, b.last) if i]
         return LaunchError(
             f"{self.entry}: CTA {stopped.cta} was stopped after {stopped.steps} instructions, its"

@@ -6,12 +6,12 @@ talk to each other (talks.py), each warp has a clock (clocks.py).
 
 from __future__ import annotations
 
+from .. import table
 from ..builder import Builder
 from ..flow import Flow
 from ..ptx import Immediate, Instruction, Register, registers_of
 from ..values import Value
 
-_WAITS = ("wgmma", "bar arrival", "cp.async.bulk")  # and mbarriers
 _PLACE = ("ptr %checks", "ptr %ctx")
 
 
@@ -27,9 +27,9 @@ class Ordering:
         self.talks = race and talks
         instructions = [i for block in flow.blocks for i in block.instructions]
         self.init, self.race = init, race
-        waits = [i.opcode.base for i in instructions]
-        some = any(w in _WAITS or w.startswith("mbarrier") for w in waits)
-        some = some or any(_in_shared(i, base) for i in instructions for base in ("atom", "red"))
+        some = any(
+            table.find(i).orders or table.accesses(i, "atomic", shared=True) for i in instructions
+        )
         self.clocks = self.talks or (race and some)
         products = [i for i in instructions if _is_product(i)] if self.clocks else []
         self.sets = list(dict.fromkeys(s for i in products for s in _sets(i)))
@@ -243,7 +243,7 @@ _SENDS, _TAKES = frozenset({"release", "acq_rel"}), frozenset({"acquire", "acq_r
 def is_strong(ins: Instruction) -> bool:
     """Whether an access is atomic, or one that never is a race."""
     strong = {"relaxed", "acquire", "release", "volatile", "mmio"}
-    return ins.opcode.base in ("atom", "red") or bool(strong & ins.opcode.modifiers)
+    return table.accesses(ins, "atomic") or bool(strong & ins.opcode.modifiers)
 
 
 def _reaches_others(ins: Instruction) -> bool:
@@ -253,11 +253,7 @@ def _reaches_others(ins: Instruction) -> bool:
 
 def _brings_together(ins: Instruction) -> bool:
     """Barriers, and instructions that all lanes of a warp execute at once."""
-    return bool({"sync", "warp", "red"} & ins.opcode.modifiers) or "wait" in ins.opcode.base
-
-
-def _in_shared(ins: Instruction, base: str) -> bool:
-    return ins.opcode.base == base and any(m.startswith("shared") for m in ins.opcode.modifiers)
+    return bool({"sync", "warp", "red"} & ins.opcode.modifiers) or table.find(ins).ends == "wait"
 
 
 def handed_over(flow: Flow) -> set[int]:
@@ -275,9 +271,9 @@ def handed_over(flow: Flow) -> set[int]:
             for ins in block.instructions:
                 if _brings_together(ins):
                     open_store = False
-                elif _in_shared(ins, "st"):
+                elif table.accesses(ins, "store", shared=True):
                     open_store = True
-                elif open_store and _in_shared(ins, "ld"):
+                elif open_store and table.accesses(ins, "load", shared=True):
                     found.add(ins.index)
             if open_store and block.exit in ("jump", "branch"):
                 for successor in block.successors:

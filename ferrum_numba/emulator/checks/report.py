@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import table
 from ..ptx import Body, Instruction
 from .arrays import Areas, LaunchArray
 from .finding import CHECKS, Finding
@@ -79,10 +80,10 @@ class Reporter:
     @staticmethod
     def _is_shared(ins: Instruction, record: np.void) -> bool:
         """Whether it is of shared memory; an instruction of both spaces (cp.async) has noted it."""
-        modifiers = ins.opcode.modifiers
-        if not any(m.startswith("shared") for m in modifiers) and "matrix" not in ins.opcode.base:
+        of_tiles = table.accesses(ins, "ldmatrix") or table.accesses(ins, "stmatrix")
+        if not table.in_shared(ins) and not of_tiles:
             return False
-        return "global" not in modifiers or int(record["other"]) == IN_SHARED
+        return "global" not in ins.opcode.modifiers or int(record["other"]) == IN_SHARED
 
     def _local(self, kind: str, address: int, nbytes: int) -> str:
         where = f"local memory at byte {address} ({nbytes} bytes)"
@@ -161,7 +162,7 @@ class Reporter:
                 " and the strides, and for a missing bar.sync"
             )
         cta = int(record["other"]) - 1
-        if ins.opcode.base in ("ld", "ldu"):
+        if table.accesses(ins, "load"):
             return (
                 f"reads {where}, which CTA number {cta} writes, and nothing makes sure that it did"
                 " before; look for a missing barrier before or after the atomic operation by which"

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
+from .. import table
 from ..ptx import Body, Instruction
 
 
 def atomic_in_global(body: Body) -> bool:
     """Whether an entry has atomic operations on global memory."""
-    atomics = ("atom", "red")
     instructions = [s for s in body.statements if isinstance(s, Instruction)]
-    return any(
-        i.opcode.base in atomics and not any(m.startswith("shared") for m in i.opcode.modifiers)
-        for i in instructions
-    )
+    return any(table.accesses(i, "atomic", shared=False) for i in instructions)
 
 
 def granule_of(body: Body) -> int:
@@ -21,11 +18,11 @@ def granule_of(body: Body) -> int:
     for statement in body.statements:
         if isinstance(statement, str):
             continue
-        opcode = statement.opcode
-        if opcode.base not in ("st", "atom", "red") or not any(
-            m.startswith("shared") for m in opcode.modifiers
+        if not table.accesses(statement, "store", shared=True) and not table.accesses(
+            statement, "atomic", shared=True
         ):
             continue
+        opcode = statement.opcode
         digits = opcode.type[1:]
         bits = int(digits) if digits.isdecimal() else 32
         count = 4 if "v4" in opcode.modifiers else 2 if "v2" in opcode.modifiers else 1

@@ -175,7 +175,7 @@ class Watch(Hooks[Builder]):
             self._tags(b, ins, self._access_kind(ins, kind), nbytes, addresses, allowed)
         if space == "global" and (self.init or self.race):
             self._marks(b, ins, kind, nbytes, addresses, allowed)
-        if kind == "atomic" and ins.opcode.base == "atom":
+        if kind == "atomic" and table.find(ins).writes:
             self.ordering.exchanges(b)
         return allowed
 

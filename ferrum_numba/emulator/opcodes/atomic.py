@@ -8,9 +8,11 @@ from __future__ import annotations
 from ..builder import Builder
 from ..layout import LANES
 from ..ptx import Group, Immediate, Instruction, Operand, Symbol
-from ..table import lowers
+from ..table import rows_of
 from ..values import Value
 from .memory import address_of, space_of
+
+lowers = rows_of("atomic")
 
 _ORDER = "relaxed acquire release acq_rel cta cluster gpu sys level::cache_hint"
 _INTEGERS = {
@@ -30,7 +32,7 @@ _TYPES = sorted({*_FLOATS}.union(*_INTEGERS.values()))
 _MODIFIERS = f"{_ORDER} global shared shared::cta noftz v2 v4 v8 {' '.join(_INTEGERS)}"
 
 
-@lowers("atom", types=_TYPES, modifiers=_MODIFIERS, varying=True)
+@lowers("atom", types=_TYPES, modifiers=_MODIFIERS, varying=True, accesses=("atomic",))
 def exchange(b: Builder, ins: Instruction) -> None:
     """The destination gets what was there before."""
     if len(ins.operands) < 3:
@@ -42,7 +44,7 @@ def exchange(b: Builder, ins: Instruction) -> None:
         b.write(None if operand == Symbol("_") else operand, value, ins)
 
 
-@lowers("red", types=_TYPES, modifiers=_MODIFIERS, writes=0)
+@lowers("red", types=_TYPES, modifiers=_MODIFIERS, writes=0, accesses=("atomic",))
 def reduce(b: Builder, ins: Instruction) -> None:
     if len(ins.operands) < 2:
         raise ins.refuse(f"expected at least 2 operands, found {len(ins.operands)}")

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from ..builder import Builder
 from ..ptx import Instruction
-from ..table import lowers
+from ..table import rows_of
 from .mbarrier import change, place_of
 from .memory import address_of
+
+lowers = rows_of("async copy")
 
 _SPACES = "shared::cluster shared::cta global mbarrier::complete_tx::bytes bulk_group"
 _GROUPS = ({"commit_group"}, {"wait_group"}, {"wait_group", "read"})
@@ -20,6 +22,7 @@ _GROUPS = ({"commit_group"}, {"wait_group"}, {"wait_group", "read"})
     "cp.async.bulk",
     modifiers=f"{_SPACES} level::cache_hint commit_group wait_group read prefetch L2",
     writes=0,
+    orders=True,
 )
 def copy(b: Builder, ins: Instruction) -> None:
     """Operands: [to], [from], bytes, and [mbarrier] for a copy to shared memory."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from ..builder import Builder
 from ..ptx import Instruction, Register
-from ..table import lowers
+from ..table import rows_of
 from ..values import Value, bits_of
 from .integer import expect
 from .rounding import DIRECTED, directed, from_byte, to_byte, to_float
+
+lowers = rows_of("convert")
 
 FLOAT_TYPES = {"f16": "half", "bf16": "bfloat", "f32": "float", "f64": "double"}
 _INTEGRAL = {"rni": "rint", "rzi": "trunc", "rmi": "floor", "rpi": "ceil"}
@@ -81,7 +83,11 @@ def narrowed_double(b: Builder, value: Value, kind: str) -> Value:
 # -- cvt ------------------------------------------------------------------------------------------
 
 
-@lowers("cvt", modifiers="rn rz rm rp rni rzi rmi rpi ftz sat rna relu satfinite")
+@lowers(
+    "cvt",
+    modifiers="rn rz rm rp rni rzi rmi rpi ftz sat rna relu satfinite",
+    operands="first last",
+)
 def convert(b: Builder, ins: Instruction) -> None:
     types = ins.opcode.types
     if len(types) != 2:

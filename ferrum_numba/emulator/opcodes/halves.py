@@ -11,12 +11,14 @@ from collections.abc import Callable
 
 from ..builder import Builder
 from ..ptx import Instruction
-from ..table import HALVES, lowers
+from ..table import HALVES, rows_of
 from ..values import Value
 from .convert import at_least_zero, narrowed, narrowed_double, saturated, widened
 from .floating import extreme, tanh
 from .integer import expect
 from .rounding import odd_sum
+
+lowers = rows_of("half")
 
 
 def values_of(b: Builder, ins: Instruction, first: int = 1) -> list[Value]:

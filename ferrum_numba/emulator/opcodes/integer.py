@@ -8,9 +8,11 @@ Source: PTX ISA, "Integer Arithmetic Instructions", "Extended-Precision Integer 
 from __future__ import annotations
 
 from ..builder import Builder
-from ..ptx import Group, Instruction
-from ..table import INTEGERS, lowers
+from ..ptx import Group, Instruction, Opcode
+from ..table import INTEGERS, rows_of
 from ..values import Value
+
+lowers = rows_of("integer")
 
 SIGNED = ("s16", "s32", "s64")
 
@@ -60,13 +62,20 @@ def product(b: Builder, ins: Instruction, x: Value, y: Value) -> Value:
     return b.cast("trunc", b.op("lshr", full, b.constant(wide, bits)), f"i{bits}")
 
 
-@lowers("mul", types=INTEGERS, modifiers="lo hi wide")
+def _types_of_product(opcode: Opcode) -> list[str]:
+    """Of .wide the result and what is added have twice the bits."""
+    kind = opcode.type
+    wide = f"{kind[0]}{2 * width(kind)}" if "wide" in opcode.modifiers else kind
+    return [wide, kind, kind, wide]
+
+
+@lowers("mul", types=INTEGERS, modifiers="lo hi wide", operands=_types_of_product)
 def multiply(b: Builder, ins: Instruction) -> None:
     expect(ins, 3)
     b.write(ins.operands[0], product(b, ins, *integers(b, ins)), ins)
 
 
-@lowers("mad", types=INTEGERS, modifiers="lo hi wide cc")
+@lowers("mad", types=INTEGERS, modifiers="lo hi wide cc", operands=_types_of_product)
 def multiply_add(b: Builder, ins: Instruction) -> None:
     expect(ins, 4)
     x, y = integers(b, ins, 1, 3)

@@ -11,12 +11,15 @@ from ..builder import Builder
 from ..helpers.mbarriers import COUNT, PHASE
 from ..layout import LANES, WAIT_ADDRESS, WAIT_PARITY, state_offset
 from ..ptx import Address, Instruction, Operand, Symbol
-from ..table import lowers
+from ..table import rows_of
 from ..values import Value
 from .memory import address_of
 
+lowers = rows_of("barrier")
+
 _SPACE = "shared shared::cta shared::cluster"
 _ORDER = "release acquire relaxed cta cluster"
+_SURPLUS = "more arrivals than the mbarrier's phase expects"
 
 
 def place_of(b: Builder, ins: Instruction, operand: Operand) -> Value:
@@ -29,7 +32,7 @@ def place_of(b: Builder, ins: Instruction, operand: Operand) -> Value:
     return b.cast("trunc", b.op("sub", address_of(b, ins, operand, "global"), start), "i32")
 
 
-@lowers("mbarrier.init", types=("b64",), modifiers=_SPACE, writes=0)
+@lowers("mbarrier.init", types=("b64",), modifiers=_SPACE, writes=0, orders=True)
 def begin(b: Builder, ins: Instruction) -> None:
     """Operands: [address], the number of arrivals that each phase expects."""
     address, count = _operands(ins, 2)
@@ -39,7 +42,7 @@ def begin(b: Builder, ins: Instruction) -> None:
     _set(b, ins, place_of(b, ins, address), word)
 
 
-@lowers("mbarrier.inval", types=("b64",), modifiers=_SPACE, writes=0)
+@lowers("mbarrier.inval", types=("b64",), modifiers=_SPACE, writes=0, orders=True)
 def end(b: Builder, ins: Instruction) -> None:
     (address,) = _operands(ins, 1)
     _set(b, ins, place_of(b, ins, address), b.constant("i64", 0))
@@ -66,6 +69,7 @@ def _operands(ins: Instruction, *counts: int) -> tuple[Operand, ...]:
     types=("b64",),
     modifiers=f"{_SPACE} {_ORDER}",
     writes=0,
+    orders=True,
 )
 def transfer(b: Builder, ins: Instruction) -> None:
     """Operands: [address], a number of bytes that are still to come, or that have come."""
@@ -82,6 +86,8 @@ def transfer(b: Builder, ins: Instruction) -> None:
     types=("b64",),
     modifiers=f"{_SPACE} {_ORDER} expect_tx noComplete",
     varying=True,
+    orders=True,
+    fault=_SURPLUS,
 )
 def arrive(b: Builder, ins: Instruction) -> None:
     """Operands: the state before or _, [address], arrivals (1) or bytes for .expect_tx."""
@@ -134,7 +140,13 @@ def change(
     return words
 
 
-@lowers("cp", types=("b64",), modifiers=f"async mbarrier arrive noinc {_SPACE}", writes=0)
+@rows_of("async copy")(
+    "cp",
+    types=("b64",),
+    modifiers=f"async mbarrier arrive noinc {_SPACE}",
+    writes=0,
+    fault=_SURPLUS,
+)
 def arrive_after_copies(b: Builder, ins: Instruction) -> None:
     """An arrival when all copies of the lane until here have landed, which they have by now.
 
@@ -153,6 +165,8 @@ def arrive_after_copies(b: Builder, ins: Instruction) -> None:
     "mbarrier.try_wait",
     types=("b64",),
     modifiers=f"{_SPACE} {_ORDER} parity",
+    ends="wait",
+    orders=True,
 )
 def wait(b: Builder, ins: Instruction) -> None:
     """Operands: whether the phase is over, [address], its parity or a state; a time is ignored."""
@@ -195,7 +209,7 @@ def _word(b: Builder, place: Value, condition: Value | None) -> Value:
     return Value(text, "i64", LANES)
 
 
-@lowers("mbarrier.pending_count", types=("b64",))
+@lowers("mbarrier.pending_count", types=("b64",), orders=True)
 def pending_count(b: Builder, ins: Instruction) -> None:
     """The arrivals that were missing in a state."""
     target, state = _operands(ins, 2)

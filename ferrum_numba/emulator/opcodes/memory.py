@@ -9,8 +9,10 @@ from __future__ import annotations
 from ..builder import Builder
 from ..layout import LANES
 from ..ptx import Address, Group, Immediate, Instruction, Operand, Register, Symbol
-from ..table import lowers
+from ..table import rows_of
 from ..values import Value, bits_of
+
+lowers = rows_of("memory")
 
 _SPACES = {"global": "global", "shared": "shared", "shared::cta": "shared", "param": "param"}
 # Local memory and constants lie in the host's memory too.
@@ -83,7 +85,7 @@ def _element_bits(ins: Instruction) -> int:
     return int(ptx_type[1:])
 
 
-@lowers("ld", "ldu", modifiers=f"{_ORDER} acquire {_CACHE} {_OTHER}")
+@lowers("ld", "ldu", modifiers=f"{_ORDER} acquire {_CACHE} {_OTHER}", accesses=("load",))
 def load(b: Builder, ins: Instruction) -> None:
     space, bits = space_of(ins), _element_bits(ins)
     if len(ins.operands) not in (2, 3):
@@ -161,7 +163,7 @@ def _load_lanes(
     return [b.shuffle(parts, None, range(i, LANES * count, count)) for i in range(count)]
 
 
-@lowers("st", modifiers=f"{_ORDER} release {_CACHE} {_OTHER}", writes=0)
+@lowers("st", modifiers=f"{_ORDER} release {_CACHE} {_OTHER}", writes=0, accesses=("store",))
 def store(b: Builder, ins: Instruction) -> None:
     space, bits = space_of(ins), _element_bits(ins)
     if len(ins.operands) not in (2, 3) or space == "param":
@@ -225,7 +227,7 @@ _GROUPS = [frozenset({"async", m}) for m in ("commit_group", "wait_group", "wait
 _ASYNC = "async ca cg shared shared::cta global level::cache_hint commit_group wait_group wait_all"
 
 
-@lowers("cp", modifiers=_ASYNC, writes=0)
+@rows_of("async copy")("cp", modifiers=_ASYNC, writes=0, accesses=("load", "store"), operands="b32")
 def copy_async(b: Builder, ins: Instruction) -> None:
     """cp.async copies at once; waiting for it is then free."""
     modifiers = ins.opcode.modifiers
@@ -286,7 +288,9 @@ def hint(b: Builder, ins: Instruction) -> None:
 _FENCES = "cta cluster gpu sys gl sc acq_rel acquire release proxy async alias tensormap::generic"
 
 
-@lowers("membar", "fence", modifiers=f"{_FENCES} global shared::cta mbarrier_init", writes=0)
+@rows_of("barrier")(
+    "membar", "fence", modifiers=f"{_FENCES} global shared::cta mbarrier_init", writes=0
+)
 def fence(b: Builder, ins: Instruction) -> None:
     """Of all kinds and for all proxies: there is one memory here, and one way to it."""
     b.hooks.fence(b, ins)

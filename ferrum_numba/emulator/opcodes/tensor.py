@@ -10,15 +10,25 @@ from ..builder import Builder
 from ..helpers.tensors import FIELDS, MARK, MARK_AT
 from ..layout import LANES
 from ..ptx import Box, Immediate, Instruction, Operand
-from ..table import lowers
+from ..table import rows_of
 from ..values import Value
 from .integer import expect
 from .mbarrier import change, place_of
 from .memory import address_of
 
+lowers = rows_of("async copy")
+
 _MAP_BYTES = 128
 _SPACES = "shared::cluster shared::cta global"
 _RANKS = tuple(f"{rank}d" for rank in range(1, 6))
+_FAULT = (
+    "CTA {cta}, warp {warp}: no tensor map, or no place of a box, that the CPU device can take. It"
+    " takes maps that tensormap.replace has made, of the instruction's rank, with element strides"
+    " of 1, no interleave and zeros as fill; boxes of 1 to 256 elements a dimension, whose rows are"
+    " multiples of 16 bytes, no wider than the swizzle, and begin at a multiple of 16 bytes in the"
+    " tensor; strides and the tensor's address that are multiples of 16 bytes; places in shared"
+    " memory that are multiples of 128 bytes; and no negative coordinates where it stores"
+)
 
 
 @lowers(
@@ -90,6 +100,7 @@ def publish(b: Builder, ins: Instruction) -> None:
     modifiers=f"{_SPACES} {' '.join(_RANKS)} tile mbarrier::complete_tx::bytes bulk_group"
     " level::cache_hint prefetch L2",
     writes=0,
+    fault=_FAULT,
 )
 def copy(b: Builder, ins: Instruction) -> None:
     """Operands: [shared], [map, {coordinates}], [mbarrier]; or the first two turned round."""

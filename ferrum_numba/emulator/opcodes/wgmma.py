@@ -12,7 +12,7 @@ from ..builder import Builder
 from ..helpers.tiles import ELEMENTS, number_type
 from ..layout import LANES, WARP
 from ..ptx import Address, Group, Immediate, Instruction, Operand
-from ..table import lowers
+from ..table import rows_of
 from ..values import Value
 from .integer import expect
 from .matrix import (
@@ -21,11 +21,15 @@ from .matrix import (
     are_multiplied,
     check_whole_warp,
     elements_of,
+    types_of_product,
     write_results,
 )
 
+lowers = rows_of("tensor")
+
 _SHAPE = re.compile(r"m64n(\d+)k(\d+)")
 _SHAPES = " ".join(f"m64n{n}k{k}" for n in range(8, 257, 8) for k in (8, 16, 32))
+_ORDERS = "fence commit_group wait_group sync aligned"
 _SUMS: dict[str, tuple[str, ...]] = {
     "f16": ("f16", "f32"),
     "bf16": ("f32",),
@@ -35,7 +39,7 @@ _SUMS: dict[str, tuple[str, ...]] = {
 _SUMS |= {"u8": ("s32",), "e4m3": ("f16", "f32"), "e5m2": ("f16", "f32")}
 
 
-@lowers("wgmma", types=("",), modifiers="fence commit_group wait_group sync aligned", writes=0)
+@lowers("wgmma", types=("",), modifiers=_ORDERS, writes=0, orders=True)
 def order(b: Builder, ins: Instruction) -> None:
     """wgmma.fence, .commit_group, .wait_group."""
     if len(ins.opcode.modifiers & {"fence", "commit_group", "wait_group"}) != 1:
@@ -50,6 +54,8 @@ def order(b: Builder, ins: Instruction) -> None:
     modifiers=f"mma_async sync aligned satfinite {_SHAPES}",
     varying=True,
     accumulates=True,
+    orders=True,
+    operands=types_of_product,
 )
 def multiply(b: Builder, ins: Instruction) -> None:
     """D = A B + D, or A B where the scale of D is false."""

@@ -13,22 +13,20 @@ from .. import table
 from ..ptx import Address, Instruction, Register, registers_of
 
 ADDRESS = "address"
-_PAIRS = {"f16": "f16x2", "bf16": "bf16x2", "tf32": "f32"}
-_WIDE = {"u16": "u32", "s16": "s32", "u32": "u64", "s32": "s64"}
 _BITS = {"f16x2": 32, "bf16x2": 32, "bf16": 16, "pred": 1, "tf32": 32}
 
 
 def uses(ins: Instruction) -> list[tuple[Register, str, bool]]:
     """(register, type, whether it is written) of all operands; the guard is left out."""
-    if ins.opcode.base in ("bra", "ret", "exit", "bar", "barrier"):
+    row = table.find(ins)
+    if row.ends in ("branch", "barrier"):
         return []
-    count = table.find(ins).writes
     found = []
-    types = _types(ins)
+    types = row.operand_types(ins.opcode)
     for place, operand in enumerate(ins.operands):
         ptx_type = ADDRESS if isinstance(operand, Address) else types[min(place, len(types) - 1)]
         for register in registers_of(operand):
-            found.append((register, _fitting(ptx_type, register), place < count))
+            found.append((register, _fitting(ptx_type, register), place < row.writes))
     return found
 
 
@@ -71,32 +69,3 @@ def _fitting(ptx_type: str, register: Register) -> str:
     if known and ptx_type[0] in "su" and bits_of_type(ptx_type) < register.bits:
         return f"{ptx_type[0]}{register.bits}"  # a load into a wider register extends
     return f"b{register.bits}"
-
-
-def _types(ins: Instruction) -> list[str]:
-    """The type of each operand in order; the last stands for all that follow."""
-    base, types = ins.opcode.base, list(ins.opcode.types) or ["b32"]
-    first, last = types[0], types[-1]
-    if base == "mov" and last[0] in "us":  # copies bits, whatever they are
-        return [f"b{last[1:]}"]
-    if base in ("mma", "wgmma") and len(types) >= 3:
-        packed = [_PAIRS.get(t, "b32") for t in types[1:3]]
-        sums = [_PAIRS.get(t, t) if t != "f32" else t for t in (first, last)]
-        return [sums[0], *packed, sums[1] if base == "mma" else "b32"]
-    if base in ("setp", "bar result"):
-        return ["pred", last, last, "pred"]
-    if base in ("set", "cvt"):
-        return [first, last]
-    if base in ("mul", "mad") and "wide" in ins.opcode.modifiers:
-        return [_WIDE.get(last, last), last, last, _WIDE.get(last, last)]
-    if base in ("shl", "shr"):
-        return [last, last, "u32"]
-    if base in ("popc", "clz", "bfind"):
-        return ["u32", last]
-    if base in ("selp", "slct"):
-        return [last, last, last, "pred"]
-    if base == "shfl":
-        return ["b32", "b32", "u32"]
-    if base in ("ldmatrix", "stmatrix", "cp", "prmt", "lop3"):
-        return ["b32"]
-    return [last]
