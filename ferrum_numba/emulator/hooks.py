@@ -165,31 +165,24 @@ class Hooks(Generic[B]):
     def land(self, b: B) -> None:
         """Let all copies land, for which an mbarrier waits and this warp does not."""
 
-    def bulk(
-        self,
-        b: B,
-        ins: Instruction,
-        near: Value,
-        far: Value,
-        sizes: Value,
-        mask: Value,
-        inward: bool,
+    def near(
+        self, b: B, ins: Instruction, near: Value, sizes: Value, mask: Value, inward: bool
     ) -> Value:
-        """The lanes that may copy a run of bytes. inward: to shared memory (near)."""
+        """The lanes that may copy so many bytes of shared memory. inward: to it."""
+        return mask
+
+    def far(
+        self, b: B, ins: Instruction, far: Value, sizes: Value, mask: Value, inward: bool
+    ) -> Value:
+        """Those of them that may copy so many bytes of global memory, from it where inward."""
+        return mask
+
+    def box(self, b: B, ins: Instruction, name: str, box: Box, mask: Value) -> Value:
+        """Those of them that may copy a box of a tensor. name: the copy's way and rank."""
         return mask
 
     def waited_for_bulk(self, b: B) -> None:
         """A warp has waited for bulk copies to global memory."""
-
-    def tensor_map(self, b: B, ins: Instruction, address: Value, mask: Value) -> Value:
-        """The lanes that may read a tensor map."""
-        return mask
-
-    def tensor(
-        self, b: B, ins: Instruction, name: str, box: Box, sizes: Value, mask: Value
-    ) -> Value:
-        """The lanes that may copy a box. name: the copy's way and rank."""
-        return mask
 
     def marks(self, ins: Instruction, inward: bool) -> tuple[str, tuple[str, ...]]:
         """The end of the name of what copies boxes, and its further arguments."""

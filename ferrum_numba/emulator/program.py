@@ -109,7 +109,8 @@ class Program:
         if stopped.fault:
             instruction = body.statements[stopped.fault - 1]
             assert isinstance(instruction, Instruction)
-            if stopped.places:
+            row = table.find(instruction)
+            if stopped.places and row.ends:
                 return LaunchError(
                     f"{self.entry}: CTA {stopped.cta} will never end, for all of its warps wait:\n"
                     f"{describe(flow.blocks, stopped.places)}\n"
@@ -118,8 +119,8 @@ class Program:
                 )
             source = body.files.get(instruction.loc[0]) if instruction.loc else None
             place = f" at {source}:{instruction.loc[1]}" if source and instruction.loc else ""
-            fault = table.find(instruction).fault
-            return instruction.refuse(fault.format(cta=stopped.cta, warp=stopped.warp, place=place))
+            fault = row.fault.format(cta=stopped.cta, warp=stopped.warp, place=place)
+            return instruction.refuse(fault)
         after = [i for b in flow.blocks[stopped.block :] for i in (*b.instructions, b.last) if i]
         return LaunchError(
             f"{self.entry}: CTA {stopped.cta} was stopped after {stopped.steps} instructions, its"

@@ -6,7 +6,8 @@ halves a vector with two elements a lane.  Operations take their shape from thei
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from .layout import LANES
@@ -54,6 +55,22 @@ class Text:
     def line(self, text: str) -> None:
         """Add a line that has no result."""
         self.lines.append(f"  {text}")
+
+    def label(self, name: str) -> None:
+        """Begin a block."""
+        self.lines.append(f"{name}:")
+
+    @contextmanager
+    def when(self, condition: Value) -> Iterator[None]:
+        """What is emitted within runs only where a condition holds."""
+        self.count += 1
+        name, splats = f"when{self.count}", self.splats.copy()
+        self.line(f"br {condition}, label %{name}, label %{name}.on")
+        self.label(name)
+        yield
+        self.line(f"br label %{name}.on")
+        self.label(f"{name}.on")
+        self.splats = splats  # values of the block are out of reach now
 
     def vector(self, value: Value, n: int = LANES) -> Value:
         """The value in every lane."""

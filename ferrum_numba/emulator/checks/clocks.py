@@ -18,13 +18,23 @@ warp has a plane of its own with the times of its loads, for many may load one p
 
 from __future__ import annotations
 
-from ..layout import WARP, state_offset
+from typing import ClassVar
+
+import numpy as np
+
+from .. import table
+from ..builder import Builder
+from ..layout import WAIT_TRIED, WARP, state_offset
 from ..library import Helpers, family
-from .memory import (
+from ..opcodes.barrier import uniform
+from ..ptx import Instruction, Operand
+from ..values import Value
+from .check import HERE, LONG, POINTER, Check, Kept, Room, zeros
+from .records import ARGUMENTS, visit
+from .state import (
     AGENTS,
     ATOMICS,
     CLOCK_BYTES,
-    KIND,
     LAST_EPOCH,
     MBARRIERS,
     OBJECT_BYTES,
@@ -32,11 +42,112 @@ from .memory import (
     PENDING,
     STEP,
     load_field,
+    number_of,
 )
-from .records import ARGUMENTS, visit
 
 _V = f"<{AGENTS} x i32>"
 _ACQUIRED, _PUBLISHED, _PHASE = 64, 64 + CLOCK_BYTES, 4  # of an object; at 0 is its address + 1
+
+
+class Clocks(Check):
+    """What brings some of the warps into an order."""
+
+    asked = frozenset({"race"})
+    # clocks, objects: see state.py.  planes: for each warp, then for the products of each warp,
+    # when it last loaded each granule; latest: its last load of all.  fences: of each warp the
+    # time of its last proxy fence.
+    fields: ClassVar = {
+        "clocks": POINTER,
+        "objects": POINTER,
+        "planes": POINTER,
+        "plane_bytes": LONG,
+        "latest": POINTER,
+        "fences": POINTER,
+    }
+
+    @property
+    def active(self) -> bool:
+        return self.subject.clocks
+
+    def keep(self, room: Room) -> Kept:
+        return {
+            "clocks": zeros(room.warps * CLOCK_BYTES, np.uint8),
+            "objects": zeros(OBJECTS * OBJECT_BYTES, np.uint8),
+            "planes": zeros(2 * room.warps * room.words),
+            "plane_bytes": 4 * room.words,
+            "latest": zeros(64),
+            "fences": zeros(room.warps),
+        }
+
+    def round(self, b: Builder) -> str:
+        clocks = b.helpers.use(f"clocks_{self.subject.init:d}")
+        return f"  call void @{clocks}(ptr %checks, i1 %moves, i1 %fresh)\n"
+
+    def access(
+        self,
+        b: Builder,
+        ins: Instruction,
+        space: str,
+        address: Value,
+        nbytes: int,
+        condition: Value | None,
+        kind: str,
+    ) -> Value | None:
+        """An atomic operation that returns something may be a lock."""
+        if kind == "atomic" and table.find(ins).writes:
+            b.call("exchange", "void", *HERE)
+        return condition
+
+    def fence(self, b: Builder, ins: Instruction) -> None:
+        if {"proxy", "async"} <= ins.opcode.modifiers:
+            b.call("fence", "void", *HERE)
+
+    def wait(self, b: Builder, keep: int) -> None:
+        b.call("landed", "void", *HERE)
+
+    def waited_for_bulk(self, b: Builder) -> None:
+        """It counts as for all of them."""
+        b.call("bulkwait", "void", *HERE)
+
+    def arrives(self, b: Builder, ins: Instruction, number: Operand, opens: Value) -> None:
+        which = uniform(b, number, ins)
+        b.call("publish_own", "void", *HERE, which)
+        with b.when(opens):
+            b.call("promote", "void", "ptr %checks", which)
+
+    def opened(self, b: Builder, ins: Instruction, number: Operand, waits: Value) -> None:
+        which = uniform(b, number, ins)
+        with b.when(b.invert(waits)):
+            b.call("acquire", "void", *HERE, which)
+
+    def mbarrier(
+        self, b: Builder, ins: Instruction, address: Value, condition: Value | None, kind: str
+    ) -> Value | None:
+        if kind != "wait":
+            self._object(b, kind, address, b.mask(condition))
+        return condition
+
+    def changed(self, b: Builder, address: Value, mask: Value) -> None:
+        self._object(b, "promote", address, mask)
+
+    def tries(self, b: Builder, ins: Instruction, over: Value) -> Value:
+        """A try_wait may give up; where the kernel does not try again, that is a race."""
+        if ins.opcode.base != "mbarrier.try_wait":
+            return over
+        zero = b.constant("i32", 0)
+        tried = b.compare("icmp ne", b.load("i32", 1, "%ctx", WAIT_TRIED, 4), zero)
+        result = b.op("and", over, tried)
+        some = b.compare("icmp ne", b.mask(result), zero)
+        b.store(b.cast("zext", b.invert(some), "i32"), "%ctx", WAIT_TRIED, 4)
+        return result
+
+    def passes(self, b: Builder, address: Value, over: Value, acts: Value, passed: Value) -> Value:
+        self._object(b, "acquire", address, passed)
+        return over
+
+    @staticmethod
+    def _object(b: Builder, kind: str, address: Value, mask: Value) -> None:
+        b.call(f"object_{kind}", "void", b.vector(address), mask, *HERE)
 
 
 def _splat(name: str, value: str) -> str:
@@ -389,7 +500,7 @@ report:
 {visit()}  %reader.raw = select i1 %product, i32 %shifted, i32 %p
   %reader.two = shl i32 %reader.raw, 1
   %reader = or i32 %reader.two, {STEP}
-  %kind = select i1 %product, i32 {KIND["pending-product"]}, i32 {KIND["race"]}
+  %kind = select i1 %product, i32 {number_of("pending-product")}, i32 {number_of("race")}
   %wide = zext i32 %place to i64
   call void @{record}(ptr %checks, ptr %ctx, i32 %site, i32 %kind, i32 %number, i64 %wide, i32 {nbytes}, i32 %reader)
   br label %lane_done

@@ -10,13 +10,71 @@ So a kernel that waits too late, or for too few groups, reads what was there bef
 
 from __future__ import annotations
 
+from typing import ClassVar
+
+import numpy as np
+
+from ..builder import Builder
 from ..layout import WARP
 from ..library import Helpers, family
-from .memory import ENTRY_BYTES, QUEUE_BYTES, QUEUE_HEAD, QUEUE_LENGTH, load_field
+from ..ptx import Instruction
+from ..values import Value
+from .check import HERE, POINTER, Check, Kept, Kind, Room, zeros
+from .state import ENTRY_BYTES, QUEUE_BYTES, QUEUE_HEAD, QUEUE_LENGTH, load_field
 
 _SIZES = (4, 8, 16)
 # An entry: i32 group, mask, bytes; then <32 x i32> to, <32 x i64> from, <32 x i32> size.
 _GROUP, _MASK, _NBYTES, _TO, _FROM, _SIZE = 0, 4, 8, 64, 192, 448
+
+
+class Copies(Check):
+    """Asynchronous copies (cp.async) that somebody does not wait for."""
+
+    asked = frozenset({"race"})
+    kinds = (
+        Kind(
+            "pending-copy",
+            "race",
+            {
+                "shared": "{place}: an asynchronous copy to here is still under way{by}; look for a"
+                " cp.async.wait_group that is missing or leaves too many groups"
+            },
+        ),
+    )
+    fields: ClassVar = {"queues": POINTER}  # copies under way, one queue a warp
+
+    def keep(self, room: Room) -> Kept:
+        return {"queues": zeros(room.warps * QUEUE_BYTES, np.uint8)}
+
+    def begin(self, b: Builder) -> None:
+        b.call("queuebegin", "void", *HERE)
+
+    def copy(
+        self,
+        b: Builder,
+        ins: Instruction,
+        to: Value,
+        source: Value,
+        nbytes: int,
+        mask: Value,
+        sizes: Value,
+    ) -> None:
+        """It is put into the warp's queue."""
+        name = f"queue_{nbytes}_{self.subject.granule}"
+        b.call(name, "void", to, source, mask, sizes, "ptr %shared", *HERE)
+
+    def commit(self, b: Builder) -> None:
+        b.call("queuecommit", "void", *HERE)
+
+    def wait(self, b: Builder, keep: int) -> None:
+        self._land(b, keep, "")
+
+    def land(self, b: Builder) -> None:
+        self._land(b, -1, "_awaited")
+
+    def _land(self, b: Builder, keep: int, how: str) -> None:
+        name = f"queuewait_{self.subject.granule}{how}"
+        b.call(name, "void", b.constant("i32", keep), "ptr %shared", *HERE)
 
 
 def _queue() -> str:

@@ -13,8 +13,8 @@ from ..helpers.access import splat
 from ..helpers.wgmma import addresses_of
 from ..layout import WARP
 from ..library import Helpers, family
-from .memory import AWAITED, KIND, LANDED, PENDING, STEP, load_field
 from .records import ARGUMENTS, visit
+from .state import AWAITED, LANDED, PENDING, STEP, load_field, number_of
 
 
 @family("fence")
@@ -131,7 +131,7 @@ next:
   %place = load i32, ptr %place.at
   %wide = zext i32 %place to i64
   %other = extractelement {v} %t, i32 %lane
-  call void @{record}(ptr %checks, ptr %ctx, i32 %site, i32 {KIND["missing-fence"]}, i32 %lane, i64 %wide, i32 16, i32 %other)
+  call void @{record}(ptr %checks, ptr %ctx, i32 %site, i32 {number_of("missing-fence")}, i32 %lane, i64 %wide, i32 16, i32 %other)
   %less = add i32 %left, -1
   %rest = and i32 %left, %less
   %done = icmp eq i32 %rest, 0

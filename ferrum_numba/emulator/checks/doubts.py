@@ -11,8 +11,8 @@ from __future__ import annotations
 from ..helpers.access import ADDRESS
 from ..layout import state_offset
 from ..library import Helpers, family
-from .memory import DOUBT_BYTES, KIND, WARPS, load_field
 from .records import ARGUMENTS, visit
+from .state import DOUBT_BYTES, WARPS, load_field, number_of
 
 
 def _pointer(space: str, name: str, address: str) -> str:
@@ -83,7 +83,7 @@ report:
   %other = load i32, ptr %other.at, align 4
   %warps = and i32 %other, {WARPS}
   %is.warp = icmp ne i32 %warps, 0
-  %kind = select i1 %is.warp, i32 {KIND[kinds[0]]}, i32 {KIND[kinds[1]]}
+  %kind = select i1 %is.warp, i32 {number_of(kinds[0])}, i32 {number_of(kinds[1])}
   call void @{record}(ptr %checks, ptr %ctx, i32 %site, i32 %kind, i32 %lane, i64 %wide, i32 {nbytes}, i32 %other)
   br label %on
 on:

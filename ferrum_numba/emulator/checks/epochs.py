@@ -7,7 +7,7 @@ epoch_<init>_<race>(checks, moves, fresh): where it moves, a CTA begins (fresh) 
 from __future__ import annotations
 
 from ..library import Helpers, family
-from .memory import LAST_EPOCH, STEP, load_field
+from .state import LAST_EPOCH, STEP, load_field
 
 
 @family("epoch")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import ctypes
 
 from ..library import Helpers
-from .memory import KIND, WRITABLE, Area, load_area, load_field
 from .records import visit
+from .state import WRITABLE, Area, load_area, load_field, number_of
 
 
 def each_lane(helpers: Helpers, kind: str, before: str = "0") -> str:
@@ -70,7 +70,7 @@ def find_usable(helpers: Helpers, access: str, inside: str, nbytes: str, before:
     return f"""{load_field("areas", "ptr")}{load_field("area_count", "i32")}  br label %search
 search:
   %i = phi i32 [ 0, %{before} ], [ %i.next, %other ]
-  %problem = phi i32 [ {KIND["out-of-bounds"]}, %{before} ], [ %problem.next, %other ]
+  %problem = phi i32 [ {number_of("out-of-bounds")}, %{before} ], [ %problem.next, %other ]
   %past = icmp uge i32 %i, %area_count
   br i1 %past, label %module, label %try
 module:
@@ -86,7 +86,7 @@ try:
   %good = and i1 %inside, %usable
   br i1 %good, label %found, label %other
 other:
-  %problem.next = select i1 %inside, i32 {KIND["read-only"]}, i32 %problem
+  %problem.next = select i1 %inside, i32 {number_of("read-only")}, i32 %problem
   %i.next = add i32 %i, 1
   br label %search
 """

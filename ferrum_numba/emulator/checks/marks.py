@@ -8,12 +8,120 @@ confirm_<space>_<bits>(base, addresses, values, mask, checks, ctx, site): after 
 
 from __future__ import annotations
 
+from typing import ClassVar
+
+import numpy as np
+
+from ..builder import Builder
 from ..helpers.access import ADDRESS, row_test
 from ..library import Helpers, family
+from ..ptx import Instruction
+from ..values import Value
+from .check import POINTER, WORD, Check, Kept, Kind, Room, is_strong, mask_of, place, zeros
 from .lanes import each_lane, find_area
-from .memory import IN_SHARED, KIND, load_area, load_field
 from .records import ARGUMENTS, visit
+from .state import DOUBTS, IN_SHARED, load_area, load_field, number_of
 from .talks import cta_number, talk_fields, unordered
+
+
+class Marks(Check):
+    """Elements of global memory: who wrote them, and did another store something else there?"""
+
+    asked = frozenset({"init", "race"})
+    kinds = (
+        Kind(
+            "uninitialised-scratch",
+            "init",
+            {"global": "reads {nbytes} bytes of {place} that no CTA has written"},
+        ),
+        Kind("unwritten-output", "init"),
+        Kind(
+            "lane-conflict",
+            "race",
+            dict.fromkeys(
+                ("shared", "global"),
+                "{place}: another lane stores something else there in the same instruction",
+            ),
+        ),
+        Kind(
+            "cta-race",
+            "race",
+            {
+                "global load": "reads {place}, which CTA number {cta} writes, and nothing makes"
+                " sure that it did before; look for a missing barrier before or after the atomic"
+                " operation by which the CTAs talk to each other, and at its .release and .acquire",
+                "global": "writes {place}, which CTA number {cta} also writes; look at the mask,"
+                " the grid and the strides",
+            },
+        ),
+        Kind(
+            "warp-race",
+            "race",
+            {
+                "global": "{place}: warp {other_warp} of this CTA wrote it, this is warp {warp},"
+                " and nothing brings them into an order; look at the masks and the strides, and"
+                " for a missing bar.sync"
+            },
+        ),
+    )
+    # doubted: lanes whose store may be a race; doubts: what was there before (`DOUBT_BYTES` each),
+    # and who wrote it.
+    fields: ClassVar = {"doubts": POINTER, "doubted": WORD}
+
+    def keep(self, room: Room) -> Kept:
+        return {"doubts": zeros(DOUBTS, np.uint8)}
+
+    @property
+    def _told(self) -> str:
+        """The end of the names of functions that ask whether CTAs may rely on each other."""
+        return "_talks" if self.subject.race and self.subject.talks else ""
+
+    def access(
+        self,
+        b: Builder,
+        ins: Instruction,
+        space: str,
+        address: Value,
+        nbytes: int,
+        condition: Value | None,
+        kind: str,
+    ) -> Value | None:
+        strong = is_strong(ins)
+        if space == "global" and (kind != "load" or (self._told and not strong)):
+            name = f"marks_{'atomic' if strong else kind}_{nbytes}{self._told}"
+            name = f"relies_{nbytes}" if kind == "load" else name
+            mask = mask_of(b, address, condition)
+            b.call(name, "void", b.vector(address), mask, *place(ins))
+        return condition
+
+    def stored(
+        self,
+        b: Builder,
+        ins: Instruction,
+        space: str,
+        address: Value,
+        value: Value | None = None,
+        condition: Value | None = None,
+    ) -> None:
+        """Did it change what another lane, warp or CTA had written?"""
+        if not self.subject.race:
+            return
+        if value is None:
+            b.call(f"settle_{space}_16", "void", b.vector(address), *place(ins))
+        else:
+            values = (b.vector(address), b.vector(value), b.mask(condition))
+            name = f"confirm_{space}_{value.type[1:]}"
+            b.call(name, "void", "ptr %shared", *values, *place(ins))
+
+    def far(
+        self, b: Builder, ins: Instruction, far: Value, sizes: Value, mask: Value, inward: bool
+    ) -> Value:
+        if not inward:
+            b.call(f"bulkmarks{self._told}", "void", far, sizes, mask, *place(ins))
+        return mask
+
+    def marks(self, ins: Instruction, inward: bool) -> tuple[str, tuple[str, ...]]:
+        return ("", ()) if inward else (f"_marks{self._told}", place(ins))
 
 
 @family("marks")
@@ -111,7 +219,7 @@ next:
   %place.at = getelementptr {kind}, ptr %places, i32 %lane
   %place = load {kind}, ptr %place.at
   %wide = {widen}
-  call void @{record}(ptr %checks, ptr %ctx, i32 %site, i32 {KIND["lane-conflict"]}, i32 %lane, i64 %wide, i32 {int(bits) // 8}, i32 {near})
+  call void @{record}(ptr %checks, ptr %ctx, i32 %site, i32 {number_of("lane-conflict")}, i32 %lane, i64 %wide, i32 {int(bits) // 8}, i32 {near})
   %less = add i32 %left, -1
   %rest = and i32 %left, %less
   %done = icmp eq i32 %rest, 0

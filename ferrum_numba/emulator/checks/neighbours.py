@@ -13,11 +13,108 @@ Source: PTX ISA, "bar.warp.sync".
 
 from __future__ import annotations
 
+from typing import ClassVar
+
+from .. import table
+from ..builder import Builder
+from ..flow import Flow
 from ..layout import WARP
 from ..library import Helpers, family
+from ..ptx import Instruction
+from ..values import Value
+from .check import HERE, POINTER, Check, Kept, Kind, Room, Subject, mask_of, place, zeros
 from .lanes import each_lane
-from .memory import KIND, load_field
 from .records import ARGUMENTS, visit
+from .state import load_field, number_of
+
+
+class Neighbours(Check):
+    """Lanes of a warp that rely on each other without having come together."""
+
+    asked = frozenset({"race"})
+    kinds = (
+        Kind(
+            "lane-race",
+            "race",
+            {
+                "shared": "reads {place}, where lane {other} of this warp has stored, and nothing"
+                " has brought the lanes together since; look for a missing bar.warp.sync"
+            },
+        ),
+    )
+    # Of each granule who stored there; of each warp how often its lanes have come together.
+    fields: ClassVar = {"lane_tags": POINTER, "meetings": POINTER}
+
+    def __init__(self, subject: Subject) -> None:
+        super().__init__(subject)
+        self._handed = _handed_over(subject.flow)
+
+    @property
+    def active(self) -> bool:
+        return super().active and bool(self._handed)
+
+    def keep(self, room: Room) -> Kept:
+        return {"lane_tags": zeros(room.words), "meetings": zeros(room.warps)}
+
+    def begin(self, b: Builder) -> None:
+        b.call("lanesmeet", "void", *HERE)
+
+    def reads(self, b: Builder, ins: Instruction) -> None:
+        if _brings_together(ins):
+            b.call("lanesmeet", "void", *HERE)
+
+    def decides(self, b: Builder, branch: Instruction) -> None:
+        self.reads(b, branch)
+
+    def access(
+        self,
+        b: Builder,
+        ins: Instruction,
+        space: str,
+        address: Value,
+        nbytes: int,
+        condition: Value | None,
+        kind: str,
+    ) -> Value | None:
+        if space == "shared":
+            lanes = (b.vector(address), mask_of(b, address, condition))
+            name = f"{nbytes}_{self.subject.granule}"
+            if kind == "store":
+                b.call(f"lanewrites_{name}", "void", *lanes, *HERE)
+            elif kind == "load" and ins.index in self._handed:
+                b.call(f"lanereads_{name}", "void", *lanes, *place(ins))
+        return condition
+
+
+def _brings_together(ins: Instruction) -> bool:
+    """Barriers, and instructions that all lanes of a warp execute at once."""
+    return bool({"sync", "warp", "red"} & ins.opcode.modifiers) or table.find(ins).ends == "wait"
+
+
+def _handed_over(flow: Flow) -> set[int]:
+    """Loads that a store may come before, in the same warp, with nothing to bring lanes together.
+
+    They are told by their indices.
+    """
+    found: set[int] = set()
+    stored = dict.fromkeys((block.index for block in flow.blocks), False)  # at a block's start
+    changed = True
+    while changed:
+        changed = False
+        for block in flow.blocks:
+            open_store = stored[block.index]
+            for ins in block.instructions:
+                if _brings_together(ins):
+                    open_store = False
+                elif table.accesses(ins, "store", shared=True):
+                    open_store = True
+                elif open_store and table.accesses(ins, "load", shared=True):
+                    found.add(ins.index)
+            if open_store and block.exit in ("jump", "branch"):
+                for successor in block.successors:
+                    changed = changed or not stored[successor]
+                    stored[successor] = True
+    return found
 
 
 def _count() -> str:
@@ -88,7 +185,7 @@ def reads(helpers: Helpers, name: str, nbytes: str, granule: str) -> str:
 report:
 {visit()}  %writer = and i32 %tag, 31
   %wide = zext i32 %place to i64
-  call void @{record}(ptr %checks, ptr %ctx, i32 %site, i32 {KIND["lane-race"]}, i32 %lane, i64 %wide, i32 {nbytes}, i32 %writer)
+  call void @{record}(ptr %checks, ptr %ctx, i32 %site, i32 {number_of("lane-race")}, i32 %lane, i64 %wide, i32 {nbytes}, i32 %writer)
   br label %next
 """  # noqa: E501
     return f"""

@@ -14,11 +14,155 @@ that used it last (its number + 1), and whether it was written in another way si
 
 from __future__ import annotations
 
+from typing import ClassVar
+
+import numpy as np
+
+from .. import table
+from ..builder import Builder
 from ..layout import WARP
 from ..library import Helpers, family
+from ..ptx import Immediate, Instruction, registers_of
+from .check import HERE, POINTER, WORD, Check, Kept, Kind, Room, Subject, place, zeros
 from .clocks import own_clock
-from .memory import KIND, PRODUCT_HEAD, STEP, load_field
 from .records import ARGUMENTS, visit
+from .state import PRODUCT_HEAD, STEP, load_field, number_of
+
+
+class Products(Check):
+    """Registers and shared memory that products of warp groups (wgmma) still need."""
+
+    asked = frozenset({"race"})
+    kinds = (
+        Kind(
+            "missing-fence",
+            "race",
+            {
+                "shared": "{place} was written by ordinary stores or cp.async{by}, and is read"
+                " through the asynchronous proxy; look for a missing fence.proxy.async",
+                "register": "works on registers that were written in another way since the last"
+                " wgmma.fence; look for one that is missing before this product",
+            },
+        ),
+        Kind(
+            "pending-product",
+            "race",
+            {
+                "shared": "writes {place}, which a wgmma{by} may still read; look for a"
+                " wgmma.wait_group that is missing, leaves too many groups, or comes after the"
+                " arrival that gives the place free",
+                "register": "reads or writes a register that a wgmma still works on; look for a"
+                " wgmma.wait_group that is missing, comes too late, or leaves too many groups",
+            },
+        ),
+    )
+    fields: ClassVar = {"products": POINTER, "product_bytes": WORD}
+
+    def __init__(self, subject: Subject) -> None:
+        super().__init__(subject)
+        instructions = subject.instructions if subject.clocks else []
+        products = [i for i in instructions if _is_product(i)]
+        # The registers that products work on, and whether they are their results.
+        self._sets = list(dict.fromkeys(s for i in products for s in _sets(i)))
+        self._sets_of: dict[str, list[int]] = {}
+        self._copies_of: dict[str, list[int]] = {}
+        for number, (is_result, names) in enumerate(self._sets):
+            for name in names:
+                self._sets_of.setdefault(name, []).append(number)
+            for name in _copies(instructions, names) if is_result else ():
+                self._copies_of.setdefault(name, []).append(number)
+        # Of the block that is lowered: what was looked at since the last product or fence.
+        self._looked: set[tuple[int, bool]] = set()
+
+    @property
+    def active(self) -> bool:
+        return super().active and bool(self._sets)
+
+    def keep(self, room: Room) -> Kept:
+        nbytes = PRODUCT_HEAD + 8 * len(self._sets)
+        return {"products": zeros(room.warps * nbytes, np.uint8), "product_bytes": nbytes}
+
+    def begin(self, b: Builder) -> None:
+        b.call("productbegin", "void", *HERE)
+
+    def begins_block(self) -> None:
+        self._looked = set()
+
+    def product(self, b: Builder, ins: Instruction) -> None:
+        for registers in _sets(ins):
+            number = b.constant("i32", self._sets.index(registers))
+            b.call("productuse", "void", number, *place(ins))
+        self._looked = set()
+
+    def orders_products(self, b: Builder, ins: Instruction) -> None:
+        self._looked = set()
+        modifiers = ins.opcode.modifiers
+        if "fence" in modifiers:
+            b.call("productfence", "void", *HERE)
+        elif "commit_group" in modifiers:
+            b.call("productcommit", "void", *HERE)
+        else:
+            match ins.operands:
+                case (Immediate(bits=keep),):
+                    b.call("productwait", "void", b.constant("i32", keep), *HERE)
+
+    def reads(self, b: Builder, ins: Instruction) -> None:
+        """Registers that an instruction reads and writes, which products may still need.
+
+        Compilers copy results before they are there, and write A's registers anew while they are
+        read; the assembler makes both right.  What else is done with a result, or with its copy,
+        comes too early.
+        """
+        if ins.opcode.base == "wgmma":
+            return
+        if ins.opcode.base != "mov":
+            sources = ins.operands[table.find(ins).writes :]
+            for register in (r for operand in sources for r in registers_of(operand)):
+                for number in self._copies_of.get(register.name, ()):
+                    self._touch(b, ins, number, writes=False)
+        for register in table.written(ins):
+            for number in self._sets_of.get(register.name, ()):
+                self._touch(b, ins, number, writes=True)
+
+    def _touch(self, b: Builder, ins: Instruction, number: int, writes: bool) -> None:
+        if {(number, writes), (number, True)} & self._looked:
+            return
+        self._looked.add((number, writes))
+        flags = (writes, self._sets[number][0])
+        words = [f"i1 {'true' if flag else 'false'}" for flag in flags]
+        b.call("producttouch", "void", b.constant("i32", number), *words, *place(ins))
+
+
+def _is_product(ins: Instruction) -> bool:
+    return ins.opcode.base == "wgmma" and "mma_async" in ins.opcode.modifiers
+
+
+def _sets(ins: Instruction) -> list[tuple[bool, tuple[str, ...]]]:
+    """The registers of the result, and of A. By name: the body is read for each translation."""
+    names = [
+        tuple(dict.fromkeys(register.name for register in registers_of(operand)))
+        for operand in ins.operands[:2]
+    ]
+    return [(True, names[0]), *([(False, names[1])] if len(names[1]) > 1 else [])]
+
+
+def _copies(instructions: list[Instruction], names: tuple[str, ...]) -> set[str]:
+    """Registers, and those that mov copies them to."""
+    moves = [
+        (
+            {r.name for r in registers_of(i.operands[1])},
+            {r.name for r in registers_of(i.operands[0])},
+        )
+        for i in instructions
+        if i.opcode.base == "mov" and len(i.operands) == 2
+    ]
+    found, before = set(names), 0
+    while len(found) > before:
+        before = len(found)
+        for sources, targets in moves:
+            if sources & found:
+                found |= targets
+    return found
 
 
 def _block() -> str:
@@ -131,7 +275,7 @@ end:
 def _record(helpers: Helpers, kind: str) -> str:
     record = helpers.use("record")
     return (
-        f"{visit()}  call void @{record}(ptr %checks, ptr %ctx, i32 %site, i32 {KIND[kind]},"
+        f"{visit()}  call void @{record}(ptr %checks, ptr %ctx, i32 %site, i32 {number_of(kind)},"
         " i32 0, i64 0, i32 0, i32 0)\n"
     )
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ..layout import WARP, state_offset
 from ..library import Helpers, family
-from .memory import KINDS, RECORD, load_field, record_offset
+from .state import RECORD, kinds, load_field, record_offset
 
 ARGUMENTS = "ptr %checks, ptr %ctx, i32 %site"
 
@@ -23,7 +23,7 @@ def record(helpers: Helpers, name: str) -> str:
     return f"""
 define internal void @{name}({ARGUMENTS}, i32 %kind, i32 %lane, i64 %address, i32 %nbytes, i32 %other) #0 {{
 {load_field("visit", "i32")}{load_field("records", "ptr")}{load_field("worker", "ptr")}\
-  %row = mul i32 %site, {len(KINDS)}
+  %row = mul i32 %site, {len(kinds())}
   %number = add i32 %row, %kind
   %place = mul i32 %number, {RECORD.itemsize}
   %place.wide = zext i32 %place to i64

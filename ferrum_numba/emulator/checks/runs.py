@@ -13,8 +13,8 @@ from __future__ import annotations
 from ..helpers.tensors import BOX, each_box, row_of_box
 from ..library import Helpers, family
 from .lanes import ALLOW, NONE_ALLOWED, find_usable, judge_each_lane
-from .memory import KIND, SCRATCH, load_area
 from .records import ARGUMENTS, visit
+from .state import SCRATCH, load_area, number_of
 
 _CALL = "ptr %checks, ptr %ctx, i32 %site"
 
@@ -139,6 +139,6 @@ unwritten:
   %unwritten.from = add i64 %start, %first
   %unwritten.long = sub i64 %byte.i, %first
   %unwritten.size = trunc i64 %unwritten.long to i32
-  call void @{record}({_CALL}, i32 {KIND["uninitialised-scratch"]}, i32 %lane, i64 %unwritten.from, i32 %unwritten.size, i32 0)
+  call void @{record}({_CALL}, i32 {number_of("uninitialised-scratch")}, i32 %lane, i64 %unwritten.from, i32 %unwritten.size, i32 0)
   br label %on
 """  # noqa: E501

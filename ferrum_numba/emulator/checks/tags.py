@@ -14,12 +14,110 @@ comes second sees it, so it does not matter that warps really run one after anot
 
 from __future__ import annotations
 
+from typing import ClassVar
+
+from ..builder import Builder
 from ..helpers.access import splat
 from ..layout import WARP, state_offset
 from ..library import Helpers, family
+from ..ptx import Instruction
+from ..values import Value
+from .check import LONG, POINTER, WORD, Check, Kept, Kind, Room, is_strong, mask_of, place, zeros
 from .clocks import own_clock
-from .memory import AWAITED, LANDED, MANY, PENDING, load_field
 from .records import ARGUMENTS
+from .state import AWAITED, LANDED, MANY, PENDING, load_field
+
+
+class Tags(Check):
+    """Shared memory that a CTA reads before it has written it, and warps that race for it."""
+
+    asked = frozenset({"init", "race"})
+    kinds = (
+        Kind(
+            "uninitialised-shared",
+            "init",
+            {
+                "shared": "reads {place}, which this CTA has not written; look for a store that is"
+                " missing or masked, or a copy that nobody waited for"
+            },
+        ),
+        Kind(
+            "race",
+            "race",
+            {
+                "shared": "{place}: {user} used it, one of the two wrote, and nothing brings them"
+                " into an order; look for a missing bar.sync, or arrival and wait, between the two"
+            },
+        ),
+    )
+    # tags: one for each granule.  now: a tag at or above it is of this epoch; base: a tag below it
+    # was not written by this CTA.
+    fields: ClassVar = {"tags": POINTER, "tag_bytes": LONG, "now": WORD, "base": WORD}
+
+    def keep(self, room: Room) -> Kept:
+        tags = zeros(room.words)
+        return {"tags": tags, "tag_bytes": tags.nbytes, "now": 0xFFFFFFFF}
+
+    def round(self, b: Builder) -> str:
+        if self.subject.clocks:
+            return ""
+        epoch = b.helpers.use(f"epoch_{self.subject.init:d}_{self.subject.race:d}")
+        return f"  call void @{epoch}(ptr %checks, i1 %moves, i1 %fresh)\n"
+
+    def access(
+        self,
+        b: Builder,
+        ins: Instruction,
+        space: str,
+        address: Value,
+        nbytes: int,
+        condition: Value | None,
+        kind: str,
+    ) -> Value | None:
+        """What an atomic operation reads must be there."""
+        if space == "shared":
+            if kind != "store" and is_strong(ins):
+                strong = kind if kind == "atomic" else "strong"
+                kind = strong if self.subject.clocks else "load"
+            self._look(b, ins, kind, nbytes, b.vector(address), mask_of(b, address, condition))
+        return condition
+
+    def mbarrier(
+        self, b: Builder, ins: Instruction, address: Value, condition: Value | None, kind: str
+    ) -> Value | None:
+        access = "store" if kind == "renew" else "load"
+        self._look(b, ins, access, 8, b.vector(address), b.mask(condition))
+        return condition
+
+    def copy(
+        self,
+        b: Builder,
+        ins: Instruction,
+        to: Value,
+        source: Value,
+        nbytes: int,
+        mask: Value,
+        sizes: Value,
+    ) -> Value:
+        self._look(b, ins, "copy" if self.subject.race else "store", nbytes, to, mask)
+        return mask
+
+    def near(
+        self, b: Builder, ins: Instruction, near: Value, sizes: Value, mask: Value, inward: bool
+    ) -> Value:
+        name = f"bulktags_{'in' if inward else 'out'}_{self.subject.granule}_{self.subject.mode}"
+        b.call(name, "void", near, sizes, mask, *place(ins))
+        return mask
+
+    def _look(
+        self, b: Builder, ins: Instruction, kind: str, nbytes: int, addresses: Value, mask: Value
+    ) -> None:
+        """Look at the tags, and leave this access's own."""
+        granule, clocks = self.subject.granule, self.subject.clocks
+        name = f"tags_{kind}_{nbytes}_{granule}_{self.subject.mode}"
+        b.call(name, "void", addresses, mask, *place(ins))
+        if clocks and kind not in ("load", "strong"):
+            b.call(f"readers_{nbytes}_{granule}", "void", addresses, mask, *place(ins))
 
 
 def own_tags() -> str:

@@ -15,12 +15,61 @@ Source: PTX ISA, "Memory Consistency Model".
 
 from __future__ import annotations
 
+from typing import ClassVar
+
+from ..builder import Builder
 from ..layout import WARP, state_offset
 from ..library import Helpers, family
+from ..ptx import Instruction
+from .check import HERE, POINTER, Check, Kept, Room, zeros
 from .clocks import own_clock
 from .lanes import each_lane, find_area
-from .memory import KIND, STEP, WARPS, load_area, load_field
 from .records import ARGUMENTS, visit
+from .state import STEP, WARPS, load_area, load_field, number_of
+
+_SENDS, _TAKES = frozenset({"release", "acq_rel"}), frozenset({"acquire", "acq_rel"})
+
+
+class Talks(Check):
+    """What lets CTAs rely on each other."""
+
+    asked = frozenset({"race"})
+    # time: counts, over all workers, how CTAs talk to each other.  released: of each CTA and warp
+    # the first tag that is not known to others.  acquired: of each warp of this CTA when it last
+    # acquired something: the time, and its tag.
+    fields: ClassVar = {"time": POINTER, "released": POINTER, "acquired": POINTER}
+
+    @property
+    def active(self) -> bool:
+        return super().active and self.subject.talks
+
+    def keep(self, room: Room) -> Kept:
+        return {"acquired": zeros(64)}
+
+    def share(self, room: Room) -> Kept:
+        return {"time": zeros(1), "released": zeros(room.ctas * room.warps)}
+
+    def round(self, b: Builder) -> str:
+        return f"""  %new.cta = and i1 %moves, %fresh
+  call void @{b.helpers.use("talkbegin")}(ptr %checks, i1 %new.cta)
+"""
+
+    def releases(self, b: Builder, ins: Instruction) -> None:
+        if _SENDS & ins.opcode.modifiers:
+            self._talk(b, ins, "release")
+
+    def acquires(self, b: Builder, ins: Instruction) -> None:
+        if _TAKES & ins.opcode.modifiers:
+            self._talk(b, ins, "acquire")
+
+    def fence(self, b: Builder, ins: Instruction) -> None:
+        if "proxy" not in ins.opcode.modifiers:
+            self._talk(b, ins, "both")
+
+    @staticmethod
+    def _talk(b: Builder, ins: Instruction, what: str) -> None:
+        if not ins.opcode.modifiers & {"cta", "shared", "shared::cta"}:  # it reaches others
+            b.call(f"talk_{what}", "void", *HERE, b.mask(b.condition(ins)))
 
 
 def cta_number() -> str:
@@ -186,7 +235,7 @@ each:
   %mark.at = getelementptr i32, ptr %shadow, i64 %e
   %mark = load i32, ptr %mark.at, align 4
 {unordered("on", "report")}report:
-  call void @{record}(ptr %checks, ptr %ctx, i32 %site, i32 {KIND["cta-race"]}, i32 %lane, i64 %place, i32 {nbytes}, i32 %mark)
+  call void @{record}(ptr %checks, ptr %ctx, i32 %site, i32 {number_of("cta-race")}, i32 %lane, i64 %place, i32 {nbytes}, i32 %mark)
   br label %next
 on:
   %e.next = add i64 %e, 1

@@ -9,8 +9,8 @@ from __future__ import annotations
 from ..library import Helpers, family
 from .clocks import own_clock
 from .lanes import each_lane
-from .memory import AWAITED, KIND, LANDED, PENDING
 from .records import ARGUMENTS, visit
+from .state import AWAITED, LANDED, PENDING, number_of
 from .tags import own_tags
 
 # Lines that set %clash: whether tag %t is another's and nothing orders the two; see tags.py.
@@ -87,8 +87,8 @@ fine:
   br label %each
 report:
 {_doubt(helpers, shift, order) if access == "store" else ""}  %waits = icmp uge i32 %t, {PENDING}
-  %kind.race = select i1 %waits, i32 {KIND["pending-copy"]}, i32 {KIND["race"]}
-  %kind = select i1 %void, i32 {KIND["uninitialised-shared"]}, i32 %kind.race
+  %kind.race = select i1 %waits, i32 {number_of("pending-copy")}, i32 {number_of("race")}
+  %kind = select i1 %void, i32 {number_of("uninitialised-shared")}, i32 %kind.race
   %where = shl i32 %number, {shift}
   %where.wide = zext i32 %where to i64
   %nbytes = shl i32 %count, {shift}

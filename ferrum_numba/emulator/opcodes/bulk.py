@@ -41,7 +41,9 @@ def copy(b: Builder, ins: Instruction) -> None:
     address = b.vector(address_of(b, ins, far, "global"))
     sizes = b.vector(b.integer(ins.operands[2], 32, ins))
     mask = b.mask(b.condition(ins))
-    mask = b.hooks.bulk(b, ins, near, address, sizes, mask, inward)
+    # Shared memory first: it counts as written even where the copy may not read what it would.
+    mask = b.hooks.near(b, ins, near, sizes, mask, inward)
+    mask = b.hooks.far(b, ins, address, sizes, mask, inward)
     way = "in" if inward else "out"
     b.call(f"bulk_{way}", "void", "ptr %shared", near, address, sizes, mask)
     if inward:

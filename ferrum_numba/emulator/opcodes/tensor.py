@@ -114,7 +114,8 @@ def copy(b: Builder, ins: Instruction) -> None:
     near = b.vector(address_of(b, ins, shared, "shared"))
     rank, where, coordinates = _box(b, ins, tensor)
     mask = b.mask(b.condition(ins))
-    mask = b.hooks.tensor_map(b, ins, where, mask)
+    map_bytes = b.constant("i32", _MAP_BYTES)
+    mask = b.hooks.far(b, ins, where, map_bytes, mask, True)
     found = b.scratch(4 * LANES)
     box = (near, where, coordinates)
     name = f"{'in' if inward else 'out'}_{rank}"
@@ -122,9 +123,10 @@ def copy(b: Builder, ins: Instruction) -> None:
     b.stop(ins, b.op("xor", mask, b.op("and", mask, good)))
     mask = b.op("and", mask, good)
     sizes = b.load("i32", LANES, found, 0, 64)
-    mask = b.hooks.tensor(b, ins, name, box, sizes, mask)
+    mask = b.hooks.near(b, ins, near, sizes, mask, inward)
+    mask = b.hooks.box(b, ins, name, box, mask)
     marks, place = b.hooks.marks(ins, inward)
-    b.call(f"tensor_{name}{'_' if marks else ''}{marks}", "void", "ptr %shared", *box, mask, *place)
+    b.call(f"tensor_{name}{marks}", "void", "ptr %shared", *box, mask, *place)
     if inward:
         come = b.op("sub", b.constant("i32", 0), sizes)
         change(b, ins, place_of(b, ins, ins.operands[2]), nbytes=come, publishes="copies")

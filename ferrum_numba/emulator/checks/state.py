@@ -1,33 +1,16 @@
 """What an instrumented run keeps in memory beside the kernel's own: structures and offsets.
 
-Each worker has a `CheckState`; the arrays of the launch (`Area`) and the shadows of their
-elements are shared by all workers.
+Each worker has a `CheckState`, put together from the fields of all checks; the arrays of the launch
+(`Area`) and the shadows of their elements are shared by all workers.
 """
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
 import numpy as np
-
-# What a record can tell. The order is that of the records of one instruction.
-KINDS = (
-    "out-of-bounds",
-    "misaligned",
-    "read-only",
-    "uninitialised-shared",
-    "uninitialised-scratch",
-    "uninitialised-register",
-    "race",
-    "lane-conflict",
-    "pending-copy",
-    "missing-fence",
-    "cta-race",
-    "warp-race",
-    "pending-product",
-    "lane-race",
-)
-KIND = {name: number for number, name in enumerate(KINDS)}
 
 # What `other` of a record says of an address alone: whether it is one of shared memory.
 IN_SHARED = 1
@@ -55,59 +38,45 @@ PRODUCT_HEAD = 64  # of a warp's memory for wgmma: see products.py
 QUEUE_LENGTH = 512
 
 
-class CheckState(ctypes.Structure):
-    """What the instrumented code of one worker needs.
+_CORE: Mapping[str, type] = {
+    "worker": ctypes.c_void_p,
+    "records": ctypes.c_void_p,
+    "tape": ctypes.c_void_p,
+    "visit": ctypes.c_uint32,
+    "reverse": ctypes.c_uint32,
+    "stamp": ctypes.c_uint32,
+}
+_KINDS: dict[str, int] = {}
+_FIELDS = dict(_CORE)
 
-    sites: what each instruction found last (`SITE_BYTES` each).  records: `RECORD` for each
-    instruction and kind.  tags: one for each granule of shared memory.  queues: copies under way,
-    one queue a warp.  registers: which lanes have written those that are watched.  fences: of each
-    warp the epoch of its last proxy fence.  doubted: lanes whose store may be a race; doubts: what
-    was there before (`DOUBT_BYTES` each), and who wrote it.  tape: where a trace goes
-    (trace/tape.py), else NULL.  visit: counts calls that found something.  limit: bytes of shared
-    memory.  dump: where accesses that are not allowed go instead.  stamp: the epoch that tags get;
-    now: a tag at or above it is of this epoch; base: a tag below it was not written by this CTA.
-    clocks, objects: see above.  planes: for each warp, then for the products of each warp, when it
-    last loaded each granule; latest: its last load of all.  products: see products.py.
-    lane_tags, meetings: of each granule and of each warp, see neighbours.py.
-    time: what counts, over all workers, how CTAs talk to each other; released: of each CTA and warp
-    the first tag that is not known to others; acquired: of each warp of this CTA when it last
-    acquired something: the time, and its tag (talks.py).
+
+def add(kinds: Iterable[str], fields: Mapping[str, type]) -> None:
+    """Number what a check's code may record, and give its fields a place; once for each check."""
+    for kind in kinds:
+        _KINDS[kind] = len(_KINDS)
+    _FIELDS.update(fields)
+
+
+@lru_cache(maxsize=1)
+def check_state() -> type[ctypes.Structure]:
+    """What the instrumented code of one worker needs: the fields of all checks, and these.
+
+    worker: its State (layout.py).  records: `RECORD` for each instruction and kind.  tape: where a
+    trace goes (trace/tape.py), else NULL.  visit: counts calls that found something.  reverse:
+    whether the warps run in reverse order.  stamp: the time that tags get.
     """
+    widest = sorted(_FIELDS.items(), key=lambda item: -ctypes.sizeof(item[1]))
+    return type("CheckState", (ctypes.Structure,), {"_fields_": widest})
 
-    _fields_ = (
-        ("worker", ctypes.c_void_p),
-        ("areas", ctypes.c_void_p),
-        ("sites", ctypes.c_void_p),
-        ("records", ctypes.c_void_p),
-        ("tags", ctypes.c_void_p),
-        ("queues", ctypes.c_void_p),
-        ("registers", ctypes.c_void_p),
-        ("fences", ctypes.c_void_p),
-        ("doubts", ctypes.c_void_p),
-        ("tape", ctypes.c_void_p),
-        ("clocks", ctypes.c_void_p),
-        ("objects", ctypes.c_void_p),
-        ("planes", ctypes.c_void_p),
-        ("latest", ctypes.c_void_p),
-        ("products", ctypes.c_void_p),
-        ("lane_tags", ctypes.c_void_p),
-        ("meetings", ctypes.c_void_p),
-        ("time", ctypes.c_void_p),
-        ("released", ctypes.c_void_p),
-        ("acquired", ctypes.c_void_p),
-        ("tag_bytes", ctypes.c_uint64),
-        ("plane_bytes", ctypes.c_uint64),
-        ("area_count", ctypes.c_uint32),
-        ("visit", ctypes.c_uint32),
-        ("limit", ctypes.c_uint32),
-        ("dump", ctypes.c_uint32),
-        ("stamp", ctypes.c_uint32),
-        ("now", ctypes.c_uint32),
-        ("base", ctypes.c_uint32),
-        ("reverse", ctypes.c_uint32),
-        ("doubted", ctypes.c_uint32),
-        ("product_bytes", ctypes.c_uint32),
-    )
+
+def kinds() -> list[str]:
+    """The kinds that native code records, in the order of an instruction's records."""
+    return list(_KINDS)
+
+
+def number_of(kind: str) -> int:
+    """Where the record of a kind lies among those of an instruction."""
+    return _KINDS[kind]
 
 
 class Area(ctypes.Structure):
@@ -150,7 +119,7 @@ QUEUE_BYTES = QUEUE_HEAD + QUEUE_LENGTH * ENTRY_BYTES
 
 def offset(name: str) -> int:
     """Offset of a field of CheckState, in bytes."""
-    return int(getattr(CheckState, name).offset)
+    return int(getattr(check_state(), name).offset)
 
 
 def record_offset(name: str) -> int:
