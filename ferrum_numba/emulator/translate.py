@@ -93,7 +93,7 @@ class Module:
         divergent = self.flow.divergent
         for block in self.flow.blocks:
             b.begin_block()
-            b.lines.append(f"bb{block.index}:")
+            b.label(f"bb{block.index}")
             if divergent:
                 next_block = b.load("i32", LANES, "%ctx", NEXT, 64)
                 b.active = b.compare("icmp eq", next_block, b.constant("i32", block.index))
@@ -132,7 +132,7 @@ class Module:
         """At the start of a CTA: registers that may be read before they are written are zero."""
         b = self.builder
         b.begin_block()
-        b.active = None
+        b.active, b.block = None, "init"
         b.hooks.begin(b)
         for register in sorted(self.flow.blocks[0].live_in, key=lambda r: r.name):
             zero = Value("false" if register.bits == 1 else "0", f"i{register.bits}")
@@ -212,7 +212,7 @@ def _leave(b: Builder, block: Block, loop_steps: int) -> None:
             _count_steps(b, block, loop_steps, b.constant("i32", block.index))
         waits = _waits(b, block)
         b.line(f"br {waits}, label %wait{block.index}, label {_label(block.next)}")
-        b.lines.append(f"wait{block.index}:")
+        b.label(f"wait{block.index}")
         b.line(f"ret i32 {block.next if block.exit == 'yield' else block.index}")
         return
     guard = None
@@ -259,9 +259,9 @@ def _count_steps(b: Builder, block: Block, steps: int, resume: Value) -> None:
     b.store(left, "%state", state_offset("steps"), 8)
     over = b.compare("icmp slt", left, b.constant("i64", 0))
     b.line(f"br {over}, label %stop{block.index}, label %on{block.index}")
-    b.lines.append(f"stop{block.index}:")
+    b.label(f"stop{block.index}")
     b.line(f"ret {resume}")
-    b.lines.append(f"on{block.index}:")
+    b.label(f"on{block.index}")
 
 
 def _divergent_start(flow: Flow) -> list[str]:
@@ -316,7 +316,7 @@ def _leave_lanes(b: Builder, block: Block, loop_steps: int) -> None:
         _count_steps(b, block, loop_steps + _CHOICE_STEPS, b.constant("i32", 1))
     if block.exit in ("poll", "yield"):
         b.line(f"br {waits}, label %wait{block.index}, label %dispatch")
-        b.lines.append(f"wait{block.index}:")
+        b.label(f"wait{block.index}")
         b.line("ret i32 1")
     else:
         b.line("br label %dispatch")

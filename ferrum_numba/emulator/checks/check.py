@@ -111,7 +111,7 @@ Kept = Mapping[str, NDArray[Any] | int]  # fields of CheckState: arrays, or numb
 class Check(Hooks[Builder]):
     """One thing that is looked at: hooks, the kinds of its findings, and what it keeps.
 
-    asked: the names of checks that it serves.  usual: whether these are made unless others are named.
+    asked: names of checks that it serves.  usual: whether these are made unless others are named.
     kinds: of findings.  fields: of CheckState, with their types.
     """
 
@@ -133,6 +133,10 @@ class Check(Hooks[Builder]):
 
     def keep(self, room: Room) -> Kept:
         """What each worker keeps for it."""
+        return {}
+
+    def sight(self, ins: Instruction, kept: Kept, record: np.void) -> Mapping[str, object]:
+        """What its texts may name besides; kept: what the worker that recorded kept."""
         return {}
 
     def share(self, room: Room) -> Kept:

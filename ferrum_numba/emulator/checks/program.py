@@ -101,13 +101,13 @@ class CheckedProgram:
             )
 
         memory = memory_of(self._watch, reverse=False)
-        reporter = Reporter(self._body, memory.areas, memory.limit)
+        reporter = Reporter(self._body, memory.areas, memory.limit, self._watch.checks)
         try:
             run(self.program, memory)
         except (LaunchError, PtxError) as error:  # which may come of what was found before
-            found = reporter.collect(memory.records)[:_SHOWN]
+            found = reporter.collect(memory.kept)[:_SHOWN]
             raise type(error)("\n".join([str(error), *map(str, found)])) from None
-        findings = reporter.collect(memory.records)
+        findings = reporter.collect(memory.kept)
         if self._watch.subject.init:
             findings += reporter.unwritten()
         if self._ordered and not findings:
@@ -142,7 +142,6 @@ class _Memory:
         subject, body = watch.subject, program._body
         self.areas = Areas(arrays, subject.tagged, timed=subject.race and subject.talks)
         self.limit = body.static_shared + shared_bytes if shared_bytes else body.static_end
-        self.records: list[NDArray[np.void]] = []
         self.kept: list[Kept] = []
         self._watch, self._reverse, self._tape = watch, reverse, tape
         size = body.static_shared + shared_bytes
@@ -176,6 +175,5 @@ class _Memory:
         fields = {k: v.ctypes.data if isinstance(v, np.ndarray) else v for k, v in kept.items()}
         checks = check_state()(**fields)
         state.checks = ctypes.addressof(checks)
-        self.records.append(records)
         self.kept.append(kept)
         self._states += [state, checks]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from .. import table
 from ..ptx import Body, Instruction
 from .arrays import Areas, LaunchArray
-from .check import Kind
+from .check import Check, Kept, Kind
 from .finding import Finding
 from .state import AWAITED, IN_SHARED, LANDED, MANY, WARPS, kinds
 from .watch import ALL
@@ -28,26 +28,32 @@ USUAL = tuple(dict.fromkeys(kind.check for check in ALL if check.usual for kind 
 class Reporter:
     """Makes findings of one launch. limit: bytes of shared memory that a CTA has."""
 
-    def __init__(self, body: Body, areas: Areas, limit: int) -> None:
+    def __init__(self, body: Body, areas: Areas, limit: int, checks: Sequence[Check]) -> None:
         self._body = body
+        self._checks = {kind.name: check for check in checks for kind in check.kinds}
         self._areas = areas
         self._limit = limit
 
-    def collect(self, records: Sequence[NDArray[np.void]]) -> list[Finding]:
+    def collect(self, kept: Sequence[Kept]) -> list[Finding]:
         """One finding for each instruction and kind, with the counts of all workers."""
-        if not records:
+        if not kept:
             return []
+        records: list[NDArray[np.void]] = [np.asarray(k["records"]) for k in kept]
         counts = sum(r["count"].astype(np.int64) for r in records)
         findings, numbered = [], kinds()
         for site, kind in np.argwhere(counts).tolist():
-            first = next(r[site, kind] for r in records if r["count"][site, kind])
+            first = next(i for i, r in enumerate(records) if r["count"][site, kind])
             instruction = self._body.statements[site]
             assert isinstance(instruction, Instruction)
             count = int(np.asarray(counts)[site, kind])
-            findings.append(self._finding(instruction, _KINDS[numbered[kind]], first, count))
+            its = _KINDS[numbered[kind]]
+            record = records[first][site, kind]
+            findings.append(self._finding(instruction, its, record, count, kept[first]))
         return findings
 
-    def _finding(self, ins: Instruction, kind: Kind, record: np.void, count: int) -> Finding:
+    def _finding(
+        self, ins: Instruction, kind: Kind, record: np.void, count: int, kept: Kept
+    ) -> Finding:
         address = int(record["address"])
         space = self._space(ins, kind, record)
         found = self._areas.nearest(address) if space == "global" else None
@@ -59,7 +65,10 @@ class Reporter:
         return Finding(
             check=kind.check,
             kind=kind.name,
-            message=text.format_map(self._sight(ins, space, found, record)),
+            message=text.format(
+                **self._sight(ins, space, found, record),
+                **self._checks[kind.name].sight(ins, kept, record),
+            ),
             count=count,
             line=ins.line,
             instruction=" ".join(ins.text.split()),

@@ -58,6 +58,7 @@ class Watch(Hooks[Builder]):
         self.subject = Subject(checks, body, threads)
         self.talks = self.subject.talks
         self.checks = [check for check in (make(self.subject) for make in ALL) if check.active]
+        self.stepwise = self.stepwise or any(check.stepwise for check in self.checks)
         self._bounds = next(check for check in self.checks if isinstance(check, Bounds))
 
     def __repr__(self) -> str:
