@@ -14,6 +14,7 @@ from .bounds import Bounds
 from .check import Check, Subject, lanes
 from .clocks import Clocks
 from .copies import Copies
+from .finite import Finite
 from .marks import Marks
 from .neighbours import Neighbours
 from .order import Order
@@ -24,7 +25,7 @@ from .tags import Tags
 from .talks import Talks
 
 ALL: Sequence[type[Check]] = (
-    *(Bounds, Registers, Neighbours, Tags, Marks, Copies, Clocks, Talks, Products, Order),
+    *(Bounds, Registers, Neighbours, Tags, Marks, Copies, Clocks, Talks, Products, Order, Finite),
 )
 """The checks, in the order in which they look at an access: what one refuses the next ignores."""
 
