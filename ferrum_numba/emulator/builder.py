@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from .flow import Flow
 from .hooks import Hooks
 from .layout import DONE, LANES, NEXT, WARP, Layout, state_offset
-from .library import Helpers
+from .library import Library
 from .ptx import (
     Address,
     Array,
@@ -38,14 +38,14 @@ class Builder(Text):
         layout: Layout,
         shared: dict[str, int],
         params: dict[str, tuple[int, int]],
-        helpers: Helpers,
+        library: Library,
         hooks: Hooks[Builder] | None = None,
     ) -> None:
         """shared: offsets of shared arrays; params: (offset, size) of parameters; in bytes.
 
         hooks: what is emitted besides, where checks are on.
         """
-        super().__init__(helpers)
+        super().__init__(library)
         self.flow = flow
         self.layout = layout
         self.shared = shared
@@ -267,7 +267,7 @@ class Builder(Text):
         missing = self.mask(away)
         if members is not None:  # each lane names its own; what one misses is missing
             missing = self.op("and", self.vector(members), missing)
-            self.helpers.declare(f"i32 @llvm.vector.reduce.or.v{LANES}i32(<{LANES} x i32>)")
+            self.library.declare(f"i32 @llvm.vector.reduce.or.v{LANES}i32(<{LANES} x i32>)")
             call = f"call i32 @llvm.vector.reduce.or.v{LANES}i32({missing})"
             missing = Value(self.emit(call), "i32")
         self.stop(ins, missing)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 
-from .library import Helpers, family
+from .library import Library, family
 from .values import Text, Value, bits_of
 
 VECTOR = "<32 x i32>"
@@ -14,8 +14,8 @@ VECTOR = "<32 x i32>"
 class Routine(Text):
     """A function. Its writer takes the arguments, emits the body, and returns at its end."""
 
-    def __init__(self, helpers: Helpers, name: str) -> None:
-        super().__init__(helpers)
+    def __init__(self, library: Library, name: str) -> None:
+        super().__init__(library)
         self.name, self._result = name, "void"
         self._arguments: list[Value] = []
         self._frame: list[str] = []
@@ -68,14 +68,14 @@ class Routine(Text):
 
 
 def routine(
-    name: str, kind: Callable[[Helpers, str], Routine] = Routine
+    name: str, kind: Callable[[Library, str], Routine] = Routine
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Add the decorated writer to the library: (routine, *arguments of the name)."""
 
     def add(write: Callable[..., None]) -> Callable[..., None]:
         @family(name)
-        def generate(helpers: Helpers, symbol: str, *arguments: str) -> str:
-            its = kind(helpers, symbol)
+        def generate(library: Library, symbol: str, *arguments: str) -> str:
+            its = kind(library, symbol)
             write(its, *arguments)
             return its.text()
 

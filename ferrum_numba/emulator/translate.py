@@ -15,8 +15,8 @@ import math
 from itertools import accumulate
 
 from ..abi.signature import Signature
-from . import helpers as helpers  # fills the library
 from . import opcodes as opcodes  # fills the table
+from . import runtime as runtime  # fills the library
 from . import table
 from .builder import Builder
 from .flow import EXIT, Block, Flow, analyse, check_end
@@ -35,7 +35,7 @@ from .layout import (
     Layout,
     state_offset,
 )
-from .library import Helpers
+from .library import Library
 from .opcodes.barrier import is_open, number_of
 from .ptx import Body, Register
 from .values import Value
@@ -64,13 +64,13 @@ class Module:
         self.flow = analyse(body, threads_of(signature), masked)
         self._ends = list(accumulate(len(block.instructions) + 1 for block in self.flow.blocks))
         self.layout = Layout(self.flow)
-        self.helpers = Helpers(host)
+        self.library = Library(host)
         params = {p.name: (p.offset, p.size) for p in signature.params}
-        self.builder = Builder(self.flow, self.layout, body.shared, params, self.helpers, hooks)
+        self.builder = Builder(self.flow, self.layout, body.shared, params, self.library, hooks)
         self.builder.arrays = body.arrays
         self.builder.static_shared = body.static_shared
         self.builder.hooks.prepare(self.builder)
-        parts = [self._warp(), self._run(), _arrays(body), self.helpers.text()]
+        parts = [self._warp(), self._run(), _arrays(body), self.library.text()]
         self.text = "\n".join(parts)
 
     def _run(self) -> str:
@@ -292,7 +292,7 @@ def _divergent_start(flow: Flow) -> list[str]:
 
 
 def _leave_lanes(b: Builder, block: Block, loop_steps: int) -> None:
-    b.helpers.declare(f"i32 @llvm.vector.reduce.smin.v{LANES}i32(<{LANES} x i32>)")
+    b.library.declare(f"i32 @llvm.vector.reduce.smin.v{LANES}i32(<{LANES} x i32>)")
     assert b.active is not None
 
     def number(index: int) -> Value:

@@ -6,11 +6,11 @@ halves a vector with two elements a lane.  Operations take their shape from thei
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from .layout import LANES
-from .library import Helpers
+from .library import Library
 
 FLOAT_BITS = {"half": 16, "bfloat": 16, "float": 32, "double": 64}
 
@@ -42,8 +42,8 @@ class Text:
     block: the label of the block that is written.  closed: whether it has ended.
     """
 
-    def __init__(self, helpers: Helpers) -> None:
-        self.helpers = helpers
+    def __init__(self, library: Library) -> None:
+        self.library = library
         self.lines: list[str] = []
         self.count = 0
         self.splats: dict[tuple[Value, int], Value] = {}
@@ -106,7 +106,7 @@ class Text:
 
     def vector(self, value: Value, n: int = LANES) -> Value:
         """The value in every lane."""
-        if value.n != 1:
+        if value.n != 1 or n == 1:
             return value
         if (value, n) not in self.splats:
             if value.text[0] != "%":
@@ -179,7 +179,7 @@ class Text:
         suffix = ("" if first.n == 1 else f"v{first.n}") + kind.get(first.type, first.type)
         arguments = ", ".join([str(v) for v in values] + ([extra] if extra else []))
         types = [v.full_type for v in values] + ([extra.split()[0]] if extra else [])
-        self.helpers.declare(f"{first.full_type} @{name}.{suffix}({', '.join(types)})")
+        self.library.declare(f"{first.full_type} @{name}.{suffix}({', '.join(types)})")
         call = f"call {first.full_type} @{name}.{suffix}({arguments})"
         return Value(self.emit(call), first.type, first.n)
 
@@ -189,7 +189,7 @@ class Text:
         lanes = "" if value.n == 1 else f"v{value.n}"
         to = Value("", llvm_type, value.n).full_type
         symbol = f"llvm.{name}.sat.{lanes}{llvm_type}.{lanes}{kind}"
-        self.helpers.declare(f"{to} @{symbol}({value.full_type})")
+        self.library.declare(f"{to} @{symbol}({value.full_type})")
         return Value(self.emit(f"call {to} @{symbol}({value})"), llvm_type, value.n)
 
     def flush(self, value: Value) -> Value:
@@ -202,8 +202,8 @@ class Text:
         return self.select(small, zero, value)
 
     def call(self, name: str, result: str, *arguments: Value | str) -> str:
-        """Call a 32-lane helper; return its result's name. A str argument has its type with it."""
-        symbol = self.helpers.use(name)
+        """Call a function of the library; return its result's name. A str has its type with it."""
+        symbol = self.library.use(name)
         call = f"call {result} @{symbol}({', '.join(map(str, arguments))})"
         if result == "void":
             self.line(call)
@@ -217,6 +217,33 @@ class Text:
         n = len(indices)
         text = self.emit(f"shufflevector {a}, {a.full_type} {other}, <{n} x i32> <{picks}>")
         return Value(text, a.type, n)
+
+    def lanes(self, mask: Value) -> Value:
+        """A mask as a condition: the inverse of `mask`."""
+        return Value(self.emit(f"bitcast {mask} to <{LANES} x i1>"), "i1", LANES)
+
+    def numbers(self, llvm_type: str, numbers: Iterable[int]) -> Value:
+        """A vector of integer constants."""
+        items = [f"{llvm_type} {number}" for number in numbers]
+        return Value(f"<{', '.join(items)}>", llvm_type, len(items))
+
+    def iota(self, llvm_type: str, step: int = 1, n: int = LANES) -> Value:
+        """0, step, 2 * step, …"""
+        return self.numbers(llvm_type, (i * step for i in range(n)))
+
+    def reduce(self, name: str, value: Value) -> Value:
+        """All elements of a vector as one, by an operation such as "or" or "smin"."""
+        symbol = f"@llvm.vector.reduce.{name}.v{value.n}{value.type}"
+        self.library.declare(f"{value.type} {symbol}({value.full_type})")
+        return Value(self.emit(f"call {value.type} {symbol}({value})"), value.type)
+
+    def joined(self, parts: Sequence[Value]) -> Value:
+        """Vectors of one shape as one, the first lowest; there are a power of two."""
+        while len(parts) > 1:
+            n = 2 * parts[0].n
+            pairs = zip(parts[::2], parts[1::2], strict=True)
+            parts = [self.shuffle(x, y, range(n)) for x, y in pairs]
+        return parts[0]
 
     def element(self, value: Value, index: int) -> Value:
         """One element of a vector."""
@@ -257,12 +284,38 @@ class Text:
         where = self.at(pointer, offset)
         self.line(f"store {value}, ptr {where}, align {align}")
 
+    def pointer(self, address: Value) -> Value:
+        """Addresses of the host as pointers."""
+        to = "ptr" if address.n == 1 else f"<{address.n} x ptr>"
+        return Value(self.emit(f"inttoptr {address} to {to}"), "ptr", address.n)
+
+    def masked_load(self, place: Value, lanes: Value, old: Value) -> Value:
+        """What lies from a place on, of the lanes of a condition."""
+        symbol = f"@llvm.masked.load.v{old.n}{old.type}.p0"
+        self.library.declare(f"{old.full_type} {symbol}(ptr, i32, <{old.n} x i1>, {old.full_type})")
+        call = f"call {old.full_type} {symbol}({place}, i32 1, {lanes}, {old})"
+        return Value(self.emit(call), old.type, old.n)
+
+    def masked_store(self, value: Value, place: Value, lanes: Value) -> None:
+        """Store from a place on, of the lanes of a condition."""
+        symbol = f"@llvm.masked.store.v{value.n}{value.type}.p0"
+        self.library.declare(f"void {symbol}({value.full_type}, ptr, i32, <{value.n} x i1>)")
+        self.line(f"call void {symbol}({value}, {place}, i32 1, {lanes})")
+
+    def copy_bytes(self, to: Value, source: Value, nbytes: Value) -> None:
+        self.library.declare("void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)")
+        self.line(f"call void @llvm.memcpy.p0.p0.i64({to}, {source}, {nbytes}, i1 false)")
+
+    def clear_bytes(self, place: Value, nbytes: Value) -> None:
+        self.library.declare("void @llvm.memset.p0.i64(ptr, i8, i64, i1)")
+        self.line(f"call void @llvm.memset.p0.i64({place}, i8 0, {nbytes}, i1 false)")
+
     def gather(self, llvm_type: str, places: Value, lanes: Value, old: Value, align: int) -> Value:
         """What lies at each lane's place, where a condition holds."""
         lanes, old = self.vector(lanes, places.n), self.vector(old, places.n)
         symbol = f"@llvm.masked.gather.v{places.n}{llvm_type}.v{places.n}p0"
         kinds = f"<{places.n} x ptr>, i32, <{places.n} x i1>, {old.full_type}"
-        self.helpers.declare(f"{old.full_type} {symbol}({kinds})")
+        self.library.declare(f"{old.full_type} {symbol}({kinds})")
         call = f"call {old.full_type} {symbol}({places}, i32 {align}, {lanes}, {old})"
         return Value(self.emit(call), llvm_type, places.n)
 
@@ -270,7 +323,7 @@ class Text:
         """Store to each lane's place, where a condition holds."""
         symbol = f"@llvm.masked.scatter.v{places.n}{value.type}.v{places.n}p0"
         kinds = f"<{places.n} x ptr>, i32, <{places.n} x i1>"
-        self.helpers.declare(f"void {symbol}({value.full_type}, {kinds})")
+        self.library.declare(f"void {symbol}({value.full_type}, {kinds})")
         self.line(f"call void {symbol}({value}, {places}, i32 {align}, {lanes})")
 
 

@@ -150,7 +150,7 @@ def is_strong(ins: Instruction) -> bool:
     return table.accesses(ins, "atomic") or bool(strong & ins.opcode.modifiers)
 
 
-def place(ins: Instruction) -> tuple[str, str, str]:
+def at_site(ins: Instruction) -> tuple[str, str, str]:
     """The last arguments of functions that may record something."""
     return "ptr %checks", "ptr %ctx", f"i32 {ins.index}"
 

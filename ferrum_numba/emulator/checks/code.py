@@ -6,10 +6,10 @@ import ctypes
 from collections.abc import Callable, Sequence
 
 from ..layout import WARP, State
-from ..library import Helpers
+from ..library import Library
 from ..routine import Routine, routine
 from ..values import Value
-from .state import Area, check_state, number_of
+from .state import STEP, Area, check_state, number_of
 
 _TYPES = {
     ctypes.c_void_p: "ptr",
@@ -27,8 +27,8 @@ class Code(Routine):
     ctx: Value
     site: Value
 
-    def __init__(self, helpers: Helpers, name: str) -> None:
-        super().__init__(helpers, name)
+    def __init__(self, library: Library, name: str) -> None:
+        super().__init__(library, name)
         self._loaded: dict[str, Value] = {}
 
     def looks(self) -> None:
@@ -82,6 +82,12 @@ class Code(Routine):
     def warp(self) -> Value:
         """The warp's number."""
         return self.load("i32", 1, self.ctx, WARP, 4)
+
+    def tick(self) -> Value:
+        """Let time go on; the new time."""
+        now = self.op("add", self.field("stamp"), STEP)
+        self.put("stamp", now)
+        return now
 
     # -- findings -------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from ..builder import Builder
 from ..ptx import Immediate, Instruction, Register, registers_of
 from ..types import Values, held_types, uses
 from ..values import Value
-from .check import POINTER, WORD, Check, Kept, Kind, Room, Subject, place, zeros
+from .check import POINTER, WORD, Check, Kept, Kind, Room, Subject, at_site, zeros
 from .code import Code, code
 from .state import offset
 
@@ -131,7 +131,7 @@ class Finite(Check):
                 values = [b.vector(v) for v in shown]
                 size = b.constant("i32", nbytes)
                 which = b.constant("i32", use.place)
-                b.call(name, "void", mask, addresses, size, which, *place(ins), *values)
+                b.call(name, "void", mask, addresses, size, which, *at_site(ins), *values)
 
     # -- findings -------------------------------------------------------------------------------
 

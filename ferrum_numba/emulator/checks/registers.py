@@ -13,12 +13,11 @@ from typing import ClassVar
 from .. import table
 from ..builder import Builder
 from ..layout import WARP
-from ..library import Helpers, family
 from ..ptx import Instruction, Register, registers_of
 from ..values import Value
-from .check import POINTER, Check, Kept, Kind, Room, Subject, invert, place, zeros
-from .records import ARGUMENTS, visit
-from .state import number_of, offset
+from .check import POINTER, Check, Kept, Kind, Room, Subject, at_site, invert, zeros
+from .code import Code, code
+from .state import offset
 
 
 class Registers(Check):
@@ -78,7 +77,7 @@ class Registers(Check):
             if register.name in self._suspects:
                 written = b.load("i32", 1, self._written(b, register.name), 0, 4)
                 missing = b.op("and", b.mask(condition), invert(b, written))
-                b.call("registers", "void", missing, *place(ins))
+                b.call("registers", "void", missing, *at_site(ins))
 
     def _written(self, b: Builder, name: str) -> str:
         """Where the mask of the lanes lies that have written a register."""
@@ -90,25 +89,11 @@ class Registers(Check):
         return b.emit(f"getelementptr i32, ptr {masks}, {number}")
 
 
-@family("registers")
-def registers(helpers: Helpers, name: str) -> str:
-    record = helpers.use("record")
-    helpers.declare("i32 @llvm.cttz.i32(i32, i1)")
-    return f"""
-define internal void @{name}(i32 %mask, {ARGUMENTS}) #0 {{
-  %none = icmp eq i32 %mask, 0
-  br i1 %none, label %over, label %report
-over:
-  ret void
-report:
-{visit()}  br label %next
-next:
-  %left = phi i32 [ %mask, %report ], [ %rest, %next ]
-  %lane = call i32 @llvm.cttz.i32(i32 %left, i1 true)
-  call void @{record}(ptr %checks, ptr %ctx, i32 %site, i32 {number_of("uninitialised-register")}, i32 %lane, i64 0, i32 0, i32 0)
-  %less = add i32 %left, -1
-  %rest = and i32 %left, %less
-  %done = icmp eq i32 %rest, 0
-  br i1 %done, label %over, label %next
-}}
-"""  # noqa: E501
+@code("registers")
+def registers(c: Code) -> None:
+    (mask,) = c.takes("i32")
+    c.looks()
+    c.ret_if(c.compare("icmp eq", mask, 0))
+    c.visits()
+    with c.each_lane(mask) as (lane,):
+        c.record("uninitialised-register", lane, c.constant("i64", 0), 0)

@@ -60,6 +60,7 @@ class Reporter:
         array, offset = (found[0].name, found[1]) if found else (None, None)
         key = f"{space} load" if table.accesses(ins, "load") else str(space)
         text = kind.texts.get(key) or kind.texts[space or "register"]
+        check = self._checks.get(kind.name)
         file, source_line = ins.loc if ins.loc else (None, None)
         x, y, z = (int(i) for i in record["cta"])
         return Finding(
@@ -67,7 +68,7 @@ class Reporter:
             kind=kind.name,
             message=text.format(
                 **self._sight(ins, space, found, record),
-                **self._checks[kind.name].sight(ins, kept, record),
+                **(check.sight(ins, kept, record) if check is not None else {}),
             ),
             count=count,
             line=ins.line,

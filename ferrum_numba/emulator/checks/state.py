@@ -125,23 +125,3 @@ def offset(name: str) -> int:
 def record_offset(name: str) -> int:
     """Offset of a field of a record, in bytes."""
     return int(RECORD.fields[name][1]) if RECORD.fields else 0
-
-
-def load_field(name: str, kind: str, pointer: str = "%checks") -> str:
-    """Lines that load a field of CheckState into %<name>."""
-    align = 8 if kind in ("ptr", "i64") else 4
-    return (
-        f"  %{name}.at = getelementptr i8, ptr {pointer}, i64 {offset(name)}\n"
-        f"  %{name} = load {kind}, ptr %{name}.at, align {align}\n"
-    )
-
-
-def load_area(*names: str) -> str:
-    """Lines that load these fields of the Area at %area, each into %<name>."""
-    kinds = {ctypes.c_uint64: "i64", ctypes.c_uint32: "i32", ctypes.c_void_p: "ptr"}
-    types = dict(Area._fields_)
-    return "".join(
-        f"  %{name}.at = getelementptr i8, ptr %area, i64 {getattr(Area, name).offset}\n"
-        f"  %{name} = load {kinds[types[name]]}, ptr %{name}.at\n"
-        for name in names
-    )

@@ -81,7 +81,7 @@ def _gather(b: Builder, value: Value, source: Value) -> Value:
     b.store(value, place, 0, 64)
     lanes = b.emit(f"getelementptr i32, ptr {place}, {source}")
     vector = f"<{LANES} x i32>"
-    b.helpers.declare(
+    b.library.declare(
         f"{vector} @llvm.masked.gather.v32i32.v32p0(<32 x ptr>, i32, <32 x i1>, {vector})"
     )
     return Value(
@@ -156,11 +156,11 @@ def reduce(b: Builder, ins: Instruction) -> None:
     b.write(ins.operands[0], _among(b, ins, f"redux_{prefix}{name}", value, members), ins)
 
 
-def _among(b: Builder, ins: Instruction, helper: str, value: Value, members: Value) -> Value:
-    """A helper's result for each lane, from the lanes that its member mask names."""
+def _among(b: Builder, ins: Instruction, name: str, value: Value, members: Value) -> Value:
+    """A function's result for each lane, from the lanes that its member mask names."""
     acts = b.mask(b.condition(ins))
     vector = f"<{LANES} x i32>"
-    text = b.call(helper, vector, value, b.vector(members), acts)
+    text = b.call(name, vector, value, b.vector(members), acts)
     return Value(text, "i32", LANES)
 
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from .. import table
 from ..builder import Builder
-from ..helpers.tiles import ELEMENTS, number_type, plane_bytes
 from ..layout import LANES
 from ..ptx import Group, Instruction, Opcode, Operand
+from ..runtime.tiles import ELEMENTS, number_type, plane_bytes
 from ..table import rows_of
 from ..values import Value
 from .convert import narrowed, widened

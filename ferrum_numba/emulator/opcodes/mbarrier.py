@@ -1,16 +1,16 @@
 """mbarrier: barriers in shared memory that count arrivals and bytes, phase after phase.
 
 A warp that waits in vain gives the others a turn, as the flow analysis has it ("yield"): then it
-comes to the wait again, if the kernel lets it.  See helpers/mbarriers.py for what a word holds.
+comes to the wait again, if the kernel lets it.  See runtime/mbarriers.py for what a word holds.
 Source: PTX ISA, "Parallel Synchronization: mbarrier", "cp.async.mbarrier.arrive".
 """
 
 from __future__ import annotations
 
 from ..builder import Builder
-from ..helpers.mbarriers import COUNT, PHASE
 from ..layout import LANES, WAIT_ADDRESS, WAIT_PARITY, state_offset
 from ..ptx import Address, Instruction, Operand, Symbol
+from ..runtime.mbarriers import COUNT, PHASE
 from ..table import rows_of
 from ..values import Value
 from .memory import address_of

@@ -1,7 +1,7 @@
 """Loads, stores, asynchronous copies. Source: PTX ISA, "Data Movement and Conversion".
 
 Unchecked: an address is used as it is.  Generic and global addresses are the host's, shared ones
-offsets into the CTA's buffer.  All accesses of several lanes go through the helpers.
+offsets into the CTA's buffer.  All accesses of several lanes are calls of the library.
 """
 
 from __future__ import annotations

@@ -7,9 +7,9 @@ Source: PTX ISA, "cp.async.bulk.tensor", "tensormap.replace", "tensormap.cp_fenc
 from __future__ import annotations
 
 from ..builder import Builder
-from ..helpers.tensors import FIELDS, MARK, MARK_AT
 from ..layout import LANES
 from ..ptx import Box, Immediate, Instruction, Operand
+from ..runtime.tensors import FIELDS, MARK, MARK_AT
 from ..table import rows_of
 from ..values import Value
 from .integer import expect

@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 
 from ..builder import Builder
-from ..helpers.tiles import ELEMENTS, number_type
 from ..layout import LANES, WARP
 from ..ptx import Address, Group, Immediate, Instruction, Operand
+from ..runtime.tiles import ELEMENTS, number_type
 from ..table import rows_of
 from ..values import Value
 from .integer import expect
@@ -100,7 +100,7 @@ def _form(ins: Instruction) -> tuple[str, str, int]:
 
 
 def _operands(ins: Instruction, kind: str) -> tuple[str, str, Operand]:
-    """Where A and B lie (see the helpers), and the operand that says whether D is added."""
+    """Where A and B lie (see runtime/wgmma.py), and the operand that says whether D is added."""
     if len(ins.operands) < 4:
         raise ins.refuse(f"expected at least 4 operands, found {len(ins.operands)}")
     in_registers = isinstance(ins.operands[1], Group)

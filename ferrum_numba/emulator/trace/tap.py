@@ -15,8 +15,8 @@ from ..checks.state import offset
 from ..checks.watch import Watch, lanes_of_rows
 from ..ptx import Body, Instruction, Register, registers_of
 from ..values import Value
+from . import tape as tape  # its function goes into the library
 from .sites import ACCESS, KINDS, Site, find_sites, key_of
-from .tape import tape as tape  # registers its family
 
 _Access = tuple[Value, Value, Value, Value]  # fields of ACCESS
 
