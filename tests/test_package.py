@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import json
 import re
 import subprocess
@@ -33,21 +34,44 @@ ROWS = [
 NUMBA = [PACKAGE / "devices" / name for name in ("cuda.py", "compiled.py")]
 
 
+def name_of(path: Path) -> str:
+    """The absolute name of a module of the package."""
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+FREE_OF_CIRCLES = ("ferrum_numba.emulator",)
+
+
 def imported(path: Path) -> set[str]:
-    """Absolute names of what a module of the package imports."""
-    parts = ["ferrum_numba", *path.relative_to(PACKAGE).with_suffix("").parts]
+    """Absolute names of the modules that a module of the package imports, also for types only."""
+    package = ["ferrum_numba", *path.relative_to(PACKAGE).parent.parts]
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            package = parts[: len(parts) - node.level] if node.level else []
-            names.add(".".join([*package, *([node.module] if node.module else [])]))
+            parts = package[: len(package) + 1 - node.level] if node.level else []
+            start = ".".join([*parts, *([node.module] if node.module else [])])
+            found = {f"{start}.{alias.name}" for alias in node.names}
+            names |= {name if name in MODULES else start for name in found}
     return names
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: p.stem)
-def test_layers_and_foreign_libraries(path: Path) -> None:
+@pytest.mark.parametrize("folder", FREE_OF_CIRCLES)
+def test_no_import_circle(folder: str) -> None:
+    inside = {name for name in MODULES if name.startswith(folder)}
+    graph = {name: imported(MODULES[name]) & inside - {name} for name in inside}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(f"circle: {' <- '.join(error.args[1])}")
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_layers_and_foreign_libraries(name: str) -> None:
+    path = MODULES[name]
     names = imported(path)
     row = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
     if row in ROWS:

@@ -13,8 +13,6 @@ from click.core import ParameterSource
 
 Decorator = Callable[[Any], Any]
 
-CHECKS = ("memory", "init", "race", "order")
-
 threads_option: Decorator = click.option(
     "--threads", type=click.IntRange(min=1), help="Threads of the CPU device."
 )
@@ -94,21 +92,25 @@ def _with_folder(ctx: click.Context, param: click.Parameter, path: Path | None) 
     return path
 
 
-def checks_option(help: str, default: str | None = None) -> Decorator:
-    """`--checks` of the CPU device, as a tuple; empty where it is left out and has no default."""
+def checks_option(help: str, default: bool = False) -> Decorator:
+    """`--checks` of the CPU device, as a tuple; by default the usual ones, or else none."""
+    from ..emulator.checks import CHECKS, USUAL  # only commands that have it load the compiler
+
     return click.option(
         "--checks",
         metavar="CHECK,CHECK,...",
         callback=_read_checks,
-        default=default,
-        show_default=default is not None,
-        help=help,
+        default=",".join(USUAL) if default else None,
+        show_default=default,
+        help=f"{help} Some of {','.join(CHECKS)}.",
     )
 
 
 def _read_checks(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...]:
     if value is None:
         return ()
+    from ..emulator.checks import CHECKS
+
     names = tuple(part.strip() for part in value.split(","))
     if not set(names) <= set(CHECKS):
         message = f"expected some of {','.join(CHECKS)}, found {value!r}"

@@ -19,7 +19,6 @@ from ..kernels import names
 from .console import json_option, standard_output, write_json
 from .devices import device_option, find_device
 from .options import (
-    CHECKS,
     checks_option,
     refuse_options,
     repeated_option,
@@ -53,7 +52,7 @@ _SIZES = {"M": 5, "N": 72, "K": 272}
 )
 @repeated_option("--size", "sizes", "NAME=N", "Another size, of a kernel that has others.")
 @device_option("cpu: no other device has checks.", default="cpu")
-@checks_option("What is looked for.", default=",".join(CHECKS))
+@checks_option("What is looked for.", default=True)
 @seed_option("the arrays")
 @threads_option
 @json_option

@@ -1,4 +1,4 @@
-"""32-lane helper functions in LLVM IR, generated as a program asks for them.
+"""The library: functions of 32 lanes that native code calls, made as a program asks for them.
 
 Every memory access of a kernel, and its matrix instructions, are calls to these: code size and
 compile time stay small, and there is one place where an access can be watched.
@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..host import Host
+from .host import Host
 
 
-class Helpers:
-    """The helpers and intrinsics that one program uses."""
+class Library:
+    """The functions and intrinsics that one program uses."""
 
     def __init__(self, host: Host) -> None:
         self.host = host
@@ -21,15 +21,15 @@ class Helpers:
         self._declarations: dict[str, None] = {}
 
     def use(self, name: str) -> str:
-        """Have a helper defined; return its symbol."""
+        """Have a function defined; return its symbol."""
         if name not in self._definitions:
-            self._definitions[name] = ""  # helpers may use each other
+            self._definitions[name] = ""  # functions may use each other
             family, *arguments = name.split("_")
             self._definitions[name] = _FAMILIES[family](self, name, *arguments)
         return name
 
     def define(self, name: str, text: str) -> None:
-        """Have a helper defined that is this program's own."""
+        """Have a function defined that is this program's own."""
         self._definitions[name] = text
 
     def declare(self, declaration: str) -> None:
@@ -47,14 +47,10 @@ _FAMILIES: dict[str, Family] = {}
 
 
 def family(name: str) -> Callable[[Family], Family]:
-    """Register a generator: (helpers, symbol, *arguments of the name) -> IR text."""
+    """Register a generator: (library, symbol, *arguments of the name) -> IR text."""
 
     def add(function: Family) -> Family:
         _FAMILIES[name] = function
         return function
 
     return add
-
-
-# They register their families.
-from . import access, atomics, bulk, halves, mbarriers, tensors, tiles, votes, wgmma  # noqa: E402, F401
