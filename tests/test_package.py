@@ -19,7 +19,7 @@ from tests.conftest import FIXTURES
 PACKAGE = Path(fe.__file__).parent
 ROWS = ["errors", "abi", "emulator", "devices", "kernels", "gptq", "report", "debug", "cli"]
 
-NUMBA = [PACKAGE / "devices" / name for name in ("cuda.py", "compiled.py")]
+NUMBA = [PACKAGE / "devices" / "cuda" / name for name in ("numba_cuda.py", "native.py")]
 
 
 def imported(path: Path) -> set[str]:

@@ -20,7 +20,7 @@ from ..debug.causes import CAUSES
 from ..debug.checkpoint_clues import explain_checkpoint
 from ..debug.explanation import Diagnosis, explain
 from ..debug.recording import RecordedLaunch, Recording
-from ..devices.base import read_ptx
+from ..devices.device import read_ptx
 from ..errors import FerrumError, RecordingError
 from ..gptq import Checkpoint
 from .console import facts_table, json_option, standard_output, write_json

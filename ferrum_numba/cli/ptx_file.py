@@ -11,7 +11,7 @@ import click
 
 from .. import kernels
 from ..abi import Sidecar, Signature
-from ..devices.base import read_ptx
+from ..devices.device import read_ptx
 from ..errors import PtxError, did_you_mean
 
 entry_option: Callable[[Any], Any] = click.option(

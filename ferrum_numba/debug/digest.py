@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..abi import LaunchConfig
-from ..devices import Device, Invocation, Kernel, driver, open_device, streams
+from ..devices import Device, Invocation, Kernel, open_device
+from ..devices.cuda import driver, streams
 
 ARRAYS = 8  # of one launch
 _THREADS = 256
@@ -86,13 +87,13 @@ class Digester:
         known = self._ready.get((extents, handle))
         if known is None:
             launch = invocation(self._kernel, extents, self._sums)
-            known = self._ready[extents, handle] = launch, self._packet(launch, handle)
-        launch, packet = known
+            known = self._ready[extents, handle] = launch, self._record(launch, handle)
+        launch, record = known
         launch.block.write({"slot": slot})
-        if packet is None:
+        if record is None:
             self._kernel._enqueue(launch, None)
-        else:  # past the observer, which is who asks
-            config, function, extra = packet.row
+        else:  # bypasses the observer, which is the caller
+            config, function, extra = record.row
             with self.device.current():  # type: ignore[attr-defined]
                 code = driver.launcher()(config, function, None, extra)
             if code:
@@ -112,8 +113,8 @@ class Digester:
     def _empty(self) -> Any:
         return self.device.to_device(np.zeros((self.SLOTS, ARRAYS, 2), np.uint64))
 
-    def _packet(self, launch: Invocation, handle: int) -> Any:
-        return None if self.device.name == "cpu" else self._kernel.packet(launch, handle)  # type: ignore[attr-defined]
+    def _record(self, launch: Invocation, handle: int) -> Any:
+        return None if self.device.name == "cpu" else self._kernel.record(launch, handle)  # type: ignore[attr-defined]
 
 
 def in_words(sums: NDArray[np.uint64]) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..abi import ArrayReference, LaunchConfig, Parameter
-from ..devices import Kernel
+from ..devices import Launchable
 from .case import Case, CaseArray
 from .causes import CAUSES
 from .recording import numpy_dtype
@@ -22,7 +22,7 @@ _TELLING = 0.75  # the weight of evidence that is worth a note
 
 
 def annotate(
-    kernel: Kernel,
+    kernel: Launchable,
     config: LaunchConfig,
     positional: Sequence[object],
     named: Mapping[str, object],
@@ -47,7 +47,7 @@ def annotate(
 
 
 def _miscounted(
-    kernel: Kernel, positional: Sequence[object], named: Mapping[str, object]
+    kernel: Launchable, positional: Sequence[object], named: Mapping[str, object]
 ) -> Iterator[str]:
     """Arguments that no launch takes, or that no sidecar says are scratch."""
     signature, sidecar = kernel.signature, kernel.sidecar
@@ -87,7 +87,7 @@ def _note(case: Case) -> str:
     return f"likely cause: {first.cause}: {cause.what}\n  {first.evidence}{mended}"
 
 
-def _case(kernel: Kernel, config: LaunchConfig, arguments: Mapping[str, Any]) -> Case:
+def _case(kernel: Launchable, config: LaunchConfig, arguments: Mapping[str, Any]) -> Case:
     """The launch as it was asked for; its arrays' contents are not looked at."""
     device, block, arrays = kernel.module.device, b"", {}
     for p in kernel.signature.params:

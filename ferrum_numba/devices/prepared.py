@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ..abi import LaunchConfig
 from ..errors import FerrumError, LaunchError
+from .invocation import Invocation, Launchable
 
-if TYPE_CHECKING:
-    from ..abi import LaunchConfig
-    from .base import Invocation, Kernel
-
-_CHANGING = object()  # in place of facts: equal to none
+_CHANGING = object()  # in place of a cache key: equal to none
 
 
 class PreparedLaunch:
@@ -22,11 +20,11 @@ class PreparedLaunch:
     may use it.
     """
 
-    def __init__(self, kernel: Kernel, invocation: Invocation) -> None:
+    def __init__(self, kernel: Launchable, invocation: Invocation) -> None:
         self.kernel = kernel
         self._invocation = invocation
-        self._lent: dict[str, object] = {}  # what `launch` was given, told by their facts
-        self._lent_nbytes = 0
+        self._borrowed: dict[str, object] = {}  # cache keys of what `launch` was given
+        self._borrowed_nbytes = 0
 
     @property
     def config(self) -> LaunchConfig:
@@ -40,8 +38,8 @@ class PreparedLaunch:
 
     def __call__(self, stream: Any = None) -> None:
         """Launch on `stream`.  Raises LaunchError where the device refuses the launch."""
-        self._require_nothing_lent()
-        self.kernel.issue(self._invocation, stream)
+        self._require_nothing_borrowed()
+        self.kernel._issue(self._invocation, stream)
 
     def update(self, **changes: object) -> PreparedLaunch:
         """Replace some arguments; the grid follows the sidecar's rule.  Returns itself.
@@ -51,13 +49,13 @@ class PreparedLaunch:
         """
         self._change(changes, hold=True)
         for name in changes:
-            self._lent.pop(name, None)
+            self._borrowed.pop(name, None)
         return self
 
     def _change(self, changes: dict[str, object], hold: bool) -> None:
-        self._invocation = self.kernel.remarshal(self._invocation, changes, hold)
+        self._invocation = self.kernel._remarshal(self._invocation, changes, hold)
 
-    def restore(self, before: Invocation) -> None:
+    def _restore(self, before: Invocation) -> None:
         """Undo a change that could not be carried through."""
         before.block.write(before.bound.values)
         self._invocation = before
@@ -68,35 +66,37 @@ class PreparedLaunch:
         Give them again at the next launch: an array that still lies where it did, as it did, costs
         no check.  Raises AbiError as `prepare` does, LaunchError where the device refuses.
         """
-        self._lend(changes)
-        self.kernel.issue(self._whole(changes), stream)
+        self._borrow(changes)
+        self.kernel._issue(self._whole(changes), stream)
 
-    def _lend(self, changes: dict[str, object]) -> None:
+    def _borrow(self, changes: dict[str, object]) -> None:
         """Take over what is new in `changes`, without holding it."""
-        lent, facts = self._lent, self.kernel.facts
+        borrowed, cache_key = self._borrowed, self.kernel._cache_key
         new, found = {}, {}
         for name, value in changes.items():
-            fact = facts(value)
-            if lent.get(name) != fact:
-                new[name], found[name] = value, fact
+            key = cache_key(value)
+            if borrowed.get(name) != key:
+                new[name], found[name] = value, key
         if new:
             # Broken off in between, nothing of it is taken for what was there before.
-            self._lent = lent | dict.fromkeys(new, _CHANGING)
+            self._borrowed = borrowed | dict.fromkeys(new, _CHANGING)
             try:
                 self._change(new, hold=False)
             except FerrumError:
-                self._lent = lent
+                self._borrowed = borrowed
                 raise
-            self._lent = lent = lent | found
+            self._borrowed = borrowed = borrowed | found
             arrays = self._invocation.bound.arrays
-            self._lent_nbytes = sum([arrays[name].available for name in lent if name in arrays])
+            self._borrowed_nbytes = sum(
+                [arrays[name].available for name in borrowed if name in arrays]
+            )
 
-    def _require_nothing_lent(self) -> None:
-        lent = [name for name in self._lent if name in self._invocation.bound.arrays]
-        if lent:
+    def _require_nothing_borrowed(self) -> None:
+        borrowed = [name for name in self._borrowed if name in self._invocation.bound.arrays]
+        if borrowed:
             raise LaunchError(
-                f"{', '.join(lent)}: given to `launch` for one launch only; give them to it again, "
-                "or to `update`"
+                f"{', '.join(borrowed)}: given to `launch` for one launch only; give them to it "
+                "again, or to `update`"
             )
 
     def _whole(self, changes: dict[str, object]) -> Invocation:

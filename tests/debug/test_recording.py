@@ -14,7 +14,7 @@ import pytest
 import ferrum_numba as fe
 from ferrum_numba.debug import Recording, record, replay
 from ferrum_numba.debug.digest import digest
-from ferrum_numba.devices import driver
+from ferrum_numba.devices.cuda import driver
 from tests.devices import canonical
 from tests.devices.emulated_gpu import EVERYWHERE, open_anywhere
 from tests.ptx import IOTA

@@ -13,7 +13,7 @@ import pytest
 
 import ferrum_numba as fe
 from ferrum_numba.debug import Recording, record, recorder
-from ferrum_numba.devices import driver
+from ferrum_numba.devices.cuda import driver
 from tests.devices.emulated_gpu import EVERYWHERE, open_anywhere
 from tests.devices.test_threads import THREADS, at_once
 from tests.ptx import IOTA

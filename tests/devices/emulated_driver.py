@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 import ferrum_numba as fe
-from ferrum_numba.devices.driver_graph import _KernelNode
-from ferrum_numba.devices.packet import _Config
+from ferrum_numba.devices.cuda.launch_record import _Config
+from ferrum_numba.devices.cuda.objects import _KernelNode
 from ferrum_numba.emulator import Program
 
 SUCCESS, INVALID_VALUE, INVALID_HANDLE = 0, 1, 400

@@ -15,16 +15,15 @@ import pytest
 
 import ferrum_numba as fe
 from ferrum_numba.abi import ArrayReference
-from ferrum_numba.devices import driver, driver_graph, gpu_arrays
-from ferrum_numba.devices.base import Module
-from ferrum_numba.devices.cuda import unusable
-from ferrum_numba.devices.cuda_graph import CudaGraph
-from ferrum_numba.devices.cuda_kernel import CudaKernel
-from ferrum_numba.devices.cuda_plan import CudaLaunchPlan
-from ferrum_numba.devices.cuda_scratch import CudaScratch
-from ferrum_numba.devices.gate import Gate
-from ferrum_numba.devices.in_flight import InFlight
-from ferrum_numba.devices.streams import stream_handle
+from ferrum_numba.devices.cuda import arrays, driver
+from ferrum_numba.devices.cuda.captures import CaptureLock
+from ferrum_numba.devices.cuda.graph import CudaGraph
+from ferrum_numba.devices.cuda.in_flight import InFlight
+from ferrum_numba.devices.cuda.kernel import CudaKernel
+from ferrum_numba.devices.cuda.numba_cuda import unusable
+from ferrum_numba.devices.cuda.plan import CudaLaunchPlan
+from ferrum_numba.devices.cuda.scratch import CudaScratch
+from ferrum_numba.devices.cuda.streams import stream_handle
 from tests.conftest import DEVICES
 from tests.devices.emulated_driver import EmulatedDriver
 
@@ -38,9 +37,8 @@ def open_anywhere(name: str, patch: pytest.MonkeyPatch) -> fe.Device:
     if unusable() is None:
         pytest.skip("there is a GPU")
     gpu = _gpu()
-    for module in (driver, driver_graph):
-        patch.setattr(module, "library", lambda: gpu.library)
-        patch.setattr(module, "error_name", lambda code: f"CUDA_ERROR_{code} (emulated)")
+    patch.setattr(driver, "library", lambda: gpu.library)
+    patch.setattr(driver, "error_name", lambda code: f"CUDA_ERROR_{code} (emulated)")
     return gpu
 
 
@@ -104,7 +102,7 @@ class EmulatedGpu(fe.Device):
         super().__init__()
         self.name, self.library = "cuda:0", library
         self.in_flight, self.scratch = InFlight(self.current), CudaScratch()
-        self.gate = Gate()
+        self.capture_lock = CaptureLock()
 
     def current(self) -> _Current:
         return _Current()
@@ -134,25 +132,21 @@ class EmulatedGpu(fe.Device):
         return driver.is_capturing(stream_handle(stream))
 
     def describe(self, name: str, array: object) -> ArrayReference:
-        return gpu_arrays.describe(name, array, self.name)
+        return arrays.describe(name, array, self.name)
 
     def _new_plan(self) -> CudaLaunchPlan:
-        return CudaLaunchPlan(self)  # type: ignore[arg-type]
+        return CudaLaunchPlan(self)
 
     def _new_graph(self, stream: Any) -> CudaGraph:
         if stream is None:
             stream = EmulatedStream(self.library)
-        return CudaGraph(self, stream)  # type: ignore[arg-type]
+        return CudaGraph(self, stream)
 
 
-class EmulatedModule(Module):
+class EmulatedModule(fe.Module):
     device: EmulatedGpu
-
-    @property
-    def cuda_device(self) -> Any:
-        return self.device
 
     def _get(self, signature: fe.Signature) -> CudaKernel:
         threads = 128 if ".maxntid 128" in self.text else 1024
         handle = self.device.library.add(self.text, signature.entry, threads)
-        return CudaKernel(self, signature, None, handle)  # type: ignore[arg-type]
+        return CudaKernel(self, self.device, signature, None, handle)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import ferrum_numba as fe
-from ferrum_numba.devices import driver, gate
+from ferrum_numba.devices.cuda import captures, driver, objects
 from tests.devices import canonical, split
 from tests.devices.emulated_gpu import EVERYWHERE, open_anywhere
 from tests.devices.processes import run
@@ -296,8 +296,8 @@ def test_threads_that_capture_and_threads_that_wait(gpu: fe.Device) -> None:
 
 
 def test_captures_and_waits_are_kept_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gate, "_PATIENCE", 0.01)
-    between = gate.Gate()
+    monkeypatch.setattr(captures, "_PATIENCE", 0.01)
+    between = captures.CaptureLock()
     with (
         between.capturing(),
         between.capturing(),
@@ -575,7 +575,7 @@ def test_no_memory_for_more_scratch(device: fe.Device, monkeypatch: pytest.Monke
         raise fe.DeviceError("no memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(driver.Memory, "__init__", refuse)
+        patch.setattr(objects.Memory, "__init__", refuse)
         for update in (
             lambda: call.update(**large.arguments),
             lambda: plan.update(0, **large.arguments),

@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 from ctypes import c_uint64
 
-from . import compiled, driver, driver_graph
-from .scratch import ScratchArena
+from ..scratch import ScratchArena
+from . import captures, driver, native
+from .captures import CaptureState
+from .objects import Memory
 from .streams import order_of
 
 
@@ -23,15 +25,15 @@ class CudaScratch:
         self._lock = threading.Lock()
 
     def arena(self, stream: int) -> ScratchArena:
-        """What the launches that come next on a stream, or in its capture, may use."""
-        capture = driver_graph.CaptureState(stream)
+        """The arena of the launches that come next on a stream, or in its capture."""
+        capture = CaptureState(stream)
         if capture.active:
             return self._of_graph(capture).arena(stream)
         key = order_of(stream)
         found = self._streams.get(key)
         return found or self._streams.setdefault(key, ScratchArena(_allocate))
 
-    def _of_graph(self, capture: driver_graph.CaptureState) -> _OfGraph:
+    def _of_graph(self, capture: CaptureState) -> _OfGraph:
         with self._lock:
             if capture.number not in self._graphs:
                 with driver.outside_of_captures():  # memory is freed here
@@ -46,7 +48,7 @@ class _OfGraph:
     def __init__(self, graph: int) -> None:
         self.gone = c_uint64(0)
         self._streams: dict[int, ScratchArena] = {}
-        driver_graph.tie(graph, self.gone, compiled.marker())
+        captures.tie(graph, self.gone, native.marker())
 
     def arena(self, stream: int) -> ScratchArena:
         return self._streams.get(stream) or self._streams.setdefault(
@@ -54,6 +56,6 @@ class _OfGraph:
         )
 
 
-def _allocate(nbytes: int, zeroed: bool) -> tuple[int, driver.Memory]:
-    memory = driver.Memory(nbytes, zeroed)
+def _allocate(nbytes: int, zeroed: bool) -> tuple[int, Memory]:
+    memory = Memory(nbytes, zeroed)
     return memory.address, memory

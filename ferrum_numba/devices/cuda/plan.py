@@ -1,42 +1,40 @@
-"""Launch plans on a GPU: a table of packets for each stream, issued by a compiled loop."""
+"""Launch plans on a GPU: a table of launch records for each stream, issued by a compiled loop."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
-from ..errors import FerrumError
-from . import capture, compiled, driver, observer
-from .lanes import Lanes
-from .ledger import refused
-from .plan import LaunchPlan
+from ...errors import FerrumError
+from .. import observer, sequence
+from ..launch_log import refused
+from ..sequence import LaunchPlan
+from . import driver, native
+from .gpu import Gpu, GpuLaunch
+from .stream_states import StreamStates
 from .streams import order, stream_handle
 
-if TYPE_CHECKING:
-    from .cuda import CudaDevice
-    from .lanes import Spelt
-
-# A stream, its handle, the address of the table of packets for it, whether a launch uses scratch,
-# and whose the table is.  Replaced as one, for other threads.
+# A stream, its handle, the address of the table of launch records for it, whether a launch uses
+# scratch, and whose the table is.  Replaced as one, for other threads.
 _Last = tuple[object, int, int, bool, Any]
 _NONE: _Last = (object(), 0, 0, False, None)
 _ROW_BYTES = 24
 
 
 class CudaLaunchPlan(LaunchPlan):
-    """A plan whose packets are kept for each stream."""
+    """A plan whose launch records are kept for each stream."""
 
-    device: CudaDevice
+    device: Gpu
 
-    def __init__(self, device: CudaDevice) -> None:
+    def __init__(self, device: Gpu) -> None:
         super().__init__(device)
-        self._lanes = Lanes(device, cast("list[Spelt]", self._launches))
-        self._loop = compiled.loop()
+        self._states = StreamStates(device, cast("list[GpuLaunch]", self._launches))
+        self._loop = native.loop()
         self._last = _NONE
         device.in_flight.watch(self)
 
     def __call__(self, stream: Any = None) -> None:
         last = self._last
-        if stream is not last[0] or observer.current is not None or capture.takers:
+        if stream is not last[0] or observer.current is not None or sequence.recordings:
             self._issue(stream, last)
         elif last[3] and driver.is_capturing(last[1]):
             self._issue_each(stream)
@@ -49,7 +47,7 @@ class CudaLaunchPlan(LaunchPlan):
         device, handle = self.device, stream_handle(stream)
         known = handle == last[1] and last is not _NONE  # another object for the same stream
         scratch = last[3] if known else any(launch.bound.scratch for launch in self)
-        if capture.takers or (scratch and device.is_capturing(stream)):
+        if sequence.recordings or (scratch and device.is_capturing(stream)):
             self._issue_each(stream)
             return
         if not known:
@@ -57,15 +55,15 @@ class CudaLaunchPlan(LaunchPlan):
             with device.current():
                 if self._waits:
                     order(handle, self._waits)
-                lane = self._lanes.on(stream, handle)
-            last = stream, handle, lane.table, scratch, lane
+                state = self._states.on(stream, handle)
+            last = stream, handle, state.table, scratch, state
         watching = observer.current
         if watching is None:
             self._run(last[2])
-        elif not self._passes(last[4].issue(watching), last[2]):
+        elif not self._issued(last[4].issue(watching), last[2]):
             self._issue_each(stream)
         if last[4].fleeting:
-            self._lanes.keep(last[4])
+            self._states.keep(last[4])
         elif not self._waits:  # they are waited for each time
             self._last = stream, *last[1:]
 
@@ -74,11 +72,11 @@ class CudaLaunchPlan(LaunchPlan):
         if failed >= 0:
             self._again(failed, table, 0)
 
-    def _passes(self, found: int, table: int) -> bool:
-        """Whether all were launched, which a lane found; False where the observer has to do it."""
+    def _issued(self, found: int, table: int) -> bool:
+        """Whether all were launched, which a state found; False where the observer has to do it."""
         if found > 0:
             number, step, code = refused(found)
-            self._again(step << compiled.FAILED_BITS | code, table, number)
+            self._again(step << native.FAILED_BITS | code, table, number)
         return found >= 0
 
     def _again(self, failed: int, table: int, number: int) -> None:
@@ -88,15 +86,15 @@ class CudaLaunchPlan(LaunchPlan):
         """
         self.device.current().adopt()
         with self.device.current():
-            done = failed >> compiled.FAILED_BITS
+            done = failed >> native.FAILED_BITS
             if failed & 0xFFFFFFFF in driver.OTHER_CONTEXT:
                 failed = self._loop(table + done * _ROW_BYTES, len(self) - done)
-                failed += (failed >= 0) * (done << compiled.FAILED_BITS)
+                failed += (failed >= 0) * (done << native.FAILED_BITS)
             if failed >= 0:
                 raise self._refusal(failed, number)
 
     def _refusal(self, failed: int, number: int) -> FerrumError:
-        step, code = failed >> compiled.FAILED_BITS, failed & 0xFFFFFFFF
+        step, code = failed >> native.FAILED_BITS, failed & 0xFFFFFFFF
         launch = self._launches[step]
         error = driver.refusal(code, f"step {step}: {launch.kernel.describe(launch.invocation)}")
         if number and observer.current is not None:
@@ -108,12 +106,12 @@ class CudaLaunchPlan(LaunchPlan):
         super()._update(step, changes)
         self._last = _NONE  # there may be scratch now, or something to wait for
         try:
-            self._lanes.changed(step, before, changes)
+            self._states.changed(step, before, changes)
         except BaseException:
-            self._launches[step].restore(before)
-            self._lanes.discard()
+            self._launches[step]._restore(before)
+            self._states.discard()
             raise
 
     def __del__(self) -> None:
-        if hasattr(self, "_lanes"):
-            self._lanes.abandon()
+        if hasattr(self, "_states"):
+            self._states.abandon()

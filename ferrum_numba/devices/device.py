@@ -1,7 +1,7 @@
-"""What every device is: the protocol, and the part of a launch that is the same everywhere.
+"""Devices, modules and kernels: what is the same everywhere.
 
 A device moves arrays, loads modules and launches kernels.  Marshalling (names, checks, parameter
-block) is common; a device adds where its arrays lie and how it enqueues a finished block.
+block) is common; a backend adds where its arrays lie and how it enqueues a finished block.
 """
 
 from __future__ import annotations
@@ -9,31 +9,23 @@ from __future__ import annotations
 import re
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from ..abi import ArrayReference, Binder, Bound, LaunchConfig, ParameterBlock, Sidecar, Signature
+from ..abi import ArrayReference, Binder, LaunchConfig, ParameterBlock, Sidecar, Signature
 from ..abi.ptx_text import not_ptx, without_comments
 from ..errors import AbiError, DeviceError, PtxError
-from . import capture, observer
-from .graph import LaunchGraph
-from .plan import LaunchPlan
+from . import observer, sequence
+from .invocation import Invocation
 from .prepared import PreparedLaunch
+from .sequence import LaunchGraph, LaunchPlan
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # it takes llvmlite
     from ..emulator.trace import Selection
-    from .traced import Trace, Tracer
-
-
-class Stream(Protocol):
-    """An order of launches.  CUDA: a numba stream.  CPU: every launch is done when it returns."""
-
-    def synchronize(self) -> None:
-        """Wait until all work of this stream is done."""
+    from .trace import Trace
 
 
 class Device(ABC):
@@ -42,7 +34,6 @@ class Device(ABC):
     name: str
 
     def __init__(self) -> None:
-        self.tracer: Tracer | None = None
         self._modules: dict[tuple[str, Sidecar], Module] = {}
         self._loading = threading.Lock()
 
@@ -94,13 +85,13 @@ class Device(ABC):
         """
 
     def is_capturing(self, stream: Any) -> bool:
-        """Whether launches on this stream go into a graph instead of being run."""
+        """True if launches on this stream go into a graph instead of being run."""
         return False
 
     @property
     def is_recording(self) -> bool:
-        """Whether what the calling thread launches goes into a plan or a graph of this package."""
-        return capture.of_this_thread() is not None
+        """True while the calling thread's launches go into a plan or a graph of this package."""
+        return sequence.recording_here() is not None
 
     @contextmanager
     def record_plan(self) -> Iterator[LaunchPlan]:
@@ -109,7 +100,7 @@ class Device(ABC):
         Nothing is launched there, on whichever stream: a plan has no stream of its own.
         """
         plan = self._new_plan()
-        with plan.recording():
+        with plan._recording():
             yield plan
 
     @contextmanager
@@ -120,10 +111,9 @@ class Device(ABC):
         be.  Nothing of the block runs.  Raises LaunchError where the block launches nothing, or
         what cannot be captured.
         """
-        with self._new_graph(stream).capturing() as graph:
+        with self._new_graph(stream)._capturing() as graph:
             yield graph
 
-    @contextmanager
     def trace(
         self,
         *,
@@ -133,7 +123,7 @@ class Device(ABC):
         lines: Collection[int] = (),
         registers: Collection[str] = (),
         limit: int = 200_000,
-    ) -> Iterator[Trace]:
+    ) -> AbstractContextManager[Trace]:
         """Record what the launches in this block do, on the CPU device; see Trace and Selection.
 
         cta: (x, y, z), None for all.  warp: its number, or several; None for all.  lanes: whose
@@ -146,16 +136,9 @@ class Device(ABC):
         """
         from ..emulator.trace import Selection
 
-        if self.tracer is not None:
-            raise DeviceError(f"trace: {self.name} is being traced already")
-        selection = Selection.of(cta, warp, lanes, lines, registers, limit)
-        self.tracer = self._make_tracer(selection)
-        try:
-            yield self.tracer.trace
-        finally:
-            self.tracer = None
+        return self._trace(Selection.of(cta, warp, lanes, lines, registers, limit))
 
-    def _make_tracer(self, selection: Selection) -> Tracer:
+    def _trace(self, selection: Selection) -> AbstractContextManager[Trace]:
         raise DeviceError(f"trace: only the CPU device has it, found {self.name}")
 
     def _new_plan(self) -> LaunchPlan:
@@ -207,36 +190,6 @@ class Module(ABC):
     def _get(self, signature: Signature) -> Kernel: ...
 
 
-@dataclass(frozen=True)
-class Invocation:
-    """One launch, marshalled and checked: all that a device needs to enqueue it.
-
-    arguments: as the caller gave them; its arrays are kept alive until the launch is done.
-    """
-
-    bound: Bound
-    block: ParameterBlock
-    arguments: Mapping[str, object]
-
-    @property
-    def config(self) -> LaunchConfig:
-        return self.bound.config
-
-    @cached_property
-    def waits(self) -> tuple[Callable[[int], None], ...]:
-        """What the launch's stream has to wait for: see `ArrayReference.ready`; each one once."""
-        return tuple({a.ready: None for a in self.bound.arrays.values() if a.ready is not None})
-
-    @cached_property
-    def nbytes(self) -> int:
-        """About the memory that its arrays take."""
-        return sum(array.available for array in self.bound.arrays.values())
-
-    def copy(self) -> Invocation:
-        """This launch with a block of its own."""
-        return replace(self, block=self.block.copy())
-
-
 class Kernel(ABC):
     """A loaded entry, ready to launch."""
 
@@ -265,7 +218,7 @@ class Kernel(ABC):
         Raises AbiError for an argument that is missing, unknown, mistyped, out of range, too short,
         misaligned or not of this device, and LaunchError where the device refuses the launch.
         """
-        self.issue(self._marshal_seen(config, arguments, named), stream)
+        self._issue(self._marshal_seen(config, arguments, named), stream)
 
     def prepare(self, config: LaunchConfig, *arguments: object, **named: object) -> PreparedLaunch:
         """Marshal and check once, launch often: `call = kernel.prepare(...); call(stream)`.
@@ -277,7 +230,7 @@ class Kernel(ABC):
     def _marshal_seen(
         self, config: LaunchConfig, positional: Sequence[object], named: Mapping[str, object]
     ) -> Invocation:
-        """`_marshal`, what it refuses being seen by an observer."""
+        """Marshal a launch; observers are told of arguments that are refused."""
         try:
             return self._marshal(config, positional, named)
         except AbiError as error:
@@ -287,11 +240,11 @@ class Kernel(ABC):
                 observer.annotate(self, config, positional, named, error)
             raise
 
-    def issue(self, invocation: Invocation, stream: Any) -> None:
+    def _issue(self, invocation: Invocation, stream: Any) -> None:
         """Launch what is marshalled already; a plan, a graph or an observer may take it instead."""
-        taker = capture.of_this_thread()
-        if taker is not None:
-            taker.take(self, invocation, stream)
+        recording = sequence.recording_here()
+        if recording is not None:
+            recording._add(self, invocation, stream)
         elif observer.current is None:
             self._enqueue(invocation, stream)
         else:
@@ -305,14 +258,14 @@ class Kernel(ABC):
     ) -> Invocation:
         if not isinstance(config, LaunchConfig):
             raise AbiError(f"config: expected a LaunchConfig, found {type(config).__name__}")
-        self.require_possible(config)
+        self._require_possible(config)
         bound = self._binder.bind(config, positional, named)
         block = ParameterBlock(self.signature)
         block.write(bound.values)
         names = (p.name for p in self.signature.arguments)
         return Invocation(bound, block, {**dict(zip(names, positional, strict=False)), **named})
 
-    def remarshal(
+    def _remarshal(
         self, invocation: Invocation, changes: Mapping[str, object], hold: bool = True
     ) -> Invocation:
         """The invocation with some arguments changed, in the same block.
@@ -322,7 +275,7 @@ class Kernel(ABC):
         """
         bound = self._binder.rebind(invocation.bound, changes)
         if bound.config is not invocation.config:
-            self.require_possible(bound.config)
+            self._require_possible(bound.config)
         invocation.block.write({name: bound.values[name] for name in changes})
         arguments = invocation.arguments
         if hold:
@@ -331,12 +284,12 @@ class Kernel(ABC):
             arguments = {n: value for n, value in arguments.items() if n not in changes}
         return Invocation(bound, invocation.block, arguments)
 
-    def facts(self, value: object) -> object:
-        """What tells an argument from another; this object is equal to none, so all are new."""
-        return object()
+    @abstractmethod
+    def _cache_key(self, value: object) -> object:
+        """Cache key of an argument: equal keys mean the same value, or an array that lies alike."""
 
-    def require_possible(self, config: LaunchConfig) -> None:
-        """Whether kernel and device can do what the configuration asks for beyond the grid.
+    def _require_possible(self, config: LaunchConfig) -> None:
+        """Check that kernel and device can do what the configuration asks beyond the grid.
 
         Raises AbiError for a kernel that was not written for it, DeviceError for a device that
         cannot do it.

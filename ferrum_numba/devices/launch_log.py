@@ -1,6 +1,6 @@
-"""The numbers of launches, and tickets by which compiled code issues launches and writes them down.
+"""The log of launches: a number for each, and fast paths by which compiled code logs and issues.
 
-The memory that both share is laid out here; the code is in `compiled.py`.
+The memory that both share is laid out here; the code is in `cuda/native.py`.
 """
 
 from __future__ import annotations
@@ -11,119 +11,98 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from ctypes import c_double, c_int64
-from typing import TYPE_CHECKING, NamedTuple
 
-if TYPE_CHECKING:
-    from .lanes import Lane
-    from .observer import Observer
+from .observer import FULL, FastPath, Issued, Observer
 
-# What `issuer` returns besides 0.  Nothing was done: no room for the rows, or the observer wants to
-# launch.  Else the first launch's number from 1 on, the step that was refused, the driver's code.
-FULL, KEPT = -1, -2
+# What a fast path returns besides 0, FULL and DECLINED: the first launch's number from 1 on, the
+# step that was refused, the driver's code.
 NUMBER_BIT, STEP_BIT = 30, 10
 _MOST_STEPS = 1 << (NUMBER_BIT - STEP_BIT)
 
-# Of 64-bit words.  A ticket: where the address of the sheet is found, or 0; how many numbers it
-# takes, rows it writes, launches it issues; the stream, and whether that is being captured.
-CELL, COUNT, ROWS, LAUNCHES, STREAM, CAPTURING, STEPS = range(7)
-# A step of it: a Packet's row; word CALL of the ledger's row; where it is found how often the
+# Of 64-bit words.  A fast path: where the address of the segment is found, or 0; how many numbers
+# it takes, rows it writes, launches it issues; the stream, and whether that is being captured.
+HEAD, COUNT, ROWS, LAUNCHES, STREAM, CAPTURING, STEPS = range(7)
+# A step of it: a LaunchRecord's row; word CALL of the log's row; where it is found how often the
 # launch may pass.
 CONFIG, FUNCTION, EXTRA, STEP_CALL, OTHERS, STEP_WORDS = range(6)
-# A sheet: the number of the next launch, that at which the rows end, how many were taken and are
+# A segment: the number of the next launch, that at which the rows end, how many were taken and are
 # done with, where row 0 would lie, and when the recording began, in seconds, a float64.
-NEXT, END, DONE, PLACE, START, SHEET_WORDS = range(6)
+NEXT, END, DONE, PLACE, START, SEGMENT_WORDS = range(6)
 # A row: seconds, a float64; the stream; the call below its flags; the number, from 1 on.
 AT, ROW_STREAM, CALL, NUMBER, ROW_WORDS = range(5)
 
 _WITHOUT_ROWS = 1 << 62
-_NO_ROW = (0, 0, 0)  # in place of a packet's
+_NO_ROW = (0, 0, 0)  # in place of a LaunchRecord's
 
 
 def refused(found: int) -> tuple[int, int, int]:
-    """Of what an issuer returned: the first launch's number, the step, and the driver's code."""
+    """Unpack a fast path's result into launch number, step and driver error code."""
     step = found >> STEP_BIT & (_MOST_STEPS - 1)
     return found >> NUMBER_BIT, step, found & ((1 << STEP_BIT) - 1)
 
 
-class Ticket(NamedTuple):
-    """What launches go by, and are seen by, for as long as nothing of them changes.
-
-    owner: the observer.  issue(address): see `compiled.issuer`.  rows: how many it needs.
-    memory: what lies at the address, and what that points to.
-    """
-
-    owner: Observer | None
-    issue: Callable[[int], int]
-    address: int
-    rows: int
-    memory: object
-
-
-NO_TICKET = Ticket(None, lambda address: KEPT, 0, 0, None)
-
-
-class Ledger:
+class LaunchLog:
     """Numbers for launches, from 0 on, each with a place among the rows where there are any.
 
-    One thread at a time may use it; tickets any number, and meanwhile.
+    One thread at a time may use it; fast paths any number, and meanwhile.
     """
 
     def __init__(self) -> None:
         self.start = time.perf_counter()
-        self._issue: Callable[[int], int] | None = None  # from the first ticket on
-        self._used: list[object] = []  # sheets, which a thread may be looking at for long
+        self._issue: Callable[[int], int] | None = None  # from the first fast path on
+        self._used: list[object] = []  # segments, which a thread may be looking at for long
         self.is_paused = False
         self._forever = c_int64(1 << 62)
-        self._cell = c_int64()  # where tickets find the sheet
-        self._own_cell = c_int64()
-        self._own = (c_int64 * STEPS)()  # a ticket that takes numbers alone
-        self._own[CELL] = ctypes.addressof(self._own_cell)
+        self._head = c_int64()  # where fast paths find the segment
+        self._own_head = c_int64()
+        self._own = (c_int64 * STEPS)()  # a fast path that takes numbers alone
+        self._own[HEAD] = ctypes.addressof(self._own_head)
         self._begin(0, _WITHOUT_ROWS, None)
 
     def _begin(self, first: int, count: int, rows: int | None) -> None:
         place = 0 if rows is None else rows - first * ROW_WORDS * 8
-        sheet = (c_int64 * SHEET_WORDS)(first, first + count, first, place)
-        start = ctypes.addressof(sheet) + 8 * START
+        segment = (c_int64 * SEGMENT_WORDS)(first, first + count, first, place)
+        start = ctypes.addressof(segment) + 8 * START
         c_double.from_address(start).value = self.start
-        self._sheet, self._first, self.has_rows = sheet, first, rows is not None
-        self._own_cell.value = ctypes.addressof(sheet)
+        self._segment, self._first, self.has_rows = segment, first, rows is not None
+        self._own_head.value = ctypes.addressof(segment)
         if self.has_rows:
-            self._used.append(sheet)
+            self._used.append(segment)
         self._admit()
 
     def _admit(self) -> None:
         admitted = self.has_rows and not self.is_paused
-        self._cell.value = self._own_cell.value if admitted else 0
+        self._head.value = self._own_head.value if admitted else 0
 
     @property
     def count(self) -> int:
         """How many numbers have been taken."""
-        return self._sheet[NEXT]
+        return self._segment[NEXT]
 
     @property
     def room(self) -> int:
-        """How many rows tickets may write."""
-        return self._rest if self._cell.value else 0
+        """How many rows fast paths may write."""
+        return self._rest if self._head.value else 0
 
     @property
     def _rest(self) -> int:
-        return self._sheet[END] - self._sheet[NEXT]
+        return self._segment[END] - self._segment[NEXT]
 
     def take(self, count: int = 1) -> int | None:
         """The first of so many numbers that nobody else gets; None where there is no room.
 
         Their rows, if they have any, are the caller's.
         """
-        sheet = self._sheet
-        if self._issue is not None:  # tickets take numbers, too
+        segment = self._segment
+        if self._issue is not None:  # fast paths take numbers, too
             self._own[COUNT] = count
             found = self._issue(ctypes.addressof(self._own))
             return None if found == FULL else (found >> NUMBER_BIT) - 1
         if count > self._rest:
             return None
-        sheet[NEXT] += count
-        sheet[DONE] += count
-        return sheet[NEXT] - count
+        segment[NEXT] += count
+        segment[DONE] += count
+        return segment[NEXT] - count
 
     def index(self, number: int) -> int:
         """Which of the rows is that of a number just taken."""
@@ -134,18 +113,18 @@ class Ledger:
         self._begin(self.count, count, address)
 
     def end_rows(self) -> None:
-        """When this returns no ticket writes any more; numbers have no rows from now on."""
-        sheet = self._sheet
-        self._cell.value = 0
+        """Wait until no fast path writes any more, then stop giving rows."""
+        segment = self._segment
+        self._head.value = 0
         while (first := self.take(self._rest)) is None:
             pass
-        while sheet[DONE] != sheet[END]:
+        while segment[DONE] != segment[END]:
             time.sleep(0)
         self._begin(first, _WITHOUT_ROWS, None)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Within the block there is no room for tickets."""
+        """Within the block there is no room for fast paths."""
         self.is_paused = True
         self._admit()
         try:
@@ -154,14 +133,14 @@ class Ledger:
             self.is_paused = False
             self._admit()
 
-    def ticket(
+    def fast_path(
         self,
         owner: Observer,
-        lane: Lane,
+        launches: Issued,
         calls: Sequence[int],
         others: Sequence[c_int64] | None,
-    ) -> Ticket | None:
-        """A ticket for the lane's launches; None where there are none, or too many.
+    ) -> FastPath | None:
+        """A fast path for these launches; None where there are none, or too many.
 
         calls: what the launches' rows say that they are, number | flags << 32.  others: how often
         each may pass before the owner wants to launch it; None where a graph launches them all.
@@ -170,16 +149,14 @@ class Ledger:
         if not 0 < len(calls) < _MOST_STEPS or sys.platform == "win32":
             return None
         if self._issue is None:
-            from .compiled import issuer  # it takes numba a while
-
-            self._issue = issuer()
+            self._issue = launches.issuer()
         count, issues = len(calls), others is not None
-        rows = [packet.row for packet in lane.packets] if issues else [_NO_ROW] * count
+        rows = launches.rows if issues else [_NO_ROW] * count
         counts = others or [self._forever] * count
-        words = [ctypes.addressof(self._cell), count, count, count * issues, lane.handle, 0]
+        words = [ctypes.addressof(self._head), count, count, count * issues, launches.handle, 0]
         for row, call, passing in zip(rows, calls, counts, strict=True):
             words += (*row, call, ctypes.addressof(passing))
         memory = (c_int64 * len(words))(*words)
-        return Ticket(
+        return FastPath(
             *(owner, self._issue, ctypes.addressof(memory), count, (memory, self, others))
         )

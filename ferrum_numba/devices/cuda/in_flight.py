@@ -1,4 +1,4 @@
-"""What a GPU has been given to do and is not known to have done."""
+"""Work that a GPU has been given and is not known to have done."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import LaunchError
+from ...errors import LaunchError
 from . import driver
+from .objects import Event
 from .streams import is_fleeting
 
 # An event is set behind so many launches, or so many bytes of arrays: what a launch costs is small,
@@ -29,25 +30,28 @@ class _Batch:
     stream: Any  # keeps the handle valid
     handle: int
     launches: list[tuple[Describe, object]] = field(default_factory=list)
-    event: driver.Event | None = None
+    event: Event | None = None
     sealed: bool = False
 
 
 class InFlight:
-    """What launches use, kept alive until the device is done with it.  Safe from any thread."""
+    """Arrays that launches use, kept alive until the device is done with them.
+
+    Safe from any thread.
+    """
 
     def __init__(self, current: Callable[[], AbstractContextManager[object]]) -> None:
         """current: makes the device's context current within a block."""
         self._current = current
         self._open: dict[int, _Batch] = {}  # by stream
         self._sealed: deque[_Batch] = deque()
-        self._spare: list[driver.Event] = []
+        self._spare: list[Event] = []
         self._count, self._nbytes = 0, 0  # of the open batches
         self._dropped: deque[tuple[Any, int, Describe, object]] = deque()
         self._lock = threading.Lock()
         self._watched: weakref.WeakSet[object] = weakref.WeakSet()
-        # The streams of lanes, by lane.  What is only held from within a cycle of garbage has its
-        # finaliser run before the cycle's own __del__ methods: a stream would be destroyed before
+        # The streams of StreamStates, by state.  An object that only a cycle of garbage holds is
+        # finalised before the cycle's own __del__ methods run: a stream would be destroyed before
         # they could say what is still under way on it.
         self.streams: dict[int, object] = {}
 
@@ -121,7 +125,7 @@ class InFlight:
                     if is_fleeting(batch.stream, handle):  # it cannot be asked again
                         self._sealed.append(self._open.pop(handle))
                     continue
-                batch.event = self._spare.pop() if self._spare else driver.Event()
+                batch.event = self._spare.pop() if self._spare else Event()
                 batch.event.record(handle)
             except LaunchError:  # the stream is gone: until the device is synchronised, then
                 batch.event = None

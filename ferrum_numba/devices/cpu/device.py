@@ -5,22 +5,25 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from ..abi import ArrayReference, LaunchConfig, Sidecar, Signature
-from ..emulator import Program
-from ..errors import DeviceError, LaunchError
-from . import host_arrays
-from .base import Device, Invocation, Kernel, Module
-from .graph import LaunchGraph
-from .scratch import ScratchArena
+from ...abi import ArrayReference, LaunchConfig, Sidecar, Signature
+from ...emulator import Program
+from ...errors import DeviceError, LaunchError
+from .. import arrays
+from ..device import Device, Kernel, Module
+from ..invocation import Invocation
+from ..scratch import ScratchArena
 
 if TYPE_CHECKING:
-    from ..emulator.trace import Selection
+    from ...emulator.trace import Selection
+    from ..sequence import LaunchGraph
+    from ..trace import Trace
     from .traced import Tracer
 
 _MAX_SHARED_BYTES = 228 * 1024  # what the largest GPU gives a CTA; a typing error beyond that
@@ -43,18 +46,19 @@ class CpuDevice(Device):
         self.name = "cpu"
         self.threads = threads or _usable_cores()
         self._own = threading.local()
+        self._tracer: Tracer | None = None
 
     def _load(self, text: str, sidecar: Sidecar) -> CpuModule:
         return CpuModule(self, text, sidecar)
 
     def to_device(self, array: Any) -> NDArray[Any]:
-        return np.asarray(host_arrays.view("array", array), order="C")
+        return np.asarray(arrays.view("array", array), order="C")
 
     def empty(self, shape: int | Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
         return np.empty(shape, dtype)
 
     def to_host(self, array: Any) -> NDArray[Any]:
-        return host_arrays.view("array", array)
+        return arrays.view("array", array)
 
     def synchronize(self) -> None:
         """Return at once: every launch was done when it returned."""
@@ -83,13 +87,23 @@ class CpuDevice(Device):
         return arena
 
     def describe(self, name: str, array: object) -> ArrayReference:
-        return host_arrays.describe(name, array)
+        return arrays.describe(name, array)
 
     def _new_graph(self, stream: Any) -> LaunchGraph:
         self.require_stream(stream)
         return super()._new_graph(stream)
 
-    def _make_tracer(self, selection: Selection) -> Tracer:
+    @contextmanager
+    def _trace(self, selection: Selection) -> Iterator[Trace]:
+        if self._tracer is not None:
+            raise DeviceError(f"trace: {self.name} is being traced already")
+        self._tracer = self._new_tracer(selection)
+        try:
+            yield self._tracer.trace
+        finally:
+            self._tracer = None
+
+    def _new_tracer(self, selection: Selection) -> Tracer:
         from .traced import Tracer
 
         return Tracer(selection)
@@ -109,8 +123,12 @@ class CpuKernel(Kernel):
         super().__init__(module, signature)
         self._program = program
 
-    def require_possible(self, config: LaunchConfig) -> None:
-        super().require_possible(config)
+    def _cache_key(self, value: object) -> object:
+        """A new object: every argument is looked at again."""
+        return object()
+
+    def _require_possible(self, config: LaunchConfig) -> None:
+        super()._require_possible(config)
         if config.shared_bytes > _MAX_SHARED_BYTES:
             raise DeviceError(
                 f"shared_bytes: expected at most {_MAX_SHARED_BYTES}, found {config.shared_bytes}"
@@ -155,10 +173,10 @@ class CpuKernel(Kernel):
 
     def _start(self, device: CpuDevice, invocation: Invocation, scratch: Mapping[str, int]) -> None:
         """Run a launch, or have it run by who traces the device."""
-        if device.tracer is None:
+        if device._tracer is None:
             self._run(device, invocation, scratch)
         else:
-            device.tracer.run(self, invocation, scratch, device.threads)
+            device._tracer.run(self, invocation, scratch, device.threads)
 
     def _run(self, device: CpuDevice, invocation: Invocation, scratch: Mapping[str, int]) -> None:
         """Run a checked launch; scratch: the buffers' addresses by the parameters' names."""
