@@ -10,11 +10,13 @@ from functools import cache
 from ..errors import DeviceError
 from .device import Device, Kernel, Module
 from .invocation import Invocation, Launchable, Stream
+from .memory import DeviceMemory
 from .prepared import PreparedLaunch
 from .sequence import LaunchGraph, LaunchPlan
 
 __all__ = [
     "Device",
+    "DeviceMemory",
     "Invocation",
     "Kernel",
     "LaunchGraph",

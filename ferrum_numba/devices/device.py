@@ -20,6 +20,7 @@ from ..abi.ptx_text import not_ptx, without_comments
 from ..errors import AbiError, DeviceError, PtxError
 from . import observer, sequence
 from .invocation import Invocation
+from .memory import DeviceMemory
 from .prepared import PreparedLaunch
 from .sequence import LaunchGraph, LaunchPlan
 
@@ -29,9 +30,13 @@ if TYPE_CHECKING:  # it takes llvmlite
 
 
 class Device(ABC):
-    """Where kernels run.  `name` is "cpu" or "cuda:<ordinal>"."""
+    """Where kernels run.
+
+    name: "cpu" or "cuda:<ordinal>".  memory: what this process holds there, and a limit for it.
+    """
 
     name: str
+    memory: DeviceMemory
 
     def __init__(self) -> None:
         self._modules: dict[tuple[str, Sidecar], Module] = {}
@@ -63,7 +68,10 @@ class Device(ABC):
 
     @abstractmethod
     def empty(self, shape: int | Sequence[int], dtype: Any) -> Any:
-        """A new C-contiguous array of this device, its contents undefined."""
+        """A new C-contiguous array of this device, its contents undefined.
+
+        Raises DeviceError where there is no memory for it; see `memory`.
+        """
 
     @abstractmethod
     def to_host(self, array: Any) -> Any:

@@ -18,6 +18,7 @@ from ...errors import DeviceError, LaunchError
 from .. import arrays
 from ..device import Device, Kernel, Module
 from ..invocation import Invocation
+from ..memory import HostMemory
 from ..scratch import ScratchArena
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class CpuDevice(Device):
             raise DeviceError(f"threads: expected at least 1, found {threads}")
         self.name = "cpu"
         self.threads = threads or _usable_cores()
+        self.memory: HostMemory = HostMemory(self.name)
         self._own = threading.local()
         self._tracer: Tracer | None = None
 
@@ -52,10 +54,15 @@ class CpuDevice(Device):
         return CpuModule(self, text, sidecar)
 
     def to_device(self, array: Any) -> NDArray[Any]:
-        return np.asarray(arrays.view("array", array), order="C")
+        host = arrays.view("array", array)
+        if host.flags.c_contiguous:
+            return host
+        copy = self.empty(host.shape, host.dtype)
+        copy[...] = host
+        return copy
 
     def empty(self, shape: int | Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
-        return np.empty(shape, dtype)
+        return self.memory.allocate(np.empty, shape, dtype)
 
     def to_host(self, array: Any) -> NDArray[Any]:
         return arrays.view("array", array)
@@ -82,9 +89,13 @@ class CpuDevice(Device):
     def scratch(self) -> ScratchArena:
         """The calling thread's: a launch is done when it returns, so its next one may reuse it."""
         if not hasattr(self._own, "arena"):
-            self._own.arena = ScratchArena(_allocate)
+            self._own.arena = ScratchArena(self._allocate)
         arena: ScratchArena = self._own.arena
         return arena
+
+    def _allocate(self, nbytes: int, zeroed: bool) -> tuple[int, NDArray[Any]]:
+        memory = self.memory.allocate(np.zeros if zeroed else np.empty, nbytes, np.uint8)
+        return memory.ctypes.data, memory
 
     def describe(self, name: str, array: object) -> ArrayReference:
         return arrays.describe(name, array)
@@ -188,11 +199,6 @@ class CpuKernel(Kernel):
             parameter_block=invocation.block.to_bytes(),
             threads=device.threads,
         )
-
-
-def _allocate(nbytes: int, zeroed: bool) -> tuple[int, NDArray[np.uint8]]:
-    memory = (np.zeros if zeroed else np.empty)(nbytes, np.uint8)
-    return memory.ctypes.data, memory
 
 
 def _bytes_at(address: int, nbytes: int) -> NDArray[np.uint8]:

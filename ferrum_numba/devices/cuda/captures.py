@@ -14,8 +14,6 @@ from ctypes import c_int, c_size_t, c_uint64, c_void_p
 from ...errors import LaunchError
 from . import driver
 
-# CU_STREAM_CAPTURE_MODE_RELAXED: Python may free any array in the meantime, which is harmless.
-_CAPTURE_RELAXED = 2
 _CAPTURE_ACTIVE, _CAPTURE_INVALIDATED = 1, 2  # CUstreamCaptureStatus
 _PATIENCE = 10.0  # seconds that a wait waits for captures: they only record launches
 _NO_DESTRUCTOR_SYNC, _MOVE = 1, 1  # CU_USER_OBJECT_..., CU_GRAPH_USER_OBJECT_MOVE
@@ -47,10 +45,12 @@ class CaptureState:
 
 
 def begin_capture(stream: int) -> None:
-    """Record into a graph what the stream is given from now on, instead of running it."""
-    driver.check(
-        driver.library().cuStreamBeginCapture_v2(stream, _CAPTURE_RELAXED), "cuStreamBeginCapture"
-    )
+    """Record into a graph what the stream is given from now on, instead of running it.
+
+    Relaxed: other threads, and finalisers in this one, may do what they like meanwhile.
+    """
+    code = driver.library().cuStreamBeginCapture_v2(stream, driver.CAPTURE_RELAXED)
+    driver.check(code, "cuStreamBeginCapture")
 
 
 def end_capture(stream: int) -> int:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Sequence
+from operator import index
+from typing import Any, SupportsIndex
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -24,6 +25,7 @@ from .kernel import CudaKernel
 from .numba_cuda import bytes_at, unusable
 from .objects import Stream
 from .plan import CudaLaunchPlan
+from .pool import Pool
 from .scratch import CudaScratch
 from .streams import PER_THREAD, Behind, integer_handle, stream_handle
 
@@ -39,13 +41,15 @@ class CudaDevice(Device):
         self.name = f"cuda:{ordinal}"
         self.ordinal = ordinal
         self.in_flight = InFlight(self.current)
-        self.scratch, self.capture_lock = CudaScratch(), CaptureLock()
+        self.capture_lock = CaptureLock()
         self._context = Context(ordinal, self.in_flight.describe, self._abandon)
+        self.memory: Pool = Pool(self.name, ordinal, self.in_flight, self.current)
+        self.scratch, self._arrays = CudaScratch(self.memory), numba_cuda.ArrayMaker(self.current)
         with self.current():
             info, self._without_freeing = numba_cuda.context()
             # For copies: the default stream is out of reach while another thread captures, and a
             # stream that waits for no other would not wait for a copy there.
-            self._copies = numba_cuda.stream()
+            self._copies = numba_cuda.stream_of(Stream(blocking=True))
             self.capability: tuple[int, int] = tuple(info.compute_capability)
             self.cuda_version = driver.version()  # the newest that the driver supports
             self.max_shared_bytes: int = info.MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
@@ -88,31 +92,29 @@ class CudaDevice(Device):
             self.describe("array", array)
             return array
         host = host_arrays.view("array", array)
-        with self._memory(host.nbytes):
-            there = numba_cuda.device_array(host.shape, host.dtype)
-            if host.nbytes:
+        there = self.empty(host.shape, host.dtype)
+        if host.nbytes:
+            # As bytes: bfloat16 has no buffer interface.
+            flat = np.asarray(host, order="C").reshape(-1).view(np.uint8)
+            with self.current(), driver.outside_of_captures():
                 place = integer_handle(there.device_ctypes_pointer)
-                # As bytes: bfloat16 has no buffer interface.
-                flat = np.asarray(host, order="C").reshape(-1).view(np.uint8)
-                bytes_at(place, host.nbytes, there).copy_to_device(flat, stream=self._copies)
+                target = bytes_at(place, host.nbytes, there)
+                target.copy_to_device(flat, stream=self._copies)
                 self._copies.synchronize()
-            return there
+        return there
 
     def empty(self, shape: int | Sequence[int], dtype: DTypeLike) -> Any:
-        nbytes = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
-        with self._memory(nbytes):
-            return numba_cuda.device_array(shape, dtype)
-
-    @contextmanager
-    def _memory(self, nbytes: int) -> Iterator[None]:
-        """Allocate within this block: what goes wrong there is a DeviceError."""
-        try:
+        extents = tuple(map(index, (shape,) if isinstance(shape, SupportsIndex) else shape))
+        kind = np.dtype(dtype)
+        nbytes = math.prod(extents) * kind.itemsize
+        if nbytes < 0 or min(extents, default=0) < 0:
+            raise DeviceError(f"shape: expected extents from 0 on, found {extents}")
+        if self._context.lost:
+            raise DeviceError(self._context.lost)
+        if not nbytes:
             with self.current():
-                yield
-        except FerrumError:
-            raise
-        except Exception as error:  # each implementation has its own type for it
-            raise DeviceError(f"{self.name}: allocating {nbytes} bytes: {error}") from error
+                return numba_cuda.empty(extents, kind)
+        return self._arrays.make(self.memory.allocate(nbytes), extents, kind, nbytes)
 
     def to_host(self, array: Any) -> NDArray[Any]:
         if isinstance(array, np.ndarray):
@@ -146,7 +148,7 @@ class CudaDevice(Device):
 
     def create_stream(self) -> Any:
         with self.current():
-            return numba_cuda.stream()
+            return numba_cuda.stream_of(Stream(blocking=True))
 
     def order(self, *, before: Any, after: Any) -> None:
         with self.current():
@@ -196,7 +198,7 @@ class CudaModule(Module):
         super().__init__(device, text, sidecar)
         self._require_runnable(device, text)
         try:
-            with device.current():
+            with device.current(), driver.outside_of_captures():
                 self._handle = numba_cuda.load(text)
         except FerrumError:
             raise
@@ -228,7 +230,7 @@ class CudaModule(Module):
         device = self.device
         assert isinstance(device, CudaDevice)
         try:
-            with device.current():
+            with device.current(), driver.outside_of_captures():
                 function, handle = numba_cuda.function(self._handle, signature.entry)
         except FerrumError:
             raise

@@ -46,8 +46,16 @@ _PROTOTYPES = {
     "cuOccupancyMaxActiveBlocksPerMultiprocessor": (POINTER(c_int), c_void_p, c_int, c_size_t),
     "cuLaunchKernelEx": (c_void_p,) * 4,
     "cuCtxGetStreamPriorityRange": (POINTER(c_int), POINTER(c_int)),
+    "cuDeviceGetAttribute": (POINTER(c_int), c_int, c_int),
     "cuMemAlloc_v2": (POINTER(c_uint64), c_size_t),
     "cuMemFree_v2": (c_uint64,),
+    "cuMemPoolCreate": (POINTER(c_void_p), c_void_p),
+    "cuMemPoolSetAttribute": (c_void_p, c_int, POINTER(c_uint64)),
+    "cuMemPoolGetAttribute": (c_void_p, c_int, POINTER(c_uint64)),
+    "cuMemPoolTrimTo": (c_void_p, c_size_t),
+    "cuMemAllocFromPoolAsync": (POINTER(c_uint64), c_size_t, c_void_p, c_void_p),
+    "cuMemFreeAsync": (c_uint64, c_void_p),
+    "cuStreamQuery": (c_void_p,),
     "cuMemsetD8Async": (c_uint64, c_uint8, c_size_t, c_void_p),
     "cuStreamCreate": (POINTER(c_void_p), c_uint),
     "cuStreamSynchronize": (c_void_p,),
@@ -71,7 +79,8 @@ _FUNC_MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 # CU_FUNC_ATTRIBUTE_...
 _FUNC_ATTRIBUTES = {"max_threads": 0, "shared": 1, "constant": 2, "local": 3, "registers": 4}
 NEVER_CAPTURED = (0, 1)  # the legacy default stream, by both of its handles
-_CAPTURE_RELAXED = 2  # CU_STREAM_CAPTURE_MODE_RELAXED
+CAPTURE_RELAXED = 2  # CU_STREAM_CAPTURE_MODE_RELAXED
+_CAPTURE_IMPLICIT = 906  # CUDA_ERROR_STREAM_CAPTURE_IMPLICIT
 _JIT_ERROR_LOG, _JIT_ERROR_LOG_BYTES = 5, 6  # CU_JIT_ERROR_LOG_BUFFER(_SIZE_BYTES)
 _SUCCESS, _NOT_INITIALISED = 0, 3
 # What a launch is told in a thread that has no context, or that of another device:
@@ -254,7 +263,7 @@ def priorities() -> tuple[int, int]:
 @contextmanager
 def outside_of_captures() -> Iterator[None]:
     """Let the thread do within the block what would break a capture, such as to free memory."""
-    mode = c_int(_CAPTURE_RELAXED)
+    mode = c_int(CAPTURE_RELAXED)
     exchange = library().cuThreadExchangeStreamCaptureMode
     check(exchange(ctypes.byref(mode)), "cuThreadExchangeStreamCaptureMode")
     try:
@@ -272,6 +281,19 @@ def is_capturing(stream: int) -> bool:
     if code:
         check(code, "cuStreamIsCapturing")
     return status.value != 0
+
+
+def may_record(stream: int) -> bool:
+    """False while an event behind a stream's work would become part of a capture, or break one.
+
+    The default stream says so while one that waits for it is being captured; to ask breaks nothing.
+    """
+    status = c_int()
+    code = library().cuStreamIsCapturing(stream, ctypes.byref(status))
+    if code == _CAPTURE_IMPLICIT:
+        return False
+    check(code, "cuStreamIsCapturing")
+    return status.value == 0
 
 
 def check(code: int, call: str) -> None:

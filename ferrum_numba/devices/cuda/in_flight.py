@@ -18,6 +18,8 @@ from .streams import is_fleeting
 # An event is set behind so many launches, or so many bytes of arrays: what a launch costs is small,
 # and so is what is kept alive longer than needed.
 _LAUNCHES, _NBYTES = 32, 64 << 20
+_PATIENCE = 1.0  # seconds for the lock
+_AHEAD = 1 << 30  # bytes of arrays in flight at which the host waits, rather than take more memory
 _SHOWN, _PERHAPS = 16, 4  # launches that a message names: known ones, and prepared ones
 
 Describe = Callable[[], str]
@@ -30,8 +32,8 @@ class _Batch:
     stream: Any  # keeps the handle valid
     handle: int
     launches: list[tuple[Describe, object]] = field(default_factory=list)
+    nbytes: int = 0
     event: Event | None = None
-    sealed: bool = False
 
 
 class InFlight:
@@ -46,7 +48,7 @@ class InFlight:
         self._open: dict[int, _Batch] = {}  # by stream
         self._sealed: deque[_Batch] = deque()
         self._spare: list[Event] = []
-        self._count, self._nbytes = 0, 0  # of the open batches
+        self._count, self._open_nbytes = 0, 0  # of the open batches
         self._dropped: deque[tuple[Any, int, Describe, object]] = deque()
         self._lock = threading.Lock()
         self._watched: weakref.WeakSet[object] = weakref.WeakSet()
@@ -69,9 +71,8 @@ class InFlight:
         is fleeting an event is set at once.
         """
         with self._lock:
-            self._add(stream, handle, describe, objects)
-            self._nbytes += nbytes
-            full = self._count >= _LAUNCHES or self._nbytes >= _NBYTES
+            self._add(stream, handle, describe, objects, nbytes)
+            full = self._count >= _LAUNCHES or self._open_nbytes >= _NBYTES
             done: list[_Batch] = []
             if full or is_fleeting(stream, handle):
                 # To ask for an event would break a capture of another library's.
@@ -93,8 +94,32 @@ class InFlight:
             self._sealed.clear()
             self._open.clear()
             self._dropped.clear()
-            self._count = self._nbytes = 0
+            self._count = self._open_nbytes = 0
         del done
+
+    def reclaim(self, *, everything: bool) -> None:
+        """Let go of what is done, so that its memory can be used again; the context is current.
+
+        It waits for the oldest launches while more than _AHEAD bytes of arrays are in flight, or
+        for everything.
+        """
+        # This thread may hold the lock already: a finaliser may run within the other methods.
+        if not self._lock.acquire(timeout=_PATIENCE):
+            return
+        try:
+            allowed = -1 if everything else _AHEAD
+            pending = sum(batch.nbytes for batch in [*self._sealed, *self._open.values()])
+            done = self._seal() if pending > allowed else self._sweep()
+            for batch in list(self._sealed):
+                if pending <= allowed:
+                    break
+                if batch.event is not None:
+                    batch.event.synchronize()
+                pending -= batch.nbytes
+            done += self._sweep()
+        finally:
+            self._lock.release()
+        done.clear()  # outside the lock: what is freed there may run any code
 
     def describe(self) -> str:
         """The launches that are not known to be done, oldest first."""
@@ -108,11 +133,15 @@ class InFlight:
             shown += [f"perhaps {launch!r}" for launch in list(self._watched)[:_PERHAPS]]
         return "; ".join(shown) or "no launch of this package"
 
-    def _add(self, stream: Any, handle: int, describe: Describe, objects: object) -> None:
+    def _add(
+        self, stream: Any, handle: int, describe: Describe, objects: object, nbytes: int = 0
+    ) -> None:
         batch = self._open.get(handle)
         if batch is None:
             batch = self._open[handle] = _Batch(stream, handle)
         batch.launches.append((describe, objects))
+        batch.nbytes += nbytes
+        self._open_nbytes += nbytes
         self._count += 1
 
     def _seal(self) -> list[_Batch]:
@@ -121,7 +150,7 @@ class InFlight:
             self._add(*self._dropped.popleft())
         for handle, batch in list(self._open.items()):
             try:
-                if driver.is_capturing(handle):  # an event would become part of the graph
+                if not driver.may_record(handle):
                     if is_fleeting(batch.stream, handle):  # it cannot be asked again
                         self._sealed.append(self._open.pop(handle))
                     continue
@@ -131,7 +160,7 @@ class InFlight:
                 batch.event = None
             self._sealed.append(self._open.pop(handle))
         self._count = sum(len(batch.launches) for batch in self._open.values())
-        self._nbytes = 0
+        self._open_nbytes = 0
         return self._sweep()
 
     def _sweep(self) -> list[_Batch]:

@@ -6,19 +6,23 @@ numba-cuda; where the two differ, handles are reduced to integers (`integer_hand
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 from numba import cuda
 
 from ...errors import DeviceError
 from . import driver
 from .objects import Stream
+from .pool import Block
 from .streams import integer_handle
 
-stream, device_array = cuda.stream, cuda.device_array
+_SHAPES = 256  # of arrays that are remembered
 
 
 @lru_cache(maxsize=1)
@@ -75,6 +79,52 @@ def function(module: Any, entry: str) -> tuple[Any, int]:
     if type(found.handle).__name__ == "CUkernel":  # numba-cuda's, of no context
         handle = driver.function_of(handle)
     return found, handle
+
+
+class ArrayMaker:
+    """Makes arrays of numba.cuda over memory of ours.
+
+    numba's own constructors take longer than a launch; an array like one before is a copy of that,
+    over other memory.
+    """
+
+    def __init__(self, current: Callable[[], AbstractContextManager[object]]) -> None:
+        """current: makes the GPU's context current within a block."""
+        self._current = current
+        self._known: dict[tuple[tuple[int, ...], np.dtype[Any]], tuple[Any, Any]] = {}
+
+    def make(self, block: Block, shape: tuple[int, ...], dtype: np.dtype[Any], nbytes: int) -> Any:
+        """An array in C order that keeps the block alive."""
+        known = self._known.get((shape, dtype))
+        if known is None:
+            known = self._first(block, shape, dtype, nbytes)
+        like, memory = known
+        kind: Any = type(like)
+        array = kind.__new__(kind)
+        vars(array).update(vars(like))
+        place = type(memory.device_pointer)(block.address)
+        array.gpu_data = type(memory)(memory.context, place, nbytes, owner=block)
+        return array
+
+    def _first(
+        self, block: Block, shape: tuple[int, ...], dtype: np.dtype[Any], nbytes: int
+    ) -> tuple[Any, Any]:
+        """An array of this shape without memory, and a piece of memory."""
+        with self._current():
+            flat = bytes_at(block.address, nbytes, None)
+        ends = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+        strides = tuple(end * dtype.itemsize for end in ends)
+        like = type(flat)(shape, strides, dtype, gpu_data=flat.gpu_data)
+        like.gpu_data = None
+        if len(self._known) >= _SHAPES:
+            self._known.clear()
+        self._known[shape, dtype] = like, flat.gpu_data
+        return like, flat.gpu_data
+
+
+def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+    """An array without elements; the context is current."""
+    return cuda.device_array(shape, dtype)
 
 
 def bytes_at(address: int, nbytes: int, owner: object) -> Any:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import ctypes
 import os
-from ctypes import c_float, c_uint, c_uint64, c_void_p
+from collections.abc import Callable
+from ctypes import c_float, c_int, c_uint, c_void_p
+from typing import Any
 
-from ...errors import DeviceError, LaunchError
+from ...errors import LaunchError
 from . import driver
 
 _EVENT_TIMED, _EVENT_DISABLE_TIMING = 0, 2  # CU_EVENT_...
@@ -20,66 +22,41 @@ class Owned:
     """Something of the driver's that is given back with this object, in the process that made it.
 
     A forked child has a copy of the object and nothing of the driver's: giving back would crash it.
+    Finalisers run anywhere, amid another library's capture, too, which giving back must not break.
     """
 
     _process = 0  # where Ctrl-C came before it was made
 
     def __init__(self) -> None:
         self._process = os.getpid()
+        # At hand when the interpreter ends.
+        self._exchange = driver.library().cuThreadExchangeStreamCaptureMode
 
-    @property
-    def ours(self) -> bool:
-        """Whether this is the process that made it."""
-        return os.getpid() == self._process
-
-
-class Memory(Owned):
-    """Device memory of the current context, freed with this object."""
-
-    address = 0
-
-    def __init__(self, nbytes: int, zeroed: bool) -> None:
-        """zeroed: filled with zeros before this returns.  Raises DeviceError where there is none.
-
-        It may be called while a stream is being captured, and does not become part of the graph.
-        """
-        super().__init__()
-        self._free = driver.library().cuMemFree_v2  # at hand when the interpreter ends
-        address = c_uint64()
-        with driver.outside_of_captures():
-            code = driver.library().cuMemAlloc_v2(ctypes.byref(address), nbytes)
-            self.address = address.value
-            if code:
-                raise DeviceError(
-                    f"allocating {nbytes} bytes of scratch: {driver.error_name(code)}"
-                )
-            if zeroed:
-                _zero(self.address, nbytes)
-
-    def __del__(self) -> None:
-        if self.address and self.ours:
-            self._free(self.address)
-
-
-def _zero(address: int, nbytes: int) -> None:
-    """On a stream of its own, since a capture may be under way on any other."""
-    stream = Stream()
-    driver.check(
-        driver.library().cuMemsetD8Async(address, 0, nbytes, stream.handle), "cuMemsetD8Async"
-    )
-    stream.synchronize()
+    def _give_back(self, *calls: tuple[Callable[[int], int], Any]) -> None:
+        """Make these calls of the driver, of a function and a handle, unless this is a fork."""
+        if os.getpid() == self._process:
+            mode = c_int(driver.CAPTURE_RELAXED)
+            self._exchange(ctypes.byref(mode))
+            for function, handle in calls:
+                function(handle)
+            self._exchange(ctypes.byref(mode))
 
 
 class Stream(Owned):
-    """A stream of the current context that does not wait for the default one, nor that for it."""
+    """A stream of the current context.
+
+    blocking: whether it waits for the default stream's work, and that for its own.
+    """
 
     handle = 0
 
-    def __init__(self) -> None:
+    def __init__(self, *, blocking: bool = False) -> None:
         super().__init__()
         handle = c_void_p()
-        self._destroy = driver.library().cuStreamDestroy_v2  # at hand when the interpreter ends
-        code = driver.library().cuStreamCreate(ctypes.byref(handle), _STREAM_NON_BLOCKING)
+        self._destroy = driver.library().cuStreamDestroy_v2
+        code = driver.library().cuStreamCreate(
+            ctypes.byref(handle), 0 if blocking else _STREAM_NON_BLOCKING
+        )
         driver.check(code, "cuStreamCreate")
         self.handle = handle.value or 0
 
@@ -88,8 +65,8 @@ class Stream(Owned):
         driver.check(driver.library().cuStreamSynchronize(self.handle), "cuStreamSynchronize")
 
     def __del__(self) -> None:
-        if self.handle and self.ours:
-            self._destroy(self.handle)
+        if self.handle:
+            self._give_back((self._destroy, self.handle))
 
 
 class Event(Owned):
@@ -101,7 +78,7 @@ class Event(Owned):
         """timed: whether the device notes when the mark is reached, which costs a little."""
         super().__init__()
         self._handle = c_void_p()
-        self._destroy = driver.library().cuEventDestroy_v2  # at hand when the interpreter ends
+        self._destroy = driver.library().cuEventDestroy_v2
         flags = _EVENT_TIMED if timed else _EVENT_DISABLE_TIMING
         code = driver.library().cuEventCreate(ctypes.byref(self._handle), flags)
         driver.check(code, "cuEventCreate")
@@ -121,9 +98,13 @@ class Event(Owned):
         """Whether the stream has reached the mark; in a lost context it never does."""
         return bool(driver.library().cuEventQuery(self._handle) == 0)
 
+    def synchronize(self) -> None:
+        """Wait until the mark is reached.  Raises LaunchError for work that failed."""
+        driver.check(driver.library().cuEventSynchronize(self._handle), "cuEventSynchronize")
+
     def seconds_since(self, earlier: Event) -> float:
         """What lay between two timed marks, by the device's clock; waits for this one."""
-        driver.check(driver.library().cuEventSynchronize(self._handle), "cuEventSynchronize")
+        self.synchronize()
         milliseconds = c_float()
         code = driver.library().cuEventElapsedTime(
             ctypes.byref(milliseconds), earlier._handle, self._handle
@@ -132,8 +113,8 @@ class Event(Owned):
         return milliseconds.value / 1e3
 
     def __del__(self) -> None:
-        if self._handle and self.ours:
-            self._destroy(self._handle)
+        if self._handle:
+            self._give_back((self._destroy, self._handle))
 
 
 class _KernelNode(ctypes.Structure):
@@ -191,9 +172,6 @@ class Instance(Owned):
         driver.check(code, "cuGraphExecKernelNodeSetParams")
 
     def __del__(self) -> None:
-        if not self.ours:
-            return  # a fork has no driver to give it back to, and the driver does not notice
         destroy_instance, destroy_graph = self._destroy
-        if self.handle:
-            destroy_instance(self.handle)
-        destroy_graph(self.graph)
+        instance = [(destroy_instance, self.handle)] if self.handle else []
+        self._give_back(*instance, (destroy_graph, self.graph))
