@@ -42,8 +42,10 @@ class Launchable(Protocol):
     def describe(self, invocation: Invocation) -> str:
         """The launch in one line, for the messages of errors."""
 
-    def _cache_key(self, value: object) -> object:
-        """The cache key of an argument; see `arrays.cache_key`."""
+    def _may_move(
+        self, bound: Bound, places: Mapping[str, int], addresses: Mapping[str, int]
+    ) -> bool:
+        """Whether arrays may be replaced by ones elsewhere that are alike; see `Binder`."""
 
     def _remarshal(
         self, invocation: Invocation, changes: Mapping[str, object], hold: bool = True

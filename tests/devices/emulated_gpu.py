@@ -146,6 +146,9 @@ class EmulatedGpu(fe.Device):
     def describe(self, name: str, array: object) -> ArrayReference:
         return arrays.describe(name, array, self.name)
 
+    def holds(self, address: int) -> bool:
+        return True
+
     def _new_plan(self) -> CudaLaunchPlan:
         return CudaLaunchPlan(self)
 

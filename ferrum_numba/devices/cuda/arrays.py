@@ -1,15 +1,12 @@
-"""Arrays of any library on a GPU: where one lies, and a cheap cache key of it.
-
-A library says so by `__cuda_array_interface__` or by DLPack.
+"""Arrays of any library on a GPU: where one lies, by `__cuda_array_interface__` or by DLPack.
 
 Source: the CUDA Array Interface, versions 2 and 3, in Numba's documentation.
 """
 
 from __future__ import annotations
 
-import math
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -24,7 +21,6 @@ from ..dlpack import extent
 from .streams import Behind
 
 _TWO_BYTES = np.dtype("V2")
-_readers: dict[type, Callable[[Any], object]] = {}
 
 
 def describe(name: str, array: Any, device: str) -> ArrayReference:
@@ -48,7 +44,8 @@ def describe(name: str, array: Any, device: str) -> ArrayReference:
         )
     else:
         raise AbiError(f"{name}: expected an array on {device}, found {_found(array)}")
-    if dlpack.is_of_jax(array):  # its interface names no stream, though one may still compute it
+    # Its interface names no stream, though one may still compute it.
+    if dlpack.is_of_jax(array) and not dlpack.is_computed(array):
         reference = replace(reference, ready=dlpack.Written(array))
     return reference
 
@@ -113,67 +110,3 @@ def _found(array: object) -> str:
         kind = type(array).__name__
         return f"an array in host memory ({kind}); copy it with device.to_device(array)"
     return f"{array!r:.80} ({type(array).__name__})"
-
-
-def cache_key(value: object) -> object:
-    """Cache key of an argument; of an array its place, shape, strides and type.
-
-    Arrays with equal keys need not be looked at again, but their stream may have to be waited for
-    again.  Arrays of which nothing is known that is cheap never have equal keys.
-    """
-    kind = type(value)
-    reader = _readers.get(kind)
-    if reader is None:
-        reader = _readers[kind] = _reader(value)
-    return reader(value)
-
-
-def _reader(value: object) -> Callable[[Any], object]:
-    if isinstance(value, (float, np.floating)):
-        return _of_float
-    if value is None or isinstance(value, (int, np.generic)):
-        return _itself
-    if hasattr(value, "device_ctypes_pointer"):
-        return _of_numba
-    if hasattr(value, "data_ptr") and callable(getattr(value, "stride", None)):
-        return _of_torch
-    return _of_interface
-
-
-def _itself(value: object) -> object:
-    return type(value), value
-
-
-def _of_float(value: Any) -> object:
-    return type(value), value, math.copysign(1.0, value)  # -0.0 == 0.0
-
-
-def _of_numba(array: Any) -> object:
-    try:
-        place = array.device_ctypes_pointer.value
-    except ReferenceError:  # its context was closed
-        return object()
-    return place, array.shape, array.strides, array.dtype, array.stream
-
-
-def _of_torch(array: Any) -> object:
-    # The strides alone would not tell a conjugate, but then it is complex, which nobody takes.
-    try:
-        place = array.data_ptr(), array.shape, array.stride()
-    except RuntimeError:  # a sparse or a nested one has none
-        return object()
-    return *place, array.dtype, array.device, getattr(array, "requires_grad", False)
-
-
-def _of_interface(array: Any) -> object:
-    interface = interface_of(array)
-    if interface is None:
-        return object()
-    try:
-        # Of one before version 3, such as JAX's, it is not known who still writes the array.
-        if interface["version"] < 3 or interface.get("mask") is not None:
-            return object()
-        keys = ("data", "shape", "strides", "typestr", "stream")
-        return tuple(interface.get(key) for key in keys)
-    except (AttributeError, LookupError, TypeError):  # who describes the array says what is wrong
-        return object()

@@ -179,6 +179,10 @@ class CudaDevice(Device):
             self._require_here(name, reference.address)
         return reference
 
+    def holds(self, address: int) -> bool:
+        """True if there is memory of this GPU at an address."""
+        return driver.device_of(address) == self.ordinal
+
     def _require_here(self, name: str, address: int) -> None:
         ordinal = driver.device_of(address)
         if ordinal is None:

@@ -48,6 +48,9 @@ class Gpu(Place, Protocol):
 
     def is_capturing(self, stream: Any) -> bool: ...
 
+    def holds(self, address: int) -> bool:
+        """True if there is memory of this GPU at an address."""
+
 
 class GpuKernel(Launchable, Protocol):
     """A kernel of a GPU, as far as prepared launches, plans and graphs need it."""

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import threading
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
 from ...abi import LaunchConfig, ParameterBlock, Signature
 from ...errors import DeviceError
-from .. import sequence
 from ..device import Kernel, Module
 from ..invocation import Invocation
 from ..resources import Resources
 from ..scratch import ScratchArena
-from . import arrays, driver
+from . import driver
 from .gpu import Gpu
 from .launch_record import LaunchRecord
 from .prepared import CudaPreparedLaunch
@@ -35,27 +34,6 @@ class CudaKernel(Kernel):
         self._function = function
         self._handle = handle
         self._allowed_shared = _DEFAULT_SHARED_BYTES
-        self._own = threading.local()  # the call that each thread made last
-
-    def launch(
-        self, config: LaunchConfig, *arguments: object, stream: Any = None, **named: object
-    ) -> None:
-        if sequence.recordings:
-            super().launch(config, *arguments, stream=stream, **named)
-            return
-        given = dict(zip(self._argument_names, arguments, strict=False)) | named
-        call: CudaPreparedLaunch | None = getattr(self._own, "call", None)
-        distinct = len(given) == len(arguments) + len(named)
-        if call is not None and distinct and call.launch_as(config, stream, given):
-            return
-        # Not as the thread launched it before: all of it is looked at.
-        invocation = self._marshal_seen(config, arguments, named)
-        self._own.call = CudaPreparedLaunch(self, invocation, borrowed=given)
-        self._issue(invocation, stream)
-
-    @cached_property
-    def _argument_names(self) -> tuple[str, ...]:
-        return tuple(p.name for p in self.signature.arguments)
 
     def _require_possible(self, config: LaunchConfig) -> None:
         super()._require_possible(config)
@@ -136,8 +114,8 @@ class CudaKernel(Kernel):
         block.write(dict.fromkeys((p.name for p in self.signature.scratch), 0))
         block.write(arena.provide(invocation.bound.scratch))
 
-    def _cache_key(self, value: object) -> object:
-        return arrays.cache_key(value)
+    def _holds(self, address: int) -> bool:
+        return self.gpu.holds(address)
 
     def _enqueue(self, invocation: Invocation, stream: Any) -> None:
         handle = stream_handle(stream)
@@ -147,10 +125,11 @@ class CudaKernel(Kernel):
             return self.describe(invocation)
 
         with gpu.current():
-            if invocation.waits:
-                order(handle, invocation.waits)
+            order(handle, invocation.waits)
             self.record(invocation, handle).launch(describe)
             gpu.in_flight.keep(stream, handle, describe, invocation.arguments, invocation.nbytes)
 
-    def _prepared(self, invocation: Invocation) -> CudaPreparedLaunch:
-        return CudaPreparedLaunch(self, invocation)
+    def _prepared(
+        self, invocation: Invocation, borrowed: Mapping[str, object] | None = None
+    ) -> CudaPreparedLaunch:
+        return CudaPreparedLaunch(self, invocation, borrowed)

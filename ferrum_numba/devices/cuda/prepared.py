@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
-from ...abi import LaunchConfig
-from ...errors import AbiError, FerrumError
+from ...errors import FerrumError
 from .. import observer, sequence
 from ..invocation import Invocation
 from ..launch_log import refused
@@ -15,7 +13,7 @@ from ..prepared import PreparedLaunch
 from . import driver
 from .gpu import GpuKernel
 from .stream_states import StreamStates
-from .streams import order, stream_handle
+from .streams import order, others, stream_handle
 
 # A stream, its handle, the row of the record for it, whether its launch uses scratch, and the state
 # that the record is of.  Replaced as one, for other threads.
@@ -39,12 +37,7 @@ class CudaPreparedLaunch(PreparedLaunch):
         invocation: Invocation,
         borrowed: Mapping[str, object] | None = None,
     ) -> None:
-        """borrowed: the arguments, all of which the next launch is given again."""
-        super().__init__(kernel, invocation)
-        if borrowed is not None:
-            self._invocation = replace(invocation, arguments={})
-            self._borrowed = {name: kernel._cache_key(value) for name, value in borrowed.items()}
-            self._borrowed_nbytes = invocation.nbytes
+        super().__init__(kernel, invocation, borrowed)
         self._states = StreamStates(kernel.gpu, [self])
         self._driver = driver.launcher()
         self._in_flight = kernel.gpu.in_flight
@@ -56,40 +49,20 @@ class CudaPreparedLaunch(PreparedLaunch):
         last = self._last
         if stream is not last[0] or sequence.recordings:
             self._require_nothing_borrowed()
-            self._last = self._issue(self._invocation, stream, last)
+            self._last = self._issue(self.invocation, stream, last)
         elif (watching := observer.current) is not None:
             found = last[6].issue(watching)
             if found and not self._issued(found, watching, last):
-                self.kernel._issue(self._invocation, stream)
+                self.kernel._issue(self.invocation, stream)
         elif last[5] and driver.is_capturing(last[1]):
-            self.kernel._issue(self._invocation, stream)
+            self.kernel._issue(self.invocation, stream)
         else:
             code = self._driver(last[2], last[3], None, last[4])
             if code:
                 self._again(code, last)
 
-    def launch(self, stream: Any = None, **changes: object) -> None:
-        self._borrow(changes)
-        self._last = _NONE  # a plain call has to see that something is borrowed
-        self._send(stream, changes)
-
-    def launch_as(self, config: LaunchConfig, stream: Any, arguments: dict[str, object]) -> bool:
-        """`launch` with all arguments anew, where that is a launch of this configuration.
-
-        Returns False, and launches nothing, where it is another, or something does not fit.
-        """
-        if arguments.keys() != self._borrowed.keys():
-            return False
-        try:
-            self._borrow(arguments)
-        except AbiError:
-            return False
-        if self._invocation.bound.config != config:
-            return False
-        self._send(stream, arguments)
-        return True
-
     def _send(self, stream: Any, changes: dict[str, object]) -> None:
+        self._last = _NONE  # a plain call has to see that something is borrowed
         last = self._last_borrowed
         if stream is not last[0] or sequence.recordings:
             last = self._last_borrowed = self._issue(self._whole(changes), stream, last)
@@ -107,9 +80,22 @@ class CudaPreparedLaunch(PreparedLaunch):
         if last is not _NONE:
             self._in_flight.keep(stream, last[1], self._describe, changes, self._borrowed_nbytes)
 
-    def _change(self, changes: dict[str, object], hold: bool) -> None:
-        before = self._invocation
+    def _change(self, changes: Mapping[str, object], hold: bool) -> None:
+        before = self.invocation
         super()._change(changes, hold)
+        self._follow(before, changes)
+
+    def _exchange(self, addresses: Mapping[str, int], changes: Mapping[str, object]) -> None:
+        before = self.invocation
+        super()._exchange(addresses, changes)
+        self._follow(before, changes)
+
+    def _move(self, addresses: Mapping[str, int]) -> None:
+        super()._move(addresses)
+        self._states.moved(addresses)
+
+    def _follow(self, before: Invocation, changes: Mapping[str, object]) -> None:
+        """Let the streams' states follow a change; undo it where that fails."""
         try:
             self._states.changed(0, before, changes)
         except BaseException:
@@ -146,8 +132,7 @@ class CudaPreparedLaunch(PreparedLaunch):
             return stream, *last[1:]
         device.current().adopt()
         with device.current():
-            if waits:
-                order(handle, waits)
+            order(handle, waits)
             state = self._states.on(stream, handle)
             record = state.records[0]
             if watching is None:
@@ -158,7 +143,7 @@ class CudaPreparedLaunch(PreparedLaunch):
         if state.fleeting:
             self._in_flight.keep(stream, handle, self._describe, invocation.arguments, 0)
             return _NONE
-        return (_NOBODY, *now[1:]) if waits else now
+        return (_NOBODY, *now[1:]) if others(handle, waits) else now
 
     def _issued(self, found: int, watching: observer.Observer, last: _Last) -> bool:
         """Whether it was launched, which a state found; False where the observer has to do it."""
@@ -182,7 +167,7 @@ class CudaPreparedLaunch(PreparedLaunch):
                 raise driver.refusal(code, self._describe())
 
     def _describe(self) -> str:
-        return self.kernel.describe(self._invocation)
+        return self.kernel.describe(self.invocation)
 
     def __del__(self) -> None:
         if hasattr(self, "_states"):

@@ -123,6 +123,15 @@ class StreamStates:
             if self._recorded:
                 self._refill(state, number, before, changes)
 
+    def moved(self, addresses: Mapping[str, int]) -> None:
+        """Arrays of the one launch lie elsewhere now; nobody held those before."""
+        block = self._launches[0].invocation.block
+        for state in self._states.values():
+            state.fast_path = NO_FAST_PATH
+            for record in state.records:
+                if record.block is not block:
+                    record.block.write(addresses)
+
     def _refill(
         self, state: StreamState, number: int, before: Invocation, changes: Mapping[str, object]
     ) -> None:

@@ -102,12 +102,21 @@ class Behind:
 
     producer: int
 
+    @property
+    def stream(self) -> int:
+        """The producer as launches name it, where 0 is the default stream."""
+        return 0 if self.producer == 1 else self.producer
+
     def __call__(self, stream: int) -> None:
-        producer = 0 if self.producer == 1 else self.producer
-        if producer != stream:
+        if self.stream != stream:
             mark = Event()
-            mark.record(producer)
+            mark.record(self.stream)
             mark.hold(stream)
+
+
+def others(stream: int, waits: Iterable[Callable[[int], None]]) -> list[Callable[[int], None]]:
+    """Those waits that are for more than the stream's own order."""
+    return [w for w in waits if not (isinstance(w, Behind) and w.stream == stream)]
 
 
 def order(stream: int, waits: Iterable[Callable[[int], None]]) -> None:
@@ -116,6 +125,7 @@ def order(stream: int, waits: Iterable[Callable[[int], None]]) -> None:
     A stream that is being captured is left alone: a wait for work outside of the graph would break
     the capture.  What a graph reads is ordered where the graph is launched.
     """
-    if not driver.is_capturing(stream):
+    waits = others(stream, waits)
+    if waits and not driver.is_capturing(stream):
         for wait in waits:
             wait(stream)
