@@ -89,6 +89,9 @@ class CheckedKernel(CpuKernel):
 
     def _run(self, device: CpuDevice, invocation: Invocation, scratch: Mapping[str, int]) -> None:
         assert isinstance(device, CheckedCpuDevice)
+        if device._tracer is not None:
+            super()._run(device, invocation, scratch)
+            return
         config = invocation.config
         block = invocation.block.to_bytes()
         arrays = launch_arrays(self, invocation, scratch)

@@ -154,10 +154,11 @@ class CpuKernel(Kernel):
     def _enqueue(self, invocation: Invocation, stream: Any) -> None:
         device = self.module.device
         assert isinstance(device, CpuDevice)
-        device.require_stream(stream)
+        if stream is not None:
+            device.require_stream(stream)
         demands = invocation.bound.scratch
         if not demands:
-            self._start(device, invocation, {})
+            self._run(device, invocation, {})
             return
         invocation = invocation.copy()  # other threads may launch the same one
         addresses = device.scratch().provide(demands)
@@ -165,7 +166,7 @@ class CpuKernel(Kernel):
         counters = {d.name: _bytes_at(addresses[d.name], d.nbytes) for d in demands if d.zeroed}
         for counter in counters.values():
             counter[:] = 0  # a launch that was broken off, by Ctrl-C, leaves them as they were
-        self._start(device, invocation, addresses)
+        self._run(device, invocation, addresses)
         self._require_zero(invocation, counters)
 
     def _require_zero(self, invocation: Invocation, counters: dict[str, NDArray[np.uint8]]) -> None:
@@ -178,16 +179,12 @@ class CpuKernel(Kernel):
                     f"{self.describe(invocation)}"
                 )
 
-    def _start(self, device: CpuDevice, invocation: Invocation, scratch: Mapping[str, int]) -> None:
-        """Run a launch, or have it run by who traces the device."""
-        if device._tracer is None:
-            self._run(device, invocation, scratch)
-        else:
-            device._tracer.run(self, invocation, scratch, device.threads)
-
     def _run(self, device: CpuDevice, invocation: Invocation, scratch: Mapping[str, int]) -> None:
-        """Run a checked launch; scratch: the buffers' addresses by the parameters' names."""
-        config = invocation.config
+        """Run a launch; scratch: the buffers' addresses by the parameters' names."""
+        if device._tracer is not None:
+            device._tracer.run(self, invocation, scratch, device.threads)
+            return
+        config = invocation.bound.config
         self._program.run(
             grid=config.grid,
             block=config.block,

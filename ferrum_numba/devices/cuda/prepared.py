@@ -92,7 +92,7 @@ class CudaPreparedLaunch(PreparedLaunch):
 
     def _move(self, addresses: Mapping[str, int]) -> None:
         super()._move(addresses)
-        self._states.moved(addresses)
+        self._states.moved(self._invocation.block, addresses)
 
     def _follow(self, before: Invocation, changes: Mapping[str, object]) -> None:
         """Let the streams' states follow a change; undo it where that fails."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from ctypes import c_uint64
 from typing import Any
 
+from ...abi import ParameterBlock
 from ..invocation import Invocation
 from ..observer import DECLINED, FULL, NO_FAST_PATH, Observer
 from . import native
@@ -123,9 +124,8 @@ class StreamStates:
             if self._recorded:
                 self._refill(state, number, before, changes)
 
-    def moved(self, addresses: Mapping[str, int]) -> None:
-        """Arrays of the one launch lie elsewhere now; nobody held those before."""
-        block = self._launches[0].invocation.block
+    def moved(self, block: ParameterBlock, addresses: Mapping[str, int]) -> None:
+        """Arrays of the one launch, whose block it is, lie elsewhere; nobody held those before."""
         for state in self._states.values():
             state.fast_path = NO_FAST_PATH
             for record in state.records:
