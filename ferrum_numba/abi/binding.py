@@ -140,19 +140,17 @@ class Binder:
 
         places: where all arrays of the launch lie by now.  False where `rebind` has to say why.
         """
-        arrays = bound.arrays
+        arrays, outputs = bound.arrays, self._outputs
         for name, address in addresses.items():
             declaration, array = self._declarations.get(name), arrays.get(name)
             if array is None or not address:
                 return False
             if declaration is not None and address % (declaration.align or array.itemsize):
                 return False
-        places = {**places, **addresses}
-        for output in self._outputs:
-            start = places[output]
-            end = start + arrays[output].available
-            for name, place in places.items():
-                if place < end and start < place + arrays[name].available and name != output:
+            end = address + array.available
+            for other in places if name in outputs else outputs:
+                place = addresses[other] if other in addresses else places.get(other, end)
+                if place < end and other != name and address < place + arrays[other].available:
                     return False
         return True
 

@@ -111,7 +111,8 @@ class ParameterBlock:
                 ctypes.memmove(self._base + parameter.offset, value, parameter.size)
             else:
                 setattr(structure, fields[name], value)
-        self._unset -= encoded.keys()
+        if self._unset:
+            self._unset -= encoded.keys()
 
     def _require_complete(self) -> None:
         if self._unset:

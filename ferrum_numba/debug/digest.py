@@ -79,8 +79,11 @@ class Digester:
         """How many can be taken before the next `read`."""
         return self.SLOTS - self._taken
 
-    def take(self, extents: tuple[Extent, ...], stream: Any) -> int:
-        """Enqueue the digests of up to eight extents; returns the slot's number."""
+    def take(self, extents: tuple[Extent, ...], stream: Any, arrays: object = None) -> int:
+        """Enqueue the digests of up to eight extents; returns the slot's number.
+
+        arrays: kept alive until that is done.
+        """
         slot = self._taken
         self._taken += 1
         handle = 0 if self.device.name == "cpu" else streams.stream_handle(stream)
@@ -98,6 +101,8 @@ class Digester:
                 code = driver.launcher()(config, function, None, extra)
             if code:
                 raise driver.refusal(code, "the digest of arrays")
+            in_flight = self.device.in_flight  # type: ignore[attr-defined]
+            in_flight.keep(stream, handle, lambda: "the digest of arrays", arrays, 0)
             self.seconds += sum(nbytes for _, nbytes in extents) / _RATE
         return self._first + slot
 

@@ -239,11 +239,11 @@ class Recorder:
             self._with_contents(kernel, invocation, stream, number, line)
             return
         digester = self._digester(device)
-        slot = digester.take(call.before, stream)
+        slot = digester.take(call.before, stream, invocation.arguments)
         self._writer.line(f'{line},"slots":[{slot},{slot + bool(call.after)}]}}')
         self._enqueue(kernel, invocation, stream, number)
         if call.after:
-            digester.take(call.after, stream)
+            digester.take(call.after, stream, invocation.arguments)
 
     def _with_contents(
         self, kernel: Launchable, invocation: Invocation, stream: Any, number: int, line: str

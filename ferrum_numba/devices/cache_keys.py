@@ -81,12 +81,9 @@ def _of_numba(array: Any) -> Key:
 def _of_torch(array: Any) -> Key:
     # The strides alone would not tell a conjugate, but then it is complex, which nobody takes.
     try:
-        layout = (
-            *(type(array), array.shape, array.stride(), array.dtype, array.device),
-            getattr(array, "requires_grad", False),
-        )
+        layout = array.shape, array.stride(), array.dtype, array.device, array.requires_grad
         return layout, array.data_ptr()
-    except RuntimeError:  # a sparse or a nested one has none
+    except (AttributeError, RuntimeError):  # a sparse or a nested one has none
         return _unknown(array)
 
 

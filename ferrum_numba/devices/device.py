@@ -312,13 +312,7 @@ class Kernel(ABC):
     def _may_move(
         self, bound: Bound, places: Mapping[str, int], addresses: Mapping[str, int]
     ) -> bool:
-        return self._binder.may_move(bound, places, addresses) and all(
-            self._holds(address) for address in addresses.values()
-        )
-
-    def _holds(self, address: int) -> bool:
-        """Whether there is memory of the device at an address, as far as it can be asked."""
-        return True
+        return self._binder.may_move(bound, places, addresses)
 
     def _require_possible(self, config: LaunchConfig) -> None:
         """Check that kernel and device can do what the configuration asks beyond the grid.

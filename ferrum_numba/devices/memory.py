@@ -66,10 +66,6 @@ class DeviceMemory(ABC):
     def _collect(self) -> None:
         """Take note of memory that is no longer in use."""
 
-    def _add(self, nbytes: int) -> None:
-        self._in_use += nbytes
-        self._peak = max(self._peak, self._in_use)
-
     def _refusal(self, nbytes: int, what: str, reason: str, help_: str = "") -> DeviceError:
         """The error for memory that there is none of."""
         limit = "none" if self._limit is None else f"{self._limit} bytes"
@@ -114,7 +110,8 @@ class HostMemory(DeviceMemory):
                 raise self._refusal(nbytes, "", str(error)) from None
             reference = weakref.ref(array, self._gone.append)
             self._alive[id(reference)] = reference, nbytes
-            self._add(nbytes)
+            self._in_use += nbytes
+            self._peak = max(self._peak, self._in_use)
         return array
 
     @property

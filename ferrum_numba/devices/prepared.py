@@ -101,6 +101,7 @@ class PreparedLaunch:
         self._places = {name: array.address for name, array in arrays.items()}
 
     def _may_move(self, addresses: Mapping[str, int]) -> bool:
+        """True if arrays that are like those before may lie at these addresses."""
         return self.kernel._may_move(self._invocation.bound, self._places, addresses)
 
     def _move(self, addresses: Mapping[str, int]) -> None:
@@ -164,21 +165,23 @@ class PreparedLaunch:
                 addresses[name] = key[1]
         if not found:
             return
+        if len(addresses) == len(found) and self._may_move(addresses):
+            for name in found:
+                borrowed[name] = _CHANGING
+            self._move(addresses)
+            borrowed.update(found)
+            return
         self._borrowed = borrowed | dict.fromkeys(found, _CHANGING)
         try:
-            if len(addresses) == len(found) and self._may_move(addresses):
-                self._move(addresses)
-            else:
-                self._change({name: changes[name] for name in found}, hold=False)
+            self._change({name: changes[name] for name in found}, hold=False)
         except FerrumError:
             self._borrowed = borrowed
             raise
         self._borrowed = borrowed | found
-        if len(addresses) != len(found):
-            for name in found:
-                self._held.pop(name, None)
-            arrays, borrowed = self._invocation.bound.arrays, self._borrowed
-            self._borrowed_nbytes = sum([arrays[n].available for n in borrowed if n in arrays])
+        for name in found:
+            self._held.pop(name, None)
+        arrays = self._invocation.bound.arrays
+        self._borrowed_nbytes = sum([arrays[n].available for n in self._borrowed if n in arrays])
 
     def _require_nothing_borrowed(self) -> None:
         borrowed = [name for name in self._borrowed if name in self._invocation.bound.arrays]

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Sequence
-from operator import index
-from typing import Any, SupportsIndex
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -44,7 +42,8 @@ class CudaDevice(Device):
         self.capture_lock = CaptureLock()
         self._context = Context(ordinal, self.in_flight.describe, self._abandon)
         self.memory: Pool = Pool(self.name, ordinal, self.in_flight, self.current)
-        self.scratch, self._arrays = CudaScratch(self.memory), numba_cuda.ArrayMaker(self.current)
+        self.scratch = CudaScratch(self.memory)
+        self._arrays = numba_cuda.ArrayMaker(self.memory, self.current)
         with self.current():
             info, self._without_freeing = numba_cuda.context()
             # For copies: the default stream is out of reach while another thread captures, and a
@@ -104,17 +103,9 @@ class CudaDevice(Device):
         return there
 
     def empty(self, shape: int | Sequence[int], dtype: DTypeLike) -> Any:
-        extents = tuple(map(index, (shape,) if isinstance(shape, SupportsIndex) else shape))
-        kind = np.dtype(dtype)
-        nbytes = math.prod(extents) * kind.itemsize
-        if nbytes < 0 or min(extents, default=0) < 0:
-            raise DeviceError(f"shape: expected extents from 0 on, found {extents}")
         if self._context.lost:
             raise DeviceError(self._context.lost)
-        if not nbytes:
-            with self.current():
-                return numba_cuda.empty(extents, kind)
-        return self._arrays.make(self.memory.allocate(nbytes), extents, kind, nbytes)
+        return self._arrays.make(shape, dtype)
 
     def to_host(self, array: Any) -> NDArray[Any]:
         if isinstance(array, np.ndarray):

@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import lru_cache
+from operator import index
 from typing import Any
 
 import numpy as np
 from numba import cuda
+from numpy.typing import DTypeLike
 
 from ...errors import DeviceError
 from . import driver
 from .objects import Stream
-from .pool import Block
+from .pool import Block, Pool
 from .streams import integer_handle
 
 _SHAPES = 256  # of arrays that are remembered
+_INTEGERS = int, np.integer
 
 
 @lru_cache(maxsize=1)
@@ -81,50 +85,67 @@ def function(module: Any, entry: str) -> tuple[Any, int]:
     return found, handle
 
 
+@dataclass
+class _Form:
+    """What arrays of a shape and dtype have in common: attributes, and the types of their parts."""
+
+    nbytes: int
+    array: Any
+    attributes: dict[str, Any]
+    memory: Any
+    place: Any
+    context: Any
+
+
 class ArrayMaker:
-    """Makes arrays of numba.cuda over memory of ours.
+    """Makes arrays of numba.cuda in memory of a pool.
 
     numba's own constructors take longer than a launch; an array like one before is a copy of that,
     over other memory.
     """
 
-    def __init__(self, current: Callable[[], AbstractContextManager[object]]) -> None:
+    def __init__(self, pool: Pool, current: Callable[[], AbstractContextManager[object]]) -> None:
         """current: makes the GPU's context current within a block."""
-        self._current = current
-        self._known: dict[tuple[tuple[int, ...], np.dtype[Any]], tuple[Any, Any]] = {}
+        self._pool, self._current = pool, current
+        self._forms: dict[tuple[Any, Any], _Form] = {}  # by shape and dtype as they were given
 
-    def make(self, block: Block, shape: tuple[int, ...], dtype: np.dtype[Any], nbytes: int) -> Any:
-        """An array in C order that keeps the block alive."""
-        known = self._known.get((shape, dtype))
-        if known is None:
-            known = self._first(block, shape, dtype, nbytes)
-        like, memory = known
-        kind: Any = type(like)
-        array = kind.__new__(kind)
-        vars(array).update(vars(like))
-        place = type(memory.device_pointer)(block.address)
-        array.gpu_data = type(memory)(memory.context, place, nbytes, owner=block)
+    def make(self, shape: int | Sequence[int], dtype: DTypeLike) -> Any:
+        """An array in C order, its contents undefined.  Raises DeviceError without memory."""
+        key = shape if type(shape) is tuple else None, dtype
+        form = self._forms.get(key)
+        if form is None:
+            extents = tuple(map(index, (shape,) if isinstance(shape, _INTEGERS) else shape))
+            kind = np.dtype(dtype)
+            nbytes = math.prod(extents) * kind.itemsize
+            if min(extents, default=0) < 0:
+                raise DeviceError(f"shape: expected extents from 0 on, found {extents}")
+            if not nbytes:
+                with self._current():
+                    return cuda.device_array(extents, kind)
+            block = self._pool.allocate(nbytes)
+            form = self._form(block, extents, kind, nbytes)
+            if key[0] is not None:
+                self._forms[key] = form
+        else:
+            block = self._pool.allocate(form.nbytes)
+        array = form.array.__new__(form.array)
+        array.__dict__.update(form.attributes)
+        place = form.place(block.address)
+        array.gpu_data = form.memory(form.context, place, form.nbytes, owner=block)
         return array
 
-    def _first(
+    def _form(
         self, block: Block, shape: tuple[int, ...], dtype: np.dtype[Any], nbytes: int
-    ) -> tuple[Any, Any]:
-        """An array of this shape without memory, and a piece of memory."""
+    ) -> _Form:
         with self._current():
             flat = bytes_at(block.address, nbytes, None)
         ends = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
         strides = tuple(end * dtype.itemsize for end in ends)
-        like = type(flat)(shape, strides, dtype, gpu_data=flat.gpu_data)
-        like.gpu_data = None
-        if len(self._known) >= _SHAPES:
-            self._known.clear()
-        self._known[shape, dtype] = like, flat.gpu_data
-        return like, flat.gpu_data
-
-
-def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
-    """An array without elements; the context is current."""
-    return cuda.device_array(shape, dtype)
+        array, memory = type(flat)(shape, strides, dtype, gpu_data=flat.gpu_data), flat.gpu_data
+        if len(self._forms) >= _SHAPES:
+            self._forms.clear()
+        parts = type(array), vars(array) | {"gpu_data": None}, type(memory)
+        return _Form(nbytes, *parts, type(memory.device_pointer), memory.context)
 
 
 def bytes_at(address: int, nbytes: int, owner: object) -> Any:

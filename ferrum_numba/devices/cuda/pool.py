@@ -10,9 +10,9 @@ Blocks come from a pool of the driver's of our own (cuMemAllocFromPoolAsync), on
 nothing else to do: no call waits for the device.  During these calls the thread is outside of
 captures (`driver.outside_of_captures`), which would forbid them, in any mode and in any thread.
 
-Work of other libraries is not known here.  It has to be done, or ordered before the next use of the
-memory, when they let go of an array: on the default stream it is, and on numba's own streams, as
-these wait for each other.
+Work of other libraries is not known here.  When they let go of an array, it has to be done, or be
+ordered before what is launched later: work on the default stream is, for what comes on that stream
+and on those that wait for it, such as numba's.
 
 Source: CUDA Driver API reference, "Stream Ordered Memory Allocator", CUmemPoolProps.
 """
@@ -22,7 +22,7 @@ from __future__ import annotations
 import ctypes
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from ctypes import c_int, c_size_t, c_uint8, c_uint64, c_ushort, c_void_p
 
 from ..memory import DeviceMemory
@@ -93,9 +93,13 @@ class Pool(DeviceMemory):
         step = _FINE if nbytes < _LARGE else _COARSE
         size = -(-nbytes // step) * step
         with self._lock:
-            self._collect()
-            block = self._take_spare(size) or self._grow(size, nbytes, what)
-            self._add(size)
+            if self._dropped:
+                self._collect()
+            spare = self._spare.get(size)
+            block = self._take(spare, size) if spare else self._grow(size, nbytes, what)
+            self._in_use += size
+            if self._in_use > self._peak:
+                self._peak = self._in_use
             return block
 
     def zero(self, block: Block, nbytes: int) -> None:
@@ -125,20 +129,18 @@ class Pool(DeviceMemory):
             yield
 
     def _collect(self) -> None:
-        with suppress(IndexError):
+        try:
             while True:
                 address, size = self._dropped.popleft()
                 self._spare.setdefault(size, []).append(address)
                 self._spare_bytes += size
                 self._in_use -= size
+        except IndexError:
+            pass
 
-    def _take_spare(self, size: int) -> Block | None:
-        try:
-            block = Block(self._spare[size].pop(), size, self._dropped)
-        except LookupError:
-            return None
+    def _take(self, spare: list[int], size: int) -> Block:
         self._spare_bytes -= size
-        return block
+        return Block(spare.pop(), size, self._dropped)
 
     def _grow(self, size: int, nbytes: int, what: str) -> Block:
         """A block from the driver, or one that has become spare in the meantime."""
@@ -146,8 +148,8 @@ class Pool(DeviceMemory):
             for everything in (False, True):
                 self._in_flight.reclaim(everything=everything)
                 self._collect()
-                if (block := self._take_spare(size)) is not None:
-                    return block
+                if spare := self._spare.get(size):
+                    return self._take(spare, size)
                 if everything:
                     self._trim()
                 elif self._spare_bytes > _SPARE:
