@@ -14,7 +14,7 @@ from .dlpack import extent
 
 
 def describe(name: str, array: object) -> ArrayReference:
-    """Where an array lies.  Raises AbiError for what is no array of numbers in host memory."""
+    """Describe an array.  Raises AbiError for what is no array of numbers in host memory."""
     if not isinstance(array, np.ndarray):
         return _describe_foreign(name, array)
     _require_numbers(name, array)
@@ -51,7 +51,7 @@ def _require_numbers(name: str, array: NDArray[Any]) -> None:
 
 
 def _describe_foreign(name: str, array: Any) -> ArrayReference:
-    """Where an array of another library lies, which has to be host memory."""
+    """Describe an array of another library, which has to lie in host memory."""
     found = type(array).__name__
     offered = dlpack.is_offered(array)
     on_gpu = interface_of(array) is not None

@@ -21,7 +21,7 @@ Key = tuple[object, int]
 
 
 class _Readers(dict[type, Callable[[Any], Key]]):
-    """What reads the key of a value, by its type."""
+    """The reader of the keys of a type's values; made when it is first needed."""
 
     def __missing__(self, kind: type) -> Callable[[Any], Key]:
         self[kind] = reader = _reader(kind)

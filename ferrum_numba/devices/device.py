@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # it takes llvmlite
 
 
 class Device(ABC):
-    """Where kernels run.
+    """A place where kernels run.
 
     name: "cpu" or "cuda:<ordinal>".  memory: what this process holds there, and a limit for it.
     """
@@ -87,7 +87,7 @@ class Device(ABC):
 
     @abstractmethod
     def order(self, *, before: Any, after: Any) -> None:
-        """What `after` is given from now on waits for what `before` has been given so far.
+        """Let work that `after` is given from now on wait for that of `before` so far.
 
         Both are streams as `Kernel.launch` takes them; it is the device that waits, not the host.
         """
@@ -157,7 +157,7 @@ class Device(ABC):
 
     @abstractmethod
     def describe(self, name: str, array: object) -> ArrayReference:
-        """Where an array argument lies.  Raises AbiError for one that is not of this device."""
+        """Describe an array argument.  Raises AbiError for one that is not of this device."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
@@ -214,7 +214,7 @@ class Kernel(ABC):
 
     @property
     def sidecar(self) -> Sidecar:
-        """What the sidecar said; empty where there was none."""
+        """The sidecar that the module was loaded with; empty where there was none."""
         return self.module.sidecar
 
     def launch(

@@ -93,7 +93,7 @@ def is_computed(array: Any) -> bool:
 
 
 def device_of(name: str, array: Any) -> str:
-    """Where a DLPack array lies: "cpu", "cuda:<ordinal>", or DLPack's number of another device.
+    """The device of a DLPack array: "cpu", "cuda:<ordinal>", or DLPack's number of another one.
 
     Raises AbiError for one that does not say.
     """
@@ -109,7 +109,7 @@ def device_of(name: str, array: Any) -> str:
 
 
 def describe(name: str, array: Any) -> ArrayReference:
-    """Where the elements of a DLPack array lie.  The array itself keeps them alive.
+    """Describe the elements of a DLPack array.  The array itself keeps them alive.
 
     Nothing is waited for: see `Written`.  Raises AbiError for an array that cannot be exported, or
     only as a copy, and for elements that are no whole bytes.

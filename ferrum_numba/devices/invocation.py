@@ -27,7 +27,7 @@ class Place(Protocol):
     name: str
 
     def describe(self, name: str, array: object) -> ArrayReference:
-        """Where an array argument lies.  Raises AbiError for one that is not of this device."""
+        """Describe an array argument.  Raises AbiError for one that is not of this device."""
 
 
 class Launchable(Protocol):
@@ -45,7 +45,7 @@ class Launchable(Protocol):
     def _may_move(
         self, bound: Bound, places: Mapping[str, int], addresses: Mapping[str, int]
     ) -> bool:
-        """Whether arrays may be replaced by ones elsewhere that are alike; see `Binder`."""
+        """True if arrays may be replaced by ones elsewhere that are alike; see `Binder`."""
 
     def _remarshal(
         self, invocation: Invocation, changes: Mapping[str, object], hold: bool = True
@@ -76,7 +76,7 @@ class Invocation:
 
     @cached_property
     def waits(self) -> tuple[Callable[[int], None], ...]:
-        """What the launch's stream has to wait for: see `ArrayReference.ready`; each one once."""
+        """The waits that the launch's stream needs: see `ArrayReference.ready`; each one once."""
         return tuple({a.ready: None for a in self.bound.arrays.values() if a.ready is not None})
 
     @cached_property

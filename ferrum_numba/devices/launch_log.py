@@ -76,12 +76,12 @@ class LaunchLog:
 
     @property
     def count(self) -> int:
-        """How many numbers have been taken."""
+        """The count of numbers that have been taken."""
         return self._segment[NEXT]
 
     @property
     def room(self) -> int:
-        """How many rows fast paths may write."""
+        """The count of rows that fast paths may still write."""
         return self._rest if self._head.value else 0
 
     @property
@@ -105,7 +105,7 @@ class LaunchLog:
         return segment[NEXT] - count
 
     def index(self, number: int) -> int:
-        """Which of the rows is that of a number just taken."""
+        """The index of the row of a number just taken."""
         return number - self._first
 
     def begin_rows(self, address: int, count: int) -> None:

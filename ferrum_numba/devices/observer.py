@@ -1,4 +1,4 @@
-"""Who sees every launch of this process: nobody, until somebody asks.
+"""The observer of all launches of this process; there is none until one is set.
 
 One place for all devices.  Off, it costs a launch one comparison with None.
 """

@@ -118,7 +118,7 @@ class LaunchSequence:
 
     @cached_property
     def _waits(self) -> tuple[Callable[[int], None], ...]:
-        """What the stream has to wait for before the first step; each one once."""
+        """The waits that the stream needs before the first step; each one once."""
         return tuple(dict.fromkeys(w for launch in self for w in launch.waits))
 
     def _update(self, step: int, changes: dict[str, object]) -> None:

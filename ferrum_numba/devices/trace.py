@@ -1,4 +1,4 @@
-"""What traced launches did: `with device.trace(...) as trace: kernel.launch(...)`."""
+"""Traces of launches: `with device.trace(...) as trace: kernel.launch(...)`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..emulator.trace import Event, Selection, TracedLaunch
 
 
 class Trace:
-    """What the launches in a `with device.trace(...)` block did.
+    """The launches in a `with device.trace(...)` block, event by event.
 
     launches: one for each, in order; a launch is a sequence of its events.
     """
@@ -28,7 +28,7 @@ class Trace:
 
     @property
     def dropped(self) -> int:
-        """How many events did not fit: they came after the ones that were kept."""
+        """The number of events that did not fit: they came after the ones that were kept."""
         return sum(launch.dropped for launch in self.launches)
 
     def rows(self) -> Iterator[dict[str, Any]]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from queue import SimpleQueue
 
 import numpy as np
 
@@ -87,7 +88,7 @@ class Launch:
         if threads == 1:
             workers[0].run(pieces)
         else:
-            _run_together(workers, pieces, stop, _threads(self.threads))
+            _run_together(workers, pieces, stop)
         if self.attach is None:  # else the checks have found it, and left it out
             for worker in workers:
                 worker.check_shared()
@@ -104,30 +105,82 @@ class Launch:
 
 
 def _run_together(
-    workers: Sequence[_Worker],
-    pieces: Iterator[tuple[int, int]],
-    stop: _Stop,
-    pool: ThreadPoolExecutor,
+    workers: Sequence[_Worker], pieces: Iterator[tuple[int, int]], stop: _Stop
 ) -> None:
     """Run each worker in a thread, the first in this one."""
-    others: list[Future[None]] = []
+    done: SimpleQueue[BaseException | None] = SimpleQueue()
+    others = [_Task(worker, pieces, done) for worker in workers[1:]]
     try:
         with suppress(RuntimeError):  # no threads are had once the interpreter is ending
-            for worker in workers[1:]:
-                others.append(pool.submit(worker.run, pieces))
+            _threads().run(others)
         workers[0].run(pieces)
-        for other in others:
-            if not other.cancel():  # it has begun: nothing is left for one that has not
-                other.result()
+        begun = [task for task in others if not task.cancel()]
+        for _ in begun:
+            error = done.get()
+            if error is not None:
+                raise error
     finally:  # Ctrl-C may come while this thread waits
         stop.asked = True
+        for task in others:
+            task.cancel()
         _settle(workers[1:])
 
 
+class _Task:
+    """A worker's part of a launch, for another thread."""
+
+    def __init__(
+        self,
+        worker: _Worker,
+        pieces: Iterator[tuple[int, int]],
+        done: SimpleQueue[BaseException | None],
+    ) -> None:
+        """done: takes the error in which it ended, or None."""
+        self._worker, self._pieces, self._done = worker, pieces, done
+        self._claim = threading.Lock()  # taken by who runs the task, or calls it off
+
+    def cancel(self) -> bool:
+        """Call it off; False where it has begun, or been called off."""
+        return self._claim.acquire(blocking=False)
+
+    def __call__(self) -> None:
+        if self._claim.acquire(blocking=False):
+            error = None
+            try:
+                self._worker.run(self._pieces)
+            except BaseException as raised:
+                error = raised
+            self._done.put(error)
+
+
+class _Threads:
+    """Threads that are kept for the next launch.
+
+    Executors of the standard library wait in Python code, which Ctrl-C may leave with a lock taken;
+    this one only calls what Ctrl-C cannot break off halfway.
+    """
+
+    def __init__(self) -> None:
+        self._tasks: SimpleQueue[_Task] = SimpleQueue()
+        self._count = 0
+
+    def run(self, tasks: Sequence[_Task]) -> None:
+        """Have tasks run by and by, as many at a time as were given at once so far."""
+        while self._count < len(tasks):
+            threading.Thread(target=self._serve, daemon=True).start()
+            self._count += 1
+        for task in tasks:
+            self._tasks.put(task)
+
+    def _serve(self) -> None:
+        while True:
+            self._tasks.get()()
+
+
 @cache
-def _threads(count: int) -> ThreadPoolExecutor:
-    """So many threads, kept for the next launch."""
-    return ThreadPoolExecutor(count)
+def _threads() -> _Threads:
+    """The threads of this process; a fork has none of them."""
+    return _Threads()
 
 
 if hasattr(os, "register_at_fork"):

@@ -24,7 +24,7 @@ _TWO_BYTES = np.dtype("V2")
 
 
 def describe(name: str, array: Any, device: str) -> ArrayReference:
-    """Where an array lies; that it lies on `device` is taken on trust.
+    """Describe an array; that it lies on `device` is taken on trust.
 
     Nothing is waited for: the reference's `ready` does that.  Raises AbiError for what is no array
     of a GPU, and for one whose library does not give its memory.

@@ -81,7 +81,7 @@ def tie(graph: int, flag: c_uint64, mark: int) -> None:
 
 
 def node_count(graph: int) -> int:
-    """How many nodes a graph has."""
+    """The number of nodes of a graph."""
     count = c_size_t()
     driver.check(
         driver.library().cuGraphGetNodes(graph, None, ctypes.byref(count)), "cuGraphGetNodes"

@@ -70,7 +70,7 @@ class CudaGraph(LaunchGraph):
             self._only_launches = count == len(self)
 
     def _captures(self, handle: int) -> bool:
-        """Whether launches on a stream go into this graph: it may have been forked to."""
+        """True if launches on a stream go into this graph: it may have been forked to."""
         if handle in driver.NEVER_CAPTURED:
             return False
         state = captures.CaptureState(handle)

@@ -1,4 +1,4 @@
-"""What comes from numba.cuda: device arrays, streams and modules.
+"""Device arrays, streams and modules of numba.cuda.
 
 The only file that imports it.  It works with Numba's built-in implementation and with NVIDIA's
 numba-cuda; where the two differ, handles are reduced to integers (`integer_handle`).
@@ -51,7 +51,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def gpu_count() -> int:
-    """How many GPUs the driver sees."""
+    """The number of GPUs that the driver sees."""
     return len(cuda.gpus)
 
 
@@ -87,7 +87,7 @@ def function(module: Any, entry: str) -> tuple[Any, int]:
 
 @dataclass
 class _Form:
-    """What arrays of a shape and dtype have in common: attributes, and the types of their parts."""
+    """The common part of arrays of a shape and dtype: attributes, and the types of their parts."""
 
     nbytes: int
     array: Any

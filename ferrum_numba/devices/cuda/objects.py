@@ -95,7 +95,7 @@ class Event(Owned):
 
     @property
     def done(self) -> bool:
-        """Whether the stream has reached the mark; in a lost context it never does."""
+        """True once the stream has reached the mark; in a lost context it never does."""
         return bool(driver.library().cuEventQuery(self._handle) == 0)
 
     def synchronize(self) -> None:
@@ -103,7 +103,7 @@ class Event(Owned):
         driver.check(driver.library().cuEventSynchronize(self._handle), "cuEventSynchronize")
 
     def seconds_since(self, earlier: Event) -> float:
-        """What lay between two timed marks, by the device's clock; waits for this one."""
+        """The seconds between two timed marks, by the device's clock; waits for this one."""
         self.synchronize()
         milliseconds = c_float()
         code = driver.library().cuEventElapsedTime(

@@ -10,13 +10,9 @@ from ..launch_log import refused
 from ..sequence import LaunchPlan
 from . import driver, native
 from .gpu import Gpu, GpuLaunch
-from .stream_states import StreamStates
+from .stream_states import NOT_READY, Ready, StreamStates
 from .streams import order, stream_handle
 
-# A stream, its handle, the address of the table of launch records for it, whether a launch uses
-# scratch, and whose the table is.  Replaced as one, for other threads.
-_Last = tuple[object, int, int, bool, Any]
-_NONE: _Last = (object(), 0, 0, False, None)
 _ROW_BYTES = 24
 
 
@@ -29,24 +25,25 @@ class CudaLaunchPlan(LaunchPlan):
         super().__init__(device)
         self._states = StreamStates(device, cast("list[GpuLaunch]", self._launches))
         self._loop = native.loop()
-        self._last = _NONE
+        self._last = NOT_READY
         device.in_flight.watch(self)
 
     def __call__(self, stream: Any = None) -> None:
         last = self._last
-        if stream is not last[0] or observer.current is not None or sequence.recordings:
+        if stream is not last.stream or observer.current is not None or sequence.recordings:
             self._issue(stream, last)
-        elif last[3] and driver.is_capturing(last[1]):
+        elif last.scratch and driver.is_capturing(last.handle):
             self._issue_each(stream)
         else:
-            self._run(last[2])
+            self._run(last.table)
 
-    def _issue(self, stream: Any, last: _Last) -> None:
-        """Launch with all that may be between, and remember what calls may go by from now on."""
+    def _issue(self, stream: Any, last: Ready) -> None:
+        """Slow path: handles captures, observers and waits; caches state for the fast path."""
         self._require_ended()
         device, handle = self.device, stream_handle(stream)
-        known = handle == last[1] and last is not _NONE  # another object for the same stream
-        scratch = last[3] if known else any(launch.bound.scratch for launch in self)
+        # Another object for the same stream?
+        known = handle == last.handle and last is not NOT_READY
+        scratch = last.scratch if known else any(launch.bound.scratch for launch in self)
         if sequence.recordings or (scratch and device.is_capturing(stream)):
             self._issue_each(stream)
             return
@@ -56,16 +53,16 @@ class CudaLaunchPlan(LaunchPlan):
                 if self._waits:
                     order(handle, self._waits)
                 state = self._states.on(stream, handle)
-            last = stream, handle, state.table, scratch, state
+            last = Ready(stream, state, scratch)
         watching = observer.current
         if watching is None:
-            self._run(last[2])
-        elif not self._issued(last[4].issue(watching), last[2]):
+            self._run(last.table)
+        elif not self._issued(last.state.issue(watching), last.table):
             self._issue_each(stream)
-        if last[4].fleeting:
-            self._states.keep(last[4])
+        if last.state.fleeting:
+            self._states.keep(last.state)
         elif not self._waits:  # they are waited for each time
-            self._last = stream, *last[1:]
+            self._last = Ready(stream, last.state, scratch)
 
     def _run(self, table: int) -> None:
         failed = self._loop(table, len(self._launches))
@@ -73,7 +70,7 @@ class CudaLaunchPlan(LaunchPlan):
             self._again(failed, table, 0)
 
     def _issued(self, found: int, table: int) -> bool:
-        """Whether all were launched, which a state found; False where the observer has to do it."""
+        """True if a fast path launched all of them; False if the observer must."""
         if found > 0:
             number, step, code = refused(found)
             self._again(step << native.FAILED_BITS | code, table, number)
@@ -104,7 +101,7 @@ class CudaLaunchPlan(LaunchPlan):
     def _update(self, step: int, changes: dict[str, object]) -> None:
         before = self[step]
         super()._update(step, changes)
-        self._last = _NONE  # there may be scratch now, or something to wait for
+        self._last = NOT_READY  # there may be scratch now, or something to wait for
         try:
             self._states.changed(step, before, changes)
         except BaseException:

@@ -12,14 +12,8 @@ from ..launch_log import refused
 from ..prepared import PreparedLaunch
 from . import driver
 from .gpu import GpuKernel
-from .stream_states import StreamStates
+from .stream_states import NO_STREAM, NOT_READY, Ready, StreamStates
 from .streams import order, others, stream_handle
-
-# A stream, its handle, the row of the record for it, whether its launch uses scratch, and the state
-# that the record is of.  Replaced as one, for other threads.
-_Last = tuple[object, int, int, int, int, bool, Any]
-_NOBODY = object()  # in place of a stream: look at everything again
-_NONE: _Last = (_NOBODY, 0, 0, 0, 0, False, None)
 
 
 class CudaPreparedLaunch(PreparedLaunch):
@@ -41,44 +35,46 @@ class CudaPreparedLaunch(PreparedLaunch):
         self._states = StreamStates(kernel.gpu, [self])
         self._driver = driver.launcher()
         self._in_flight = kernel.gpu.in_flight
-        self._last = self._last_borrowed = _NONE
+        self._last = self._last_borrowed = NOT_READY
         self._in_flight.watch(self)
 
     def __call__(self, stream: Any = None) -> None:
         """Launch on `stream`.  Raises LaunchError where the device refuses the launch."""
         last = self._last
-        if stream is not last[0] or sequence.recordings:
+        if stream is not last.stream or sequence.recordings:
             self._require_nothing_borrowed()
             self._last = self._issue(self.invocation, stream, last)
         elif (watching := observer.current) is not None:
-            found = last[6].issue(watching)
+            found = last.state.issue(watching)
             if found and not self._issued(found, watching, last):
                 self.kernel._issue(self.invocation, stream)
-        elif last[5] and driver.is_capturing(last[1]):
+        elif last.scratch and driver.is_capturing(last.handle):
             self.kernel._issue(self.invocation, stream)
         else:
-            code = self._driver(last[2], last[3], None, last[4])
+            code = self._driver(last.config, last.function, None, last.extra)
             if code:
                 self._again(code, last)
 
     def _send(self, stream: Any, changes: dict[str, object]) -> None:
-        self._last = _NONE  # a plain call has to see that something is borrowed
+        self._last = NOT_READY  # a plain call has to see that something is borrowed
         last = self._last_borrowed
-        if stream is not last[0] or sequence.recordings:
+        if stream is not last.stream or sequence.recordings:
             last = self._last_borrowed = self._issue(self._whole(changes), stream, last)
         elif (watching := observer.current) is not None:
-            found = last[6].issue(watching)
+            found = last.state.issue(watching)
             if found and not self._issued(found, watching, last):
                 self.kernel._issue(self._whole(changes), stream)
-        elif last[5] and driver.is_capturing(last[1]):
+        elif last.scratch and driver.is_capturing(last.handle):
             self.kernel._issue(self._whole(changes), stream)
             return
         else:
-            code = self._driver(last[2], last[3], None, last[4])
+            code = self._driver(last.config, last.function, None, last.extra)
             if code:
                 self._again(code, last)
-        if last is not _NONE:
-            self._in_flight.keep(stream, last[1], self._describe, changes, self._borrowed_nbytes)
+        if last is not NOT_READY:
+            self._in_flight.keep(
+                stream, last.handle, self._describe, changes, self._borrowed_nbytes
+            )
 
     def _change(self, changes: Mapping[str, object], hold: bool) -> None:
         before = self.invocation
@@ -101,35 +97,35 @@ class CudaPreparedLaunch(PreparedLaunch):
         except BaseException:
             self._restore(before)
             self._states.discard()
-            self._last = self._last_borrowed = _NONE
+            self._last = self._last_borrowed = NOT_READY
             raise
         now = self._invocation
         stale = bool(now.waits) or bool(now.bound.scratch) is not bool(before.bound.scratch)
         # What a state that was given up points to has not been changed.
-        if stale or self._last[6] not in self._states:
-            self._last = _NONE
-        if stale or self._last_borrowed[6] not in self._states:
-            self._last_borrowed = _NONE
+        if stale or self._last.state not in self._states:
+            self._last = NOT_READY
+        if stale or self._last_borrowed.state not in self._states:
+            self._last_borrowed = NOT_READY
 
-    def _issue(self, invocation: Invocation, stream: Any, last: _Last) -> _Last:
-        """Launch with all that may be between; returns what calls may go by from now on.
+    def _issue(self, invocation: Invocation, stream: Any, last: Ready) -> Ready:
+        """Slow path: handles captures, observers and waits; returns what the next call goes by.
 
-        _NONE where the kernel was left to do it all, as for a single launch.
+        NOT_READY where the kernel was left to do it all, as for a single launch.
         """
         device, handle = self.kernel.gpu, stream_handle(stream)
         scratch, waits = bool(invocation.bound.scratch), invocation.waits
         if sequence.recordings or (scratch and device.is_capturing(stream)):
             self.kernel._issue(invocation, stream)
-            return _NONE
+            return NOT_READY
         watching = observer.current
-        if handle == last[1] and last[0] is not _NOBODY:  # another object for the same stream
+        if handle == last.handle and last.stream is not NO_STREAM:  # another object for the stream
             if watching is None:
-                code = self._driver(last[2], last[3], None, last[4])
+                code = self._driver(last.config, last.function, None, last.extra)
                 if code:
                     self._again(code, last)
-            elif not self._issued(last[6].issue(watching), watching, last):
+            elif not self._issued(last.state.issue(watching), watching, last):
                 self.kernel._issue(invocation, stream)
-            return stream, *last[1:]
+            return Ready(stream, last.state, last.scratch)
         device.current().adopt()
         with device.current():
             order(handle, waits)
@@ -137,16 +133,16 @@ class CudaPreparedLaunch(PreparedLaunch):
             record = state.records[0]
             if watching is None:
                 record.launch(self._describe)
-        now: _Last = stream, handle, *record.row, scratch, state
+        now = Ready(stream, state, scratch)
         if watching is not None and not self._issued(state.issue(watching), watching, now):
             self.kernel._issue(invocation, stream)
         if state.fleeting:
             self._in_flight.keep(stream, handle, self._describe, invocation.arguments, 0)
-            return _NONE
-        return (_NOBODY, *now[1:]) if others(handle, waits) else now
+            return NOT_READY
+        return Ready(NO_STREAM, state, scratch) if others(handle, waits) else now
 
-    def _issued(self, found: int, watching: observer.Observer, last: _Last) -> bool:
-        """Whether it was launched, which a state found; False where the observer has to do it."""
+    def _issued(self, found: int, watching: observer.Observer, last: Ready) -> bool:
+        """True if a fast path launched it; False if the observer must."""
         if found > 0:
             number, _, code = refused(found)
             try:
@@ -156,13 +152,13 @@ class CudaPreparedLaunch(PreparedLaunch):
                 raise
         return found >= 0
 
-    def _again(self, code: int, last: _Last) -> None:
+    def _again(self, code: int, last: Ready) -> None:
         """The driver refused: for want of this device's context, or for a reason."""
         context = self.kernel.gpu.current()
         context.adopt()
         with context:
             if code in driver.OTHER_CONTEXT:
-                code = self._driver(last[2], last[3], None, last[4])
+                code = self._driver(last.config, last.function, None, last.extra)
             if code:
                 raise driver.refusal(code, self._describe())
 

@@ -67,6 +67,24 @@ class StreamState:
         return found
 
 
+class Ready:
+    """The state that the last call went by, ready for the next on the same stream object.
+
+    scratch: whether a launch uses scratch.  It is replaced as a whole, for other threads.
+    """
+
+    __slots__ = ("config", "extra", "function", "handle", "scratch", "state", "stream", "table")
+
+    def __init__(self, stream: object, state: StreamState, scratch: bool) -> None:
+        self.stream, self.state, self.scratch = stream, state, scratch
+        self.handle, self.table = state.handle, state.table
+        self.config, self.function, self.extra = state.rows[0] if state.records else (0, 0, 0)
+
+
+NO_STREAM = object()  # in place of a stream: look at everything again
+NOT_READY = Ready(NO_STREAM, StreamState([], None, 0, []), False)
+
+
 class StreamStates:
     """The states of one plan, of one graph or of one prepared launch, and what is under way there.
 
@@ -107,8 +125,8 @@ class StreamStates:
             return []
         return [launch.kernel.record(launch.invocation, handle) for launch in self._launches]
 
-    def __contains__(self, state: StreamState | None) -> bool:
-        return state is not None and self._states.get(order_of(state.handle)) is state
+    def __contains__(self, state: StreamState) -> bool:
+        return self._states.get(order_of(state.handle)) is state
 
     def changed(self, number: int, before: Invocation, changes: Mapping[str, object]) -> None:
         """Put a launch's new arguments into its records, which stay where they are."""
