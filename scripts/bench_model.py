@@ -1,6 +1,6 @@
 """What a token costs with a whole model: prefill and decode, beside the same model dense in torch.
 
-    python scripts/bench_model.py [--like llama-3.1-8b] [--torch] [--batch 1,16] [--context 512,2048]
+    python scripts/bench_model.py [--like llama-3.1-8b] [--batch 1,16] [--context 512,2048]
 
 Weights are random, of the shapes of a known model; layers share their contents, not their memory.
 Times are of whole steps on the host's clock, the device's queue kept full, medians.

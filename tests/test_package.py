@@ -31,7 +31,7 @@ ROWS = [
     "cli",
 ]
 
-NUMBA = [PACKAGE / "devices" / name for name in ("cuda.py", "compiled.py")]
+NUMBA = [PACKAGE / "devices" / "cuda" / name for name in ("numba_cuda.py", "native.py")]
 
 
 def name_of(path: Path) -> str:

@@ -18,10 +18,10 @@ A parameter is an object of that list:
     nullable     true: the caller may leave it out or give None, and the kernel gets NULL
     nbytes       of a workspace or of counters: an expression, evaluated for each launch
 
-An expression (`abi.expression`) reads the integer parameters and the names of the tile; a constraint
-also the addresses of nullable arrays, 0 for one that is left out.  Workspace
-and counters belong to one stream: launches on a stream use the same ones, one after the other.  So
-a kernel that is launched with `launch_pdl` touches them only after `griddepcontrol.wait`.
+An expression (`abi.expression`) reads the integer parameters and the names of the tile; a
+constraint also the addresses of nullable arrays, 0 for one that is left out.  Workspace and
+counters belong to one stream: launches on a stream use the same ones, one after the other.  So a
+kernel that is launched with `launch_pdl` touches them only after `griddepcontrol.wait`.
 
 `Sidecar.check` compares a sidecar with its PTX and names both sides of every disagreement.
 """

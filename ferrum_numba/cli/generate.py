@@ -121,7 +121,7 @@ def generate(
 
 def load_model(folder: Path, device: Device) -> Any:
     """The model in a directory, on a device; a bar shows how far it is."""
-    load = models.Model.load  # type: ignore[attr-defined]
+    load = models.Model.load
     return byte_progress(lambda progress: load(folder, device=device, progress=progress))
 
 

@@ -29,7 +29,7 @@ from .ptx_file import open_ptx
 from .trace_target import read_sizes
 
 if TYPE_CHECKING:
-    from ..devices.checked import CheckedCpuDevice
+    from ..devices.cpu.checked import CheckedCpuDevice
     from ..emulator.checks import Finding
 
 # With these every tile of the shipped kernels has a tail.
@@ -108,7 +108,7 @@ def sanitize(
 
 
 def _open(name: str, threads: int | None, checks: tuple[str, ...]) -> CheckedCpuDevice:
-    from ..devices.checked import CheckedCpuDevice
+    from ..devices.cpu.checked import CheckedCpuDevice
 
     found = find_device(name).name
     if found != "cpu":

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .ptx import Instruction, Opcode, Register, registers_of
+from ..ptx_text import Opcode
+from .ptx import Instruction, Register, registers_of
 
 Lowering = Callable[..., None]  # of a Builder and an Instruction
 Access = Literal["load", "store", "atomic", "ldmatrix", "stmatrix"]

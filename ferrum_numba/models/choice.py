@@ -60,9 +60,7 @@ class Choice:
 
 
 def _within(value: object, low: float, high: float) -> bool:
-    return (
-        isinstance(value, (int, float, np.floating)) and low <= value <= high and value != math.inf
-    )
+    return isinstance(value, (int, float)) and low <= value <= high and value != math.inf
 
 
 def _integer(value: object, low: int, high: int) -> bool:

@@ -225,9 +225,7 @@ class Model:
 def _sequence(end: int | Sequence[int]) -> tuple[int, ...]:
     """Token ids that end a text.  Raises AbiError for what is none."""
     try:
-        found = (
-            (operator.index(end),) if hasattr(end, "__index__") else tuple(map(operator.index, end))
-        )  # type: ignore[arg-type]
+        found = tuple(map(operator.index, end if isinstance(end, Iterable) else (end,)))
     except TypeError:
         found = ()
     if not found:

@@ -84,19 +84,33 @@ class Operations:
     ) -> None:
         """q = rotated q of qkv, and rotated k and v into the cache.
 
-        norms: q's and k's weights float32 [D], or None.  turns: cosines and sines, float32 [P, R / 2].
+        norms: q's and k's weights float32 [D], or None.
+        turns: cosines and sines, float32 [P, R / 2].
         rows: sequence and position of each row, int32 [M].  pages: int32 [B, S].
         cache: keys and values, T [C, KV, PAGE, D].
         """
         config = self.config
         sizes = {
-            **{"T": m, **self._heads, "R": config.rope.size, "P": turns[0].shape[0]},
-            **{"B": pages.shape[0], "S": pages.shape[1], "C": cache[0].shape[0]},
+            "T": m,
+            **self._heads,
+            "R": config.rope.size,
+            "P": turns[0].shape[0],
+            "B": pages.shape[0],
+            "S": pages.shape[1],
+            "C": cache[0].shape[0],
         }
         arrays = {
-            **{"qkv": qkv, "q_norm": norms[0], "k_norm": norms[1]},
-            **{"cosines": turns[0], "sines": turns[1], "sequences": rows[0], "positions": rows[1]},
-            **{"pages": pages, "q": q, "keys": cache[0], "values": cache[1]},
+            "qkv": qkv,
+            "q_norm": norms[0],
+            "k_norm": norms[1],
+            "cosines": turns[0],
+            "sines": turns[1],
+            "sequences": rows[0],
+            "positions": rows[1],
+            "pages": pages,
+            "q": q,
+            "keys": cache[0],
+            "values": cache[1],
         }
         self._launch(self._rotary, stream, sizes, **arrays, eps=config.eps)
 
@@ -115,12 +129,20 @@ class Operations:
         pairs = batch * self.config.kv_heads
         splits = min(_SPLITS, max(1, _CTAS // pairs), width)
         sizes = {
-            **{"B": batch, **self._heads, "C": cache[0].shape[0], "S": width},
-            **{"window": window or 0, "SPLITS": splits},
+            "B": batch,
+            **self._heads,
+            "C": cache[0].shape[0],
+            "S": width,
+            "window": window or 0,
+            "SPLITS": splits,
         }
         arrays = {
-            **{"q": q, "keys": cache[0], "values": cache[1], "pages": pages},
-            **{"positions": positions, "out": out},
+            "q": q,
+            "keys": cache[0],
+            "values": cache[1],
+            "pages": pages,
+            "positions": positions,
+            "out": out,
         }
         self._launch(self._decode, stream, sizes, **arrays, scale=self._scale)
 
@@ -135,10 +157,14 @@ class Operations:
         window: int | None,
         stream: Any,
     ) -> None:
-        """out = attention of the tokens from position `start` on of one sequence; pages int32 [S]."""
+        """out = attention of one sequence's tokens from position `start` on; pages int32 [S]."""
         sizes = {
-            **{"M": m, **self._heads, "C": cache[0].shape[0], "S": pages.shape[0]},
-            **{"start": start, "window": window or 0},
+            "M": m,
+            **self._heads,
+            "C": cache[0].shape[0],
+            "S": pages.shape[0],
+            "start": start,
+            "window": window or 0,
         }
         arrays = {"q": q, "keys": cache[0], "values": cache[1], "pages": pages, "out": out}
         self._launch(self._prefill, stream, sizes, **arrays, scale=self._scale)

@@ -1,4 +1,4 @@
-"""Prompts are read in chunks of rows, so that a long one needs no more workspace than a short one."""
+"""Reading of prompts, in chunks of rows: a long one needs no more workspace than a short one."""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -48,7 +47,7 @@ class Session:
         self._sequences = device.to_device(np.arange(batch, dtype=np.int32))
         self._logits = device.empty((batch, config.vocab), np.float32)
         self._own = choice.arrays(device, batch)
-        self._graphs: dict[bool, Any] = {}
+        self._graphs: dict[tuple[bool, bool], Any] = {}
         self._behind = False  # whether tokens were drawn that did not pass the layers yet
         self._closed = False
 
@@ -137,7 +136,7 @@ class Session:
         return drawn
 
     def logits(self) -> npt.NDArray[np.float32]:
-        """float32 [batch, vocab] that the next tokens are drawn from; rows without one: anything."""
+        """float32 [batch, vocab] that the next tokens are drawn from."""
         self._require_open()
         if self._behind:
             self._catch_up([row for row, ids in enumerate(self._ids) if ids is not None])
@@ -171,7 +170,7 @@ class Session:
             self._held, self._ids = [], [None] * self.batch
 
     def _catch_up(self, active: Sequence[int]) -> None:
-        """Make ready for the tokens that were drawn: their pages, and ropes that change with them."""
+        """Make pages ready for the tokens that were drawn, and ropes that change with them."""
         if not self._behind:
             return
         need = [
@@ -182,13 +181,11 @@ class Session:
             self._table[row, len(self._held[row]) - 1] = page
         if need:
             self._write()
-        limit = self._model.config.rope.limit
-        if self._model.config.rope.kind == "longrope" and self._read_up_to <= limit:
-            if any(
-                self._where[row] >= limit for row in active
-            ):  # all is read again, as it was trained
-                self._read(active)
-                self._behind = False
+        rope = self._model.config.rope
+        crossed = any(self._where[row] >= rope.limit for row in active)
+        if rope.kind == "longrope" and crossed and self._read_up_to <= rope.limit:
+            self._read(active)  # all of it again, with the frequencies of long texts
+            self._behind = False
 
     def _run(self, forward: bool, draw: bool) -> None:
         """Pass the tokens drawn through the layers, or draw, or both, as one graph."""

@@ -9,11 +9,11 @@
     workspace float32 [B * KV * SPLITS, BLOCK_G * (D + 2)]   each split's sums, maximum, weights
     counters int32 [B * KV]             zero before and after
 
-T is float16 or bfloat16.  Query head h reads the key and value head h // (HEADS / KV).  A token sees
-itself and the `window` - 1 tokens before it; all before it where window is 0.  softmax in float32,
-with the scores times `scale`.  A CTA takes the query heads of one key head and one of SPLITS shares of
-the context, BLOCK_N positions at a time; the last CTA of a head to arrive sums the splits in their order, so results repeat bit
-by bit.
+T is float16 or bfloat16.  Query head h reads the key and value head h // (HEADS / KV).  A token
+sees itself and the `window` - 1 tokens before it; all before it where window is 0.  softmax in
+float32, with the scores times `scale`.  A CTA takes the query heads of one key head and one of
+SPLITS shares of the context, BLOCK_N positions at a time; the last CTA of a head to arrive sums the
+splits in their order, so results repeat bit by bit.
 """
 
 import triton

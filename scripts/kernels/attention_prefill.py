@@ -6,11 +6,11 @@
     pages    int32 [S]                  the cache's page of each PAGE positions
     out      T     [M, HEADS * D]
 
-T is float16 or bfloat16.  Query head h reads the key and value head h // (HEADS / KV).  A token sees
-itself and the `window` - 1 tokens before it; all before it where window is 0.  softmax in float32,
-with the scores times `scale`.  A CTA takes BLOCK_M rows of one query head, BLOCK_N positions at a time;
-the blocks of rows that see most come first.  Where TENSOR_MAPS is 1, keys and values come by the
-tensor copy engine of Hopper.
+T is float16 or bfloat16.  Query head h reads the key and value head h // (HEADS / KV).  A token
+sees itself and the `window` - 1 tokens before it; all before it where window is 0.  softmax in
+float32, with the scores times `scale`.  A CTA takes BLOCK_M rows of one query head, BLOCK_N
+positions at a time; the blocks of rows that see most come first.  Where TENSOR_MAPS is 1, keys and
+values come by the tensor copy engine of Hopper.
 """
 
 import triton
@@ -50,10 +50,9 @@ def _blocks(
             seen &= (window <= 0) | (k[None, :] > rows[:, None] - window)
             scores = tl.where(seen, scores, float("-inf"))
         higher = tl.maximum(most, tl.max(scores, 1) * scale)
+        base = higher
         if MASKED:  # a row may have seen nothing yet
             base = tl.where(higher == float("-inf"), 0.0, higher)
-        else:
-            base = higher
         parts = tl.exp2(scores * scale - base[:, None])
         shrunk = tl.exp2(most - base)
         weights = weights * shrunk + tl.sum(parts, 1)

@@ -41,10 +41,7 @@ def dense_gemm(
         there = (k < K - first)[None, :]
         rest = tl.load(left + first, mask=there, other=0.0)
         weights = tl.load(right + first, mask=there, other=0.0, eviction_policy="evict_first")
-        if SWAP:
-            total = tl.dot(weights, rest.T, total)
-        else:
-            total = tl.dot(rest, weights.T, total)
+        total = tl.dot(weights, rest.T, total) if SWAP else tl.dot(rest, weights.T, total)
     if SWAP:
         total = total.T
     own = tl.load(bias + n, mask=(n < N) & (bias.to(tl.int64) != 0), other=0.0)

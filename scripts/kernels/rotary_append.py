@@ -11,8 +11,8 @@
     q            T       [T, HEADS * D]              rotated
     keys, values T       [C, KV, PAGE, D]            the cache
 
-T is float16 or bfloat16; all is computed in float32 and rounded once.  Element j of the first R of a
-head turns with element j + R / 2; those from R on pass.  One CTA takes BLOCK_H heads of one row.
+T is float16 or bfloat16; all is computed in float32 and rounded once.  Element j of the first R of
+a head turns with element j + R / 2; those from R on pass.  One CTA takes BLOCK_H heads of one row.
 """
 
 import triton

@@ -1,4 +1,4 @@
-"""The builds of a model's kernels: all between the W4A16 GEMMs, from the embedding to the next token."""
+"""The builds of a model's kernels: all but the W4A16 GEMMs, from embedding to next token."""
 
 from __future__ import annotations
 

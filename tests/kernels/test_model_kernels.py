@@ -44,7 +44,9 @@ class Launcher:
         sidecar = build.sidecar
         sizes = {name: value for name, value in arguments.items() if type(value) is int}
         grid, warps, shared = sidecar.grid_for(sizes), sidecar.num_warps, sidecar.shared_bytes
-        assert grid is not None and warps is not None and shared is not None
+        assert grid is not None
+        assert warps is not None
+        assert shared is not None
         config = fe.LaunchConfig(
             grid, block=warps * 32, shared_bytes=shared, programmatic=sidecar.programmatic
         )
@@ -136,11 +138,27 @@ def test_rotary_append(
         keys, values = (np.zeros((7, kv_heads, page, head_dim), DTYPES[dtype]) for _ in range(2))
         launch(
             build,
-            **{"qkv": qkv, "q_norm": norms[0], "k_norm": norms[1]},
-            **{"cosines": cosines, "sines": sines, "sequences": sequences, "positions": positions},
-            **{"pages": pages, "q": q, "keys": keys, "values": values},
-            **{"T": 4, "HEADS": heads, "KV": kv_heads, "D": head_dim, "R": turned},
-            **{"P": 300, "B": 2, "S": 3, "C": 7, "eps": 1e-6},
+            qkv=qkv,
+            q_norm=norms[0],
+            k_norm=norms[1],
+            cosines=cosines,
+            sines=sines,
+            sequences=sequences,
+            positions=positions,
+            pages=pages,
+            q=q,
+            keys=keys,
+            values=values,
+            T=4,
+            HEADS=heads,
+            KV=kv_heads,
+            D=head_dim,
+            R=turned,
+            P=300,
+            B=2,
+            S=3,
+            C=7,
+            eps=1e-6,
         )
 
         def turn(x: Any, weight: Any, position: int) -> Any:
@@ -231,9 +249,20 @@ def test_attention_decode(
         count, width = len(cache.keys), cache.pages.shape[1]
         launch(
             build,
-            **{"q": q, "keys": cache.keys, "values": cache.values, "pages": cache.pages},
-            **{"positions": positions, "out": out, "B": 3, "HEADS": heads, "KV": kv_heads},
-            **{"D": head_dim, "C": count, "S": width, "window": window, "SPLITS": splits},
+            q=q,
+            keys=cache.keys,
+            values=cache.values,
+            pages=cache.pages,
+            positions=positions,
+            out=out,
+            B=3,
+            HEADS=heads,
+            KV=kv_heads,
+            D=head_dim,
+            C=count,
+            S=width,
+            window=window,
+            SPLITS=splits,
             scale=head_dim**-0.5,
         )
         for row in (0, 2):
@@ -271,9 +300,20 @@ def test_attention_prefill(
         count, width = len(cache.keys), cache.pages.shape[1]
         launch(
             build,
-            **{"q": q, "keys": cache.keys, "values": cache.values, "pages": cache.pages[0]},
-            **{"out": out, "M": rows, "HEADS": heads, "KV": kv_heads, "D": head_dim, "C": count},
-            **{"S": width, "start": start, "window": window, "scale": head_dim**-0.5},
+            q=q,
+            keys=cache.keys,
+            values=cache.values,
+            pages=cache.pages[0],
+            out=out,
+            M=rows,
+            HEADS=heads,
+            KV=kv_heads,
+            D=head_dim,
+            C=count,
+            S=width,
+            start=start,
+            window=window,
+            scale=head_dim**-0.5,
         )
         own = q.reshape(rows, heads, head_dim)
         expected = attention(own, *cache.of(0, start + rows), start, window)
@@ -333,10 +373,14 @@ def thresholds_of(
         thresholds = np.zeros(rows, np.int32)
         launch(
             build,
-            **{"logits": logits, "temperatures": np.array(temperatures, np.float32)},
-            **{"top_ks": np.array(top_ks, np.int32), "top_ps": np.array(top_ps, np.float32)},
-            **{"positions": np.zeros(rows, np.int32), "thresholds": thresholds},
-            **{"B": rows, "V": logits.shape[1]},
+            logits=logits,
+            temperatures=np.array(temperatures, np.float32),
+            top_ks=np.array(top_ks, np.int32),
+            top_ps=np.array(top_ps, np.float32),
+            positions=np.zeros(rows, np.int32),
+            thresholds=thresholds,
+            B=rows,
+            V=logits.shape[1],
         )
         bits = logits.view(np.int32)
         ordered = np.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
@@ -373,9 +417,14 @@ def test_sample_token(device: fe.Device, launch: Launcher, logits: Any) -> None:
         tokens, positions = np.full(6, -5, np.int32), np.array([3, 4, 5, 6, 7, -1], np.int32)
         launch(
             build,
-            **{"logits": logits, "temperatures": np.array([0, 0, 0, 1, 1, 1], np.float32)},
-            **{"thresholds": None, "seeds": np.arange(6, dtype=np.int64) + 2**40},
-            **{"tokens": tokens, "positions": positions, "B": 6, "V": VOCAB},
+            logits=logits,
+            temperatures=np.array([0, 0, 0, 1, 1, 1], np.float32),
+            thresholds=None,
+            seeds=np.arange(6, dtype=np.int64) + 2**40,
+            tokens=tokens,
+            positions=positions,
+            B=6,
+            V=VOCAB,
         )
         assert positions.tolist() == [4, 5, 6, 7, 8, -1]
         assert tokens[5] == -5
@@ -394,9 +443,14 @@ def test_tokens_are_drawn_as_often_as_they_are_likely(device: fe.Device, launch:
     tokens = np.zeros(rows, np.int32)
     launch(
         build,
-        **{"logits": logits, "temperatures": np.ones(rows, np.float32), "thresholds": None},
-        **{"seeds": np.arange(rows, dtype=np.int64), "tokens": tokens},
-        **{"positions": np.full(rows, 9, np.int32), "B": rows, "V": 4},
+        logits=logits,
+        temperatures=np.ones(rows, np.float32),
+        thresholds=None,
+        seeds=np.arange(rows, dtype=np.int64),
+        tokens=tokens,
+        positions=np.full(rows, 9, np.int32),
+        B=rows,
+        V=4,
     )
     found = np.bincount(tokens, minlength=4) / rows
     assert np.abs(found - likely).max() < 4 * np.sqrt(0.25 / rows)

@@ -7,8 +7,9 @@ Source: PTX ISA, "Integer Arithmetic Instructions", "Extended-Precision Integer 
 
 from __future__ import annotations
 
+from ...ptx_text import Opcode
 from ..builder import Builder
-from ..ptx import Group, Instruction, Opcode
+from ..ptx import Group, Instruction
 from ..table import INTEGERS, rows_of
 from ..values import Value
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ...ptx_text import Opcode
 from .. import table
 from ..builder import Builder
 from ..layout import LANES
-from ..ptx import Group, Instruction, Opcode, Operand
+from ..ptx import Group, Instruction, Operand
 from ..runtime.tiles import ELEMENTS, number_type, plane_bytes
 from ..table import rows_of
 from ..values import Value

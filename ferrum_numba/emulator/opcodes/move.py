@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from ...ptx_text import Opcode
 from ..builder import Builder
 from ..layout import state_offset
-from ..ptx import Group, Instruction, Opcode, Register
+from ..ptx import Group, Instruction, Register
 from ..table import FLOATS, INTEGERS, rows_of
 from ..values import Value
 from .compare import any_value

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ferrum_numba.abi import ArrayReference, Binder, LaunchConfig
-from ferrum_numba.devices.checked import check_layout
+from ferrum_numba.devices.cpu.checked import check_layout
 from ferrum_numba.emulator.checks import CheckedProgram, Finding
 from ferrum_numba.emulator.checks.watch import Watch
 from ferrum_numba.emulator.parse import parse_entry

@@ -1,17 +1,14 @@
-"""What a launch on the CPU may touch, as the checks and the trace take it."""
+"""The arrays and integers of a launch on the CPU, as the checks and the trace take them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
-from ..emulator.checks import LaunchArray
-
-if TYPE_CHECKING:
-    from .base import Invocation, Kernel
+from ...emulator.checks import LaunchArray
+from ..invocation import Invocation, Launchable
 
 
-def launch_integers(kernel: Kernel, invocation: Invocation) -> dict[str, int]:
+def launch_integers(kernel: Launchable, invocation: Invocation) -> dict[str, int]:
     """The integers of a launch that the sidecar's rules may read."""
     values = invocation.bound.values.items()
     integers = {name: value for name, value in values if type(value) is int}
@@ -19,7 +16,7 @@ def launch_integers(kernel: Kernel, invocation: Invocation) -> dict[str, int]:
 
 
 def launch_arrays(
-    kernel: Kernel, invocation: Invocation, scratch: Mapping[str, int]
+    kernel: Launchable, invocation: Invocation, scratch: Mapping[str, int]
 ) -> list[LaunchArray]:
     """The arrays of a launch; of an output that part which the sidecar says is computed.
 

@@ -6,15 +6,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ..abi import ArrayReference, Sidecar, Signature
-from ..emulator.checks import CHECKS, CheckedProgram, Finding
-from ..errors import DeviceError, SanitizerError
-from .base import Invocation
-from .cpu import CpuDevice, CpuKernel, CpuModule
+from ...abi import ArrayReference, Sidecar, Signature
+from ...emulator.checks import CHECKS, CheckedProgram, Finding
+from ...errors import DeviceError, SanitizerError
+from ..invocation import Invocation
+from .device import CpuDevice, CpuKernel, CpuModule
 from .launch_arrays import launch_arrays, launch_integers
 
 if TYPE_CHECKING:
-    from ..emulator.trace import Selection
+    from ...emulator.trace import Selection
     from .traced import Tracer
 
 _SHOWN = 8  # findings that an error's message spells out
@@ -59,7 +59,7 @@ class CheckedCpuDevice(CpuDevice):
                 shown.append(f"and {len(findings) - _SHOWN} more; see the error's .findings")
             raise SanitizerError("\n".join([f"{launch}: {count}", *shown]), findings)
 
-    def _make_tracer(self, selection: Selection) -> Tracer:
+    def _new_tracer(self, selection: Selection) -> Tracer:
         from .traced import Tracer
 
         return Tracer(selection, self.checks, self.report)
@@ -89,6 +89,9 @@ class CheckedKernel(CpuKernel):
 
     def _run(self, device: CpuDevice, invocation: Invocation, scratch: Mapping[str, int]) -> None:
         assert isinstance(device, CheckedCpuDevice)
+        if device._tracer is not None:
+            super()._run(device, invocation, scratch)
+            return
         config = invocation.config
         block = invocation.block.to_bytes()
         arrays = launch_arrays(self, invocation, scratch)

@@ -1,47 +1,43 @@
-"""What every device is: the protocol, and the part of a launch that is the same everywhere.
+"""Devices, modules and kernels: what is the same everywhere.
 
 A device moves arrays, loads modules and launches kernels.  Marshalling (names, checks, parameter
-block) is common; a device adds where its arrays lie and how it enqueues a finished block.
+block) is common; a backend adds where its arrays lie and how it enqueues a finished block.
 """
 
 from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from ..abi import ArrayReference, Binder, Bound, LaunchConfig, ParameterBlock, Sidecar, Signature
 from ..errors import AbiError, DeviceError
 from ..ptx_text import read_module, read_ptx
-from . import capture, observer
-from .graph import LaunchGraph
-from .plan import LaunchPlan
+from . import observer, sequence
+from .invocation import Invocation
+from .memory import DeviceMemory
 from .prepared import PreparedLaunch
+from .sequence import LaunchGraph, LaunchPlan
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # it takes llvmlite
     from ..emulator.trace import Selection
-    from .traced import Trace, Tracer
-
-
-class Stream(Protocol):
-    """An order of launches.  CUDA: a numba stream.  CPU: every launch is done when it returns."""
-
-    def synchronize(self) -> None:
-        """Wait until all work of this stream is done."""
+    from .trace import Trace
 
 
 class Device(ABC):
-    """Where kernels run.  `name` is "cpu" or "cuda:<ordinal>"."""
+    """A place where kernels run.
+
+    name: "cpu" or "cuda:<ordinal>".  memory: what this process holds there, and a limit for it.
+    """
 
     name: str
+    memory: DeviceMemory
 
     def __init__(self) -> None:
-        self.tracer: Tracer | None = None
         self._modules: dict[tuple[str, Sidecar], Module] = {}
         self._loading = threading.Lock()
 
@@ -71,7 +67,10 @@ class Device(ABC):
 
     @abstractmethod
     def empty(self, shape: int | Sequence[int], dtype: Any) -> Any:
-        """A new C-contiguous array of this device, its contents undefined."""
+        """A new C-contiguous array of this device, its contents undefined.
+
+        Raises DeviceError where there is no memory for it; see `memory`.
+        """
 
     @abstractmethod
     def to_host(self, array: Any) -> Any:
@@ -87,19 +86,19 @@ class Device(ABC):
 
     @abstractmethod
     def order(self, *, before: Any, after: Any) -> None:
-        """What `after` is given from now on waits for what `before` has been given so far.
+        """Let work that `after` is given from now on wait for that of `before` so far.
 
         Both are streams as `Kernel.launch` takes them; it is the device that waits, not the host.
         """
 
     def is_capturing(self, stream: Any) -> bool:
-        """Whether launches on this stream go into a graph instead of being run."""
+        """True if launches on this stream go into a graph instead of being run."""
         return False
 
     @property
     def is_recording(self) -> bool:
-        """Whether what the calling thread launches goes into a plan or a graph of this package."""
-        return capture.of_this_thread() is not None
+        """True while the calling thread's launches go into a plan or a graph of this package."""
+        return sequence.recording_here() is not None
 
     @contextmanager
     def record_plan(self) -> Iterator[LaunchPlan]:
@@ -108,7 +107,7 @@ class Device(ABC):
         Nothing is launched there, on whichever stream: a plan has no stream of its own.
         """
         plan = self._new_plan()
-        with plan.recording():
+        with plan._recording():
             yield plan
 
     @contextmanager
@@ -119,10 +118,9 @@ class Device(ABC):
         be.  Nothing of the block runs.  Raises LaunchError where the block launches nothing, or
         what cannot be captured.
         """
-        with self._new_graph(stream).capturing() as graph:
+        with self._new_graph(stream)._capturing() as graph:
             yield graph
 
-    @contextmanager
     def trace(
         self,
         *,
@@ -132,7 +130,7 @@ class Device(ABC):
         lines: Collection[int] = (),
         registers: Collection[str] = (),
         limit: int = 200_000,
-    ) -> Iterator[Trace]:
+    ) -> AbstractContextManager[Trace]:
         """Record what the launches in this block do, on the CPU device; see Trace and Selection.
 
         cta: (x, y, z), None for all.  warp: its number, or several; None for all.  lanes: whose
@@ -145,16 +143,9 @@ class Device(ABC):
         """
         from ..emulator.trace import Selection
 
-        if self.tracer is not None:
-            raise DeviceError(f"trace: {self.name} is being traced already")
-        selection = Selection.of(cta, warp, lanes, lines, registers, limit)
-        self.tracer = self._make_tracer(selection)
-        try:
-            yield self.tracer.trace
-        finally:
-            self.tracer = None
+        return self._trace(Selection.of(cta, warp, lanes, lines, registers, limit))
 
-    def _make_tracer(self, selection: Selection) -> Tracer:
+    def _trace(self, selection: Selection) -> AbstractContextManager[Trace]:
         raise DeviceError(f"trace: only the CPU device has it, found {self.name}")
 
     def _new_plan(self) -> LaunchPlan:
@@ -165,7 +156,7 @@ class Device(ABC):
 
     @abstractmethod
     def describe(self, name: str, array: object) -> ArrayReference:
-        """Where an array argument lies.  Raises AbiError for one that is not of this device."""
+        """Describe an array argument.  Raises AbiError for one that is not of this device."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
@@ -206,36 +197,6 @@ class Module(ABC):
     def _get(self, signature: Signature) -> Kernel: ...
 
 
-@dataclass(frozen=True)
-class Invocation:
-    """One launch, marshalled and checked: all that a device needs to enqueue it.
-
-    arguments: as the caller gave them; its arrays are kept alive until the launch is done.
-    """
-
-    bound: Bound
-    block: ParameterBlock
-    arguments: Mapping[str, object]
-
-    @property
-    def config(self) -> LaunchConfig:
-        return self.bound.config
-
-    @cached_property
-    def waits(self) -> tuple[Callable[[int], None], ...]:
-        """What the launch's stream has to wait for: see `ArrayReference.ready`; each one once."""
-        return tuple({a.ready: None for a in self.bound.arrays.values() if a.ready is not None})
-
-    @cached_property
-    def nbytes(self) -> int:
-        """About the memory that its arrays take."""
-        return sum(array.available for array in self.bound.arrays.values())
-
-    def copy(self) -> Invocation:
-        """This launch with a block of its own."""
-        return replace(self, block=self.block.copy())
-
-
 class Kernel(ABC):
     """A loaded entry, ready to launch."""
 
@@ -246,11 +207,13 @@ class Kernel(ABC):
         # Without a sidecar nothing says which pointers are scratch; those that are never read need
         # not be given in any case.
         unread = () if sidecar.params or sidecar.scratch else signature.unread(module.text)
+        self._own = threading.local()  # the call that each thread made last
+        self._names = tuple(p.name for p in signature.arguments)
         self._binder = Binder(signature, sidecar, module.device.describe, unread)
 
     @property
     def sidecar(self) -> Sidecar:
-        """What the sidecar said; empty where there was none."""
+        """The sidecar that the module was loaded with; empty where there was none."""
         return self.module.sidecar
 
     def launch(
@@ -264,7 +227,20 @@ class Kernel(ABC):
         Raises AbiError for an argument that is missing, unknown, mistyped, out of range, too short,
         misaligned or not of this device, and LaunchError where the device refuses the launch.
         """
-        self.issue(self._marshal_seen(config, arguments, named), stream)
+        if sequence.recordings:
+            self._issue(self._marshal_seen(config, arguments, named), stream)
+            return
+        given = named
+        if arguments:
+            given = {**dict(zip(self._names, arguments, strict=False)), **named}
+        call: PreparedLaunch | None = getattr(self._own, "call", None)
+        distinct = len(given) == len(arguments) + len(named)
+        if call is not None and distinct and call.launch_as(config, stream, given):
+            return
+        # Not as the thread launched it before: all of it is looked at.
+        invocation = self._marshal_seen(config, arguments, named)
+        self._own.call = self._prepared(invocation, given)
+        self._issue(invocation, stream)
 
     def prepare(self, config: LaunchConfig, *arguments: object, **named: object) -> PreparedLaunch:
         """Marshal and check once, launch often: `call = kernel.prepare(...); call(stream)`.
@@ -276,7 +252,7 @@ class Kernel(ABC):
     def _marshal_seen(
         self, config: LaunchConfig, positional: Sequence[object], named: Mapping[str, object]
     ) -> Invocation:
-        """`_marshal`, what it refuses being seen by an observer."""
+        """Marshal a launch; observers are told of arguments that are refused."""
         try:
             return self._marshal(config, positional, named)
         except AbiError as error:
@@ -295,32 +271,34 @@ class Kernel(ABC):
         if observer.annotate is not None:
             observer.annotate(self, config, positional, named, error)
 
-    def issue(self, invocation: Invocation, stream: Any) -> None:
+    def _issue(self, invocation: Invocation, stream: Any) -> None:
         """Launch what is marshalled already; a plan, a graph or an observer may take it instead."""
-        taker = capture.of_this_thread()
-        if taker is not None:
-            taker.take(self, invocation, stream)
+        recording = sequence.recording_here()
+        if recording is not None:
+            recording._add(self, invocation, stream)
         elif observer.current is None:
             self._enqueue(invocation, stream)
         else:
             observer.current.launch(self, invocation, stream)
 
-    def _prepared(self, invocation: Invocation) -> PreparedLaunch:
-        return PreparedLaunch(self, invocation)
+    def _prepared(
+        self, invocation: Invocation, borrowed: Mapping[str, object] | None = None
+    ) -> PreparedLaunch:
+        return PreparedLaunch(self, invocation, borrowed)
 
     def _marshal(
         self, config: LaunchConfig, positional: Sequence[object], named: Mapping[str, object]
     ) -> Invocation:
         if not isinstance(config, LaunchConfig):
             raise AbiError(f"config: expected a LaunchConfig, found {type(config).__name__}")
-        self.require_possible(config)
+        self._require_possible(config)
         bound = self._binder.bind(config, positional, named)
         block = ParameterBlock(self.signature)
         block.write(bound.values)
         names = (p.name for p in self.signature.arguments)
         return Invocation(bound, block, {**dict(zip(names, positional, strict=False)), **named})
 
-    def remarshal(
+    def _remarshal(
         self, invocation: Invocation, changes: Mapping[str, object], hold: bool = True
     ) -> Invocation:
         """The invocation with some arguments changed, in the same block.
@@ -335,7 +313,7 @@ class Kernel(ABC):
             self._show_refused(invocation.config, (), given, error)
             raise
         if bound.config is not invocation.config:
-            self.require_possible(bound.config)
+            self._require_possible(bound.config)
         invocation.block.write({name: bound.values[name] for name in changes})
         arguments = invocation.arguments
         if hold:
@@ -344,12 +322,13 @@ class Kernel(ABC):
             arguments = {n: value for n, value in arguments.items() if n not in changes}
         return Invocation(bound, invocation.block, arguments)
 
-    def facts(self, value: object) -> object:
-        """What tells an argument from another; this object is equal to none, so all are new."""
-        return object()
+    def _may_move(
+        self, bound: Bound, places: Mapping[str, int], addresses: Mapping[str, int]
+    ) -> bool:
+        return self._binder.may_move(bound, places, addresses)
 
-    def require_possible(self, config: LaunchConfig) -> None:
-        """Whether kernel and device can do what the configuration asks for beyond the grid.
+    def _require_possible(self, config: LaunchConfig) -> None:
+        """Check that kernel and device can do what the configuration asks beyond the grid.
 
         Raises AbiError for a kernel that was not written for it, DeviceError for a device that
         cannot do it.

@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable
 from types import TracebackType
 
-from ..errors import DeviceError, FerrumError, LaunchError
+from ...errors import DeviceError, FerrumError, LaunchError
 from . import driver
 
 
@@ -22,7 +22,7 @@ class Context:
     the context is found dead, the block raises LaunchError with what was in flight, and every
     block after it DeviceError.
 
-    lost: what became of the context; None while it can be used.
+    lost: why the context cannot be used; None while it can.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Arrays of any library in host memory: NumPy's own, and DLPack's as NumPy's over their memory."""
+"""Arrays of any library in host memory: NumPy's own, and DLPack's as views of theirs."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from ..abi import ArrayReference
 from ..errors import AbiError
 from . import dlpack
 from .dlpack import extent
-from .gpu_arrays import interface_of
 
 
 def describe(name: str, array: object) -> ArrayReference:
-    """Where an array lies.  Raises AbiError for what is no array of numbers in host memory."""
+    """Describe an array.  Raises AbiError for what is no array of numbers in host memory."""
     if not isinstance(array, np.ndarray):
         return _describe_foreign(name, array)
     _require_numbers(name, array)
@@ -52,7 +51,7 @@ def _require_numbers(name: str, array: NDArray[Any]) -> None:
 
 
 def _describe_foreign(name: str, array: Any) -> ArrayReference:
-    """Where an array of another library lies, which has to be host memory."""
+    """Describe an array of another library, which has to lie in host memory."""
     found = type(array).__name__
     offered = dlpack.is_offered(array)
     on_gpu = interface_of(array) is not None
@@ -66,3 +65,11 @@ def _describe_foreign(name: str, array: Any) -> ArrayReference:
     if not offered:
         raise AbiError(f"{name}: expected a NumPy array, found {found}")
     return dlpack.describe(name, array)
+
+
+def interface_of(array: object) -> dict[str, Any] | None:
+    """The interface, where the array has one and its library gives it."""
+    try:
+        return getattr(array, "__cuda_array_interface__", None)
+    except Exception:  # such as torch's for a tensor that requires grad; DLPack says why
+        return None

@@ -5,22 +5,26 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from ..abi import ArrayReference, LaunchConfig, Sidecar, Signature
-from ..emulator import Program
-from ..errors import DeviceError, LaunchError
-from . import host_arrays
-from .base import Device, Invocation, Kernel, Module
-from .graph import LaunchGraph
-from .scratch import ScratchArena
+from ...abi import ArrayReference, LaunchConfig, Sidecar, Signature
+from ...emulator import Program
+from ...errors import DeviceError, LaunchError
+from .. import arrays
+from ..device import Device, Kernel, Module
+from ..invocation import Invocation
+from ..memory import HostMemory
+from ..scratch import ScratchArena
 
 if TYPE_CHECKING:
-    from ..emulator.trace import Selection
+    from ...emulator.trace import Selection
+    from ..sequence import LaunchGraph
+    from ..trace import Trace
     from .traced import Tracer
 
 _MAX_SHARED_BYTES = 228 * 1024  # what the largest GPU gives a CTA; a typing error beyond that
@@ -42,19 +46,26 @@ class CpuDevice(Device):
             raise DeviceError(f"threads: expected at least 1, found {threads}")
         self.name = "cpu"
         self.threads = threads or _usable_cores()
+        self.memory: HostMemory = HostMemory(self.name)
         self._own = threading.local()
+        self._tracer: Tracer | None = None
 
     def _load(self, text: str, sidecar: Sidecar) -> CpuModule:
         return CpuModule(self, text, sidecar)
 
     def to_device(self, array: Any) -> NDArray[Any]:
-        return np.asarray(host_arrays.view("array", array), order="C")
+        host = arrays.view("array", array)
+        if host.flags.c_contiguous:
+            return host
+        copy = self.empty(host.shape, host.dtype)
+        copy[...] = host
+        return copy
 
     def empty(self, shape: int | Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
-        return np.empty(shape, dtype)
+        return self.memory.allocate(np.empty, shape, dtype)
 
     def to_host(self, array: Any) -> NDArray[Any]:
-        return host_arrays.view("array", array)
+        return arrays.view("array", array)
 
     def synchronize(self) -> None:
         """Return at once: every launch was done when it returned."""
@@ -78,18 +89,32 @@ class CpuDevice(Device):
     def scratch(self) -> ScratchArena:
         """The calling thread's: a launch is done when it returns, so its next one may reuse it."""
         if not hasattr(self._own, "arena"):
-            self._own.arena = ScratchArena(_allocate)
+            self._own.arena = ScratchArena(self._allocate)
         arena: ScratchArena = self._own.arena
         return arena
 
+    def _allocate(self, nbytes: int, zeroed: bool) -> tuple[int, NDArray[Any]]:
+        memory = self.memory.allocate(np.zeros if zeroed else np.empty, nbytes, np.uint8)
+        return memory.ctypes.data, memory
+
     def describe(self, name: str, array: object) -> ArrayReference:
-        return host_arrays.describe(name, array)
+        return arrays.describe(name, array)
 
     def _new_graph(self, stream: Any) -> LaunchGraph:
         self.require_stream(stream)
         return super()._new_graph(stream)
 
-    def _make_tracer(self, selection: Selection) -> Tracer:
+    @contextmanager
+    def _trace(self, selection: Selection) -> Iterator[Trace]:
+        if self._tracer is not None:
+            raise DeviceError(f"trace: {self.name} is being traced already")
+        self._tracer = self._new_tracer(selection)
+        try:
+            yield self._tracer.trace
+        finally:
+            self._tracer = None
+
+    def _new_tracer(self, selection: Selection) -> Tracer:
         from .traced import Tracer
 
         return Tracer(selection)
@@ -109,8 +134,8 @@ class CpuKernel(Kernel):
         super().__init__(module, signature)
         self._program = program
 
-    def require_possible(self, config: LaunchConfig) -> None:
-        super().require_possible(config)
+    def _require_possible(self, config: LaunchConfig) -> None:
+        super()._require_possible(config)
         if config.shared_bytes > _MAX_SHARED_BYTES:
             raise DeviceError(
                 f"shared_bytes: expected at most {_MAX_SHARED_BYTES}, found {config.shared_bytes}"
@@ -129,10 +154,11 @@ class CpuKernel(Kernel):
     def _enqueue(self, invocation: Invocation, stream: Any) -> None:
         device = self.module.device
         assert isinstance(device, CpuDevice)
-        device.require_stream(stream)
+        if stream is not None:
+            device.require_stream(stream)
         demands = invocation.bound.scratch
         if not demands:
-            self._start(device, invocation, {})
+            self._run(device, invocation, {})
             return
         invocation = invocation.copy()  # other threads may launch the same one
         addresses = device.scratch().provide(demands)
@@ -140,7 +166,7 @@ class CpuKernel(Kernel):
         counters = {d.name: _bytes_at(addresses[d.name], d.nbytes) for d in demands if d.zeroed}
         for counter in counters.values():
             counter[:] = 0  # a launch that was broken off, by Ctrl-C, leaves them as they were
-        self._start(device, invocation, addresses)
+        self._run(device, invocation, addresses)
         self._require_zero(invocation, counters)
 
     def _require_zero(self, invocation: Invocation, counters: dict[str, NDArray[np.uint8]]) -> None:
@@ -153,16 +179,12 @@ class CpuKernel(Kernel):
                     f"{self.describe(invocation)}"
                 )
 
-    def _start(self, device: CpuDevice, invocation: Invocation, scratch: Mapping[str, int]) -> None:
-        """Run a launch, or have it run by who traces the device."""
-        if device.tracer is None:
-            self._run(device, invocation, scratch)
-        else:
-            device.tracer.run(self, invocation, scratch, device.threads)
-
     def _run(self, device: CpuDevice, invocation: Invocation, scratch: Mapping[str, int]) -> None:
-        """Run a checked launch; scratch: the buffers' addresses by the parameters' names."""
-        config = invocation.config
+        """Run a launch; scratch: the buffers' addresses by the parameters' names."""
+        if device._tracer is not None:
+            device._tracer.run(self, invocation, scratch, device.threads)
+            return
+        config = invocation.bound.config
         self._program.run(
             grid=config.grid,
             block=config.block,
@@ -170,11 +192,6 @@ class CpuKernel(Kernel):
             parameter_block=invocation.block.to_bytes(),
             threads=device.threads,
         )
-
-
-def _allocate(nbytes: int, zeroed: bool) -> tuple[int, NDArray[np.uint8]]:
-    memory = (np.zeros if zeroed else np.empty)(nbytes, np.uint8)
-    return memory.ctypes.data, memory
 
 
 def _bytes_at(address: int, nbytes: int) -> NDArray[np.uint8]:

@@ -1,55 +1,31 @@
-"""The CUDA device: contexts, modules, arrays and streams of numba.cuda, launches through ctypes.
-
-The only file that imports numba.cuda.  It works with Numba's built-in implementation and with
-NVIDIA's numba-cuda; where the two differ, handles are reduced to integers (`integer_handle`).
-"""
+"""The CUDA device: one GPU through its primary context, and the PTX that it has loaded."""
 
 from __future__ import annotations
 
-import os
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from functools import lru_cache
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numba import cuda
 from numpy.typing import DTypeLike, NDArray
 
-from ..abi import ArrayReference, Sidecar, Signature, cuda_for_ptx, loader_for_ptx, runs_on
-from ..errors import AbiError, DeviceError, FerrumError, LaunchError, PtxError
-from . import capture, dlpack, driver, gpu_arrays, host_arrays
-from .base import Device, Module
+from ...abi import ArrayReference, Sidecar, Signature, cuda_for_ptx, loader_for_ptx, runs_on
+from ...errors import AbiError, DeviceError, FerrumError, LaunchError, PtxError
+from .. import arrays as host_arrays
+from .. import dlpack, sequence
+from ..device import Device, Module
+from . import arrays, driver, numba_cuda
+from .captures import CaptureLock
 from .context import Context
-from .cuda_graph import CudaGraph
-from .cuda_kernel import CudaKernel
-from .cuda_plan import CudaLaunchPlan
-from .cuda_scratch import CudaScratch
-from .gate import Gate
+from .graph import CudaGraph
 from .in_flight import InFlight
+from .kernel import CudaKernel
+from .numba_cuda import bytes_at, unusable
+from .objects import Stream
+from .plan import CudaLaunchPlan
+from .pool import Pool
+from .scratch import CudaScratch
 from .streams import PER_THREAD, Behind, integer_handle, stream_handle
-
-
-@lru_cache(maxsize=1)
-def unusable() -> str | None:
-    """Why no GPU can be used here; None where one can."""
-    try:
-        driver.initialise()
-        # Not cuda.is_available(): that also asks for a compiler, which PTX does not need.
-        if len(cuda.gpus):
-            return None
-        return "the driver sees no GPU"
-    except DeviceError as error:
-        return str(error)
-    except Exception as error:  # Numba raises errors of several unrelated types here
-        # Numba's text goes on for lines about environment variables; the first ones say what is.
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        return " ".join(lines[:2]).rstrip(".")
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=unusable.cache_clear)
 
 
 class CudaDevice(Device):
@@ -63,20 +39,21 @@ class CudaDevice(Device):
         self.name = f"cuda:{ordinal}"
         self.ordinal = ordinal
         self.in_flight = InFlight(self.current)
-        self.scratch, self.gate = CudaScratch(), Gate()
+        self.capture_lock = CaptureLock()
         self._context = Context(ordinal, self.in_flight.describe, self._abandon)
+        self.memory: Pool = Pool(self.name, ordinal, self.in_flight, self.current)
+        self.scratch = CudaScratch(self.memory)
+        self._arrays = numba_cuda.ArrayMaker(self.memory, self.current)
         with self.current():
-            info = cuda.current_context().device
-            # Within this block, which is left never, numba frees nothing.
-            self._without_freeing = cuda.current_context().defer_cleanup()
+            info, self._without_freeing = numba_cuda.context()
             # For copies: the default stream is out of reach while another thread captures, and a
             # stream that waits for no other would not wait for a copy there.
-            self._copies = cuda.stream()
+            self._copies = numba_cuda.stream_of(Stream(blocking=True))
             self.capability: tuple[int, int] = tuple(info.compute_capability)
             self.cuda_version = driver.version()  # the newest that the driver supports
             self.max_shared_bytes: int = info.MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
             name = info.name
-            self.product = name.decode() if isinstance(name, bytes) else str(name)
+            self.product: str = name.decode() if isinstance(name, bytes) else str(name)
 
     @classmethod
     def open(cls, ordinal: int | None) -> CudaDevice:
@@ -87,9 +64,9 @@ class CudaDevice(Device):
         with cls._lock:
             if ordinal is None:
                 ordinal = driver.current_device() or 0
-            if ordinal >= len(cuda.gpus):
+            if ordinal >= numba_cuda.gpu_count():
                 raise DeviceError(
-                    f'device "cuda:{ordinal}": expected an ordinal below {len(cuda.gpus)}, '
+                    f'device "cuda:{ordinal}": expected an ordinal below {numba_cuda.gpu_count()}, '
                     "the number of GPUs here"
                 )
             if ordinal not in cls._opened:
@@ -114,31 +91,21 @@ class CudaDevice(Device):
             self.describe("array", array)
             return array
         host = host_arrays.view("array", array)
-        with self._memory(host.nbytes):
-            there = cuda.device_array(host.shape, host.dtype)
-            if host.nbytes:
+        there = self.empty(host.shape, host.dtype)
+        if host.nbytes:
+            # As bytes: bfloat16 has no buffer interface.
+            flat = np.asarray(host, order="C").reshape(-1).view(np.uint8)
+            with self.current(), driver.outside_of_captures():
                 place = integer_handle(there.device_ctypes_pointer)
-                # As bytes: bfloat16 has no buffer interface.
-                flat = np.asarray(host, order="C").reshape(-1).view(np.uint8)
-                _bytes_at(place, host.nbytes, there).copy_to_device(flat, stream=self._copies)
+                target = bytes_at(place, host.nbytes, there)
+                target.copy_to_device(flat, stream=self._copies)
                 self._copies.synchronize()
-            return there
+        return there
 
     def empty(self, shape: int | Sequence[int], dtype: DTypeLike) -> Any:
-        nbytes = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
-        with self._memory(nbytes):
-            return cuda.device_array(shape, dtype)
-
-    @contextmanager
-    def _memory(self, nbytes: int) -> Iterator[None]:
-        """Allocate within this block: what goes wrong there is a DeviceError."""
-        try:
-            with self.current():
-                yield
-        except FerrumError:
-            raise
-        except Exception as error:  # each implementation has its own type for it
-            raise DeviceError(f"{self.name}: allocating {nbytes} bytes: {error}") from error
+        if self._context.lost:
+            raise DeviceError(self._context.lost)
+        return self._arrays.make(shape, dtype)
 
     def to_host(self, array: Any) -> NDArray[Any]:
         if isinstance(array, np.ndarray):
@@ -153,26 +120,26 @@ class CudaDevice(Device):
         if not nbytes:
             return np.empty(there.shape, dtype)
         with self.current():
-            view = _bytes_at(there.address, nbytes, array)
+            view = bytes_at(there.address, nbytes, array)
             copy = view.copy_to_host(stream=self._copies)
             self._copies.synchronize()
             host: NDArray[Any] = copy.view(dtype).reshape(there.shape)
             return host
 
     def synchronize(self) -> None:
-        taker = capture.of_this_thread()
-        if isinstance(taker, CudaGraph) and taker.device is self:
+        recording = sequence.recording_here()
+        if isinstance(recording, CudaGraph) and recording.device is self:
             raise LaunchError(
                 "synchronize: this thread is capturing a graph, of which nothing runs before it is "
                 "launched; wait after the block"
             )
-        with self.current(), self.gate.waiting():
+        with self.current(), self.capture_lock.waiting():
             driver.synchronize()
         self.in_flight.release()
 
     def create_stream(self) -> Any:
         with self.current():
-            return cuda.stream()
+            return numba_cuda.stream_of(Stream(blocking=True))
 
     def order(self, *, before: Any, after: Any) -> None:
         with self.current():
@@ -187,9 +154,7 @@ class CudaDevice(Device):
         # Whatever other threads do on the default stream would break the capture of one that it
         # waits for, which numba's own are.
         with self.current():
-            own = driver.Stream()
-            stream = cuda.external_stream(own.handle)
-            stream.owner = own  # lives as long
+            stream = numba_cuda.stream_of(Stream())
         return CudaGraph(self, stream)
 
     def is_capturing(self, stream: Any) -> bool:
@@ -200,10 +165,14 @@ class CudaDevice(Device):
             return driver.is_capturing(handle)
 
     def describe(self, name: str, array: object) -> ArrayReference:
-        reference = gpu_arrays.describe(name, array, self.name)
+        reference = arrays.describe(name, array, self.name)
         if reference.available:
             self._require_here(name, reference.address)
         return reference
+
+    def holds(self, address: int) -> bool:
+        """True if there is memory of this GPU at an address."""
+        return driver.device_of(address) == self.ordinal
 
     def _require_here(self, name: str, address: int) -> None:
         ordinal = driver.device_of(address)
@@ -222,11 +191,10 @@ class CudaModule(Module):
 
     def __init__(self, device: CudaDevice, text: str, sidecar: Sidecar) -> None:
         super().__init__(device, text, sidecar)
-        self.cuda_device = device
         self._require_runnable(device, text)
         try:
-            with device.current():
-                self._handle = cuda.current_context().create_module_ptx(text)
+            with device.current(), driver.outside_of_captures():
+                self._handle = numba_cuda.load(text)
         except FerrumError:
             raise
         except Exception as error:  # each implementation wraps the driver's error in its own type
@@ -257,22 +225,13 @@ class CudaModule(Module):
         device = self.device
         assert isinstance(device, CudaDevice)
         try:
-            with device.current():
-                function = self._handle.get_function(signature.entry)
-                handle = integer_handle(function.handle)
-                if type(function.handle).__name__ == "CUkernel":  # numba-cuda's, of no context
-                    handle = driver.function_of(handle)
+            with device.current(), driver.outside_of_captures():
+                function, handle = numba_cuda.function(self._handle, signature.entry)
         except FerrumError:
             raise
         except Exception as error:  # numba-cuda compiles here, not when the module is created
             raise self._refusal(device, error) from error
-        return CudaKernel(self, signature, function, handle)
-
-
-def _bytes_at(address: int, nbytes: int, owner: object) -> Any:
-    """Device memory as an array of numba.cuda of bytes, which keeps its owner alive."""
-    place = {"version": 3, "shape": (nbytes,), "typestr": "|u1", "data": (address, False)}
-    return cuda.from_cuda_array_interface(place, owner=owner, sync=False)
+        return CudaKernel(self, device, signature, function, handle)
 
 
 def _first_entry(text: str) -> str | None:

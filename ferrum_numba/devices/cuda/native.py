@@ -1,7 +1,4 @@
-"""What has to be native code on the host, compiled by numba: loops over launches.
-
-The only file besides cuda.py that imports numba.
-"""
+"""Native code of the host, compiled by numba: loops over launches."""
 
 from __future__ import annotations
 
@@ -14,20 +11,17 @@ from typing import Any
 from numba import cfunc, types
 from numba.extending import intrinsic
 
-from . import driver
-from .ledger import (
+from ..launch_log import (
     AT,
     CALL,
     CAPTURING,
-    CELL,
     CONFIG,
     COUNT,
     DONE,
     END,
     EXTRA,
-    FULL,
     FUNCTION,
-    KEPT,
+    HEAD,
     LAUNCHES,
     NEXT,
     NUMBER,
@@ -44,15 +38,17 @@ from .ledger import (
     STEPS,
     STREAM,
 )
+from ..observer import DECLINED, FULL
+from . import driver
 
 FAILED_BITS = 32  # of what `loop` returns: the driver's code below, the launch's number above
 
 
 def loop() -> Callable[[int, int], int]:
-    """Launches a table of packets: takes its address and how many rows it has.
+    """Launches a table of launch records: takes its address and how many rows it has.
 
-    A row is three words, a Packet's.  Returns -1, or number << 32 | code of the launch that the
-    driver refused, after which none was launched.
+    A row is three words, a LaunchRecord's.  Returns -1, or number << 32 | code of the launch that
+    the driver refused, after which none was launched.
     """
     return _loop(_address(driver.launcher()))
 
@@ -74,10 +70,10 @@ def _loop(launcher: int) -> Callable[[int, int], int]:
 
 
 def issuer() -> Callable[[int], int]:
-    """Issues what a ticket says and writes a row for each launch; takes the ticket's address.
+    """Issues the launches of a FastPath and writes a row for each; takes its address.
 
     The rows are written before the first launch, their numbers last.  Any number of threads may
-    call it at a time.  Returns 0 where launches were issued, and else what ledger.py says.
+    call it at a time.  Returns 0 where launches were issued, and else what launch_log.py says.
     """
     asked = _address(driver.library().cuStreamIsCapturing)
     return _issuer(_address(driver.launcher()), asked)
@@ -90,27 +86,27 @@ def _issuer(launcher: int, asked: int) -> Callable[[int], int]:
     clock = CFUNCTYPE(c_int, c_uint64, c_uint64)(_address(ctypes.CDLL(None).clock_gettime))
 
     def issue(address):  # type: ignore[no-untyped-def]
-        ticket, steps = _words(address), address + 8 * STEPS
-        count, rows, stream = ticket[COUNT], ticket[ROWS], ticket[STREAM]
-        place = _words(ticket[CELL])[0]
+        path, steps = _words(address), address + 8 * STEPS
+        count, rows, stream = path[COUNT], path[ROWS], path[STREAM]
+        place = _words(path[HEAD])[0]
         if place == 0:
             return FULL
         for i in range(rows):
             if _words(_words(steps + i * 8 * STEP_WORDS)[OTHERS])[0] <= 0:
-                return KEPT
+                return DECLINED
         # The default stream, which 0 and 1 are, is never captured.
-        if stream > 1 and (capturing(stream, address + 8 * CAPTURING) or ticket[CAPTURING]):
-            return KEPT
-        sheet = _words(place)
-        first = sheet[NEXT]
-        while first + count <= sheet[END] and not _swap(sheet, first, first + count):
-            first = sheet[NEXT]
-        if first + count > sheet[END]:
+        if stream > 1 and (capturing(stream, address + 8 * CAPTURING) or path[CAPTURING]):
+            return DECLINED
+        segment = _words(place)
+        first = segment[NEXT]
+        while first + count <= segment[END] and not _swap(segment, first, first + count):
+            first = segment[NEXT]
+        if first + count > segment[END]:
             return FULL
         at = 0.0
         for i in range(rows):
             step = _words(steps + i * 8 * STEP_WORDS)
-            where = sheet[PLACE] + (first + i) * 8 * ROW_WORDS
+            where = segment[PLACE] + (first + i) * 8 * ROW_WORDS
             row = _words(where)
             if i == 0:
                 clock(1, where)  # CLOCK_MONOTONIC, as time.perf_counter: seconds and nanoseconds
@@ -119,14 +115,14 @@ def _issuer(launcher: int, asked: int) -> Callable[[int], int]:
             row[ROW_STREAM] = stream
             row[CALL] = step[STEP_CALL]
             _words(step[OTHERS])[0] -= 1
-            _add(where + 8 * NUMBER, first + i + 1)  # it was 0, and what was written comes before
+            _add(where + 8 * NUMBER, first + i + 1)  # publish: readers take 0 for an incomplete row
         _add(place + 8 * DONE, count)
-        for i in range(ticket[LAUNCHES]):
+        for i in range(path[LAUNCHES]):
             step = _words(steps + i * 8 * STEP_WORDS)
             code = launch(step[CONFIG], step[FUNCTION], 0, step[EXTRA])
             if code != 0:
                 return ((first + 1) << NUMBER_BIT) | (i << STEP_BIT) | code
-        return 0 if ticket[LAUNCHES] > 0 else (first + 1) << NUMBER_BIT
+        return 0 if path[LAUNCHES] > 0 else (first + 1) << NUMBER_BIT
 
     compiled = cfunc(types.int64(types.int64))(issue)
     _kept.append(compiled)
@@ -149,7 +145,7 @@ def marker() -> int:
 
 
 def _address(function: Any) -> int:
-    """Where a function of a library, or a callback, begins."""
+    """The address of a function of a library, or of a callback."""
     return ctypes.cast(function, c_void_p).value or 0
 
 
@@ -180,7 +176,7 @@ def _pointer(pointer: Any, address: Any) -> Any:
 
 @intrinsic
 def _swap(typing, words, old, new):  # type: ignore[no-untyped-def]
-    """Make the first word a new one where it is still the old one; whether it was."""
+    """Atomic compare-and-swap; returns whether it swapped."""
 
     def generate(context, builder, signature, given):  # type: ignore[no-untyped-def]
         found = builder.cmpxchg(*given, "seq_cst", "seq_cst")

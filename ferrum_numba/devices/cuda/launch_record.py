@@ -1,4 +1,4 @@
-"""What the driver is handed for one launch, spelt out once: a packet.
+"""One launch in the driver's own structures, made once.
 
 Source: CUDA Driver API reference, cuLaunchKernelEx, CUlaunchConfig, CUlaunchAttribute.
 """
@@ -6,9 +6,11 @@ Source: CUDA Driver API reference, cuLaunchKernelEx, CUlaunchConfig, CUlaunchAtt
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from ctypes import c_int, c_size_t, c_uint, c_uint8, c_uint64, c_void_p
 
-from ..abi import LaunchConfig, ParameterBlock
+from ...abi import LaunchConfig, ParameterBlock
+from . import driver
 
 # CUlaunchAttributeID
 _COOPERATIVE, _CLUSTER_DIMENSION, _PROGRAMMATIC, _PRIORITY = 2, 4, 6, 8
@@ -41,7 +43,7 @@ class _Config(ctypes.Structure):
     )
 
 
-class Packet:
+class LaunchRecord:
     """One launch on one stream, in the driver's structures, at addresses that do not change.
 
     row: the addresses of the configuration, of the function and of the `extra` that names the
@@ -72,6 +74,13 @@ class Packet:
         found = _attributes(config)
         self._attributes = (_Attribute * len(found))(*found)
         target.attributes, target.attribute_count = self._attributes, len(found)
+
+    def launch(self, describe: Callable[[], str]) -> None:
+        """Launch it; describe: the launch in one line, for the message of the LaunchError."""
+        config, function, extra = self.row
+        code = driver.launcher()(config, function, None, extra)
+        if code:
+            raise driver.refusal(code, describe())
 
 
 def _attributes(config: LaunchConfig) -> list[_Attribute]:

@@ -13,17 +13,18 @@ from typing import Any
 
 import numpy as np
 
-from ..abi import ArrayReference
-from ..errors import AbiError
-from . import dlpack
-from .dlpack import extent
+from ...abi import ArrayReference
+from ...errors import AbiError
+from .. import dlpack
+from ..arrays import interface_of
+from ..dlpack import extent
 from .streams import Behind
 
 _TWO_BYTES = np.dtype("V2")
 
 
 def describe(name: str, array: Any, device: str) -> ArrayReference:
-    """Where an array lies; that it lies on `device` is taken on trust.
+    """Describe an array; that it lies on `device` is taken on trust.
 
     Nothing is waited for: the reference's `ready` does that.  Raises AbiError for what is no array
     of a GPU, and for one whose library does not give its memory.
@@ -43,17 +44,10 @@ def describe(name: str, array: Any, device: str) -> ArrayReference:
         )
     else:
         raise AbiError(f"{name}: expected an array on {device}, found {_found(array)}")
-    if dlpack.is_of_jax(array):  # its interface names no stream, though one may still compute it
+    # Its interface names no stream, though one may still compute it.
+    if dlpack.is_of_jax(array) and not dlpack.is_computed(array):
         reference = replace(reference, ready=dlpack.Written(array))
     return reference
-
-
-def interface_of(array: object) -> dict[str, Any] | None:
-    """The interface, where the array has one and its library gives it."""
-    try:
-        return getattr(array, "__cuda_array_interface__", None)
-    except Exception:  # such as torch's for a tensor that requires grad; DLPack says why
-        return None
 
 
 def _describe(name: str, array: Any, interface: dict[str, Any], device: str) -> ArrayReference:
@@ -109,7 +103,7 @@ def _type(typestr: str) -> tuple[str, int, bool]:
 
 
 def _found(array: object) -> str:
-    """What is no array of a GPU, and what to do with it."""
+    """Say what is no array of a GPU, and what to do with it."""
     if isinstance(array, np.ndarray):
         return "a NumPy array; copy it with device.to_device(array)"
     if dlpack.is_offered(array):

@@ -6,22 +6,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
-from ..errors import FerrumError, LaunchError
-from . import capture, driver, driver_graph, observer
-from .graph import LaunchGraph
-from .lanes import Lanes
-from .ledger import refused
+from ...errors import FerrumError, LaunchError
+from .. import observer, sequence
+from ..invocation import Invocation, Launchable
+from ..launch_log import refused
+from ..scratch import ScratchArena
+from ..sequence import LaunchGraph
+from . import captures, driver
+from .gpu import Gpu, GpuKernel, GpuLaunch
+from .launch_record import LaunchRecord
+from .objects import Event, Instance
+from .stream_states import StreamStates
 from .streams import order, stream_handle
-
-if TYPE_CHECKING:
-    from .base import Invocation, Kernel
-    from .cuda import CudaDevice
-    from .cuda_kernel import CudaKernel
-    from .lanes import Spelt
-    from .packet import Packet
-    from .scratch import ScratchArena
 
 
 @dataclass(frozen=True)
@@ -29,16 +27,16 @@ class _Node:
     """A captured launch: its node, what its parameters are made of, and its memory."""
 
     handle: int
-    packet: Packet
+    record: LaunchRecord
     arena: ScratchArena | None
 
 
 class CudaGraph(LaunchGraph):
     """A CUDA graph.  Other libraries' work on the captured stream becomes part of it, too."""
 
-    device: CudaDevice
+    device: Gpu
 
-    def __init__(self, device: CudaDevice, stream: Any) -> None:
+    def __init__(self, device: Gpu, stream: Any) -> None:
         super().__init__(device, stream)
         self._handle = stream_handle(stream)
         if self._handle in driver.NEVER_CAPTURED:
@@ -48,66 +46,66 @@ class CudaGraph(LaunchGraph):
             )
         self._capture = 0  # its number, which is unique in the process
         self._nodes: list[_Node] = []
-        self._instance: driver_graph.Instance | None = None
-        self._lanes = Lanes(device, cast("list[Spelt]", self._launches), spell=False)
+        self._instance: Instance | None = None
+        self._states = StreamStates(device, cast("list[GpuLaunch]", self._launches), recorded=False)
         self._only_launches = True
 
     @contextmanager
-    def capturing(self) -> Iterator[LaunchGraph]:
-        with self.recording(), self.device.gate.capturing():
+    def _capturing(self) -> Iterator[LaunchGraph]:
+        with self._recording(), self.device.capture_lock.capturing():
             with self.device.current():
-                driver_graph.begin_capture(self._handle)
+                captures.begin_capture(self._handle)
             try:
                 with self.device.current():
-                    self._capture = driver_graph.CaptureState(self._handle).number
+                    self._capture = captures.CaptureState(self._handle).number
                 yield self
             except BaseException:
                 self._break_off()
                 raise
             with self.device.current():
-                graph = driver_graph.end_capture(self._handle)
-                self._instance = driver_graph.Instance(graph)
-                count = driver_graph.node_count(graph)
+                graph = captures.end_capture(self._handle)
+                self._instance = Instance(graph)
+                count = captures.node_count(graph)
             self._require_launches(count)
             self._only_launches = count == len(self)
 
     def _captures(self, handle: int) -> bool:
-        """Whether launches on a stream go into this graph: it may have been forked to."""
+        """True if launches on a stream go into this graph: it may have been forked to."""
         if handle in driver.NEVER_CAPTURED:
             return False
-        state = driver_graph.CaptureState(handle)
+        state = captures.CaptureState(handle)
         return state.invalidated or state.number == self._capture
 
     def _break_off(self) -> None:
         try:
             with self.device.current():
-                driver_graph.discard(driver_graph.end_capture(self._handle))
+                captures.discard(captures.end_capture(self._handle))
         except FerrumError:
             pass  # the error that ended the block says more
 
-    def take(self, kernel: Kernel, invocation: Invocation, stream: Any) -> None:
+    def _add(self, kernel: Launchable, invocation: Invocation, stream: Any) -> None:
         self._require_own(kernel)
         handle = stream_handle(stream)
         with self.device.current():
             if not self._captures(handle):
                 self._require_captured(stream)
-            super(LaunchGraph, self).take(kernel, invocation, stream)
-            cuda_kernel, own = cast("CudaKernel", kernel), self[-1]
+            super(LaunchGraph, self)._add(kernel, invocation, stream)
+            cuda_kernel, own = cast("GpuKernel", kernel), self[-1]
             arena = self.device.scratch.arena(handle) if cuda_kernel.owes_scratch else None
-            packet = cuda_kernel.packet(own, handle, arena)
+            record = cuda_kernel.record(own, handle, arena)
             try:
-                driver.launch(packet, lambda: kernel.describe(own))
+                record.launch(lambda: kernel.describe(own))
             except LaunchError:
                 self._launches.pop()
                 raise
             # The node that was just added is what the stream's next one depends on.
-            last = driver_graph.CaptureState(handle).last
+            last = captures.CaptureState(handle).last
         if len(last) != 1:
             raise LaunchError(
                 "capture: it was broken by an operation that cannot be captured, such as one on "
                 f"the default stream, before {kernel.describe(own)}"
             )
-        self._nodes.append(_Node(last[0], packet, arena))
+        self._nodes.append(_Node(last[0], record, arena))
 
     def launch(self, stream: Any = None) -> None:
         instance, watching, number = self._instance, observer.current, 0
@@ -115,12 +113,12 @@ class CudaGraph(LaunchGraph):
         assert instance is not None
         handle = stream_handle(stream)
         with self.device.current():
-            lane = self._lanes.on(stream, handle)
+            state = self._states.on(stream, handle)
             # By another library, say; the driver takes no graph into another.
             captured = driver.is_capturing(handle)
-        taken = captured or bool(capture.takers)
+        taken = captured or bool(sequence.recordings)
         if watching is not None and not taken:
-            found = lane.issue(watching)
+            found = state.issue(watching)
             number = refused(found)[0] if found > 0 else 0
         watched = watching is not None and not number
         if (taken or watched) and self._only_launches:
@@ -140,12 +138,12 @@ class CudaGraph(LaunchGraph):
                 if watching is not None and number:
                     watching.failed(number, error, len(self))
                 raise
-        if lane.fleeting:
-            self._lanes.keep(lane)
+        if state.fleeting:
+            self._states.keep(state)
 
     def seconds(self, launches: int) -> list[float]:
         with self.device.current():
-            marks = [driver.Event(timed=True) for _ in range(launches + 1)]
+            marks = [Event(timed=True) for _ in range(launches + 1)]
             marks[0].record(self._handle)
             for mark in marks[1:]:
                 self.launch(self.stream)
@@ -157,29 +155,29 @@ class CudaGraph(LaunchGraph):
         super()._update(step, changes)
         assert instance is not None
         try:
-            self._spell(step)
+            self._rewrite(step)
             config, node = self[step].config, self._nodes[step]
-            _, function, extra = node.packet.row
+            _, function, extra = node.record.row
             with self.device.current():
                 instance.set_kernel(
                     *(node.handle, function, config.grid, config.block, config.shared_bytes, extra)
                 )
         except BaseException:
-            self._launches[step].restore(before)
-            self._spell(step)
+            self._launches[step]._restore(before)
+            self._rewrite(step)
             raise
-        self._lanes.changed(step, before, changes)
+        self._states.changed(step, before, changes)
 
-    def _spell(self, step: int) -> None:
-        """Put a step's launch as it is now into the node's packet."""
+    def _rewrite(self, step: int) -> None:
+        """Put a step's launch as it is now into the node's record."""
         now, node = self[step], self._nodes[step]
-        node.packet.configure(now.config)
+        node.record.configure(now.config)
         if node.arena is not None:
-            node.packet.block.write(now.bound.values)
+            node.record.block.write(now.bound.values)
             with self.device.current():
-                kernel = cast("CudaKernel", self._launches[step].kernel)
-                kernel.provide(node.packet.block, now, node.arena)
+                kernel = cast("GpuKernel", self._launches[step].kernel)
+                kernel.provide(node.record.block, now, node.arena)
 
     def __del__(self) -> None:
-        if hasattr(self, "_lanes"):
-            self._lanes.abandon()
+        if hasattr(self, "_states"):
+            self._states.abandon()

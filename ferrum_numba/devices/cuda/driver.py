@@ -14,8 +14,7 @@ from contextlib import contextmanager
 from ctypes import POINTER, c_char_p, c_float, c_int, c_size_t, c_uint, c_uint8, c_uint64, c_void_p
 from functools import lru_cache
 
-from ..errors import DeviceError, LaunchError
-from .packet import Packet
+from ...errors import DeviceError, LaunchError
 
 _PROTOTYPES = {
     "cuInit": (c_uint,),
@@ -47,8 +46,16 @@ _PROTOTYPES = {
     "cuOccupancyMaxActiveBlocksPerMultiprocessor": (POINTER(c_int), c_void_p, c_int, c_size_t),
     "cuLaunchKernelEx": (c_void_p,) * 4,
     "cuCtxGetStreamPriorityRange": (POINTER(c_int), POINTER(c_int)),
+    "cuDeviceGetAttribute": (POINTER(c_int), c_int, c_int),
     "cuMemAlloc_v2": (POINTER(c_uint64), c_size_t),
     "cuMemFree_v2": (c_uint64,),
+    "cuMemPoolCreate": (POINTER(c_void_p), c_void_p),
+    "cuMemPoolSetAttribute": (c_void_p, c_int, POINTER(c_uint64)),
+    "cuMemPoolGetAttribute": (c_void_p, c_int, POINTER(c_uint64)),
+    "cuMemPoolTrimTo": (c_void_p, c_size_t),
+    "cuMemAllocFromPoolAsync": (POINTER(c_uint64), c_size_t, c_void_p, c_void_p),
+    "cuMemFreeAsync": (c_uint64, c_void_p),
+    "cuStreamQuery": (c_void_p,),
     "cuMemsetD8Async": (c_uint64, c_uint8, c_size_t, c_void_p),
     "cuStreamCreate": (POINTER(c_void_p), c_uint),
     "cuStreamSynchronize": (c_void_p,),
@@ -71,10 +78,9 @@ _POINTER_DEVICE_ORDINAL = 9  # CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
 _FUNC_MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 # CU_FUNC_ATTRIBUTE_...
 _FUNC_ATTRIBUTES = {"max_threads": 0, "shared": 1, "constant": 2, "local": 3, "registers": 4}
-_EVENT_TIMED, _EVENT_DISABLE_TIMING = 0, 2  # CU_EVENT_...
-_STREAM_NON_BLOCKING = 1
 NEVER_CAPTURED = (0, 1)  # the legacy default stream, by both of its handles
-_CAPTURE_RELAXED = 2  # CU_STREAM_CAPTURE_MODE_RELAXED
+CAPTURE_RELAXED = 2  # CU_STREAM_CAPTURE_MODE_RELAXED
+_CAPTURE_IMPLICIT = 906  # CUDA_ERROR_STREAM_CAPTURE_IMPLICIT
 _JIT_ERROR_LOG, _JIT_ERROR_LOG_BYTES = 5, 6  # CU_JIT_ERROR_LOG_BUFFER(_SIZE_BYTES)
 _SUCCESS, _NOT_INITIALISED = 0, 3
 # What a launch is told in a thread that has no context, or that of another device:
@@ -147,7 +153,7 @@ def push_context(context: int) -> None:
 
 
 def has_context() -> bool:
-    """Whether any context is current in this thread."""
+    """True if any context is current in this thread."""
     context = c_void_p()
     code = library().cuCtxGetCurrent(ctypes.byref(context))
     return code == _SUCCESS and bool(context.value)
@@ -171,14 +177,14 @@ def synchronize() -> None:
 
 
 def cause_of_death() -> str | None:
-    """Why the current context is of no more use, in the driver's words; None where it is."""
+    """The driver's error that ended the current context; None while it can be used."""
     free, total = c_size_t(), c_size_t()
     code = library().cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total))
     return None if code == _SUCCESS else error_name(code)
 
 
 def jit_log(text: str) -> str:
-    """What the driver's compiler says to PTX that it refuses; needs a current context."""
+    """The log of the driver's compiler for PTX that it refuses; needs a current context."""
     size = 16384
     buffer = ctypes.create_string_buffer(size)
     options = (c_int * 2)(_JIT_ERROR_LOG, _JIT_ERROR_LOG_BYTES)
@@ -207,8 +213,8 @@ def allow_shared(function: int, nbytes: int) -> None:
 
 
 def attributes(function: int) -> dict[str, int]:
-    """What a function takes: max_threads (of a CTA), registers (of a thread), and bytes of shared
-    (static, of a CTA), constant and local (of a thread) memory."""
+    """Attributes of a function: max_threads (of a CTA), registers (of a thread), and bytes of
+    shared (static, of a CTA), constant and local (of a thread) memory."""
     found = {}
     number = c_int()
     for name, which in _FUNC_ATTRIBUTES.items():
@@ -219,7 +225,7 @@ def attributes(function: int) -> dict[str, int]:
 
 
 def resident_ctas(function: int, threads: int, shared_bytes: int) -> int:
-    """How many CTAs of so many threads and bytes of dynamic shared memory an SM holds at once."""
+    """The number of CTAs, of so many threads and dynamic shared bytes, that an SM holds at once."""
     number = c_int()
     code = library().cuOccupancyMaxActiveBlocksPerMultiprocessor(
         ctypes.byref(number), function, threads, shared_bytes
@@ -230,7 +236,7 @@ def resident_ctas(function: int, threads: int, shared_bytes: int) -> int:
 
 @lru_cache(maxsize=1)
 def launcher() -> Callable[[int, int, None, int], int]:
-    """cuLaunchKernelEx itself: takes a Packet's row, returns the driver's code, 0 for success."""
+    """cuLaunchKernelEx itself: takes a LaunchRecord's row, returns the driver's code."""
     if not hasattr(library(), "cuLaunchKernelEx"):
         raise DeviceError(
             "the CUDA driver is too old: expected one with cuLaunchKernelEx (CUDA 11.8, driver "
@@ -238,14 +244,6 @@ def launcher() -> Callable[[int, int, None, int], int]:
         )
     function: Callable[[int, int, None, int], int] = library().cuLaunchKernelEx
     return function
-
-
-def launch(packet: Packet, describe: Callable[[], str]) -> None:
-    """cuLaunchKernelEx.  Raises LaunchError with the driver's name for what is wrong."""
-    config, function, extra = packet.row
-    code = launcher()(config, function, None, extra)
-    if code != _SUCCESS:
-        raise refusal(code, describe())
 
 
 def refusal(code: int, what: str) -> LaunchError:
@@ -262,60 +260,10 @@ def priorities() -> tuple[int, int]:
     return greatest.value, least.value
 
 
-class Owned:
-    """Something of the driver's that is given back with this object, in the process that made it.
-
-    A forked child has a copy of the object and nothing of the driver's: giving back would crash it.
-    """
-
-    _process = 0  # where Ctrl-C came before it was made
-
-    def __init__(self) -> None:
-        self._process = os.getpid()
-
-    @property
-    def ours(self) -> bool:
-        """Whether this is the process that made it."""
-        return os.getpid() == self._process
-
-
-class Memory(Owned):
-    """Device memory of the current context, freed with this object."""
-
-    address = 0
-
-    def __init__(self, nbytes: int, zeroed: bool) -> None:
-        """zeroed: filled with zeros before this returns.  Raises DeviceError where there is none.
-
-        It may be called while a stream is being captured, and does not become part of the graph.
-        """
-        super().__init__()
-        self._free = library().cuMemFree_v2  # at hand when the interpreter ends
-        address = c_uint64()
-        with outside_of_captures():
-            code = library().cuMemAlloc_v2(ctypes.byref(address), nbytes)
-            self.address = address.value
-            if code != _SUCCESS:
-                raise DeviceError(f"allocating {nbytes} bytes of scratch: {error_name(code)}")
-            if zeroed:
-                _zero(self.address, nbytes)
-
-    def __del__(self) -> None:
-        if self.address and self.ours:
-            self._free(self.address)
-
-
-def _zero(address: int, nbytes: int) -> None:
-    """On a stream of its own, since a capture may be under way on any other."""
-    stream = Stream()
-    check(library().cuMemsetD8Async(address, 0, nbytes, stream.handle), "cuMemsetD8Async")
-    stream.synchronize()
-
-
 @contextmanager
 def outside_of_captures() -> Iterator[None]:
     """Let the thread do within the block what would break a capture, such as to free memory."""
-    mode = c_int(_CAPTURE_RELAXED)
+    mode = c_int(CAPTURE_RELAXED)
     exchange = library().cuThreadExchangeStreamCaptureMode
     check(exchange(ctypes.byref(mode)), "cuThreadExchangeStreamCaptureMode")
     try:
@@ -325,7 +273,7 @@ def outside_of_captures() -> Iterator[None]:
 
 
 def is_capturing(stream: int) -> bool:
-    """Whether launches on this stream are recorded into a graph instead of run."""
+    """True if launches on this stream are recorded into a graph instead of run."""
     if stream in NEVER_CAPTURED:
         return False
     status = c_int()
@@ -335,68 +283,17 @@ def is_capturing(stream: int) -> bool:
     return status.value != 0
 
 
-class Stream(Owned):
-    """A stream of the current context that does not wait for the default one, nor that for it."""
+def may_record(stream: int) -> bool:
+    """False while an event behind a stream's work would become part of a capture, or break one.
 
-    handle = 0
-
-    def __init__(self) -> None:
-        super().__init__()
-        handle = c_void_p()
-        self._destroy = library().cuStreamDestroy_v2  # at hand when the interpreter ends
-        code = library().cuStreamCreate(ctypes.byref(handle), _STREAM_NON_BLOCKING)
-        check(code, "cuStreamCreate")
-        self.handle = handle.value or 0
-
-    def synchronize(self) -> None:
-        """Wait until its work is done.  Raises LaunchError for work that failed."""
-        check(library().cuStreamSynchronize(self.handle), "cuStreamSynchronize")
-
-    def __del__(self) -> None:
-        if self.handle and self.ours:
-            self._destroy(self.handle)
-
-
-class Event(Owned):
-    """A mark in a stream, to learn whether the work before it is done, and when."""
-
-    _handle = c_void_p()
-
-    def __init__(self, *, timed: bool = False) -> None:
-        """timed: whether the device notes when the mark is reached, which costs a little."""
-        super().__init__()
-        self._handle = c_void_p()
-        self._destroy = library().cuEventDestroy_v2  # at hand when the interpreter ends
-        flags = _EVENT_TIMED if timed else _EVENT_DISABLE_TIMING
-        code = library().cuEventCreate(ctypes.byref(self._handle), flags)
-        check(code, "cuEventCreate")
-
-    def record(self, stream: int) -> None:
-        """Put the mark behind everything that the stream has been given."""
-        check(library().cuEventRecord(self._handle, stream), "cuEventRecord")
-
-    def hold(self, stream: int) -> None:
-        """Let what the stream is given from now on wait until the mark is reached."""
-        check(library().cuStreamWaitEvent(stream, self._handle, 0), "cuStreamWaitEvent")
-
-    @property
-    def done(self) -> bool:
-        """Whether the stream has reached the mark; in a lost context it never does."""
-        return bool(library().cuEventQuery(self._handle) == _SUCCESS)
-
-    def seconds_since(self, earlier: Event) -> float:
-        """What lay between two timed marks, by the device's clock; waits for this one."""
-        check(library().cuEventSynchronize(self._handle), "cuEventSynchronize")
-        milliseconds = c_float()
-        code = library().cuEventElapsedTime(
-            ctypes.byref(milliseconds), earlier._handle, self._handle
-        )
-        check(code, "cuEventElapsedTime")
-        return milliseconds.value / 1e3
-
-    def __del__(self) -> None:
-        if self._handle and self.ours:
-            self._destroy(self._handle)
+    The default stream says so while one that waits for it is being captured; to ask breaks nothing.
+    """
+    status = c_int()
+    code = library().cuStreamIsCapturing(stream, ctypes.byref(status))
+    if code == _CAPTURE_IMPLICIT:
+        return False
+    check(code, "cuStreamIsCapturing")
+    return status.value == 0
 
 
 def check(code: int, call: str) -> None:

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import DeviceError
+from ...errors import DeviceError
 from . import driver
+from .objects import Event
 
 PER_THREAD = 2  # CU_STREAM_PER_THREAD: one handle, and a stream for each thread
 _LARGEST = 2**64 - 1
@@ -16,7 +17,7 @@ _PROTOCOL = 0  # the version of __cuda_stream__
 
 
 def is_fleeting(stream: Any, handle: int) -> bool:
-    """Whether nobody can ask later for what a stream was given.
+    """True if the stream may vanish before its work can be waited for.
 
     A number does not keep its stream from being destroyed, except for the default streams; and
     the one of a thread is another one in another thread.
@@ -25,7 +26,7 @@ def is_fleeting(stream: Any, handle: int) -> bool:
 
 
 def order_of(handle: int) -> tuple[int, int]:
-    """What tells one order of launches from another: a handle, and the thread that it is of."""
+    """The key of an order of launches: a stream's handle, and its thread where it is of one."""
     return handle, threading.get_ident() if handle == PER_THREAD else 0
 
 
@@ -51,7 +52,7 @@ def stream_handle(stream: Any) -> int:
 
 
 def _handle_of(stream: Any) -> Any:
-    """What an object says is its handle; None where it is no stream."""
+    """The handle that an object offers; None where it is no stream."""
     kind = type(stream).__name__
     # The driver takes an event's handle for a stream's, and crashes.
     if kind.endswith("Event") or kind == "type":
@@ -101,12 +102,21 @@ class Behind:
 
     producer: int
 
+    @property
+    def stream(self) -> int:
+        """The producer as launches name it, where 0 is the default stream."""
+        return 0 if self.producer == 1 else self.producer
+
     def __call__(self, stream: int) -> None:
-        producer = 0 if self.producer == 1 else self.producer
-        if producer != stream:
-            mark = driver.Event()
-            mark.record(producer)
+        if self.stream != stream:
+            mark = Event()
+            mark.record(self.stream)
             mark.hold(stream)
+
+
+def others(stream: int, waits: Iterable[Callable[[int], None]]) -> list[Callable[[int], None]]:
+    """Those waits that are for more than the stream's own order."""
+    return [w for w in waits if not (isinstance(w, Behind) and w.stream == stream)]
 
 
 def order(stream: int, waits: Iterable[Callable[[int], None]]) -> None:
@@ -115,6 +125,7 @@ def order(stream: int, waits: Iterable[Callable[[int], None]]) -> None:
     A stream that is being captured is left alone: a wait for work outside of the graph would break
     the capture.  What a graph reads is ordered where the graph is launched.
     """
-    if not driver.is_capturing(stream):
+    waits = others(stream, waits)
+    if waits and not driver.is_capturing(stream):
         for wait in waits:
             wait(stream)
