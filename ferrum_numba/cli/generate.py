@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import click
 
-from .. import models
 from ..devices import Device
-from ..models import TextStream, Tokenizer
+from ..models import Model, TextStream, Tokenizer
 from .console import byte_progress, json_option, standard_error, write_json, write_part
 from .devices import describe_device, device_line, device_option, find_device
 from .options import NUMBER_FROM_ZERO, SHARE, refuse_options, repeated_option, seed_option
 
+_MOST = 256  # tokens, where no number is given
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
@@ -39,7 +38,12 @@ def _read_ids(ctx: click.Context, param: click.Parameter, value: str | None) -> 
 @click.option(
     "--ids", metavar="ID,ID,...", callback=_read_ids, help="Token ids to go on with; prints ids."
 )
-@click.option("--max-new-tokens", type=click.IntRange(min=1), default=256, show_default=True)
+@click.option(
+    "--max-new-tokens",
+    "most",
+    type=click.IntRange(min=1),
+    help=f"Default: {_MOST}, or what the model is made for, less the prompt.",
+)
 @click.option(
     "--temperature",
     type=NUMBER_FROM_ZERO,
@@ -72,7 +76,7 @@ def generate(
     prompt: str | None,
     chat: str | None,
     ids: list[int] | None,
-    max_new_tokens: int,
+    most: int | None,
     temperature: float,
     top_k: int,
     top_p: float,
@@ -97,19 +101,20 @@ def generate(
     assert ids is not None
     found = find_device(device)
     model = load_model(model_dir, found)
+    room = model.config.max_positions - len(ids)
+    most = most or (min(_MOST, room) if room > 0 else _MOST)  # with no room the model says so
     tokens = model.generate(
         ids,
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=most,
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,
         seed=seed,
     )
     stream = text.stream(ids, stop) if text else None
-    run = Run(len(ids), max_new_tokens, stream, model.config.eos)
+    run = Run(len(ids), most, stream, model.config.eos)
     described = describe_device(found)
-    with closing(tokens):
-        run.follow(tokens, (lambda part: None) if as_json else write_part)
+    run.follow(tokens, (lambda part: None) if as_json else write_part)
     if as_json:
         write_json({"model": str(model_dir), "device": described, "prompt_ids": ids, **run.facts()})
     else:
@@ -119,10 +124,9 @@ def generate(
         ctx.exit(_INTERRUPTED)
 
 
-def load_model(folder: Path, device: Device) -> Any:
+def load_model(folder: Path, device: Device) -> Model:
     """The model in a directory, on a device; a bar shows how far it is."""
-    load = models.Model.load
-    return byte_progress(lambda progress: load(folder, device=device, progress=progress))
+    return byte_progress(lambda progress: Model.load(folder, device=device, progress=progress))
 
 
 @dataclass

@@ -6,13 +6,13 @@ import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import click
 import numpy as np
 import numpy.typing as npt
 
-from ..models import Tokenizer
+from ..models import Model, Tokenizer
 from .console import json_option, standard_output, tracked, write_json
 from .devices import describe_device, device_line, device_option, find_device
 from .generate import load_model
@@ -82,7 +82,7 @@ def score(model_dir: Path, file: TextIO, length: int | None, device: str, as_jso
 
 
 def _log_probabilities(
-    model: Any, windows: Iterator[list[int]]
+    model: Model, windows: Iterator[list[int]]
 ) -> Iterator[npt.NDArray[np.float64]]:
     """Of each window's tokens but the first, the natural logarithm of their probability."""
     for ids in windows:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 import ferrum_numba as fe
@@ -78,9 +79,45 @@ def test_the_example_says_what_the_oracle_says(reference: Reference, said: dict[
     np.testing.assert_allclose(best[:, 1] - best[:, 0], said["margins"], atol=2e-3)
 
 
+def mean_log_probability(model: Any, ids: npt.NDArray[np.int64]) -> float:
+    """Of each token, given those before it."""
+    logits = model.logits(ids)[0, :-1].astype(np.float64)
+    every = np.logaddexp.reduce(logits, axis=-1)
+    return float((logits[np.arange(ids.size - 1), ids[1:]] - every).mean())
+
+
 def test_how_likely_the_example_finds_a_text(reference: Reference) -> None:
     ids = np.array(ORACLE["fixed_text"]["ids"])
-    logits = reference.logits(ids)[0, :-1].astype(np.float64)
-    all_of_them = np.logaddexp.reduce(logits, axis=-1)
-    found = (logits[np.arange(ids.size - 1), ids[1:]] - all_of_them).mean()
-    assert found == pytest.approx(ORACLE["fixed_text"]["mean_logprob"], abs=1e-4)
+    expected = ORACLE["fixed_text"]["mean_logprob"]
+    assert mean_log_probability(reference, ids) == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.fixture(scope="module")
+def loaded() -> dict[str, fe.Model]:
+    """The example on each device that was asked for."""
+    return {}
+
+
+@pytest.fixture
+def model(device: fe.Device, example: Path, loaded: dict[str, fe.Model]) -> fe.Model:
+    if device.name not in loaded:
+        loaded[device.name] = fe.Model.load(example, device=device)
+    return loaded[device.name]
+
+
+@pytest.mark.parametrize("said", ORACLE["prompts"], ids=lambda said: said["kind"])
+def test_a_device_says_what_the_oracle_says(model: fe.Model, said: dict[str, Any]) -> None:
+    """Up to the end of the text, or to the first choice that is too close for float16."""
+    answer, (end,) = said["greedy_ids"], model.config.eos
+    if end in answer:
+        answer = answer[: answer.index(end) + 1]
+    found = list(model.generate(said["input_ids"], max_new_tokens=len(answer)))
+    close = (i for i, margin in enumerate(said["margins"]) if margin < 0.05)
+    clear = next(close, len(answer))
+    assert found[:clear] == answer[:clear]
+
+
+def test_how_likely_a_device_finds_a_text(model: fe.Model) -> None:
+    ids = np.array(ORACLE["fixed_text"]["ids"])
+    expected = ORACLE["fixed_text"]["mean_logprob"]
+    assert mean_log_probability(model, ids) == pytest.approx(expected, abs=2e-3)

@@ -1,0 +1,53 @@
+"""Models on a device against the oracles of real producers, and against the NumPy reference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from safetensors.numpy import load_file
+
+import ferrum_numba as fe
+from tests.conftest import FIXTURES
+from tests.models.reference import Reference
+from tests.models.tiny import KINDS, make_model
+
+MODELS = sorted(path.name for path in (FIXTURES / "models").iterdir())
+RELATIVE = {"float16": 2e-3, "bfloat16": 1.5e-2}  # by Frobenius norm
+CLOSE = {"float16": 0.05, "bfloat16": 0.25}  # logits between which rounding may choose either
+
+IDS = np.random.default_rng(0).integers(0, 160, (2, 40))
+
+
+def agree(found: npt.NDArray[np.float32], expected: npt.NDArray[np.float32], dtype: str) -> None:
+    assert found.shape == expected.shape
+    assert np.linalg.norm(found - expected) <= RELATIVE[dtype] * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_real_models_say_what_their_oracles_say(device: fe.Device, name: str) -> None:
+    folder = FIXTURES / "models" / name
+    oracle, model = (
+        load_file(folder / "oracle_model.safetensors"),
+        fe.Model.load(folder, device=device),
+    )
+    agree(model.logits(oracle["ids"]), oracle["logits_f32"], model.config.dtype)
+    answer = oracle["greedy_ids"].tolist()
+    assert oracle["greedy_margin"].min() > CLOSE[model.config.dtype]
+    assert list(model.generate(oracle["greedy_prompt"], max_new_tokens=len(answer))) == answer
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_of_model(device: fe.Device, tmp_path: Path, kind: str) -> None:
+    """All positions at once; and token by token, each one of the likeliest after those before."""
+    folder = make_model(tmp_path / "model", **KINDS[kind])
+    reference, model = Reference(folder), fe.Model.load(folder, device=device)
+    agree(model.logits(IDS), reference.logits(IDS), model.config.dtype)
+    prompt = IDS[0, :12].tolist()
+    found = list(model.generate(prompt, max_new_tokens=12))
+    assert len(found) == 12 or found[-1] in model.config.eos
+    logits = reference.logits(np.array(prompt + found))[0, len(prompt) - 1 : -1]
+    behind = logits.max(axis=-1) - logits[np.arange(len(found)), found]
+    assert behind.max() < CLOSE[model.config.dtype]
