@@ -9,12 +9,12 @@ from typing import Any
 
 import click
 
-from ..errors import FerrumError
+from ..errors import CheckpointError, FerrumError
 from ..version import __version__
 from . import interruption
 from .bench import bench
 from .compare import compare
-from .console import standard_error
+from .console import one_line, standard_error
 from .devices import NoSuchDevice
 from .explain import explain_command
 from .generate import generate
@@ -62,6 +62,8 @@ class _App(click.Group):
                 return super().invoke(ctx)
             except NoSuchDevice as error:
                 raise _NoDevice(said(error)) from error
+            except CheckpointError as error:  # with names of strangers, new lines and all
+                raise _BadInput(one_line(said(error))) from error
             except FerrumError as error:
                 raise _BadInput(said(error)) from error
             except KeyboardInterrupt:

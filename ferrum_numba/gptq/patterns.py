@@ -19,12 +19,12 @@ from typing import Any
 
 from ..errors import CheckpointError
 
-_MAX_LENGTH = 10_000  # characters of a pattern
+_MAX_LENGTH, _MAX_TOTAL = 10_000, 1_000_000  # characters of a pattern, and of all
 _MAX_DEPTH = 50  # groups inside each other
 _MAX_STATES = 100_000  # of all patterns, repeats written out
 # Threads looked at while states are made, at about a microsecond each.
 _LEAST_WORK, _WORK_PER_CHARACTER, _MOST_WORK = 1_000_000, 10, 20_000_000
-_MAX_KEPT = 2_000_000  # threads in states that are kept: 200 MB
+_MAX_KEPT, _STEP = 2_000_000, 8  # threads in states that are kept, 200 MB; a state takes as 8
 
 _FLAGS = re.compile(r"\(\?([a-zA-Z]+)\)")
 _REPEAT = re.compile(r"\{(?!\})([0-9]*)(,?)([0-9]*)\}")
@@ -73,6 +73,12 @@ class Patterns:
         self._owner: list[int] = []  # of each state: its pattern's place
         self._read = self._work = self._kept = 0  # characters; threads looked at; threads kept
         self._where = patterns[0][1] if patterns else ""
+        total = sum(len(pattern) for pattern, _ in patterns)
+        if total > _MAX_TOTAL:
+            raise CheckpointError(
+                f"{self._where}: expected rules of at most {_MAX_TOTAL} characters, found {total} "
+                f"in {len(patterns)} rules; let fewer rules name the layers"
+            )
         starts = []
         for place, (pattern, where) in enumerate(patterns):
             node, flags = _parsed(pattern, where)
@@ -146,7 +152,7 @@ class Patterns:
     def _step(self, run: _Run, before: str, best: int) -> _Step:
         key = (run, before, best)
         if key not in self._known:
-            self._kept += len(run)
+            self._kept += len(run) + _STEP
             if self._kept > _MAX_KEPT:
                 self._kept = 0
                 self._known.clear()
@@ -228,7 +234,7 @@ class Patterns:
         return frozenset(kept)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class _Step:
     """A state of the automaton.
 
