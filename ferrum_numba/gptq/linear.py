@@ -170,7 +170,8 @@ class GptqLinear:
                 if add_bias is not None:
                     add_bias.launch(stream, c=out, M=shaped.m)
             except AbiError as error:
-                _name_own(error)
+                for theirs, own in (("a", "x"), ("c", "out")):
+                    error.called(theirs, f"{own}, the kernel's {theirs}")
                 raise
         return out
 
@@ -236,14 +237,6 @@ class GptqLinear:
             f"<GptqLinear K={self.K} N={self.N} group_size={self.group_size} "
             f"on {self.device.name} by {self.artefact(1).name}>"
         )
-
-
-def _name_own(error: AbiError) -> None:
-    """Put the names of `GptqLinear.__call__` into a message about a kernel's arguments."""
-    text = str(error)
-    for theirs, own in (("a", "x"), ("c", "out")):
-        if text.startswith(f"{theirs}: "):
-            error.args = (f"{own}, the kernel's {text}",)
 
 
 def _fixed(name: str | None, zero_bias: int, act_order: bool, dtype: str) -> Artefact | None:
