@@ -14,7 +14,7 @@ from ..version import __version__
 from . import interruption
 from .bench import bench
 from .compare import compare
-from .console import standard_error
+from .console import standard_error, wants_json, write_json
 from .devices import NoSuchDevice
 from .explain import explain_command
 from .info import info
@@ -58,10 +58,11 @@ class _App(click.Group):
             warnings.showwarning = show_warning
             try:
                 return super().invoke(ctx)
-            except NoSuchDevice as error:
-                raise _NoDevice(said(error)) from error
             except FerrumError as error:
-                raise _BadInput(said(error)) from error
+                if wants_json(ctx):
+                    write_json({"error": error.to_json() | {"message": said(error)}})
+                kind = _NoDevice if isinstance(error, NoSuchDevice) else _BadInput
+                raise kind(said(error)) from error
             except KeyboardInterrupt:
                 interruption.leaving()
                 raise SystemExit(interruption.EXIT_CODE) from None
