@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import json
 import re
 import subprocess
@@ -17,49 +18,64 @@ from ferrum_numba.abi import ptx_digest
 from tests.conftest import FIXTURES
 
 PACKAGE = Path(fe.__file__).parent
-ROWS = [
-    "errors",
-    "abi",
-    "emulator",
-    "devices",
-    "kernels",
-    "gptq",
-    "models",
-    "report",
-    "debug",
-    "cli",
-]
+ROWS = ["errors", "version", "ptx_text", "abi", "emulator", "devices", "kernels", "gptq", "models",
+        "report", "debug", "cli"]  # fmt: skip
+STILL_CIRCLED = ("ferrum_numba.emulator", "ferrum_numba.devices")
 
 NUMBA = [PACKAGE / "devices" / name for name in ("cuda.py", "compiled.py")]
 
 
+def name_of(path: Path) -> str:
+    """The absolute name of a module of the package."""
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
 def imported(path: Path) -> set[str]:
-    """Absolute names of what a module of the package imports."""
-    parts = ["ferrum_numba", *path.relative_to(PACKAGE).with_suffix("").parts]
+    """Absolute names of the modules that a module of the package imports, also for types only."""
+    package = ["ferrum_numba", *path.relative_to(PACKAGE).parent.parts]
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            package = parts[: len(parts) - node.level] if node.level else []
-            names.add(".".join([*package, *([node.module] if node.module else [])]))
+            parts = package[: len(package) + 1 - node.level] if node.level else []
+            start = ".".join([*parts, *([node.module] if node.module else [])])
+            found = {f"{start}.{alias.name}" for alias in node.names}
+            names |= {name if name in MODULES else start for name in found}
     return names
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: p.stem)
-def test_layers_and_foreign_libraries(path: Path) -> None:
+def test_no_import_circle() -> None:
+    graph = {name: imported(path) & MODULES.keys() - {name} for name, path in MODULES.items()}
+    for folder in STILL_CIRCLED:
+        for name in graph.keys() & {n for n in MODULES if f"{n}.".startswith(f"{folder}.")}:
+            graph[name] = {n for n in graph[name] if not f"{n}.".startswith(f"{folder}.")}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(f"circle: {' <- '.join(error.args[1])}")
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_layers_and_foreign_libraries(name: str) -> None:
+    path = MODULES[name]
     names = imported(path)
     row = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
     if row in ROWS:
         above = {n.split(".")[1] for n in names if n.startswith("ferrum_numba.")}
-        upward = {n for n in above & set(ROWS) if ROWS.index(n) > ROWS.index(row)}
+        upward = {n for n in above & {*ROWS} if ROWS.index(n) > ROWS.index(row)}
         assert not upward, "imports upward"
+        assert row == "cli" or "ferrum_numba" not in names, "imports the package itself"
     foreign = {n.split(".")[0] for n in names}
     assert not foreign & {"torch", "triton", "cupy", "jax"}
     assert "llvmlite" not in foreign or row == "emulator"
     assert not any(n.startswith("numba.cuda") for n in names)
     assert "numba" not in foreign or path in NUMBA
-    assert row != "abi" or "numpy" not in foreign
+    assert row not in ("ptx_text", "abi") or "numpy" not in foreign
 
 
 def test_the_main_job_imports_no_peer() -> None:
