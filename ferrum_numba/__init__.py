@@ -26,7 +26,7 @@ from .errors import (
 )
 from .gptq import Checkpoint, GptqLinear, GptqTensors, LayerSpec, TensorSpec
 from .kernels import BK, BM, BN, W4A16_PTX, W4A16Weight, fn_name, launch_w4a16_gptq
-from .models import Tokenizer
+from .models import Model, Session, Tokenizer
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ __all__ = [
     "LaunchGraph",
     "LaunchPlan",
     "LayerSpec",
+    "Model",
     "Module",
     "Parameter",
     "ParameterBlock",
@@ -62,6 +63,7 @@ __all__ = [
     "Recording",
     "RecordingError",
     "SanitizerError",
+    "Session",
     "Sidecar",
     "Signature",
     "TensorSpec",

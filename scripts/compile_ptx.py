@@ -3,6 +3,7 @@
     python scripts/compile_ptx.py            # write all of ptx/
     python scripts/compile_ptx.py --check    # rebuild in memory, compare byte for byte
     python scripts/compile_ptx.py decode     # either of them for builds named so alone
+    python scripts/compile_ptx.py models     # or for those of an archive
 
 What is built is listed in scripts/ptx_builds/.  A build's text becomes a file of ptx/ or a part of
 an archive; what its launcher must know becomes a row of ptx/catalogue.json.
@@ -258,9 +259,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--check", action="store_true", help="compare with ptx/, write nothing")
     parser.add_argument("--processes", type=int, help="default: as many as there are cores")
-    parser.add_argument("part", nargs="?", default="", help="of the names of the builds to compile")
+    parser.add_argument(
+        "part",
+        nargs="?",
+        default="",
+        help="of the names of the builds to compile, or their archive",
+    )
     arguments = parser.parse_args()
-    wanted = [build for build in BUILDS if arguments.part in build.name]
+    part = arguments.part
+    wanted = [build for build in BUILDS if part in build.name or part == build.archive]
     with (
         tempfile.TemporaryDirectory() as cache,
         ProcessPoolExecutor(arguments.processes) as pool,

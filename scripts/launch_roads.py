@@ -18,8 +18,8 @@ import numpy as np
 
 import ferrum_numba as fe
 from ferrum_numba import kernels
-from ferrum_numba.devices import driver
-from ferrum_numba.devices.streams import stream_handle
+from ferrum_numba.devices.cuda import driver
+from ferrum_numba.devices.cuda.streams import stream_handle
 
 M, N, K, GROUP_SIZE = 1, 64, 128, 128
 STEPS = 100  # launches in a plan and in a graph

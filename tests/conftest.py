@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import ferrum_numba as fe
-from ferrum_numba.devices.cuda import unusable
+from ferrum_numba.devices.cuda.numba_cuda import unusable
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 FIXTURES = Path(__file__).parent / "fixtures"

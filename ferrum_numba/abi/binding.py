@@ -53,6 +53,12 @@ class Bound:
     arrays: Mapping[str, ArrayReference]
     scratch: tuple[Demand, ...] = ()
 
+    def at(self, addresses: Mapping[str, int]) -> Bound:
+        """The same arguments, some arrays at other addresses."""
+        moved = {name: replace(self.arrays[name], address=a) for name, a in addresses.items()}
+        values, arrays = {**self.values, **addresses}, {**self.arrays, **moved}
+        return Bound(self.config, values, arrays, self.scratch)
+
 
 class Binder:
     """Checks the arguments of launches of one entry.
@@ -126,6 +132,27 @@ class Binder:
                 check_config(self.signature, self.sidecar, config)
         self._check_arrays(arrays, sizes, changes.keys())
         return Bound(config, values, arrays, self._demands(config, sizes))
+
+    def may_move(
+        self, bound: Bound, places: Mapping[str, int], addresses: Mapping[str, int]
+    ) -> bool:
+        """Whether arrays of a launch may be replaced by ones that lie elsewhere and are alike.
+
+        places: where all arrays of the launch lie by now.  False where `rebind` has to say why.
+        """
+        arrays, outputs = bound.arrays, self._outputs
+        for name, address in addresses.items():
+            declaration, array = self._declarations.get(name), arrays.get(name)
+            if array is None or not address:
+                return False
+            if declaration is not None and address % (declaration.align or array.itemsize):
+                return False
+            end = address + array.available
+            for other in places if name in outputs else outputs:
+                place = addresses[other] if other in addresses else places.get(other, end)
+                if place < end and other != name and address < place + arrays[other].available:
+                    return False
+        return True
 
     def _only_moved(
         self, new: Mapping[str, ArrayReference], old: Mapping[str, ArrayReference]

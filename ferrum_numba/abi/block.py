@@ -45,6 +45,7 @@ class ParameterBlock:
         self.signature = signature
         self._structure = _structure(signature)()
         self._base = ctypes.addressof(self._structure)
+        self._fields = _field_names(signature)
         self._unset = {p.name for p in signature.params if p.role not in SCRATCH_ROLES}
 
     def set(self, *positional: object, **values: object) -> ParameterBlock:
@@ -102,14 +103,15 @@ class ParameterBlock:
 
     def write(self, encoded: Mapping[str, Raw]) -> None:
         """Put in values that `encode` has checked."""
-        fields, structure = _field_names(self.signature), self._structure
+        fields, structure = self._fields, self._structure
         for name, value in encoded.items():
             if isinstance(value, bytes):
                 parameter = self.signature[name]
                 ctypes.memmove(self._base + parameter.offset, value, parameter.size)
             else:
                 setattr(structure, fields[name], value)
-        self._unset -= encoded.keys()
+        if self._unset:
+            self._unset -= encoded.keys()
 
     def _require_complete(self) -> None:
         if self._unset:

@@ -18,9 +18,10 @@ A parameter is an object of that list:
     nullable     true: the caller may leave it out or give None, and the kernel gets NULL
     nbytes       of a workspace or of counters: an expression, evaluated for each launch
 
-An expression (`abi.expression`) reads the integer parameters and the names of the tile.  Workspace
-and counters belong to one stream: launches on a stream use the same ones, one after the other.  So
-a kernel that is launched with `launch_pdl` touches them only after `griddepcontrol.wait`.
+An expression (`abi.expression`) reads the integer parameters and the names of the tile; a
+constraint also the addresses of nullable arrays, 0 for one that is left out.  Workspace and
+counters belong to one stream: launches on a stream use the same ones, one after the other.  So a
+kernel that is launched with `launch_pdl` touches them only after `griddepcontrol.wait`.
 
 `Sidecar.check` compares a sidecar with its PTX and names both sides of every disagreement.
 """
@@ -308,11 +309,14 @@ def _check_names(sidecar: Sidecar) -> None:
     known = {p.name for p in sidecar.params if not p.type.startswith("*")} | (
         sidecar.tile or {}
     ).keys()
-    rules = [*(sidecar.grid or ()), *sidecar.constraints]
+    nullable = {p.name for p in sidecar.params if p.nullable}
+    rules = [*(sidecar.grid or ())]
     rules += [e for p in sidecar.params for e in (*p.shape, *p.strides)]
     rules += [p.nbytes for p in sidecar.params if p.nbytes is not None]
-    for rule in rules:
+    for rule in [*rules, *sidecar.constraints]:
         unknown = rule.names - known
+        if rule in sidecar.constraints:
+            unknown -= nullable
         if unknown:
             raise AbiError(
                 f"sidecar: {rule.text!r} reads {', '.join(sorted(unknown))}, "

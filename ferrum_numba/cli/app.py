@@ -17,6 +17,7 @@ from .compare import compare
 from .console import standard_error, wants_json, write_json
 from .devices import NoSuchDevice
 from .explain import explain_command
+from .generate import generate
 from .info import info
 from .inspect import inspect
 from .make import make
@@ -24,6 +25,7 @@ from .params import params
 from .remedies import as_options, options_of
 from .replay import replay_command
 from .sanitize import sanitize
+from .score import score
 from .trace import trace
 from .verify import verify
 
@@ -101,5 +103,7 @@ for command in (
     make,
     replay_command,
     explain_command,
+    generate,
+    score,
 ):
     app.add_command(command)

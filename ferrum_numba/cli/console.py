@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import click
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderableType
-from rich.progress import track
+from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, track
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
@@ -118,6 +118,16 @@ def _console(*, stderr: bool) -> Console:
     return console
 
 
+def write_part(text: str) -> None:
+    """A part of a line, at once, and once: a Ctrl-C meanwhile would leave it in rich's buffer."""
+    console = standard_output()
+    try:
+        console.file.write(harmless(text) if console.is_terminal else text)
+        console.file.flush()
+    except BrokenPipeError:
+        console.on_broken_pipe()
+
+
 def tracked(results: Iterable[_Result], total: int) -> list[_Result]:
     """The results, with a progress bar where somebody is looking."""
     console = standard_error()
@@ -130,6 +140,22 @@ def tracked(results: Iterable[_Result], total: int) -> list[_Result]:
         disable=not console.is_terminal,
     )
     return list(shown)
+
+
+def byte_progress(work: Callable[[Callable[[int, int], None]], _Result]) -> _Result:
+    """What `work` returns; it calls its argument with (bytes done, bytes in all), for a bar."""
+    console = standard_error()
+    progress = Progress(
+        BarColumn(bar_width=24),
+        DownloadColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    with progress:
+        task = progress.add_task("", total=None)
+        return work(lambda done, total: progress.update(task, completed=done, total=total))
 
 
 def plain_table() -> Table:

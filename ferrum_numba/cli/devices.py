@@ -44,7 +44,7 @@ def describe_device(device: Device) -> dict[str, Any]:
 
         assert isinstance(device, CpuDevice)
         return {"name": device.name, "product": _cpu_product(), "threads": device.threads}
-    from ..devices.cuda import CudaDevice
+    from ..devices.cuda.device import CudaDevice
 
     assert isinstance(device, CudaDevice)
     return {

@@ -98,7 +98,7 @@ def _numba_cuda() -> dict[str, str | None]:
 
 def _devices() -> list[dict[str, Any]]:
     """All devices that are usable here; without a GPU, one entry with the reason."""
-    from ..devices.cuda import unusable
+    from ..devices.cuda.numba_cuda import unusable
 
     devices = [describe_device(find_device("cpu"))]
     reason = unusable()

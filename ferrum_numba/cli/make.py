@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
 from ..gptq import MODELS, PRODUCERS, Checkpoint, Recipe, make_checkpoint, quantize_checkpoint
 from ..gptq.faults import FAULTS, apply_fault
-from .console import facts_table, json_option, standard_error, standard_output, write_json
+from .console import byte_progress, facts_table, json_option, standard_output, write_json
 from .options import group_size_option, refuse_options, seed_option
 
 # What a dense model decides by itself, or what round-to-nearest does not do.
@@ -141,10 +139,10 @@ def make(
             dtype=dtype,
             **random_weights,
         )
-        _with_progress(lambda progress: make_checkpoint(out_dir, recipe, progress))
+        byte_progress(lambda progress: make_checkpoint(out_dir, recipe, progress))
     else:
         refuse_options(ctx, _NOT_WITH_FROM, "not with --from, which has its own weights")
-        _with_progress(
+        byte_progress(
             lambda progress: quantize_checkpoint(
                 source,
                 out_dir,
@@ -169,22 +167,6 @@ def make(
         write_json(made)
     else:
         _show(made)
-
-
-def _with_progress(work: Callable[[Callable[[int, int], None]], object]) -> None:
-    """Run `work`, with a progress bar where somebody is looking."""
-    console = standard_error()
-    progress = Progress(
-        BarColumn(bar_width=24),
-        DownloadColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-    with progress:
-        task = progress.add_task("", total=None)
-        work(lambda done, total: progress.update(task, completed=done, total=total))
 
 
 def _show(made: dict[str, Any]) -> None:

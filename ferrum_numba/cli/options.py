@@ -13,8 +13,6 @@ from click.core import ParameterSource
 
 Decorator = Callable[[Any], Any]
 
-CHECKS = ("memory", "init", "race", "order")
-
 threads_option: Decorator = click.option(
     "--threads", type=click.IntRange(min=1), help="Threads of the CPU device."
 )
@@ -57,20 +55,22 @@ def _read_m_values(ctx: click.Context, param: click.Parameter, value: str) -> tu
     return tuple(int(number) for number in numbers)
 
 
-class _NumberFromZero(click.FloatRange):
-    """A number that is not negative; click's own range takes nan, which then passes everything."""
+class _Number(click.FloatRange):
+    """A number within a range; click's own takes nan, which then passes every comparison."""
 
-    def __init__(self) -> None:
-        super().__init__(min=0)
+    def __init__(self, described: str, **bounds: Any) -> None:
+        super().__init__(**bounds)
+        self.described = described
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         number = super().convert(value, param, ctx)
         if math.isnan(number):
-            self.fail(f"expected a number from 0, found {value!r}", param, ctx)
+            self.fail(f"expected {self.described}, found {value!r}", param, ctx)
         return number
 
 
-NUMBER_FROM_ZERO = _NumberFromZero()
+NUMBER_FROM_ZERO = _Number("a number from 0", min=0)
+SHARE = _Number("a number above 0, up to 1", min=0, max=1, min_open=True)
 
 
 def file_option(flag: str, help: str) -> Decorator:
@@ -92,21 +92,25 @@ def _with_folder(ctx: click.Context, param: click.Parameter, path: Path | None) 
     return path
 
 
-def checks_option(help: str, default: str | None = None) -> Decorator:
-    """`--checks` of the CPU device, as a tuple; empty where it is left out and has no default."""
+def checks_option(help: str, default: bool = False) -> Decorator:
+    """`--checks` of the CPU device, as a tuple; by default the usual ones, or else none."""
+    from ..emulator.checks import CHECKS, USUAL  # only commands that have it load the compiler
+
     return click.option(
         "--checks",
         metavar="CHECK,CHECK,...",
         callback=_read_checks,
-        default=default,
-        show_default=default is not None,
-        help=help,
+        default=",".join(USUAL) if default else None,
+        show_default=default,
+        help=f"{help} Some of {','.join(CHECKS)}.",
     )
 
 
 def _read_checks(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...]:
     if value is None:
         return ()
+    from ..emulator.checks import CHECKS
+
     names = tuple(part.strip() for part in value.split(","))
     if not set(names) <= set(CHECKS):
         message = f"expected some of {','.join(CHECKS)}, found {value!r}"

@@ -19,7 +19,6 @@ from ..kernels import names
 from .console import json_option, standard_output, write_json
 from .devices import device_option, find_device
 from .options import (
-    CHECKS,
     checks_option,
     refuse_options,
     repeated_option,
@@ -30,7 +29,7 @@ from .ptx_file import open_ptx
 from .trace_target import read_sizes
 
 if TYPE_CHECKING:
-    from ..devices.checked import CheckedCpuDevice
+    from ..devices.cpu.checked import CheckedCpuDevice
     from ..emulator.checks import Finding
 
 # With these every tile of the shipped kernels has a tail.
@@ -53,7 +52,7 @@ _SIZES = {"M": 5, "N": 72, "K": 272}
 )
 @repeated_option("--size", "sizes", "NAME=N", "Another size, of a kernel that has others.")
 @device_option("cpu: no other device has checks.", default="cpu")
-@checks_option("What is looked for.", default=",".join(CHECKS))
+@checks_option("What is looked for.", default=True)
 @seed_option("the arrays")
 @threads_option
 @json_option
@@ -109,7 +108,7 @@ def sanitize(
 
 
 def _open(name: str, threads: int | None, checks: tuple[str, ...]) -> CheckedCpuDevice:
-    from ..devices.checked import CheckedCpuDevice
+    from ..devices.cpu.checked import CheckedCpuDevice
 
     found = find_device(name).name
     if found != "cpu":

@@ -7,7 +7,7 @@ Importing it loads next to nothing: what writes recordings is `debug.recorder`, 
 from collections.abc import Mapping, Sequence
 
 from ..abi import LaunchConfig
-from ..devices import Kernel, observer
+from ..devices import Launchable, observer
 
 __all__ = ["watch_process"]
 
@@ -22,7 +22,7 @@ def watch_process(path: str | None) -> None:
 
 
 def _add_cause(
-    kernel: Kernel,
+    kernel: Launchable,
     config: LaunchConfig,
     positional: Sequence[object],
     named: Mapping[str, object],

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ..abi import ArrayReference, Bound, LaunchConfig
-from ..devices import Device, Invocation, Kernel, driver
+from ..devices import Device, Invocation, Launchable
+from ..devices.cuda import driver
 from .digest import ARRAYS as DIGESTED
 from .digest import Extent
 from .policy import Policy
@@ -45,10 +46,10 @@ class Calls:
         self._count = 0
         # Of the same kernel and block.  To hash arrays' layouts takes longer than to compare them,
         # as most are the same objects.
-        self._alike: dict[tuple[Kernel, bytes], list[tuple[Bound, Call]]] = {}
+        self._alike: dict[tuple[Launchable, bytes], list[tuple[Bound, Call]]] = {}
         self._known: dict[int, tuple[Bound, Call]] = {}  # by the id of what is repeated
 
-    def of(self, kernel: Kernel, invocation: Invocation) -> Call:
+    def of(self, kernel: Launchable, invocation: Invocation) -> Call:
         """The call of a launch, which is in the file from now on."""
         bound = invocation.bound
         known = self._known.get(id(bound))
@@ -71,7 +72,7 @@ class Calls:
         self._alike.clear()
         self._known.clear()
 
-    def _new(self, kernel: Kernel, bound: Bound, block: bytes) -> Call:
+    def _new(self, kernel: Launchable, bound: Bound, block: bytes) -> Call:
         written = [n for n in bound.arrays if kernel.signature[n].role != "input"]
         before = _extents(list(bound.arrays.values()))
         call = Call(self._count, before, _extents([bound.arrays[n] for n in written]))
@@ -115,7 +116,7 @@ def _layout(array: ArrayReference) -> dict[str, Any]:
     }
 
 
-def _without_scratch(kernel: Kernel, invocation: Invocation) -> bytes:
+def _without_scratch(kernel: Launchable, invocation: Invocation) -> bytes:
     """The parameter block, its scratch pointers NULL: an earlier launch may have left some."""
     block = invocation.block.to_bytes()
     for p in kernel.signature.scratch:

@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..abi import LaunchConfig
-from ..devices import Device, Invocation, Kernel, driver, open_device, streams
+from ..devices import Device, Invocation, Kernel, open_device
+from ..devices.cuda import driver, streams
 
 ARRAYS = 8  # of one launch
 _THREADS = 256
@@ -78,25 +79,30 @@ class Digester:
         """How many can be taken before the next `read`."""
         return self.SLOTS - self._taken
 
-    def take(self, extents: tuple[Extent, ...], stream: Any) -> int:
-        """Enqueue the digests of up to eight extents; returns the slot's number."""
+    def take(self, extents: tuple[Extent, ...], stream: Any, arrays: object = None) -> int:
+        """Enqueue the digests of up to eight extents; returns the slot's number.
+
+        arrays: kept alive until that is done.
+        """
         slot = self._taken
         self._taken += 1
         handle = 0 if self.device.name == "cpu" else streams.stream_handle(stream)
         known = self._ready.get((extents, handle))
         if known is None:
             launch = invocation(self._kernel, extents, self._sums)
-            known = self._ready[extents, handle] = launch, self._packet(launch, handle)
-        launch, packet = known
+            known = self._ready[extents, handle] = launch, self._record(launch, handle)
+        launch, record = known
         launch.block.write({"slot": slot})
-        if packet is None:
+        if record is None:
             self._kernel._enqueue(launch, None)
-        else:  # past the observer, which is who asks
-            config, function, extra = packet.row
+        else:  # bypasses the observer, which is the caller
+            config, function, extra = record.row
             with self.device.current():  # type: ignore[attr-defined]
                 code = driver.launcher()(config, function, None, extra)
             if code:
                 raise driver.refusal(code, "the digest of arrays")
+            in_flight = self.device.in_flight  # type: ignore[attr-defined]
+            in_flight.keep(stream, handle, lambda: "the digest of arrays", arrays, 0)
             self.seconds += sum(nbytes for _, nbytes in extents) / _RATE
         return self._first + slot
 
@@ -112,8 +118,8 @@ class Digester:
     def _empty(self) -> Any:
         return self.device.to_device(np.zeros((self.SLOTS, ARRAYS, 2), np.uint64))
 
-    def _packet(self, launch: Invocation, handle: int) -> Any:
-        return None if self.device.name == "cpu" else self._kernel.packet(launch, handle)  # type: ignore[attr-defined]
+    def _record(self, launch: Invocation, handle: int) -> Any:
+        return None if self.device.name == "cpu" else self._kernel.record(launch, handle)  # type: ignore[attr-defined]
 
 
 def in_words(sums: NDArray[np.uint64]) -> str:

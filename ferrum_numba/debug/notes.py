@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..abi import ArrayReference, LaunchConfig, Parameter
-from ..devices import Kernel
+from ..devices import Launchable
 from .case import Case, CaseArray
 from .causes import CAUSES
 from .recording import numpy_dtype
@@ -22,7 +22,7 @@ _TELLING = 0.75  # the weight of evidence that is worth a note
 
 
 def add_cause(
-    kernel: Kernel,
+    kernel: Launchable,
     config: LaunchConfig,
     positional: Sequence[object],
     named: Mapping[str, object],
@@ -36,7 +36,7 @@ def add_cause(
 
 
 def likely_cause(
-    kernel: Kernel,
+    kernel: Launchable,
     config: LaunchConfig,
     positional: Sequence[object],
     named: Mapping[str, object],
@@ -55,7 +55,7 @@ def likely_cause(
 
 
 def _miscounted(
-    kernel: Kernel, positional: Sequence[object], named: Mapping[str, object]
+    kernel: Launchable, positional: Sequence[object], named: Mapping[str, object]
 ) -> Iterator[tuple[str, str]]:
     """Arguments that no launch takes, or that no sidecar says are scratch."""
     signature, sidecar = kernel.signature, kernel.sidecar
@@ -99,7 +99,7 @@ def _strongest(case: Case) -> tuple[str, str] | None:
     return first.cause, f"{first.cause}: {cause.what}\n  {first.evidence}{mended}"
 
 
-def _case(kernel: Kernel, config: LaunchConfig, arguments: Mapping[str, Any]) -> Case:
+def _case(kernel: Launchable, config: LaunchConfig, arguments: Mapping[str, Any]) -> Case:
     """The launch as it was asked for; its arrays' contents are not looked at."""
     device, block, arrays = kernel.module.device, b"", {}
     for p in kernel.signature.params:

@@ -16,14 +16,16 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..abi import ArrayReference, LaunchConfig
-from ..devices import Device, Invocation, Kernel, observer, streams
-from ..devices.ledger import Ledger, Ticket
+from ..devices import Device, Invocation, Launchable, observer
+from ..devices.cuda import streams
+from ..devices.launch_log import LaunchLog
+from ..devices.observer import FastPath, Issued
 from ..errors import FerrumError, RecordingError
 from ..version import __version__
 from .calls import Call, Calls
@@ -31,9 +33,6 @@ from .container import CAPTURED, FORMAT, GRAPH, ContainerWriter, npy
 from .digest import Digester
 from .notes import likely_cause
 from .policy import DIGEST_SHARE, Arrays, Policy
-
-if TYPE_CHECKING:
-    from ..devices.lanes import Lane
 
 _now = time.perf_counter
 
@@ -96,15 +95,15 @@ class Recorder:
         self.policy = policy
         self._written: set[str] = set()
         self._calls = Calls(policy, self._once)
-        self._ledger = Ledger()
+        self._log = LaunchLog()
         self._digesters: dict[str, Digester] = {}
-        self._spent = 0.0  # seconds of the host, for what did not pass by tickets
+        self._spent = 0.0  # seconds of the host, for what went by no fast path
         self._lock = threading.RLock()
 
     @property
     def launches(self) -> int:
         """How many it has seen."""
-        return self._ledger.count
+        return self._log.count
 
     @cached_property
     def _writer(self) -> ContainerWriter:
@@ -130,12 +129,12 @@ class Recorder:
                 observer.current = None
                 for digester in self._digesters.values():
                     self._read_digests(digester)
-                self._ledger.end_rows()
+                self._log.end_rows()
                 self._calls.forget()
                 if "_writer" in vars(self):
                     self._writer.close()
 
-    def launch(self, kernel: Kernel, invocation: Invocation, stream: Any) -> None:
+    def launch(self, kernel: Launchable, invocation: Invocation, stream: Any) -> None:
         """Write what is known before, launch, write what is known after."""
         with self._lock:
             device = kernel.module.device
@@ -145,16 +144,16 @@ class Recorder:
             call = self._calls.of(kernel, invocation)
             captured = device.is_capturing(stream)
             began, handle = _now(), _handle(device, stream)
-            at = began - self._ledger.start
+            at = began - self._log.start
             if captured or not self._keeps(call):
                 call.others.value -= not captured
                 number = self._row(at, handle, call.number, CAPTURED if captured else 0)
                 self._enqueue(kernel, invocation, stream, number)
             else:
                 call.kept, call.others.value = True, self.policy.period - 1
-                with self._ledger.paused():
+                with self._log.paused():
                     self._with_arrays(kernel, invocation, stream, call, at, handle)
-            if device.name != "cpu":  # most come here, not by a ticket, for digests alone
+            if device.name != "cpu":  # most come here, not by a fast path, for digests alone
                 self._spent += _now() - began
 
     def _keeps(self, call: Call) -> bool:
@@ -163,67 +162,71 @@ class Recorder:
             return False
         if self.policy.sparing and call.kept:
             spent = self._spent + sum(digester.seconds for digester in self._digesters.values())
-            if spent > DIGEST_SHARE * (_now() - self._ledger.start):
+            if spent > DIGEST_SHARE * (_now() - self._log.start):
                 call.others.value = self.policy.period
                 return False
         return True
 
     def _number(self, count: int = 1) -> int:
-        while (number := self._ledger.take(count)) is None:
+        while (number := self._log.take(count)) is None:
             self._next_rows(count)
         return number
 
     def _next_rows(self, count: int) -> None:
-        self._ledger.end_rows()
-        self._ledger.begin_rows(*self._writer.next_rows(count))
+        self._log.end_rows()
+        self._log.begin_rows(*self._writer.next_rows(count))
 
     def _row(self, at: float, handle: int, call: int, flags: int) -> int:
         """Write a launch of which there is no more to say; its number."""
-        if not self._ledger.has_rows:
+        if not self._log.has_rows:
             self._next_rows(1)
         number = self._number()
-        self._writer.row(self._ledger.index(number), at, handle, call, flags, number + 1)
+        self._writer.row(self._log.index(number), at, handle, call, flags, number + 1)
         return number
 
-    def ticket(self, lane: Lane) -> Ticket | None:
-        """What launches go by of which there is nothing more to say, and which go on the lane."""
-        launches, graph = lane.launches, not lane.packets
+    def fast_path(self, launches: Issued) -> FastPath | None:
+        """A fast path for launches of which only a row is written."""
+        graph = not launches.rows
         with self._lock:
             kept = graph and self.policy.arrays == "contents"
             if kept or observer.current is not self:
                 return None
-            calls = [self._calls.of(launch.kernel, launch.invocation) for launch in launches]
+            calls = [
+                self._calls.of(launch.kernel, launch.invocation) for launch in launches.launches
+            ]
             words = [call.number | (GRAPH if graph else 0) << 32 for call in calls]
             others = None if graph else [call.others for call in calls]
-            return self._ledger.ticket(self, lane, words, others)
+            return self._log.fast_path(self, launches, words, others)
 
     def make_room(self, count: int) -> bool:
-        """Let tickets write so many rows; False where they may not."""
+        """Let fast paths write so many rows; False where they may not."""
         with self._lock:
-            if observer.current is not self or self._ledger.is_paused:
+            if observer.current is not self or self._log.is_paused:
                 return False
-            if self._ledger.room < count:
+            if self._log.room < count:
                 self._next_rows(count)
             return True
 
-    def lets_pass(self, lane: Lane) -> bool:
-        """Whether it was only that arrays were due to be kept, and that has been put off."""
+    def resumes(self, launches: Issued) -> bool:
+        """True if the only reason to intercept was a digest that has since been postponed."""
         with self._lock:
             if observer.current is not self:
                 return False
-            calls = [self._calls.of(launch.kernel, launch.invocation) for launch in lane.launches]
+            calls = [
+                self._calls.of(launch.kernel, launch.invocation) for launch in launches.launches
+            ]
             due = [call for call in calls if call.others.value <= 0]
             return bool(due) and not any(self._keeps(call) for call in due)
 
     def failed(self, number: int, error: Exception, count: int = 1) -> None:
-        """Write what was refused of that."""
+        """Record the launches that the driver refused."""
         with self._lock:
             if observer.current is self:
                 self._write_failure(number - 1, error, count)
 
     def _with_arrays(
         self,
-        kernel: Kernel,
+        kernel: Launchable,
         invocation: Invocation,
         stream: Any,
         call: Call,
@@ -237,14 +240,14 @@ class Recorder:
             self._with_contents(kernel, invocation, stream, number, line)
             return
         digester = self._digester(device)
-        slot = digester.take(call.before, stream)
+        slot = digester.take(call.before, stream, invocation.arguments)
         self._writer.line(f'{line},"slots":[{slot},{slot + bool(call.after)}]}}')
         self._enqueue(kernel, invocation, stream, number)
         if call.after:
-            digester.take(call.after, stream)
+            digester.take(call.after, stream, invocation.arguments)
 
     def _with_contents(
-        self, kernel: Kernel, invocation: Invocation, stream: Any, number: int, line: str
+        self, kernel: Launchable, invocation: Invocation, stream: Any, number: int, line: str
     ) -> None:
         device = kernel.module.device
         before = self._contents(device, invocation)
@@ -257,7 +260,12 @@ class Recorder:
         self._writer.line(_dumps({"done": number, "seconds": round(seconds, 9), "after": changed}))
 
     def _enqueue(
-        self, kernel: Kernel, invocation: Invocation, stream: Any, number: int, wait: bool = False
+        self,
+        kernel: Launchable,
+        invocation: Invocation,
+        stream: Any,
+        number: int,
+        wait: bool = False,
     ) -> None:
         try:
             kernel._enqueue(invocation, stream)
@@ -294,7 +302,7 @@ class Recorder:
 
     def refused(
         self,
-        kernel: Kernel,
+        kernel: Launchable,
         config: LaunchConfig,
         positional: Sequence[object],
         named: Mapping[str, object],

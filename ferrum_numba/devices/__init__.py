@@ -5,20 +5,23 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache
 
 from ..errors import DeviceError
-from .base import Device, Invocation, Kernel, Module, Stream
-from .graph import LaunchGraph
-from .plan import LaunchPlan
+from .device import Device, Kernel, Module
+from .invocation import Invocation, Launchable, Stream
+from .memory import DeviceMemory
 from .prepared import PreparedLaunch
+from .sequence import LaunchGraph, LaunchPlan
 
 __all__ = [
     "Device",
+    "DeviceMemory",
     "Invocation",
     "Kernel",
     "LaunchGraph",
     "LaunchPlan",
+    "Launchable",
     "Module",
     "PreparedLaunch",
     "Stream",
@@ -50,7 +53,7 @@ def open_device(
     if isinstance(checks, str):
         raise DeviceError(f'checks: expected several, such as ("memory",), found {checks!r}')
     if name == "auto":
-        from .cuda import unusable
+        from .cuda.numba_cuda import unusable
 
         name = "cpu" if unusable() else "cuda"
     if name == "cpu":
@@ -62,21 +65,21 @@ def open_device(
     return _open_cuda(int(match[1]) if match[1] else None)
 
 
-@lru_cache(maxsize=8)
+@cache
 def _open_cpu(threads: int | None) -> Device:
-    from .cpu import CpuDevice
+    from .cpu.device import CpuDevice
 
     return CpuDevice(threads)
 
 
-@lru_cache(maxsize=8)
+@cache
 def _open_checked(threads: int | None, checks: tuple[str, ...]) -> Device:
-    from .checked import CheckedCpuDevice
+    from .cpu.checked import CheckedCpuDevice
 
     return CheckedCpuDevice(threads, checks)
 
 
 def _open_cuda(ordinal: int | None) -> Device:
-    from .cuda import CudaDevice
+    from .cuda.device import CudaDevice
 
     return CudaDevice.open(ordinal)

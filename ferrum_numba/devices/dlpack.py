@@ -77,17 +77,23 @@ _name_of.argtypes, _name_of.restype = (ctypes.py_object,), c_char_p
 
 
 def is_offered(array: object) -> bool:
-    """Whether `array` speaks the protocol at all."""
+    """True if `array` speaks the protocol at all."""
     return hasattr(array, "__dlpack__") and hasattr(array, "__dlpack_device__")
 
 
 def is_of_jax(array: object) -> bool:
-    """Whether it is an array of JAX: never to be written, which its DLPack does not say."""
+    """True for an array of JAX: never to be written, which its DLPack does not say."""
     return hasattr(array, "block_until_ready")
 
 
+def is_computed(array: Any) -> bool:
+    """True if an array of JAX is known to be computed."""
+    is_ready = getattr(array, "is_ready", None)
+    return is_ready is not None and bool(is_ready())
+
+
 def device_of(name: str, array: Any) -> str:
-    """Where a DLPack array lies: "cpu", "cuda:<ordinal>", or DLPack's number of another device.
+    """The device of a DLPack array: "cpu", "cuda:<ordinal>", or DLPack's number of another one.
 
     Raises AbiError for one that does not say.
     """
@@ -103,7 +109,7 @@ def device_of(name: str, array: Any) -> str:
 
 
 def describe(name: str, array: Any) -> ArrayReference:
-    """Where the elements of a DLPack array lie.  The array itself keeps them alive.
+    """Describe the elements of a DLPack array.  The array itself keeps them alive.
 
     Nothing is waited for: see `Written`.  Raises AbiError for an array that cannot be exported, or
     only as a copy, and for elements that are no whole bytes.

@@ -1,4 +1,4 @@
-"""What a compiled kernel takes of a GPU."""
+"""Registers and memory that a compiled kernel takes of a GPU."""
 
 from __future__ import annotations
 

@@ -1,19 +1,29 @@
-"""Launches that were recorded in order, to be repeated as one and to be changed in place."""
+"""Launches that were recorded in order, to be repeated as one: plans and graphs.
+
+While a block records, the calling thread's launches go to its plan or graph, not to the device.
+"""
 
 from __future__ import annotations
 
 import operator
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from itertools import pairwise
+from typing import Any
 
 from ..errors import AbiError, FerrumError, LaunchError
-from .capture import taken_by
+from .invocation import Invocation, Launchable, Place
 from .prepared import PreparedLaunch
 
-if TYPE_CHECKING:
-    from .base import Device, Invocation, Kernel
+recordings: dict[int, LaunchSequence] = {}  # by thread; nearly always empty
+
+
+def recording_here() -> LaunchSequence | None:
+    """The plan or graph that takes the launches of the calling thread; nearly always none."""
+    return recordings.get(threading.get_ident()) if recordings else None
 
 
 class LaunchSequence:
@@ -22,16 +32,22 @@ class LaunchSequence:
     Any number of threads may issue it at a time; while one changes it, no other may use it.
     """
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: Place) -> None:
         self.device = device
         self._launches: list[PreparedLaunch] = []
         self._ended = False
 
     @contextmanager
-    def recording(self) -> Iterator[None]:
+    def _recording(self) -> Iterator[None]:
         """Within the block the calling thread's launches go into it."""
-        with taken_by(self):
+        thread = threading.get_ident()
+        if thread in recordings:
+            raise LaunchError("capture: this thread is recording a plan or a graph already; end it")
+        recordings[thread] = self
+        try:
             yield
+        finally:
+            del recordings[thread]
         self._ended = True
 
     def __len__(self) -> int:
@@ -44,12 +60,12 @@ class LaunchSequence:
         """A step's launch as it is now: its configuration, arguments and parameter block."""
         return self._launches[step].invocation
 
-    def take(self, kernel: Kernel, invocation: Invocation, stream: Any) -> None:
+    def _add(self, kernel: Launchable, invocation: Invocation, stream: Any) -> None:
         """Record a launch, which is marshalled and checked."""
         self._require_own(kernel)
         self._launches.append(PreparedLaunch(kernel, invocation.copy()))
 
-    def _require_own(self, kernel: Kernel) -> None:
+    def _require_own(self, kernel: Launchable) -> None:
         if kernel.module.device is not self.device:
             raise LaunchError(
                 f"{self}: expected launches on that device, found one on another, "
@@ -102,7 +118,7 @@ class LaunchSequence:
 
     @cached_property
     def _waits(self) -> tuple[Callable[[int], None], ...]:
-        """What the stream has to wait for before the first step; each one once."""
+        """The waits that the stream needs before the first step; each one once."""
         return tuple(dict.fromkeys(w for launch in self for w in launch.waits))
 
     def _update(self, step: int, changes: dict[str, object]) -> None:
@@ -114,7 +130,7 @@ class LaunchSequence:
         self._require_ended()
         for step, launch in enumerate(list(self._launches)):
             with self._naming(step):
-                launch.kernel.issue(launch.invocation, stream)
+                launch.kernel._issue(launch.invocation, stream)
 
     @contextmanager
     def _naming(self, step: int) -> Iterator[None]:
@@ -126,3 +142,75 @@ class LaunchSequence:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {len(self)} launches on {self.device.name}>"
+
+
+class LaunchPlan(LaunchSequence):
+    """`with device.record_plan() as plan: ...` takes down what the block would launch.
+
+    `plan(stream)` launches all of it in order, on that one stream.  A plan is the cheapest way to
+    issue launches that follow each other; a graph costs the host still less, but has to be made.
+    """
+
+    def __call__(self, stream: Any = None) -> None:
+        """Launch every step on `stream`.
+
+        Raises LaunchError, which names the step, where the device refuses one; the steps before it
+        have been launched.
+        """
+        self._issue_each(stream)
+
+
+class LaunchGraph(LaunchSequence):
+    """`with device.capture() as graph: kernel.launch(..., stream=graph.stream)`.
+
+    Nothing runs in the block; `graph.launch(stream)` runs all of it, as often as wanted.
+    Workspaces and counters that its launches need are the graph's own.
+
+    stream: where the launches of the block have to go.
+    """
+
+    def __init__(self, device: Place, stream: Any) -> None:
+        super().__init__(device)
+        self.stream = stream
+
+    def _add(self, kernel: Launchable, invocation: Invocation, stream: Any) -> None:
+        self._require_own(kernel)
+        self._require_captured(stream)
+        super()._add(kernel, invocation, stream)
+
+    @contextmanager
+    def _capturing(self) -> Iterator[LaunchGraph]:
+        """Within the block launches go into the graph.  Raises LaunchError for an empty one."""
+        with self._recording():
+            yield self
+            self._require_launches(len(self))
+
+    def launch(self, stream: Any = None) -> None:
+        """Run the graph on `stream`.  Raises LaunchError where the device refuses."""
+        self._issue_each(stream)
+
+    def seconds(self, launches: int) -> list[float]:
+        """Launch it so many times in a row on `stream`, and wait: the seconds of each.
+
+        On a GPU it is the device's clock, and the first has waited for the host besides.
+        """
+        clock = [time.perf_counter()]
+        for _ in range(launches):
+            self.launch(self.stream)
+            clock.append(time.perf_counter())
+        return [after - before for before, after in pairwise(clock)]
+
+    def _update(self, step: int, changes: dict[str, object]) -> None:
+        self._require_ended()
+        super()._update(step, changes)
+
+    def _require_captured(self, stream: Any) -> None:
+        if stream is not self.stream:
+            raise LaunchError(
+                "stream: within capture() launches go to the stream that is captured; "
+                f"expected stream=graph.stream, found {stream!r:.80}"
+            )
+
+    def _require_launches(self, count: int) -> None:
+        if not count:
+            raise LaunchError("capture: nothing was launched on graph.stream within the block")

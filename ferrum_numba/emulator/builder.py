@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from .flow import Flow
-from .helpers import Helpers
+from .hooks import Hooks
 from .layout import DONE, LANES, NEXT, WARP, Layout, state_offset
+from .library import Library
 from .ptx import (
     Address,
     Array,
@@ -24,9 +24,6 @@ from .ptx import (
 )
 from .values import Text, Value, bits_of
 
-if TYPE_CHECKING:
-    from .checks.watch import Watch
-
 _SINGLE = {f"%cluster_ctaid.{axis}": 0 for axis in "xyz"}
 _SINGLE |= {f"%cluster_nctaid.{axis}": 1 for axis in "xyz"}
 _SINGLE |= {"%cluster_ctarank": 0, "%cluster_nctarank": 1, "%gridid": 0, "%nsmid": 1}
@@ -41,19 +38,19 @@ class Builder(Text):
         layout: Layout,
         shared: dict[str, int],
         params: dict[str, tuple[int, int]],
-        helpers: Helpers,
-        watch: Watch | None = None,
+        library: Library,
+        hooks: Hooks[Builder] | None = None,
     ) -> None:
         """shared: offsets of shared arrays; params: (offset, size) of parameters; in bytes.
 
-        watch: what is emitted besides each access, where checks are on.
+        hooks: what is emitted besides, where checks are on.
         """
-        super().__init__(helpers)
+        super().__init__(library)
         self.flow = flow
         self.layout = layout
         self.shared = shared
         self.params = params
-        self.watch = watch
+        self.hooks = hooks or Hooks()
         self.arrays: dict[str, Array] = {}  # those of the module
         self.static_shared = 0  # bytes before the dynamic shared memory
         self.scratch_bytes = 64
@@ -270,7 +267,7 @@ class Builder(Text):
         missing = self.mask(away)
         if members is not None:  # each lane names its own; what one misses is missing
             missing = self.op("and", self.vector(members), missing)
-            self.helpers.declare(f"i32 @llvm.vector.reduce.or.v{LANES}i32(<{LANES} x i32>)")
+            self.library.declare(f"i32 @llvm.vector.reduce.or.v{LANES}i32(<{LANES} x i32>)")
             call = f"call i32 @llvm.vector.reduce.or.v{LANES}i32({missing})"
             missing = Value(self.emit(call), "i32")
         self.stop(ins, missing)

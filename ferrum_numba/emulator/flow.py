@@ -106,9 +106,8 @@ def is_broadcast(instruction: Instruction) -> bool:
 
 
 def _changes(instruction: Instruction) -> bool:
-    opcode = instruction.opcode
-    if opcode.base == "ld":
-        return "param" not in opcode.modifiers
+    if table.accesses(instruction, "load"):
+        return "param" not in instruction.opcode.modifiers
     return any(isinstance(o, Special) and "clock" in o.name for o in instruction.operands)
 
 
@@ -135,11 +134,12 @@ def _cut(body: Body, threads: int | None) -> list[Block]:
         if not open_block:
             begin()
             block, open_block = blocks[-1], True
-        base = statement.opcode.base
-        if base in ("bra", "ret", "exit"):
-            _check_control(statement)
+        row = table.lookup(statement.opcode)
+        ends = row.ends if row is not None and not _is_of_warp(statement) else ""
+        if ends == "branch":
+            table.find(statement)
             block.last = statement
-            if base == "bra":
+            if statement.operands:
                 pending.append((block, statement, _label_of(statement)))
             if statement.guard is not None:
                 block.exit = "branch"
@@ -147,11 +147,11 @@ def _cut(body: Body, threads: int | None) -> list[Block]:
                 block.next = blocks[-1].index
             else:
                 open_block = False
-        elif _is_barrier(statement, threads):
+        elif ends == "barrier" and _is_of_all(statement, threads):
             block.exit, block.last = "barrier", statement
             begin()
             block.next = blocks[-1].index
-        elif base in ("bar", "barrier") and "warp" not in statement.opcode.modifiers:
+        elif ends == "barrier":
             arrival, result = _parts_of_barrier(statement)
             block.instructions.append(arrival)
             if "arrive" in statement.opcode.modifiers:
@@ -163,7 +163,7 @@ def _cut(body: Body, threads: int | None) -> list[Block]:
             begin()
             block.next = blocks[-1].index
             blocks[-1].instructions += result
-        elif base in ("mbarrier.test_wait", "mbarrier.try_wait"):
+        elif ends == "wait":
             block.instructions.append(statement)
             block.exit, block.last = "yield", statement
             begin()
@@ -177,12 +177,6 @@ def _cut(body: Body, threads: int | None) -> list[Block]:
     return blocks
 
 
-def _check_control(instruction: Instruction) -> None:
-    unknown = instruction.opcode.modifiers - {"uni"}
-    if unknown or instruction.opcode.types:
-        raise instruction.refuse("the CPU device does not have this form of branch")
-
-
 def _label_of(instruction: Instruction) -> str:
     match instruction.operands:
         case (Symbol(name),):
@@ -190,11 +184,14 @@ def _label_of(instruction: Instruction) -> str:
     raise instruction.refuse("expected one label")
 
 
-def _is_barrier(instruction: Instruction, threads: int | None) -> bool:
-    """Whether this is barrier 0 of all threads, which ends a block by itself."""
+def _is_of_warp(instruction: Instruction) -> bool:
+    """Whether this is a barrier of a warp, which ends no block."""
+    return "warp" in instruction.opcode.modifiers
+
+
+def _is_of_all(instruction: Instruction, threads: int | None) -> bool:
+    """Whether a barrier is number 0 and of all threads, which ends a block by itself."""
     opcode = instruction.opcode
-    if opcode.base not in ("bar", "barrier") or "warp" in opcode.modifiers:
-        return False
     if instruction.guard is not None:
         raise instruction.refuse("the CPU device has barriers of the CTA only without a guard")
     if not opcode.modifiers <= {"sync", "aligned", "cta"} or "sync" not in opcode.modifiers:
@@ -292,5 +289,7 @@ def check_end(body: Body, entry: str) -> None:
     last = next((s for s in reversed(body.statements) if isinstance(s, Instruction)), None)
     if last is None:
         raise PtxError(f"entry {entry!r} has no instructions")
-    if last.opcode.base not in ("ret", "exit", "bra", "trap") or last.guard is not None:
+    row = table.lookup(last.opcode)
+    stops = last.opcode.base == "trap" or (row is not None and row.ends == "branch")
+    if not stops or last.guard is not None:
         raise refuse(last.line, last.text, "control runs past the end of the entry")

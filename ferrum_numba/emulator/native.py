@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import llvmlite
 import llvmlite.binding as llvm
@@ -76,6 +77,7 @@ class Function:
 
     def __init__(self, code: Code, host: Host) -> None:
         self.needs = code.needs
+        self.idle: dict[object, list[Any]] = {}  # workers that its launches have left; see worker
         empty = llvm.parse_assembly("")
         self._engine = llvm.create_mcjit_compiler(empty, host.machine())
         self._engine.add_object_file(llvm.ObjectFileRef.from_data(code.object))

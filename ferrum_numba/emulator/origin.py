@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 
 from ..abi import Signature
+from . import table
 from .parse import parse_entry
 from .ptx import (
     Address,
@@ -20,7 +21,6 @@ from .ptx import (
 
 _LEAST_TILE = 16
 _ELEMENTS = (1, 2, 4, 8)  # sizes in bytes; each is a bit of its own
-_NO_RESULT = ("st", "bra", "bar", "barrier", "red", "ret", "exit", "membar", "fence")
 
 
 @dataclass(frozen=True)
@@ -119,9 +119,9 @@ def tiles(text: str, entry: str) -> Mapping[str, tuple[int, ...]]:
 
 
 def _results(ins: Instruction) -> list[Register]:
-    if not ins.operands or ins.opcode.base in _NO_RESULT:
-        return []
-    return registers_of(ins.operands[0])
+    row = table.lookup(ins.opcode)  # None: the CPU device cannot run it
+    writes = row.writes if row is not None else 1
+    return [register for operand in ins.operands[:writes] for register in registers_of(operand)]
 
 
 def _sources(ins: Instruction) -> list[Register]:

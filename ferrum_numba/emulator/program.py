@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from ..abi.signature import Signature
 from ..errors import LaunchError, PtxError
+from . import table
+from .builder import Builder
 from .cache import Cache
 from .flow import analyse
+from .hooks import Hooks
 from .host import Host
 from .layout import LANES, State
 from .native import Code, Function, Needs, key_of_code
@@ -19,9 +21,6 @@ from .ptx import Body, Instruction
 from .standstill import describe
 from .translate import Module, threads_of
 from .worker import LARGEST_SHARED, Launch, StoppedError, Triple
-
-if TYPE_CHECKING:
-    from .checks.watch import Watch
 
 
 class Program:
@@ -34,15 +33,19 @@ class Program:
     compile_seconds: float
 
     def __init__(
-        self, text: str, signature: Signature, host: Host, watch: Watch | None = None
+        self,
+        text: str,
+        signature: Signature,
+        host: Host,
+        hooks: Hooks[Builder] | None = None,
     ) -> None:
-        """watch: the checks that the code carries (checks/program.py)."""
+        """hooks: those of the checks that the code carries (checks/program.py)."""
         self.entry = signature.entry
         self.signature = signature
         self.cached = True
         self._text = text
         self._host = host
-        self._watch = watch
+        self._hooks = hooks
         self._cache = Cache.of_user()
         self._lock = threading.Lock()
         self._functions: dict[bool, Function] = {}
@@ -106,38 +109,18 @@ class Program:
         if stopped.fault:
             instruction = body.statements[stopped.fault - 1]
             assert isinstance(instruction, Instruction)
-            base = instruction.opcode.base
-            if base == "trap":
-                source = body.files.get(instruction.loc[0]) if instruction.loc else None
-                place = f" at {source}:{instruction.loc[1]}" if source and instruction.loc else ""
-                return instruction.refuse(
-                    f"CTA {stopped.cta}, warp {stopped.warp} came to a trap, or to an assertion"
-                    f" that fails{place}"
-                )
-            if base in ("mbarrier.arrive", "mbarrier.arrive_drop", "cp"):
-                return instruction.refuse("more arrivals than the mbarrier's phase expects")
-            if base == "cp.async.bulk.tensor":
-                return instruction.refuse(
-                    f"CTA {stopped.cta}, warp {stopped.warp}: no tensor map, or no place of a box,"
-                    " that the CPU device can take. It takes maps that tensormap.replace has made,"
-                    " of the instruction's rank, with element strides of 1, no interleave and zeros"
-                    " as fill; boxes of 1 to 256 elements a dimension, whose rows are multiples of"
-                    " 16 bytes, no wider than the swizzle, and begin at a multiple of 16 bytes in"
-                    " the tensor; strides and the tensor's address that are multiples of 16 bytes;"
-                    " places in shared memory that are multiples of 128 bytes; and no negative"
-                    " coordinates where it stores"
-                )
-            if stopped.places:
+            row = table.find(instruction)
+            if stopped.places and row.ends:
                 return LaunchError(
                     f"{self.entry}: CTA {stopped.cta} will never end, for all of its warps wait:\n"
                     f"{describe(flow.blocks, stopped.places)}\n"
                     "look for an arrival that is missing, a wait for the wrong phase, or an"
                     " mbarrier that expects too many arrivals"
                 )
-            return instruction.refuse(
-                "not all lanes that it names came to it together; the CPU device runs lanes that"
-                " took different ways one after another"
-            )
+            source = body.files.get(instruction.loc[0]) if instruction.loc else None
+            place = f" at {source}:{instruction.loc[1]}" if source and instruction.loc else ""
+            fault = row.fault.format(cta=stopped.cta, warp=stopped.warp, place=place)
+            return instruction.refuse(fault)
         after = [i for b in flow.blocks[stopped.block :] for i in (*b.instructions, b.last) if i]
         return LaunchError(
             f"{self.entry}: CTA {stopped.cta} was stopped after {stopped.steps} instructions, its"
@@ -157,12 +140,12 @@ class Program:
             return self._functions[partial]
 
     def _code(self, partial: bool) -> Code:
-        key = key_of_code(self._text, self.entry, self._host, f"masked {partial} {self._watch}")
+        key = key_of_code(self._text, self.entry, self._host, f"masked {partial} {self._hooks}")
         code = Code.load(self._cache, key)
         if code is None:
             self.cached = False
             body = self._body()
-            module = Module(body, self.signature, self._host, partial, self._watch)
+            module = Module(body, self.signature, self._host, partial, self._hooks)
             needs = Needs(
                 context_bytes=module.layout.nbytes,
                 scratch_bytes=module.builder.scratch_bytes,

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .flow import Block
-from .helpers.mbarriers import BYTES, COUNT, PHASE
 from .layout import WAITING
 from .ptx import Instruction
+from .runtime.mbarriers import BYTES, COUNT, PHASE
 
 _FINISHED = 0xFFFFFFFF
 

@@ -1,22 +1,20 @@
-"""The table of opcodes: for each base and type, the function that lowers it.
+"""The table of opcodes: for each base and type, the function that lowers it, and what it does.
 
-A family module adds a row by decorating a function with `lowers`.  The row also says what the
-flow analysis must know: how many leading operands are written, and whether the result differs
-between lanes even where all sources agree.
+A module of opcodes adds rows by decorating functions with its `lowers`.  Whatever else must know
+something about an opcode (the flow analysis, checks, traces, reports) reads it here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any, Literal
 
+from ..ptx_text import Opcode
 from .ptx import Instruction, Register, registers_of
 
-if TYPE_CHECKING:
-    from .builder import Builder
-
-Lowering = Callable[["Builder", Instruction], None]
+Lowering = Callable[..., None]  # of a Builder and an Instruction
+Access = Literal["load", "store", "atomic", "ldmatrix", "stmatrix"]
 
 INTEGERS = tuple(f"{kind}{bits}" for kind in "bus" for bits in (16, 32, 64))
 FLOATS = ("f32", "f64")
@@ -25,51 +23,87 @@ HALVES = ("f16", "f16x2", "bf16", "bf16x2")
 
 @dataclass(frozen=True)
 class Row:
-    """How one opcode of one type is lowered."""
+    """How one opcode of one type is lowered, and what it does.
+
+    family: what reports count it with.
+    modifiers: those it knows; an instruction with another one is refused.
+    writes: number of leading operands that are destinations.
+    varying: the result differs between lanes even where all sources agree.
+    accumulates: the destinations are also read.
+    accesses: those to memory that each lane makes by itself.
+    ends: how it ends a block: "branch"; "barrier" of the CTA; "wait": it may have to come again.
+    orders: it may bring some warps into an order, and not all of a CTA.
+    operands: their types, separated by blanks, the last for all that follow: "first" and "last" of
+        the opcode's types, or others; or a function that tells them.
+    fault: what has gone wrong where it stops a launch; may name {cta}, {warp} and {place}.
+    """
 
     lower: Lowering
-    writes: int
-    varying: bool
+    family: str
     modifiers: frozenset[str]
-    accumulates: bool
+    writes: int = 1
+    varying: bool = False
+    accumulates: bool = False
+    accesses: tuple[Access, ...] = ()
+    ends: Literal["", "branch", "barrier", "wait"] = ""
+    orders: bool = False
+    operands: str | Callable[[Opcode], list[str]] = "last"
+    fault: str = (
+        "not all lanes that it names came to it together; the CPU device runs lanes that took"
+        " different ways one after another"
+    )
+
+    def operand_types(self, opcode: Opcode) -> list[str]:
+        """The type of each operand in order; the last stands for all that follow."""
+        if not isinstance(self.operands, str):
+            return self.operands(opcode)
+        types = opcode.types or ("b32",)
+        named = {"first": types[0], "last": types[-1]}
+        return [named.get(word, word) for word in self.operands.split()]
 
 
 _TABLE: dict[tuple[str, str], Row] = {}
 
 
-def lowers(
-    *bases: str,
-    types: Iterable[str] = ("*",),
-    modifiers: str = "",
-    writes: int = 1,
-    varying: bool = False,
-    accumulates: bool = False,
-) -> Callable[[Lowering], Lowering]:
-    """Add the decorated function for every base and type.
+def rows_of(family: str) -> Callable[..., Callable[[Lowering], Lowering]]:
+    """The decorator `lowers` for opcodes of a family."""
 
-    types: the values of `Opcode.type` that it takes, "*" for any.
-    modifiers: those it knows, separated by blanks; an instruction with another one is refused.
-    writes: number of leading operands that are destinations.
-    varying: the result differs between lanes even where all sources agree.
-    accumulates: the destinations are also read.
-    """
+    def lowers(
+        *bases: str, types: Iterable[str] = ("*",), modifiers: str = "", **columns: Any
+    ) -> Callable[[Lowering], Lowering]:
+        """Add the decorated function for every base and type.
 
-    def add(function: Lowering) -> Lowering:
-        row = Row(function, writes, varying, frozenset(modifiers.split()), accumulates)
-        for base in bases:
-            for ptx_type in types:
-                if (base, ptx_type) in _TABLE:
-                    raise ValueError(f"{base}.{ptx_type} is in the table already")
-                _TABLE[base, ptx_type] = row
-        return function
+        types: the values of `Opcode.type` that it takes, "*" for any.
+        modifiers: separated by blanks.  columns: others of Row.
+        """
 
-    return add
+        def add(function: Lowering) -> Lowering:
+            row = Row(function, family, frozenset(modifiers.split()), **columns)
+            for key in ((base, ptx_type) for base in bases for ptx_type in types):
+                if key in _TABLE:
+                    raise ValueError(f"{'.'.join(key)} is in the table already")
+                _TABLE[key] = row
+            return function
+
+        return add
+
+    return lowers
+
+
+def lookup(opcode: Opcode) -> Row | None:
+    """The row of an opcode, whatever its modifiers are; None where there is none."""
+    return _TABLE.get((opcode.base, opcode.type)) or _TABLE.get((opcode.base, "*"))
+
+
+def families(stem: str) -> set[str]:
+    """The families of the opcodes whose first word this is."""
+    return {row.family for (base, _), row in _TABLE.items() if base.partition(".")[0] == stem}
 
 
 def find(instruction: Instruction) -> Row:
     """The row of an instruction. Raises PtxError where there is none."""
     opcode = instruction.opcode
-    row = _TABLE.get((opcode.base, opcode.type)) or _TABLE.get((opcode.base, "*"))
+    row = lookup(opcode)
     if row is None:
         raise instruction.refuse("the CPU device does not have this instruction")
     unknown = opcode.modifiers - row.modifiers
@@ -79,6 +113,19 @@ def find(instruction: Instruction) -> Row:
         names = ", ".join(f".{name}" for name in strange)
         raise instruction.refuse(f"the CPU device does not have {names} on this instruction")
     return row
+
+
+def accesses(instruction: Instruction, *kinds: Access, shared: bool | None = None) -> bool:
+    """Whether an instruction makes accesses of just these kinds; shared: to which memory."""
+    row = lookup(instruction.opcode)
+    if row is None or row.accesses != kinds:
+        return False
+    return shared is None or shared == in_shared(instruction)
+
+
+def in_shared(instruction: Instruction) -> bool:
+    """Whether an instruction names shared memory."""
+    return any(modifier.startswith("shared") for modifier in instruction.opcode.modifiers)
 
 
 def written(instruction: Instruction) -> list[Register]:

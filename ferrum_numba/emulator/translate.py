@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import math
 from itertools import accumulate
-from typing import TYPE_CHECKING
 
 from ..abi.signature import Signature
 from . import opcodes as opcodes  # fills the table
+from . import runtime as runtime  # fills the library
 from . import table
 from .builder import Builder
 from .flow import EXIT, Block, Flow, analyse, check_end
-from .helpers import Helpers
+from .hooks import Hooks
 from .host import Host
 from .layout import (
     DONE,
@@ -35,12 +35,10 @@ from .layout import (
     Layout,
     state_offset,
 )
-from .opcodes.barrier import is_open, number_of, uniform
+from .library import Library
+from .opcodes.barrier import is_open, number_of
 from .ptx import Body, Register
 from .values import Value
-
-if TYPE_CHECKING:
-    from .checks.watch import Watch
 
 # Choosing the lanes that run next takes about as long as so many instructions.
 _CHOICE_STEPS = 16
@@ -60,20 +58,19 @@ class Module:
         signature: Signature,
         host: Host,
         masked: bool,
-        watch: Watch | None = None,
+        hooks: Hooks[Builder] | None = None,
     ) -> None:
         check_end(body, signature.entry)
         self.flow = analyse(body, threads_of(signature), masked)
         self._ends = list(accumulate(len(block.instructions) + 1 for block in self.flow.blocks))
         self.layout = Layout(self.flow)
-        self.helpers = Helpers(host)
+        self.library = Library(host)
         params = {p.name: (p.offset, p.size) for p in signature.params}
-        self.builder = Builder(self.flow, self.layout, body.shared, params, self.helpers, watch)
+        self.builder = Builder(self.flow, self.layout, body.shared, params, self.library, hooks)
         self.builder.arrays = body.arrays
         self.builder.static_shared = body.static_shared
-        if watch is not None:
-            watch.prepare(self.builder)
-        parts = [self._warp(), self._run(), _arrays(body), self.helpers.text()]
+        self.builder.hooks.prepare(self.builder)
+        parts = [self._warp(), self._run(), _arrays(body), self.library.text()]
         self.text = "\n".join(parts)
 
     def _run(self) -> str:
@@ -86,10 +83,9 @@ class Module:
             "fresh": FRESH,
             "length": self._ends[-1],
         }
-        watch = self.builder.watch
-        pieces = {"turn": "%warp", "round": "", "pick": ""}
-        if watch is not None:
-            pieces = {"turn": "%turn", "round": watch.round(self.builder), "pick": watch.turn()}
+        hooks = self.builder.hooks
+        turn, pick = hooks.turn()
+        pieces = {"turn": turn, "round": hooks.round(self.builder), "pick": pick}
         return _RUN % (numbers | pieces)
 
     def _warp(self) -> str:
@@ -97,15 +93,14 @@ class Module:
         divergent = self.flow.divergent
         for block in self.flow.blocks:
             b.begin_block()
-            b.lines.append(f"bb{block.index}:")
+            b.label(f"bb{block.index}")
             if divergent:
                 next_block = b.load("i32", LANES, "%ctx", NEXT, 64)
                 b.active = b.compare("icmp eq", next_block, b.constant("i32", block.index))
-            if b.watch is not None:
-                b.watch.ordering.begins_block()
+            b.hooks.begins_block()
             self._lower(block)
-            if b.watch is not None and block.last is not None:
-                b.watch.decides(b, block.last)
+            if block.last is not None:
+                b.hooks.decides(b, block.last)
             self._keep(block)
             (_leave_lanes if divergent else _leave)(b, block, self._loop_steps(block))
         blocks, b.lines = b.lines, []
@@ -121,7 +116,7 @@ class Module:
                 "  %params = load ptr, ptr %params.at, align 8",
                 f"  %shared.at = getelementptr i8, ptr %state, i64 {state_offset('shared')}",
                 "  %shared = load ptr, ptr %shared.at, align 8",
-                *(b.watch.preamble() if b.watch else []),
+                *b.hooks.preamble(),
                 *start,
                 "init:",
                 *b.lines,
@@ -137,9 +132,8 @@ class Module:
         """At the start of a CTA: registers that may be read before they are written are zero."""
         b = self.builder
         b.begin_block()
-        b.active = None
-        if b.watch is not None:
-            b.watch.begin(b)
+        b.active, b.block = None, "init"
+        b.hooks.begin(b)
         for register in sorted(self.flow.blocks[0].live_in, key=lambda r: r.name):
             zero = Value("false" if register.bits == 1 else "0", f"i{register.bits}")
             self._store(register, b.vector(zero) if register in self.flow.varying else zero)
@@ -153,12 +147,10 @@ class Module:
         b = self.builder
         for position, instruction in enumerate(block.instructions):
             b.upcoming = block.instructions[position + 1 :]
-            if b.watch is not None:
-                b.watch.reads(b, instruction)
+            b.hooks.reads(b, instruction)
             if instruction not in b.lowered:
                 table.find(instruction).lower(b, instruction)
-            if b.watch is not None:
-                b.watch.writes(b, instruction)
+            b.hooks.writes(b, instruction)
 
     def _keep(self, block: Block) -> None:
         """Store what the block wrote and others read."""
@@ -220,7 +212,7 @@ def _leave(b: Builder, block: Block, loop_steps: int) -> None:
             _count_steps(b, block, loop_steps, b.constant("i32", block.index))
         waits = _waits(b, block)
         b.line(f"br {waits}, label %wait{block.index}, label {_label(block.next)}")
-        b.lines.append(f"wait{block.index}:")
+        b.label(f"wait{block.index}")
         b.line(f"ret i32 {block.next if block.exit == 'yield' else block.index}")
         return
     guard = None
@@ -247,9 +239,7 @@ def _waits(b: Builder, block: Block) -> Value:
         waits = b.waits
     else:
         waits = b.invert(is_open(b, ins))
-        if b.watch is not None:
-            number = uniform(b, number_of(ins), ins)
-            b.watch.ordering.opened(b, number, b.invert(waits))
+        b.hooks.opened(b, ins, number_of(ins), waits)
     before = b.load("i32", 1, "%state", state_offset("idle"), 4)
     more = b.op("add", before, b.constant("i32", 1))
     idle = b.select(waits, more, b.constant("i32", 0))
@@ -269,9 +259,9 @@ def _count_steps(b: Builder, block: Block, steps: int, resume: Value) -> None:
     b.store(left, "%state", state_offset("steps"), 8)
     over = b.compare("icmp slt", left, b.constant("i64", 0))
     b.line(f"br {over}, label %stop{block.index}, label %on{block.index}")
-    b.lines.append(f"stop{block.index}:")
+    b.label(f"stop{block.index}")
     b.line(f"ret {resume}")
-    b.lines.append(f"on{block.index}:")
+    b.label(f"on{block.index}")
 
 
 def _divergent_start(flow: Flow) -> list[str]:
@@ -302,7 +292,7 @@ def _divergent_start(flow: Flow) -> list[str]:
 
 
 def _leave_lanes(b: Builder, block: Block, loop_steps: int) -> None:
-    b.helpers.declare(f"i32 @llvm.vector.reduce.smin.v{LANES}i32(<{LANES} x i32>)")
+    b.library.declare(f"i32 @llvm.vector.reduce.smin.v{LANES}i32(<{LANES} x i32>)")
     assert b.active is not None
 
     def number(index: int) -> Value:
@@ -326,7 +316,7 @@ def _leave_lanes(b: Builder, block: Block, loop_steps: int) -> None:
         _count_steps(b, block, loop_steps + _CHOICE_STEPS, b.constant("i32", 1))
     if block.exit in ("poll", "yield"):
         b.line(f"br {waits}, label %wait{block.index}, label %dispatch")
-        b.lines.append(f"wait{block.index}:")
+        b.label(f"wait{block.index}")
         b.line("ret i32 1")
     else:
         b.line("br label %dispatch")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
+from queue import SimpleQueue
 
 import numpy as np
 
@@ -74,7 +76,15 @@ class Launch:
         cuts = [(ctas * i // count, ctas * (i + 1) // count) for i in range(count)]
         pieces = iter(cuts if self.only is None else [(i, i + 1) for i in self.only])
         stop = _Stop()
-        workers = [_Worker(self, stop) for _ in range(threads)]
+        idle, workers = self._idle(), list[_Worker]()
+        while len(workers) < threads:
+            try:
+                workers.append(idle.pop())
+            except IndexError:
+                workers.append(_Worker(self))
+        steps = step_limit()
+        for worker in workers:
+            worker.take(self, stop, steps)
         if threads == 1:
             workers[0].run(pieces)
         else:
@@ -82,24 +92,99 @@ class Launch:
         if self.attach is None:  # else the checks have found it, and left it out
             for worker in workers:
                 worker.check_shared()
+            idle += workers
+
+    def _idle(self) -> list[_Worker]:
+        """Workers that launches like this one have left: no two launches have the same."""
+        if self.attach is not None:
+            return []
+        like, kept = (self.block, self.shared_bytes), self.function.idle
+        if like not in kept:  # those of other launches are given up
+            kept = self.function.idle = {like: []}
+        return kept[like]
 
 
 def _run_together(
     workers: Sequence[_Worker], pieces: Iterator[tuple[int, int]], stop: _Stop
 ) -> None:
     """Run each worker in a thread, the first in this one."""
-    others: list[Future[None]] = []
-    with ThreadPoolExecutor(len(workers) - 1) as pool:
-        try:
-            with suppress(RuntimeError):  # no threads are had once the interpreter is ending
-                for worker in workers[1:]:
-                    others.append(pool.submit(worker.run, pieces))
-            workers[0].run(pieces)
-            for other in others:
-                other.result()
-        finally:  # Ctrl-C may come while this thread waits
-            stop.asked = True
-            _settle(workers[1:])
+    done: SimpleQueue[BaseException | None] = SimpleQueue()
+    others = [_Task(worker, pieces, done) for worker in workers[1:]]
+    try:
+        with suppress(RuntimeError):  # no threads are had once the interpreter is ending
+            _threads().run(others)
+        workers[0].run(pieces)
+        begun = [task for task in others if not task.cancel()]
+        for _ in begun:
+            error = done.get()
+            if error is not None:
+                raise error
+    finally:  # Ctrl-C may come while this thread waits
+        stop.asked = True
+        for task in others:
+            task.cancel()
+        _settle(workers[1:])
+
+
+class _Task:
+    """A worker's part of a launch, for another thread."""
+
+    def __init__(
+        self,
+        worker: _Worker,
+        pieces: Iterator[tuple[int, int]],
+        done: SimpleQueue[BaseException | None],
+    ) -> None:
+        """done: takes the error in which it ended, or None."""
+        self._worker, self._pieces, self._done = worker, pieces, done
+        self._claim = threading.Lock()  # taken by who runs the task, or calls it off
+
+    def cancel(self) -> bool:
+        """Call it off; False where it has begun, or been called off."""
+        return self._claim.acquire(blocking=False)
+
+    def __call__(self) -> None:
+        if self._claim.acquire(blocking=False):
+            error = None
+            try:
+                self._worker.run(self._pieces)
+            except BaseException as raised:
+                error = raised
+            self._done.put(error)
+
+
+class _Threads:
+    """Threads that are kept for the next launch.
+
+    Executors of the standard library wait in Python code, which Ctrl-C may leave with a lock taken;
+    this one only calls what Ctrl-C cannot break off halfway.
+    """
+
+    def __init__(self) -> None:
+        self._tasks: SimpleQueue[_Task] = SimpleQueue()
+        self._count = 0
+
+    def run(self, tasks: Sequence[_Task]) -> None:
+        """Have tasks run by and by, as many at a time as were given at once so far."""
+        while self._count < len(tasks):
+            threading.Thread(target=self._serve, daemon=True).start()
+            self._count += 1
+        for task in tasks:
+            self._tasks.put(task)
+
+    def _serve(self) -> None:
+        while True:
+            self._tasks.get()()
+
+
+@cache
+def _threads() -> _Threads:
+    """The threads of this process; a fork has none of them."""
+    return _Threads()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_threads.cache_clear)
 
 
 class _Stop:
@@ -144,21 +229,21 @@ class StoppedError(Exception):
 class _Worker:
     """One host thread's state: contexts of a CTA's warps, and the CTA's shared memory.
 
+    It serves launches of one function, block and size of shared memory, one after the other.
     busy: whether it runs native code, or is about to.
     """
 
-    def __init__(self, launch: Launch, stop: _Stop) -> None:
+    _stop: _Stop
+    _steps: int
+
+    def __init__(self, launch: Launch) -> None:
         needs = launch.function.needs
         x, y, z = launch.block
         warps = -(-x * y * z // LANES)
         self._call = launch.function.call
         self._masked = needs.masked
-        self._stop = stop
         self.busy = False
-        self._steps = step_limit()
-        self._params = ctypes.create_string_buffer(
-            launch.parameter_block, len(launch.parameter_block) + 1
-        )
+        self._params = ctypes.create_string_buffer(len(launch.parameter_block) + 1)
         try:
             contexts = aligned(warps * needs.context_bytes, 64)
             size = needs.static_shared + launch.shared_bytes
@@ -174,7 +259,6 @@ class _Worker:
         self._contexts = contexts.reshape(warps, needs.context_bytes)
         _fill_contexts(self._contexts, launch.block)
         self._state = State(
-            nctaid=launch.grid,
             ntid=launch.block,
             warps=warps,
             shared_bytes=launch.shared_bytes,
@@ -185,6 +269,11 @@ class _Worker:
         )
         if launch.attach is not None:
             launch.attach(self._state)
+
+    def take(self, launch: Launch, stop: _Stop, steps: int) -> None:
+        """Serve this launch next."""
+        self._stop, self._steps, self._state.nctaid = stop, steps, launch.grid
+        ctypes.memmove(self._params, launch.parameter_block, len(launch.parameter_block))
 
     def run(self, pieces: Iterator[tuple[int, int]]) -> None:
         """Run ranges of CTAs until there are no more, or another worker has failed."""

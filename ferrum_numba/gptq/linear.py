@@ -128,6 +128,13 @@ class GptqLinear:
         checkpoint = path if isinstance(path, Checkpoint) else Checkpoint.open(path)
         return cls(checkpoint.load(name), device=device, kernel=kernel, dtype=dtype)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the layer's arrays take on the device."""
+        weight = self.weight
+        arrays = (weight.qweight, weight.scales, weight.qzeros, self.bias, self._g_idx)
+        return sum(array.nbytes for array in arrays if array is not None)
+
     def artefact(self, m: int) -> Artefact:
         """What multiplies m rows."""
         weight = self.weight
@@ -174,6 +181,34 @@ class GptqLinear:
                     error.called(theirs, f"{own}, the kernel's {theirs}")
                 raise
         return out
+
+    @property
+    def gives_wide(self) -> bool:
+        """Whether `into` computes with this layer: whether a tuned kernel takes its groups."""
+        return self._fixed is None and self._wide(1).takes_wide
+
+    def into(self, total: Any, x: Any, *, adds: bool, stream: Any = None) -> None:
+        """total = x @ W + bias in float32, not rounded; with `adds` added to what it holds.
+
+        total: float32 (M, N), x (M, K) of the layer's dtype, both in C order on the device.  Can be
+        captured.  Raises AbiError for arrays that do not fit, and where not `gives_wide`.
+        """
+        m, weight = x.shape[0], self.weight
+        kernel = self._wide(m).kernel(self.device)
+        given: dict[str, Any] = {"bias": self.bias, "wide": total, "adds": adds}
+        if self._g_idx is None:
+            kernels.launch_w4a16_gptq(stream, kernel, x, weight, None, m, **given)
+        else:
+            kernels.prepare_act_order(kernel, x, weight, self._g_idx, None, m, **given)(stream)
+
+    def _wide(self, m: int) -> Artefact:
+        """What multiplies m rows into float32."""
+        weight = self.weight
+        shape = (self.device, m, weight.N, weight.K)
+        kind = (weight.zero_bias, self.dtype.name)
+        if self._g_idx is None:
+            return kernels.choose(*shape, weight.group_size, *kind, wide=True)
+        return kernels.choose_act_order(*shape, weight.scales.shape[0], *kind, weight.symmetric)
 
     def _on_host(self, x: npt.NDArray[Any], stream: Any) -> npt.NDArray[Any]:
         """y of NumPy's x, by way of the device.  Waits for it."""

@@ -7,7 +7,7 @@ from typing import Any
 from ..devices import Kernel, PreparedLaunch
 from ..errors import AbiError
 from .catalogue import launch_config
-from .w4a16 import PackedWeight, biases, check_bias, check_zero_bias
+from .w4a16 import PackedWeight, check_bias, check_wide, check_zero_bias, extras
 
 
 def prepare_act_order(
@@ -19,17 +19,20 @@ def prepare_act_order(
     m: int,
     *,
     bias: Any = None,
+    wide: Any = None,
+    adds: bool = False,
 ) -> PreparedLaunch:
     """`out[m, N] = a[m, K] @ weight + bias`, the group of row k being g_idx[k].
 
     kernel: of `kernels.choose_act_order` or `kernels.act_order`.  g_idx: int32 [K] on the kernel's
     device, each a row of the scales: GptqTensors refuses others, the kernels do not look.
-    a, out: arrays there of the kernel's dtype, in C order, of at least m rows.  bias: as
-    `prepare_w4a16_gptq` takes it.
+    a, out: arrays there of the kernel's dtype, in C order, of at least m rows.  bias, wide,
+    adds: as `launch_w4a16_gptq` takes them.
 
     Raises AbiError for arguments that do not fit.
     """
     check_bias(kernel, bias)
+    check_wide(kernel, wide)
     check_zero_bias(kernel, weight)
     if (kernel.sidecar.constants or {}).get("SYMMETRIC") and not getattr(
         weight, "symmetric", False
@@ -48,5 +51,5 @@ def prepare_act_order(
         *(n, 1),  # scales
         *(n // 8, 1),  # qzeros
         *(n, 1),  # c
-        *biases(kernel, weight, bias),
+        *extras(kernel, weight, bias, wide, adds),
     )

@@ -55,6 +55,11 @@ class Artefact:
         return {**said["constants"], **said["tile"], **own, "kernel": said["name"]}
 
     @property
+    def takes_wide(self) -> bool:
+        """Whether it is a GEMM that gives its result in float32, too."""
+        return any(parameter["name"] == "wide" for parameter in self.record["params"])
+
+    @property
     def declared(self) -> dict[str, Any]:
         """The sidecar's JSON."""
         fields = {**self.record, **self.row}
@@ -85,8 +90,8 @@ class Artefact:
         """This build, loaded on a device (once)."""
         return device.load_module(self.text, self.sidecar).get_kernel()
 
-    def takes(self, device: Device, sizes: Mapping[str, int]) -> bool:
-        """Whether device and driver run it, and its constraints hold for these integers."""
+    def runs_on(self, device: Device) -> bool:
+        """Whether device and driver run it."""
         capability = getattr(device, "capability", None)
         newest = getattr(device, "cuda_version", None)
         target, version = self.sidecar.target, self.sidecar.ptx_version
@@ -96,7 +101,14 @@ class Artefact:
             needed = cuda_for_ptx(version)
             if needed is None or needed > newest:
                 return False
-        values = {**(self.sidecar.tile or {}), **sizes}
+        return True
+
+    def takes(self, device: Device, sizes: Mapping[str, int]) -> bool:
+        """Whether device and driver run it, and its constraints hold for these integers."""
+        if not self.runs_on(device):
+            return False
+        given = {p.name: 1 for p in self.sidecar.params if p.nullable}
+        values = {**(self.sidecar.tile or {}), **given, **sizes}
         return all(rule(values) for rule in self.sidecar.constraints)
 
 

@@ -61,18 +61,23 @@ def choose(
     group_size: int,
     zero_bias: int,
     dtype: str = "float16",
+    wide: bool = False,
 ) -> Artefact:
     """The fastest GEMM for arrays in C order on this device, by the measured table.
 
     Between shapes that were measured it takes the nearest; where no tuned kernel's constraints
-    hold, the canonical one.  Raises AbiError for a dtype that no artefact computes in.
+    hold, the canonical one.  wide: whether its result has to be float32, which the canonical one
+    does not give; then a tuned one goes first.  Raises AbiError for a dtype that no artefact
+    computes in.
     """
-    sizes = contiguous_sizes(M, N, K, group_size) | {"zero_bias": zero_bias}
+    sizes = contiguous_sizes(M, N, K, group_size) | {"zero_bias": zero_bias, "adds": 0}
     for table in (device_name(device), PORTABLE):
         for group in tuning().groups(table):
             if sizes["group_size"] % group and sizes["group_size"] < K:
                 continue
             build = tuning().build(table, M, N, K, group)
+            if build == CANONICAL and wide:
+                continue
             if build is None or build == CANONICAL:
                 return canonical(zero_bias, dtype)
             tuned = of_dtype(artefact(build), dtype)
@@ -97,7 +102,7 @@ def choose_act_order(
     symmetric: whether every true zero is 8.  The choice is the same for all M between two of
     ACT_ORDER_BOUNDS.  Raises AbiError for a dtype that no artefact computes in.
     """
-    sizes = contiguous_sizes(M, N, K, K) | {"groups": groups, "zero_bias": zero_bias}
+    sizes = contiguous_sizes(M, N, K, K) | {"groups": groups, "zero_bias": zero_bias, "adds": 0}
     rows = next(rows for bound, rows in _ACT_ORDER_ROWS.items() if bound >= M)
     fastest = {"BLOCK_M": rows, "CAPACITY": _FEW_GROUPS, "SYMMETRIC": int(symmetric)}
     for tile in (fastest, _MANY_GROUPS):

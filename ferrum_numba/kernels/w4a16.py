@@ -78,6 +78,8 @@ def launch_w4a16_gptq(
     m: int,
     *,
     bias: Any = None,
+    wide: Any = None,
+    adds: bool = False,
 ) -> None:
     """Launch a GEMM: `out[m, N] = a[m, K] @ weight + bias`, on `stream` (None: the default).
 
@@ -86,10 +88,12 @@ def launch_w4a16_gptq(
     canonical argument list.
     a, out: arrays of the kernel's dtype on its device, in C order, of at least m rows.
     bias: [N] of that dtype there, for a kernel that has such an argument, or None.
+    wide: float32 [m, N] in C order, for a tuned kernel: takes the result in place of `out`, which
+    is None then; with `adds` the result is added to what it holds.
 
     Raises AbiError for arguments that do not fit, LaunchError where the device refuses.
     """
-    kernel, config, arguments = _marshal(kernel, a, weight, out, m, bias)
+    kernel, config, arguments = _marshal(kernel, a, weight, out, m, bias, wide, adds)
     kernel.launch(config, *arguments, stream=stream)
 
 
@@ -97,7 +101,7 @@ def prepare_w4a16_gptq(
     kernel: Kernel, a: Any, weight: PackedWeight, out: Any, m: int, *, bias: Any = None
 ) -> PreparedLaunch:
     """As `launch_w4a16_gptq`, to be launched later: `call(stream)`, `call.update(a=..., M=...)`."""
-    kernel, config, arguments = _marshal(kernel, a, weight, out, m, bias)
+    kernel, config, arguments = _marshal(kernel, a, weight, out, m, bias, None, False)
     return kernel.prepare(config, *arguments)
 
 
@@ -114,9 +118,20 @@ def check_bias(kernel: Kernel, bias: Any) -> None:
         )
 
 
-def biases(kernel: Kernel, weight: PackedWeight, bias: Any) -> tuple[Any, ...]:
+def check_wide(kernel: Kernel, wide: Any) -> None:
+    """Raise AbiError for a float32 result that the kernel does not give."""
+    if wide is not None and not any(p.name == "wide" for p in kernel.signature.arguments):
+        raise AbiError(
+            f"wide: {kernel.signature.entry} rounds its result; take a tuned build, such as "
+            "kernels.choose(..., wide=True) gives"
+        )
+
+
+def extras(
+    kernel: Kernel, weight: PackedWeight, bias: Any, wide: Any = None, adds: bool = False
+) -> tuple[Any, ...]:
     """The arguments behind the canonical ones, as far as a kernel has them."""
-    known = {"bias": bias, "zero_bias": _zero_bias(weight)}
+    known = {"bias": bias, "zero_bias": _zero_bias(weight), "wide": wide, "adds": int(adds)}
     names = (parameter.name for parameter in kernel.signature.arguments)
     return tuple(known[name] for name in names if name in known)
 
@@ -138,7 +153,14 @@ def check_zero_bias(kernel: Kernel, weight: PackedWeight) -> None:
 
 
 def _marshal(
-    kernel: Kernel, a: Any, weight: PackedWeight, out: Any, m: int, bias: Any
+    kernel: Kernel,
+    a: Any,
+    weight: PackedWeight,
+    out: Any,
+    m: int,
+    bias: Any,
+    wide: Any,
+    adds: bool,
 ) -> tuple[Kernel, LaunchConfig, tuple[Any, ...]]:
     """The kernel, held to the canonical argument list, its configuration and arguments."""
     if getattr(weight, "act_order", False):
@@ -148,6 +170,7 @@ def _marshal(
         )
     kernel = _declared(kernel)
     check_bias(kernel, bias)
+    check_wide(kernel, wide)
     check_zero_bias(kernel, weight)
     try:
         tensors = (weight.qweight, weight.scales, weight.qzeros)
@@ -166,7 +189,7 @@ def _marshal(
         *(n, 1),  # scales
         *(n // 8, 1),  # qzeros
         *(n, 1),  # c
-        *biases(kernel, weight, bias),
+        *extras(kernel, weight, bias, wide, adds),
     )
     config = launch_config(kernel.sidecar, M=m, N=n, K=k, group_size=group_size)
     return kernel, config, arguments

@@ -99,11 +99,10 @@ class ModelConfig:
         hidden, heads = keys.count("hidden_size"), keys.count("num_attention_heads")
         kv_heads = keys.count("num_key_value_heads", heads)
         if heads % kv_heads:
-            remedy = "take the model's own file"
-            raise keys.error("num_key_value_heads", f"a divisor of {heads} heads", remedy)
+            raise keys.error("num_key_value_heads", f"a divisor of {heads} heads")
         if keys["head_dim"] is None and hidden % heads:
             expected = f"a number, as {heads} heads do not divide hidden_size, {hidden}"
-            raise keys.error("head_dim", expected, "take the model's own file")
+            raise keys.error("head_dim", expected)
         head_dim = keys.count("head_dim", hidden // heads)
         layers = keys.count("num_hidden_layers")
         qkv_bias, o_bias, mlp_bias = architecture.biases(keys)
@@ -176,6 +175,5 @@ def _windows(keys: Keys, architecture: Llama, layers: int) -> tuple[int | None, 
         expected = f"one of {', '.join(kinds)} for each of {layers} layers"
         raise keys.error("layer_types", expected, "other kinds of layers are not computed here")
     if window is None and "sliding_attention" in types:
-        remedy = "take the model's own file"
-        raise keys.error("sliding_window", "a number, as layers of layer_types slide", remedy)
+        raise keys.error("sliding_window", "a number, as layers of layer_types slide")
     return tuple(window if kind == "sliding_attention" else None for kind in types)

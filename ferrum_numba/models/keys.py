@@ -37,7 +37,7 @@ class Keys:
         """The value as it is, or None."""
         return self.values.get(key)
 
-    def error(self, key: str, expected: str, remedy: str) -> CheckpointError:
+    def error(self, key: str, expected: str, remedy: str = _REMEDY) -> CheckpointError:
         """The refusal of the value of `key`."""
         found = repr(self[key]) if key in self.values else "nothing"
         return CheckpointError(
@@ -48,35 +48,35 @@ class Keys:
         """A whole number of at least `least`."""
         value = self[key] if self[key] is not None else otherwise
         if type(value) is not int or value < least:
-            raise self.error(key, f"a whole number of at least {least}", _REMEDY)
+            raise self.error(key, f"a whole number of at least {least}")
         return value
 
     def number(self, key: str, otherwise: float | None = None, *, above: float = 0.0) -> float:
         """A finite number above `above`."""
         value: Any = self[key] if self[key] is not None else otherwise
         if type(value) not in (int, float) or not above < value < math.inf:  # nan fails, too
-            raise self.error(key, f"a finite number above {above:g}", _REMEDY)
+            raise self.error(key, f"a finite number above {above:g}")
         return float(value)
 
     def flag(self, key: str, otherwise: bool | None = None) -> bool:
         """true or false."""
         value = self[key] if self[key] is not None else otherwise
         if type(value) is not bool:
-            raise self.error(key, "true or false", _REMEDY)
+            raise self.error(key, "true or false")
         return value
 
     def numbers(self, key: str, size: int) -> tuple[float, ...]:
         """A list of `size` finite numbers above 0."""
         value = self[key]
         if not isinstance(value, list) or len(value) != size:
-            raise self.error(key, f"a list of {size} numbers", _REMEDY)
-        each = Keys(dict(enumerate(value)), f"{key} in {self.where}")  # type: ignore[arg-type]
-        return tuple(each.number(place) for place in range(size))  # type: ignore[arg-type]
+            raise self.error(key, f"a list of {size} numbers")
+        each = Keys({f"{key}[{place}]": part for place, part in enumerate(value)}, self.where)
+        return tuple(map(each.number, each.values))
 
     def token_ids(self, key: str) -> tuple[int, ...]:
         """One id, a list of them, or null: none."""
         value = self[key]
         ids = value if isinstance(value, list) else [] if value is None else [value]
         if not all(type(token) is int and token >= 0 for token in ids):
-            raise self.error(key, "a token id or a list of them", _REMEDY)
+            raise self.error(key, "a token id or a list of them")
         return tuple(ids)

@@ -12,7 +12,7 @@ from ..gptq import Checkpoint
 from .config import ModelConfig
 
 _EMBEDDING, _HEAD = "embed_tokens.weight", "lm_head"
-_PREFIXES = ("model.", "model.language_model.", "language_model.model.")
+_PREFIXES = ("model.", "model.language_model.")
 # What files carry along: transformers computes it, and so do we.
 _IGNORED = "rotary_emb.inv_freq"
 _FLOATS = ("float16", "bfloat16", "float32")

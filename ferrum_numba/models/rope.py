@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from .keys import Keys
 
+Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]
 
 KINDS = ("default", "linear", "dynamic", "llama3", "yarn", "longrope")
@@ -69,11 +70,7 @@ class RopeSpec:
             raise own.error(key, f"one of {', '.join(KINDS)}", "other ropes are not computed here")
         size = head_dim * both.number("partial_rotary_factor", 1.0)
         if size % 2 or not 4 <= size <= head_dim:
-            raise both.error(
-                "partial_rotary_factor",
-                f"an even part of head_dim, {head_dim}",
-                "take the model's own file",
-            )
+            raise both.error("partial_rotary_factor", f"an even part of head_dim, {head_dim}")
         positions = keys.count("max_position_embeddings")
         limit = both.count("original_max_position_embeddings", positions, least=2)
         fields = {
@@ -109,6 +106,20 @@ class RopeSpec:
         elif self.kind == "longrope":  # Ding et al., arXiv:2402.13753
             inverse /= np.array(self.short if length <= self.limit else self.long)
         return inverse.astype(np.float32), self.attention
+
+    def turns(self, longest: int, length: int) -> tuple[Float32Array, Float32Array]:
+        """(cosines, sines), float32 [length, r/2] of each position, times the attention factor.
+
+        longest: tokens of the longest text that is read at once; positions beyond are reached one
+        by one.  Angles are float32 products, as transformers computes them.
+        """
+        inverse, attention = self.frequencies(longest)
+        angles = np.arange(length, dtype=np.float32)[:, None] * inverse
+        if self.kind == "dynamic":  # a token beyond turns by the length that it makes
+            for position in range(max(longest, self.limit), length):
+                angles[position] = np.float32(position) * self.frequencies(position + 1)[0]
+        cosines, sines = (turn(angles) * np.float32(attention) for turn in (np.cos, np.sin))
+        return cosines, sines
 
     def _llama3(self, inverse: Float64Array) -> Float64Array:
         """Low frequencies divided, high ones kept, a ramp between (Llama 3.1's own code)."""

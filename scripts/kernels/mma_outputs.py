@@ -32,6 +32,17 @@ def in_file_order(total, WARPS_N: gl.constexpr):
 
 
 @gluon.jit
+def store_outputs(outputs, c, c_at, wide, wide_at, adds, mask, dtype: gl.constexpr):
+    """Sums in float32 to c, rounded once, or as they are to `wide`, where it is not NULL."""
+    if wide.to(gl.int64) != 0:
+        if adds != 0:
+            outputs += gl.load(wide + wide_at, mask=mask, other=0)
+        gl.store(wide + wide_at, outputs, mask=mask)
+    else:
+        gl.store(c + c_at, outputs.to(dtype), mask=mask)
+
+
+@gluon.jit
 def load_bias(bias, columns, N):
     """What is added to these columns, in float32; zero where bias is NULL."""
     has_bias = bias.to(gl.int64) != 0

@@ -7,6 +7,8 @@
     g_idx    int32   [K]                    the group of each k, 0 .. groups - 1, in any order
     c        T       [M, N]                 fp32 accumulation, rounded once
     bias     T       [N]                    added before rounding; or NULL
+    wide     float32 [M, N], C order        takes the result in place of c; or NULL
+    adds                                    1: the result is added to what `wide` holds
 
 T is float16 or bfloat16.  As in w4a16_gptq_gemm_decode.py, the words are operands of mma.m16n8k16
 as they lie; mma_operands.py says which lane has which (g = lane / 4, t = lane % 4).
@@ -40,7 +42,7 @@ from mma_operands import (
     weights_of,
     words_layout,
 )
-from mma_outputs import in_file_order, load_bias, outputs_layout
+from mma_outputs import in_file_order, load_bias, outputs_layout, store_outputs
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import mma_v2
@@ -316,6 +318,8 @@ def w4a16_gptq_gemm_act_order_mma(
     stride_cn,
     bias,
     zero_bias,
+    wide,
+    adds,
     BLOCK_M: gl.constexpr,
     BLOCK_N: gl.constexpr,
     BLOCK_K: gl.constexpr,
@@ -399,6 +403,8 @@ def w4a16_gptq_gemm_act_order_mma(
     columns = first_quad * 4 + gl.arange(0, BLOCK_N, gl.SliceLayout(1, c_at))
     rows = first_row + gl.arange(0, BLOCK_M, gl.SliceLayout(0, c_at))
     offset = load_bias(bias, columns, N)
-    c += rows.to(gl.int64)[None, :] * c_step + columns[:, None]
-    outputs = (outputs + offset[:, None]).to(dtype)
-    gl.store(c, outputs, mask=(rows < M)[None, :] & (columns < N // 4 * 4)[:, None])
+    rows = rows.to(gl.int64)
+    own_at = rows[None, :] * c_step + columns[:, None]
+    wide_at = rows[None, :] * (N // 8 * 8) + columns[:, None]
+    mask = (rows < M)[None, :] & (columns < N // 4 * 4)[:, None]
+    store_outputs(outputs + offset[:, None], c, own_at, wide, wide_at, adds, mask, dtype)

@@ -9,6 +9,8 @@ cores want their operands: nothing is repacked, and no operand passes through sh
     qzeros   int32   [ceil(K/G), N/8]       eight 4-bit zeros a word, low nibble first along N
     c        float16 [M, N]                 fp32 accumulation, rounded once
     bias     float16 [N]                    added before rounding; or NULL
+    wide     float32 [M, N], C order        takes the result in place of c; or NULL
+    adds                                    1: the result is added to what `wide` holds
 
 or bfloat16 wherever it says float16.
 
@@ -56,7 +58,7 @@ from mma_operands import (
     weights_of,
     words_layout,
 )
-from mma_outputs import in_file_order, load_bias
+from mma_outputs import in_file_order, load_bias, store_outputs
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import mma_v2
@@ -234,6 +236,8 @@ def w4a16_gptq_gemm_decode(
     stride_cn,
     bias,
     zero_bias,
+    wide,
+    adds,
     BLOCK_M: gl.constexpr,
     BLOCK_N: gl.constexpr,
     BLOCK_K: gl.constexpr,
@@ -319,6 +323,8 @@ def w4a16_gptq_gemm_decode(
     columns = first_quad * 4 + gl.arange(0, BLOCK_N, gl.SliceLayout(1, c_at))
     rows = first_row + gl.arange(0, BLOCK_M, gl.SliceLayout(0, c_at))
     offset = load_bias(bias, columns, N)
-    c += rows.to(gl.int64)[None, :] * stride_cm + columns.to(gl.int64)[:, None] * stride_cn
-    outputs = (outputs + offset[:, None]).to(dtype)
-    gl.store(c, outputs, mask=(rows < M)[None, :] & (columns < N)[:, None])
+    rows = rows.to(gl.int64)
+    own_at = rows[None, :] * stride_cm + columns.to(gl.int64)[:, None] * stride_cn
+    wide_at = rows[None, :] * N + columns[:, None]
+    mask = (rows < M)[None, :] & (columns < N)[:, None]
+    store_outputs(outputs + offset[:, None], c, own_at, wide, wide_at, adds, mask, dtype)

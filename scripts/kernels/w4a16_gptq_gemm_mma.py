@@ -8,6 +8,8 @@ It computes on the tensors of a GPTQ checkpoint as they are, on every GPU from s
     qzeros   int32   [ceil(K/G), N/8]       eight 4-bit zeros a word, low nibble first along N
     c        float16 [M, N]                 fp32 accumulation, rounded once
     bias     float16 [N]                    added before rounding; or NULL
+    wide     float32 [M, N], C order        takes the result in place of c; or NULL
+    adds                                    1: the result is added to what `wide` holds
 
 or bfloat16 wherever it says float16.
 
@@ -44,7 +46,7 @@ and do not crowd where one was free first.
 
 from linear_layouts import along
 from mma_operands import weights_of
-from mma_outputs import in_file_order, load_bias, outputs_layout
+from mma_outputs import in_file_order, load_bias, outputs_layout, store_outputs
 from mma_rings import (
     allocate_rings,
     fetch_activations,
@@ -272,6 +274,8 @@ def w4a16_gptq_gemm_mma(
     stride_cn,
     bias,
     zero_bias,
+    wide,
+    adds,
     workspace,
     counters,
     BLOCK_M: gl.constexpr,
@@ -362,5 +366,7 @@ def w4a16_gptq_gemm_mma(
         n += first_column
         m += first_row
         outputs += load_bias(bias, n, N)[:, None]
-        at = m.to(gl.int64)[None, :] * c_step + n[:, None]
-        gl.store(c + at, outputs.to(dtype), mask=(m < M)[None, :] & (n < N // 4 * 4)[:, None])
+        own_at = m.to(gl.int64)[None, :] * c_step + n[:, None]
+        wide_at = m.to(gl.int64)[None, :] * (N // 8 * 8) + n[:, None]
+        mask = (m < M)[None, :] & (n < N // 4 * 4)[:, None]
+        store_outputs(outputs, c, own_at, wide, wide_at, adds, mask, dtype)

@@ -8,6 +8,8 @@ It computes straight on the tensors of a GPTQ checkpoint; nothing is repacked.
     qzeros    int32 [ceil(K/G), N/8]         eight 4-bit zeros a word, low nibble first along N
     c         as a [M, N]                    fp32 accumulation
     bias      as a [N], or NULL
+    wide      float32 [M, N], C order        takes the result in place of c; or NULL
+    adds                                     1: the result is added to what `wide` holds
     workspace float32 [2 * programs, BLOCK_M * BLOCK_N]   partial tiles
     counters  int32 [2 * programs * PARTITIONS]           zero before and after
 
@@ -167,8 +169,8 @@ def _here(x):
 
 
 @gluon.jit
-def _store(total, c, bias, M, N, first_row, first_column, c_step):
-    """total [BLOCK_N in wgmma's order, BLOCK_M] + bias -> c."""
+def _store(total, c, bias, wide, adds, M, N, first_row, first_column, c_step):
+    """total [BLOCK_N in wgmma's order, BLOCK_M] + bias -> c, or `wide`."""
     BLOCK_N: gl.constexpr = total.shape[0]
     BLOCK_M: gl.constexpr = total.shape[1]
     at: gl.constexpr = _outputs_layout(BLOCK_M, BLOCK_N, gl.num_warps())
@@ -179,10 +181,17 @@ def _store(total, c, bias, M, N, first_row, first_column, c_step):
     inside = (first_column + column) // 8 < N // 8
     if bias.to(gl.int64) != 0:
         total += gl.load(bias + first_column + column, inside, 0).to(gl.float32)[None, :]
-    corner = gl.multiple_of(c + (first_row.to(gl.int64) * c_step + first_column), 16)
-    offset = gl.multiple_of(row * _here(c_step.to(gl.int32)), 2)[:, None] + column[None, :]
     mask = (row < M - first_row)[:, None] & inside[None, :]
-    gl.store(corner + offset, total.to(c.dtype.element_ty), mask)
+    if wide.to(gl.int64) != 0:
+        there = gl.multiple_of(wide + (first_row.to(gl.int64) * N + first_column), 8)
+        there += gl.multiple_of(row * _here(N), 2)[:, None] + column[None, :]
+        if adds != 0:
+            total += gl.load(there, mask, 0)
+        gl.store(there, total, mask)
+    else:
+        corner = gl.multiple_of(c + (first_row.to(gl.int64) * c_step + first_column), 16)
+        offset = gl.multiple_of(row * _here(c_step.to(gl.int32)), 2)[:, None] + column[None, :]
+        gl.store(corner + offset, total.to(c.dtype.element_ty), mask)
 
 
 @gluon.jit
@@ -192,8 +201,8 @@ def _multiply(
     STAGES: gl.constexpr, SPANS: gl.constexpr, BAND: gl.constexpr, CHUNK: gl.constexpr,
 ):  # fmt: skip
     """One partition of the multiplying warps, tile by tile, to the stored result."""
-    c, bias, zero_bias, workspace, counters = operands[:5]
-    a_ring, q_ring, s_ring, z_ring, full, empty, M, N, K, c_step = operands[5:]
+    c, bias, zero_bias, wide, adds, workspace, counters = operands[:7]
+    a_ring, q_ring, s_ring, z_ring, full, empty, M, N, K, c_step = operands[7:]
     WARPS: gl.constexpr = gl.num_warps()
     BLOCK_N: gl.constexpr = TILE_N // PARTITIONS
     WIDTH: gl.constexpr = BLOCK_N // 8  # eights of columns
@@ -241,7 +250,7 @@ def _multiply(
         first_row, first_column = place_of(tile, M, N, BLOCK_M, TILE_N, BAND)
         first_column += PARTITION * BLOCK_N
         if end - first == steps:
-            _store(total, c, bias, M, N, first_row, first_column, c_step)
+            _store(total, c, bias, wide, adds, M, N, first_row, first_column, c_step)
         else:
             shared_tile = tile - whole * programs
             tile_start = shared_tile * steps
@@ -264,7 +273,7 @@ def _multiply(
                         mine + row * BLOCK_N, BLOCK_M * TILE_N, lowest, highest, begun,
                         ROWS, BLOCK_N,
                     )  # fmt: skip
-                    _store(rows, c, bias, M, N, first_row + row, first_column, c_step)
+                    _store(rows, c, bias, wide, adds, M, N, first_row + row, first_column, c_step)
                 gl.store(counter, 0)
         x += end - first
 
@@ -292,6 +301,8 @@ def w4a16_gptq_gemm_wgmma(
     stride_cn,
     bias,
     zero_bias,
+    wide,
+    adds,
     workspace,
     counters,
     BLOCK_M: gl.constexpr,
@@ -333,8 +344,8 @@ def w4a16_gptq_gemm_wgmma(
         M, N, K, group_size, a_step, q_step, s_step, z_step,
     )  # fmt: skip
     results = (
-        c, bias, zero_bias, workspace, counters, a_ring, q_ring, s_ring, z_ring, full, empty,
-        M, N, K, c_step,
+        c, bias, zero_bias, wide, adds, workspace, counters, a_ring, q_ring, s_ring, z_ring, full,
+        empty, M, N, K, c_step,
     )  # fmt: skip
     if PARTITIONS == 1:
         gl.warp_specialize(

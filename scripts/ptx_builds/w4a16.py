@@ -18,16 +18,31 @@ PARAMS = [
     *integers("stride", "stride_sk", "stride_sn", "stride_qzk", "stride_qzn"),
     *integers("stride", "stride_cm", "stride_cn"),
 ]
-# What the tuned kernels take besides: what is added to the result, and to each stored zero.
-BIASES = [
+# What the tuned kernels take besides: what is added to the result, and to each stored zero; and
+# where the result goes as float32 in place of c, set there or added.
+EXTRAS = [
     array("bias", "*T", ["N"], ["1"]) | {"nullable": True},
     *integers("argument", "zero_bias"),
+    array("wide", "*fp32", ["M", "N"], ["N", "1"], role="argument")
+    | {"nullable": True, "align": 16},
+    *integers("argument", "adds"),
 ]
 SIZES = ["M >= 1", "N >= 8", "N % 8 == 0", "K >= 8", "K % 8 == 0"]
 UNIT_STRIDES = [f"{name} == 1" for name in ("stride_ak", "stride_qwn", "stride_sn", "stride_qzn")]
-TUNED = [*UNIT_STRIDES, "zero_bias == 0 or zero_bias == 1"]
+TUNED = [
+    *UNIT_STRIDES,
+    "zero_bias == 0 or zero_bias == 1",
+    "adds == 0 or adds == 1",
+    "c != 0 or wide != 0",
+]
 GROUPS = ["group_size >= 1", "group_size % GROUP == 0 or group_size >= K"]
 ZERO_FORMATS = {"v1": 1, "v2": 0}
+
+
+def _tuned(params: list[dict[str, Any]], *aligned_names: str) -> list[dict[str, Any]]:
+    """The parameters of a tuned kernel: those arrays aligned, c left out where `wide` is given."""
+    params = aligned(params, 16, *aligned_names)
+    return [*(p | {"nullable": True} if p["name"] == "c" else p for p in params), *EXTRAS]
 
 
 def _bfloat16(build: Build) -> Build:
@@ -122,7 +137,7 @@ def _decode(tile: DecodeTile, group: int) -> Build:
         num_warps=tile.num_warps,
         tile={"BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n, "BLOCK_K": 128, "GROUP": group},
         constants={"APART": int(tile.block_m * tile.block_n == 256)},
-        params=[*aligned(PARAMS, 16, "a", "qweight", "scales"), *BIASES],
+        params=_tuned(PARAMS, "a", "qweight", "scales"),
         grid=["cdiv(M, BLOCK_M)", "cdiv(N, BLOCK_N)", "1"],
         constraints=[
             *SIZES,
@@ -205,8 +220,7 @@ def _mma(tile: MmaTile, group: int) -> Build:
         },
         constants={"WARPS_K": tile.warps_k, "STAGES": tile.stages},
         params=[
-            *aligned(PARAMS, 16, "a", "qweight", "scales", "c"),
-            *BIASES,
+            *_tuned(PARAMS, "a", "qweight", "scales", "c"),
             owned("workspace", "*fp32", "4 * CTAS * BLOCK_M * BLOCK_N"),
             owned("counters", "*i32", "4 * CTAS"),
         ],
@@ -266,8 +280,7 @@ def _act_order_mma(tile: ActOrderTile, symmetric: bool) -> Build:
         },
         constants={"COPIES": tile.copies, "SYMMETRIC": int(symmetric)},
         params=[
-            *aligned(_act_order_params(), 16, "a", "qweight", "scales", "g_idx", "c"),
-            *BIASES,
+            *_tuned(_act_order_params(), "a", "qweight", "scales", "g_idx", "c"),
         ],
         grid=["cdiv(M, BLOCK_M)", "cdiv(N, BLOCK_N)", "1"],
         constraints=[
@@ -351,8 +364,7 @@ def _wgmma(tile: WgmmaTile, group: int) -> Build:
             "COPY_REGISTERS": tile.copy_registers,
         },
         params=[
-            *aligned(PARAMS, 16, "a", "qweight", "scales", "c"),
-            *BIASES,
+            *_tuned(PARAMS, "a", "qweight", "scales", "c"),
             owned("workspace", "*fp32", f"4 * 2 * {_SMS} * BLOCK_M * BLOCK_N"),
             owned("counters", "*i32", f"4 * 2 * {_SMS} * PARTITIONS"),
         ],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import ferrum_numba as fe
-from ferrum_numba.devices.cuda import unusable
+from ferrum_numba.devices.cuda.numba_cuda import unusable
 from tests.cli.commands import run, run_json
 from tests.gptq.fixtures import DOWN_PROJ, Q_PROJ, fixture
 from tests.layers import random_tensors

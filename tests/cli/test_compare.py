@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ferrum_numba.devices.cuda import unusable
+from ferrum_numba.devices.cuda.numba_cuda import unusable
 from tests.cli.commands import run, run_json
 from tests.gptq.fixtures import fixture
 from tests.layers import random_tensors

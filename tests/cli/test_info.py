@@ -10,7 +10,7 @@ import pytest
 
 import ferrum_numba as fe
 from ferrum_numba import kernels
-from ferrum_numba.devices.cuda import unusable
+from ferrum_numba.devices.cuda.numba_cuda import unusable
 from tests.cli.commands import run, run_json, run_python
 
 

@@ -10,7 +10,7 @@ import pytest
 import ferrum_numba as fe
 from ferrum_numba import kernels
 from ferrum_numba.abi import ptx_digest
-from ferrum_numba.devices.cuda import unusable
+from ferrum_numba.devices.cuda.numba_cuda import unusable
 from tests.cli.commands import run, run_json
 from tests.corpus import FOLDER
 

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from ferrum_numba import kernels
-from ferrum_numba.devices.cuda import unusable
+from ferrum_numba.devices.cuda.numba_cuda import unusable
 from ferrum_numba.report import layer_test
 from tests.cli.commands import run, run_json, run_python
 from tests.gptq.fixtures import fixture

@@ -16,7 +16,7 @@ from ferrum_numba.debug.digest import digest
 from ferrum_numba.debug.recorder import record
 from ferrum_numba.debug.recording import Recording
 from ferrum_numba.debug.replay import replay
-from ferrum_numba.devices import driver
+from ferrum_numba.devices.cuda import driver
 from tests.devices import canonical
 from tests.devices.emulated_gpu import EVERYWHERE, open_anywhere
 from tests.ptx import IOTA

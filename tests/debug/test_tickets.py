@@ -15,7 +15,7 @@ import ferrum_numba as fe
 from ferrum_numba.debug import recorder
 from ferrum_numba.debug.recorder import record
 from ferrum_numba.debug.recording import Recording
-from ferrum_numba.devices import driver
+from ferrum_numba.devices.cuda import driver
 from tests.devices.emulated_gpu import EVERYWHERE, open_anywhere
 from tests.devices.test_threads import THREADS, at_once
 from tests.ptx import IOTA

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import ctypes
 import itertools
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from ctypes import CFUNCTYPE, c_float, c_int, c_size_t, c_uint, c_uint8, c_uint64, c_void_p
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,11 +17,19 @@ from typing import Any
 import numpy as np
 
 import ferrum_numba as fe
-from ferrum_numba.devices.driver_graph import _KernelNode
-from ferrum_numba.devices.packet import _Config
+from ferrum_numba.devices.cuda.launch_record import _Config
+from ferrum_numba.devices.cuda.objects import _KernelNode
 from ferrum_numba.emulator import Program
 
-SUCCESS, INVALID_VALUE, INVALID_HANDLE = 0, 1, 400
+SUCCESS, INVALID_VALUE, OUT_OF_MEMORY, INVALID_HANDLE, NOT_READY = 0, 1, 2, 400, 600
+CAPTURE_UNSUPPORTED, CAPTURE_IMPLICIT = 900, 906
+GLOBAL, RELAXED = 0, 2  # CUstreamCaptureMode
+# What a thread may not call while any thread captures globally, unless it is relaxed itself.
+UNSAFE = (
+    "cuMemAlloc_v2", "cuMemFree_v2", "cuMemAllocFromPoolAsync", "cuMemFreeAsync",
+    "cuMemPoolTrimTo", "cuEventQuery", "cuEventSynchronize", "cuEventDestroy_v2", "cuStreamQuery",
+    "cuStreamSynchronize", "cuStreamDestroy_v2", "cuGraphDestroy", "cuGraphExecDestroy",
+)  # fmt: skip
 # Function, grid, block, shared bytes, parameter block.
 Work = tuple[int, tuple[int, ...], tuple[int, ...], int, bytes]
 
@@ -34,6 +44,14 @@ class Graph:
     last: Any = None
 
 
+@dataclass(eq=False)
+class ForeignCapture:
+    """A capture of another library's; broken_by: the calls that would have invalidated it."""
+
+    blocking: bool
+    broken_by: list[str] = field(default_factory=list)
+
+
 class EmulatedDriver:
     """Stands for `driver.library()`: has the functions that launches need, by their names."""
 
@@ -41,18 +59,48 @@ class EmulatedDriver:
         self._numbers = itertools.count(1000)
         self._programs: dict[int, tuple[Program, int]] = {}
         self._memory: dict[int, np.ndarray] = {}
+        self._pooled: list[np.ndarray] = []  # freed, and not given back
+        self._own = threading.local()  # the thread's capture mode
+        self._foreign: list[ForeignCapture] = []
+        self.capacity = 1 << 34  # bytes of memory
+        self.lags = False  # whether work takes its time: no event is ever done
         self._captures: dict[int, Graph] = {}  # by stream
         self._graphs: dict[int, Graph] = {}  # instances, too
         self._ties: dict[int, tuple[int, int]] = {}
         self.destroyed: set[int] = set()  # streams
         self.misused: list[int] = []  # of them; a GPU's driver may crash then
         for name, types, function in self._functions():
-            setattr(self, name, CFUNCTYPE(c_int, *types)(function))
+            called = self._guarded(name, function) if name in UNSAFE else function
+            setattr(self, name, CFUNCTYPE(c_int, *types)(called))
 
     def add(self, text: str, entry: str, threads: int) -> int:
         """A function of a kernel that takes CTAs of at most `threads`."""
         self._programs[number := next(self._numbers)] = Program.compile(text, entry), threads
         return number
+
+    @contextmanager
+    def foreign_capture(self, *, blocking: bool = False) -> Iterator[ForeignCapture]:
+        """Another library captures a stream globally; blocking: one that the default waits for."""
+        capture = ForeignCapture(blocking)
+        self._foreign.append(capture)
+        try:
+            yield capture
+        finally:
+            self._foreign.remove(capture)
+
+    def _guarded(self, name: str, function: Callable[..., int]) -> Callable[..., int]:
+        def call(*arguments: Any) -> int:
+            if getattr(self._own, "mode", GLOBAL) != RELAXED and self._foreign:
+                return self._invalidate(name)
+            return function(*arguments)
+
+        return call
+
+    def _invalidate(self, name: str, only_blocking: bool = False) -> int:
+        for capture in self._foreign:
+            if capture.blocking or not only_blocking:
+                capture.broken_by.append(name)
+        return CAPTURE_UNSUPPORTED
 
     def _functions(self) -> list[tuple[str, tuple[Any, ...], Callable[..., int]]]:
         p, n = c_void_p, c_uint64
@@ -60,17 +108,25 @@ class EmulatedDriver:
             ("cuLaunchKernelEx", (p, p, p, p), self._launch),
             ("cuMemAlloc_v2", (p, n), self._allocate),
             ("cuMemFree_v2", (n,), lambda address: self._done(self._memory.pop(address))),
+            ("cuDeviceGetAttribute", (p, c_int, c_int), lambda out, *_: _put_int(out, 1)),
+            ("cuMemPoolCreate", (p, p), lambda out, _: self._new(out)),
+            ("cuMemPoolSetAttribute", (p, c_int, p), self._done),
+            ("cuMemPoolGetAttribute", (p, c_int, p), lambda _, __, out: _put(out, self.reserved)),
+            ("cuMemPoolTrimTo", (p, n), lambda *_: self._done(self._pooled.clear())),
+            ("cuMemAllocFromPoolAsync", (p, n, p, p), lambda out, n, *_: self._allocate(out, n)),
+            ("cuMemFreeAsync", (n, p), self._free_to_pool),
+            ("cuStreamQuery", (p,), self._done),
             ("cuMemsetD8Async", (n, c_uint8, n, p), self._fill),
             ("cuStreamCreate", (p, c_uint), lambda out, _: self._new(out)),
             ("cuStreamSynchronize", (p,), self._done),
             ("cuStreamDestroy_v2", (p,), self._done),
             ("cuEventCreate", (p, c_uint), lambda out, _: self._new(out)),
-            ("cuEventRecord", (p, p), lambda _, stream: self._look(stream)),
-            ("cuEventQuery", (p,), self._done),
-            ("cuEventSynchronize", (p,), self._done),
+            ("cuEventRecord", (p, p), lambda _, stream: self._record(stream)),
+            ("cuEventQuery", (p,), lambda _: NOT_READY if self.lags else SUCCESS),
+            ("cuEventSynchronize", (p,), self._wait),
             ("cuEventElapsedTime", (p, p, p), self._elapsed),
             ("cuEventDestroy_v2", (p,), self._done),
-            ("cuThreadExchangeStreamCaptureMode", (p,), self._done),
+            ("cuThreadExchangeStreamCaptureMode", (p,), self._exchange),
             ("cuCtxGetStreamPriorityRange", (p, p), self._priorities),
             ("cuStreamIsCapturing", (p, p), self._is_capturing),
             ("cuStreamGetCaptureInfo_v3", (p,) * 7, self._capture_info),
@@ -114,8 +170,34 @@ class EmulatedDriver:
         )
         return SUCCESS
 
+    @property
+    def reserved(self) -> int:
+        """Bytes of memory that are allocated, or freed and kept by the pool."""
+        return sum(memory.nbytes for memory in [*self._memory.values(), *self._pooled])
+
+    def _exchange(self, place: int) -> int:
+        mode = getattr(self._own, "mode", GLOBAL)
+        self._own.mode, c_int.from_address(place).value = c_int.from_address(place).value, mode
+        return SUCCESS
+
+    def _wait(self, _: int) -> int:
+        self.lags = False
+        return SUCCESS
+
+    def _record(self, stream: int | None) -> int:
+        if stream in (None, 0, 1) and any(capture.blocking for capture in self._foreign):
+            return self._invalidate("cuEventRecord", only_blocking=True)
+        return self._look(stream)
+
+    def _free_to_pool(self, address: int, _: int) -> int:
+        self._pooled.append(self._memory.pop(address))
+        return SUCCESS
+
     def _allocate(self, out: int, nbytes: int) -> int:
-        memory = np.full(nbytes, 0xAB, np.uint8)
+        if self.reserved + nbytes > self.capacity:
+            return OUT_OF_MEMORY
+        memory = np.empty(nbytes, np.uint8)
+        memory[: 1 << 20] = 0xAB  # not zeros, by chance
         self._memory[memory.ctypes.data] = memory
         return _put(out, memory.ctypes.data)
 
@@ -138,8 +220,9 @@ class EmulatedDriver:
 
     def _is_capturing(self, stream: int | None, out: int) -> int:
         self._look(stream)
-        c_int.from_address(out).value = (stream or 0) in self._captures
-        return SUCCESS
+        if not stream and any(capture.blocking for capture in self._foreign):
+            return CAPTURE_IMPLICIT
+        return _put_int(out, (stream or 0) in self._captures)
 
     def _capture_info(self, stream: int | None, status: int, *outs: int) -> int:
         number, graph_at, nodes, _, count = outs
@@ -194,6 +277,11 @@ class EmulatedDriver:
     def _tie(self, graph: int, tie: int, *_: int) -> int:
         self._graphs[graph].ties.append(self._ties.pop(tie))
         return SUCCESS
+
+
+def _put_int(address: int, value: int) -> int:
+    c_int.from_address(address).value = value
+    return SUCCESS
 
 
 def _put(address: int, value: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import itertools
 import weakref
 from collections.abc import Sequence
@@ -15,16 +16,16 @@ import pytest
 
 import ferrum_numba as fe
 from ferrum_numba.abi import ArrayReference
-from ferrum_numba.devices import driver, driver_graph, gpu_arrays
-from ferrum_numba.devices.base import Module
-from ferrum_numba.devices.cuda import unusable
-from ferrum_numba.devices.cuda_graph import CudaGraph
-from ferrum_numba.devices.cuda_kernel import CudaKernel
-from ferrum_numba.devices.cuda_plan import CudaLaunchPlan
-from ferrum_numba.devices.cuda_scratch import CudaScratch
-from ferrum_numba.devices.gate import Gate
-from ferrum_numba.devices.in_flight import InFlight
-from ferrum_numba.devices.streams import stream_handle
+from ferrum_numba.devices.cuda import arrays, driver
+from ferrum_numba.devices.cuda.captures import CaptureLock
+from ferrum_numba.devices.cuda.graph import CudaGraph
+from ferrum_numba.devices.cuda.in_flight import InFlight
+from ferrum_numba.devices.cuda.kernel import CudaKernel
+from ferrum_numba.devices.cuda.numba_cuda import unusable
+from ferrum_numba.devices.cuda.plan import CudaLaunchPlan
+from ferrum_numba.devices.cuda.pool import Block, Pool
+from ferrum_numba.devices.cuda.scratch import CudaScratch
+from ferrum_numba.devices.cuda.streams import stream_handle
 from tests.conftest import DEVICES
 from tests.devices.emulated_driver import EmulatedDriver
 
@@ -38,22 +39,25 @@ def open_anywhere(name: str, patch: pytest.MonkeyPatch) -> fe.Device:
     if unusable() is None:
         pytest.skip("there is a GPU")
     gpu = _gpu()
-    for module in (driver, driver_graph):
-        patch.setattr(module, "library", lambda: gpu.library)
-        patch.setattr(module, "error_name", lambda code: f"CUDA_ERROR_{code} (emulated)")
+    patch.setattr(driver, "library", lambda: gpu.library)
+    patch.setattr(driver, "error_name", lambda code: f"CUDA_ERROR_{code} (emulated)")
     return gpu
 
 
 @cache
 def _gpu() -> EmulatedGpu:
-    return EmulatedGpu(EmulatedDriver())
+    with pytest.MonkeyPatch.context() as patch:
+        library = EmulatedDriver()
+        patch.setattr(driver, "library", lambda: library)
+        return EmulatedGpu(library)
 
 
 class EmulatedArray:
     """A NumPy array that looks like one of numba.cuda."""
 
-    def __init__(self, host: np.ndarray) -> None:
-        self.host, self.stream = host, 0
+    def __init__(self, host: np.ndarray, block: Block | None = None) -> None:
+        """block: the pool's, in which it lies."""
+        self.host, self.stream, self.block = host, 0, block
         self.shape, self.strides, self.dtype = host.shape, host.strides, host.dtype
 
     @property
@@ -68,13 +72,13 @@ class EmulatedArray:
                 "typestr": self.dtype.str}  # fmt: skip
 
     def __getitem__(self, index: Any) -> EmulatedArray:
-        return EmulatedArray(self.host[index])
+        return EmulatedArray(self.host[index], self.block)
 
     def view(self, dtype: Any) -> EmulatedArray:
-        return EmulatedArray(self.host.view(dtype))
+        return EmulatedArray(self.host.view(dtype), self.block)
 
     def reshape(self, *shape: int) -> EmulatedArray:
-        return EmulatedArray(self.host.reshape(*shape))
+        return EmulatedArray(self.host.reshape(*shape), self.block)
 
 
 class EmulatedStream:
@@ -103,8 +107,9 @@ class EmulatedGpu(fe.Device):
     def __init__(self, library: EmulatedDriver) -> None:
         super().__init__()
         self.name, self.library = "cuda:0", library
-        self.in_flight, self.scratch = InFlight(self.current), CudaScratch()
-        self.gate = Gate()
+        self.in_flight, self.capture_lock = InFlight(self.current), CaptureLock()
+        self.memory = Pool(self.name, 0, self.in_flight, self.current)
+        self.scratch = CudaScratch(self.memory)
 
     def current(self) -> _Current:
         return _Current()
@@ -113,10 +118,15 @@ class EmulatedGpu(fe.Device):
         return EmulatedModule(self, text, sidecar)
 
     def to_device(self, array: Any) -> Any:
-        return EmulatedArray(np.array(array, order="C"))
+        there = self.empty(np.shape(array), array.dtype)
+        there.host[...] = array
+        return there
 
     def empty(self, shape: int | Sequence[int], dtype: Any) -> Any:
-        return EmulatedArray(np.empty(shape, dtype))
+        nbytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        block = self.memory.allocate(nbytes)
+        memory = (ctypes.c_uint8 * nbytes).from_address(block.address)
+        return EmulatedArray(np.frombuffer(memory, dtype).reshape(shape), block)
 
     def to_host(self, array: Any) -> Any:
         return array.host.copy()
@@ -134,25 +144,24 @@ class EmulatedGpu(fe.Device):
         return driver.is_capturing(stream_handle(stream))
 
     def describe(self, name: str, array: object) -> ArrayReference:
-        return gpu_arrays.describe(name, array, self.name)
+        return arrays.describe(name, array, self.name)
+
+    def holds(self, address: int) -> bool:
+        return True
 
     def _new_plan(self) -> CudaLaunchPlan:
-        return CudaLaunchPlan(self)  # type: ignore[arg-type]
+        return CudaLaunchPlan(self)
 
     def _new_graph(self, stream: Any) -> CudaGraph:
         if stream is None:
             stream = EmulatedStream(self.library)
-        return CudaGraph(self, stream)  # type: ignore[arg-type]
+        return CudaGraph(self, stream)
 
 
-class EmulatedModule(Module):
+class EmulatedModule(fe.Module):
     device: EmulatedGpu
-
-    @property
-    def cuda_device(self) -> Any:
-        return self.device
 
     def _get(self, signature: fe.Signature) -> CudaKernel:
         threads = 128 if ".maxntid 128" in self.text else 1024
         handle = self.device.library.add(self.text, signature.entry, threads)
-        return CudaKernel(self, signature, None, handle)  # type: ignore[arg-type]
+        return CudaKernel(self, self.device, signature, None, handle)

@@ -10,7 +10,7 @@ import pytest
 
 import ferrum_numba as fe
 from ferrum_numba import kernels
-from ferrum_numba.devices.checked import CheckedCpuDevice
+from ferrum_numba.devices.cpu.checked import CheckedCpuDevice
 from ferrum_numba.kernels.sample import sample
 from tests.devices import canonical
 from tests.layers import random_tensors

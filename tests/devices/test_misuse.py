@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import ferrum_numba as fe
-from ferrum_numba.devices import driver, gate
+from ferrum_numba.devices.cuda import captures, driver
 from tests.devices import canonical, split
 from tests.devices.emulated_gpu import EVERYWHERE, open_anywhere
 from tests.devices.processes import run
@@ -296,8 +296,8 @@ def test_threads_that_capture_and_threads_that_wait(gpu: fe.Device) -> None:
 
 
 def test_captures_and_waits_are_kept_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gate, "_PATIENCE", 0.01)
-    between = gate.Gate()
+    monkeypatch.setattr(captures, "_PATIENCE", 0.01)
+    between = captures.CaptureLock()
     with (
         between.capturing(),
         between.capturing(),
@@ -324,25 +324,12 @@ def test_captures_and_waits_are_kept_apart(monkeypatch: pytest.MonkeyPatch) -> N
 def test_events_do_not_break_the_captures_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """To ask for one does, unless the thread says that it means to; so does to free memory."""
     device = open_anywhere("emulated", monkeypatch)
-    library, modes, asked = driver.library(), [0], []
-
-    def exchange(place: Any) -> int:
-        mode = place._obj
-        modes[0], mode.value = mode.value, modes[0]
-        return 0
-
-    def query(_: object) -> int:
-        asked.append(modes[0])
-        return 0
-
-    monkeypatch.setattr(library, "cuThreadExchangeStreamCaptureMode", exchange)
-    monkeypatch.setattr(library, "cuEventQuery", query)
     kernel, out, stream = device.load_module(IOTA).get_kernel(), blank(device), Held(40)
-    for _ in range(100):
-        kernel.launch(CONFIG, out, 100, stream=stream)
-    assert len(asked) > 2
-    assert set(asked) == {2}, "CU_STREAM_CAPTURE_MODE_RELAXED"
-    assert modes == [0]
+    device.synchronize()
+    with driver.library().foreign_capture() as capture:
+        for _ in range(100):
+            kernel.launch(CONFIG, out, 100, stream=stream)
+    assert capture.broken_by == []
 
 
 # ---- streams ----
@@ -569,20 +556,15 @@ def test_no_memory_for_more_scratch(device: fe.Device, monkeypatch: pytest.Monke
     issues = (call, plan, graph.launch, lambda s: lent.launch(s, **small.arguments))
     for issue in issues:
         issue(stream)
-
-    def refuse(memory: Any, nbytes: int, zeroed: bool) -> None:
-        memory.address = 0
-        raise fe.DeviceError("no memory")
-
     with monkeypatch.context() as patch:
-        patch.setattr(driver.Memory, "__init__", refuse)
+        patch.setattr(device.memory, "limit", 0)
         for update in (
             lambda: call.update(**large.arguments),
             lambda: plan.update(0, **large.arguments),
             lambda: graph.update(0, **large.arguments),
             lambda: lent.launch(stream, **large.arguments),
         ):
-            with pytest.raises(fe.DeviceError, match="no memory"):
+            with pytest.raises(fe.DeviceError, match="bytes of scratch: the limit is reached"):
                 update()
         for issue in issues:
             issue(stream)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import ferrum_numba as fe
-from ferrum_numba.devices.cuda import unusable
+from ferrum_numba.devices.cuda.numba_cuda import unusable
 
 
 def test_auto_takes_the_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import ferrum_numba as fe
-from ferrum_numba.devices.streams import stream_handle
+from ferrum_numba.devices.cuda.streams import stream_handle
 from tests.devices import canonical, split
 from tests.devices.emulated_gpu import EVERYWHERE, open_anywhere
 from tests.ptx import DELAY, IOTA

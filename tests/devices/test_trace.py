@@ -83,7 +83,7 @@ def test_one_trace_at_a_time_and_none_afterwards() -> None:
     kernel, drawn = add_bias(1, 40)
     with pytest.raises(fe.AbiError), device.trace():
         kernel.launch(drawn.config)
-    assert device.tracer is None
+    assert device._tracer is None
 
 
 def without_guard(device: fe.Device, access: str) -> fe.Kernel:

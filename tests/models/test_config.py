@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ferrum_numba.errors import CheckpointError
 from ferrum_numba.models import ModelConfig
+from ferrum_numba.models.rope import KINDS
 from tests.conftest import FIXTURES
 
 SIZES = {
@@ -139,6 +142,58 @@ def test_dtype_in_place_of_the_files() -> None:
 def test_what_is_not_computed_here_is_named(keys: dict[str, Any], message: str) -> None:
     with pytest.raises(CheckpointError, match=message):
         read(**keys)
+
+
+scalars = st.none() | st.booleans() | st.integers() | st.floats(width=16) | st.text(max_size=4)
+values = st.recursive(
+    scalars, lambda part: st.lists(part, max_size=3) | st.dictionaries(st.text(max_size=4), part)
+)
+FULL: dict[str, Any] = {
+    **SIZES,
+    "model_type": "qwen2",
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 256,
+    "rms_norm_eps": 1e-6,
+    "hidden_act": "silu",
+    "layer_types": ["full_attention"] * 4,
+    "use_sliding_window": True,
+    "sliding_window": 8,
+    "eos_token_id": 2,
+    "dtype": "float16",
+    "tie_word_embeddings": False,
+    "rope_theta": 10000.0,
+    "partial_rotary_factor": 1.0,
+}
+ROPE: dict[str, Any] = {
+    "rope_type": "yarn",
+    "factor": 4.0,
+    "original_max_position_embeddings": 64,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+    "beta_fast": 32,
+    "truncate": True,
+    "attention_factor": None,
+}
+
+
+@given(st.sampled_from([*FULL, "architectures", "rope_parameters", "rope_scaling"]), values)
+def test_any_value_is_read_or_refused(key: str, value: Any) -> None:
+    _read_or_refused({**FULL, "rope_scaling": ROPE, key: value})
+
+
+@given(st.sampled_from([*ROPE, "type", "short_factor"]), values, st.sampled_from(KINDS))
+def test_any_value_of_a_rope_is_read_or_refused(key: str, value: Any, kind: str) -> None:
+    _read_or_refused({**FULL, "rope_scaling": {**ROPE, "rope_type": kind, key: value}})
+
+
+def _read_or_refused(config: dict[str, Any]) -> None:
+    """Anything else that is raised fails the test."""
+    try:
+        spec = ModelConfig.read(config).rope
+    except CheckpointError:
+        return
+    assert spec.frequencies(300)[0].shape == (spec.size // 2,)
 
 
 def test_a_size_that_is_missing() -> None:

@@ -145,7 +145,7 @@ def test_both_dialects_say_the_same() -> None:
         ({"type": "longrope", "short_factor": [1.0]}, "short_factor in .* list of 8 numbers"),
         (
             {"type": "longrope", "short_factor": [1.0] * 8, "long_factor": [0] * 8},
-            "0 in long_factor in rope_scaling",
+            r"long_factor\[0\] in rope_scaling of config.json: expected a finite number above 0",
         ),
         ({"full_attention": {"rope_type": "default"}}, "rope_scaling in config.json: .* one JSON"),
         ("linear", "rope_scaling in config.json: expected one JSON object"),

@@ -27,6 +27,60 @@ _SIZES = {
     "head_dim": 32,
 }
 
+_LONG = {
+    "short_factor": [1.0 + j / 8 for j in range(12)],
+    "long_factor": [2.0 + j for j in range(12)],
+}
+
+KINDS: dict[str, dict[str, Any]] = {
+    "llama2": {},
+    "llama2_biases": {"attention_bias": True, "mlp_bias": True},
+    "llama31": {
+        "rope_parameters": {
+            "rope_type": "llama3",
+            "rope_theta": 5000.0,
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 64,
+        }
+    },
+    "linear": {"rope_scaling": {"type": "linear", "factor": 4.0}},
+    # Longer than 24 is what its rope is made for.
+    "dynamic": {"rope_scaling": {"type": "dynamic", "factor": 2.0}, "max_position_embeddings": 24},
+    "yarn": {
+        "rope_scaling": {
+            "rope_type": "yarn",
+            "factor": 4.0,
+            "original_max_position_embeddings": 64,
+        }
+    },
+    "mistral_window": {"architecture": "MistralForCausalLM", "sliding_window": 16},
+    "qwen2": {"architecture": "Qwen2ForCausalLM"},
+    "qwen2_window": {
+        "architecture": "Qwen2ForCausalLM",
+        "use_sliding_window": True,
+        "sliding_window": 8,
+        "max_window_layers": 1,
+    },
+    "qwen3": {"architecture": "Qwen3ForCausalLM"},
+    "phi3_fused": {"architecture": "Phi3ForCausalLM", "fused": True},
+    "phi3_split_longrope": {
+        "architecture": "Phi3ForCausalLM",
+        "original_max_position_embeddings": 32,
+        "partial_rotary_factor": 0.75,
+        "rope_scaling": {"type": "longrope", **_LONG},
+    },
+    "tied": {"tie_word_embeddings": True},
+    "quantised_head": {"quantised_head": True},
+    "act_order": {"act_order": True},
+    "one_layer_of_8_bits": {"wide": ("down_proj",)},
+    "some_layers_dense": {"dense": ("o_proj", "k_proj")},
+    "bfloat16": {"dtype": "bfloat16"},
+    "other_prefix": {"prefix": "model.language_model."},
+}
+"""Arguments of `make_model` for a model of each kind that there is."""
+
 
 def make_model(
     folder: Path,

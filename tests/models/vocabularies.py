@@ -16,7 +16,15 @@ CHAT = (
 
 def bytes_only() -> Tokenizer:
     """Kind of Llama 3, Qwen and SmolLM: each byte a token, and "<s>" 256, "</s>" 257."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    return _byte_level(sorted(pre_tokenizers.ByteLevel.alphabet()))
+
+
+def letters() -> Tokenizer:
+    """The same of printable ASCII alone, without the space: 94 tokens, "<s>" 94, "</s>" 95."""
+    return _byte_level([chr(code) for code in range(ord("!"), ord("~") + 1)])
+
+
+def _byte_level(alphabet: list[str]) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE({char: i for i, char in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

@@ -3,16 +3,22 @@
     program = CheckedProgram(text, entry, checks=("memory", "init", "race"))
     findings = program.run(..., arrays=[LaunchArray("a", address, nbytes), ...])
 
-The lowering of an access calls a hook (watch.py, ordering.py), which emits calls of helpers in LLVM
-IR: bounds.py (memory); tags.py and verdicts.py (init and race in shared memory); epochs.py or
-clocks.py (what comes before what); copies.py (copies that land at the wait) and products.py
-(wgmma); neighbours.py (lanes of a warp); marks.py and talks.py (who wrote an element of global
-memory).  They write records (memory.py, records.py), of which report.py makes findings
-(finding.py).
+The lowering of an access calls a hook, which watch.py passes on to the checks that are active.  A
+check (check.py) is one class: the kinds of its findings with their texts, what it keeps in memory,
+and hooks, which emit calls of functions in LLVM IR.  These write records (state.py, records.py), of
+which report.py makes findings (finding.py).  A new check is a file of its own, and a line in ALL of
+watch.py.
 """
 
-from .arrays import LaunchArray
-from .finding import CHECKS, Finding
-from .program import CheckedProgram
+from importlib import import_module
+from pkgutil import iter_modules
 
-__all__ = ["CHECKS", "CheckedProgram", "Finding", "LaunchArray"]
+from .arrays import LaunchArray
+from .finding import Finding
+from .program import CheckedProgram
+from .report import CHECKS, USUAL
+
+for _module in iter_modules(__path__):  # their functions go into the library
+    import_module(f"{__name__}.{_module.name}")
+
+__all__ = ["CHECKS", "USUAL", "CheckedProgram", "Finding", "LaunchArray"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .memory import SCRATCH, WRITABLE, Area
+from .state import SCRATCH, WRITABLE, Area
 
 
 @dataclass(frozen=True)

@@ -6,35 +6,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-# The checks, and the kinds of findings of each.
-CHECKS: dict[str, tuple[str, ...]] = {
-    "memory": ("out-of-bounds", "misaligned", "read-only", "layout"),
-    "init": (
-        "uninitialised-shared",
-        "uninitialised-scratch",
-        "uninitialised-register",
-        "unwritten-output",
-    ),
-    "race": (
-        "race",
-        "lane-conflict",
-        "lane-race",
-        "pending-copy",
-        "pending-product",
-        "missing-fence",
-        "cta-race",
-        "warp-race",
-    ),
-    "order": ("order",),
-}
-
 
 @dataclass(frozen=True)
 class Finding:
     """One problem of a launch: a kind, the instruction, the first example, and how often.
 
-    check, kind: see CHECKS.  count: accesses of one lane each (elements, for "unwritten-output"
-    and "order").
+    check, kind: what was asked for, and which of its findings this is.
+    count: accesses of one lane each (elements, for "unwritten-output" and "order").
     line, instruction: in the PTX; source, source_line: from .loc; None for what no instruction did.
     cta, warp, lanes: who did it first.  space: "global", "shared" or "local"; address: a host
     address, or the offset in the CTA's shared or the lane's local memory.

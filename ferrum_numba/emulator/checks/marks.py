@@ -1,4 +1,4 @@
-"""Helpers for global memory: who wrote an element, and lanes that disagree about one.
+"""Library for global memory: who wrote an element, and lanes that disagree about one.
 
 marks_<store|atomic>_<bytes>[_talks](addresses, mask, checks, ctx, site): this CTA wrote here;
     _talks: where CTAs talk to each other
@@ -8,143 +8,292 @@ confirm_<space>_<bits>(base, addresses, values, mask, checks, ctx, site): after 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import ClassVar
 
-from ..helpers import family
-from ..helpers.access import ADDRESS, row_test
-from .lanes import each_lane, find_area
-from .memory import IN_SHARED, KIND, load_area, load_field
-from .records import ARGUMENTS, visit
-from .talks import cta_number, talk_fields, unordered
+import numpy as np
 
-if TYPE_CHECKING:
-    from ..helpers import Helpers
+from ..builder import Builder
+from ..layout import LANES
+from ..ptx import Instruction
+from ..routine import VECTOR
+from ..runtime.access import ADDRESSES, in_a_row
+from ..values import Value
+from .areas import Hint, Marked
+from .check import POINTER, WORD, Check, Kept, Kind, Room, at_site, is_strong, mask_of, zeros
+from .code import Code, code
+from .state import DOUBT_BYTES, DOUBTS, IN_SHARED, WARPS, number_of
+from .talks import Talk, cta_of
 
 
-@family("marks")
-def marks(helpers: Helpers, name: str, access: str, nbytes: str, talks: str = "") -> str:
+class Marks(Check):
+    """Elements of global memory: who wrote them, and did another store something else there?"""
+
+    asked = frozenset({"init", "race"})
+    kinds = (
+        Kind(
+            "uninitialised-scratch",
+            "init",
+            {"global": "reads {nbytes} bytes of {place} that no CTA has written"},
+        ),
+        Kind("unwritten-output", "init"),
+        Kind(
+            "lane-conflict",
+            "race",
+            dict.fromkeys(
+                ("shared", "global"),
+                "{place}: another lane stores something else there in the same instruction",
+            ),
+        ),
+        Kind(
+            "cta-race",
+            "race",
+            {
+                "global load": "reads {place}, which CTA number {cta} writes, and nothing makes"
+                " sure that it did before; look for a missing barrier before or after the atomic"
+                " operation by which the CTAs talk to each other, and at its .release and .acquire",
+                "global": "writes {place}, which CTA number {cta} also writes; look at the mask,"
+                " the grid and the strides",
+            },
+        ),
+        Kind(
+            "warp-race",
+            "race",
+            {
+                "global": "{place}: warp {other_warp} of this CTA wrote it, this is warp {warp},"
+                " and nothing brings them into an order; look at the masks and the strides, and"
+                " for a missing bar.sync"
+            },
+        ),
+    )
+    # doubted: lanes whose store may be a race; doubts: what was there before (`DOUBT_BYTES` each),
+    # and who wrote it.
+    fields: ClassVar = {"doubts": POINTER, "doubted": WORD}
+
+    def keep(self, room: Room) -> Kept:
+        return {"doubts": zeros(DOUBTS, np.uint8)}
+
+    @property
+    def _told(self) -> str:
+        """The end of the names of functions that ask whether CTAs may rely on each other."""
+        return "_talks" if self.subject.race and self.subject.talks else ""
+
+    def access(
+        self,
+        b: Builder,
+        ins: Instruction,
+        space: str,
+        address: Value,
+        nbytes: int,
+        condition: Value | None,
+        kind: str,
+    ) -> Value | None:
+        strong = is_strong(ins)
+        if space == "global" and (kind != "load" or (self._told and not strong)):
+            name = f"marks_{'atomic' if strong else kind}_{nbytes}{self._told}"
+            name = f"relies_{nbytes}" if kind == "load" else name
+            mask = mask_of(b, address, condition)
+            b.call(name, "void", b.vector(address), mask, *at_site(ins))
+        return condition
+
+    def stored(
+        self,
+        b: Builder,
+        ins: Instruction,
+        space: str,
+        address: Value,
+        value: Value | None = None,
+        condition: Value | None = None,
+    ) -> None:
+        """Did it change what another lane, warp or CTA had written?"""
+        if not self.subject.race:
+            return
+        if value is None:
+            b.call(f"settle_{space}_16", "void", b.vector(address), *at_site(ins))
+        else:
+            values = (b.vector(address), b.vector(value), b.mask(condition))
+            name = f"confirm_{space}_{value.type[1:]}"
+            b.call(name, "void", "ptr %shared", *values, *at_site(ins))
+
+    def far(
+        self, b: Builder, ins: Instruction, far: Value, sizes: Value, mask: Value, inward: bool
+    ) -> Value:
+        if not inward:
+            b.call(f"bulkmarks{self._told}", "void", far, sizes, mask, *at_site(ins))
+        return mask
+
+    def marks(self, ins: Instruction, inward: bool) -> tuple[str, tuple[str, ...]]:
+        return ("", ()) if inward else (f"_marks{self._told}", at_site(ins))
+
+
+@code("marks")
+def marks(c: Code, access: str, nbytes: str, talks: str = "") -> None:
     """A mark is the CTA's number + 1; plain stores of two CTAs to one element may be a race.
 
-    Where CTAs talk to each other (talks.py) they may come after one another.
+    Where CTAs talk to each other (talks.py) they may come after one another, and warps of this CTA
+    may race.  Those that write parts of an element are left out, for these have no marks.
     """
-    doubt = helpers.use("doubt_global")
-    judge = "  br label %put\n"
-    if access == "store":
-        judge = """  %fresh = icmp eq i32 %mark, 0
-  %ours = icmp eq i32 %mark, %cta
-  %known = or i1 %fresh, %ours
-  br i1 %known, label %put, label %report
-"""
-    load_times, put_time, culprit = "", "", "%mark"
-    if talks:
-        load_times = load_area("times")
-        tag = "%own.tag" if access == "store" else "0"  # atomic operations are never a race
-        put_time = f"""  %two = shl i32 %warp, 1
-  %own.raw = or i32 %stamp, %two
-  %own.tag = or i32 %own.raw, 1
-  %moment = load i32, ptr %time, align 4
-  %pair.0 = insertelement <2 x i32> poison, i32 {tag}, i64 0
-  %pair.new = insertelement <2 x i32> %pair.0, i32 %moment, i64 1
-  %pair.to = getelementptr <2 x i32>, ptr %times, i64 %e
-  store <2 x i32> %pair.new, ptr %pair.to, align 4
-"""
-        if access == "store":
-            judge, culprit = unordered("put", "report", warps=True), "%culprit"
-    begin = talk_fields() if talks else cta_number()
-    return f"""
-define internal void @{name}(<32 x i64> %address, i32 %mask, {ARGUMENTS}) #0 {{
-  %places = alloca [32 x i64], align 64
-  %hint = alloca i32, align 4
-  store <32 x i64> %address, ptr %places, align 64
-  store i32 0, ptr %hint
-  %nbytes = add i64 {nbytes}, 0
-{begin}{each_lane(helpers, "i64")}{find_area("shadow")}{load_times}  br label %each
-over:
-  ret void
-each:
-  %e = phi i64 [ %from, %found ], [ %e.next, %put ]
-  %mark.at = getelementptr i32, ptr %shadow, i64 %e
-  %mark = load i32, ptr %mark.at, align 4
-{judge}report:
-  call void @{doubt}(ptr %checks, i32 %lane, i64 %place, i32 {nbytes}, i32 {culprit})
-  br label %put
-put:
-{put_time}  store i32 %cta, ptr %mark.at, align 4
-  %e.next = add i64 %e, 1
-  %more = icmp ule i64 %e.next, %to
-  br i1 %more, label %each, label %next
-}}
-"""
+    address, mask = c.takes(ADDRESSES["global"], "i32")
+    c.looks()
+    places, hint, size = c.spread(address), Hint(c), c.constant("i64", int(nbytes))
+    own = c.op("add", cta_of(c), 1)
+    talk = Talk.read(c) if talks else None
+    lanes = c.each_lane(mask)
+    with lanes as (lane,):
+        place = places(lane)
+        marked = hint.find(c, lanes, place, size, "shadow")
+        shadow = c.of_area(marked.area, "shadow")
+        loop = c.loop(marked.first)
+        with loop as (e,):
+            at = c.item("i32", shadow, e)
+            mark = c.load("i32", 1, at, 0, 4)
+            pair = None
+            if talk is not None:
+                pair = c.item("<2 x i32>", c.of_area(marked.area, "times"), e)
+            if access == "store":
+                fresh = c.compare("icmp eq", mark, 0)
+                ours = c.compare("icmp eq", mark, own)
+                if talk is None or pair is None:
+                    doubtful, culprit = c.invert(c.op("or", fresh, ours)), mark
+                else:
+                    doubtful, culprit = _unordered(c, talk, marked, size, mark, pair)
+                with c.when(doubtful):
+                    width = c.constant("i32", int(nbytes))
+                    c.call("doubt_global", "void", c.checks, lane, place, width, culprit)
+            if talk is not None and pair is not None:
+                tag = c.constant("i32", 0)  # atomic operations are never a race
+                if access == "store":
+                    own_tag = c.op("or", c.field("stamp"), c.op("shl", talk.warp, 1))
+                    tag = c.op("or", own_tag, 1)
+                c.store(tag, pair, 0, 4)
+                c.store(c.load("i32", 1, c.field("time"), 0, 4), pair, 4, 4)
+            c.store(own, at, 0, 4)
+            more = c.op("add", e, 1)
+            loop.again_if(c.compare("icmp ule", more, marked.last), more)
 
 
-@family("confirm")
-def confirm(helpers: Helpers, name: str, space: str, bits: str) -> str:
+def _unordered(
+    c: Code, talk: Talk, marked: Marked, nbytes: Value, mark: Value, pair: Value
+) -> tuple[Value, Value]:
+    """Whether an element is another's and nothing lets this warp rely on it; and whose it is: the
+    CTA's mark, or the warp's number + `WARPS`."""
+    tag, written = (c.load("i32", 1, pair, 4 * i, 4) for i in range(2))
+    writer = c.op("and", c.op("lshr", tag, 1), 31)
+    same_cta = c.compare("icmp eq", mark, talk.cta)
+    shift = c.cast("zext", c.of_area(marked.area, "granule"), "i64")
+    part = c.compare("icmp ult", nbytes, c.op("shl", c.constant("i64", 1), shift))
+    knows = c.compare("icmp ult", tag, talk.known(c, writer))
+    knows = c.op("or", knows, c.compare("icmp eq", writer, talk.warp))
+    ours = c.op("and", same_cta, c.op("or", knows, part))
+    free = c.op("or", c.compare("icmp eq", mark, 0), c.compare("icmp eq", tag, 0))
+    culprit = c.select(same_cta, c.op("or", writer, WARPS), mark)
+    with c.when(c.invert(c.op("or", ours, free))) as judged:
+        judged.give(c.invert(talk.relies(c, mark, tag, written)))
+    return judged.otherwise(Value("false", "i1")), culprit
+
+
+@code("bulkmarks")
+def bulk_marks(c: Code, talks: str = "") -> None:
+    """Of a bulk copy, 512 bytes at a time."""
+    address, size, mask = c.takes(ADDRESSES["global"], VECTOR, "i32")
+    c.looks()
+    places, sizes = c.spread(address), c.spread(size)
+    name = f"marks_store_16{'_' if talks else ''}{talks}"
+    with c.each_lane(mask) as (lane,):
+        place, nbytes = places(lane), sizes(lane)
+        loop = c.loop(c.constant("i32", 0))
+        with loop as (i,):
+            loop.leave(c.compare("icmp uge", i, nbytes))
+            start = c.op("add", place, c.cast("zext", i, "i64"))
+            at = c.op("add", c.vector(start), c.iota("i64", 16))
+            c.call(name, "void", at, chunks_of(c, c.op("sub", nbytes, i)), *c.here)
+            loop.again(c.op("add", i, 512))
+
+
+def chunks_of(c: Code, nbytes: Value) -> Value:
+    """A mask of the first 16-byte chunks that so many bytes fill, at most 32."""
+    count = c.op("lshr", nbytes, 4)
+    few = c.op("sub", c.op("shl", c.constant("i32", 1), count), 1)
+    return c.select(c.compare("icmp uge", count, LANES), c.constant("i32", -1), few)
+
+
+@code("confirm")
+def confirm(c: Code, space: str, bits: str) -> None:
     """Lanes that store to neighbouring places, or to whole 16-byte chunks, cannot disagree."""
-    kind, vector = ADDRESS[space], f"<32 x i{bits}>"
-    load, record = helpers.use(f"load_{space}_{bits}"), helpers.use("record")
-    helpers.declare("i32 @llvm.cttz.i32(i32, i1)")
-    widen = "zext i32 %place to i64" if kind == "i32" else "add i64 %place, 0"
-    near = IN_SHARED if space == "shared" else 0
-    settle = helpers.use(f"settle_{space}_{int(bits) // 8}")
-    chunks = _chunks_test(space, int(bits)) if int(bits) <= 16 else "  br label %compare\n"
-    return f"""
-define internal void @{name}(ptr %base, <32 x {kind}> %address, {vector} %value, i32 %mask, {ARGUMENTS}) #0 {{
-  %places = alloca [32 x {kind}], align 64
-{load_field("doubted", "i32")}  %sure = icmp eq i32 %doubted, 0
-  br i1 %sure, label %look, label %doubts
-doubts:
-  call void @{settle}(<32 x {kind}> %address, ptr %checks, ptr %ctx, i32 %site)
-  br label %look
-look:
-  %active = bitcast i32 %mask to <32 x i1>
-{row_test(space, int(bits) // 8)}  br i1 %row, label %fine, label %apart
-fine:
-  ret void
-apart:
-{chunks}compare:
-  %found = call {vector} @{load}(ptr %base, <32 x {kind}> %address, i32 %mask, {vector} %value)
-  %other = icmp ne {vector} %found, %value
-  %others = bitcast <32 x i1> %other to i32
-  %same = icmp eq i32 %others, 0
-  br i1 %same, label %fine, label %report
-report:
-  store <32 x {kind}> %address, ptr %places, align 64
-{visit()}  br label %next
-next:
-  %left = phi i32 [ %others, %report ], [ %rest, %next ]
-  %lane = call i32 @llvm.cttz.i32(i32 %left, i1 true)
-  %place.at = getelementptr {kind}, ptr %places, i32 %lane
-  %place = load {kind}, ptr %place.at
-  %wide = {widen}
-  call void @{record}(ptr %checks, ptr %ctx, i32 %site, i32 {KIND["lane-conflict"]}, i32 %lane, i64 %wide, i32 {int(bits) // 8}, i32 {near})
-  %less = add i32 %left, -1
-  %rest = and i32 %left, %less
-  %done = icmp eq i32 %rest, 0
-  br i1 %done, label %fine, label %next
-}}
-"""  # noqa: E501
+    vector, nbytes = f"<32 x i{bits}>", int(bits) // 8
+    base, address, value, mask = c.takes("ptr", ADDRESSES[space], vector, "i32")
+    c.looks()
+    with c.when(c.compare("icmp ne", c.field("doubted"), 0)):
+        c.call(f"settle_{space}_{nbytes}", "void", address, *c.here)
+    c.ret_if(in_a_row(c, address, c.lanes(mask), nbytes))
+    if nbytes <= 2:
+        c.ret_if(_fill_chunks(c, address, nbytes))
+    found = Value(
+        c.call(f"load_{space}_{bits}", vector, base, address, mask, value), value.type, 32
+    )
+    others = c.mask(c.compare("icmp ne", found, value))
+    c.ret_if(c.compare("icmp eq", others, 0))
+    c.visits()
+    places = c.spread(address)
+    with c.each_lane(others) as (lane,):
+        near = IN_SHARED if space == "shared" else 0
+        c.record("lane-conflict", lane, places(lane), nbytes, near)
 
 
-def _chunks_test(space: str, bits: int) -> str:
-    """Lines that go to %fine where every 16 bytes' worth of lanes fill a chunk of their own."""
-    kind, lanes = ADDRESS[space], 128 // bits
-    vector = f"<32 x {kind}>"
-    heads = ", ".join(f"i32 {lane // lanes * lanes}" for lane in range(32))
-    steps = ", ".join(f"{kind} {lane % lanes * bits // 8}" for lane in range(32))
-    lines = f"""  %heads = shufflevector {vector} %address, {vector} poison, <32 x i32> <{heads}>
-  %run.expected = add {vector} %heads, <{steps}>
-  %run.differs = icmp ne {vector} %address, %run.expected
-  %head.low = and {vector} %heads, splat ({kind} 15)
-  %head.odd = icmp ne {vector} %head.low, zeroinitializer
-  %wrong0 = or <32 x i1> %run.differs, %head.odd
-"""
-    for i in range(1, 32 // lanes):
-        turned = ", ".join(f"i32 {(lane + i * lanes) % 32}" for lane in range(32))
-        lines += f"""  %t{i} = shufflevector {vector} %heads, {vector} poison, <32 x i32> <{turned}>
-  %e{i} = icmp eq {vector} %t{i}, %heads
-  %wrong{i} = or <32 x i1> %wrong{i - 1}, %e{i}
-"""
-    return f"""{lines}  %wrong.bits = bitcast <32 x i1> %wrong{32 // lanes - 1} to i32
-  %chunks = icmp eq i32 %wrong.bits, 0
-  br i1 %chunks, label %fine, label %compare
-"""
+def _fill_chunks(c: Code, address: Value, nbytes: int) -> Value:
+    """Whether every 16 bytes' worth of lanes fill a chunk of their own."""
+    lanes = 16 // nbytes
+    heads = c.shuffle(address, None, [lane // lanes * lanes for lane in range(LANES)])
+    steps = c.numbers(address.type, (lane % lanes * nbytes for lane in range(LANES)))
+    wrong = c.compare("icmp ne", address, c.op("add", heads, steps))
+    wrong = c.op("or", wrong, c.compare("icmp ne", c.op("and", heads, 15), 0))
+    for i in range(1, LANES // lanes):
+        turned = c.shuffle(heads, None, [(lane + i * lanes) % LANES for lane in range(LANES)])
+        wrong = c.op("or", wrong, c.compare("icmp eq", turned, heads))
+    return c.compare("icmp eq", c.mask(wrong), 0)
+
+
+# -- doubts: does a store change what another warp, or another CTA, has written? ------------------
+#
+# Warps that all store one value to one place are no mistake, and compilers make them.
+
+
+def _there(c: Code, space: str, address: Value) -> Value:
+    return c.pointer(address) if space == "global" else c.item("i8", c.of_worker("shared"), address)
+
+
+@code("doubt")
+def doubt(c: Code, space: str) -> None:
+    """Before the store, keep what is there."""
+    c.checks, lane, address, nbytes, other = c.takes("ptr", "i32", "i64", "i32", "i32")
+    doubts, bit = c.field("doubts"), c.op("shl", c.constant("i32", 1), lane)
+    c.put("doubted", c.op("or", c.field("doubted"), bit))
+    before = c.item("i8", doubts, c.op("mul", lane, DOUBT_BYTES))
+    c.copy_bytes(before, _there(c, space, address), c.cast("zext", nbytes, "i64"))
+    others = Value(c.at(doubts, LANES * DOUBT_BYTES), "ptr")
+    c.store(other, c.item("i32", others, lane), 0, 4)
+
+
+@code("settle")
+def settle(c: Code, space: str, nbytes: str) -> None:
+    """After it, record what has changed."""
+    (address,) = c.takes(ADDRESSES[space])
+    c.looks()
+    doubted, item = c.field("doubted"), f"i{8 * int(nbytes)}"
+    c.ret_if(c.compare("icmp eq", doubted, 0))
+    c.put("doubted", c.constant("i32", 0))
+    places, doubts = c.spread(address), c.field("doubts")
+    c.visits()
+    lanes = c.each_lane(doubted)
+    with lanes as (lane,):
+        place = c.cast("zext", places(lane), "i64")
+        kept = c.item("i8", doubts, c.op("mul", lane, DOUBT_BYTES))
+        before, after = (c.load(item, 1, p, 0, 1) for p in (kept, _there(c, space, place)))
+        lanes.next_if(c.compare("icmp eq", before, after))
+        others = Value(c.at(doubts, LANES * DOUBT_BYTES), "ptr")
+        other = c.load("i32", 1, c.item("i32", others, lane), 0, 4)
+        kind: str | Value = "race"
+        if space == "global":
+            of_warp = c.compare("icmp ne", c.op("and", other, WARPS), 0)
+            numbers = [c.constant("i32", number_of(k)) for k in ("warp-race", "cta-race")]
+            kind = c.select(of_warp, *numbers)
+        c.record(kind, lane, place, int(nbytes), other)

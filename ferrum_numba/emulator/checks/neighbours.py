@@ -1,4 +1,4 @@
-"""Helpers for lanes of one warp that hand words to each other through shared memory.
+"""Library for lanes of one warp that hand words to each other through shared memory.
 
     lanewrites_<bytes>_<granule>(addresses, mask, checks, ctx): who stored last, and when
     lanereads_<bytes>_<granule>(addresses, mask, checks, ctx, site): another lane stored here, and
@@ -13,89 +13,147 @@ Source: PTX ISA, "bar.warp.sync".
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import ClassVar
 
-from ..helpers import family
-from ..layout import WARP
-from .lanes import each_lane
-from .memory import KIND, load_field
-from .records import ARGUMENTS, visit
-
-if TYPE_CHECKING:
-    from ..helpers import Helpers
-
-
-def _count() -> str:
-    """Lines that set %count, what tags of this warp begin with now, and %count.at."""
-    return f"""{load_field("meetings", "ptr")}  %warp.at = getelementptr i8, ptr %ctx, i64 {WARP}
-  %warp = load i32, ptr %warp.at, align 4
-  %count.at = getelementptr i32, ptr %meetings, i32 %warp
-  %count = load i32, ptr %count.at, align 4
-"""
+from .. import table
+from ..builder import Builder
+from ..flow import Flow
+from ..ptx import Instruction
+from ..routine import VECTOR
+from ..values import Value
+from .check import HERE, POINTER, Check, Kept, Kind, Room, Subject, at_site, mask_of, zeros
+from .code import Code, code
 
 
-@family("lanesmeet")
-def meet(helpers: Helpers, name: str) -> str:
+class Neighbours(Check):
+    """Lanes of a warp that rely on each other without having come together."""
+
+    asked = frozenset({"race"})
+    kinds = (
+        Kind(
+            "lane-race",
+            "race",
+            {
+                "shared": "reads {place}, where lane {other} of this warp has stored, and nothing"
+                " has brought the lanes together since; look for a missing bar.warp.sync"
+            },
+        ),
+    )
+    # Of each granule who stored there; of each warp how often its lanes have come together.
+    fields: ClassVar = {"lane_tags": POINTER, "meetings": POINTER}
+
+    def __init__(self, subject: Subject) -> None:
+        super().__init__(subject)
+        self._handed = _handed_over(subject.flow)
+
+    @property
+    def active(self) -> bool:
+        return super().active and bool(self._handed)
+
+    def keep(self, room: Room) -> Kept:
+        return {"lane_tags": zeros(room.words), "meetings": zeros(room.warps)}
+
+    def begin(self, b: Builder) -> None:
+        b.call("lanesmeet", "void", *HERE)
+
+    def reads(self, b: Builder, ins: Instruction) -> None:
+        if _brings_together(ins):
+            b.call("lanesmeet", "void", *HERE)
+
+    def decides(self, b: Builder, branch: Instruction) -> None:
+        self.reads(b, branch)
+
+    def access(
+        self,
+        b: Builder,
+        ins: Instruction,
+        space: str,
+        address: Value,
+        nbytes: int,
+        condition: Value | None,
+        kind: str,
+    ) -> Value | None:
+        if space == "shared":
+            lanes = (b.vector(address), mask_of(b, address, condition))
+            name = f"{nbytes}_{self.subject.granule}"
+            if kind == "store":
+                b.call(f"lanewrites_{name}", "void", *lanes, *HERE)
+            elif kind == "load" and ins.index in self._handed:
+                b.call(f"lanereads_{name}", "void", *lanes, *at_site(ins))
+        return condition
+
+
+def _brings_together(ins: Instruction) -> bool:
+    """Barriers, and instructions that all lanes of a warp execute at once."""
+    return bool({"sync", "warp", "red"} & ins.opcode.modifiers) or table.find(ins).ends == "wait"
+
+
+def _handed_over(flow: Flow) -> set[int]:
+    """Loads that a store may come before, in the same warp, with nothing to bring lanes together.
+
+    They are told by their indices.
+    """
+    found: set[int] = set()
+    stored = dict.fromkeys((block.index for block in flow.blocks), False)  # at a block's start
+    changed = True
+    while changed:
+        changed = False
+        for block in flow.blocks:
+            open_store = stored[block.index]
+            for ins in block.instructions:
+                if _brings_together(ins):
+                    open_store = False
+                elif table.accesses(ins, "store", shared=True):
+                    open_store = True
+                elif open_store and table.accesses(ins, "load", shared=True):
+                    found.add(ins.index)
+            if open_store and block.exit in ("jump", "branch"):
+                for successor in block.successors:
+                    changed = changed or not stored[successor]
+                    stored[successor] = True
+    return found
+
+
+def _count(c: Code) -> tuple[Value, Value]:
+    """What tags of this warp begin with now, and where that is kept."""
+    at = c.item("i32", c.field("meetings"), c.warp())
+    return c.load("i32", 1, at, 0, 4), at
+
+
+@code("lanesmeet")
+def meet(c: Code) -> None:
     """Never begun again, so tags of an earlier CTA do not matter; 2**22 meetings later they may."""
-    return f"""
-define internal void @{name}(ptr %checks, ptr %ctx) #0 {{
-{_count()}  %number = lshr i32 %count, 10
-  %more = add i32 %number, 1
-  %up = shl i32 %more, 10
-  %who = shl i32 %warp, 5
-  %next = or i32 %up, %who
-  store i32 %next, ptr %count.at, align 4
-  ret void
-}}
-"""
+    c.goes()
+    count, at = _count(c)
+    up = c.op("shl", c.op("add", c.op("lshr", count, 10), 1), 10)
+    c.store(c.op("or", up, c.op("shl", c.warp(), 5)), at, 0, 4)
 
 
-def _each_granule(helpers: Helpers, nbytes: str, granule: str, body: str) -> str:
-    """For each lane and granule: %at, where its tag lies; the body ends with a jump to %on."""
-    count, shift = max(int(nbytes) // int(granule), 1), int(granule).bit_length() - 1
-    return f"""  %places = alloca [32 x i32], align 64
-  store <32 x i32> %address, ptr %places, align 64
-{_count()}{load_field("lane_tags", "ptr")}{each_lane(helpers, "i32")}\
-  %index = lshr i32 %place, {shift}
-  %mine = or i32 %count, %lane
-  br label %each
-over:
-  ret void
-each:
-  %i = phi i32 [ 0, %begin ], [ %i.next, %on ]
-  %number = add i32 %index, %i
-  %at = getelementptr i32, ptr %lane_tags, i32 %number
-{body}on:
-  %i.next = add i32 %i, 1
-  %i.more = icmp ult i32 %i.next, {count}
-  br i1 %i.more, label %each, label %next
-}}
-"""
+@code("lanewrites")
+def writes(c: Code, nbytes: str, granule: str) -> None:
+    address, mask = c.takes(VECTOR, "i32")
+    c.goes()
+    places, (count, _), tags = c.spread(address), _count(c), c.field("lane_tags")
+    with c.each_lane(mask) as (lane,):
+        first = c.op("lshr", places(lane), int(granule).bit_length() - 1)
+        for i in range(max(int(nbytes) // int(granule), 1)):
+            c.store(c.op("or", count, lane), c.item("i32", tags, c.op("add", first, i)), 0, 4)
 
 
-@family("lanewrites")
-def writes(helpers: Helpers, name: str, nbytes: str, granule: str) -> str:
-    body = "  store i32 %mine, ptr %at, align 4\n  br label %on\n"
-    return f"""
-define internal void @{name}(<32 x i32> %address, i32 %mask, ptr %checks, ptr %ctx) #0 {{
-{_each_granule(helpers, nbytes, granule, body)}"""
-
-
-@family("lanereads")
-def reads(helpers: Helpers, name: str, nbytes: str, granule: str) -> str:
-    record = helpers.use("record")
-    body = f"""  %tag = load i32, ptr %at, align 4
-  %differs = xor i32 %tag, %mine
-  %same.time = icmp ult i32 %differs, 32
-  %other = icmp ne i32 %differs, 0
-  %bad = and i1 %same.time, %other
-  br i1 %bad, label %report, label %on
-report:
-{visit()}  %writer = and i32 %tag, 31
-  %wide = zext i32 %place to i64
-  call void @{record}(ptr %checks, ptr %ctx, i32 %site, i32 {KIND["lane-race"]}, i32 %lane, i64 %wide, i32 {nbytes}, i32 %writer)
-  br label %next
-"""  # noqa: E501
-    return f"""
-define internal void @{name}(<32 x i32> %address, i32 %mask, {ARGUMENTS}) #0 {{
-{_each_granule(helpers, nbytes, granule, body)}"""
+@code("lanereads")
+def reads(c: Code, nbytes: str, granule: str) -> None:
+    address, mask = c.takes(VECTOR, "i32")
+    c.looks()
+    places, (count, _), tags = c.spread(address), _count(c), c.field("lane_tags")
+    c.visits()
+    lanes = c.each_lane(mask)
+    with lanes as (lane,):
+        place = places(lane)
+        first = c.op("lshr", place, int(granule).bit_length() - 1)
+        for i in range(max(int(nbytes) // int(granule), 1)):
+            tag = c.load("i32", 1, c.item("i32", tags, c.op("add", first, i)), 0, 4)
+            differs = c.op("xor", tag, c.op("or", count, lane))
+            since = c.compare("icmp ult", differs, 32)
+            with c.when(c.op("and", since, c.compare("icmp ne", differs, 0))):
+                c.record("lane-race", lane, place, int(nbytes), c.op("and", tag, 31))
+                lanes.next()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,22 +18,13 @@ from ..parse import parse_entry
 from ..program import Program
 from ..ptx import Body
 from ..translate import threads_of
-from ..worker import Triple, aligned
+from ..worker import Triple
 from .arrays import Areas, LaunchArray
+from .check import Kept, Room
 from .finding import Finding
-from .memory import (
-    CLOCK_BYTES,
-    DOUBTS,
-    KINDS,
-    OBJECT_BYTES,
-    OBJECTS,
-    PRODUCT_HEAD,
-    QUEUE_BYTES,
-    RECORD,
-    SITE_BYTES,
-    CheckState,
-)
+from .order import copies, restore, sample
 from .report import Reporter
+from .state import RECORD, check_state, kinds
 from .watch import Watch
 
 _SHOWN = 4  # findings that the error of a launch names which was stopped
@@ -42,7 +34,7 @@ _MARGIN = 128  # of shared memory, behind what the kernel may use
 class CheckedProgram:
     """One entry of a PTX text as native code that looks at every access.
 
-    checks: of "memory", "init", "race" and "order".  Accesses outside the arrays of a launch are
+    checks: names in CHECKS.  Accesses outside the arrays of a launch are
     reported and left out whatever the checks are.
     """
 
@@ -92,7 +84,7 @@ class CheckedProgram:
         tape: address of a TapeState, for hooks that record (trace/tap.py).
         """
         outputs = [a for a in arrays if a.writable and a.role != "input" and a.nbytes]
-        before = _copies(outputs) if self._ordered else []
+        before = copies(outputs) if self._ordered else []
 
         def memory_of(watch: Watch, reverse: bool) -> _Memory:
             return _Memory(self, arrays, grid, block, shared_bytes, watch, reverse, tape)
@@ -109,37 +101,28 @@ class CheckedProgram:
             )
 
         memory = memory_of(self._watch, reverse=False)
-        reporter = Reporter(self._body, memory.areas, memory.limit)
+        reporter = Reporter(self._body, memory.areas, memory.limit, self._watch.checks)
         try:
             run(self.program, memory)
         except (LaunchError, PtxError) as error:  # which may come of what was found before
-            found = reporter.collect(memory.records)[:_SHOWN]
+            found = reporter.collect(memory.kept)[:_SHOWN]
             raise type(error)("\n".join([str(error), *map(str, found)])) from None
-        findings = reporter.collect(memory.records)
-        if self._watch.init:
+        findings = reporter.collect(memory.kept)
+        if self._watch.subject.init:
             findings += reporter.unwritten()
         if self._ordered and not findings:
             # In place, for a kernel may well store addresses.
-            results = _copies(outputs)
-            _restore(outputs, before)
+            results = copies(outputs)
+            restore(outputs, before)
             # Where marks tell who wrote what, some of the CTAs will do.
-            marked = self._watch.init or self._watch.race
-            some = _sample(grid[0] * grid[1] * grid[2]) if marked else None
+            marked = self._watch.subject.tagged
+            some = sample(grid[0] * grid[1] * grid[2]) if marked else None
             try:
                 run(self._plain, memory_of(self._unwatched, reverse=True), some)
                 findings = reporter.differing(outputs, results, some)
             finally:
-                _restore(outputs, results)
+                restore(outputs, results)
         return findings
-
-    def limit(self, shared_bytes: int) -> int:
-        """Bytes of shared memory that a CTA has."""
-        body = self._body
-        return body.static_shared + shared_bytes if shared_bytes else body.static_end
-
-    @property
-    def statements(self) -> int:
-        return len(self._body.statements)
 
 
 class _Memory:
@@ -156,90 +139,41 @@ class _Memory:
         reverse: bool = False,
         tape: int | None = None,
     ) -> None:
-        talks = watch.ordering.talks
-        self.areas = Areas(arrays, watch.init or watch.race, timed=talks)
-        self._time = np.zeros(1, np.uint32)
-        self.limit = program.limit(shared_bytes)
-        self.records: list[NDArray[np.void]] = []
-        self._keep: list[object] = []
-        self._program, self._watch, self._reverse = program, watch, reverse
-        self._tape = tape
-        self._size = program._body.static_shared + shared_bytes
-        self._warps = -(-block[0] * block[1] * block[2] // LANES)
-        ctas = grid[0] * grid[1] * grid[2]
-        self._released = np.zeros(ctas * self._warps if talks else 1, np.uint32)
+        subject, body = watch.subject, program._body
+        self.areas = Areas(arrays, subject.tagged, timed=subject.race and subject.talks)
+        self.limit = body.static_shared + shared_bytes if shared_bytes else body.static_end
+        self.kept: list[Kept] = []
+        self._watch, self._reverse, self._tape = watch, reverse, tape
+        size = body.static_shared + shared_bytes
+        self._room = Room(
+            ctas=grid[0] * grid[1] * grid[2],
+            warps=-(-block[0] * block[1] * block[2] // LANES),
+            nbytes=size,
+            words=(size + _MARGIN) // subject.granule + 64,
+            statements=len(body.statements),
+        )
+        self._shared: dict[str, NDArray[Any] | int] = {}
+        for check in watch.checks:
+            self._shared.update(check.share(self._room))
+        self._states: list[object] = []
 
     def attach(self, state: State) -> None:
         """Give a worker its own check state."""
-        watch, statements = self._watch, self._program.statements
-        records = np.zeros((statements, len(KINDS)), RECORD)
-        sites = np.zeros(statements * SITE_BYTES, np.uint8)
-        watched = watch.init or watch.race
-        tags = np.zeros((self._size + _MARGIN) // watch.granule + 64 if watched else 1, np.uint32)
-        registers = np.zeros(self._warps * len(watch.suspects) + 1, np.uint32)
-        fences = np.zeros(self._warps, np.uint32)
-        doubts = np.zeros(DOUBTS, np.uint8)
-        words, warps = len(tags), self._warps
-        ordering = watch.ordering
-        clocks = aligned(warps * CLOCK_BYTES if ordering.clocks else 0, 64)
-        objects = aligned(OBJECTS * OBJECT_BYTES if ordering.clocks else 0, 64)
-        lane_tags = np.zeros(words if ordering.hands else 1, np.uint32)
-        meetings = np.zeros(warps, np.uint32)
-        planes = np.zeros(2 * warps * words if ordering.clocks else 1, np.uint32)
-        latest, acquired = np.zeros(64, np.uint32), np.zeros(64, np.uint32)
-        product_bytes = PRODUCT_HEAD + 8 * len(ordering.sets)
-        products = aligned(warps * product_bytes, 64)
-        queues = np.zeros(self._warps * QUEUE_BYTES + 64 if watch.race else 64, np.uint8)
-        checks = CheckState(
-            worker=ctypes.addressof(state),
-            areas=ctypes.addressof(self.areas.table),
-            sites=sites.ctypes.data,
-            records=records.ctypes.data,
-            tags=tags.ctypes.data,
-            registers=registers.ctypes.data,
-            fences=fences.ctypes.data,
-            doubts=doubts.ctypes.data,
-            tape=self._tape,
-            queues=-(-queues.ctypes.data // 64) * 64,
-            clocks=clocks.ctypes.data,
-            objects=objects.ctypes.data,
-            planes=planes.ctypes.data,
-            latest=latest.ctypes.data,
-            lane_tags=lane_tags.ctypes.data,
-            meetings=meetings.ctypes.data,
-            acquired=acquired.ctypes.data,
-            released=self._released.ctypes.data,
-            time=self._time.ctypes.data,
-            products=products.ctypes.data,
-            product_bytes=product_bytes,
-            plane_bytes=4 * words,
-            tag_bytes=tags.nbytes,
-            area_count=len(self.areas.arrays),
-            limit=self.limit,
-            dump=-(-self._size // 16) * 16,
-            now=0xFFFFFFFF,
-            reverse=self._reverse,
-        )
+        records = np.zeros((self._room.statements, len(kinds())), RECORD)
+        kept: dict[str, Any] = {
+            **self._shared,
+            "worker": ctypes.addressof(state),
+            "records": records,
+            "tape": self._tape,
+            "reverse": self._reverse,
+            "areas": ctypes.addressof(self.areas.table),
+            "area_count": len(self.areas.arrays),
+            "limit": self.limit,
+        }
+        for check in self._watch.checks:
+            kept.update(check.keep(self._room))
+        fields = {k: v.ctypes.data if isinstance(v, np.ndarray) else v for k, v in kept.items()}
+        checks = check_state()(**fields)
         state.checks = ctypes.addressof(checks)
-        self.records.append(records)
-        self._keep += [state, sites, tags, queues, registers, fences, doubts, checks]
-        self._keep += [clocks, objects, planes, latest, acquired, products, lane_tags, meetings]
-
-
-def _sample(ctas: int) -> list[int]:
-    """A sixteenth of the CTAs, but at least four, with the first and the last of all."""
-    count = min(ctas, max(4, -(-ctas // 16)))
-    return sorted({round(i * (ctas - 1) / max(count - 1, 1)) for i in range(count)})
-
-
-def _copies(arrays: Sequence[LaunchArray]) -> list[NDArray[np.uint8]]:
-    """The bytes of arrays."""
-    return [
-        np.frombuffer(ctypes.string_at(array.address, array.nbytes), np.uint8).copy()
-        for array in arrays
-    ]
-
-
-def _restore(arrays: Sequence[LaunchArray], copies: Sequence[NDArray[np.uint8]]) -> None:
-    for array, copy in zip(arrays, copies, strict=True):
-        ctypes.memmove(array.address, copy.ctypes.data, array.nbytes)
+        self.kept.append(kept)
+        self._states += [state, checks]

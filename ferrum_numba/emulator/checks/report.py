@@ -8,60 +8,68 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import table
 from ..ptx import Body, Instruction
 from .arrays import Areas, LaunchArray
-from .finding import CHECKS, Finding
-from .memory import AWAITED, IN_SHARED, KINDS, LANDED, MANY, WARPS
+from .check import Check, Kept, Kind
+from .finding import Finding
+from .state import AWAITED, IN_SHARED, LANDED, MANY, WARPS, kinds
+from .watch import ALL
 
-_CHECK_OF = {kind: check for check, kinds in CHECKS.items() for kind in kinds}
+_KINDS = {kind.name: kind for check in ALL for kind in check.kinds}
+CHECKS: dict[str, tuple[str, ...]] = {}
+"""The checks, and the kinds of findings of each."""
+for _kind in _KINDS.values():
+    CHECKS[_kind.check] = (*CHECKS.get(_kind.check, ()), _kind.name)
+USUAL = tuple(dict.fromkeys(kind.check for check in ALL if check.usual for kind in check.kinds))
+"""The checks that are made where nobody says which."""
 
 
 class Reporter:
     """Makes findings of one launch. limit: bytes of shared memory that a CTA has."""
 
-    def __init__(self, body: Body, areas: Areas, limit: int) -> None:
+    def __init__(self, body: Body, areas: Areas, limit: int, checks: Sequence[Check]) -> None:
         self._body = body
+        self._checks = {kind.name: check for check in checks for kind in check.kinds}
         self._areas = areas
         self._limit = limit
 
-    def collect(self, records: Sequence[NDArray[np.void]]) -> list[Finding]:
+    def collect(self, kept: Sequence[Kept]) -> list[Finding]:
         """One finding for each instruction and kind, with the counts of all workers."""
-        if not records:
+        if not kept:
             return []
+        records: list[NDArray[np.void]] = [np.asarray(k["records"]) for k in kept]
         counts = sum(r["count"].astype(np.int64) for r in records)
-        findings = []
+        findings, numbered = [], kinds()
         for site, kind in np.argwhere(counts).tolist():
-            first = next(r[site, kind] for r in records if r["count"][site, kind])
+            first = next(i for i, r in enumerate(records) if r["count"][site, kind])
             instruction = self._body.statements[site]
             assert isinstance(instruction, Instruction)
             count = int(np.asarray(counts)[site, kind])
-            findings.append(self._finding(instruction, KINDS[kind], first, count))
+            its = _KINDS[numbered[kind]]
+            record = records[first][site, kind]
+            findings.append(self._finding(instruction, its, record, count, kept[first]))
         return findings
 
-    def _finding(self, ins: Instruction, kind: str, record: np.void, count: int) -> Finding:
-        either = kind in ("out-of-bounds", "misaligned", "lane-conflict")
-        shared = kind in _SHARED_KINDS or (either and self._is_shared(ins, record))
-        address, nbytes = int(record["address"]), int(record["nbytes"])
-        lanes = tuple(i for i in range(32) if int(record["lanes"]) >> i & 1)
-        array, offset = None, None
-        registers = not nbytes
-        if registers:
-            text, space = _REGISTERS[kind], None
-        elif "local" in ins.opcode.modifiers:
-            text, space = self._local(kind, address, nbytes), "local"
-        elif shared:
-            text, space = self._shared(kind, address, nbytes, record), "shared"
-        else:
-            space = "global"
-            found = self._areas.nearest(address)
-            array, offset = (found[0].name, found[1]) if found else (None, None)
-            text = self._global(kind, ins, found, address, nbytes, record)
+    def _finding(
+        self, ins: Instruction, kind: Kind, record: np.void, count: int, kept: Kept
+    ) -> Finding:
+        address = int(record["address"])
+        space = self._space(ins, kind, record)
+        found = self._areas.nearest(address) if space == "global" else None
+        array, offset = (found[0].name, found[1]) if found else (None, None)
+        key = f"{space} load" if table.accesses(ins, "load") else str(space)
+        text = kind.texts.get(key) or kind.texts[space or "register"]
+        check = self._checks.get(kind.name)
         file, source_line = ins.loc if ins.loc else (None, None)
         x, y, z = (int(i) for i in record["cta"])
         return Finding(
-            check=_CHECK_OF[kind],
-            kind=kind,
-            message=text,
+            check=kind.check,
+            kind=kind.name,
+            message=text.format(
+                **self._sight(ins, space, found, record),
+                **(check.sight(ins, kept, record) if check is not None else {}),
+            ),
             count=count,
             line=ins.line,
             instruction=" ".join(ins.text.split()),
@@ -69,108 +77,57 @@ class Reporter:
             source_line=source_line or None,
             cta=(x, y, z),
             warp=int(record["warp"]),
-            lanes=lanes,
+            lanes=tuple(i for i in range(32) if int(record["lanes"]) >> i & 1),
             space=space,
-            address=None if registers else address,
+            address=None if space is None else address,
             array=array,
             offset=offset,
         )
 
     @staticmethod
-    def _is_shared(ins: Instruction, record: np.void) -> bool:
-        """Whether it is of shared memory; an instruction of both spaces (cp.async) has noted it."""
-        modifiers = ins.opcode.modifiers
-        if not any(m.startswith("shared") for m in modifiers) and "matrix" not in ins.opcode.base:
-            return False
-        return "global" not in modifiers or int(record["other"]) == IN_SHARED
+    def _space(ins: Instruction, kind: Kind, record: np.void) -> str | None:
+        """The memory that a record is of; None where it is of registers.
 
-    def _local(self, kind: str, address: int, nbytes: int) -> str:
-        where = f"local memory at byte {address} ({nbytes} bytes)"
-        if kind == "misaligned":
-            return f"{where}: the access has to be aligned to its size"
-        return f"{where}: a thread has {self._body.local_bytes} bytes; look at the index"
+        An instruction of both shared and global memory (cp.async) has noted which it is.
+        """
+        if not record["nbytes"]:
+            return None
+        if "local" in ins.opcode.modifiers:
+            return "local"
+        spaces = kind.spaces - {"local"}
+        if len(spaces) == 1:
+            return min(spaces)
+        of_tiles = table.accesses(ins, "ldmatrix") or table.accesses(ins, "stmatrix")
+        if not table.in_shared(ins) and not of_tiles:
+            return "global"
+        if "global" not in ins.opcode.modifiers or int(record["other"]) == IN_SHARED:
+            return "shared"
+        return "global"
 
-    def _shared(self, kind: str, address: int, nbytes: int, record: np.void) -> str:
-        where = f"shared memory at byte {address} ({nbytes} bytes)"
-        other = _other(int(record["other"]))
-        if kind == "out-of-bounds":
-            return (
-                f"{where}: the CTA has {self._limit} bytes; look at shared_bytes of the launch"
-                " and at the address"
-            )
-        if kind == "misaligned":
-            return f"{where}: the access has to be aligned to its size"
-        if kind == "uninitialised-shared":
-            return (
-                f"reads {where}, which this CTA has not written; look for a store that is missing"
-                " or masked, or a copy that nobody waited for"
-            )
-        if kind == "pending-copy":
-            return (
-                f"{where}: an asynchronous copy to here is still under way{other}; look for a"
-                " cp.async.wait_group that is missing or leaves too many groups"
-            )
-        if kind == "pending-product":
-            return (
-                f"writes {where}, which a wgmma{other} may still read; look for a"
-                " wgmma.wait_group that is missing, leaves too many groups, or comes after the"
-                " arrival that gives the place free"
-            )
-        if kind == "missing-fence":
-            return (
-                f"{where} was written by ordinary stores or cp.async{other}, and is read through"
-                " the asynchronous proxy; look for a missing fence.proxy.async"
-            )
-        if kind == "lane-conflict":
-            return f"{where}: another lane stores something else there in the same instruction"
-        if kind == "lane-race":
-            return (
-                f"reads {where}, where lane {int(record['other'])} of this warp has stored, and"
-                " nothing has brought the lanes together since; look for a missing bar.warp.sync"
-            )
-        return (
-            f"{where}: {other.lstrip(', ')} used it, one of the two wrote, and nothing brings them"
-            " into an order; look for a missing bar.sync, or arrival and wait, between the two"
-        )
-
-    def _global(
+    def _sight(
         self,
-        kind: str,
         ins: Instruction,
+        space: str | None,
         found: tuple[LaunchArray, int] | None,
-        address: int,
-        nbytes: int,
         record: np.void,
-    ) -> str:
-        where = _place(found, address, nbytes)
-        if kind == "out-of-bounds":
-            hint = "look at the mask of this access" if ins.guard else "the access has no mask"
-            return f"{nbytes} bytes at {where}; {hint}, at the sizes and at the strides"
-        if kind == "misaligned":
-            return f"{nbytes} bytes at {where}: the access has to be aligned to its size"
-        if kind == "read-only":
-            return f"writes {nbytes} bytes to {where}, which the launch may only read"
-        if kind == "uninitialised-scratch":
-            return f"reads {nbytes} bytes of {where} that no CTA has written"
-        if kind == "lane-conflict":
-            return f"{where}: another lane stores something else there in the same instruction"
-        if kind == "warp-race":
-            return (
-                f"{where}: warp {int(record['other']) - WARPS} of this CTA wrote it, this is warp"
-                f" {int(record['warp'])}, and nothing brings them into an order; look at the masks"
-                " and the strides, and for a missing bar.sync"
-            )
-        cta = int(record["other"]) - 1
-        if ins.opcode.base in ("ld", "ldu"):
-            return (
-                f"reads {where}, which CTA number {cta} writes, and nothing makes sure that it did"
-                " before; look for a missing barrier before or after the atomic operation by which"
-                " the CTAs talk to each other, and at its .release and .acquire"
-            )
-        return (
-            f"writes {where}, which CTA number {cta} also writes; look at the mask, the grid and"
-            " the strides"
-        )
+    ) -> dict[str, object]:
+        """What a text may name."""
+        address, nbytes, other = (int(record[name]) for name in ("address", "nbytes", "other"))
+        place = f"{space} memory at byte {address} ({nbytes} bytes)"
+        by = _user(other)
+        return {
+            "place": _place(found, address, nbytes) if space == "global" else place,
+            "nbytes": nbytes,
+            "limit": self._limit,
+            "local_bytes": self._body.local_bytes,
+            "mask": "look at the mask of this access" if ins.guard else "the access has no mask",
+            "other": other,
+            "user": by,
+            "by": f", {by}" if by else "",
+            "cta": other - 1,
+            "other_warp": other - WARPS,
+            "warp": int(record["warp"]),
+        }
 
     def unwritten(self) -> list[Finding]:
         """Outputs that the launch did not write as a whole."""
@@ -233,33 +190,14 @@ class Reporter:
         return findings
 
 
-_SHARED_KINDS = (
-    "uninitialised-shared",
-    "race",
-    "pending-copy",
-    "pending-product",
-    "missing-fence",
-    "lane-race",
-)
-# Of registers, which have no address.
-_REGISTERS = {
-    "uninitialised-register": "reads a register that these lanes never wrote; look at the paths"
-    " that lead here without an instruction that writes it",
-    "pending-product": "reads or writes a register that a wgmma still works on; look for a"
-    " wgmma.wait_group that is missing, comes too late, or leaves too many groups",
-    "missing-fence": "works on registers that were written in another way since the last"
-    " wgmma.fence; look for one that is missing before this product",
-}
-
-
-def _other(tag: int) -> str:
-    """Who a tag says used a place last."""
+def _user(tag: int) -> str:
+    """Who a tag says used a place last; "" for nobody."""
     low = tag & 0xFF
     if tag == 0:
         return ""
     if low in (MANY, MANY | 1):
-        return ", several warps"
-    return f", warp {(low & ~(LANDED | AWAITED)) >> 1}"
+        return "several warps"
+    return f"warp {(low & ~(LANDED | AWAITED)) >> 1}"
 
 
 def _place(found: tuple[LaunchArray, int] | None, address: int, nbytes: int) -> str:

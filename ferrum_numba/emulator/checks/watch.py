@@ -1,74 +1,81 @@
-"""The hooks: what the lowering of an access emits besides it where checks are on.
-
-Lanes that may not do what they ask for are taken out of the access, so that no address, however
-wild, is ever used.
-"""
+"""The hooks of code that carries checks: each is passed on to the checks that are active."""
 
 from __future__ import annotations
 
-from .. import table
+from collections.abc import Callable, Sequence
+from typing import Any
+
 from ..builder import Builder
-from ..flow import analyse
-from ..layout import LANES, WARP, state_offset
-from ..ptx import Body, Instruction, Register, registers_of
+from ..hooks import Hooks
+from ..layout import state_offset
+from ..ptx import Body, Instruction
 from ..values import Value
-from . import helpers as helpers  # registers their families
-from .memory import offset
-from .ordering import Ordering, is_strong
-from .own import own
-from .traits import atomic_in_global, granule_of
-from .transfers import Transfers
+from .bounds import Bounds
+from .check import Check, Subject, lanes
+from .clocks import Clocks
+from .copies import Copies
+from .finite import Finite
+from .marks import Marks
+from .neighbours import Neighbours
+from .order import Order
+from .products import Products
+from .registers import Registers
+from .state import offset
+from .tags import Tags
+from .talks import Talks
+
+ALL: Sequence[type[Check]] = (
+    *(Bounds, Registers, Neighbours, Tags, Marks, Copies, Clocks, Talks, Products, Order, Finite),
+)
+"""The checks, in the order in which they look at an access: what one refuses the next ignores."""
 
 
-class Watch:
-    """What is watched: the checks, and the granule of shared memory that has a tag, in bytes.
+# Hooks that every check is told of, and those that return an argument (the n-th), which each check
+# may change; where one returns None, nothing is left to look at.
+_TOLD = (
+    *("prepare", "begin", "begins_block", "reads", "writes", "decides", "stored"),
+    *("releases", "acquires", "fence", "arrives", "opened", "changed"),
+    *("product", "orders_products", "commit", "wait", "land", "waited_for_bulk"),
+)
+_ASKED = {
+    "access": 5,
+    "local": 4,
+    "mbarrier": 3,
+    "tries": 2,
+    "passes": 2,
+    "descriptor": 2,
+    "copy": 5,
+    "near": 4,
+    "far": 4,
+    "box": 4,
+}
 
-    stepwise: whether every instruction has to be lowered by itself.
-    """
 
-    stepwise = False
+class Watch(Hooks[Builder]):
+    """Passes hooks on. checks: those that are active.  talks: whether CTAs talk to each other."""
 
     def __init__(self, checks: frozenset[str], body: Body, threads: int | None) -> None:
         """threads: number of threads of a block where the PTX fixes it."""
-        self.init, self.race = "init" in checks, "race" in checks
-        self.granule = granule_of(body)
-        # CTAs that talk to each other through atomic operations may well share elements, one after
-        # the other.
-        self.talks = atomic_in_global(body)
-        flow = analyse(body, threads, masked=False)
-        self.ordering = Ordering(flow, self.init, self.race, self.talks)
-        self.transfers = Transfers(self.init or self.race, self.granule, self.ordering)
-        live = flow.blocks[0].live_in if self.init else ()
-        # By name: the body is read again for each translation.
-        self.suspects = sorted({register.name for register in live})
+        self.subject = Subject(checks, body, threads)
+        self.talks = self.subject.talks
+        self.checks = [check for check in (make(self.subject) for make in ALL) if check.active]
+        self.stepwise = self.stepwise or any(check.stepwise for check in self.checks)
+        self._bounds = next(check for check in self.checks if isinstance(check, Bounds))
 
     def __repr__(self) -> str:
-        return f"watch init {self.init}, race {self.race}"
-
-    def prepare(self, b: Builder) -> None:
-        """Before the first block."""
-        b.helpers.define("own", own(b.arrays, b.layout, b.flow.local_bytes))
-
-    # -- the frame ------------------------------------------------------------------------------
+        """What the code depends on."""
+        asked = frozenset[str]().union(*(check.asked for check in self.checks))
+        return f"watch {', '.join(sorted(asked & self.subject.checks))}"
 
     def preamble(self) -> list[str]:
-        """Lines at the start of the function of a warp."""
         return [
             f"  %checks.at = getelementptr i8, ptr %state, i64 {state_offset('checks')}",
             "  %checks = load ptr, ptr %checks.at, align 8",
         ]
 
-    def begin(self, b: Builder) -> None:
-        """A warp begins a CTA."""
-        if self.race:
-            b.call("queuebegin", "void", "ptr %checks", "ptr %ctx")
-        self.ordering.begin(b)
-        for name in self.suspects:
-            b.store(b.constant("i32", 0), self._written(b, name), 0, 4)
-
     def round(self, b: Builder) -> str:
-        """Lines where a round begins; where it is %held no barrier was passed."""
-        return f"""  %checks.at = getelementptr i8, ptr %state, i64 {state_offset("checks")}
+        """Where it %moves a CTA begins (%fresh), or all its warps passed a barrier."""
+        lines = f"""  %checks.at = getelementptr i8, ptr %state, i64 {state_offset("checks")}
   %checks = load ptr, ptr %checks.at, align 8
   %reverse.at = getelementptr i8, ptr %checks, i64 {offset("reverse")}
   %reverse = load i32, ptr %reverse.at, align 4
@@ -76,316 +83,54 @@ class Watch:
   %whole = icmp eq i32 %from, 0
   %passed.all = xor i1 %held, true
   %moves = and i1 %whole, %passed.all
-{self.ordering.round(b)}"""
+"""
+        return lines + "".join(check.round(b) for check in self.checks)
 
-    @staticmethod
-    def turn() -> str:
-        """Lines that set %turn: the warp whose turn it is."""
-        return """  %last.warp = sub i32 %warps, 1
+    def turn(self) -> tuple[str, str]:
+        lines = """  %last.warp = sub i32 %warps, 1
   %back = sub i32 %last.warp, %warp
   %turn = select i1 %reversed, i32 %back, i32 %warp
 """
-
-    # -- registers ------------------------------------------------------------------------------
-
-    def reads(self, b: Builder, ins: Instruction) -> None:
-        """Before an instruction: what it reads was written by all lanes that execute it."""
-        sources = [r for o in ins.operands[table.find(ins).writes :] for r in registers_of(o)]
-        self.ordering.meets(b, ins)
-        self.ordering.touches(b, ins, sources, table.written(ins))
-        if not self.suspects:
-            return
-        self._require(b, ins, sources, b.condition(ins))
-        if ins.guard is not None:
-            self._require(b, ins, [ins.guard], b.active)
-
-    def decides(self, b: Builder, branch: Instruction) -> None:
-        """Before a branch, or a barrier."""
-        self.ordering.meets(b, branch)
-        if self.suspects and branch.guard is not None:
-            self._require(b, branch, [branch.guard], b.active)
-
-    def writes(self, b: Builder, ins: Instruction) -> None:
-        """After an instruction."""
-        if not self.suspects:
-            return
-        for register in table.written(ins):
-            if register.name in self.suspects:
-                # Under a guard too: compilers load a few lanes so, and go on with all of them,
-                # of which only those few matter in the end.
-                place = self._written(b, register.name)
-                old = b.load("i32", 1, place, 0, 4)
-                b.store(b.op("or", old, b.mask(b.active)), place, 0, 4)
-
-    def _require(
-        self, b: Builder, ins: Instruction, registers: list[Register], condition: Value | None
-    ) -> None:
-        for register in registers:
-            if register.name in self.suspects:
-                written = b.load("i32", 1, self._written(b, register.name), 0, 4)
-                missing = b.op("and", b.mask(condition), _invert(b, written))
-                b.call("registers", "void", missing, *self._place(ins))
-
-    def _written(self, b: Builder, name: str) -> str:
-        """Where the mask of the lanes lies that have written a register."""
-        base = b.emit(f"getelementptr i8, ptr %checks, i64 {offset('registers')}")
-        masks = b.emit(f"load ptr, ptr {base}, align 8")
-        warp = b.load("i32", 1, "%ctx", WARP, 4)
-        first = b.op("mul", warp, b.constant("i32", len(self.suspects)))
-        number = b.op("add", first, b.constant("i32", self.suspects.index(name)))
-        return b.emit(f"getelementptr i32, ptr {masks}, {number}")
-
-    # -- accesses -------------------------------------------------------------------------------
-
-    def access(
-        self,
-        b: Builder,
-        ins: Instruction,
-        space: str,
-        address: Value,
-        nbytes: int,
-        condition: Value | None,
-        kind: str,
-    ) -> Value:
-        """The lanes that may access `nbytes` each. kind: "load", "store" or "atomic"."""
-        uniform = address.n == 1 and (condition is None or condition.n == 1)
-        addresses = b.vector(address)
-        if uniform:
-            one = b.constant("i32", 1)
-            mask = one if condition is None else b.cast("zext", condition, "i32")
-        else:
-            mask = b.mask(condition)
-        allowed = self._allowed(b, ins, space, addresses, nbytes, mask, kind)
-        if uniform:
-            return b.compare("icmp ne", allowed, b.constant("i32", 0))
-        return _lanes(b, allowed)
-
-    def _allowed(
-        self,
-        b: Builder,
-        ins: Instruction,
-        space: str,
-        addresses: Value,
-        nbytes: int,
-        mask: Value,
-        kind: str,
-    ) -> Value:
-        place = self._place(ins)
-        if space == "shared":
-            allowed = self._within(b, ins, addresses, nbytes, mask)
-        else:
-            name = f"bounds_global_{'load' if kind == 'load' else 'store'}_{nbytes}"
-            allowed = _word(b.call(name, "i32", addresses, mask, *place))
-        if space == "shared":
-            width = f"{nbytes}_{self.granule}"
-            self.ordering.hands_over(b, ins, kind, width, addresses, allowed)
-        if space == "shared" and (self.init or self.race):
-            self._tags(b, ins, self._access_kind(ins, kind), nbytes, addresses, allowed)
-        if space == "global" and (self.init or self.race):
-            self._marks(b, ins, kind, nbytes, addresses, allowed)
-        if kind == "atomic" and ins.opcode.base == "atom":
-            self.ordering.exchanges(b)
-        return allowed
-
-    def _access_kind(self, ins: Instruction, kind: str) -> str:
-        """How an access to shared memory counts; what an atomic operation reads must be there."""
-        if kind == "store" or not is_strong(ins):
-            return kind
-        if not self.ordering.clocks:
-            return "load"
-        return kind if kind == "atomic" else "strong"
-
-    def _marks(
-        self, b: Builder, ins: Instruction, kind: str, nbytes: int, addresses: Value, mask: Value
-    ) -> None:
-        """Note who wrote an element of an array, and look at who did before."""
-        told = self.ordering.talks
-        if kind != "load":
-            kind = "atomic" if is_strong(ins) else kind
-            name = f"marks_{kind}_{nbytes}{'_talks' if told else ''}"
-        elif told and not is_strong(ins):
-            name = f"relies_{nbytes}"
-        else:
-            return
-        b.call(name, "void", addresses, mask, *self._place(ins))
-
-    def _tags(
-        self, b: Builder, ins: Instruction, kind: str, nbytes: int, addresses: Value, mask: Value
-    ) -> None:
-        """Look at the tags of shared memory, and leave this access's own."""
-        place = self._place(ins)
-        name = f"tags_{kind}_{nbytes}_{self.granule}_{self.ordering.mode}"
-        b.call(name, "void", addresses, mask, *place)
-        if self.ordering.clocks and kind not in ("load", "strong"):
-            b.call(f"readers_{nbytes}_{self.granule}", "void", addresses, mask, *place)
-
-    def _within(
-        self, b: Builder, ins: Instruction, addresses: Value, nbytes: int, mask: Value
-    ) -> Value:
-        """The lanes inside shared memory. In line, for a call would cost more than the test."""
-        log2 = nbytes.bit_length() - 1
-        turned = addresses
-        if log2:  # misaligned offsets become huge
-            shift = b.vector(b.constant("i32", log2))
-            turned = b.intrinsic("llvm.fshr", addresses, addresses, shift)
-        limit = b.load("i32", 1, "%checks", offset("limit"), 4)
-        room = b.op("lshr", limit, b.constant("i32", log2))
-        bad = b.op("and", b.mask(b.compare("icmp uge", turned, room)), mask)
-        good = b.compare("icmp eq", bad, b.constant("i32", 0))
-        b.count += 1
-        label = f"within{b.count}"
-        b.line(f"br {good}, label %{label}, label %{label}.slow")
-        b.lines.append(f"{label}.slow:")
-        width = b.constant("i32", nbytes)
-        b.call("judge_shared", "i32", addresses, bad, width, *self._place(ins))
-        b.line(f"br label %{label}")
-        b.lines.append(f"{label}:")
-        return b.op("and", mask, _invert(b, bad))
-
-    def local(
-        self, b: Builder, ins: Instruction, address: Value, nbytes: int, condition: Value | None
-    ) -> Value:
-        """The lanes that stay inside local memory, of which each has its own."""
-        offsets = b.cast("trunc", b.op("sub", address, b.local_memory()), "i32")
-        name = f"judge_local_{b.flow.local_bytes}"
-        width, place = b.constant("i32", nbytes), self._place(ins)
-        return _lanes(b, _word(b.call(name, "i32", offsets, b.mask(condition), width, *place)))
-
-    def confirm(
-        self,
-        b: Builder,
-        ins: Instruction,
-        space: str,
-        address: Value,
-        value: Value,
-        condition: Value | None,
-    ) -> None:
-        """After a store of one value of up to 64 bits a lane."""
-        if self.race:
-            name = f"confirm_{space}_{value.type[1:]}"
-            b.call(
-                name,
-                "void",
-                "ptr %shared",
-                b.vector(address),
-                b.vector(value),
-                b.mask(condition),
-                *self._place(ins),
-            )
-
-    def settle(self, b: Builder, ins: Instruction, space: str, address: Value, nbytes: int) -> None:
-        """After a store: did it change what another warp or CTA had written?"""
-        if self.race:
-            name = f"settle_{space}_{nbytes}"
-            b.call(name, "void", b.vector(address), *self._place(ins))
+        return "%turn", lines
 
     def rows(self, b: Builder, ins: Instruction, address: Value, count: int, kind: str) -> Value:
-        """Addresses of ldmatrix or stmatrix; those that are not allowed lead to a dump."""
-        allowed = self._allowed(b, ins, "shared", address, 16, lanes_of_rows(b, count), kind)
-        dump = b.load("i32", 1, "%checks", offset("dump"), 4)
-        return b.select(_lanes(b, allowed), address, b.vector(dump))
+        """As accesses of 16 bytes; those that are not allowed lead to a dump."""
+        rows = lanes(b, lanes_of_rows(b, count))
+        allowed = Watch.access(self, b, ins, "shared", address, 16, rows, kind)
+        assert allowed is not None
+        return self._bounds.dumped(b, address, allowed)
 
-    def descriptor(
-        self, b: Builder, ins: Instruction, value: Value, form: str, rows: int, row: Value
-    ) -> Value:
-        """A descriptor of wgmma that leads to nothing but shared memory.
+    def marks(self, ins: Instruction, inward: bool) -> tuple[str, tuple[str, ...]]:
+        found = [check.marks(ins, inward) for check in self.checks]
+        return next((mark for mark in found if mark[0]), ("", ()))
 
-        form: "a" or "b", and how it lies; rows: of A or columns of B, from `row` on.
-        """
-        granule = self.granule if self.init or self.race else 0
-        name = f"descriptor_{form}_{rows}_{granule}_{self.ordering.mode}"
-        return Value(b.call(name, "i64", value, row, *self._place(ins)), "i64")
 
-    # -- mbarriers ------------------------------------------------------------------------------
+def _tell(name: str) -> Callable[..., None]:
+    def hook(self: Watch, *arguments: Any) -> None:
+        for check in self.checks:
+            getattr(check, name)(*arguments)
 
-    def mbarrier(
-        self, b: Builder, ins: Instruction, address: Value, condition: Value | None, kind: str
-    ) -> Value:
-        """The lanes that may use an mbarrier. kind: "renew", "publish", "copies" or "wait"."""
-        mask = self._within(b, ins, address, 8, b.mask(condition))
-        if self.init or self.race:
-            self._tags(b, ins, "store" if kind == "renew" else "load", 8, address, mask)
-        if kind != "wait":
-            self.ordering.mbarrier(b, address, mask, kind)
-        return _lanes(b, mask)
+    return hook
 
-    # -- asynchronous copies --------------------------------------------------------------------
 
-    def copy(
-        self,
-        b: Builder,
-        ins: Instruction,
-        to: Value,
-        source: Value,
-        nbytes: int,
-        mask: Value,
-        sizes: Value,
-    ) -> Value | None:
-        """The lanes that may copy; None where the copy was put into the warp's queue."""
-        place = self._place(ins)
-        whole = b.mask(b.compare("icmp uge", sizes, b.constant("i32", nbytes)))
-        some = b.mask(b.compare("icmp ne", sizes, b.constant("i32", 0)))
-        wanted = b.op("and", mask, whole)
-        parts = b.op("and", mask, b.op("and", some, _invert(b, whole)))
-        name = f"bounds_global_load_{nbytes}"
-        good = _word(b.call(name, "i32", source, wanted, *place))
-        # Of a shorter source the first and the last byte are tested.
-        last = b.op("add", source, b.cast("zext", b.op("sub", sizes, b.constant("i32", 1)), "i64"))
-        for end in (source, last):
-            parts = _word(b.call("bounds_global_load_1", "i32", end, parts, *place))
-        none = b.op("and", mask, _invert(b, some))
-        allowed = b.op("or", b.op("or", good, parts), none)
-        name = f"bounds_shared_store_{nbytes}"
-        allowed = _word(b.call(name, "i32", to, allowed, *place))
-        if self.init or self.race:
-            kind = "copy" if self.race else "store"
-            self._tags(b, ins, kind, nbytes, to, allowed)
-        if not self.race:
-            return allowed
-        b.call(
-            f"queue_{nbytes}_{self.granule}",
-            "void",
-            *(to, source, allowed, sizes),
-            *("ptr %shared", "ptr %checks", "ptr %ctx"),
-        )
-        return None
+def _ask(name: str, place: int) -> Callable[..., Any]:
+    def hook(self: Watch, *arguments: Any) -> Any:
+        given = list(arguments)
+        for check in self.checks:
+            given[place] = getattr(check, name)(*given)
+            if given[place] is None:
+                break
+        return given[place]
 
-    def commit(self, b: Builder) -> None:
-        if self.race:
-            b.call("queuecommit", "void", "ptr %checks", "ptr %ctx")
+    return hook
 
-    def wait(self, b: Builder, keep: int) -> None:
-        """Let all but the last `keep` groups land; -1: the open one too."""
-        self._land(b, keep, "")
-        self.ordering.waited(b)
 
-    def land(self, b: Builder) -> None:
-        """Let all copies land, for which an mbarrier waits and this warp does not."""
-        self._land(b, -1, "_awaited")
-
-    def _land(self, b: Builder, keep: int, how: str) -> None:
-        if self.race:
-            arguments = ("ptr %shared", "ptr %checks", "ptr %ctx")
-            name = f"queuewait_{self.granule}{how}"
-            b.call(name, "void", b.constant("i32", keep), *arguments)
-
-    @staticmethod
-    def _place(ins: Instruction) -> tuple[str, str, str]:
-        return "ptr %checks", "ptr %ctx", f"i32 {ins.index}"
+for _name in _TOLD:
+    setattr(Watch, _name, _tell(_name))
+for _name, _place in _ASKED.items():
+    setattr(Watch, _name, _ask(_name, _place))
 
 
 def lanes_of_rows(b: Builder, count: int) -> Value:
     """The lanes whose addresses ldmatrix and stmatrix use: eight a matrix."""
     return b.constant("i32", (1 << 8 * count) - 1 if count < 4 else -1)
-
-
-def _lanes(b: Builder, mask: Value) -> Value:
-    return Value(b.emit(f"bitcast {mask} to <{LANES} x i1>"), "i1", LANES)
-
-
-def _word(text: str) -> Value:
-    return Value(text, "i32")
-
-
-def _invert(b: Builder, mask: Value) -> Value:
-    return b.op("xor", mask, b.constant("i32", -1))

@@ -1,45 +1,7 @@
-"""Opcodes by family. Importing this package fills the table."""
+"""Opcodes by family. Importing this package fills the table with the rows of all its modules."""
 
-from . import (
-    atomic,
-    barrier,
-    bits,
-    bulk,
-    carry,
-    compare,
-    convert,
-    floating,
-    halves,
-    integer,
-    lanes,
-    matrix,
-    mbarrier,
-    memory,
-    move,
-    pairs,
-    system,
-    tensor,
-    wgmma,
-)
+from importlib import import_module
+from pkgutil import iter_modules
 
-__all__ = [
-    "atomic",
-    "barrier",
-    "bits",
-    "bulk",
-    "carry",
-    "compare",
-    "convert",
-    "floating",
-    "halves",
-    "integer",
-    "lanes",
-    "matrix",
-    "mbarrier",
-    "memory",
-    "move",
-    "pairs",
-    "system",
-    "tensor",
-    "wgmma",
-]
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")

@@ -8,9 +8,11 @@ from __future__ import annotations
 from ..builder import Builder
 from ..layout import LANES
 from ..ptx import Group, Immediate, Instruction, Operand, Symbol
-from ..table import lowers
+from ..table import rows_of
 from ..values import Value
 from .memory import address_of, space_of
+
+lowers = rows_of("atomic")
 
 _ORDER = "relaxed acquire release acq_rel cta cluster gpu sys level::cache_hint"
 _INTEGERS = {
@@ -30,7 +32,7 @@ _TYPES = sorted({*_FLOATS}.union(*_INTEGERS.values()))
 _MODIFIERS = f"{_ORDER} global shared shared::cta noftz v2 v4 v8 {' '.join(_INTEGERS)}"
 
 
-@lowers("atom", types=_TYPES, modifiers=_MODIFIERS, varying=True)
+@lowers("atom", types=_TYPES, modifiers=_MODIFIERS, varying=True, accesses=("atomic",))
 def exchange(b: Builder, ins: Instruction) -> None:
     """The destination gets what was there before."""
     if len(ins.operands) < 3:
@@ -42,7 +44,7 @@ def exchange(b: Builder, ins: Instruction) -> None:
         b.write(None if operand == Symbol("_") else operand, value, ins)
 
 
-@lowers("red", types=_TYPES, modifiers=_MODIFIERS, writes=0)
+@lowers("red", types=_TYPES, modifiers=_MODIFIERS, writes=0, accesses=("atomic",))
 def reduce(b: Builder, ins: Instruction) -> None:
     if len(ins.operands) < 2:
         raise ins.refuse(f"expected at least 2 operands, found {len(ins.operands)}")
@@ -80,11 +82,9 @@ def _apply(b: Builder, ins: Instruction, operands: tuple[Operand, ...]) -> list[
     address = b.vector(address_of(b, ins, operands[0], space))
     pair = ptx_type.endswith("x2")
     bits = 32 if pair else 16 if ptx_type == "bf16" else int(ptx_type[1:])
-    condition = b.condition(ins)
-    if b.watch is not None:
-        nbytes = bits * len(_elements(ins, operands[1])) // 8
-        condition = b.watch.access(b, ins, space, address, nbytes, condition, "atomic")
-        b.watch.ordering.releases(b, ins)
+    nbytes = bits * len(_elements(ins, operands[1])) // 8
+    condition = b.hooks.access(b, ins, space, address, nbytes, b.condition(ins), "atomic")
+    b.hooks.releases(b, ins)
     mask = b.mask(condition)
     results = []
     for i, source in enumerate(_elements(ins, operands[1])):
@@ -96,8 +96,7 @@ def _apply(b: Builder, ins: Instruction, operands: tuple[Operand, ...]) -> list[
         else:
             name = f"{operation}_{ptx_type}_{space}"
             results.append(_call(b, name, place, value, other, mask))
-    if b.watch is not None:
-        b.watch.ordering.acquires(b, ins)
+    b.hooks.acquires(b, ins)
     return results
 
 

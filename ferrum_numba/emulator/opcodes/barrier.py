@@ -11,12 +11,16 @@ from __future__ import annotations
 from ..builder import Builder
 from ..layout import BARRIER_WORDS, GENERATION, LANES, state_offset
 from ..ptx import Immediate, Instruction, Operand
-from ..table import lowers
+from ..table import rows_of
 from ..values import Value
+from .integer import expect
+
+lowers = rows_of("barrier")
 
 # The words of a barrier: of which CTA (1 + its number), arrived threads, how often it has opened,
 # the reductions so far (sum, and, or), and those of the last opening.
 _OWNER, _COUNT, _OPENINGS, _SUM, _ALL, _ANY, _SUM_DONE, _ALL_DONE, _ANY_DONE = range(9)
+_MODIFIERS = "red popc and or aligned cta"
 _REDUCTIONS = {"popc": _SUM_DONE, "and": _ALL_DONE, "or": _ANY_DONE}
 
 
@@ -39,7 +43,7 @@ def _word(b: Builder, place: str, index: int) -> Value:
     return b.load("i32", 1, place, 4 * index, 4)
 
 
-@lowers("bar arrival", modifiers="sync arrive red popc and or aligned cta", writes=0)
+@lowers("bar arrival", modifiers=f"sync arrive {_MODIFIERS}", writes=0, orders=True)
 def arrive(b: Builder, ins: Instruction) -> None:
     """Operands: number, threads (optional), and for .red a predicate."""
     b.require_lanes(ins)
@@ -69,8 +73,7 @@ def arrive(b: Builder, ins: Instruction) -> None:
     more = b.op("add", openings, b.cast("zext", opens, "i32"))
     b.store(more, place, 4 * _OPENINGS, 4)
     b.store(b.constant("i32", 0), "%state", state_offset("idle"), 4)
-    if b.watch is not None:
-        b.watch.ordering.arrives(b, uniform(b, number, ins), opens)
+    b.hooks.arrives(b, ins, number, opens)
     if condition is not None:
         _reduce(b, place, condition, first, opens)
 
@@ -104,7 +107,7 @@ def is_open(b: Builder, ins: Instruction) -> Value:
     return b.compare("icmp ne", openings, b.load("i32", 1, "%ctx", GENERATION, 4))
 
 
-@lowers("bar result", types=("u32", "pred"), modifiers="red popc and or aligned cta")
+@lowers("bar result", types=("u32", "pred"), modifiers=_MODIFIERS, operands="pred last last pred")
 def result(b: Builder, ins: Instruction) -> None:
     """Operands: destination, number."""
     kinds = ins.opcode.modifiers & _REDUCTIONS.keys()
@@ -115,3 +118,12 @@ def result(b: Builder, ins: Instruction) -> None:
     if ins.opcode.type == "pred":
         value = b.compare("icmp ne", value, b.constant("i32", 0))
     b.write(ins.operands[0], value, ins)
+
+
+@lowers("bar", "barrier", modifiers=f"warp sync arrive {_MODIFIERS}", writes=0, ends="barrier")
+def of_warp(b: Builder, ins: Instruction) -> None:
+    """bar.warp.sync, which ends no block: the lanes of a warp are together anyway."""
+    if ins.opcode.modifiers != {"warp", "sync"}:
+        raise ins.refuse("the CPU device has .warp.sync")
+    expect(ins, 1)
+    b.require_lanes(ins, b.integer(ins.operands[0], 32, ins))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from ..builder import Builder
 from ..ptx import Immediate, Instruction
-from ..table import INTEGERS, lowers
+from ..table import INTEGERS, rows_of
 from ..values import Value
 from .integer import expect, integers, width
+
+lowers = rows_of("logic")
 
 BITS = ("b16", "b32", "b64")
 
@@ -45,7 +47,7 @@ def is_zero(b: Builder, ins: Instruction) -> None:
     b.write(ins.operands[0], b.cast("zext", zero, x.type), ins)
 
 
-@lowers("lop3", types=("b32",))
+@lowers("lop3", types=("b32",), operands="b32")
 def logic_3(b: Builder, ins: Instruction) -> None:
     """Bit 4a + 2b + c of the table is the result for bits a, b, c."""
     expect(ins, 5)
@@ -73,7 +75,7 @@ def _mix(b: Builder, control: Value, zero: Value, one: Value) -> Value:
     return b.op("xor", zero, b.op("and", control, b.op("xor", zero, one)))
 
 
-@lowers("shl", "shr", types=INTEGERS)
+@lowers("shl", "shr", types=INTEGERS, operands="last last u32")
 def shift(b: Builder, ins: Instruction) -> None:
     """Amounts beyond the width shift everything out; in LLVM they would be poison."""
     expect(ins, 3)
@@ -185,7 +187,7 @@ def insert_field(b: Builder, ins: Instruction) -> None:
     b.write(ins.operands[0], value, ins)
 
 
-@lowers("bfind", types=("u32", "s32", "u64", "s64"), modifiers="shiftamt")
+@lowers("bfind", types=("u32", "s32", "u64", "s64"), modifiers="shiftamt", operands="u32 last")
 def find_top_bit(b: Builder, ins: Instruction) -> None:
     """Position of the highest bit that is not the sign; -1 where there is none."""
     expect(ins, 2)
@@ -201,7 +203,7 @@ def find_top_bit(b: Builder, ins: Instruction) -> None:
     b.write(ins.operands[0], _resize(b, value, "i32"), ins)
 
 
-@lowers("popc", "clz", types=("b32", "b64"))
+@lowers("popc", "clz", types=("b32", "b64"), operands="u32 last")
 def count_bits(b: Builder, ins: Instruction) -> None:
     expect(ins, 2)
     (x,) = integers(b, ins)
@@ -276,7 +278,7 @@ def reverse(b: Builder, ins: Instruction) -> None:
     b.write(ins.operands[0], b.intrinsic("llvm.bitreverse", *integers(b, ins)), ins)
 
 
-@lowers("prmt", types=("b32",))
+@lowers("prmt", types=("b32",), operands="b32")
 def permute(b: Builder, ins: Instruction) -> None:
     """Four of the eight bytes {b, a}; bit 3 of a selector spreads the byte's sign."""
     expect(ins, 4)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from ..builder import Builder
 from ..ptx import Instruction
-from ..table import lowers
+from ..table import rows_of
 from .mbarrier import change, place_of
 from .memory import address_of
+
+lowers = rows_of("async copy")
 
 _SPACES = "shared::cluster shared::cta global mbarrier::complete_tx::bytes bulk_group"
 _GROUPS = ({"commit_group"}, {"wait_group"}, {"wait_group", "read"})
@@ -20,13 +22,14 @@ _GROUPS = ({"commit_group"}, {"wait_group"}, {"wait_group", "read"})
     "cp.async.bulk",
     modifiers=f"{_SPACES} level::cache_hint commit_group wait_group read prefetch L2",
     writes=0,
+    orders=True,
 )
 def copy(b: Builder, ins: Instruction) -> None:
     """Operands: [to], [from], bytes, and [mbarrier] for a copy to shared memory."""
     modifiers = ins.opcode.modifiers
     if modifiers in _GROUPS:
-        if b.watch is not None and "wait_group" in modifiers:
-            b.watch.ordering.waited_for_bulk(b)
+        if "wait_group" in modifiers:
+            b.hooks.waited_for_bulk(b)
         return
     if "prefetch" in modifiers:  # changes no result
         return
@@ -38,8 +41,9 @@ def copy(b: Builder, ins: Instruction) -> None:
     address = b.vector(address_of(b, ins, far, "global"))
     sizes = b.vector(b.integer(ins.operands[2], 32, ins))
     mask = b.mask(b.condition(ins))
-    if b.watch is not None:
-        mask = b.watch.transfers.bulk(b, ins, near, address, sizes, mask, inward)
+    # Shared memory first: it counts as written even where the copy may not read what it would.
+    mask = b.hooks.near(b, ins, near, sizes, mask, inward)
+    mask = b.hooks.far(b, ins, address, sizes, mask, inward)
     way = "in" if inward else "out"
     b.call(f"bulk_{way}", "void", "ptr %shared", near, address, sizes, mask)
     if inward:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from ..builder import Builder
 from ..ptx import Group, Instruction, Operand
-from ..table import FLOATS, INTEGERS, lowers
+from ..table import FLOATS, INTEGERS, rows_of
 from ..values import Value
 from .convert import widened
 from .integer import expect
+
+lowers = rows_of("compare")
 
 _ORDERED = {"eq": "oeq", "ne": "one", "lt": "olt", "le": "ole", "gt": "ogt", "ge": "oge"}
 _UNORDERED = {"equ": "ueq", "neu": "une", "ltu": "ult", "leu": "ule", "gtu": "ugt", "geu": "uge"}
@@ -63,7 +65,7 @@ def _combined(b: Builder, ins: Instruction, value: Value, third: int) -> Value:
     return b.op(operator, value, b.predicate(ins.operands[third], ins))
 
 
-@lowers("setp", modifiers=_MODIFIERS)
+@lowers("setp", modifiers=_MODIFIERS, operands="pred last last pred")
 def set_predicate(b: Builder, ins: Instruction) -> None:
     """setp p|q: p is the comparison, q its opposite, each combined with the third predicate.
 
@@ -95,7 +97,7 @@ def _set_pair(b: Builder, ins: Instruction, target: Operand, value: Value) -> No
         b.write(operand, _combined(b, ins, part, 3), ins)
 
 
-@lowers("set", modifiers=_MODIFIERS)
+@lowers("set", modifiers=_MODIFIERS, operands="first last")
 def set_value(b: Builder, ins: Instruction) -> None:
     """set.relation.result_type.type: all ones, or 1.0, where the comparison holds."""
     value = _combined(b, ins, _compare(b, ins, 1, 2), 3)
@@ -126,14 +128,14 @@ def any_value(b: Builder, ins: Instruction, position: int, ptx_type: str) -> Val
     return b.integer(operand, int(ptx_type[1:]), ins)
 
 
-@lowers("selp", types=_SELECTED)
+@lowers("selp", types=_SELECTED, operands="last last last pred")
 def select(b: Builder, ins: Instruction) -> None:
     expect(ins, 4)
     x, y = (any_value(b, ins, i, ins.opcode.type) for i in (1, 2))
     b.write(ins.operands[0], b.select(b.predicate(ins.operands[3], ins), x, y), ins)
 
 
-@lowers("slct", types=("s32", "f32"), modifiers="ftz")
+@lowers("slct", types=("s32", "f32"), modifiers="ftz", operands="first first first last")
 def select_by_sign(b: Builder, ins: Instruction) -> None:
     """slct.type.s32|f32 d, a, b, c: a where c >= 0, else b (also where c is NaN)."""
     expect(ins, 4)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from ..builder import Builder
 from ..ptx import Instruction, Register
-from ..table import lowers
+from ..table import rows_of
 from ..values import Value, bits_of
 from .integer import expect
 from .rounding import DIRECTED, directed, from_byte, to_byte, to_float
+
+lowers = rows_of("convert")
 
 FLOAT_TYPES = {"f16": "half", "bf16": "bfloat", "f32": "float", "f64": "double"}
 _INTEGRAL = {"rni": "rint", "rzi": "trunc", "rmi": "floor", "rpi": "ceil"}
@@ -23,7 +25,7 @@ def widened(b: Builder, value: Value) -> Value:
         return b.bitcast(b.op("shl", bits, b.constant("i32", 16)), "float")
     if value.type != "half":
         return value
-    if b.helpers.host.half_conversion:
+    if b.library.host.half_conversion:
         return b.cast("fpext", value, "float")
     return _in_lanes(b, "widen_half", b.bitcast(value, "i16"), "float")
 
@@ -38,21 +40,21 @@ def narrowed(b: Builder, value: Value, kind: str) -> Value:
         rounded = b.select(nan, b.constant("i32", 0x7FFF0000), rounded)
         high = b.op("lshr", rounded, b.constant("i32", 16))
         return b.bitcast(b.cast("trunc", high, "i16"), "bfloat")
-    if b.helpers.host.half_conversion:
+    if b.library.host.half_conversion:
         return b.cast("fptrunc", value, "half")
     return b.bitcast(_in_lanes(b, "narrow_half", value, "i16"), "half")
 
 
-def _in_lanes(b: Builder, helper: str, value: Value, result: str) -> Value:
-    """Call a helper of 32 lanes on a value of 1, 2, 32 or 64 elements."""
+def _in_lanes(b: Builder, name: str, value: Value, result: str) -> Value:
+    """Call a function of 32 lanes on a value of 1, 2, 32 or 64 elements."""
     if value.n == 1:
         whole = b.vector(value)
-        found = Value(b.call(helper, f"<32 x {result}>", whole), result, 32)
+        found = Value(b.call(name, f"<32 x {result}>", whole), result, 32)
         return Value(b.emit(f"extractelement {found}, i64 0"), result)
     parts = []
     for start in range(0, value.n, 32):
         part = b.shuffle(value, None, [(start + i) % value.n for i in range(32)])
-        parts.append(Value(b.call(helper, f"<32 x {result}>", part), result, 32))
+        parts.append(Value(b.call(name, f"<32 x {result}>", part), result, 32))
     other = parts[1] if len(parts) == 2 else None
     return b.shuffle(parts[0], other, range(value.n))
 
@@ -81,7 +83,11 @@ def narrowed_double(b: Builder, value: Value, kind: str) -> Value:
 # -- cvt ------------------------------------------------------------------------------------------
 
 
-@lowers("cvt", modifiers="rn rz rm rp rni rzi rmi rpi ftz sat rna relu satfinite")
+@lowers(
+    "cvt",
+    modifiers="rn rz rm rp rni rzi rmi rpi ftz sat rna relu satfinite",
+    operands="first last",
+)
 def convert(b: Builder, ins: Instruction) -> None:
     types = ins.opcode.types
     if len(types) != 2:

@@ -12,12 +12,14 @@ import struct
 
 from ..builder import Builder
 from ..ptx import Instruction
-from ..table import FLOATS, lowers
+from ..table import FLOATS, rows_of
 from ..values import Value, bits_of
 from .convert import saturated
 from .integer import expect
 from .rounding import DIRECTED, rounded_sum
 from .rounding import arithmetic as rounded
+
+lowers = rows_of("float")
 
 _KINDS = {"f32": "float", "f64": "double"}
 

@@ -11,12 +11,14 @@ from collections.abc import Callable
 
 from ..builder import Builder
 from ..ptx import Instruction
-from ..table import HALVES, lowers
+from ..table import HALVES, rows_of
 from ..values import Value
 from .convert import at_least_zero, narrowed, narrowed_double, saturated, widened
 from .floating import extreme, tanh
 from .integer import expect
 from .rounding import odd_sum
+
+lowers = rows_of("half")
 
 
 def values_of(b: Builder, ins: Instruction, first: int = 1) -> list[Value]:
@@ -46,7 +48,7 @@ def finish(b: Builder, ins: Instruction, value: Value) -> None:
 def arithmetic(b: Builder, ins: Instruction) -> None:
     expect(ins, 3)
     values, name = values_of(b, ins), "f" + ins.opcode.base
-    if values[0].type == "half" and b.helpers.host.half_conversion:
+    if values[0].type == "half" and b.library.host.half_conversion:
         return finish(b, ins, b.op(name, *values))
     return finish(b, ins, in_floats(b, values, lambda x, y: b.op(name, x, y)))
 
@@ -56,7 +58,7 @@ def fused(b: Builder, ins: Instruction) -> None:
     expect(ins, 4)
     values = values_of(b, ins)
     kind = values[0].type
-    if kind == "half" and b.helpers.host.half_arithmetic:
+    if kind == "half" and b.library.host.half_arithmetic:
         value = b.intrinsic("llvm.fma", *values)
     else:
         # Of half the exact sum has no more bits than binary64 where it lies near a tie of the

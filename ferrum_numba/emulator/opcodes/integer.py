@@ -1,11 +1,19 @@
-"""Integer arithmetic. Source: PTX ISA, "Integer Arithmetic Instructions"."""
+"""Integer arithmetic, of one integer, of several words with a carry, of two 16-bit halves.
+
+The parser makes the carry flag CC.CF a predicate register: beside the destination where it is
+written (.cc), the last operand where it is read (addc, subc, madc).
+Source: PTX ISA, "Integer Arithmetic Instructions", "Extended-Precision Integer Arithmetic".
+"""
 
 from __future__ import annotations
 
+from ...ptx_text import Opcode
 from ..builder import Builder
-from ..ptx import Instruction
-from ..table import INTEGERS, lowers
+from ..ptx import Group, Instruction
+from ..table import INTEGERS, rows_of
 from ..values import Value
+
+lowers = rows_of("integer")
 
 SIGNED = ("s16", "s32", "s64")
 
@@ -32,7 +40,7 @@ def add(b: Builder, ins: Instruction) -> None:
     x, y = integers(b, ins)
     name = ins.opcode.base
     if "cc" in ins.opcode.modifiers:
-        return carry.finish(b, ins, x, y)
+        return _finish(b, ins, x, y)
     if "sat" not in ins.opcode.modifiers:
         return b.write(ins.operands[0], b.op(name, x, y), ins)
     if ins.opcode.type != "s32":
@@ -55,13 +63,20 @@ def product(b: Builder, ins: Instruction, x: Value, y: Value) -> Value:
     return b.cast("trunc", b.op("lshr", full, b.constant(wide, bits)), f"i{bits}")
 
 
-@lowers("mul", types=INTEGERS, modifiers="lo hi wide")
+def _types_of_product(opcode: Opcode) -> list[str]:
+    """Of .wide the result and what is added have twice the bits."""
+    kind = opcode.type
+    wide = f"{kind[0]}{2 * width(kind)}" if "wide" in opcode.modifiers else kind
+    return [wide, kind, kind, wide]
+
+
+@lowers("mul", types=INTEGERS, modifiers="lo hi wide", operands=_types_of_product)
 def multiply(b: Builder, ins: Instruction) -> None:
     expect(ins, 3)
     b.write(ins.operands[0], product(b, ins, *integers(b, ins)), ins)
 
 
-@lowers("mad", types=INTEGERS, modifiers="lo hi wide cc")
+@lowers("mad", types=INTEGERS, modifiers="lo hi wide cc", operands=_types_of_product)
 def multiply_add(b: Builder, ins: Instruction) -> None:
     expect(ins, 4)
     x, y = integers(b, ins, 1, 3)
@@ -69,7 +84,7 @@ def multiply_add(b: Builder, ins: Instruction) -> None:
     bits = int(value.type[1:])
     z = b.integer(ins.operands[3], bits, ins)
     if "cc" in ins.opcode.modifiers:
-        return carry.finish(b, ins, value, z)
+        return _finish(b, ins, value, z)
     return b.write(ins.operands[0], b.op("add", value, z), ins)
 
 
@@ -198,4 +213,65 @@ def sum_of_differences(b: Builder, ins: Instruction) -> None:
     b.write(ins.operands[0], b.op("add", z, difference), ins)
 
 
-from . import carry  # noqa: E402  (which builds on this module)
+# -- several words ------------------------------------------------------------------------------
+
+_EXTENDED = ("u32", "s32", "b32", "u64", "s64", "b64")
+
+
+@lowers("addc", "subc", types=_EXTENDED, modifiers="cc")
+def with_carry(b: Builder, ins: Instruction) -> None:
+    expect(ins, 4)
+    x, y = integers(b, ins, 1, 3)
+    _finish(b, ins, x, y, b.predicate(ins.operands[3], ins))
+
+
+@lowers("madc", types=_EXTENDED, modifiers="lo hi cc")
+def multiply_with_carry(b: Builder, ins: Instruction) -> None:
+    expect(ins, 5)
+    x, y, z = integers(b, ins, 1, 4)
+    _finish(b, ins, product(b, ins, x, y), z, b.predicate(ins.operands[4], ins))
+
+
+def _finish(b: Builder, ins: Instruction, x: Value, y: Value, carry: Value | None = None) -> None:
+    """Write x + y + carry, or x - y - carry, and the carry out where the instruction says .cc."""
+    subtracts = ins.opcode.base.startswith("sub")
+    name = "sub" if subtracts else "add"
+    value = b.op(name, x, y)
+    out = b.compare("icmp ult", x, y) if subtracts else b.compare("icmp ult", value, x)
+    if carry is not None:
+        one = b.cast("zext", carry, f"i{width(ins.opcode.type)}")
+        first, value = value, b.op(name, value, one)
+        pair = (first, one) if subtracts else (value, first)
+        out = b.op("or", out, b.compare("icmp ult", *pair))
+    if "cc" not in ins.opcode.modifiers:
+        return b.write(ins.operands[0], value, ins)
+    target = ins.operands[0]
+    assert isinstance(target, Group)
+    b.write(target.elements[0], value, ins)
+    return b.write(target.elements[1], out, ins)
+
+
+# -- two halves ---------------------------------------------------------------------------------
+
+_PAIRS = ("u16x2", "s16x2")
+
+
+@lowers("add", types=_PAIRS)
+def add_pairs(b: Builder, ins: Instruction) -> None:
+    expect(ins, 3)
+    x, y = b.packed(ins.operands[1:], "i16", ins)
+    b.write(ins.operands[0], b.join(b.op("add", x, y), "i32"), ins)
+
+
+@lowers("min", "max", types=_PAIRS, modifiers="relu")
+def extremum_of_pairs(b: Builder, ins: Instruction) -> None:
+    """.relu: negative results become zero."""
+    expect(ins, 3)
+    kind = ins.opcode.type[0]
+    x, y = b.packed(ins.operands[1:], "i16", ins)
+    value = b.intrinsic(f"llvm.{kind}{ins.opcode.base}", x, y)
+    if "relu" in ins.opcode.modifiers:
+        if kind == "u":
+            raise ins.refuse(".relu is for .s16x2")
+        value = b.intrinsic("llvm.smax", value, b.constant("i16", 0))
+    b.write(ins.operands[0], b.join(value, "i32"), ins)

@@ -1,7 +1,6 @@
-"""Exchange between the lanes of a warp, and barriers of a warp.
+"""Exchange between the lanes of a warp.
 
-Source: PTX ISA, "shfl.sync", "vote.sync", "match.sync", "activemask", "redux.sync", "elect.sync",
-"bar.warp.sync".
+Source: PTX ISA, "shfl.sync", "vote.sync", "match.sync", "activemask", "redux.sync", "elect.sync".
 All lanes that the member mask names must be active; lanes of a block's missing threads are not.
 """
 
@@ -11,14 +10,22 @@ from ..builder import Builder
 from ..flow import is_broadcast
 from ..layout import LANES
 from ..ptx import Group, Immediate, Instruction
-from ..table import lowers
+from ..table import rows_of
 from ..values import Value
 from .integer import expect
+
+lowers = rows_of("lanes")
 
 _LANE_IDS = Value(f"<{', '.join(f'i32 {i}' for i in range(LANES))}>", "i32", LANES)
 
 
-@lowers("shfl", types=("b32",), modifiers="sync idx up down bfly", varying=True)
+@lowers(
+    "shfl",
+    types=("b32",),
+    modifiers="sync idx up down bfly",
+    varying=True,
+    operands="b32 b32 u32",
+)
 def shuffle(b: Builder, ins: Instruction) -> None:
     """d|p = the value of another lane, and whether that lane lies in this lane's segment.
 
@@ -74,7 +81,7 @@ def _gather(b: Builder, value: Value, source: Value) -> Value:
     b.store(value, place, 0, 64)
     lanes = b.emit(f"getelementptr i32, ptr {place}, {source}")
     vector = f"<{LANES} x i32>"
-    b.helpers.declare(
+    b.library.declare(
         f"{vector} @llvm.masked.gather.v32i32.v32p0(<32 x ptr>, i32, <32 x i1>, {vector})"
     )
     return Value(
@@ -149,11 +156,11 @@ def reduce(b: Builder, ins: Instruction) -> None:
     b.write(ins.operands[0], _among(b, ins, f"redux_{prefix}{name}", value, members), ins)
 
 
-def _among(b: Builder, ins: Instruction, helper: str, value: Value, members: Value) -> Value:
-    """A helper's result for each lane, from the lanes that its member mask names."""
+def _among(b: Builder, ins: Instruction, name: str, value: Value, members: Value) -> Value:
+    """A function's result for each lane, from the lanes that its member mask names."""
     acts = b.mask(b.condition(ins))
     vector = f"<{LANES} x i32>"
-    text = b.call(helper, vector, value, b.vector(members), acts)
+    text = b.call(name, vector, value, b.vector(members), acts)
     return Value(text, "i32", LANES)
 
 
@@ -194,10 +201,3 @@ def elect(b: Builder, ins: Instruction) -> None:
     leader = b.intrinsic("llvm.cttz", here, extra="i1 false")
     b.write(target.elements[0], leader, ins)
     b.write(target.elements[1], b.compare("icmp eq", _LANE_IDS, leader), ins)
-
-
-@lowers("bar", "barrier", modifiers="warp sync", writes=0)
-def warp_barrier(b: Builder, ins: Instruction) -> None:
-    """The lanes of a warp are together anyway (barriers of the CTA end a block)."""
-    expect(ins, 1)
-    b.require_lanes(ins, b.integer(ins.operands[0], 32, ins))

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ...ptx_text import Opcode
 from .. import table
 from ..builder import Builder
-from ..helpers.tiles import ELEMENTS, number_type, plane_bytes
 from ..layout import LANES
 from ..ptx import Group, Instruction, Operand
-from ..table import lowers
+from ..runtime.tiles import ELEMENTS, number_type, plane_bytes
+from ..table import rows_of
 from ..values import Value
 from .convert import narrowed, widened
 from .integer import expect
 from .memory import address_of
+
+lowers = rows_of("tensor")
 
 _TILES = "sync aligned m8n8 x1 x2 x4 trans shared shared::cta"
 
@@ -42,14 +45,20 @@ def _tile_form(ins: Instruction) -> tuple[int, str]:
     return int(counts[0][1:]), trans
 
 
-@lowers("ldmatrix", types=("b16",), modifiers=_TILES, varying=True)
+@lowers(
+    "ldmatrix",
+    types=("b16",),
+    modifiers=_TILES,
+    varying=True,
+    accesses=("ldmatrix",),
+    operands="b32",
+)
 def load_matrix(b: Builder, ins: Instruction) -> None:
     check_whole_warp(ins, b, 2)
     count, trans = _tile_form(ins)
     targets = elements_of(ins, ins.operands[0], count)
     address = b.vector(address_of(b, ins, ins.operands[1], "shared"))
-    if b.watch is not None:
-        address = b.watch.rows(b, ins, address, count, "load")
+    address = b.hooks.rows(b, ins, address, count, "load")
     place = b.scratch(128 * count)
     name = f"ldmatrix_{count}{trans}"
     b.call(name, "void", "ptr %shared", address, f"ptr {place}")
@@ -57,7 +66,14 @@ def load_matrix(b: Builder, ins: Instruction) -> None:
         b.write(target, b.load("i32", LANES, place, 128 * i, 64), ins)
 
 
-@lowers("stmatrix", types=("b16",), modifiers=_TILES, writes=0)
+@lowers(
+    "stmatrix",
+    types=("b16",),
+    modifiers=_TILES,
+    writes=0,
+    accesses=("stmatrix",),
+    operands="b32",
+)
 def store_matrix(b: Builder, ins: Instruction) -> None:
     check_whole_warp(ins, b, 2)
     count, trans = _tile_form(ins)
@@ -65,11 +81,9 @@ def store_matrix(b: Builder, ins: Instruction) -> None:
     for i, source in enumerate(elements_of(ins, ins.operands[1], count)):
         b.store(b.vector(b.integer(source, 32, ins)), place, 128 * i, 64)
     address = b.vector(address_of(b, ins, ins.operands[0], "shared"))
-    if b.watch is not None:
-        address = b.watch.rows(b, ins, address, count, "store")
+    address = b.hooks.rows(b, ins, address, count, "store")
     b.call(f"stmatrix_{count}{trans}", "void", "ptr %shared", address, f"ptr {place}")
-    if b.watch is not None:
-        b.watch.settle(b, ins, "shared", address, 16)
+    b.hooks.stored(b, ins, "shared", address)
 
 
 # -- mma ------------------------------------------------------------------------------------------
@@ -83,7 +97,23 @@ _SUMS: dict[str, tuple[str, ...]] = {
 _SUMS |= {"bf16": ("f32",), "tf32": ("f32",), "s8": ("s32",), "u8": ("s32",)}
 
 
-@lowers("mma", modifiers=f"sync aligned row col satfinite {' '.join(_SHAPES)}", varying=True)
+_FRAGMENTS = {"f16": "f16x2", "bf16": "bf16x2", "tf32": "f32", "f64": "f64"}
+
+
+def types_of_product(opcode: Opcode) -> list[str]:
+    """Of the registers of D, A, B and, of mma, C, which hold one or more elements each."""
+    to, *factors = opcode.types[:3]
+    sums = {"f16": "f16x2"}.get(to, to)
+    packed = [_FRAGMENTS.get(kind, "b32") for kind in factors]
+    return [sums, *packed, sums if opcode.base == "mma" else "b32"]
+
+
+@lowers(
+    "mma",
+    modifiers=f"sync aligned row col satfinite {' '.join(_SHAPES)}",
+    varying=True,
+    operands=types_of_product,
+)
 def multiply_matrices(b: Builder, ins: Instruction) -> None:
     """D = A B + C. Products are exact, sums in binary32, in another order than the GPU's.
 
@@ -136,7 +166,7 @@ def _partner(b: Builder, ins: Instruction) -> list[Instruction]:
 
     Two products at once halve the work of spreading A over the lanes.
     """
-    if not b.upcoming or (b.watch is not None and b.watch.stepwise):
+    if not b.upcoming or b.hooks.stepwise:
         return []
     other = b.upcoming[0]
     same = (other.opcode, other.guard) == (ins.opcode, None) and len(other.operands) == 4
@@ -202,6 +232,7 @@ def write_results(b: Builder, ins: Instruction, results: Sequence[Value]) -> Non
     types=("f64",),
     modifiers="sync aligned row col m8n8k4 m16n8k4 m16n8k8 m16n8k16",
     varying=True,
+    operands=types_of_product,
 )
 def multiply_doubles(b: Builder, ins: Instruction) -> None:
     """As for the other types, one element a register; of m8n8k4 the lower half is not there."""

@@ -1,22 +1,25 @@
 """mbarrier: barriers in shared memory that count arrivals and bytes, phase after phase.
 
 A warp that waits in vain gives the others a turn, as the flow analysis has it ("yield"): then it
-comes to the wait again, if the kernel lets it.  See helpers/mbarriers.py for what a word holds.
+comes to the wait again, if the kernel lets it.  See runtime/mbarriers.py for what a word holds.
 Source: PTX ISA, "Parallel Synchronization: mbarrier", "cp.async.mbarrier.arrive".
 """
 
 from __future__ import annotations
 
 from ..builder import Builder
-from ..helpers.mbarriers import COUNT, PHASE
-from ..layout import LANES, WAIT_ADDRESS, WAIT_PARITY, WAIT_TRIED, state_offset
+from ..layout import LANES, WAIT_ADDRESS, WAIT_PARITY, state_offset
 from ..ptx import Address, Instruction, Operand, Symbol
-from ..table import lowers
+from ..runtime.mbarriers import COUNT, PHASE
+from ..table import rows_of
 from ..values import Value
 from .memory import address_of
 
+lowers = rows_of("barrier")
+
 _SPACE = "shared shared::cta shared::cluster"
 _ORDER = "release acquire relaxed cta cluster"
+_SURPLUS = "more arrivals than the mbarrier's phase expects"
 
 
 def place_of(b: Builder, ins: Instruction, operand: Operand) -> Value:
@@ -29,7 +32,7 @@ def place_of(b: Builder, ins: Instruction, operand: Operand) -> Value:
     return b.cast("trunc", b.op("sub", address_of(b, ins, operand, "global"), start), "i32")
 
 
-@lowers("mbarrier.init", types=("b64",), modifiers=_SPACE, writes=0)
+@lowers("mbarrier.init", types=("b64",), modifiers=_SPACE, writes=0, orders=True)
 def begin(b: Builder, ins: Instruction) -> None:
     """Operands: [address], the number of arrivals that each phase expects."""
     address, count = _operands(ins, 2)
@@ -39,7 +42,7 @@ def begin(b: Builder, ins: Instruction) -> None:
     _set(b, ins, place_of(b, ins, address), word)
 
 
-@lowers("mbarrier.inval", types=("b64",), modifiers=_SPACE, writes=0)
+@lowers("mbarrier.inval", types=("b64",), modifiers=_SPACE, writes=0, orders=True)
 def end(b: Builder, ins: Instruction) -> None:
     (address,) = _operands(ins, 1)
     _set(b, ins, place_of(b, ins, address), b.constant("i64", 0))
@@ -48,8 +51,7 @@ def end(b: Builder, ins: Instruction) -> None:
 def _set(b: Builder, ins: Instruction, address: Value, word: Value) -> None:
     condition = b.condition(ins)
     address = b.vector(address)
-    if b.watch is not None:
-        condition = b.watch.mbarrier(b, ins, address, condition, "renew")
+    condition = b.hooks.mbarrier(b, ins, address, condition, "renew")
     mask = b.mask(condition)
     b.call("store_shared_64", "void", "ptr %shared", address, b.vector(word), mask)
 
@@ -67,6 +69,7 @@ def _operands(ins: Instruction, *counts: int) -> tuple[Operand, ...]:
     types=("b64",),
     modifiers=f"{_SPACE} {_ORDER}",
     writes=0,
+    orders=True,
 )
 def transfer(b: Builder, ins: Instruction) -> None:
     """Operands: [address], a number of bytes that are still to come, or that have come."""
@@ -83,6 +86,8 @@ def transfer(b: Builder, ins: Instruction) -> None:
     types=("b64",),
     modifiers=f"{_SPACE} {_ORDER} expect_tx noComplete",
     varying=True,
+    orders=True,
+    fault=_SURPLUS,
 )
 def arrive(b: Builder, ins: Instruction) -> None:
     """Operands: the state before or _, [address], arrivals (1) or bytes for .expect_tx."""
@@ -120,8 +125,7 @@ def change(
     """
     condition = b.condition(ins)
     address = b.vector(address)
-    if b.watch is not None:
-        condition = b.watch.mbarrier(b, ins, address, condition, publishes)
+    condition = b.hooks.mbarrier(b, ins, address, condition, publishes)
     mask = b.mask(condition)
     zero = b.constant("i32", 0)
     come, less, more = (b.vector(x or zero) for x in (arrivals, dropped, nbytes))
@@ -132,12 +136,17 @@ def change(
         pending = b.cast("trunc", b.op("and", words, b.constant("i64", COUNT)), "i32")
         surplus = b.mask(b.compare("icmp ult", pending, come))
         b.stop(ins, b.op("and", surplus, mask))
-    if b.watch is not None:
-        b.watch.ordering.mbarrier(b, address, mask, "promote")
+    b.hooks.changed(b, address, mask)
     return words
 
 
-@lowers("cp", types=("b64",), modifiers=f"async mbarrier arrive noinc {_SPACE}", writes=0)
+@rows_of("async copy")(
+    "cp",
+    types=("b64",),
+    modifiers=f"async mbarrier arrive noinc {_SPACE}",
+    writes=0,
+    fault=_SURPLUS,
+)
 def arrive_after_copies(b: Builder, ins: Instruction) -> None:
     """An arrival when all copies of the lane until here have landed, which they have by now.
 
@@ -146,8 +155,7 @@ def arrive_after_copies(b: Builder, ins: Instruction) -> None:
     (address,) = _operands(ins, 1)
     if not {"mbarrier", "arrive"} <= ins.opcode.modifiers:
         raise ins.refuse("expected cp.async.mbarrier.arrive")
-    if b.watch is not None:
-        b.watch.land(b)
+    b.hooks.land(b)
     arrivals = b.constant("i32", 1 if "noinc" in ins.opcode.modifiers else 0)
     change(b, ins, place_of(b, ins, address), arrivals, publishes="copies")
 
@@ -157,14 +165,14 @@ def arrive_after_copies(b: Builder, ins: Instruction) -> None:
     "mbarrier.try_wait",
     types=("b64",),
     modifiers=f"{_SPACE} {_ORDER} parity",
+    ends="wait",
+    orders=True,
 )
 def wait(b: Builder, ins: Instruction) -> None:
     """Operands: whether the phase is over, [address], its parity or a state; a time is ignored."""
     target, address, phase, *_ = _operands(ins, 3, 4)
     place = place_of(b, ins, address)
-    condition = b.condition(ins)
-    if b.watch is not None:
-        condition = b.watch.mbarrier(b, ins, b.vector(place), condition, "wait")
+    condition = b.hooks.mbarrier(b, ins, place, b.condition(ins), "wait")
     bits = 32 if "parity" in ins.opcode.modifiers else 64
     asked = b.integer(phase, bits, ins)
     if bits == 64:
@@ -172,29 +180,13 @@ def wait(b: Builder, ins: Instruction) -> None:
     parity = b.op("and", asked, b.constant("i32", 1))
     now = b.op("lshr", _word(b, place, condition), b.constant("i64", PHASE))
     now = b.op("and", b.cast("trunc", now, "i32"), b.constant("i32", 1))
-    over = b.compare("icmp ne", now, parity)
-    if b.watch is not None and b.watch.race and ins.opcode.base == "mbarrier.try_wait":
-        over = _second_time(b, over)
+    over = b.hooks.tries(b, ins, b.compare("icmp ne", now, parity))
     acts = b.mask(condition)
     passed = b.op("and", b.mask(over), acts)
-    if b.watch is not None:
-        b.watch.ordering.mbarrier(b, b.vector(place), passed, "acquire")
-        # Where nothing may be read nobody may wait either.
-        over = b.op("or", over, b.compare("icmp eq", acts, b.constant("i32", 0)))
-    b.write(target, over, ins)
+    b.write(target, b.hooks.passes(b, place, over, acts, passed), ins)
     b.waits = b.compare("icmp ne", passed, acts)
     for value, where in ((place, WAIT_ADDRESS), (parity, WAIT_PARITY)):
         b.store(_first(b, value), "%ctx", where, 4)
-
-
-def _second_time(b: Builder, over: Value) -> Value:
-    """A try_wait may give up; where the kernel does not try again, the check finds a race."""
-    zero = b.constant("i32", 0)
-    tried = b.compare("icmp ne", b.load("i32", 1, "%ctx", WAIT_TRIED, 4), zero)
-    result = b.op("and", over, tried)
-    some = b.compare("icmp ne", b.mask(result), zero)
-    b.store(b.cast("zext", b.invert(some), "i32"), "%ctx", WAIT_TRIED, 4)
-    return result
 
 
 def _first(b: Builder, value: Value) -> Value:
@@ -217,7 +209,7 @@ def _word(b: Builder, place: Value, condition: Value | None) -> Value:
     return Value(text, "i64", LANES)
 
 
-@lowers("mbarrier.pending_count", types=("b64",))
+@lowers("mbarrier.pending_count", types=("b64",), orders=True)
 def pending_count(b: Builder, ins: Instruction) -> None:
     """The arrivals that were missing in a state."""
     target, state = _operands(ins, 2)

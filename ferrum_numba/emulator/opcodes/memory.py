@@ -1,7 +1,7 @@
 """Loads, stores, asynchronous copies. Source: PTX ISA, "Data Movement and Conversion".
 
 Unchecked: an address is used as it is.  Generic and global addresses are the host's, shared ones
-offsets into the CTA's buffer.  All accesses of several lanes go through the helpers.
+offsets into the CTA's buffer.  All accesses of several lanes are calls of the library.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ from __future__ import annotations
 from ..builder import Builder
 from ..layout import LANES
 from ..ptx import Address, Group, Immediate, Instruction, Operand, Register, Symbol
-from ..table import lowers
+from ..table import rows_of
 from ..values import Value, bits_of
+
+lowers = rows_of("memory")
 
 _SPACES = {"global": "global", "shared": "shared", "shared::cta": "shared", "param": "param"}
 # Local memory and constants lie in the host's memory too.
@@ -29,13 +31,11 @@ def space_of(ins: Instruction) -> str:
 def _watched(
     b: Builder, ins: Instruction, space: str, address: Value, nbytes: int, condition: Value | None
 ) -> Value | None:
-    """The lanes that may access `nbytes` each, where checks are on."""
-    if b.watch is None:
-        return condition
+    """The lanes that may access `nbytes` each."""
     if "local" in ins.opcode.modifiers:
-        return b.watch.local(b, ins, address, nbytes, condition)
+        return b.hooks.local(b, ins, address, nbytes, condition)
     kind = "store" if ins.opcode.base == "st" else "load"
-    return b.watch.access(b, ins, space, address, nbytes, condition, kind)
+    return b.hooks.access(b, ins, space, address, nbytes, condition, kind)
 
 
 def address_of(b: Builder, ins: Instruction, operand: Operand, space: str) -> Value:
@@ -85,7 +85,7 @@ def _element_bits(ins: Instruction) -> int:
     return int(ptx_type[1:])
 
 
-@lowers("ld", "ldu", modifiers=f"{_ORDER} acquire {_CACHE} {_OTHER}")
+@lowers("ld", "ldu", modifiers=f"{_ORDER} acquire {_CACHE} {_OTHER}", accesses=("load",))
 def load(b: Builder, ins: Instruction) -> None:
     space, bits = space_of(ins), _element_bits(ins)
     if len(ins.operands) not in (2, 3):
@@ -101,8 +101,8 @@ def load(b: Builder, ins: Instruction) -> None:
             values = _load_uniform(b, space, address, bits, len(targets), condition)
         else:
             values = _load_lanes(b, space, b.vector(address), bits, len(targets), condition)
-        if b.watch is not None and space == "global":
-            b.watch.ordering.acquires(b, ins)
+        if space == "global":
+            b.hooks.acquires(b, ins)
     for target, value in zip(targets, values, strict=True):
         if target is None:
             continue
@@ -163,7 +163,7 @@ def _load_lanes(
     return [b.shuffle(parts, None, range(i, LANES * count, count)) for i in range(count)]
 
 
-@lowers("st", modifiers=f"{_ORDER} release {_CACHE} {_OTHER}", writes=0)
+@lowers("st", modifiers=f"{_ORDER} release {_CACHE} {_OTHER}", writes=0, accesses=("store",))
 def store(b: Builder, ins: Instruction) -> None:
     space, bits = space_of(ins), _element_bits(ins)
     if len(ins.operands) not in (2, 3) or space == "param":
@@ -174,14 +174,11 @@ def store(b: Builder, ins: Instruction) -> None:
     nbytes = bits * len(values) // 8
     condition = _watched(b, ins, space, b.vector(address), nbytes, b.condition(ins))
     is_seen = "local" not in ins.opcode.modifiers  # by others
-    if b.watch is not None and is_seen:
-        b.watch.ordering.releases(b, ins)
+    if is_seen:
+        b.hooks.releases(b, ins)
     whole = _store_lanes(b, space, b.vector(address), [b.vector(v) for v in values], condition)
-    if b.watch is not None and is_seen:
-        if whole is not None:
-            b.watch.confirm(b, ins, space, b.vector(address), whole, condition)
-        else:
-            b.watch.settle(b, ins, space, b.vector(address), 16)
+    if is_seen:
+        b.hooks.stored(b, ins, space, b.vector(address), whole, condition)
 
 
 def _stored(b: Builder, ins: Instruction, source: Operand | None, bits: int) -> Value:
@@ -230,14 +227,12 @@ _GROUPS = [frozenset({"async", m}) for m in ("commit_group", "wait_group", "wait
 _ASYNC = "async ca cg shared shared::cta global level::cache_hint commit_group wait_group wait_all"
 
 
-@lowers("cp", modifiers=_ASYNC, writes=0)
+@rows_of("async copy")("cp", modifiers=_ASYNC, writes=0, accesses=("load", "store"), operands="b32")
 def copy_async(b: Builder, ins: Instruction) -> None:
     """cp.async copies at once; waiting for it is then free."""
     modifiers = ins.opcode.modifiers
     if modifiers in _GROUPS:
-        if b.watch is not None:
-            _order_copies(b, ins)
-        return
+        return _order_copies(b, ins)
     if "async" not in modifiers or "global" not in modifiers or len(ins.operands) < 3:
         raise ins.refuse("the CPU device copies from .global to .shared only")
     size = ins.operands[2]
@@ -255,26 +250,22 @@ def copy_async(b: Builder, ins: Instruction) -> None:
     elif rest:
         nbytes = b.intrinsic("llvm.umin", b.integer(rest[0], 32, ins), nbytes)
     mask, sizes = b.mask(b.condition(ins)), b.vector(nbytes)
-    if b.watch is not None:
-        allowed = b.watch.copy(b, ins, to, source, size.bits, mask, sizes)
-        if allowed is None:
-            return
-        mask = allowed
-    arguments = (to, source, mask, sizes)
-    b.call(f"copy_{size.bits}", "void", "ptr %shared", *arguments)
+    allowed = b.hooks.copy(b, ins, to, source, size.bits, mask, sizes)
+    if allowed is not None:
+        b.call(f"copy_{size.bits}", "void", "ptr %shared", to, source, allowed, sizes)
+    return None
 
 
 def _order_copies(b: Builder, ins: Instruction) -> None:
-    """commit_group, wait_group, wait_all, where copies are held back."""
-    assert b.watch is not None
+    """commit_group, wait_group, wait_all."""
     if "commit_group" in ins.opcode.modifiers:
-        b.watch.commit(b)
+        b.hooks.commit(b)
     elif "wait_all" in ins.opcode.modifiers:
-        b.watch.wait(b, -1)
+        b.hooks.wait(b, -1)
     else:
         match ins.operands:
             case (Immediate(bits=keep),):
-                b.watch.wait(b, keep)
+                b.hooks.wait(b, keep)
             case _:
                 raise ins.refuse("expected the number of groups that may stay under way")
 
@@ -297,11 +288,10 @@ def hint(b: Builder, ins: Instruction) -> None:
 _FENCES = "cta cluster gpu sys gl sc acq_rel acquire release proxy async alias tensormap::generic"
 
 
-@lowers("membar", "fence", modifiers=f"{_FENCES} global shared::cta mbarrier_init", writes=0)
+@rows_of("barrier")(
+    "membar", "fence", modifiers=f"{_FENCES} global shared::cta mbarrier_init", writes=0
+)
 def fence(b: Builder, ins: Instruction) -> None:
     """Of all kinds and for all proxies: there is one memory here, and one way to it."""
-    if b.watch is not None:
-        if {"proxy", "async"} <= ins.opcode.modifiers:
-            b.watch.ordering.fence(b)
-        b.watch.ordering.talks_by_fence(b, ins)
+    b.hooks.fence(b, ins)
     b.line("fence seq_cst")

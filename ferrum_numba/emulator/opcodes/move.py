@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from ...ptx_text import Opcode
 from ..builder import Builder
 from ..layout import state_offset
 from ..ptx import Group, Instruction, Register
-from ..table import FLOATS, INTEGERS, lowers
+from ..table import FLOATS, INTEGERS, rows_of
 from ..values import Value
 from .compare import any_value
 from .integer import expect
 
+lowers = rows_of("move")
+_converts = rows_of("convert")
+
 _MOVED = ("b8", "u8", "s8", *INTEGERS, *FLOATS)
 
 
-@lowers("mov", types=_MOVED)
+def _types_of_move(opcode: Opcode) -> list[str]:
+    """Integers are moved as bits, whatever they are."""
+    kind = opcode.type
+    return [f"b{kind[1:]}" if kind[0] in "us" else kind]
+
+
+@lowers("mov", types=_MOVED, operands=_types_of_move)
 def move(b: Builder, ins: Instruction) -> None:
     expect(ins, 2)
     target, source = ins.operands
@@ -60,7 +70,7 @@ def move_predicate(b: Builder, ins: Instruction) -> None:
     b.write(ins.operands[0], b.predicate(ins.operands[1], ins), ins)
 
 
-@lowers("cvta", types=("u32", "u64"), modifiers="to global shared shared::cta local param const")
+@_converts("cvta", types=("u32", "u64"), modifiers="to global shared shared::cta local param const")
 def convert_address(b: Builder, ins: Instruction) -> None:
     """Generic addresses are the host's, and so are those of .global and .const."""
     expect(ins, 2)
@@ -75,7 +85,7 @@ def convert_address(b: Builder, ins: Instruction) -> None:
     b.write(ins.operands[0], value, ins)
 
 
-@lowers("isspacep", modifiers="global shared shared::cta shared::cluster local", varying=True)
+@_converts("isspacep", modifiers="global shared shared::cta shared::cluster local", varying=True)
 def is_space(b: Builder, ins: Instruction) -> None:
     """Whether a generic address lies in shared or local memory; else it is a global one."""
     expect(ins, 2)

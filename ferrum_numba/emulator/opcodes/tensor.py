@@ -7,18 +7,28 @@ Source: PTX ISA, "cp.async.bulk.tensor", "tensormap.replace", "tensormap.cp_fenc
 from __future__ import annotations
 
 from ..builder import Builder
-from ..helpers.tensors import FIELDS, MARK, MARK_AT
 from ..layout import LANES
 from ..ptx import Box, Immediate, Instruction, Operand
-from ..table import lowers
+from ..runtime.tensors import FIELDS, MARK, MARK_AT
+from ..table import rows_of
 from ..values import Value
 from .integer import expect
 from .mbarrier import change, place_of
 from .memory import address_of
 
+lowers = rows_of("async copy")
+
 _MAP_BYTES = 128
 _SPACES = "shared::cluster shared::cta global"
 _RANKS = tuple(f"{rank}d" for rank in range(1, 6))
+_FAULT = (
+    "CTA {cta}, warp {warp}: no tensor map, or no place of a box, that the CPU device can take. It"
+    " takes maps that tensormap.replace has made, of the instruction's rank, with element strides"
+    " of 1, no interleave and zeros as fill; boxes of 1 to 256 elements a dimension, whose rows are"
+    " multiples of 16 bytes, no wider than the swizzle, and begin at a multiple of 16 bytes in the"
+    " tensor; strides and the tensor's address that are multiples of 16 bytes; places in shared"
+    " memory that are multiples of 128 bytes; and no negative coordinates where it stores"
+)
 
 
 @lowers(
@@ -55,8 +65,7 @@ def _move(
     bits = 64 if value.type == "i64" else 32
     address = b.op("add", address, b.constant(address.type, offset))
     condition = b.condition(ins)
-    if b.watch is not None:
-        condition = b.watch.access(b, ins, space, address, bits // 8, condition, "store")
+    condition = b.hooks.access(b, ins, space, address, bits // 8, condition, "store")
     mask = b.mask(condition)
     b.call(f"store_{space}_{bits}", "void", "ptr %shared", address, b.vector(value), mask)
 
@@ -77,9 +86,8 @@ def publish(b: Builder, ins: Instruction) -> None:
     near = b.op("add", b.vector(address_of(b, ins, source, "shared")), offsets)
     far = b.op("add", b.vector(address_of(b, ins, to, "global")), b.cast("zext", offsets, "i64"))
     condition = b.condition(ins)
-    if b.watch is not None:
-        condition = b.watch.access(b, ins, "shared", near, 4, condition, "load")
-        condition = b.watch.access(b, ins, "global", far, 4, condition, "store")
+    condition = b.hooks.access(b, ins, "shared", near, 4, condition, "load")
+    condition = b.hooks.access(b, ins, "global", far, 4, condition, "store")
     mask = b.mask(condition)
     old = f"<{LANES} x i32> zeroinitializer"
     words = b.call("load_shared_32", f"<{LANES} x i32>", "ptr %shared", near, mask, old)
@@ -92,6 +100,7 @@ def publish(b: Builder, ins: Instruction) -> None:
     modifiers=f"{_SPACES} {' '.join(_RANKS)} tile mbarrier::complete_tx::bytes bulk_group"
     " level::cache_hint prefetch L2",
     writes=0,
+    fault=_FAULT,
 )
 def copy(b: Builder, ins: Instruction) -> None:
     """Operands: [shared], [map, {coordinates}], [mbarrier]; or the first two turned round."""
@@ -105,8 +114,8 @@ def copy(b: Builder, ins: Instruction) -> None:
     near = b.vector(address_of(b, ins, shared, "shared"))
     rank, where, coordinates = _box(b, ins, tensor)
     mask = b.mask(b.condition(ins))
-    if b.watch is not None:
-        mask = b.watch.transfers.tensor_map(b, ins, where, mask)
+    map_bytes = b.constant("i32", _MAP_BYTES)
+    mask = b.hooks.far(b, ins, where, map_bytes, mask, True)
     found = b.scratch(4 * LANES)
     box = (near, where, coordinates)
     name = f"{'in' if inward else 'out'}_{rank}"
@@ -114,11 +123,10 @@ def copy(b: Builder, ins: Instruction) -> None:
     b.stop(ins, b.op("xor", mask, b.op("and", mask, good)))
     mask = b.op("and", mask, good)
     sizes = b.load("i32", LANES, found, 0, 64)
-    marks, place = "", tuple[str, ...]()
-    if b.watch is not None:
-        mask = b.watch.transfers.tensor(b, ins, name, box, sizes, mask)
-        marks, place = b.watch.transfers.marks(ins, inward)
-    b.call(f"tensor_{name}{'_' if marks else ''}{marks}", "void", "ptr %shared", *box, mask, *place)
+    mask = b.hooks.near(b, ins, near, sizes, mask, inward)
+    mask = b.hooks.box(b, ins, name, box, mask)
+    marks, place = b.hooks.marks(ins, inward)
+    b.call(f"tensor_{name}{marks}", "void", "ptr %shared", *box, mask, *place)
     if inward:
         come = b.op("sub", b.constant("i32", 0), sizes)
         change(b, ins, place_of(b, ins, ins.operands[2]), nbytes=come, publishes="copies")

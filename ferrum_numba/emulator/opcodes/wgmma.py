@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 
 from ..builder import Builder
-from ..helpers.tiles import ELEMENTS, number_type
 from ..layout import LANES, WARP
 from ..ptx import Address, Group, Immediate, Instruction, Operand
-from ..table import lowers
+from ..runtime.tiles import ELEMENTS, number_type
+from ..table import rows_of
 from ..values import Value
 from .integer import expect
 from .matrix import (
@@ -21,11 +21,15 @@ from .matrix import (
     are_multiplied,
     check_whole_warp,
     elements_of,
+    types_of_product,
     write_results,
 )
 
+lowers = rows_of("tensor")
+
 _SHAPE = re.compile(r"m64n(\d+)k(\d+)")
 _SHAPES = " ".join(f"m64n{n}k{k}" for n in range(8, 257, 8) for k in (8, 16, 32))
+_ORDERS = "fence commit_group wait_group sync aligned"
 _SUMS: dict[str, tuple[str, ...]] = {
     "f16": ("f16", "f32"),
     "bf16": ("f32",),
@@ -35,14 +39,13 @@ _SUMS: dict[str, tuple[str, ...]] = {
 _SUMS |= {"u8": ("s32",), "e4m3": ("f16", "f32"), "e5m2": ("f16", "f32")}
 
 
-@lowers("wgmma", types=("",), modifiers="fence commit_group wait_group sync aligned", writes=0)
+@lowers("wgmma", types=("",), modifiers=_ORDERS, writes=0, orders=True)
 def order(b: Builder, ins: Instruction) -> None:
     """wgmma.fence, .commit_group, .wait_group."""
     if len(ins.opcode.modifiers & {"fence", "commit_group", "wait_group"}) != 1:
         raise ins.refuse("expected one of .fence, .commit_group, .wait_group")
     expect(ins, 1 if "wait_group" in ins.opcode.modifiers else 0)
-    if b.watch is not None:
-        b.watch.ordering.orders_products(b, ins)
+    b.hooks.orders_products(b, ins)
 
 
 @lowers(
@@ -51,14 +54,15 @@ def order(b: Builder, ins: Instruction) -> None:
     modifiers=f"mma_async sync aligned satfinite {_SHAPES}",
     varying=True,
     accumulates=True,
+    orders=True,
+    operands=types_of_product,
 )
 def multiply(b: Builder, ins: Instruction) -> None:
     """D = A B + D, or A B where the scale of D is false."""
     kind, kind_b, n = _form(ins)
     a_form, b_form, scale = _operands(ins, kind)
     check_whole_warp(ins, b, len(ins.operands))
-    if b.watch is not None:
-        b.watch.ordering.product(b, ins)
+    b.hooks.product(b, ins)
     number = number_type(kind)
     zero = Value("0" if number == "i32" else "0.0", number)
     old = _kept(b, ins, scale, n // 2, zero)
@@ -72,14 +76,10 @@ def multiply(b: Builder, ins: Instruction) -> None:
         registers = f"ptr {_registers(b, ins)}"
     else:
         value = _descriptor(b, ins, ins.operands[1])
-        if b.watch is not None:
-            value = b.watch.descriptor(b, ins, value, f"a_{a_form}", 16, row)
-        a = str(value)
+        a = str(b.hooks.descriptor(b, ins, value, f"a_{a_form}", 16, row))
     name = f"wgmma_{kind}_{kind_b}_{n}_{a_form}_{b_form}"
     descriptor = _descriptor(b, ins, ins.operands[2])
-    if b.watch is not None:
-        start = b.constant("i32", 0)
-        descriptor = b.watch.descriptor(b, ins, descriptor, f"b_{b_form}", n, start)
+    descriptor = b.hooks.descriptor(b, ins, descriptor, f"b_{b_form}", n, b.constant("i32", 0))
     b.call(name, "void", "ptr %shared", row, a, registers, descriptor, f"ptr {place}")
     results = [b.load(number, LANES, place, 128 * i, 64) for i in range(n // 2)]
     if number == "i32":
@@ -100,7 +100,7 @@ def _form(ins: Instruction) -> tuple[str, str, int]:
 
 
 def _operands(ins: Instruction, kind: str) -> tuple[str, str, Operand]:
-    """Where A and B lie (see the helpers), and the operand that says whether D is added."""
+    """Where A and B lie (see runtime/wgmma.py), and the operand that says whether D is added."""
     if len(ins.operands) < 4:
         raise ins.refuse(f"expected at least 4 operands, found {len(ins.operands)}")
     in_registers = isinstance(ins.operands[1], Group)

@@ -6,7 +6,7 @@
 
 The hooks are those of the checks: a traced program is a checked one whose hooks (tap.py) also emit
 stores to a tape (tape.py), for the instructions on it (sites.py).  After the launch the tape is
-read as events (launch.py, event.py), whose values are typed by the opcodes (types.py, values.py).
+read as events (launch.py, event.py), whose values are typed by the opcodes (../types.py).
 
 Nothing is suspended while the code runs.  A breakpoint is a condition (condition.py) over what was
 recorded, and stepping (replay.py) moves a cursor over the events of one warp.  So one can go
@@ -14,6 +14,7 @@ backwards, a launch is run once whatever is asked of it, its warps run in their 
 launch that failed can still be looked at.  The price is memory, and so a tape is bounded.
 """
 
+from ..types import ADDRESS, Values
 from .access import Access
 from .condition import Condition
 from .event import Event
@@ -22,8 +23,6 @@ from .program import TracedProgram
 from .replay import Breakpoint, Replay
 from .selection import Selection
 from .traffic import Traffic, alike, traffic
-from .types import ADDRESS
-from .values import Values
 
 __all__ = [
     "ADDRESS",

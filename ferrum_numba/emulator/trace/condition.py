@@ -18,7 +18,7 @@ from typing import Any
 
 from ...errors import DeviceError
 from ..layout import LANES
-from .values import Values
+from ..types import Values
 
 # What a register holds now, by its name; None where that is not known.
 Lookup = Callable[[str], Values | None]

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..types import Values
 from .access import Access
-from .values import Values
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,13 +12,12 @@ from ..checks.arrays import LaunchArray
 from ..checks.finding import Finding
 from ..layout import LANES
 from ..ptx import Body, Instruction, Register
+from ..types import ADDRESS, Values, held_types, uses
 from ..worker import Triple
 from .access import Access
 from .event import Event
 from .selection import Selection
 from .sites import KINDS, Site, full_name
-from .types import ADDRESS, held_types, uses
-from .values import Values
 
 _NEAR = 1 << 12  # bytes
 _STRETCH = 40  # bits: addresses that an array has to itself

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from ...errors import DeviceError
 from ..layout import LANES
+from ..types import Values
 from ..worker import Triple
 from .condition import Condition
 from .event import Event
 from .launch import TracedLaunch
 from .sites import Site, full_name
-from .values import Values
 
 _PLACE = re.compile(
     r"(?:(?P<line>\d+)|(?P<file>[^\s:]*):(?P<source>\d+))(?:\s+if\s+(?P<condition>.+))?"

@@ -12,9 +12,6 @@ from ..flow import analyse
 from ..layout import LANES
 from ..ptx import Body, Instruction, Register, registers_of
 
-ACCESSES = {"ld": 1, "ldu": 1, "st": 1, "atom": 1, "red": 1, "ldmatrix": 1, "stmatrix": 1, "cp": 2}
-"""How many accesses one instruction has: cp.async reads global memory and writes shared memory."""
-
 ACCESS = np.dtype(
     [
         ("kind", np.uint32),  # an index into KINDS; nbytes is 0 where there was no access
@@ -82,9 +79,9 @@ def key_of(instruction: Instruction) -> Key:
 
 
 def _registers(ins: Instruction) -> tuple[tuple[Register, ...], tuple[Register, ...]]:
-    if ins.opcode.base in ("bra", "ret", "exit", "bar", "barrier"):
-        return (ins.guard,) if ins.guard is not None else (), ()
     row = table.find(ins)
+    if row.ends in ("branch", "barrier"):
+        return (ins.guard,) if ins.guard is not None else (), ()
     writes = table.written(ins)
     reads = [r for operand in ins.operands[row.writes :] for r in registers_of(operand)]
     if row.accumulates:
@@ -102,7 +99,7 @@ def _form(
         for letter, registers in (("r", reads), ("w", writes))
         for i, register in enumerate(registers)
     ]
-    accesses = [(f"a{i}", ACCESS) for i in range(ACCESSES.get(ins.opcode.base, 0))]
+    accesses = [(f"a{i}", ACCESS) for i in range(len(table.find(ins).accesses))]
     packed = np.dtype([*fields, *accesses])
     # Whole cache lines, so that vectors are stored aligned.
     rest = -packed.itemsize % 64 if fields or accesses else 64

@@ -11,12 +11,12 @@ from collections.abc import Collection
 import numpy as np
 
 from ..builder import Builder
-from ..checks.memory import offset
+from ..checks.state import offset
 from ..checks.watch import Watch, lanes_of_rows
 from ..ptx import Body, Instruction, Register, registers_of
 from ..values import Value
+from . import tape as tape  # its function goes into the library
 from .sites import ACCESS, KINDS, Site, find_sites, key_of
-from .tape import tape as tape  # registers its family
 
 _Access = tuple[Value, Value, Value, Value]  # fields of ACCESS
 
@@ -114,7 +114,7 @@ class Tap(Watch):
         nbytes: int,
         condition: Value | None,
         kind: str,
-    ) -> Value:
+    ) -> Value | None:
         self._touch(b, space, kind, nbytes, b.mask(condition), address)
         return super().access(b, ins, space, address, nbytes, condition, kind)
 

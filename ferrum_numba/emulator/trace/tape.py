@@ -1,4 +1,4 @@
-"""What traced code writes while it runs, and the helper that it writes with.
+"""What traced code writes while it runs, and the function that it writes with.
 
 A tape is two arrays that all workers of a launch share: a header for each event, and its payload,
 whose form is that of its site (sites.py).  It is bounded.  The events that fit are kept from the
@@ -10,17 +10,14 @@ first on, for what a register holds is known only from the beginning; later ones
 from __future__ import annotations
 
 import ctypes
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import DeviceError
-from ..helpers import family
 from ..layout import WARP, state_offset
-
-if TYPE_CHECKING:
-    from ..helpers import Helpers
+from ..routine import Routine, routine
+from ..values import Value
 
 _PAYLOAD_BYTES = 512  # of an event, on average: three registers of 32 bits and what goes with them
 
@@ -101,66 +98,38 @@ class Tape:
         return headers[order], self._payload[:kept].copy(), dropped
 
 
-def _offset(name: str) -> int:
-    return int(getattr(TapeState, name).offset)
+def _place(r: Routine, tape: Value, name: str) -> Value:
+    return Value(r.at(tape, int(getattr(TapeState, name).offset)), "ptr")
 
 
-def _load(name: str, kind: str) -> str:
-    return (
-        f"  %{name}.at = getelementptr i8, ptr %tape, i64 {_offset(name)}\n"
-        f"  %{name} = load {kind}, ptr %{name}.at, align {4 if kind == 'i32' else 8}\n"
+@routine("tape")
+def write(r: Routine) -> None:
+    tape, ctx, state, site, nbytes, mask, active = r.takes(
+        "ptr", "ptr", "ptr", "i32", "i64", "i32", "i32"
     )
 
+    def load(name: str, kind: str) -> Value:
+        return r.load(kind, 1, _place(r, tape, name), 0, 4 if kind == "i32" else 8)
 
-def _count(name: str, by: str) -> str:
-    return (
-        f"  %{name}.at = getelementptr i8, ptr %tape, i64 {_offset(name)}\n"
-        f"  %{name} = atomicrmw add ptr %{name}.at, i64 {by} monotonic\n"
-    )
+    def count(name: str, by: Value) -> Value:
+        text = r.emit(f"atomicrmw add {_place(r, tape, name)}, {by} monotonic")
+        return Value(text, "i64")
 
-
-def _put(name: str, kind: str, value: str) -> str:
-    offset = HEADER.fields[name][1] if HEADER.fields else 0
-    return (
-        f"  %{name}.to = getelementptr i8, ptr %header, i64 {offset}\n"
-        f"  store {kind} {value}, ptr %{name}.to, align {4 if kind == 'i32' else 8}\n"
-    )
-
-
-@family("tape")
-def tape(helpers: Helpers, name: str) -> str:
-    return f"""
-define internal ptr @{name}(ptr %tape, ptr %ctx, ptr %state, i32 %site, i64 %nbytes, i32 %mask, i32 %active) #0 {{
-{_load("dump", "ptr")}{_load("warps", "i32")}{_load("cta", "i64")}\
-  %warp.at = getelementptr i8, ptr %ctx, i64 {WARP}
-  %warp = load i32, ptr %warp.at, align 4
-  %bit = shl i32 1, %warp
-  %own = and i32 %warps, %bit
-  %ours = icmp ne i32 %own, 0
-  %now.at = getelementptr i8, ptr %state, i64 {state_offset("cta")}
-  %now = load i64, ptr %now.at, align 8
-  %here = icmp eq i64 %now, %cta
-  %all = icmp slt i64 %cta, 0
-  %cta.wanted = or i1 %here, %all
-  %wanted = and i1 %ours, %cta.wanted
-  br i1 %wanted, label %take, label %leave
-leave:
-  ret ptr %dump
-take:
-{_count("count", "1")}{_count("used", "%nbytes")}{_load("capacity", "i64")}\
-{_load("payload_capacity", "i64")}  %end = add i64 %used, %nbytes
-  %room = icmp slt i64 %count, %capacity
-  %fits = icmp sle i64 %end, %payload_capacity
-  %kept = and i1 %room, %fits
-  br i1 %kept, label %keep, label %leave
-keep:
-{_load("headers", "ptr")}{_load("payload", "ptr")}\
-  %header.offset = mul i64 %count, {HEADER.itemsize}
-  %header = getelementptr i8, ptr %headers, i64 %header.offset
-  %mark = add i32 %site, 1
-{_put("mark", "i32", "%mark")}{_put("warp", "i32", "%warp")}{_put("cta", "i64", "%now")}\
-{_put("mask", "i32", "%mask")}{_put("active", "i32", "%active")}{_put("offset", "i64", "%used")}\
-  %place = getelementptr i8, ptr %payload, i64 %used
-  ret ptr %place
-}}
-"""  # noqa: E501
+    dump, warp = load("dump", "ptr"), r.load("i32", 1, ctx, WARP, 4)
+    bit = r.op("shl", r.constant("i32", 1), warp)
+    ours = r.compare("icmp ne", r.op("and", load("warps", "i32"), bit), 0)
+    now, cta = r.load("i64", 1, state, state_offset("cta"), 8), load("cta", "i64")
+    here = r.op("or", r.compare("icmp eq", now, cta), r.compare("icmp slt", cta, 0))
+    r.ret_if(r.invert(r.op("and", ours, here)), dump)
+    number, used = count("count", r.constant("i64", 1)), count("used", nbytes)
+    room = r.compare("icmp slt", number, load("capacity", "i64"))
+    end = r.op("add", used, nbytes)
+    fits = r.compare("icmp sle", end, load("payload_capacity", "i64"))
+    r.ret_if(r.invert(r.op("and", room, fits)), dump)
+    header = r.item("i8", load("headers", "ptr"), r.op("mul", number, HEADER.itemsize))
+    words = {"mark": r.op("add", site, 1), "warp": warp, "cta": now}
+    words |= {"mask": mask, "active": active, "offset": used}
+    assert HEADER.fields is not None
+    for name, value in words.items():
+        r.store(value, header, int(HEADER.fields[name][1]), 4)
+    r.ret(r.item("i8", load("payload", "ptr"), used))

@@ -16,7 +16,7 @@ def find_architecture(keys: Keys) -> Llama:
     stated = keys["architectures"]
     if stated is None:  # very old files have the type alone
         types = {own.model_type: own for own in ARCHITECTURES.values()}
-        if keys["model_type"] not in types:
+        if str(keys["model_type"]) not in types:
             raise keys.error("model_type", f"one of {', '.join(types)}", _REMEDY)
         return types[keys["model_type"]]
     names = stated if isinstance(stated, list) else [stated]

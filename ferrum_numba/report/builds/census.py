@@ -11,28 +11,20 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from ...emulator import table
 from ...ptx_text import Opcode, Statement
 from .outline import Outline
 
-_FAMILIES = {
-    "tensor": "mma wmma wgmma tcgen05 ldmatrix stmatrix movmatrix",
-    "memory": "ld ldu st prefetch prefetchu discard applypriority createpolicy",
-    "async copy": "cp tensormap",
-    "atomic": "atom red",
-    "barrier": "bar barrier membar fence mbarrier griddepcontrol clusterlaunchcontrol",
-    "lanes": "shfl vote match redux activemask elect",
-    "logic": "and or xor not cnot lop3 shf shl shr prmt bfe bfi bfind bmsk brev clz fns popc szext",
-    "compare": "set setp selp slct",
-    "convert": "cvt cvta isspacep mapa getctarank istypep",
-    "move": "mov",
-    "control": "bra brx call ret exit trap brkpt nanosleep pmevent setmaxnreg alloca",
+# Opcodes that the CPU device does not have; those that it has are in its table.
+_OTHERS = {
+    "tensor": "wmma tcgen05 movmatrix",
+    "memory": "applypriority",
+    "barrier": "clusterlaunchcontrol",
+    "convert": "mapa getctarank istypep",
+    "control": "brx call brkpt alloca",
     "texture": "tex tld4 txq suld sust sured suq",
 }
-_ARITHMETIC = (
-    "add sub mul mad mul24 mad24 sad div rem abs neg min max fma rcp sqrt rsqrt sin cos ex2 lg2 "
-    "tanh copysign testp addc subc madc dp4a dp2a fns"
-)
-_FAMILY = {base: family for family, bases in _FAMILIES.items() for base in bases.split()}
+_FAMILY = {base: family for family, bases in _OTHERS.items() for base in bases.split()}
 FAMILIES = (
     *("tensor", "memory", "async copy", "atomic", "barrier", "lanes", "float", "half", "integer"),
     *("logic", "compare", "convert", "move", "control", "texture", "other"),
@@ -119,14 +111,13 @@ def _stem(opcode: Opcode) -> str:
 
 def family(opcode: Opcode) -> str:
     """The family of an opcode; "other" for one that is not in the tables."""
-    stem = _stem(opcode)
-    if stem in _FAMILY:
-        return _FAMILY[stem]
-    if stem not in _ARITHMETIC.split():
-        return "other"
-    if "f32" in opcode.types or "f64" in opcode.types or "f32x2" in opcode.modifiers:
+    row = table.lookup(opcode)
+    if row is not None:
+        return row.family
+    if "f32x2" in opcode.modifiers:
         return "float"
-    return "half" if any("f16" in name for name in opcode.types) else "integer"
+    families = table.families(_stem(opcode)) or {_FAMILY.get(_stem(opcode), "other")}
+    return families.pop() if len(families) == 1 else "other"
 
 
 def _families(statements: Sequence[Statement]) -> Iterator[Family]:

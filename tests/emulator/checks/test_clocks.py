@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import ferrum_numba as fe
-from ferrum_numba.devices.checked import CheckedCpuDevice
+from ferrum_numba.devices.cpu.checked import CheckedCpuDevice
 from ferrum_numba.emulator.checks import Finding
 from tests.emulator import test_kernels as kernels
 from tests.emulator.checks.harness import check, described, kinds

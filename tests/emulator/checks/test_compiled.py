@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import ferrum_numba as fe
-from ferrum_numba.devices.checked import CheckedCpuDevice
+from ferrum_numba.devices.cpu.checked import CheckedCpuDevice
 from tests.emulator import test_kernels as kernels
 
 ATTENTION = "attention.sm_90a"

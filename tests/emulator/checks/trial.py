@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 
 from ferrum_numba.abi import ArrayReference, Binder, LaunchConfig
-from ferrum_numba.devices.checked import check_layout
+from ferrum_numba.devices.cpu.checked import check_layout
 from ferrum_numba.emulator.checks import CheckedProgram, Finding
-from ferrum_numba.emulator.checks.traits import atomic_in_global
 from ferrum_numba.emulator.checks.watch import Watch
 from ferrum_numba.emulator.parse import parse_entry
 from ferrum_numba.emulator.ptx import Body
@@ -59,7 +58,8 @@ class Trial:
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
         self.arena = Arena(subject)
-        self._talks = atomic_in_global(parse_entry(subject.text, self._entry))
+        body = parse_entry(subject.text, self._entry)
+        self._talks = Watch(frozenset(), body, None).talks
         self.intact = self._outputs(Mutant("intact", ""))
         findings, _ = self.run(Mutant("intact", ""), ALL)
         assert not findings, f"false alarm on {subject.name}: {findings[0]}"

@@ -1,0 +1,75 @@
+"""Arrays of any library in host memory: NumPy's own, and DLPack's as views of theirs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..abi import ArrayReference
+from ..errors import AbiError
+from . import dlpack
+from .dlpack import extent
+
+
+def describe(name: str, array: object) -> ArrayReference:
+    """Describe an array.  Raises AbiError for what is no array of numbers in host memory."""
+    if not isinstance(array, np.ndarray):
+        return _describe_foreign(name, array)
+    _require_numbers(name, array)
+    if not array.dtype.isnative:
+        raise AbiError(f"{name}: expected native byte order, found {array.dtype.str}")
+    return ArrayReference(
+        address=array.ctypes.data,
+        shape=array.shape,
+        strides=array.strides,
+        dtype=array.dtype.name,
+        itemsize=array.itemsize,
+        available=extent(array.shape, array.strides, array.itemsize),
+        device="cpu",
+        readonly=not array.flags.writeable,
+    )
+
+
+def view(name: str, array: Any) -> NDArray[Any]:
+    """`array` as NumPy's, over the same memory.  Raises AbiError as `describe` does."""
+    if isinstance(array, np.ndarray):
+        _require_numbers(name, array)
+        return array
+    return dlpack.host_view(array, _describe_foreign(name, array))
+
+
+def _require_numbers(name: str, array: NDArray[Any]) -> None:
+    if array.dtype.hasobject or array.dtype.kind in "SUMm":  # text, dates
+        raise AbiError(f"{name}: expected an array of numbers, found dtype {array.dtype}")
+    if isinstance(array, np.ma.MaskedArray):
+        raise AbiError(
+            f"{name}: expected an array without a mask, found a masked one; fill it first "
+            "(array.filled(0))"
+        )
+
+
+def _describe_foreign(name: str, array: Any) -> ArrayReference:
+    """Describe an array of another library, which has to lie in host memory."""
+    found = type(array).__name__
+    offered = dlpack.is_offered(array)
+    on_gpu = interface_of(array) is not None
+    if offered:
+        on_gpu = dlpack.device_of(name, array) != "cpu"
+    if on_gpu:
+        raise AbiError(
+            f"{name}: expected a NumPy array on the CPU device, found a GPU array ({found}); "
+            "copy it with to_host() of its own device"
+        )
+    if not offered:
+        raise AbiError(f"{name}: expected a NumPy array, found {found}")
+    return dlpack.describe(name, array)
+
+
+def interface_of(array: object) -> dict[str, Any] | None:
+    """The interface, where the array has one and its library gives it."""
+    try:
+        return getattr(array, "__cuda_array_interface__", None)
+    except Exception:  # such as torch's for a tensor that requires grad; DLPack says why
+        return None

@@ -1,0 +1,51 @@
+"""The arrays and integers of a launch on the CPU, as the checks and the trace take them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ...emulator.checks import LaunchArray
+from ..invocation import Invocation, Launchable
+
+
+def launch_integers(kernel: Launchable, invocation: Invocation) -> dict[str, int]:
+    """The integers of a launch that the sidecar's rules may read."""
+    values = invocation.bound.values.items()
+    integers = {name: value for name, value in values if type(value) is int}
+    return {**(kernel.sidecar.tile or {}), **integers}
+
+
+def launch_arrays(
+    kernel: Launchable, invocation: Invocation, scratch: Mapping[str, int]
+) -> list[LaunchArray]:
+    """The arrays of a launch; of an output that part which the sidecar says is computed.
+
+    scratch: the addresses of the buffers that the device lends, by the names of their parameters.
+    """
+    arrays = [
+        # Counters may be read before anybody writes them: they are zero.
+        LaunchArray(d.name, scratch[d.name], d.nbytes, role="" if d.zeroed else "scratch")
+        for d in invocation.bound.scratch
+    ]
+    declared = {p.name: p for p in kernel.sidecar.params}
+    integers = launch_integers(kernel, invocation)
+    for name, reference in invocation.bound.arrays.items():
+        shape, strides = reference.shape, reference.strides or ()
+        if name in declared and declared[name].shape:
+            shape = tuple(rule(integers) for rule in declared[name].shape)
+            steps = (rule(integers) for rule in declared[name].strides)
+            strides = tuple(step * reference.itemsize for step in steps)
+        role = kernel.signature[name].role
+        arrays.append(
+            LaunchArray(
+                name,
+                reference.address,
+                reference.available,
+                reference.itemsize,
+                role if role in ("input", "output") else "",
+                not reference.readonly,
+                shape,
+                strides,
+            )
+        )
+    return arrays

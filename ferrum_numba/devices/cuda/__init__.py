@@ -1,0 +1,1 @@
+"""NVIDIA GPUs: numba.cuda's arrays and streams, launches through the driver."""

@@ -1,0 +1,244 @@
+"""The CUDA device: one GPU through its primary context, and the PTX that it has loaded."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from ...abi import ArrayReference, Sidecar, Signature, cuda_for_ptx, loader_for_ptx, runs_on
+from ...errors import AbiError, DeviceError, FerrumError, LaunchError, PtxError
+from .. import arrays as host_arrays
+from .. import dlpack, sequence
+from ..device import Device, Module
+from . import arrays, driver, numba_cuda
+from .captures import CaptureLock
+from .context import Context
+from .graph import CudaGraph
+from .in_flight import InFlight
+from .kernel import CudaKernel
+from .numba_cuda import bytes_at, unusable
+from .objects import Stream
+from .plan import CudaLaunchPlan
+from .pool import Pool
+from .scratch import CudaScratch
+from .streams import PER_THREAD, Behind, integer_handle, stream_handle
+
+
+class CudaDevice(Device):
+    """One GPU, through its primary context."""
+
+    _opened: dict[int, CudaDevice] = {}  # noqa: RUF012 - one device an ordinal, for the process
+    _lock = threading.Lock()
+
+    def __init__(self, ordinal: int) -> None:
+        super().__init__()
+        self.name = f"cuda:{ordinal}"
+        self.ordinal = ordinal
+        self.in_flight = InFlight(self.current)
+        self.capture_lock = CaptureLock()
+        self._context = Context(ordinal, self.in_flight.describe, self._abandon)
+        self.memory: Pool = Pool(self.name, ordinal, self.in_flight, self.current)
+        self.scratch = CudaScratch(self.memory)
+        self._arrays = numba_cuda.ArrayMaker(self.memory, self.current)
+        with self.current():
+            info, self._without_freeing = numba_cuda.context()
+            # For copies: the default stream is out of reach while another thread captures, and a
+            # stream that waits for no other would not wait for a copy there.
+            self._copies = numba_cuda.stream_of(Stream(blocking=True))
+            self.capability: tuple[int, int] = tuple(info.compute_capability)
+            self.cuda_version = driver.version()  # the newest that the driver supports
+            self.max_shared_bytes: int = info.MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
+            name = info.name
+            self.product: str = name.decode() if isinstance(name, bytes) else str(name)
+
+    @classmethod
+    def open(cls, ordinal: int | None) -> CudaDevice:
+        """The device of an ordinal, or the current one.  Raises DeviceError where there is none."""
+        reason = unusable()
+        if reason:
+            raise DeviceError(f'device "cuda": {reason}; use open_device("cpu")')
+        with cls._lock:
+            if ordinal is None:
+                ordinal = driver.current_device() or 0
+            if ordinal >= numba_cuda.gpu_count():
+                raise DeviceError(
+                    f'device "cuda:{ordinal}": expected an ordinal below {numba_cuda.gpu_count()}, '
+                    "the number of GPUs here"
+                )
+            if ordinal not in cls._opened:
+                cls._opened[ordinal] = cls(ordinal)
+            return cls._opened[ordinal]
+
+    def current(self) -> Context:
+        """A block in which this device's context is current in the calling thread.
+
+        Entering raises DeviceError where the context is lost.
+        """
+        return self._context
+
+    def _abandon(self) -> None:
+        self._without_freeing.__enter__()
+
+    def _load(self, text: str, sidecar: Sidecar) -> CudaModule:
+        return CudaModule(self, text, sidecar)
+
+    def to_device(self, array: Any) -> Any:
+        if not (dlpack.is_offered(array) and dlpack.device_of("array", array) == "cpu"):
+            self.describe("array", array)
+            return array
+        host = host_arrays.view("array", array)
+        there = self.empty(host.shape, host.dtype)
+        if host.nbytes:
+            # As bytes: bfloat16 has no buffer interface.
+            flat = np.asarray(host, order="C").reshape(-1).view(np.uint8)
+            with self.current(), driver.outside_of_captures():
+                place = integer_handle(there.device_ctypes_pointer)
+                target = bytes_at(place, host.nbytes, there)
+                target.copy_to_device(flat, stream=self._copies)
+                self._copies.synchronize()
+        return there
+
+    def empty(self, shape: int | Sequence[int], dtype: DTypeLike) -> Any:
+        if self._context.lost:
+            raise DeviceError(self._context.lost)
+        return self._arrays.make(shape, dtype)
+
+    def to_host(self, array: Any) -> NDArray[Any]:
+        if isinstance(array, np.ndarray):
+            return array
+        there = self.describe("array", array)
+        if not there.contiguous:
+            raise AbiError("array: expected a C-contiguous array; copy the whole, then slice it")
+        self.synchronize()
+        own = getattr(array, "dtype", None)
+        dtype = own if isinstance(own, np.dtype) else dlpack.dtype_named(there.dtype)
+        nbytes = there.available
+        if not nbytes:
+            return np.empty(there.shape, dtype)
+        with self.current():
+            view = bytes_at(there.address, nbytes, array)
+            copy = view.copy_to_host(stream=self._copies)
+            self._copies.synchronize()
+            host: NDArray[Any] = copy.view(dtype).reshape(there.shape)
+            return host
+
+    def synchronize(self) -> None:
+        recording = sequence.recording_here()
+        if isinstance(recording, CudaGraph) and recording.device is self:
+            raise LaunchError(
+                "synchronize: this thread is capturing a graph, of which nothing runs before it is "
+                "launched; wait after the block"
+            )
+        with self.current(), self.capture_lock.waiting():
+            driver.synchronize()
+        self.in_flight.release()
+
+    def create_stream(self) -> Any:
+        with self.current():
+            return numba_cuda.stream_of(Stream(blocking=True))
+
+    def order(self, *, before: Any, after: Any) -> None:
+        with self.current():
+            Behind(stream_handle(before))(stream_handle(after))
+
+    def _new_plan(self) -> CudaLaunchPlan:
+        return CudaLaunchPlan(self)
+
+    def _new_graph(self, stream: Any) -> CudaGraph:
+        if stream is not None:
+            return CudaGraph(self, stream)
+        # Whatever other threads do on the default stream would break the capture of one that it
+        # waits for, which numba's own are.
+        with self.current():
+            stream = numba_cuda.stream_of(Stream())
+        return CudaGraph(self, stream)
+
+    def is_capturing(self, stream: Any) -> bool:
+        handle = stream_handle(stream)
+        if handle != PER_THREAD:
+            return driver.is_capturing(handle)
+        with self.current():  # each device has one
+            return driver.is_capturing(handle)
+
+    def describe(self, name: str, array: object) -> ArrayReference:
+        reference = arrays.describe(name, array, self.name)
+        if reference.available:
+            self._require_here(name, reference.address)
+        return reference
+
+    def holds(self, address: int) -> bool:
+        """True if there is memory of this GPU at an address."""
+        return driver.device_of(address) == self.ordinal
+
+    def _require_here(self, name: str, address: int) -> None:
+        ordinal = driver.device_of(address)
+        if ordinal is None:
+            self._context.require_alive()
+            raise AbiError(f"{name}: the driver knows no memory at {address:#x}; was it freed?")
+        if ordinal != self.ordinal:
+            raise AbiError(
+                f"{name}: expected an array on {self.name}, found one on cuda:{ordinal}; "
+                "copy it to this device first"
+            )
+
+
+class CudaModule(Module):
+    """PTX that the driver has compiled for one context."""
+
+    def __init__(self, device: CudaDevice, text: str, sidecar: Sidecar) -> None:
+        super().__init__(device, text, sidecar)
+        self._require_runnable(device, text)
+        try:
+            with device.current(), driver.outside_of_captures():
+                self._handle = numba_cuda.load(text)
+        except FerrumError:
+            raise
+        except Exception as error:  # each implementation wraps the driver's error in its own type
+            raise self._refusal(device, error) from error
+
+    def _require_runnable(self, device: CudaDevice, text: str) -> None:
+        signature = Signature.from_ptx(text, self.sidecar.entry or _first_entry(text))
+        if not runs_on(signature.target, device.capability):
+            major, minor = device.capability
+            raise DeviceError(
+                f".target: the PTX is for {signature.target}, {device.name} "
+                f"({device.product}) is sm_{major}{minor}; take a build for an older target"
+            )
+        needed, here = cuda_for_ptx(signature.ptx_version), device.cuda_version
+        if needed is None or needed > here:
+            raise DeviceError(
+                f".version: the PTX is of ISA {_dotted(signature.ptx_version)}, which needs "
+                f"{loader_for_ptx(signature.ptx_version)}; this driver supports CUDA "
+                f"{_dotted(here)}: update the driver, or compile with a lower ptx_version"
+            )
+
+    def _refusal(self, device: CudaDevice, error: Exception) -> PtxError:
+        with device.current():
+            log = driver.jit_log(self.text)
+        return PtxError(f"the driver refused the PTX: {log or error}")
+
+    def _get(self, signature: Signature) -> CudaKernel:
+        device = self.device
+        assert isinstance(device, CudaDevice)
+        try:
+            with device.current(), driver.outside_of_captures():
+                function, handle = numba_cuda.function(self._handle, signature.entry)
+        except FerrumError:
+            raise
+        except Exception as error:  # numba-cuda compiles here, not when the module is created
+            raise self._refusal(device, error) from error
+        return CudaKernel(self, device, signature, function, handle)
+
+
+def _first_entry(text: str) -> str | None:
+    """Any entry: target and version are the module's, whichever entry is looked at."""
+    entries = Signature.entries(text)
+    return entries[0] if entries else None
+
+
+def _dotted(version: tuple[int, int]) -> str:
+    return f"{version[0]}.{version[1]}"

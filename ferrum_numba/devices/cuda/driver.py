@@ -1,0 +1,302 @@
+"""The few CUDA driver calls that numba.cuda does not offer, or offers at a cost, through ctypes.
+
+Independent of which numba.cuda implementation is installed: handles cross this border as integers.
+Source of the prototypes: CUDA Driver API reference.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from ctypes import POINTER, c_char_p, c_float, c_int, c_size_t, c_uint, c_uint8, c_uint64, c_void_p
+from functools import lru_cache
+
+from ...errors import DeviceError, LaunchError
+
+_PROTOTYPES = {
+    "cuInit": (c_uint,),
+    "cuDriverGetVersion": (POINTER(c_int),),
+    "cuGetErrorName": (c_int, POINTER(c_char_p)),
+    "cuGetErrorString": (c_int, POINTER(c_char_p)),
+    "cuPointerGetAttribute": (c_void_p, c_int, c_uint64),
+    "cuKernelGetFunction": (POINTER(c_void_p), c_void_p),
+    "cuFuncSetAttribute": (c_void_p, c_int, c_int),
+    "cuModuleLoadDataEx": (POINTER(c_void_p), c_char_p, c_uint, POINTER(c_int), POINTER(c_void_p)),
+    "cuModuleUnload": (c_void_p,),
+    "cuEventCreate": (POINTER(c_void_p), c_uint),
+    "cuEventRecord": (c_void_p, c_void_p),
+    "cuEventQuery": (c_void_p,),
+    "cuEventSynchronize": (c_void_p,),
+    "cuEventElapsedTime": (POINTER(c_float), c_void_p, c_void_p),
+    "cuEventDestroy_v2": (c_void_p,),
+    "cuStreamIsCapturing": (c_void_p, POINTER(c_int)),
+    "cuDevicePrimaryCtxRetain": (POINTER(c_void_p), c_int),
+    "cuCtxPushCurrent_v2": (c_void_p,),
+    "cuCtxPopCurrent_v2": (POINTER(c_void_p),),
+    "cuCtxGetCurrent": (POINTER(c_void_p),),
+    "cuCtxGetDevice": (POINTER(c_int),),
+    "cuCtxSynchronize": (),
+    "cuMemGetInfo_v2": (POINTER(c_size_t), POINTER(c_size_t)),
+    "cuStreamWaitEvent": (c_void_p, c_void_p, c_uint),
+    "cuStreamGetCtx": (c_void_p, POINTER(c_void_p)),
+    "cuFuncGetAttribute": (POINTER(c_int), c_int, c_void_p),
+    "cuOccupancyMaxActiveBlocksPerMultiprocessor": (POINTER(c_int), c_void_p, c_int, c_size_t),
+    "cuLaunchKernelEx": (c_void_p,) * 4,
+    "cuCtxGetStreamPriorityRange": (POINTER(c_int), POINTER(c_int)),
+    "cuDeviceGetAttribute": (POINTER(c_int), c_int, c_int),
+    "cuMemAlloc_v2": (POINTER(c_uint64), c_size_t),
+    "cuMemFree_v2": (c_uint64,),
+    "cuMemPoolCreate": (POINTER(c_void_p), c_void_p),
+    "cuMemPoolSetAttribute": (c_void_p, c_int, POINTER(c_uint64)),
+    "cuMemPoolGetAttribute": (c_void_p, c_int, POINTER(c_uint64)),
+    "cuMemPoolTrimTo": (c_void_p, c_size_t),
+    "cuMemAllocFromPoolAsync": (POINTER(c_uint64), c_size_t, c_void_p, c_void_p),
+    "cuMemFreeAsync": (c_uint64, c_void_p),
+    "cuStreamQuery": (c_void_p,),
+    "cuMemsetD8Async": (c_uint64, c_uint8, c_size_t, c_void_p),
+    "cuStreamCreate": (POINTER(c_void_p), c_uint),
+    "cuStreamSynchronize": (c_void_p,),
+    "cuStreamDestroy_v2": (c_void_p,),
+    "cuThreadExchangeStreamCaptureMode": (POINTER(c_int),),
+    "cuUserObjectCreate": (POINTER(c_void_p), c_void_p, c_void_p, c_uint, c_uint),
+    "cuGraphRetainUserObject": (c_void_p, c_void_p, c_uint, c_uint),
+    "cuStreamGetCaptureInfo_v2": (c_void_p,) * 6,
+    "cuStreamGetCaptureInfo_v3": (c_void_p,) * 7,
+    "cuStreamBeginCapture_v2": (c_void_p, c_int),
+    "cuStreamEndCapture": (c_void_p, POINTER(c_void_p)),
+    "cuGraphGetNodes": (c_void_p, POINTER(c_void_p), POINTER(c_size_t)),
+    "cuGraphInstantiateWithFlags": (POINTER(c_void_p), c_void_p, c_uint64),
+    "cuGraphExecKernelNodeSetParams_v2": (c_void_p, c_void_p, c_void_p),
+    "cuGraphLaunch": (c_void_p, c_void_p),
+    "cuGraphDestroy": (c_void_p,),
+    "cuGraphExecDestroy": (c_void_p,),
+}
+_POINTER_DEVICE_ORDINAL = 9  # CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
+_FUNC_MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+# CU_FUNC_ATTRIBUTE_...
+_FUNC_ATTRIBUTES = {"max_threads": 0, "shared": 1, "constant": 2, "local": 3, "registers": 4}
+NEVER_CAPTURED = (0, 1)  # the legacy default stream, by both of its handles
+CAPTURE_RELAXED = 2  # CU_STREAM_CAPTURE_MODE_RELAXED
+_CAPTURE_IMPLICIT = 906  # CUDA_ERROR_STREAM_CAPTURE_IMPLICIT
+_JIT_ERROR_LOG, _JIT_ERROR_LOG_BYTES = 5, 6  # CU_JIT_ERROR_LOG_BUFFER(_SIZE_BYTES)
+_SUCCESS, _NOT_INITIALISED = 0, 3
+# What a launch is told in a thread that has no context, or that of another device:
+# CUDA_ERROR_INVALID_CONTEXT, CUDA_ERROR_INVALID_HANDLE.
+OTHER_CONTEXT = (201, 400)
+
+
+@lru_cache(maxsize=1)
+def library() -> ctypes.CDLL:
+    """The driver library, its functions declared.  Raises DeviceError where there is none."""
+    name = os.environ.get("NUMBA_CUDA_DRIVER") or (
+        "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+    )
+    try:
+        driver = ctypes.CDLL(name)
+    except OSError as error:
+        raise DeviceError(f"the CUDA driver library {name} cannot be loaded: {error}") from None
+    for function, arguments in _PROTOTYPES.items():
+        if hasattr(driver, function):  # cuKernelGetFunction: since CUDA 12.0
+            getattr(driver, function).argtypes = arguments
+            getattr(driver, function).restype = c_int
+    return driver
+
+
+def error_name(code: int) -> str:
+    """The driver's own words: `CUDA_ERROR_INVALID_VALUE (invalid argument)`."""
+    name, text = c_char_p(), c_char_p()
+    library().cuGetErrorName(code, ctypes.byref(name))
+    library().cuGetErrorString(code, ctypes.byref(text))
+    return f"{(name.value or str(code).encode()).decode()} ({(text.value or b'unknown').decode()})"
+
+
+def initialise() -> None:
+    """cuInit, which may be called any number of times.  Raises DeviceError where it is refused."""
+    code = library().cuInit(0)
+    if code == _NOT_INITIALISED:  # what a fork of a process that had called it is told
+        raise DeviceError(
+            "this process was forked from one that uses CUDA, which the driver does not allow; "
+            'start it with multiprocessing\'s "spawn" method'
+        )
+    if code != _SUCCESS:
+        raise DeviceError(f"cuInit: {error_name(code)}")
+
+
+def version() -> tuple[int, int]:
+    """The newest CUDA version that the driver supports."""
+    number = c_int()
+    check(library().cuDriverGetVersion(ctypes.byref(number)), "cuDriverGetVersion")
+    return number.value // 1000, number.value % 1000 // 10
+
+
+def device_of(address: int) -> int | None:
+    """The ordinal of the device on which an address lies; None for one of no device."""
+    ordinal = c_int()
+    code = library().cuPointerGetAttribute(ctypes.byref(ordinal), _POINTER_DEVICE_ORDINAL, address)
+    return ordinal.value if code == _SUCCESS else None
+
+
+def retain_primary_context(ordinal: int) -> int:
+    """The context of a device that all libraries share, kept for this process."""
+    context = c_void_p()
+    code = library().cuDevicePrimaryCtxRetain(ctypes.byref(context), ordinal)
+    check(code, "cuDevicePrimaryCtxRetain")
+    return context.value or 0
+
+
+def push_context(context: int) -> None:
+    """Make a context current in this thread; the one before comes back with `pop_context`."""
+    check(library().cuCtxPushCurrent_v2(context), "cuCtxPushCurrent")
+
+
+def has_context() -> bool:
+    """True if any context is current in this thread."""
+    context = c_void_p()
+    code = library().cuCtxGetCurrent(ctypes.byref(context))
+    return code == _SUCCESS and bool(context.value)
+
+
+def pop_context() -> None:
+    """Undo `push_context`."""
+    library().cuCtxPopCurrent_v2(ctypes.byref(c_void_p()))
+
+
+def current_device() -> int | None:
+    """The ordinal of the device whose context is current in this thread; None without one."""
+    ordinal = c_int()
+    code = library().cuCtxGetDevice(ctypes.byref(ordinal))
+    return ordinal.value if code == _SUCCESS else None
+
+
+def synchronize() -> None:
+    """Wait for all work of the current context.  Raises LaunchError for work that failed."""
+    check(library().cuCtxSynchronize(), "cuCtxSynchronize")
+
+
+def cause_of_death() -> str | None:
+    """The driver's error that ended the current context; None while it can be used."""
+    free, total = c_size_t(), c_size_t()
+    code = library().cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total))
+    return None if code == _SUCCESS else error_name(code)
+
+
+def jit_log(text: str) -> str:
+    """The log of the driver's compiler for PTX that it refuses; needs a current context."""
+    size = 16384
+    buffer = ctypes.create_string_buffer(size)
+    options = (c_int * 2)(_JIT_ERROR_LOG, _JIT_ERROR_LOG_BYTES)
+    values = (c_void_p * 2)(ctypes.addressof(buffer), size)
+    module = c_void_p()
+    code = library().cuModuleLoadDataEx(ctypes.byref(module), text.encode(), 2, options, values)
+    if code == _SUCCESS:
+        library().cuModuleUnload(module)
+        return ""
+    log = buffer.value.decode(errors="replace").strip()
+    return f"{error_name(code)}: {log}" if log else error_name(code)
+
+
+def function_of(kernel: int) -> int:
+    """The CUfunction, in the current context, of a context-independent CUkernel."""
+    function = c_void_p()
+    code = library().cuKernelGetFunction(ctypes.byref(function), kernel)
+    check(code, "cuKernelGetFunction")
+    return function.value or 0
+
+
+def allow_shared(function: int, nbytes: int) -> None:
+    """Let a function have this much dynamic shared memory, beyond the 48 KiB of the start."""
+    code = library().cuFuncSetAttribute(function, _FUNC_MAX_DYNAMIC_SHARED, nbytes)
+    check(code, f"cuFuncSetAttribute(max dynamic shared memory, {nbytes})")
+
+
+def attributes(function: int) -> dict[str, int]:
+    """Attributes of a function: max_threads (of a CTA), registers (of a thread), and bytes of
+    shared (static, of a CTA), constant and local (of a thread) memory."""
+    found = {}
+    number = c_int()
+    for name, which in _FUNC_ATTRIBUTES.items():
+        code = library().cuFuncGetAttribute(ctypes.byref(number), which, function)
+        check(code, f"cuFuncGetAttribute({name})")
+        found[name] = number.value
+    return found
+
+
+def resident_ctas(function: int, threads: int, shared_bytes: int) -> int:
+    """The number of CTAs, of so many threads and dynamic shared bytes, that an SM holds at once."""
+    number = c_int()
+    code = library().cuOccupancyMaxActiveBlocksPerMultiprocessor(
+        ctypes.byref(number), function, threads, shared_bytes
+    )
+    check(code, "cuOccupancyMaxActiveBlocksPerMultiprocessor")
+    return number.value
+
+
+@lru_cache(maxsize=1)
+def launcher() -> Callable[[int, int, None, int], int]:
+    """cuLaunchKernelEx itself: takes a LaunchRecord's row, returns the driver's code."""
+    if not hasattr(library(), "cuLaunchKernelEx"):
+        raise DeviceError(
+            "the CUDA driver is too old: expected one with cuLaunchKernelEx (CUDA 11.8, driver "
+            f"520), found CUDA {version()[0]}.{version()[1]}; update the driver"
+        )
+    function: Callable[[int, int, None, int], int] = library().cuLaunchKernelEx
+    return function
+
+
+def refusal(code: int, what: str) -> LaunchError:
+    """The error for a launch that the driver refused; what: the launch in one line."""
+    stream = "; is the stream one of this device, and still there?" if code in OTHER_CONTEXT else ""
+    return LaunchError(f"cuLaunchKernelEx: {error_name(code)}: {what}{stream}")
+
+
+def priorities() -> tuple[int, int]:
+    """The highest and the lowest priority of the current context's streams, as numbers."""
+    least, greatest = c_int(), c_int()
+    code = library().cuCtxGetStreamPriorityRange(ctypes.byref(least), ctypes.byref(greatest))
+    check(code, "cuCtxGetStreamPriorityRange")
+    return greatest.value, least.value
+
+
+@contextmanager
+def outside_of_captures() -> Iterator[None]:
+    """Let the thread do within the block what would break a capture, such as to free memory."""
+    mode = c_int(CAPTURE_RELAXED)
+    exchange = library().cuThreadExchangeStreamCaptureMode
+    check(exchange(ctypes.byref(mode)), "cuThreadExchangeStreamCaptureMode")
+    try:
+        yield
+    finally:
+        exchange(ctypes.byref(mode))
+
+
+def is_capturing(stream: int) -> bool:
+    """True if launches on this stream are recorded into a graph instead of run."""
+    if stream in NEVER_CAPTURED:
+        return False
+    status = c_int()
+    code = library().cuStreamIsCapturing(stream, ctypes.byref(status))
+    if code:
+        check(code, "cuStreamIsCapturing")
+    return status.value != 0
+
+
+def may_record(stream: int) -> bool:
+    """False while an event behind a stream's work would become part of a capture, or break one.
+
+    The default stream says so while one that waits for it is being captured; to ask breaks nothing.
+    """
+    status = c_int()
+    code = library().cuStreamIsCapturing(stream, ctypes.byref(status))
+    if code == _CAPTURE_IMPLICIT:
+        return False
+    check(code, "cuStreamIsCapturing")
+    return status.value == 0
+
+
+def check(code: int, call: str) -> None:
+    """Raise LaunchError unless the driver returned success."""
+    if code != _SUCCESS:
+        raise LaunchError(f"{call}: {error_name(code)}")

@@ -1,0 +1,183 @@
+"""Launch graphs on a GPU: captured from a stream, changed in place without a new capture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, cast
+
+from ...errors import FerrumError, LaunchError
+from .. import observer, sequence
+from ..invocation import Invocation, Launchable
+from ..launch_log import refused
+from ..scratch import ScratchArena
+from ..sequence import LaunchGraph
+from . import captures, driver
+from .gpu import Gpu, GpuKernel, GpuLaunch
+from .launch_record import LaunchRecord
+from .objects import Event, Instance
+from .stream_states import StreamStates
+from .streams import order, stream_handle
+
+
+@dataclass(frozen=True)
+class _Node:
+    """A captured launch: its node, what its parameters are made of, and its memory."""
+
+    handle: int
+    record: LaunchRecord
+    arena: ScratchArena | None
+
+
+class CudaGraph(LaunchGraph):
+    """A CUDA graph.  Other libraries' work on the captured stream becomes part of it, too."""
+
+    device: Gpu
+
+    def __init__(self, device: Gpu, stream: Any) -> None:
+        super().__init__(device, stream)
+        self._handle = stream_handle(stream)
+        if self._handle in driver.NEVER_CAPTURED:
+            raise LaunchError(
+                "stream: expected one other than the default stream, which CUDA does not capture; "
+                "leave it out, or pass device.create_stream()"
+            )
+        self._capture = 0  # its number, which is unique in the process
+        self._nodes: list[_Node] = []
+        self._instance: Instance | None = None
+        self._states = StreamStates(device, cast("list[GpuLaunch]", self._launches), recorded=False)
+        self._only_launches = True
+
+    @contextmanager
+    def _capturing(self) -> Iterator[LaunchGraph]:
+        with self._recording(), self.device.capture_lock.capturing():
+            with self.device.current():
+                captures.begin_capture(self._handle)
+            try:
+                with self.device.current():
+                    self._capture = captures.CaptureState(self._handle).number
+                yield self
+            except BaseException:
+                self._break_off()
+                raise
+            with self.device.current():
+                graph = captures.end_capture(self._handle)
+                self._instance = Instance(graph)
+                count = captures.node_count(graph)
+            self._require_launches(count)
+            self._only_launches = count == len(self)
+
+    def _captures(self, handle: int) -> bool:
+        """True if launches on a stream go into this graph: it may have been forked to."""
+        if handle in driver.NEVER_CAPTURED:
+            return False
+        state = captures.CaptureState(handle)
+        return state.invalidated or state.number == self._capture
+
+    def _break_off(self) -> None:
+        try:
+            with self.device.current():
+                captures.discard(captures.end_capture(self._handle))
+        except FerrumError:
+            pass  # the error that ended the block says more
+
+    def _add(self, kernel: Launchable, invocation: Invocation, stream: Any) -> None:
+        self._require_own(kernel)
+        handle = stream_handle(stream)
+        with self.device.current():
+            if not self._captures(handle):
+                self._require_captured(stream)
+            super(LaunchGraph, self)._add(kernel, invocation, stream)
+            cuda_kernel, own = cast("GpuKernel", kernel), self[-1]
+            arena = self.device.scratch.arena(handle) if cuda_kernel.owes_scratch else None
+            record = cuda_kernel.record(own, handle, arena)
+            try:
+                record.launch(lambda: kernel.describe(own))
+            except LaunchError:
+                self._launches.pop()
+                raise
+            # The node that was just added is what the stream's next one depends on.
+            last = captures.CaptureState(handle).last
+        if len(last) != 1:
+            raise LaunchError(
+                "capture: it was broken by an operation that cannot be captured, such as one on "
+                f"the default stream, before {kernel.describe(own)}"
+            )
+        self._nodes.append(_Node(last[0], record, arena))
+
+    def launch(self, stream: Any = None) -> None:
+        instance, watching, number = self._instance, observer.current, 0
+        self._require_ended()
+        assert instance is not None
+        handle = stream_handle(stream)
+        with self.device.current():
+            state = self._states.on(stream, handle)
+            # By another library, say; the driver takes no graph into another.
+            captured = driver.is_capturing(handle)
+        taken = captured or bool(sequence.recordings)
+        if watching is not None and not taken:
+            found = state.issue(watching)
+            number = refused(found)[0] if found > 0 else 0
+        watched = watching is not None and not number
+        if (taken or watched) and self._only_launches:
+            self._issue_each(stream)
+            return
+        if captured or self.device.is_recording:
+            raise LaunchError(
+                f"{self}: it holds work of other libraries, which no plan and no other graph takes "
+                "down; launch it outside of the block"
+            )
+        with self.device.current():
+            if self._waits:
+                order(handle, self._waits)
+            try:
+                instance.launch(handle)
+            except LaunchError as error:
+                if watching is not None and number:
+                    watching.failed(number, error, len(self))
+                raise
+        if state.fleeting:
+            self._states.keep(state)
+
+    def seconds(self, launches: int) -> list[float]:
+        with self.device.current():
+            marks = [Event(timed=True) for _ in range(launches + 1)]
+            marks[0].record(self._handle)
+            for mark in marks[1:]:
+                self.launch(self.stream)
+                mark.record(self._handle)
+            return [after.seconds_since(before) for before, after in pairwise(marks)]
+
+    def _update(self, step: int, changes: dict[str, object]) -> None:
+        before, instance = self[step], self._instance
+        super()._update(step, changes)
+        assert instance is not None
+        try:
+            self._rewrite(step)
+            config, node = self[step].config, self._nodes[step]
+            _, function, extra = node.record.row
+            with self.device.current():
+                instance.set_kernel(
+                    *(node.handle, function, config.grid, config.block, config.shared_bytes, extra)
+                )
+        except BaseException:
+            self._launches[step]._restore(before)
+            self._rewrite(step)
+            raise
+        self._states.changed(step, before, changes)
+
+    def _rewrite(self, step: int) -> None:
+        """Put a step's launch as it is now into the node's record."""
+        now, node = self[step], self._nodes[step]
+        node.record.configure(now.config)
+        if node.arena is not None:
+            node.record.block.write(now.bound.values)
+            with self.device.current():
+                kernel = cast("GpuKernel", self._launches[step].kernel)
+                kernel.provide(node.record.block, now, node.arena)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_states"):
+            self._states.abandon()

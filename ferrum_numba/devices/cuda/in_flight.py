@@ -1,0 +1,177 @@
+"""Work that a GPU has been given and is not known to have done."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...errors import LaunchError
+from . import driver
+from .objects import Event
+from .streams import is_fleeting
+
+# An event is set behind so many launches, or so many bytes of arrays: what a launch costs is small,
+# and so is what is kept alive longer than needed.
+_LAUNCHES, _NBYTES = 32, 64 << 20
+_PATIENCE = 1.0  # seconds for the lock
+_AHEAD = 1 << 30  # bytes of arrays in flight at which the host waits, rather than take more memory
+_SHOWN, _PERHAPS = 16, 4  # launches that a message names: known ones, and prepared ones
+
+Describe = Callable[[], str]
+
+
+@dataclass
+class _Batch:
+    """Launches of one stream, and what they use; `event` is behind all of them, once it is set."""
+
+    stream: Any  # keeps the handle valid
+    handle: int
+    launches: list[tuple[Describe, object]] = field(default_factory=list)
+    nbytes: int = 0
+    event: Event | None = None
+
+
+class InFlight:
+    """Arrays that launches use, kept alive until the device is done with them.
+
+    Safe from any thread.
+    """
+
+    def __init__(self, current: Callable[[], AbstractContextManager[object]]) -> None:
+        """current: makes the device's context current within a block."""
+        self._current = current
+        self._open: dict[int, _Batch] = {}  # by stream
+        self._sealed: deque[_Batch] = deque()
+        self._spare: list[Event] = []
+        self._count, self._open_nbytes = 0, 0  # of the open batches
+        self._dropped: deque[tuple[Any, int, Describe, object]] = deque()
+        self._lock = threading.Lock()
+        self._watched: weakref.WeakSet[object] = weakref.WeakSet()
+        # The streams of StreamStates, by state.  An object that only a cycle of garbage holds is
+        # finalised before the cycle's own __del__ methods run: a stream would be destroyed before
+        # they could say what is still under way on it.
+        self.streams: dict[int, object] = {}
+
+    def watch(self, launch: object) -> None:
+        """Name this one, which holds what it uses by itself, among those that may be under way."""
+        with self._lock:
+            self._watched.add(launch)
+
+    def keep(
+        self, stream: Any, handle: int, describe: Describe, objects: object, nbytes: int
+    ) -> None:
+        """Hold `objects` until the work that a stream has been given so far is done.
+
+        stream: the object whose handle it is.  nbytes: about the size of the objects.  Behind what
+        is fleeting an event is set at once.
+        """
+        with self._lock:
+            self._add(stream, handle, describe, objects, nbytes)
+            full = self._count >= _LAUNCHES or self._open_nbytes >= _NBYTES
+            done: list[_Batch] = []
+            if full or is_fleeting(stream, handle):
+                # To ask for an event would break a capture of another library's.
+                with self._current(), driver.outside_of_captures():
+                    done = self._seal()
+        if done:  # outside the lock: what is freed there may run any code
+            with self._current(), driver.outside_of_captures():
+                done.clear()
+
+    def drop(self, stream: Any, handle: int, describe: Describe, objects: object) -> None:
+        """As `keep`, from a finaliser: it may run within `keep` itself, and in any context."""
+        self._dropped.append((stream, handle, describe, objects))
+
+    def release(self) -> None:
+        """Let go of everything: the device has been synchronised."""
+        with self._lock:
+            done = [*self._sealed, *self._open.values()], [*self._dropped]
+            self._spare.extend(batch.event for batch in self._sealed if batch.event is not None)
+            self._sealed.clear()
+            self._open.clear()
+            self._dropped.clear()
+            self._count = self._open_nbytes = 0
+        del done
+
+    def reclaim(self, *, everything: bool) -> None:
+        """Let go of what is done, so that its memory can be used again; the context is current.
+
+        It waits for the oldest launches while more than _AHEAD bytes of arrays are in flight, or
+        for everything.
+        """
+        # This thread may hold the lock already: a finaliser may run within the other methods.
+        if not self._lock.acquire(timeout=_PATIENCE):
+            return
+        try:
+            allowed = -1 if everything else _AHEAD
+            pending = sum(batch.nbytes for batch in [*self._sealed, *self._open.values()])
+            done = self._seal() if pending > allowed else self._sweep()
+            for batch in list(self._sealed):
+                if pending <= allowed:
+                    break
+                if batch.event is not None:
+                    batch.event.synchronize()
+                pending -= batch.nbytes
+            done += self._sweep()
+        finally:
+            self._lock.release()
+        done.clear()  # outside the lock: what is freed there may run any code
+
+    def describe(self) -> str:
+        """The launches that are not known to be done, oldest first."""
+        with self._lock:
+            pending = [b for b in self._sealed if b.event is None or not b.event.done]
+            batches = [*pending, *self._open.values()]
+            running = [describe for batch in batches for describe, _ in batch.launches]
+            shown = [describe() for describe in running[-_SHOWN:]]
+            if len(running) > len(shown):
+                shown.insert(0, f"{len(running) - len(shown)} more")
+            shown += [f"perhaps {launch!r}" for launch in list(self._watched)[:_PERHAPS]]
+        return "; ".join(shown) or "no launch of this package"
+
+    def _add(
+        self, stream: Any, handle: int, describe: Describe, objects: object, nbytes: int = 0
+    ) -> None:
+        batch = self._open.get(handle)
+        if batch is None:
+            batch = self._open[handle] = _Batch(stream, handle)
+        batch.launches.append((describe, objects))
+        batch.nbytes += nbytes
+        self._open_nbytes += nbytes
+        self._count += 1
+
+    def _seal(self) -> list[_Batch]:
+        """Set an event behind each open batch; returns those that are done, to be let go of."""
+        while self._dropped:
+            self._add(*self._dropped.popleft())
+        for handle, batch in list(self._open.items()):
+            try:
+                if not driver.may_record(handle):
+                    if is_fleeting(batch.stream, handle):  # it cannot be asked again
+                        self._sealed.append(self._open.pop(handle))
+                    continue
+                batch.event = self._spare.pop() if self._spare else Event()
+                batch.event.record(handle)
+            except LaunchError:  # the stream is gone: until the device is synchronised, then
+                batch.event = None
+            self._sealed.append(self._open.pop(handle))
+        self._count = sum(len(batch.launches) for batch in self._open.values())
+        self._open_nbytes = 0
+        return self._sweep()
+
+    def _sweep(self) -> list[_Batch]:
+        done, waiting, pending = [], deque[_Batch](), set[int]()
+        for batch in self._sealed:
+            # Behind one of its stream that is not done, none is.
+            if batch.handle in pending or batch.event is None or not batch.event.done:
+                pending.add(batch.handle)
+                waiting.append(batch)
+            else:
+                self._spare.append(batch.event)
+                done.append(batch)
+        self._sealed = waiting
+        return done

@@ -1,0 +1,140 @@
+"""Kernels of a GPU: launches through cuLaunchKernelEx, prepared ones by a single call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+from ...abi import Bound, LaunchConfig, ParameterBlock, Signature
+from ...errors import DeviceError
+from ..device import Kernel, Module
+from ..invocation import Invocation
+from ..resources import Resources
+from ..scratch import ScratchArena
+from . import driver
+from .gpu import Gpu
+from .launch_record import LaunchRecord
+from .prepared import CudaPreparedLaunch
+from .streams import order, stream_handle
+
+_DEFAULT_SHARED_BYTES = 48 * 1024  # beyond it a function must be told first
+_CLUSTERS_SINCE = (9, 0)  # compute capability
+
+
+class CudaKernel(Kernel):
+    """A function of the driver."""
+
+    def __init__(
+        self, module: Module, gpu: Gpu, signature: Signature, function: Any, handle: int
+    ) -> None:
+        """function: keeps alive what the handle stands for."""
+        super().__init__(module, signature)
+        self.gpu = gpu
+        self._function = function
+        self._handle = handle
+        self._allowed_shared = _DEFAULT_SHARED_BYTES
+
+    def _require_possible(self, config: LaunchConfig) -> None:
+        super()._require_possible(config)
+        gpu = self.gpu
+        self._allow_shared(config.shared_bytes)
+        clustered = config.cluster or self.signature.cluster
+        if clustered is not None and gpu.capability < _CLUSTERS_SINCE:
+            major, minor = gpu.capability
+            raise DeviceError(
+                f"cluster: {gpu.name} ({gpu.product}) is sm_{major}{minor}, which has no "
+                f"clusters (sm_90 and later), found {clustered}"
+            )
+        if config.priority is not None:
+            with gpu.current():
+                highest, lowest = driver.priorities()
+            if not highest <= config.priority <= lowest:
+                raise DeviceError(
+                    f"priority: {gpu.name} has {highest} (first) to {lowest} (last), "
+                    f"found {config.priority}"
+                )
+
+    def _allow_shared(self, nbytes: int) -> None:
+        if nbytes <= self._allowed_shared:
+            return
+        gpu = self.gpu
+        if nbytes > gpu.max_shared_bytes:
+            raise DeviceError(
+                f"shared_bytes: {gpu.name} ({gpu.product}) gives a CTA at most "
+                f"{gpu.max_shared_bytes}, found {nbytes}"
+            )
+        with gpu.current():
+            driver.allow_shared(self._handle, nbytes)
+        self._allowed_shared = nbytes
+
+    def resources(self, threads: int | None = None, shared_bytes: int = 0) -> Resources:
+        """The registers and memory that the kernel takes, by the driver.
+
+        threads, shared_bytes: of a CTA, for the number of CTAs that an SM holds.
+        """
+        gpu = self.gpu
+        with gpu.current():
+            found = driver.attributes(self._handle)
+            ctas = None
+            if threads is not None:
+                self._allow_shared(shared_bytes)
+                ctas = driver.resident_ctas(self._handle, threads, shared_bytes)
+        return Resources(
+            source=f"the driver, on {gpu.name} ({gpu.product})",
+            registers=found["registers"],
+            shared_bytes=found["shared"],
+            local_bytes=found["local"],
+            constant_bytes=found["constant"],
+            max_threads=found["max_threads"],
+            ctas_per_sm=ctas,
+        )
+
+    @cached_property
+    def owes_scratch(self) -> bool:
+        """True if launches may need memory of the launcher's."""
+        declared = any(p.nbytes is not None for p in self.sidecar.params)
+        return declared or any(s.size for s in self.sidecar.scratch)
+
+    def record(
+        self, invocation: Invocation, stream: int, arena: ScratchArena | None = None
+    ) -> LaunchRecord:
+        """The record of a launch on a stream; the context is current.
+
+        arena: where its scratch comes from; the stream's where it is left out.
+        """
+        if not self.owes_scratch:
+            return LaunchRecord(self._handle, invocation.config, invocation.block, stream)
+        record = LaunchRecord(self._handle, invocation.config, invocation.block.copy(), stream)
+        self.provide(record.block, invocation, arena or self.gpu.scratch.arena(stream))
+        return record
+
+    def provide(self, block: ParameterBlock, invocation: Invocation, arena: ScratchArena) -> None:
+        """Put into a block the addresses of the scratch that the launch needs."""
+        block.write(dict.fromkeys((p.name for p in self.signature.scratch), 0))
+        block.write(arena.provide(invocation.bound.scratch))
+
+    def _may_move(
+        self, bound: Bound, places: Mapping[str, int], addresses: Mapping[str, int]
+    ) -> bool:
+        for address in addresses.values():
+            if not self.gpu.holds(address):
+                return False
+        return self._binder.may_move(bound, places, addresses)
+
+    def _enqueue(self, invocation: Invocation, stream: Any) -> None:
+        handle = stream_handle(stream)
+        gpu = self.gpu
+
+        def describe() -> str:
+            return self.describe(invocation)
+
+        with gpu.current():
+            order(handle, invocation.waits)
+            self.record(invocation, handle).launch(describe)
+            gpu.in_flight.keep(stream, handle, describe, invocation.arguments, invocation.nbytes)
+
+    def _prepared(
+        self, invocation: Invocation, borrowed: Mapping[str, object] | None = None
+    ) -> CudaPreparedLaunch:
+        return CudaPreparedLaunch(self, invocation, borrowed)

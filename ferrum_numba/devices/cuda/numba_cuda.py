@@ -1,0 +1,154 @@
+"""Device arrays, streams and modules of numba.cuda.
+
+The only file that imports it.  It works with Numba's built-in implementation and with NVIDIA's
+numba-cuda; where the two differ, handles are reduced to integers (`integer_handle`).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import lru_cache
+from operator import index
+from typing import Any
+
+import numpy as np
+from numba import cuda
+from numpy.typing import DTypeLike
+
+from ...errors import DeviceError
+from . import driver
+from .objects import Stream
+from .pool import Block, Pool
+from .streams import integer_handle
+
+_SHAPES = 256  # of arrays that are remembered
+_INTEGERS = int, np.integer
+
+
+@lru_cache(maxsize=1)
+def unusable() -> str | None:
+    """Why no GPU can be used here; None where one can."""
+    try:
+        driver.initialise()
+        # Not cuda.is_available(): that also asks for a compiler, which PTX does not need.
+        if len(cuda.gpus):
+            return None
+        return "the driver sees no GPU"
+    except DeviceError as error:
+        return str(error)
+    except Exception as error:  # Numba raises errors of several unrelated types here
+        # Numba's text goes on for lines about environment variables; the first ones say what is.
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        return " ".join(lines[:2]).rstrip(".")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=unusable.cache_clear)
+
+
+def gpu_count() -> int:
+    """The number of GPUs that the driver sees."""
+    return len(cuda.gpus)
+
+
+def context() -> tuple[Any, AbstractContextManager[object]]:
+    """The device of the current context, and a block within which numba frees nothing there."""
+    current = cuda.current_context()
+    return current.device, current.defer_cleanup()
+
+
+def stream_of(own: Stream) -> Any:
+    """A stream of ours as one of numba's, which keeps it alive."""
+    stream = cuda.external_stream(own.handle)
+    stream.owner = own
+    return stream
+
+
+def load(text: str) -> Any:
+    """A module of the current context.  Raises an error of the implementation's own type."""
+    return cuda.current_context().create_module_ptx(text)
+
+
+def function(module: Any, entry: str) -> tuple[Any, int]:
+    """A function of a module, and its handle for the driver.
+
+    Raises an error of the implementation's own type: numba-cuda compiles here, not in `load`.
+    """
+    found = module.get_function(entry)
+    handle = integer_handle(found.handle)
+    if type(found.handle).__name__ == "CUkernel":  # numba-cuda's, of no context
+        handle = driver.function_of(handle)
+    return found, handle
+
+
+@dataclass
+class _Form:
+    """The common part of arrays of a shape and dtype: attributes, and the types of their parts."""
+
+    nbytes: int
+    array: Any
+    attributes: dict[str, Any]
+    memory: Any
+    place: Any
+    context: Any
+
+
+class ArrayMaker:
+    """Makes arrays of numba.cuda in memory of a pool.
+
+    numba's own constructors take longer than a launch; an array like one before is a copy of that,
+    over other memory.
+    """
+
+    def __init__(self, pool: Pool, current: Callable[[], AbstractContextManager[object]]) -> None:
+        """current: makes the GPU's context current within a block."""
+        self._pool, self._current = pool, current
+        self._forms: dict[tuple[Any, Any], _Form] = {}  # by shape and dtype as they were given
+
+    def make(self, shape: int | Sequence[int], dtype: DTypeLike) -> Any:
+        """An array in C order, its contents undefined.  Raises DeviceError without memory."""
+        key = shape if type(shape) is tuple else None, dtype
+        form = self._forms.get(key)
+        if form is None:
+            extents = tuple(map(index, (shape,) if isinstance(shape, _INTEGERS) else shape))
+            kind = np.dtype(dtype)
+            nbytes = math.prod(extents) * kind.itemsize
+            if min(extents, default=0) < 0:
+                raise DeviceError(f"shape: expected extents from 0 on, found {extents}")
+            if not nbytes:
+                with self._current():
+                    return cuda.device_array(extents, kind)
+            block = self._pool.allocate(nbytes)
+            form = self._form(block, extents, kind, nbytes)
+            if key[0] is not None:
+                self._forms[key] = form
+        else:
+            block = self._pool.allocate(form.nbytes)
+        array = form.array.__new__(form.array)
+        array.__dict__.update(form.attributes)
+        place = form.place(block.address)
+        array.gpu_data = form.memory(form.context, place, form.nbytes, owner=block)
+        return array
+
+    def _form(
+        self, block: Block, shape: tuple[int, ...], dtype: np.dtype[Any], nbytes: int
+    ) -> _Form:
+        with self._current():
+            flat = bytes_at(block.address, nbytes, None)
+        ends = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+        strides = tuple(end * dtype.itemsize for end in ends)
+        array, memory = type(flat)(shape, strides, dtype, gpu_data=flat.gpu_data), flat.gpu_data
+        if len(self._forms) >= _SHAPES:
+            self._forms.clear()
+        parts = type(array), vars(array) | {"gpu_data": None}, type(memory)
+        return _Form(nbytes, *parts, type(memory.device_pointer), memory.context)
+
+
+def bytes_at(address: int, nbytes: int, owner: object) -> Any:
+    """Device memory as an array of numba.cuda of bytes, which keeps its owner alive."""
+    place = {"version": 3, "shape": (nbytes,), "typestr": "|u1", "data": (address, False)}
+    return cuda.from_cuda_array_interface(place, owner=owner, sync=False)

@@ -1,0 +1,170 @@
+"""Prepared launches on a GPU: one call of the driver, with everything spelt out before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...errors import FerrumError
+from .. import observer, sequence
+from ..invocation import Invocation
+from ..launch_log import refused
+from ..prepared import PreparedLaunch
+from . import driver
+from .gpu import GpuKernel
+from .stream_states import NO_STREAM, NOT_READY, Ready, StreamStates
+from .streams import order, others, stream_handle
+
+
+class CudaPreparedLaunch(PreparedLaunch):
+    """A prepared launch whose record is kept for each stream.
+
+    Where the stream is the same object as before and nobody looks on, a call is a call of the
+    driver, in whatever context is current.
+    """
+
+    kernel: GpuKernel
+
+    def __init__(
+        self,
+        kernel: GpuKernel,
+        invocation: Invocation,
+        borrowed: Mapping[str, object] | None = None,
+    ) -> None:
+        super().__init__(kernel, invocation, borrowed)
+        self._states = StreamStates(kernel.gpu, [self])
+        self._driver = driver.launcher()
+        self._in_flight = kernel.gpu.in_flight
+        self._last = self._last_borrowed = NOT_READY
+        self._in_flight.watch(self)
+
+    def __call__(self, stream: Any = None) -> None:
+        """Launch on `stream`.  Raises LaunchError where the device refuses the launch."""
+        last = self._last
+        if stream is not last.stream or sequence.recordings:
+            self._require_nothing_borrowed()
+            self._last = self._issue(self.invocation, stream, last)
+        elif (watching := observer.current) is not None:
+            found = last.state.issue(watching)
+            if found and not self._issued(found, watching, last):
+                self.kernel._issue(self.invocation, stream)
+        elif last.scratch and driver.is_capturing(last.handle):
+            self.kernel._issue(self.invocation, stream)
+        else:
+            code = self._driver(last.config, last.function, None, last.extra)
+            if code:
+                self._again(code, last)
+
+    def _send(self, stream: Any, changes: dict[str, object]) -> None:
+        self._last = NOT_READY  # a plain call has to see that something is borrowed
+        last = self._last_borrowed
+        if stream is not last.stream or sequence.recordings:
+            last = self._last_borrowed = self._issue(self._whole(changes), stream, last)
+        elif (watching := observer.current) is not None:
+            found = last.state.issue(watching)
+            if found and not self._issued(found, watching, last):
+                self.kernel._issue(self._whole(changes), stream)
+        elif last.scratch and driver.is_capturing(last.handle):
+            self.kernel._issue(self._whole(changes), stream)
+            return
+        else:
+            code = self._driver(last.config, last.function, None, last.extra)
+            if code:
+                self._again(code, last)
+        if last is not NOT_READY:
+            self._in_flight.keep(
+                stream, last.handle, self._describe, changes, self._borrowed_nbytes
+            )
+
+    def _change(self, changes: Mapping[str, object], hold: bool) -> None:
+        before = self.invocation
+        super()._change(changes, hold)
+        self._follow(before, changes)
+
+    def _exchange(self, addresses: Mapping[str, int], changes: Mapping[str, object]) -> None:
+        before = self.invocation
+        super()._exchange(addresses, changes)
+        self._follow(before, changes)
+
+    def _move(self, addresses: Mapping[str, int]) -> None:
+        super()._move(addresses)
+        self._states.moved(self._invocation.block, addresses)
+
+    def _follow(self, before: Invocation, changes: Mapping[str, object]) -> None:
+        """Let the streams' states follow a change; undo it where that fails."""
+        try:
+            self._states.changed(0, before, changes)
+        except BaseException:
+            self._restore(before)
+            self._states.discard()
+            self._last = self._last_borrowed = NOT_READY
+            raise
+        now = self._invocation
+        stale = bool(now.waits) or bool(now.bound.scratch) is not bool(before.bound.scratch)
+        # What a state that was given up points to has not been changed.
+        if stale or self._last.state not in self._states:
+            self._last = NOT_READY
+        if stale or self._last_borrowed.state not in self._states:
+            self._last_borrowed = NOT_READY
+
+    def _issue(self, invocation: Invocation, stream: Any, last: Ready) -> Ready:
+        """Slow path: handles captures, observers and waits; returns what the next call goes by.
+
+        NOT_READY where the kernel was left to do it all, as for a single launch.
+        """
+        device, handle = self.kernel.gpu, stream_handle(stream)
+        scratch, waits = bool(invocation.bound.scratch), invocation.waits
+        if sequence.recordings or (scratch and device.is_capturing(stream)):
+            self.kernel._issue(invocation, stream)
+            return NOT_READY
+        watching = observer.current
+        if handle == last.handle and last.stream is not NO_STREAM:  # another object for the stream
+            if watching is None:
+                code = self._driver(last.config, last.function, None, last.extra)
+                if code:
+                    self._again(code, last)
+            elif not self._issued(last.state.issue(watching), watching, last):
+                self.kernel._issue(invocation, stream)
+            return Ready(stream, last.state, last.scratch)
+        device.current().adopt()
+        with device.current():
+            order(handle, waits)
+            state = self._states.on(stream, handle)
+            record = state.records[0]
+            if watching is None:
+                record.launch(self._describe)
+        now = Ready(stream, state, scratch)
+        if watching is not None and not self._issued(state.issue(watching), watching, now):
+            self.kernel._issue(invocation, stream)
+        if state.fleeting:
+            self._in_flight.keep(stream, handle, self._describe, invocation.arguments, 0)
+            return NOT_READY
+        return Ready(NO_STREAM, state, scratch) if others(handle, waits) else now
+
+    def _issued(self, found: int, watching: observer.Observer, last: Ready) -> bool:
+        """True if a fast path launched it; False if the observer must."""
+        if found > 0:
+            number, _, code = refused(found)
+            try:
+                self._again(code, last)
+            except FerrumError as error:
+                watching.failed(number, error)
+                raise
+        return found >= 0
+
+    def _again(self, code: int, last: Ready) -> None:
+        """The driver refused: for want of this device's context, or for a reason."""
+        context = self.kernel.gpu.current()
+        context.adopt()
+        with context:
+            if code in driver.OTHER_CONTEXT:
+                code = self._driver(last.config, last.function, None, last.extra)
+            if code:
+                raise driver.refusal(code, self._describe())
+
+    def _describe(self) -> str:
+        return self.kernel.describe(self.invocation)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_states"):
+            self._states.abandon()

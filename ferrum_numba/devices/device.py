@@ -1,0 +1,359 @@
+"""Devices, modules and kernels: what is the same everywhere.
+
+A device moves arrays, loads modules and launches kernels.  Marshalling (names, checks, parameter
+block) is common; a backend adds where its arrays lie and how it enqueues a finished block.
+"""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..abi import ArrayReference, Binder, Bound, LaunchConfig, ParameterBlock, Sidecar, Signature
+from ..errors import AbiError, DeviceError
+from ..ptx_text import read_module, read_ptx
+from . import observer, sequence
+from .invocation import Invocation
+from .memory import DeviceMemory
+from .prepared import PreparedLaunch
+from .sequence import LaunchGraph, LaunchPlan
+
+if TYPE_CHECKING:  # it takes llvmlite
+    from ..emulator.trace import Selection
+    from .trace import Trace
+
+
+class Device(ABC):
+    """A place where kernels run.
+
+    name: "cpu" or "cuda:<ordinal>".  memory: what this process holds there, and a limit for it.
+    """
+
+    name: str
+    memory: DeviceMemory
+
+    def __init__(self) -> None:
+        self._modules: dict[tuple[str, Sidecar], Module] = {}
+        self._loading = threading.Lock()
+
+    def load_module(
+        self, ptx: str | Path, sidecar: Sidecar | Mapping[str, Any] | str | Path | None = None
+    ) -> Module:
+        """Load PTX, given as text or as the path of a file; the same module for the same content.
+
+        sidecar: JSON text, the path of a JSON file, a mapping, or nothing.
+
+        Raises PtxError for PTX that cannot be read, AbiError where sidecar and PTX disagree,
+        DeviceError where this device cannot run it.
+        """
+        text, described = read_ptx(ptx), Sidecar.read(sidecar)
+        key = (text, described)
+        with self._loading:
+            if key not in self._modules:
+                self._modules[key] = self._load(text, described)
+            return self._modules[key]
+
+    @abstractmethod
+    def _load(self, text: str, sidecar: Sidecar) -> Module: ...
+
+    @abstractmethod
+    def to_device(self, array: Any) -> Any:
+        """`array` as a C-contiguous array of this device; one that already lies here as it is."""
+
+    @abstractmethod
+    def empty(self, shape: int | Sequence[int], dtype: Any) -> Any:
+        """A new C-contiguous array of this device, its contents undefined.
+
+        Raises DeviceError where there is no memory for it; see `memory`.
+        """
+
+    @abstractmethod
+    def to_host(self, array: Any) -> Any:
+        """`array` as a NumPy array, after all work that was enqueued before on the device."""
+
+    @abstractmethod
+    def synchronize(self) -> None:
+        """Wait until all work of this device is done.  Raises LaunchError for a failed launch."""
+
+    @abstractmethod
+    def create_stream(self) -> Any:
+        """A new stream of this device."""
+
+    @abstractmethod
+    def order(self, *, before: Any, after: Any) -> None:
+        """Let work that `after` is given from now on wait for that of `before` so far.
+
+        Both are streams as `Kernel.launch` takes them; it is the device that waits, not the host.
+        """
+
+    def is_capturing(self, stream: Any) -> bool:
+        """True if launches on this stream go into a graph instead of being run."""
+        return False
+
+    @property
+    def is_recording(self) -> bool:
+        """True while the calling thread's launches go into a plan or a graph of this package."""
+        return sequence.recording_here() is not None
+
+    @contextmanager
+    def record_plan(self) -> Iterator[LaunchPlan]:
+        """A plan of what the calling thread would launch on this device within the block.
+
+        Nothing is launched there, on whichever stream: a plan has no stream of its own.
+        """
+        plan = self._new_plan()
+        with plan._recording():
+            yield plan
+
+    @contextmanager
+    def capture(self, stream: Any = None) -> Iterator[LaunchGraph]:
+        """A graph of what the calling thread launches on `graph.stream` within the block.
+
+        stream: what is captured; a new one where it is left out, since the default stream cannot
+        be.  Nothing of the block runs.  Raises LaunchError where the block launches nothing, or
+        what cannot be captured.
+        """
+        with self._new_graph(stream)._capturing() as graph:
+            yield graph
+
+    def trace(
+        self,
+        *,
+        cta: Sequence[int] | None = (0, 0, 0),
+        warp: int | Collection[int] | None = None,
+        lanes: Collection[int] = range(32),
+        lines: Collection[int] = (),
+        registers: Collection[str] = (),
+        limit: int = 200_000,
+    ) -> AbstractContextManager[Trace]:
+        """Record what the launches in this block do, on the CPU device; see Trace and Selection.
+
+        cta: (x, y, z), None for all.  warp: its number, or several; None for all.  lanes: whose
+        values `Trace.rows` gives.  lines, registers: instructions on these lines of the PTX, or
+        that mention these registers; all where they are left out.
+        limit: how many events of a launch are kept, the first ones.
+
+        Accesses outside the arrays are left out, and are in the launch's findings.  Raises
+        DeviceError for what no launch has, for a GPU, and where the device is traced already.
+        """
+        from ..emulator.trace import Selection
+
+        return self._trace(Selection.of(cta, warp, lanes, lines, registers, limit))
+
+    def _trace(self, selection: Selection) -> AbstractContextManager[Trace]:
+        raise DeviceError(f"trace: only the CPU device has it, found {self.name}")
+
+    def _new_plan(self) -> LaunchPlan:
+        return LaunchPlan(self)
+
+    def _new_graph(self, stream: Any) -> LaunchGraph:
+        return LaunchGraph(self, self.create_stream() if stream is None else stream)
+
+    @abstractmethod
+    def describe(self, name: str, array: object) -> ArrayReference:
+        """Describe an array argument.  Raises AbiError for one that is not of this device."""
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}>"
+
+
+class Module(ABC):
+    """PTX that a device has loaded."""
+
+    def __init__(self, device: Device, text: str, sidecar: Sidecar) -> None:
+        self.device = device
+        self.text = text
+        self.sidecar = sidecar
+        self._kernels: dict[str, Kernel] = {}
+        self._compiling = threading.Lock()
+        if sidecar.entry is not None:
+            declared = Signature.entries(text)
+            if declared and sidecar.entry not in declared:
+                raise AbiError(
+                    f"name: the sidecar says {sidecar.entry}, the PTX declares "
+                    f"{', '.join(declared)}; take the sidecar of this build"
+                )
+            sidecar.check(text, Signature.from_ptx(text, sidecar.entry))
+
+    def get_kernel(self, entry: str | None = None) -> Kernel:
+        """The kernel of an entry; it may be left out where the sidecar or the PTX names only one.
+
+        Raises PtxError for an entry that the PTX does not have, AbiError where sidecar and PTX
+        disagree.
+        """
+        signature = Signature.from_ptx(self.text, entry or self.sidecar.entry)
+        with self._compiling:
+            if signature.entry not in self._kernels:
+                self.sidecar.check(self.text, signature)
+                self._kernels[signature.entry] = self._get(self.sidecar.declare(signature))
+            return self._kernels[signature.entry]
+
+    @abstractmethod
+    def _get(self, signature: Signature) -> Kernel: ...
+
+
+class Kernel(ABC):
+    """A loaded entry, ready to launch."""
+
+    def __init__(self, module: Module, signature: Signature) -> None:
+        self.module = module
+        self.signature = signature
+        sidecar = module.sidecar
+        # Without a sidecar nothing says which pointers are scratch; those that are never read need
+        # not be given in any case.
+        unread = () if sidecar.params or sidecar.scratch else signature.unread(module.text)
+        self._own = threading.local()  # the call that each thread made last
+        self._names = tuple(p.name for p in signature.arguments)
+        self._binder = Binder(signature, sidecar, module.device.describe, unread)
+
+    @property
+    def sidecar(self) -> Sidecar:
+        """The sidecar that the module was loaded with; empty where there was none."""
+        return self.module.sidecar
+
+    def launch(
+        self, config: LaunchConfig, *arguments: object, stream: Any = None, **named: object
+    ) -> None:
+        """Launch on `stream` (the default stream where it is left out).
+
+        Arguments go by position or by name; the scratch pointers are filled in, and without a
+        sidecar pointers at the end that the kernel never reads.
+
+        Raises AbiError for an argument that is missing, unknown, mistyped, out of range, too short,
+        misaligned or not of this device, and LaunchError where the device refuses the launch.
+        """
+        if sequence.recordings:
+            self._issue(self._marshal_seen(config, arguments, named), stream)
+            return
+        given = named
+        if arguments:
+            given = {**dict(zip(self._names, arguments, strict=False)), **named}
+        call: PreparedLaunch | None = getattr(self._own, "call", None)
+        distinct = len(given) == len(arguments) + len(named)
+        if call is not None and distinct and call.launch_as(config, stream, given):
+            return
+        # Not as the thread launched it before: all of it is looked at.
+        invocation = self._marshal_seen(config, arguments, named)
+        self._own.call = self._prepared(invocation, given)
+        self._issue(invocation, stream)
+
+    def prepare(self, config: LaunchConfig, *arguments: object, **named: object) -> PreparedLaunch:
+        """Marshal and check once, launch often: `call = kernel.prepare(...); call(stream)`.
+
+        Raises AbiError as `launch` does.
+        """
+        return self._prepared(self._marshal_seen(config, arguments, named))
+
+    def _marshal_seen(
+        self, config: LaunchConfig, positional: Sequence[object], named: Mapping[str, object]
+    ) -> Invocation:
+        """Marshal a launch; observers are told of arguments that are refused."""
+        try:
+            return self._marshal(config, positional, named)
+        except AbiError as error:
+            self._show_refused(config, positional, named, error)
+            raise
+
+    def _show_refused(
+        self,
+        config: LaunchConfig,
+        positional: Sequence[object],
+        named: Mapping[str, object],
+        error: AbiError,
+    ) -> None:
+        if observer.current is not None:
+            observer.current.refused(self, config, positional, named, error)
+        if observer.annotate is not None:
+            observer.annotate(self, config, positional, named, error)
+
+    def _issue(self, invocation: Invocation, stream: Any) -> None:
+        """Launch what is marshalled already; a plan, a graph or an observer may take it instead."""
+        recording = sequence.recording_here()
+        if recording is not None:
+            recording._add(self, invocation, stream)
+        elif observer.current is None:
+            self._enqueue(invocation, stream)
+        else:
+            observer.current.launch(self, invocation, stream)
+
+    def _prepared(
+        self, invocation: Invocation, borrowed: Mapping[str, object] | None = None
+    ) -> PreparedLaunch:
+        return PreparedLaunch(self, invocation, borrowed)
+
+    def _marshal(
+        self, config: LaunchConfig, positional: Sequence[object], named: Mapping[str, object]
+    ) -> Invocation:
+        if not isinstance(config, LaunchConfig):
+            raise AbiError(f"config: expected a LaunchConfig, found {type(config).__name__}")
+        self._require_possible(config)
+        bound = self._binder.bind(config, positional, named)
+        block = ParameterBlock(self.signature)
+        block.write(bound.values)
+        names = (p.name for p in self.signature.arguments)
+        return Invocation(bound, block, {**dict(zip(names, positional, strict=False)), **named})
+
+    def _remarshal(
+        self, invocation: Invocation, changes: Mapping[str, object], hold: bool = True
+    ) -> Invocation:
+        """The invocation with some arguments changed, in the same block.
+
+        Only what a change can have touched is checked again.  Raises AbiError as `launch` does,
+        and then changes nothing.  hold: whether the new invocation keeps what is new alive.
+        """
+        bound = self._binder.rebind(invocation.bound, changes)
+        if bound.config is not invocation.config:
+            self._require_possible(bound.config)
+        invocation.block.write({name: bound.values[name] for name in changes})
+        arguments = invocation.arguments
+        if hold:
+            arguments = {**arguments, **changes}
+        elif not arguments.keys().isdisjoint(changes):
+            arguments = {n: value for n, value in arguments.items() if n not in changes}
+        return Invocation(bound, invocation.block, arguments)
+
+    def _may_move(
+        self, bound: Bound, places: Mapping[str, int], addresses: Mapping[str, int]
+    ) -> bool:
+        return self._binder.may_move(bound, places, addresses)
+
+    def _require_possible(self, config: LaunchConfig) -> None:
+        """Check that kernel and device can do what the configuration asks beyond the grid.
+
+        Raises AbiError for a kernel that was not written for it, DeviceError for a device that
+        cannot do it.
+        """
+        if config.programmatic and not self._waits_for_the_launch_before:
+            raise AbiError(
+                "programmatic: the kernel never waits for the launch ahead of it (the PTX has no "
+                "griddepcontrol.wait), so it would read what is not written yet; leave it out"
+            )
+
+    @cached_property
+    def _waits_for_the_launch_before(self) -> bool:
+        code = read_module(self.module.text).code(self.signature.entry)
+        return "griddepcontrol.wait" in code
+
+    @abstractmethod
+    def _enqueue(self, invocation: Invocation, stream: Any) -> None: ...
+
+    def describe(self, invocation: Invocation) -> str:
+        """The launch in one line, for the messages of errors."""
+        config, values = invocation.config, invocation.bound.values
+        sizes = ", ".join(
+            f"{p.name} = {values[p.name]!r}"
+            for p in self.signature.arguments
+            if p.role != "stride" and p.name not in invocation.bound.arrays and not p.is_pointer
+        )
+        launch = f"grid {config.grid}, block {config.block}, shared_bytes {config.shared_bytes}"
+        return f"{self.signature.entry} on {self.module.device.name}: {launch}, {sizes}".rstrip(
+            ", "
+        )
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.signature.entry} on {self.module.device.name}>"

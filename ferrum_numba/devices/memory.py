@@ -1,0 +1,127 @@
+"""The memory that this package holds on a device, and a limit for it."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from ..errors import DeviceError
+
+
+class DeviceMemory(ABC):
+    """`device.memory`: bytes that this process holds on a device through this package.
+
+    in_use: of arrays, workspaces and scratch that are alive.  peak: the most that was in use.
+    reserved: what the device cannot give to others: in_use, and what is kept to be handed out
+    again.  limit: `reserved` does not grow beyond it; None, as at first, for no limit.
+    """
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+        self._limit: int | None = None
+        self._in_use = self._peak = 0
+        # Reentrant: a finaliser that runs while it is held may ask for memory.
+        self._lock = threading.RLock()
+
+    @property
+    def in_use(self) -> int:
+        with self._lock:
+            self._collect()
+            return self._in_use
+
+    @property
+    def peak(self) -> int:
+        return self._peak
+
+    @property
+    @abstractmethod
+    def reserved(self) -> int: ...
+
+    @property
+    def limit(self) -> int | None:
+        return self._limit
+
+    @limit.setter
+    def limit(self, nbytes: int | None) -> None:
+        """Raises DeviceError for what is no number of bytes.  What is in use stays."""
+        if nbytes is not None and (type(nbytes) is not int or nbytes < 0):
+            raise DeviceError(f"limit: expected a number of bytes, or None, found {nbytes!r:.80}")
+        self._limit = nbytes
+        if nbytes is not None and self.reserved > nbytes:
+            self.trim()
+
+    @abstractmethod
+    def trim(self) -> None:
+        """Give back to the device what is not in use."""
+
+    @abstractmethod
+    def _collect(self) -> None:
+        """Take note of memory that is no longer in use."""
+
+    def _refusal(self, nbytes: int, what: str, reason: str, help_: str = "") -> DeviceError:
+        """The error for memory that there is none of."""
+        limit = "none" if self._limit is None else f"{self._limit} bytes"
+        return DeviceError(
+            f"{self._device}: allocating {nbytes} bytes{what}: {reason}; this package has "
+            f"{self._in_use} bytes in use and {self.reserved} reserved there, limit: {limit}; drop "
+            f"arrays and layers that are not needed{help_}, or raise device.memory.limit if it is "
+            "set"
+        )
+
+    def __repr__(self) -> str:
+        limit = "" if self._limit is None else f", limit {self._limit}"
+        return (
+            f"<{type(self).__name__} of {self._device}: {self.in_use} bytes in use (peak "
+            f"{self._peak}), {self.reserved} reserved{limit}>"
+        )
+
+
+class HostMemory(DeviceMemory):
+    """Arrays that the CPU device has made; those that it was given, files' too, do not count.
+
+    NumPy gives memory back by itself, so that what is reserved is in use.
+    """
+
+    def __init__(self, device: str) -> None:
+        super().__init__(device)
+        self._alive: dict[int, tuple[weakref.ref[Any], int]] = {}  # by the id of the reference
+        self._gone: deque[weakref.ref[Any]] = deque()
+
+    def allocate(
+        self, make: Callable[..., NDArray[Any]], shape: int | Sequence[int], dtype: DTypeLike
+    ) -> NDArray[Any]:
+        """An array by np.empty or np.zeros.  Raises DeviceError where there is no room for it."""
+        nbytes = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+        with self._lock:
+            self._collect()
+            if self._limit is not None and self._in_use + nbytes > self._limit:
+                raise self._refusal(nbytes, "", "the limit is reached")
+            try:
+                array = make(shape, dtype)
+            except MemoryError as error:
+                raise self._refusal(nbytes, "", str(error)) from None
+            reference = weakref.ref(array, self._gone.append)
+            self._alive[id(reference)] = reference, nbytes
+            self._in_use += nbytes
+            self._peak = max(self._peak, self._in_use)
+        return array
+
+    @property
+    def reserved(self) -> int:
+        return self.in_use
+
+    def trim(self) -> None:
+        """Return at once: there is nothing to give back."""
+
+    def _collect(self) -> None:
+        with suppress(IndexError):
+            while True:
+                self._in_use -= self._alive.pop(id(self._gone.popleft()))[1]

@@ -1,0 +1,67 @@
+"""Traces of launches: `with device.trace(...) as trace: kernel.launch(...)`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, overload
+
+from ..emulator.trace import Event, Selection, TracedLaunch
+
+
+class Trace:
+    """The launches in a `with device.trace(...)` block, event by event.
+
+    launches: one for each, in order; a launch is a sequence of its events.
+    """
+
+    def __init__(self, selection: Selection) -> None:
+        self.selection = selection
+        self.launches: list[TracedLaunch] = []
+
+    @property
+    def events(self) -> Sequence[Event]:
+        """The events of all launches: one for each instruction that a warp executed.
+
+        Each is made when it is asked for.
+        """
+        return _Events(self.launches)
+
+    @property
+    def dropped(self) -> int:
+        """The number of events that did not fit: they came after the ones that were kept."""
+        return sum(launch.dropped for launch in self.launches)
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """One record for each event, register and chosen lane; see Event.rows."""
+        for launch in self.launches:
+            for event in launch:
+                yield from event.rows(self.selection.lanes)
+
+
+class _Events(Sequence[Event]):
+    """The events of several launches, one launch after another."""
+
+    def __init__(self, launches: Sequence[TracedLaunch]) -> None:
+        self._launches = launches
+
+    def __len__(self) -> int:
+        return sum(map(len, self._launches))
+
+    @overload
+    def __getitem__(self, index: int) -> Event: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Event]: ...
+
+    def __getitem__(self, index: int | slice) -> Event | list[Event]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        place = index if index >= 0 else index + len(self)
+        for launch in self._launches:
+            if 0 <= place < len(launch):
+                return launch[place]
+            place -= len(launch)
+        raise IndexError(f"event {index} of {len(self)}")
+
+    def __iter__(self) -> Iterator[Event]:
+        for launch in self._launches:
+            yield from launch

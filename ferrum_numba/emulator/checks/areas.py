@@ -1,0 +1,56 @@
+"""The elements of global memory that have a shadow, as native code finds them."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+
+from ..values import EachLane, Value
+from .code import Code
+from .state import Area
+
+
+@dataclass(frozen=True)
+class Marked:
+    """Elements of an array that bytes from some place on cover. first, last: their numbers."""
+
+    area: Value
+    first: Value
+    last: Value
+
+
+class Hint:
+    """The array that was found last, with which the search for the next begins."""
+
+    def __init__(self, c: Code) -> None:
+        self._number = c.room("i32")
+        c.store(c.constant("i32", 0), self._number, 0, 4)
+
+    def find(self, c: Code, lanes: EachLane, place: Value, nbytes: Value, shadow: str) -> Marked:
+        """The elements from an address on; where none have that shadow, go on with the next lane.
+
+        A piece of a bulk copy may go on behind the array.
+        """
+        areas, count = c.field("areas"), c.field("area_count")
+        loop = c.loop(c.load("i32", 1, self._number, 0, 4), c.constant("i32", 0))
+        with loop as (raw, tried):
+            i = c.select(c.compare("icmp uge", raw, count), c.constant("i32", 0), raw)
+            loop.leave(c.compare("icmp uge", tried, count), i, tried)
+            area = c.item("i8", areas, c.op("mul", i, ctypes.sizeof(Area)))
+            start = c.of_area(area, "start")
+            length = c.op("sub", c.of_area(area, "end"), start)
+            inside = c.compare("icmp ult", c.op("sub", place, start), length)
+            loop.leave(inside, i, tried)
+            loop.again(c.op("add", i, 1), c.op("add", tried, 1))
+        number, tried = loop.results
+        lanes.next_if(c.compare("icmp uge", tried, count))
+        c.store(number, self._number, 0, 4)
+        area = c.item("i8", areas, c.op("mul", number, ctypes.sizeof(Area)))
+        null = c.compare("icmp eq", c.of_area(area, shadow), Value("null", "ptr"))
+        lanes.next_if(null)
+        start = c.of_area(area, "start")
+        length, offset = c.op("sub", c.of_area(area, "end"), start), c.op("sub", place, start)
+        behind = c.intrinsic("llvm.umin", c.op("add", offset, nbytes), length)
+        shift = c.cast("zext", c.of_area(area, "granule"), "i64")
+        last = c.op("lshr", c.op("add", behind, -1), shift)
+        return Marked(area, c.op("lshr", offset, shift), last)

@@ -1,0 +1,115 @@
+"""A function that looks at what a kernel does, written line by line."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+
+from ..layout import WARP, State
+from ..library import Library
+from ..routine import Routine, routine
+from ..values import Value
+from .state import STEP, Area, check_state, number_of
+
+_TYPES = {
+    ctypes.c_void_p: "ptr",
+    ctypes.c_uint32: "i32",
+    ctypes.c_int32: "i32",
+    ctypes.c_uint64: "i64",
+    ctypes.c_int64: "i64",
+}
+
+
+class Code(Routine):
+    """A function of the checks. checks, ctx, site: its last arguments, once they are taken."""
+
+    checks: Value
+    ctx: Value
+    site: Value
+
+    def __init__(self, library: Library, name: str) -> None:
+        super().__init__(library, name)
+        self._loaded: dict[str, Value] = {}
+
+    def looks(self) -> None:
+        """Take the last arguments of a function that may record something."""
+        self.checks, self.ctx, self.site = self.takes("ptr", "ptr", "i32")
+
+    def goes(self) -> None:
+        """Take the last arguments of a function that records nothing."""
+        self.checks, self.ctx = self.takes("ptr", "ptr")
+
+    @property
+    def here(self) -> Sequence[Value]:
+        """The last arguments, to hand on."""
+        return self.checks, self.ctx, self.site
+
+    # -- structures -----------------------------------------------------------------------------
+
+    def _place(self, kind: type[ctypes.Structure], pointer: Value, name: str) -> tuple[str, str]:
+        """The type of a field and where it lies."""
+        field = getattr(kind, name)
+        types = {name: its for name, its, *_ in kind._fields_}
+        return _TYPES[types[name]], self.at(pointer, field.offset)
+
+    def _load(self, kind: type[ctypes.Structure], pointer: Value, name: str) -> Value:
+        llvm_type, where = self._place(kind, pointer, name)
+        return self.load(llvm_type, 1, where, 0, 4 if llvm_type == "i32" else 8)
+
+    def field(self, name: str) -> Value:
+        """A field of the worker's CheckState."""
+        return self._load(check_state(), self.checks, name)
+
+    def put(self, name: str, value: Value) -> None:
+        """Store a field of the worker's CheckState."""
+        _, where = self._place(check_state(), self.checks, name)
+        self.store(value, where, 0, 4)
+
+    def of_area(self, area: Value, name: str) -> Value:
+        """A field of an array."""
+        return self._load(Area, area, name)
+
+    def of_worker(self, name: str) -> Value:
+        """A field of the worker's State; of a triple the first."""
+        worker = self.field("worker")
+        size = getattr(State, name).size
+        llvm_type = {4: "i32", 8: "i64", 12: "i32"}[size]
+        if dict(State._fields_)[name] is ctypes.c_void_p:
+            llvm_type = "ptr"
+        where = self.at(worker, getattr(State, name).offset)
+        return self.load(llvm_type, 1, where, 0, 4 if llvm_type == "i32" else 8)
+
+    def warp(self) -> Value:
+        """The warp's number."""
+        return self.load("i32", 1, self.ctx, WARP, 4)
+
+    def tick(self) -> Value:
+        """Let time go on; the new time."""
+        now = self.op("add", self.field("stamp"), STEP)
+        self.put("stamp", now)
+        return now
+
+    # -- findings -------------------------------------------------------------------------------
+
+    def visits(self) -> None:
+        """Begin to record: lanes of one visit go together."""
+        self.put("visit", self.op("add", self.field("visit"), 1))
+
+    def record(
+        self,
+        kind: str | Value,
+        lane: Value,
+        address: Value,
+        nbytes: Value | int,
+        other: Value | int = 0,
+    ) -> None:
+        """Record a finding."""
+        number = self.constant("i32", number_of(kind)) if isinstance(kind, str) else kind
+        wide = self.cast("zext", address, "i64")
+        words = [self.constant("i32", w) if isinstance(w, int) else w for w in (nbytes, other)]
+        self.call("record", "void", *self.here, number, lane, wide, *words)
+
+
+def code(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Add the decorated writer of a function of the checks to the library."""
+    return routine(name, Code)

@@ -1,0 +1,127 @@
+"""What an instrumented run keeps in memory beside the kernel's own: structures and offsets.
+
+Each worker has a `CheckState`, put together from the fields of all checks; the arrays of the launch
+(`Area`) and the shadows of their elements are shared by all workers.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+
+import numpy as np
+
+# What `other` of a record says of an address alone: whether it is one of shared memory.
+IN_SHARED = 1
+
+# Flags of an area.
+WRITABLE, SCRATCH = 1, 2
+
+# A tag says who used a piece of shared memory last: epoch << 8 | 2 * warp + (1: wrote, 0: read).
+# The epoch counts barriers, and with clocks all that orders warps; LANDED is added where an
+# asynchronous copy wrote, and with clocks AWAITED too where an mbarrier waited for that; AWAITED
+# alone is added where an atomic operation wrote.  MANY is the low byte of "read by several warps",
+# which is for epochs only; PENDING all high bytes of "a copy to here is under way".
+LANDED, AWAITED, MANY, PENDING = 0x40, 0x80, 0xFE, -256  # as LLVM writes 0xFFFFFF00
+STEP = 256  # from one epoch's tags to the next
+LAST_EPOCH = 0x7000_0000  # beyond this the tags are cleared and the epochs begin again
+
+# A clock has one time for each warp, for its copies (from 32 on) and for its products (from 64 on);
+# see clocks.py.  An object is what warps wait for: the 16 named barriers, all atomic operations
+# together, and mbarriers; it has two clocks behind a head of 64 bytes.
+AGENTS, CLOCK_BYTES, OBJECT_BYTES = 128, 512, 64 + 2 * 512
+ATOMICS, MBARRIERS, OBJECTS = 16, 17, 17 + 64
+PRODUCT_HEAD = 64  # of a warp's memory for wgmma: see products.py
+
+# Asynchronous copies that one warp may have under way; beyond that the oldest land early.
+QUEUE_LENGTH = 512
+
+
+_CORE: Mapping[str, type] = {
+    "worker": ctypes.c_void_p,
+    "records": ctypes.c_void_p,
+    "tape": ctypes.c_void_p,
+    "visit": ctypes.c_uint32,
+    "reverse": ctypes.c_uint32,
+    "stamp": ctypes.c_uint32,
+}
+_KINDS: dict[str, int] = {}
+_FIELDS = dict(_CORE)
+
+
+def add(kinds: Iterable[str], fields: Mapping[str, type]) -> None:
+    """Number what a check's code may record, and give its fields a place; once for each check."""
+    for kind in kinds:
+        _KINDS[kind] = len(_KINDS)
+    _FIELDS.update(fields)
+
+
+@lru_cache(maxsize=1)
+def check_state() -> type[ctypes.Structure]:
+    """What the instrumented code of one worker needs: the fields of all checks, and these.
+
+    worker: its State (layout.py).  records: `RECORD` for each instruction and kind.  tape: where a
+    trace goes (trace/tape.py), else NULL.  visit: counts calls that found something.  reverse:
+    whether the warps run in reverse order.  stamp: the time that tags get.
+    """
+    widest = sorted(_FIELDS.items(), key=lambda item: -ctypes.sizeof(item[1]))
+    return type("CheckState", (ctypes.Structure,), {"_fields_": widest})
+
+
+def kinds() -> list[str]:
+    """The kinds that native code records, in the order of an instruction's records."""
+    return list(_KINDS)
+
+
+def number_of(kind: str) -> int:
+    """Where the record of a kind lies among those of an instruction."""
+    return _KINDS[kind]
+
+
+class Area(ctypes.Structure):
+    """One array of the launch. shadow: NULL, or a word for each 2**granule bytes of it.
+
+    times: NULL, or the tag and the time of the last store to each of them (talks.py).
+    """
+
+    _fields_ = (
+        ("start", ctypes.c_uint64),
+        ("end", ctypes.c_uint64),
+        ("shadow", ctypes.c_void_p),
+        ("times", ctypes.c_void_p),
+        ("flags", ctypes.c_uint32),
+        ("granule", ctypes.c_uint32),
+    )
+
+
+WARPS = 1 << 30  # with a warp's number: who else wrote in global memory, and not a CTA
+DOUBT_BYTES, DOUBTS = 16, 32 * 16 + 32 * 4
+SITE_BYTES = 16  # i64 first address, i64 number of accesses that fit behind it
+
+RECORD = np.dtype(
+    [
+        ("count", np.uint64),
+        ("address", np.uint64),
+        ("lanes", np.uint32),
+        ("warp", np.uint32),
+        ("cta", np.uint32, 3),
+        ("visit", np.uint32),
+        ("other", np.uint32),
+        ("nbytes", np.uint32),
+    ]
+)
+
+# A queue: i32 first, i32 behind the last, i32 number of the open group; then its entries.
+QUEUE_HEAD, ENTRY_BYTES = 64, 576
+QUEUE_BYTES = QUEUE_HEAD + QUEUE_LENGTH * ENTRY_BYTES
+
+
+def offset(name: str) -> int:
+    """Offset of a field of CheckState, in bytes."""
+    return int(getattr(check_state(), name).offset)
+
+
+def record_offset(name: str) -> int:
+    """Offset of a field of a record, in bytes."""
+    return int(RECORD.fields[name][1]) if RECORD.fields else 0

@@ -1,0 +1,189 @@
+"""What instrumentation may add to the code of an entry: by default nothing.
+
+The lowering calls a hook at each place of interest.  A hook that returns a value returns what the
+code goes on with, such as the lanes that may access memory.
+"""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+from .ptx import Instruction, Operand
+from .values import Text, Value
+
+B = TypeVar("B", bound=Text)
+Box = tuple[Value, Value, str]  # of each lane: its place in shared memory, its map, coordinates
+
+
+class Hooks(Generic[B]):
+    """Hooks of one entry. stepwise: whether every instruction has to be lowered by itself."""
+
+    stepwise = False
+
+    # -- the frame ------------------------------------------------------------------------------
+
+    def prepare(self, b: B) -> None:
+        """Before the first block."""
+
+    def preamble(self) -> list[str]:
+        """Lines at the start of the function of a warp."""
+        return []
+
+    def begin(self, b: B) -> None:
+        """A warp begins a CTA."""
+
+    def begins_block(self) -> None:
+        """A block begins, which other values do not reach."""
+
+    def round(self, b: B) -> str:
+        """Lines where a round begins; where it is %held no barrier was passed."""
+        return ""
+
+    def turn(self) -> tuple[str, str]:
+        """The warp whose turn it is, and lines that set it."""
+        return "%warp", ""
+
+    # -- instructions ---------------------------------------------------------------------------
+
+    def reads(self, b: B, ins: Instruction) -> None:
+        """Before an instruction."""
+
+    def writes(self, b: B, ins: Instruction) -> None:
+        """After an instruction."""
+
+    def decides(self, b: B, branch: Instruction) -> None:
+        """Before a branch, or a barrier."""
+
+    # -- accesses -------------------------------------------------------------------------------
+
+    def access(
+        self,
+        b: B,
+        ins: Instruction,
+        space: str,
+        address: Value,
+        nbytes: int,
+        condition: Value | None,
+        kind: str,
+    ) -> Value | None:
+        """The lanes that may access `nbytes` each. kind: "load", "store" or "atomic"."""
+        return condition
+
+    def local(
+        self, b: B, ins: Instruction, address: Value, nbytes: int, condition: Value | None
+    ) -> Value | None:
+        """The lanes that may access local memory, of which each has its own."""
+        return condition
+
+    def stored(
+        self,
+        b: B,
+        ins: Instruction,
+        space: str,
+        address: Value,
+        value: Value | None = None,
+        condition: Value | None = None,
+    ) -> None:
+        """After a store of one value of up to 64 bits a lane; None: of 16 bytes a lane."""
+
+    def rows(self, b: B, ins: Instruction, address: Value, count: int, kind: str) -> Value:
+        """Addresses of ldmatrix or stmatrix."""
+        return address
+
+    # -- orders ---------------------------------------------------------------------------------
+
+    def releases(self, b: B, ins: Instruction) -> None:
+        """Before an instruction that may make known what the warp did."""
+
+    def acquires(self, b: B, ins: Instruction) -> None:
+        """After an instruction that may let the warp rely on what others did."""
+
+    def fence(self, b: B, ins: Instruction) -> None:
+        """A fence of any kind."""
+
+    def arrives(self, b: B, ins: Instruction, number: Operand, opens: Value) -> None:
+        """A warp comes to a named barrier, which opens or does not yet."""
+
+    def opened(self, b: B, ins: Instruction, number: Operand, waits: Value) -> None:
+        """A warp has to wait at a named barrier, or may go on."""
+
+    def mbarrier(
+        self, b: B, ins: Instruction, address: Value, condition: Value | None, kind: str
+    ) -> Value | None:
+        """The lanes that may use an mbarrier. kind: "renew", "publish", "copies" or "wait"."""
+        return condition
+
+    def changed(self, b: B, address: Value, mask: Value) -> None:
+        """After arrivals at an mbarrier, whose phase may be over."""
+
+    def tries(self, b: B, ins: Instruction, over: Value) -> Value:
+        """Whether a wait finds the phase of an mbarrier over, which may be so."""
+        return over
+
+    def passes(self, b: B, address: Value, over: Value, acts: Value, passed: Value) -> Value:
+        """What a wait at an mbarrier returns. acts, passed: lanes that look, and may go on."""
+        return over
+
+    # -- products of warp groups ----------------------------------------------------------------
+
+    def product(self, b: B, ins: Instruction) -> None:
+        """wgmma.mma_async, before it is done."""
+
+    def orders_products(self, b: B, ins: Instruction) -> None:
+        """wgmma.fence, .commit_group, .wait_group."""
+
+    def descriptor(
+        self, b: B, ins: Instruction, value: Value, form: str, rows: int, row: Value
+    ) -> Value:
+        """A descriptor of wgmma.
+
+        form: "a" or "b", and how it lies; rows: of A or columns of B, from `row` on.
+        """
+        return value
+
+    # -- asynchronous copies --------------------------------------------------------------------
+
+    def copy(
+        self,
+        b: B,
+        ins: Instruction,
+        to: Value,
+        source: Value,
+        nbytes: int,
+        mask: Value,
+        sizes: Value,
+    ) -> Value | None:
+        """The lanes that may copy; None where the copy is done later."""
+        return mask
+
+    def commit(self, b: B) -> None:
+        """Close a group of copies."""
+
+    def wait(self, b: B, keep: int) -> None:
+        """Let all but the last `keep` groups land; -1: the open one too."""
+
+    def land(self, b: B) -> None:
+        """Let all copies land, for which an mbarrier waits and this warp does not."""
+
+    def near(
+        self, b: B, ins: Instruction, near: Value, sizes: Value, mask: Value, inward: bool
+    ) -> Value:
+        """The lanes that may copy so many bytes of shared memory. inward: to it."""
+        return mask
+
+    def far(
+        self, b: B, ins: Instruction, far: Value, sizes: Value, mask: Value, inward: bool
+    ) -> Value:
+        """Those of them that may copy so many bytes of global memory, from it where inward."""
+        return mask
+
+    def box(self, b: B, ins: Instruction, name: str, box: Box, mask: Value) -> Value:
+        """Those of them that may copy a box of a tensor. name: the copy's way and rank."""
+        return mask
+
+    def waited_for_bulk(self, b: B) -> None:
+        """A warp has waited for bulk copies to global memory."""
+
+    def marks(self, ins: Instruction, inward: bool) -> tuple[str, tuple[str, ...]]:
+        """The end of the name of what copies boxes, and its further arguments."""
+        return "", ()

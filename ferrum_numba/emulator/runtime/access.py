@@ -1,0 +1,156 @@
+"""Loads, stores and copies of 32 lanes.
+
+    load_<space>_<bits>(base, addresses, mask, old) -> <32 x i<bits>>, old where the mask is 0
+    store_<space>_<bits>(base, addresses, values, mask)
+    load_<space>_128(base, addresses, mask, out), store_<space>_128(base, addresses, in, mask):
+        in memory as four planes, <32 x i32> each; a load leaves inactive lanes zero
+    copy_<bytes>(base, to shared, from global, mask, source bytes): cp.async
+
+space is "global" (64-bit host addresses; base is not used) or "shared" (32-bit offsets from base).
+Addresses of neighbouring lanes are most often neighbours too: that is tried first.
+"""
+
+from __future__ import annotations
+
+from ..layout import LANES
+from ..routine import VECTOR, Routine, routine
+from ..values import Text, Value
+
+ADDRESS = {"global": "i64", "shared": "i32"}
+ADDRESSES = {space: f"<{LANES} x {kind}>" for space, kind in ADDRESS.items()}
+
+
+def place_of(r: Text, space: str, base: Value, address: Value) -> Value:
+    """Addresses as pointers."""
+    return r.pointer(address) if space == "global" else r.item("i8", base, address)
+
+
+def in_a_row(r: Text, address: Value, active: Value, nbytes: int) -> Value:
+    """Whether all active lanes lie one after another."""
+    start = r.element(address, 0)
+    expected = r.op("add", r.vector(start), r.iota(address.type, nbytes))
+    strays = r.op("and", r.compare("icmp ne", address, expected), active)
+    return r.compare("icmp eq", r.mask(strays), 0)
+
+
+def in_runs(r: Text, address: Value, lanes: int, nbytes: int) -> Value:
+    """Lanes that do not lie behind the first of every `lanes`, as a mask."""
+    heads = r.shuffle(address, None, [lane // lanes * lanes for lane in range(LANES)])
+    steps = r.numbers(address.type, (lane % lanes * nbytes for lane in range(LANES)))
+    return r.mask(r.compare("icmp ne", address, r.op("add", heads, steps)))
+
+
+@routine("load")
+def load(r: Routine, space: str, bits: str) -> None:
+    if bits == "128":
+        return _load_wide(r, space)
+    width = int(bits)
+    base, address, mask, old = r.takes("ptr", ADDRESSES[space], "i32", f"<32 x i{bits}>")
+    r.ret_if(r.compare("icmp eq", mask, 0), old)
+    active = r.lanes(mask)
+    with r.when(in_a_row(r, address, active, width // 8)):
+        start = place_of(r, space, base, r.element(address, 0))
+        r.ret(r.masked_load(start, active, old))
+    if width >= 32:
+        each = place_of(r, space, base, address)
+        return r.ret(r.gather(f"i{bits}", each, active, old, 1))
+    # CPUs gather words: take the aligned word around the value. It never crosses a page.
+    each = place_of(r, space, base, r.op("and", address, -4))
+    words = r.gather("i32", each, active, r.constant("i32", 0), 4)
+    shift = r.op("shl", r.op("and", address, 3), 3)
+    low = r.op("lshr", words, r.cast("trunc", shift, "i32"))
+    return r.ret(r.select(active, r.cast("trunc", low, f"i{bits}"), old))
+
+
+def _load_wide(r: Routine, space: str) -> None:
+    base, address, mask, out = r.takes("ptr", ADDRESSES[space], "i32", "ptr")
+    active = r.lanes(mask)
+    row, full = in_a_row(r, address, active, 16), r.compare("icmp eq", mask, -1)
+    with r.when(r.op("and", row, full)):
+        every = r.load("i32", 4 * LANES, place_of(r, space, base, r.element(address, 0)), 0, 1)
+        for i in range(4):
+            plane = r.shuffle(every, None, range(i, 4 * LANES, 4))
+            r.store(plane, out, 128 * i, 64)
+        r.ret()
+    for i in range(4):
+        each = place_of(r, space, base, r.op("add", address, 4 * i))
+        r.store(r.gather("i32", each, active, r.constant("i32", 0), 4), out, 128 * i, 64)
+
+
+@routine("store")
+def store(r: Routine, space: str, bits: str) -> None:
+    """Swizzled tiles in shared memory are written in whole 16-byte chunks, in any order."""
+    if bits == "128":
+        return _store_wide(r, space)
+    width, lanes = int(bits), 128 // int(bits)
+    base, address, value, mask = r.takes("ptr", ADDRESSES[space], f"<32 x i{bits}>", "i32")
+    r.ret_if(r.compare("icmp eq", mask, 0))
+    strays = r.op("or", in_runs(r, address, lanes, width // 8), r.op("xor", mask, -1))
+    with r.when(r.compare("icmp eq", strays, 0)):
+        for head in range(0, LANES, lanes):
+            chunk = r.shuffle(value, None, range(head, head + lanes))
+            r.store(chunk, place_of(r, space, base, r.element(address, head)), 0, 1)
+        r.ret()
+    active = r.lanes(mask)
+    with r.when(in_a_row(r, address, active, width // 8)):
+        start = place_of(r, space, base, r.element(address, 0))
+        r.masked_store(value, start, active)
+        r.ret()
+    # Lane after lane: of lanes that store to one place the last wins.
+    if width >= 32:
+        return r.scatter(value, place_of(r, space, base, address), active, 1)
+    addresses, values = r.spread(address), r.spread(value)
+    with r.each_lane(mask) as (lane,):
+        r.store(values(lane), place_of(r, space, base, addresses(lane)), 0, 1)
+    return None
+
+
+def _store_wide(r: Routine, space: str) -> None:
+    base, address, source, mask = r.takes("ptr", ADDRESSES[space], "ptr", "i32")
+    r.ret_if(r.compare("icmp eq", mask, 0))
+    planes = [r.load("i32", LANES, source, 128 * i, 64) for i in range(4)]
+    every = r.joined(planes)
+    values = r.room(f"<{4 * LANES} x i32>")
+    mixed = r.shuffle(every, None, [LANES * i + lane for lane in range(LANES) for i in range(4)])
+    r.store(mixed, values, 0, 64)
+    addresses = r.spread(address)
+    with r.each_lane(mask) as (lane,):
+        value = r.load("i32", 4, r.item("<4 x i32>", values, lane), 0, 16)
+        r.store(value, place_of(r, space, base, addresses(lane)), 0, 1)
+
+
+@routine("copy")
+def copy(r: Routine, nbytes: str) -> None:
+    """cp.async: bytes beyond the source's are zeros in the destination."""
+    base, to, source, mask, size = r.takes("ptr", VECTOR, ADDRESSES["global"], "i32", VECTOR)
+    if nbytes != "16":
+        bits = 8 * int(nbytes)
+        some = r.compare("icmp ne", size, 0)
+        parts = r.mask(r.compare("icmp ne", r.compare("icmp uge", size, int(nbytes)), some))
+        with r.when(r.compare("icmp eq", parts, 0)):
+            reads = r.op("and", r.mask(some), mask)
+            zeros = f"<32 x i{bits}> zeroinitializer"
+            name = f"load_global_{bits}"
+            value = r.call(name, f"<32 x i{bits}>", "ptr null", source, reads, zeros)
+            r.call(f"store_shared_{bits}", "void", base, to, Value(value, f"i{bits}", 32), mask)
+            r.ret()
+    _copy_lanes(r, int(nbytes), base, to, source, mask, size)
+
+
+def _copy_lanes(
+    r: Routine, nbytes: int, base: Value, to: Value, source: Value, mask: Value, size: Value
+) -> None:
+    """One lane after another; a source shorter than nbytes is padded."""
+    targets, sources, sizes = (r.spread(value) for value in (to, source, size))
+    buffer = r.room(f"<{nbytes} x i8>")
+    lanes = r.each_lane(mask)
+    with lanes as (lane,):
+        there = place_of(r, "shared", base, targets(lane))
+        here = place_of(r, "global", base, sources(lane))
+        length = sizes(lane)
+        with r.when(r.compare("icmp uge", length, nbytes)):
+            r.store(r.load("i8", nbytes, here, 0, 1), there, 0, 1)
+            lanes.next()
+        r.store(Value("zeroinitializer", "i8", nbytes), buffer, 0, 16)
+        r.copy_bytes(buffer, here, r.cast("zext", length, "i64"))
+        r.store(r.load("i8", nbytes, buffer, 0, 16), there, 0, 1)

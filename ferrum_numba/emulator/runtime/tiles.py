@@ -1,0 +1,167 @@
+"""Matrix instructions of one warp.
+
+    ldmatrix_<count>[_trans](base, addresses, out), stmatrix_<count>[_trans](base, addresses, in)
+    prepare_a_<type>_<registers>(out, registers…), prepare_b_<type>_<registers>(out, registers…):
+        the operands of one or more mma as numbers in the order in which mma wants them
+    mma_<float|int>_<elements>_<registers of B>_<count>(out, a, b0, …, c0…):
+        count products with the same A; `elements` of it lie in a register
+
+Lane l = 4g + t of a warp holds: of C (16 x 8) the elements (g, 2t), (g, 2t+1), (g+8, 2t),
+(g+8, 2t+1); of A (16 x k) and B (k x 8) E elements along k in each register, k = E (4j + t) + h
+for element h of register pair j of A and of register j of B.  Source: PTX ISA, "Matrix Fragments
+for mma.m16n8k16" and those of the other shapes, which all follow this rule.
+
+Prepared A: planes [register][h] of 32 numbers, then an i32 that is 0 where all of A is zero.
+Prepared B: [j][h][t][column & 1][column >> 1] numbers, then an i32: 0 where all of B is finite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+
+from ..layout import LANES
+from ..routine import VECTOR, Routine, routine
+from ..values import Value
+from .access import place_of
+
+# How many elements of a type lie in a 32-bit register.
+ELEMENTS = {"f16": 2, "bf16": 2, "tf32": 1, "e4m3": 4, "e5m2": 4, "s8": 4, "u8": 4}
+# In 32 bits of elements: those that say whether one is not zero; all that are set in NaN and
+# infinity (of e4m3, which has no infinity, in NaN).
+_MAGNITUDE = {"f16": 0x7FFF7FFF, "bf16": 0x7FFF7FFF, "tf32": 0x7FFFE000, "e4m3": 0x7F7F7F7F}
+_MAGNITUDE |= {"e5m2": 0x7F7F7F7F, "s8": -1, "u8": -1}
+_SPECIAL = {"f16": 0x7C00, "bf16": 0x7F80, "tf32": 0x7F800000, "e4m3": 0x7F, "e5m2": 0x7C}
+
+
+def plane_bytes(kind: str, registers: int) -> int:
+    """Size of prepared A or B without the flag that follows it."""
+    return registers * ELEMENTS[kind] * 128
+
+
+def number_type(kind: str) -> str:
+    """What the elements of a type are multiplied as."""
+    return "i32" if kind in ("s8", "u8") else "float"
+
+
+@routine("ldmatrix")
+def ldmatrix(r: Routine, count: str, trans: str = "") -> None:
+    base, address, out = r.takes("ptr", VECTOR, "ptr")
+    for m in range(int(count)):
+        rows = [
+            r.load("i16", 8, place_of(r, "shared", base, r.element(address, 8 * m + row)), 0, 1)
+            for row in range(8)
+        ]
+        tile = r.joined(rows)
+        if trans:
+            order = [(2 * (lane % 4) + h) * 8 + lane // 4 for lane in range(LANES) for h in (0, 1)]
+            tile = r.shuffle(tile, None, order)
+        r.store(tile, out, 128 * m, 64)
+
+
+@routine("stmatrix")
+def stmatrix(r: Routine, count: str, trans: str = "") -> None:
+    base, address, source = r.takes("ptr", VECTOR, "ptr")
+    for m in range(int(count)):
+        tile = r.load("i16", 64, source, 128 * m, 64)
+        for row in range(8):
+            order = list(range(8 * row, 8 * row + 8))
+            if trans:  # lane 4g + t holds (2t, g) and (2t + 1, g)
+                order = [(4 * g + row // 2) * 2 + row % 2 for g in range(8)]
+            place = place_of(r, "shared", base, r.element(address, 8 * m + row))
+            r.store(r.shuffle(tile, None, order), place, 0, 1)
+
+
+@routine("prepare")
+def prepare(r: Routine, operand: str, kind: str, registers: str) -> None:
+    count, elements = int(registers), ELEMENTS[kind]
+    out, *given = r.takes("ptr", *[VECTOR] * count)
+    flag = _some(r, given, kind) if operand == "a" else _special(r, given, kind)
+    # Of B, lane 4n + t holds column n: order by t, then odd columns after even ones.
+    order = [4 * (2 * n + odd) + t for t in range(4) for odd in (0, 1) for n in range(4)]
+    for i, register in enumerate(given):
+        source = register if operand == "a" else r.shuffle(register, None, order)
+        for h in range(elements):
+            r.store(_number(r, source, kind, h), out, (elements * i + h) * 128, 64)
+    r.store(flag, out, plane_bytes(kind, count), 64)
+
+
+def _number(r: Routine, source: Value, kind: str, h: int) -> Value:
+    """Element h (0: the lowest) of each register, as a number."""
+    if kind == "tf32":  # the multiplier does not look at the other 13 bits
+        return r.bitcast(r.op("and", source, -8192), "float")
+    if kind == "bf16":
+        return r.bitcast(r.op("and", source, -65536) if h else r.op("shl", source, 16), "float")
+    if kind in ("s8", "u8"):
+        return r.op("ashr" if kind == "s8" else "lshr", r.op("shl", source, 24 - 8 * h), 24)
+    bits = 32 // ELEMENTS[kind]
+    part = r.cast("trunc", r.op("lshr", source, bits * h) if h else source, f"i{bits}")
+    if kind == "f16" and r.library.host.half_conversion:
+        return r.cast("fpext", r.bitcast(part, "half"), "float")
+    name = "widen_half" if kind == "f16" else f"widen_{kind}"
+    return Value(r.call(name, f"<{LANES} x float>", part), "float", LANES)
+
+
+def _some(r: Routine, registers: Sequence[Value], kind: str) -> Value:
+    """0 where all elements are zero."""
+    every = reduce(lambda x, y: r.op("or", x, y), registers)
+    return r.reduce("or", r.op("and", every, _MAGNITUDE[kind]))
+
+
+def _special(r: Routine, registers: Sequence[Value], kind: str) -> Value:
+    """0 where all elements are finite."""
+    if kind not in _SPECIAL:
+        return r.constant("i32", 0)
+    n, special = LANES * ELEMENTS[kind], _SPECIAL[kind]
+    found = []
+    for register in registers:
+        elements = r.split(register, f"i{32 // ELEMENTS[kind]}") if n > LANES else register
+        bad = r.compare("icmp eq", r.op("and", elements, special), special)
+        found.append(Value(r.emit(f"bitcast {bad} to i{n}"), f"i{n}"))
+    every = reduce(lambda x, y: r.op("or", x, y), found)
+    return r.cast("zext", r.compare("icmp ne", every, 0), "i32")
+
+
+@routine("mma")
+def mma(r: Routine, numbers: str, elements: str, registers: str, count: str) -> None:
+    """C += A B for `count` pairs of B and C.
+
+    Where A is all zero and the B's are finite nothing is multiplied: kernels pad their last rows
+    so.  Adding +0 is what is left, for it turns -0 into +0.
+    """
+    tiles, number = int(count), {"float": "float", "int": "i32"}[numbers]
+    e, steps = int(elements), 4 * int(elements) * int(registers)
+    out, a, *bs = r.takes(*["ptr"] * (2 + tiles))
+    sums = list(r.takes(*[f"<{LANES} x {number}>"] * 4 * tiles))
+    flags = [r.load("i32", 1, a, 64 * steps, 64)]
+    flags += [r.load("i32", 1, b, 32 * steps, 64) for b in bs]
+    some = reduce(lambda x, y: r.op("or", x, y), flags)
+    with r.when(r.compare("icmp eq", some, 0)):
+        for i, c in enumerate(sums):
+            c = c if number == "i32" else r.op("fadd", c, Value("0.0", "float"))
+            r.store(c, out, 128 * i, 64)
+        r.ret()
+    for step in range(steps):
+        j, h = divmod(step // 4, e)
+        t = step % 4
+        quad = [lane // 4 * 4 + t for lane in range(LANES)]
+        halves = []
+        for half in (0, 1):
+            plane = r.load(number, LANES, a, ((2 * j + half) * e + h) * 128, 64)
+            halves.append(r.shuffle(plane, None, quad))
+        for n, b in enumerate(bs):
+            columns = []
+            for odd in (0, 1):
+                four = r.load(number, 4, b, (((j * e + h) * 4 + t) * 2 + odd) * 16, 16)
+                columns.append(r.shuffle(four, None, [lane % 4 for lane in range(LANES)]))
+            for i in range(4):
+                place = 4 * n + i
+                sums[place] = _accumulated(r, sums[place], halves[i // 2], columns[i % 2])
+    for i, c in enumerate(sums):
+        r.store(c, out, 128 * i, 64)
+
+
+def _accumulated(r: Routine, c: Value, a: Value, b: Value) -> Value:
+    if c.type == "i32":
+        return r.op("add", c, r.op("mul", a, b))
+    return r.intrinsic("llvm.fmuladd", a, b, c)

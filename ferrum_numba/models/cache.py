@@ -1,0 +1,57 @@
+"""Keys and values of tokens that were read: pages of a bounded pool, which sessions share."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from ..devices import Device
+from ..errors import DeviceError
+from .config import ModelConfig
+from .weights import DTYPES
+
+
+class PagePool:
+    """A model's pages: `page` positions each, of all layers.
+
+    layers: for each layer its keys and values, T [count, kv_heads, page, head_dim].
+    """
+
+    def __init__(self, config: ModelConfig, device: Device, page: int, tokens: int) -> None:
+        """tokens: for how many positions there is room, rounded up to whole pages."""
+        self.page, self.count = page, max(1, -(-tokens // page))
+        shape = (self.count, config.kv_heads, page, config.head_dim)
+        dtype = DTYPES[config.dtype]
+        self.layers: list[tuple[Any, Any]] = [
+            (device.empty(shape, dtype), device.empty(shape, dtype)) for _ in range(config.layers)
+        ]
+        size = self.count * config.kv_heads * page * config.head_dim
+        self.nbytes = 2 * config.layers * size * dtype.itemsize
+        self._free = list(range(self.count - 1, -1, -1))
+        self._lock = threading.Lock()
+
+    @property
+    def free(self) -> int:
+        """Pages that nobody holds."""
+        return len(self._free)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody holds a page."""
+        return len(self._free) == self.count
+
+    def take(self, count: int) -> list[int]:
+        """`count` pages, all or none.  Raises DeviceError where there are too few."""
+        with self._lock:
+            if count > len(self._free):
+                raise DeviceError(
+                    f"cache: expected {count} free pages of {self.page} tokens, found "
+                    f"{len(self._free)} of {self.count}; close a session, release a sequence, or "
+                    "load the model with a larger cache_tokens"
+                )
+            return [self._free.pop() for _ in range(count)]
+
+    def give_back(self, pages: list[int]) -> None:
+        """Let others take these pages."""
+        with self._lock:
+            self._free.extend(reversed(pages))

@@ -1,0 +1,70 @@
+"""How the next token is drawn from logits."""
+
+from __future__ import annotations
+
+import math
+import operator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..devices import Device
+from ..errors import AbiError
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a token is drawn by.
+
+    temperature  divides the logits; 0 takes the highest logit
+    top_k        of how many highest logits; 0: of all
+    top_p        of the fewest highest whose probabilities reach this; 1: of all
+    seed         repeats the tokens of a sequence, on every device that gives the same logits
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises AbiError for values that mean nothing."""
+        for name, holds, expected in (
+            ("temperature", _within(self.temperature, 0.0, math.inf), "a finite number from 0 on"),
+            ("top_k", _integer(self.top_k, 0, 2**31), "an integer from 0 on"),
+            ("top_p", self.top_p and _within(self.top_p, 0.0, 1.0), "a number above 0, up to 1"),
+            ("seed", _integer(self.seed, -(2**63), 2**63), "an integer of 64 bits"),
+        ):
+            if not holds:
+                raise AbiError(f"{name}: expected {expected}, found {getattr(self, name)!r}")
+
+    @property
+    def leaves_out(self) -> bool:
+        """Whether top_k or top_p leave tokens out."""
+        return self.temperature > 0 and (self.top_k > 0 or self.top_p < 1)
+
+    def arrays(self, device: Device, batch: int) -> dict[str, Any]:
+        """What the sampling kernels take, [batch] each; row b draws with seed + b."""
+        seeds = np.arange(batch, dtype=np.int64) + np.int64(self.seed)
+        host = {
+            "temperatures": np.full(batch, self.temperature, np.float32),
+            "top_ks": np.full(batch, self.top_k, np.int32),
+            "top_ps": np.full(batch, self.top_p, np.float32),
+            "seeds": seeds,
+        }
+        found = {name: device.to_device(array) for name, array in host.items()}
+        thresholds = np.zeros(batch, np.int32)
+        found["thresholds"] = device.to_device(thresholds) if self.leaves_out else None
+        return found
+
+
+def _within(value: object, low: float, high: float) -> bool:
+    return isinstance(value, (int, float)) and low <= value <= high and value != math.inf
+
+
+def _integer(value: object, low: int, high: int) -> bool:
+    try:
+        return low <= operator.index(value) < high  # type: ignore[arg-type]
+    except TypeError:
+        return False

@@ -1,0 +1,236 @@
+"""A whole GPTQ model on a device: from a directory to logits and tokens, without torch."""
+
+from __future__ import annotations
+
+import operator
+import os
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..devices import Device, open_device
+from ..errors import AbiError
+from ..gptq import Checkpoint
+from .cache import PagePool
+from .choice import Choice
+from .config import ModelConfig
+from .forward import Forward
+from .ids import checked_ids
+from .names import ModelNames
+from .operations import Operations
+from .reading import Prompt, Reading
+from .session import Session
+from .weights import Layer, Progress, Weights, load_weights
+
+_POOL = 8192  # tokens that the cache has room for, at the least
+_HEAD_ROWS = 256  # whose logits are on the device at once
+
+
+class Model:
+    """A model on a device; made by `Model.load`.
+
+    config: what it is.  device: where it is.  operations, forward, reading: how it computes.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        weights: Weights,
+        operations: Operations,
+        cache_tokens: int | None = None,
+    ) -> None:
+        self.config, self.device, self.operations = config, operations.device, operations
+        self.forward = Forward(operations, weights)
+        self.reading = Reading(self.forward)
+        self._cache_tokens = cache_tokens
+        self._pool: PagePool | None = None
+        self._opening = threading.Lock()
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        device: Device | None = None,
+        dtype: str | None = None,
+        cache_tokens: int | None = None,
+        progress: Progress = lambda done, total: None,
+    ) -> Model:
+        """The model in a directory: config.json, and a GPTQ checkpoint of any dialect.
+
+        device        where it runs; left out, the GPU where one is usable, else the CPU
+        dtype         of activations and cache, "float16" or "bfloat16"; left out, the file's
+        cache_tokens  how many tokens all sessions together may hold; left out, as many as the
+                      first session asks for, and at least 8192
+        progress      called with (bytes read, bytes in all)
+
+        Raises CheckpointError, before a weight is read, for what is not computed here and for
+        tensors that are missing or have no place.
+        """
+        config = ModelConfig.load(path, dtype)
+        checkpoint = Checkpoint.open(path)
+        names = ModelNames.find(config, checkpoint)
+        operations = Operations(config, device or open_device())
+        weights = load_weights(config, names, checkpoint, operations, progress)
+        return cls(config, weights, operations, cache_tokens)
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The decoder layers, first to last."""
+        return self.forward.weights.layers
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the weights take on the device."""
+        return self.forward.weights.nbytes
+
+    def logits(self, ids: Any) -> npt.NDArray[np.float32]:
+        """float32 [B, T, vocab] of ids, int (T,) or (B, T): all positions at once.
+
+        Raises AbiError for ids that the model does not know.
+        """
+        ids = np.atleast_2d(checked_ids("ids", ids, self.config.vocab, (1, 2)))
+        batch, length = ids.shape
+        self._require_length("ids", length)
+        vocab, stream = self.config.vocab, self.device.create_stream()
+        found = np.empty((batch, length, vocab), np.float32)
+        pool, page = self.pool(length), self.operations.page
+        held = pool.take(-(-length // page))
+        try:
+            pages = self.device.to_device(np.array([held], np.int32))
+            turns = self.turns(length, length)
+            for b in range(batch):
+                for work, parts in self.reading.chunks(
+                    [Prompt(0, ids[b])], pages, turns, pool, stream
+                ):
+                    self.forward.finish(work, work.normed, stream)
+                    for first in range(0, work.m, _HEAD_ROWS):
+                        last = min(first + _HEAD_ROWS, work.m)
+                        at = parts[0].start + first
+                        found[b, at : at + last - first] = self._head(
+                            work.normed[first:last], stream
+                        )
+        finally:
+            self.device.synchronize()
+            pool.give_back(held)
+        return found
+
+    def _head(self, normed: Any, stream: Any) -> npt.NDArray[np.float32]:
+        logits = self.device.empty((normed.shape[0], self.config.vocab), np.float32)
+        self.forward.head(normed, logits, stream)
+        return np.asarray(self.device.to_host(logits))
+
+    def generate(
+        self,
+        ids: Any,
+        max_new_tokens: int = 64,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        stop: Iterable[int | Sequence[int]] = (),
+    ) -> Iterator[int]:
+        """The tokens that follow `ids`, one by one, as they are drawn.
+
+        ids             the prompt, int (T,)
+        max_new_tokens  at most so many; fewer where the model ends the text
+        temperature, top_k, top_p, seed  see Choice
+        stop            token ids, or sequences of them, that end the text beside the model's own;
+                        what ends it is given out, too
+
+        Raises AbiError for a prompt that is empty, too long or has unknown ids.
+        """
+        ids = checked_ids("ids", ids, self.config.vocab)
+        choice = Choice(temperature, top_k, top_p, seed)
+        ends = [(end,) for end in self.config.eos] + [_sequence(end) for end in stop]
+        length = len(ids) + max_new_tokens
+        self._require_length("ids and max_new_tokens", length)
+        return self._generate(ids, max_new_tokens, length, choice, ends)
+
+    def _generate(
+        self,
+        ids: npt.NDArray[np.int32],
+        count: int,
+        length: int,
+        choice: Choice,
+        ends: Sequence[Sequence[int]],
+    ) -> Iterator[int]:
+        last: deque[int] = deque(maxlen=max((len(end) for end in ends), default=1))
+        with Session(self, 1, length, choice) as session:
+            if count:
+                session.prefill([ids])
+            for _ in range(count):
+                token = int(session.step()[0])
+                yield token
+                last.append(token)
+                if any(tuple(last)[-len(end) :] == tuple(end) for end in ends):
+                    return
+
+    def session(
+        self,
+        batch: int = 1,
+        length: int = 4096,
+        *,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+    ) -> Session:
+        """Room for `batch` sequences of up to `length` tokens, prompts included.
+
+        Raises AbiError for a length beyond what the model is made for, DeviceError where the
+        device has no room.
+        """
+        for name, value in (("batch", batch), ("length", length)):
+            if operator.index(value) < 1:
+                raise AbiError(f"{name}: expected an integer from 1 on, found {value}")
+        self._require_length("length", length)
+        return Session(self, batch, length, Choice(temperature, top_k, top_p, seed))
+
+    def pool(self, tokens: int) -> PagePool:
+        """The cache that all sessions share, with room for `tokens` where nobody uses it yet."""
+        with self._opening:
+            room = self._cache_tokens or max(tokens, _POOL)
+            pool = self._pool
+            if pool is None or (pool.idle and pool.count * pool.page < room):
+                self._pool = pool = None  # before the larger one is allocated
+                self._pool = PagePool(self.config, self.device, self.operations.page, room)
+            return self._pool  # type: ignore[return-value]
+
+    def turns(self, longest: int, length: int) -> tuple[Any, Any]:
+        """Cosines and sines on the device, see `RopeSpec.turns`."""
+        cosines, sines = self.config.rope.turns(longest, length)
+        return self.device.to_device(cosines), self.device.to_device(sines)
+
+    def _require_length(self, name: str, length: int) -> None:
+        limit = self.config.max_positions
+        if length > limit and self.config.rope.kind != "dynamic":
+            raise AbiError(
+                f"{name}: expected at most {limit} tokens, the model's max_position_embeddings, "
+                f"found {length}; shorten them"
+            )
+
+    def __repr__(self) -> str:
+        config = self.config
+        return (
+            f"<Model {config.architecture} of {config.layers} layers, hidden {config.hidden}, "
+            f"vocab {config.vocab}, {self.nbytes / 1e6:.0f} MB on {self.device.name}>"
+        )
+
+
+def _sequence(end: int | Sequence[int]) -> tuple[int, ...]:
+    """Token ids that end a text.  Raises AbiError for what is none."""
+    try:
+        found = tuple(map(operator.index, end if isinstance(end, Iterable) else (end,)))
+    except TypeError:
+        found = ()
+    if not found:
+        raise AbiError(
+            f"stop: expected token ids, or sequences of them, found {end!r:.80}; texts are for "
+            "Tokenizer.stream"
+        )
+    return found

@@ -1,0 +1,189 @@
+"""A model's weights on a device: each tensor is read once, and laid as its launches read it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+
+from ..devices import Device
+from ..errors import CheckpointError
+from ..gptq import Checkpoint, GptqLinear
+from ..gptq.dequantise import rounded
+from ..gptq.fusion import fuse
+from .config import ModelConfig
+from .names import LayerNames, Linear, ModelNames
+from .operations import Operations
+
+Progress = Callable[[int, int], None]
+
+_ENDINGS = ("qweight", "qzeros", "scales", "g_idx", "bias")
+DTYPES = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+
+
+class DenseLinear:
+    """y = x @ weight^T + bias. weight T [N, K], bias T [N] or None, arrays of the device."""
+
+    def __init__(self, operations: Operations, weight: Any, bias: Any = None) -> None:
+        self.N, self.K = weight.shape
+        self.weight, self.bias = weight, bias
+        self._operations = operations
+
+    def __call__(self, x: Any, *, out: Any, stream: Any) -> None:
+        """x T [M, K]; out T [M, N]."""
+        self._operations.dense(x, self.weight, self.bias, out, stream, wide=False, adds=False)
+
+    def into(self, total: Any, x: Any, *, adds: bool, stream: Any) -> None:
+        """total float32 [M, N], set to the result or added to; x T [M, K]."""
+        self._operations.dense(x, self.weight, self.bias, total, stream, wide=True, adds=adds)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A decoder layer. Norms float32 [hidden], q's and k's float32 [head_dim] or None."""
+
+    input_norm: Any
+    qkv: GptqLinear | DenseLinear
+    head_norms: tuple[Any, Any]
+    o: GptqLinear | DenseLinear
+    post_norm: Any
+    gate_up: GptqLinear | DenseLinear
+    down: GptqLinear | DenseLinear
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A whole model. norm float32 [hidden]; nbytes: on the device.
+
+    embedding: float16 or bfloat16 [vocab, hidden], as the file has it; of the model's dtype where
+    the file has neither.
+    """
+
+    embedding: Any
+    layers: tuple[Layer, ...]
+    norm: Any
+    head: GptqLinear | DenseLinear
+    nbytes: int
+
+
+class _Reader:
+    """Reads a checkpoint's tensors onto a device, and counts their bytes."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        checkpoint: Checkpoint,
+        operations: Operations,
+        progress: Progress,
+    ) -> None:
+        self.checkpoint, self.operations = checkpoint, operations
+        self.device: Device = operations.device
+        self.dtype = DTYPES[config.dtype]
+        self.nbytes = self._read = 0
+        self._progress = progress
+        self._total = sum(spec.nbytes for spec in checkpoint.tensors.values())
+
+    def _count(self, names: Iterable[str]) -> None:
+        tensors = self.checkpoint.tensors
+        self._read += sum(tensors[name].nbytes for name in names if name in tensors)
+        self._progress(self._read, self._total)
+
+    def norm(self, name: str | None) -> Any:
+        """A norm's weights, float32, or None."""
+        return name and self._place(self._host(name, np.dtype(np.float32)))
+
+    def embedding(self, name: str) -> Any:
+        """The rows of token ids."""
+        stored = np.dtype(DTYPES.get(self.checkpoint.tensors[name].dtype, self.dtype))
+        return self._place(self._host(name, stored))
+
+    def _host(self, name: str, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+        array = self.checkpoint.array(name)
+        self._count([name])
+        return array if array.dtype == dtype else rounded(name, array, dtype)
+
+    def _place(self, array: npt.NDArray[Any]) -> Any:
+        self.nbytes += array.nbytes
+        return self.device.to_device(array)
+
+    def tied(self, name: str, embedding: Any) -> DenseLinear:
+        """The head that an embedding is, too."""
+        if embedding.dtype != self.dtype:
+            embedding = self._place(self._host(name, self.dtype))
+        return DenseLinear(self.operations, embedding)
+
+    def linear(self, parts: tuple[Linear, ...]) -> GptqLinear | DenseLinear:
+        """Layers of one input as one: quantised where all are in one way, else dense."""
+        if not all(p.quantised and self.checkpoint.layers[p.name].bits == 4 for p in parts):
+            return self._dense(parts)
+        tensors = [self.checkpoint.load(part.name) for part in parts]
+        try:
+            whole = fuse(tensors) if len(parts) > 1 else tensors[0]
+        except CheckpointError:  # they do not share their groups
+            return self._dense(parts)
+        for part in parts:
+            self._count(f"{part.name}.{end}" for end in _ENDINGS)
+        layer = GptqLinear(whole, device=self.device, dtype=self.dtype)
+        if not layer.gives_wide:
+            return self._dense(parts)
+        self.nbytes += layer.nbytes
+        return layer
+
+    def _dense(self, parts: tuple[Linear, ...]) -> DenseLinear:
+        weights = [self._rows(part) for part in parts]
+        biases = [self._bias(part) for part in parts] if any(p.bias for p in parts) else []
+        weight = weights[0] if len(parts) == 1 else np.concatenate(weights)
+        bias = self._place(np.concatenate(biases)) if biases else None
+        return DenseLinear(self.operations, self._place(weight), bias)
+
+    def _bias(self, part: Linear) -> npt.NDArray[Any]:
+        """The bias [N] of a layer, zeros where it has none."""
+        return (
+            self._host(f"{part.name}.bias", self.dtype)
+            if part.bias
+            else np.zeros(part.N, self.dtype)
+        )
+
+    def _rows(self, part: Linear) -> npt.NDArray[Any]:
+        """The weight [N, K] of a layer."""
+        if not part.quantised:
+            return self._host(f"{part.name}.weight", self.dtype)
+        weight = self.checkpoint.dense(part.name, self.dtype).T
+        self._count(f"{part.name}.{end}" for end in _ENDINGS)
+        return np.ascontiguousarray(weight)
+
+    def layer(self, names: LayerNames) -> Layer:
+        """A decoder layer."""
+        return Layer(
+            input_norm=self.norm(names.input_norm),
+            qkv=self.linear(names.qkv),
+            head_norms=(self.norm(names.q_norm), self.norm(names.k_norm)),
+            o=self.linear((names.o,)),
+            post_norm=self.norm(names.post_norm),
+            gate_up=self.linear(names.gate_up),
+            down=self.linear((names.down,)),
+        )
+
+
+def load_weights(
+    config: ModelConfig,
+    names: ModelNames,
+    checkpoint: Checkpoint,
+    operations: Operations,
+    progress: Progress = lambda done, total: None,
+) -> Weights:
+    """All weights of a model. progress(bytes read, bytes in all) is called after each tensor.
+
+    Raises CheckpointError for what a checkpoint cannot have, and for values that `config.dtype`
+    cannot hold.
+    """
+    reader = _Reader(config, checkpoint, operations, progress)
+    embedding = reader.embedding(names.embedding)
+    layers = tuple(reader.layer(layer) for layer in names.layers)
+    norm = reader.norm(names.norm)
+    head = reader.linear((names.head,)) if names.head else reader.tied(names.embedding, embedding)
+    return Weights(embedding, layers, norm, head, reader.nbytes)

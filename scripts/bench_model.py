@@ -1,0 +1,131 @@
+"""What a token costs with a whole model: prefill and decode, beside the same model dense in torch.
+
+    python scripts/bench_model.py [--like llama-3.1-8b] [--batch 1,16] [--context 512,2048]
+
+Weights are random, of the shapes of a known model; layers share their contents, not their memory.
+Times are of whole steps on the host's clock, the device's queue kept full, medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+import ferrum_numba as fe
+from ferrum_numba.gptq import MODELS
+from ferrum_numba.models import Model, ModelConfig
+from ferrum_numba.models.operations import Operations
+from ferrum_numba.models.weights import DenseLinear, Layer, Weights
+
+READ = 4.4e12  # bytes a second that an H200 reads
+
+
+def config_like(name: str) -> dict[str, Any]:
+    """The config.json of a known model's shapes."""
+    return {
+        **asdict(MODELS[name]),
+        "architectures": ["LlamaForCausalLM"],
+        "max_position_embeddings": 131072,
+        "rms_norm_eps": 1e-5,
+        "torch_dtype": "float16",
+    }
+
+
+def random_model(name: str, device: fe.Device) -> Model:
+    """A model of these shapes whose weights are random."""
+    config = ModelConfig.read(config_like(name))
+    operations, random = Operations(config, device), np.random.default_rng(0)
+
+    def gptq(k: int, n: int) -> fe.GptqTensors:
+        return fe.GptqTensors(
+            qweight=random.integers(-(2**31), 2**31, (k // 8, n), np.int32),
+            qzeros=np.full((k // 128, n // 8), 0x77777777, np.int32),
+            scales=np.full((k // 128, n), 0.1 / np.sqrt(k), np.float16),
+            group_size=128,
+            zero_format="v1",
+        )
+
+    h, i, q, kv = config.hidden, config.intermediate, config.q_width, config.kv_width
+    tensors = [gptq(h, q + 2 * kv), gptq(q, h), gptq(h, 2 * i), gptq(i, h)]
+    ones = np.ones(h, np.float32)
+    layers = []
+    for _ in range(config.layers):
+        qkv, o, gate_up, down = (fe.GptqLinear(t, device=device) for t in tensors)
+        norms = [device.to_device(ones.copy()) for _ in range(2)]
+        layers.append(Layer(norms[0], qkv, (None, None), o, norms[1], gate_up, down))
+    table = (random.standard_normal((config.vocab, h), np.float32) / np.sqrt(h)).astype(np.float16)
+    embedding = device.to_device(table)
+    head = DenseLinear(operations, device.to_device(table[::-1].copy()))
+    nbytes = 2 * table.nbytes + config.layers * sum(
+        t.qweight.nbytes + t.scales.nbytes + t.qzeros.nbytes for t in tensors
+    )
+    weights = Weights(embedding, tuple(layers), device.to_device(ones), head, nbytes)
+    return Model(config, weights, operations)
+
+
+def decode(model: Model, batch: int, context: int, steps: int = 64) -> float:
+    """Seconds a step of `batch` sequences that are `context` tokens long."""
+    config = model.config
+    with model.session(batch, context + steps + 16) as session:
+        prompt = np.arange(context - steps // 2) % config.vocab
+        session.prefill([prompt] * batch)
+        times = []
+        for _ in range(steps):
+            start = time.perf_counter()
+            session.step()
+            times.append(time.perf_counter() - start)
+    return float(np.median(times[8:]))
+
+
+def prefill(model: Model, length: int, repeats: int = 5) -> float:
+    """Seconds from a prompt of `length` tokens to the logits behind it."""
+    times = []
+    with model.session(1, length + 1) as session:
+        for _ in range(repeats + 1):
+            prompt = np.arange(length) % model.config.vocab
+            start = time.perf_counter()
+            row = session.prefill([prompt])[0]
+            session.logits()
+            times.append(time.perf_counter() - start)
+            session.release(row)
+    return float(np.median(times[1:]))
+
+
+def floor(model: Model, batch: int, context: int) -> float:
+    """Seconds that reading the weights and the cache takes."""
+    config = model.config
+    table = config.vocab * config.hidden * 2
+    cache = batch * context * config.layers * config.kv_width * 4
+    return (model.nbytes - table + cache) / READ
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--like", default="llama-3.1-8b", choices=list(MODELS))
+    parser.add_argument("--batch", default="1,16,64")
+    parser.add_argument("--context", default="512,2048")
+    parser.add_argument("--prompt", default="2048,8192")
+    arguments = parser.parse_args()
+    device = fe.open_device()
+    start = time.perf_counter()
+    model = random_model(arguments.like, device)
+    print(f"{model}, made in {time.perf_counter() - start:.1f} s")
+    for length in map(int, arguments.prompt.split(",")):
+        seconds = prefill(model, length)
+        print(f"prefill {length:6}  {seconds * 1e3:8.1f} ms  {length / seconds:9.0f} tokens/s")
+    for batch in map(int, arguments.batch.split(",")):
+        for context in map(int, arguments.context.split(",")):
+            seconds = decode(model, batch, context)
+            share = floor(model, batch, context) / seconds
+            print(
+                f"decode {batch:3} x {context:5}  {seconds * 1e3:7.3f} ms a step  "
+                f"{batch / seconds:8.0f} tokens/s  {share:.0%} of the reading speed"
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""Attention of one new token a sequence over its paged cache, the context shared out over CTAs.
+
+    q        T     [B, HEADS * D]       rotated
+    keys     T     [C, KV, PAGE, D]     the cache, the new token's key and value included
+    values   T     [C, KV, PAGE, D]
+    pages    int32 [B, S]               the cache's page of each PAGE positions
+    positions int32 [B]                 of the new token; a negative one: the row is left as it is
+    out      T     [B, HEADS * D]
+    workspace float32 [B * KV * SPLITS, BLOCK_G * (D + 2)]   each split's sums, maximum, weights
+    counters int32 [B * KV]             zero before and after
+
+T is float16 or bfloat16.  Query head h reads the key and value head h // (HEADS / KV).  A token
+sees itself and the `window` - 1 tokens before it; all before it where window is 0.  softmax in
+float32, with the scores times `scale`.  A CTA takes the query heads of one key head and one of
+SPLITS shares of the context, BLOCK_N positions at a time; the last CTA of a head to arrive sums the
+splits in their order, so results repeat bit by bit.
+"""
+
+import triton
+import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+
+@triton.jit
+def sum_splits(
+    cell, out, first, group, splits, D,
+    BLOCK_G: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_S: tl.constexpr, SUM_G: tl.constexpr,
+):  # fmt: skip
+    """SUM_G query heads of one key head, from `first` on: all their splits at once."""
+    s = tl.arange(0, BLOCK_S)[:, None]
+    g = (first + tl.arange(0, SUM_G))[None, :]
+    d = tl.arange(0, BLOCK_D)
+    theirs = cell + s * (BLOCK_G * (BLOCK_D + 2))
+    there = (s < splits) & (g < group)
+    most = tl.load(theirs + BLOCK_G * BLOCK_D + g, there, float("-inf"), cache_modifier=".cg")
+    weights = tl.load(theirs + BLOCK_G * (BLOCK_D + 1) + g, there, 0.0, cache_modifier=".cg")
+    at = theirs[:, :, None] + (g * BLOCK_D)[:, :, None] + d[None, None, :]
+    parts = tl.load(at, there[:, :, None], 0.0, cache_modifier=".cg")
+    highest = tl.max(most, 0)
+    grown = tl.where(there, tl.exp2(most - highest[None, :]), 0.0)
+    total = tl.sum(parts * grown[:, :, None], 0) / tl.sum(weights * grown, 0)[:, None]
+    g = first + tl.arange(0, SUM_G)
+    own = (g < group)[:, None] & (d < D)[None, :]
+    tl.store(out + (g * D)[:, None] + d[None, :], total.to(out.dtype.element_ty), mask=own)
+
+
+@triton.jit
+def attention_decode(
+    q, keys, values, pages, positions, out, B, HEADS, KV, D, C, S, window, SPLITS, scale,
+    workspace, counters,
+    PAGE: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_S: tl.constexpr, SUM_G: tl.constexpr, STAGES: tl.constexpr, DEPENDENT: tl.constexpr = 0,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    head = tl.program_id(1)
+    split = tl.program_id(2)
+    position = tl.load(positions + row)
+    if DEPENDENT:
+        gdc_wait()
+        gdc_launch_dependents()
+    # `// 8 * 8` tells the compiler what the constraints promise: rows are aligned.
+    D = D // 8 * 8
+    if position >= 0:
+        group = HEADS // KV
+        g = tl.arange(0, BLOCK_G)
+        d = tl.arange(0, BLOCK_D)
+        n = tl.arange(0, BLOCK_N)
+        there = (g < group)[:, None] & (d < D)[None, :]
+        own = row * (HEADS * D) + ((head * group + g) * D)[:, None] + d[None, :]
+        query = tl.load(q + own, mask=there, other=0.0)
+
+        begin = tl.where(window > 0, tl.maximum(position + 1 - window, 0), 0)
+        first = begin // BLOCK_N
+        count = position // BLOCK_N + 1 - first
+        share = tl.cdiv(count, SPLITS)
+        low = first + tl.minimum(split * share, count)
+        high = first + tl.minimum(split * share + share, count)
+
+        most = tl.full([BLOCK_G], float("-inf"), tl.float32)
+        weights = tl.zeros([BLOCK_G], tl.float32)
+        total = tl.zeros([BLOCK_G, BLOCK_D], tl.float32)
+        own_pages = pages + row * S
+        per_page: tl.constexpr = PAGE // BLOCK_N
+        page = tl.load(own_pages + low // per_page, mask=low < high, other=0).to(tl.int64)
+        for index in tl.range(low, high, num_stages=STAGES):
+            line = (page * KV + head) * PAGE + index % per_page * BLOCK_N
+            at = (line + n)[:, None] * D + d[None, :]
+            key = tl.load(keys + at, mask=(d < D)[None, :], other=0.0)
+            k = index * BLOCK_N + n
+            value = tl.load(
+                values + at, mask=(k <= position)[:, None] & (d < D)[None, :], other=0.0
+            )
+            scores = tl.dot(query, key.T) * (scale * 1.4426950408889634)
+            seen = (k <= position) & (k >= begin)
+            scores = tl.where(seen[None, :], scores, float("-inf"))
+            higher = tl.maximum(most, tl.max(scores, 1))
+            shrunk = tl.exp2(most - higher)
+            parts = tl.exp2(scores - higher[:, None])
+            weights = weights * shrunk + tl.sum(parts, 1)
+            total = tl.dot(parts.to(value.dtype), value, total * shrunk[:, None])
+            most = higher
+            after = index + 1
+            page = tl.load(own_pages + after // per_page, mask=after < high, other=0).to(tl.int64)
+
+        size: tl.constexpr = BLOCK_G * (BLOCK_D + 2)
+        cell = workspace + (row * KV + head) * SPLITS * size
+        mine = cell + split * size
+        tl.store(mine + g[:, None] * BLOCK_D + d[None, :], total)
+        tl.store(mine + BLOCK_G * BLOCK_D + g, most)
+        tl.store(mine + BLOCK_G * (BLOCK_D + 1) + g, weights)
+        tl.debug_barrier()  # all of this CTA's stores come before its arrival
+        arrived = tl.atomic_add(counters + row * KV + head, 1, sem="acq_rel", scope="gpu")
+        if arrived == SPLITS - 1:
+            tl.store(counters + row * KV + head, 0)
+            for first_g in range(0, group, SUM_G):
+                sum_splits(
+                    cell, out + row * (HEADS * D) + head * group * D, first_g, group,
+                    tl.cdiv(count, share), D, BLOCK_G, BLOCK_D, BLOCK_S, SUM_G,
+                )  # fmt: skip
