@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -112,6 +114,18 @@ class Checkpoint:
         if g_idx not in get_args(GroupIndex):
             names = ", ".join(repr(name) for name in get_args(GroupIndex))
             raise CheckpointError("g_idx", f"one of {names}", f"{g_idx!r}")
+        with _no_collection():
+            return cls._open(path, zero_format, group_size, g_idx, unindexed)
+
+    @classmethod
+    def _open(
+        cls,
+        path: Path,
+        zero_format: ZeroFormat | None,
+        group_size: int | None,
+        g_idx: GroupIndex,
+        unindexed: bool,
+    ) -> Checkpoint:
         shards = Shards.open(path)
         quantization = _quantization(shards, zero_format, group_size)
         layers, problems = read_layer_specs(shards, quantization, g_idx=g_idx, unindexed=unindexed)
@@ -285,6 +299,18 @@ class Checkpoint:
                 name, "the name of a quantised layer", f"none of that name in {self.path}", hint
             )
         return self.layers[name]
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep the garbage collector from looking through a million new objects again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _quantization(

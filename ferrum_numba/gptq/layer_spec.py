@@ -9,6 +9,7 @@ from typing import Literal
 from ..errors import CheckpointError
 from .config import QuantConfig
 from .packing import NIBBLES, WIDTHS, WORD_BITS, period
+from .rules import LayerRule
 from .safetensors_file import StoredTensor
 from .shards import Shards
 from .tensors import effective_group_size, is_act_order
@@ -74,17 +75,22 @@ def read_layer_specs(
     layers: dict[str, LayerSpec] = {}
     problems: dict[str, CheckpointError] = {}
     left_out = set() if unindexed else set(unindexed_layers(shards))
+    alike: dict[object, LayerSpec] = {}  # a checkpoint has few kinds of layers, checked once each
     for name in _layer_names([*shards.tensors, *shards.missing]):
         if name in left_out:
             continue
         try:
-            layers[name] = _layer_spec(name, shards, config, g_idx)
+            stored, rule = _stored(name, shards, config, g_idx), config.rule_for(name)
+            kind = (rule, *((part, t.dtype, t.shape) for part, t in stored.items()))
+            if kind not in alike:
+                alike[kind] = _layer_spec(name, stored, config, rule)
+            layers[name] = replace(alike[kind], name=name)
         except CheckpointError as error:
             problems[name] = error
     if g_idx == "file":
         names = (f"{name}.g_idx" for name in layers)
-        stored = [name for name in names if name in shards.tensors]
-        for tensor, values in shards.read(stored):  # one at a time: all of them can be much
+        present = [name for name in names if name in shards.tensors]
+        for tensor, values in shards.read(present):  # one at a time: all of them can be much
             spec = layers[tensor.removesuffix(".g_idx")]
             if is_act_order(values, spec.group_size):
                 layers[spec.name] = replace(spec, act_order=True)
@@ -107,7 +113,10 @@ def _layer_names(tensors: Iterable[str]) -> dict[str, None]:
     return {layer: None for layer, _, part in owners if part in _MARKS}
 
 
-def _layer_spec(name: str, shards: Shards, config: QuantConfig, g_idx: GroupIndex) -> LayerSpec:
+def _stored(
+    name: str, shards: Shards, config: QuantConfig, g_idx: GroupIndex
+) -> dict[str, StoredTensor]:
+    """The tensors of a layer by part; CheckpointError names one that is missing."""
     stored = {part: shards.find(f"{name}.{part}") for part in _REQUIRED}
     for part in ("g_idx", "bias"):
         if f"{name}.{part}" in shards.tensors:
@@ -120,8 +129,18 @@ def _layer_spec(name: str, shards: Shards, config: QuantConfig, g_idx: GroupInde
             "get the whole checkpoint, or correct desc_act if the rows are in order",
             code="tensor-missing",
         )
+    return stored
+
+
+def _layer_spec(
+    name: str,
+    stored: Mapping[str, StoredTensor],
+    config: QuantConfig,
+    rule: LayerRule | None,
+) -> LayerSpec:
+    """What the shapes and types say, checked against the configuration and the layer's rule."""
     _check_types(name, stored)
-    bits, configured_group_size, symmetric = _configured(name, config, stored)
+    bits, configured_group_size, symmetric = _configured(name, config, rule, stored)
     rows, N = stored["qweight"].shape
     K = rows * WORD_BITS // bits
     try:
@@ -168,10 +187,12 @@ def _check_types(name: str, stored: Mapping[str, StoredTensor]) -> None:
 
 
 def _configured(
-    name: str, config: QuantConfig, stored: Mapping[str, StoredTensor]
+    name: str,
+    config: QuantConfig,
+    rule: LayerRule | None,
+    stored: Mapping[str, StoredTensor],
 ) -> tuple[int, int, bool | None]:
     """(bits, group_size, symmetric) of a layer, by its rule or else by the configuration."""
-    rule = config.rule_for(name)
     if rule is not None and rule.excluded:
         raise CheckpointError(
             f"{name}.qweight: expected no quantised layer of this name, as the rule "

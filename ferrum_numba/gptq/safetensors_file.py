@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from io import FileIO
@@ -65,11 +65,10 @@ _BITS = {name: dtype.itemsize * 8 for name, dtype in NUMPY_DTYPES.items()} | {
 }
 
 _LENGTH_BYTES = 8
-_IN_ORDER = ("dtype", "shape", "data_offsets")
-_FIELDS = {*_IN_ORDER}
+_METADATA = "__metadata__"
+_FIELDS = {"dtype", "shape", "data_offsets"}
 _MAX_DIMENSIONS = 64
 _MAX_DIGITS = 20  # of 2^64
-_TOO_LONG = re.compile(rb"\d{%d}" % (_MAX_DIGITS + 1))
 _CHUNK_BYTES = 1 << 20
 _AGAIN = "download the file again"
 # What stands under such a name in the wild, by its first bytes.
@@ -127,12 +126,9 @@ def read_header(file: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
     except OSError as error:
         raise _unreadable(file, error) from error
     data = _LENGTH_BYTES + len(text)
-    header = _parse(text, file, data, state)
-    metadata = _metadata(header.pop("__metadata__", {}), file)
-    tensors = {
-        name: entry if type(entry) is StoredTensor else _tensor(name, entry, file, data, state)
-        for name, entry in header.items()
-    }
+    header = _parse(text, file)
+    metadata = _metadata(header.pop(_METADATA, {}), file)
+    tensors = {name: _tensor(name, entry, file, data, state) for name, entry in header.items()}
     tensors = dict(sorted(tensors.items(), key=lambda item: item[1][3:5]))  # begin, nbytes
     _check_layout(tensors, file, data, state.st_size)
     return tensors, metadata
@@ -148,7 +144,9 @@ def read_tensors(tensors: Mapping[str, StoredTensor]) -> Iterator[tuple[str, npt
     for file, stored in groupby(by_place, key=lambda item: item[1].file):
         try:
             with open_regular(file) as handle:
-                for name, tensor in stored:
+                for number, (name, tensor) in enumerate(stored):
+                    if not number:  # nothing is allocated for what is not there
+                        _check_state(handle, name, tensor)
                     yield name, _read(handle, name, tensor)
         except OSError as error:
             raise _unreadable(file, error) from error
@@ -283,31 +281,23 @@ def _integer(digits: str) -> int | str:
     return int(digits) if len(digits) <= _MAX_DIGITS else digits
 
 
-def _parse(text: bytes, file: Path, data: int, state: FileState) -> dict[str, Any]:
-    """The header's JSON, the entries of sound tensors already as StoredTensor.
+def _parse(text: bytes, file: Path) -> dict[str, Any]:
+    """The header's JSON. An object of it in which a key stands twice is a `_Repeated`.
 
-    There can be 300,000 of these: as dicts they would take as long again to be made, looked
-    through, and collected. `_tensor` says what is wrong with the others.
+    Keys that stand twice and numbers of any length are looked for only where there may be some:
+    that takes several times as long as all the rest.
     """
-
-    def read_object(pairs: list[tuple[str, Any]]) -> Any:
-        if len(pairs) == 3:
-            (first, dtype), (second, shape), (third, offsets) = pairs
-            if (first, second, third) == _IN_ORDER and _is_sound(dtype, shape, offsets):
-                begin, end = offsets
-                return StoredTensor(file, dtype, tuple(shape), data + begin, end - begin, state)
-        return _object(pairs)
-
-    parse_int = _integer if _TOO_LONG.search(text) else None
     try:
         if text[:1] != b"{":
             raise ValueError(f"begins with {text[:8]!r}")
-        header: dict[str, Any] = json.loads(
-            text.decode("utf-8"),
-            object_pairs_hook=read_object,
-            parse_int=parse_int,
-            parse_constant=_no_constant,
-        )
+        header = _plain(text)
+        if header is None:
+            header = json.loads(
+                text.decode("utf-8"),
+                object_pairs_hook=_object,
+                parse_int=_integer,
+                parse_constant=_no_constant,
+            )
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
         raise CheckpointError(
             file,
@@ -316,6 +306,7 @@ def _parse(text: bytes, file: Path, data: int, state: FileState) -> dict[str, An
             _AGAIN,
             code="checkpoint-unreadable",
         ) from error
+    assert isinstance(header, dict)
     if isinstance(header, _Repeated):
         raise CheckpointError(
             header.key,
@@ -326,6 +317,20 @@ def _parse(text: bytes, file: Path, data: int, state: FileState) -> dict[str, An
             code="checkpoint-header-wrong",
         )
     return header
+
+
+def _plain(text: bytes) -> dict[str, Any] | None:
+    """The header's JSON where no key can stand twice, which their numbers tell; else None."""
+    if not hasattr(sys, "get_int_max_str_digits"):  # a number may take for ever to be read
+        return None
+    try:
+        header: dict[str, Any] = json.loads(text.decode("utf-8"), parse_constant=_no_constant)
+    except ValueError:
+        return None
+    tensors = len(header) - (_METADATA in header)
+    counts = {text.count(f'"{field}"'.encode()) for field in _FIELDS}
+    once = text.count(f'"{_METADATA}"'.encode()) <= 1
+    return header if once and counts == {tensors} else None
 
 
 def _no_constant(name: str) -> Any:
@@ -345,6 +350,14 @@ def _metadata(value: object, file: Path) -> dict[str, str]:
 
 
 def _tensor(name: str, entry: object, file: Path, data: int, state: FileState) -> StoredTensor:
+    dtype: Any
+    shape: Any
+    offsets: Any
+    if type(entry) is dict and len(entry) == 3:
+        dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
+        if _is_sound(dtype, shape, offsets):
+            begin, end = offsets
+            return StoredTensor(file, dtype, tuple(shape), data + begin, end - begin, state)
     where = f"{file}: {name}"
     if type(entry) is not dict or entry.keys() != _FIELDS:
         raise CheckpointError(
@@ -380,20 +393,18 @@ def _tensor(name: str, entry: object, file: Path, data: int, state: FileState) -
             code="checkpoint-header-wrong",
         )
     begin, end = offsets
-    bits = math.prod(shape) * _BITS[dtype]
-    if bits != (end - begin) * 8:
-        raise CheckpointError(
-            where,
-            f"data_offsets to span {-(-bits // 8)} bytes, as {dtype} {shape} takes",
-            f"{end - begin} ({begin}..{end})",
-            _AGAIN,
-            code="checkpoint-header-wrong",
-        )
-    return StoredTensor(file, dtype, tuple(shape), data + begin, end - begin, state)
+    nbytes = -(-math.prod(shape) * _BITS[dtype] // 8)
+    raise CheckpointError(
+        where,
+        f"data_offsets to span {nbytes} bytes, as {dtype} {shape} takes",
+        f"{end - begin} ({begin}..{end})",
+        _AGAIN,
+        code="checkpoint-header-wrong",
+    )
 
 
-def _is_sound(dtype: object, shape: object, offsets: object) -> bool:
-    """Whether an entry's values have the right types and agree with each other."""
+def _is_sound(dtype: Any, shape: Any, offsets: Any) -> bool:
+    """Whether an entry's values have the right types and agree: all that `_tensor` asks, fast."""
     if type(dtype) is not str or type(shape) is not list or type(offsets) is not list:
         return False
     if dtype not in _BITS or len(shape) > _MAX_DIMENSIONS or len(offsets) != 2:
@@ -483,7 +494,6 @@ def _read(handle: FileIO, name: str, tensor: StoredTensor) -> npt.NDArray[Any]:
             where=tensor.file,
             code="tensor-type",
         )
-    _check_state(handle, name, tensor)  # before, so that nothing is allocated for what is not there
     array = np.empty(tensor.shape, NUMPY_DTYPES[tensor.dtype])
     rest = memoryview(array.reshape(-1).view(np.uint8).data)
     handle.seek(tensor.begin)
@@ -492,7 +502,7 @@ def _read(handle: FileIO, name: str, tensor: StoredTensor) -> npt.NDArray[Any]:
         if not count:
             raise _truncated(tensor.file, name, tensor.begin + tensor.nbytes, handle.tell())
         rest = rest[count:]
-    _check_state(handle, name, tensor)  # and after, since it may be written to meanwhile
+    _check_state(handle, name, tensor)  # after, for it may be written to meanwhile
     return array
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -52,18 +52,20 @@ class Shards:
         file, a name in two files of which no index names one, and an index that names a path.
         """
         tensors: dict[str, StoredTensor] = {}
-        twins: list[tuple[str, StoredTensor]] = []
+        copies: dict[str, list[StoredTensor]] = {}
         metadata: dict[str, str] = {}
         for file in tensor_files(path):
             found, its_metadata = read_header(file)
             metadata.update(its_metadata)
-            twins += ((name, tensors[name]) for name in found.keys() & tensors.keys())
+            for name in found.keys() & tensors.keys():
+                copies.setdefault(name, [tensors[name]]).append(found[name])
             tensors.update(found)
         folder = path if path.is_dir() else path.parent
         index, problems = _read_indexes(folder)
         if path.is_dir():
             problems |= _missing_shards(path, index)
-        _choose(tensors, twins, index)
+        tensors |= {name: _choose(name, copies[name], index) for name in sorted(copies)}
+        _warn_of_others(copies, index)
         ordered = {name: tensors[name] for name in _in_order(tensors)}
         return cls(ordered, metadata, folder, index, problems)
 
@@ -103,38 +105,42 @@ class Shards:
         return f" (the index places it in {self.index[name]!r})" if name in self.index else ""
 
 
-def _choose(
-    tensors: dict[str, StoredTensor],
-    twins: Iterable[tuple[str, StoredTensor]],
-    index: Mapping[str, str],
-) -> None:
-    """Leave in `tensors` those of `twins`, the same names in other files, that the index names."""
+def _choose(name: str, copies: Sequence[StoredTensor], index: Mapping[str, str]) -> StoredTensor:
+    """That of several tensors of one name which the index means."""
+    for tensor in copies:
+        if tensor.file.name == index.get(name):
+            return tensor
+    files = " and ".join(tensor.file.name for tensor in copies)
+    raise CheckpointError(
+        name,
+        "in one file",
+        f"in {files} of {copies[0].file.parent}",
+        (
+            "remove the file that does not belong, or open a single file; where all "
+            "belong, get the index that says which is meant "
+            f"({INDEX_PATTERN.replace('*', 'model')})"
+        ),
+        code="checkpoint-header-wrong",
+    )
+
+
+def _warn_of_others(copies: Mapping[str, Sequence[StoredTensor]], index: Mapping[str, str]) -> None:
+    """Warn of tensors whose copies in other files than the index names have other values."""
     different = []
-    for name, twin in sorted(twins):
-        pair = {tensor.file.name: tensor for tensor in (twin, tensors[name])}
-        if index.get(name) not in pair:
-            first, second = pair
-            raise CheckpointError(
-                name,
-                "in one file",
-                f"in {first} and {second} of {twin.file.parent}",
-                (
-                    "remove the file that does not belong, or open a single file; where both "
-                    "belong, get the index that says which is meant "
-                    f"({INDEX_PATTERN.replace('*', 'model')})"
-                ),
-                code="checkpoint-header-wrong",
-            )
-        if not same_bytes(name, *pair.values()):
-            different.append((name, *pair))
-        tensors[name] = pair[index[name]]
+    for name, tensors in sorted(copies.items()):
+        chosen = _choose(name, tensors, index)
+        others = (tensor for tensor in tensors if tensor is not chosen)
+        different += [
+            (name, chosen, other) for other in others if not same_bytes(name, chosen, other)
+        ][:1]
     if different:
-        name, first, second = different[0]
+        name, chosen, other = different[0]
         more = f" (and {len(different) - 1} more such tensors)" if len(different) > 1 else ""
         warnings.warn(
-            f"{name}: expected the same values wherever it stands, found others in {first} than in "
-            f"{second}{more}; the one in {index[name]}, where the index places it, is taken",
-            stacklevel=5,
+            f"{name}: expected the same values wherever it stands, found others in "
+            f"{other.file.name} than in {chosen.file.name}{more}; the one in {index[name]}, where "
+            "the index places it, is taken",
+            stacklevel=6,
         )
 
 

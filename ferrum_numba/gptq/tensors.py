@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -259,7 +259,15 @@ def _part(name: str, size: int, rank: int, world: int) -> tuple[int, int]:
 
 def is_act_order(g_idx: npt.NDArray[np.int32], group_size: int) -> bool:
     """Whether g_idx, int32 [K], differs from arange(K) // group_size."""
-    return not np.array_equal(g_idx, np.arange(g_idx.size, dtype=np.int32) // group_size)
+    return not np.array_equal(g_idx, in_order(g_idx.size, group_size))
+
+
+@lru_cache(maxsize=16)
+def in_order(K: int, group_size: int) -> npt.NDArray[np.int32]:
+    """arange(K) // group_size, int32 [K], read-only: a checkpoint has few such."""
+    groups: npt.NDArray[np.int32] = np.arange(K, dtype=np.int32) // np.int32(group_size)
+    groups.flags.writeable = False
+    return groups
 
 
 def check_g_idx(name: str, g_idx: npt.NDArray[np.int32], groups: int) -> None:
