@@ -76,8 +76,10 @@ class Patterns:
         total = sum(len(pattern) for pattern, _ in patterns)
         if total > _MAX_TOTAL:
             raise CheckpointError(
-                f"{self._where}: expected rules of at most {_MAX_TOTAL} characters, found {total} "
-                f"in {len(patterns)} rules; let fewer rules name the layers"
+                self._where,
+                f"rules of at most {_MAX_TOTAL} characters",
+                f"{total} in {len(patterns)} rules",
+                "let fewer rules name the layers",
             )
         starts = []
         for place, (pattern, where) in enumerate(patterns):
@@ -204,8 +206,10 @@ class Patterns:
             self._work += 1 + len(promises)
             if self._work > min(_LEAST_WORK + _WORK_PER_CHARACTER * self._read, _MOST_WORK):
                 raise CheckpointError(
-                    f"{self._where}: expected rules whose patterns are matched in {self._work - 1} "
-                    "steps, found that they take more; let them name their layers more plainly"
+                    self._where,
+                    f"rules whose patterns are matched in {self._work - 1} steps",
+                    "that they take more",
+                    "let them name their layers more plainly",
                 )
             node = self._states[state]
             if node[0] in ("char", "match"):
@@ -283,8 +287,10 @@ def _is_word(character: str, flags: int) -> bool:
 def _refusal(where: str, pattern: str, what: str) -> CheckpointError:
     shown = pattern if len(pattern) <= 200 else f"{pattern[:200]}…"
     return CheckpointError(
-        f"{where}: expected a regular expression that can be matched in linear time, found {what} "
-        f"in {shown!r}; name the layers without it"
+        where,
+        "a regular expression that can be matched in linear time",
+        f"{what} in {shown!r}",
+        "name the layers without it",
     )
 
 
@@ -299,7 +305,7 @@ def _parsed(pattern: str, where: str) -> tuple[_Node, int]:
         raise _refusal(where, pattern, str(refused)) from refused
     except (re.error, OverflowError, RecursionError) as error:
         raise CheckpointError(
-            f"{where}: expected a regular expression, found one that does not compile ({error})"
+            where, "a regular expression", f"one that does not compile ({error})"
         ) from error
     return node, flags & (re.ASCII | re.IGNORECASE | re.DOTALL)
 

@@ -200,19 +200,21 @@ def write_file(
                 written += handle.write(flat.view(np.uint8).data)
             if written != offset:
                 raise CheckpointError(
-                    f"{file}: expected {offset} bytes of tensors, as the header announces, found "
-                    f"{written}"
+                    file, f"{offset} bytes of tensors, as the header announces", written
                 )
     except OSError as error:
         raise CheckpointError(
-            f"{file}: expected room for {offset} bytes, found that it cannot be written ({error})"
+            file, f"room for {offset} bytes", f"that it cannot be written ({error})"
         ) from error
     return _LENGTH_BYTES + len(text) + offset
 
 
 def _unreadable(file: Path, error: OSError) -> CheckpointError:
     return CheckpointError(
-        f"{file}: expected a safetensors file, found one that cannot be read ({error})"
+        file,
+        "a safetensors file",
+        f"one that cannot be read ({error})",
+        code="checkpoint-unreadable",
     )
 
 
@@ -220,18 +222,29 @@ def _header_text(handle: FileIO, size: int, file: Path) -> bytes:
     prefix = handle.read(_LENGTH_BYTES)
     if len(prefix) < _LENGTH_BYTES:
         raise CheckpointError(
-            f"{file}: expected a safetensors file, which has at least {_LENGTH_BYTES} bytes, found "
-            f"{size}; {_AGAIN}"
+            file,
+            f"a safetensors file, which has at least {_LENGTH_BYTES} bytes",
+            size,
+            _AGAIN,
+            code="checkpoint-unreadable",
         )
     length = int.from_bytes(prefix, "little")
     most = min(MAX_HEADER_BYTES, size - _LENGTH_BYTES)
     if not 2 <= length <= most:
         for begins, found in _OTHER_KINDS.items():
             if prefix.startswith(begins):
-                raise CheckpointError(f"{file}: expected a safetensors file, found {found}")
+                raise CheckpointError(
+                    file, "a safetensors file", found, code="checkpoint-unreadable"
+                )
         raise CheckpointError(
-            f"{file}: expected a safetensors file, found a header length of {length} bytes, where "
-            f"2..{most} are possible in a file of {size}; {_AGAIN}"
+            file,
+            "a safetensors file",
+            (
+                f"a header length of {length} bytes, where 2..{most} are possible in a file of "
+                f"{size}"
+            ),
+            _AGAIN,
+            code="checkpoint-unreadable",
         )
     text = _read_up_to(handle, length)
     if len(text) < length:
@@ -287,14 +300,21 @@ def _parse(text: bytes, file: Path) -> dict[str, Any]:
             )
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
         raise CheckpointError(
-            f"{file}: expected a safetensors file, found a header that is no JSON object "
-            f"({error}); {_AGAIN}"
+            file,
+            "a safetensors file",
+            f"a header that is no JSON object ({error})",
+            _AGAIN,
+            code="checkpoint-unreadable",
         ) from error
     assert isinstance(header, dict)
     if isinstance(header, _Repeated):
         raise CheckpointError(
-            f"{file}: {header.key}: expected once in the header, found twice, so that the "
-            f"file does not say which is meant; {_AGAIN}"
+            header.key,
+            "once in the header",
+            "twice, so that the file does not say which is meant",
+            _AGAIN,
+            where=file,
+            code="checkpoint-header-wrong",
         )
     return header
 
@@ -320,8 +340,11 @@ def _no_constant(name: str) -> Any:
 def _metadata(value: object, file: Path) -> dict[str, str]:
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
         raise CheckpointError(
-            f"{file}: __metadata__: expected a JSON object of texts in the header, found "
-            f"{_shown(value)}"
+            "__metadata__",
+            "a JSON object of texts in the header",
+            _shown(value),
+            where=file,
+            code="checkpoint-header-wrong",
         )
     return dict(value)
 
@@ -338,30 +361,45 @@ def _tensor(name: str, entry: object, file: Path, data: int, state: FileState) -
     where = f"{file}: {name}"
     if type(entry) is not dict or entry.keys() != _FIELDS:
         raise CheckpointError(
-            f"{where}: expected a JSON object of dtype, shape and data_offsets, each once, found "
-            f"{_shown(entry)}; {_AGAIN}"
+            where,
+            "a JSON object of dtype, shape and data_offsets, each once",
+            _shown(entry),
+            _AGAIN,
+            code="checkpoint-header-wrong",
         )
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in _BITS:
         raise CheckpointError(
-            f"{where}: expected dtype to be one of {', '.join(_BITS)}, found {_shown(dtype)}; "
-            f"{_AGAIN}"
+            where,
+            f"dtype to be one of {', '.join(_BITS)}",
+            _shown(dtype),
+            _AGAIN,
+            code="checkpoint-header-wrong",
         )
     if not _is_counts(shape) or len(shape) > _MAX_DIMENSIONS:
         raise CheckpointError(
-            f"{where}: expected shape to be a list of up to {_MAX_DIMENSIONS} sizes of at least 0, "
-            f"found {_shown(shape)}; {_AGAIN}"
+            where,
+            f"shape to be a list of up to {_MAX_DIMENSIONS} sizes of at least 0",
+            _shown(shape),
+            _AGAIN,
+            code="checkpoint-header-wrong",
         )
     if not _is_counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise CheckpointError(
-            f"{where}: expected data_offsets [begin, end] with 0 <= begin <= end, found "
-            f"{_shown(offsets)}; {_AGAIN}"
+            where,
+            "data_offsets [begin, end] with 0 <= begin <= end",
+            _shown(offsets),
+            _AGAIN,
+            code="checkpoint-header-wrong",
         )
     begin, end = offsets
     nbytes = -(-math.prod(shape) * _BITS[dtype] // 8)
     raise CheckpointError(
-        f"{where}: expected data_offsets to span {nbytes} bytes, as {dtype} {shape} "
-        f"takes, found {end - begin} ({begin}..{end}); {_AGAIN}"
+        where,
+        f"data_offsets to span {nbytes} bytes, as {dtype} {shape} takes",
+        f"{end - begin} ({begin}..{end})",
+        _AGAIN,
+        code="checkpoint-header-wrong",
     )
 
 
@@ -394,9 +432,15 @@ def _check_layout(tensors: Mapping[str, StoredTensor], file: Path, data: int, si
         if tensor.begin != end:
             what = "overlap" if tensor.begin < end else "hole"
             raise CheckpointError(
-                f"{file}: {name}: expected its bytes to begin at {end - data}, where those of "
-                f"{before} end, found {tensor.begin - data}: {'an' if what == 'overlap' else 'a'} "
-                f"{what} of {abs(tensor.begin - end)} bytes; {_AGAIN}"
+                name,
+                f"its bytes to begin at {end - data}, where those of {before} end",
+                (
+                    f"{tensor.begin - data}: {('an' if what == 'overlap' else 'a')} {what} of "
+                    f"{abs(tensor.begin - end)} bytes"
+                ),
+                _AGAIN,
+                where=file,
+                code="checkpoint-header-wrong",
             )
         end, before = tensor.begin + tensor.nbytes, name
     if end == size:
@@ -405,15 +449,22 @@ def _check_layout(tensors: Mapping[str, StoredTensor], file: Path, data: int, si
         cut = next(name for name, tensor in tensors.items() if tensor.begin + tensor.nbytes > size)
         raise _truncated(file, cut, end, size)
     raise CheckpointError(
-        f"{file}: expected {end} bytes, as the header says, found {size}: {size - end} bytes "
-        f"at the end belong to no tensor; {_AGAIN}"
+        file,
+        f"{end} bytes, as the header says",
+        f"{size}: {size - end} bytes at the end belong to no tensor",
+        _AGAIN,
+        code="checkpoint-header-wrong",
     )
 
 
 def _truncated(file: Path, what: str, expected: int, found: int) -> CheckpointError:
     return CheckpointError(
-        f"{file}: {what}: expected a file of {expected} bytes, as the header says, found {found}: "
-        f"the file is cut short, or the header is wrong; {_AGAIN}"
+        what,
+        f"a file of {expected} bytes, as the header says",
+        f"{found}: the file is cut short, or the header is wrong",
+        _AGAIN,
+        where=file,
+        code="checkpoint-cut-short",
     )
 
 
@@ -426,17 +477,22 @@ def _check_state(handle: FileIO, name: str, tensor: StoredTensor) -> None:
         raise _truncated(tensor.file, name, tensor.begin + tensor.nbytes, found.st_size)
     what = "another file in its place" if found[:2] != tensor.state[:2] else "it written to since"
     raise CheckpointError(
-        f"{tensor.file}: {name}: expected the file as it was when its header was read, found "
-        f"{what} ({tensor.state.st_size} bytes then, {found.st_size} now); open the checkpoint "
-        "again once nothing writes to it"
+        name,
+        "the file as it was when its header was read",
+        f"{what} ({tensor.state.st_size} bytes then, {found.st_size} now)",
+        "open the checkpoint again once nothing writes to it",
+        where=tensor.file,
     )
 
 
 def _read(handle: FileIO, name: str, tensor: StoredTensor) -> npt.NDArray[Any]:
     if tensor.dtype not in NUMPY_DTYPES:
         raise CheckpointError(
-            f"{tensor.file}: {name}: expected a dtype among {', '.join(NUMPY_DTYPES)}, found "
-            f"{tensor.dtype}, which NumPy does not have"
+            name,
+            f"a dtype among {', '.join(NUMPY_DTYPES)}",
+            f"{tensor.dtype}, which NumPy does not have",
+            where=tensor.file,
+            code="tensor-type",
         )
     array = np.empty(tensor.shape, NUMPY_DTYPES[tensor.dtype])
     rest = memoryview(array.reshape(-1).view(np.uint8).data)
