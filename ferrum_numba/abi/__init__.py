@@ -5,7 +5,7 @@ Pure Python: no GPU, no NumPy, so that a launch can be inspected anywhere.
 
 from .annotation import AnnotatedBlock, Field, annotate
 from .arrays import ArrayReference
-from .binding import Binder, Bound, Demand
+from .binding import Binder, Bound, Demand, Movable
 from .block import ParameterBlock
 from .expression import Expression, expression
 from .launch import LaunchConfig
@@ -24,6 +24,7 @@ __all__ = [
     "Expression",
     "Field",
     "LaunchConfig",
+    "Movable",
     "Parameter",
     "ParameterBlock",
     "Role",

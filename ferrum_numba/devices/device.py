@@ -15,7 +15,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..abi import ArrayReference, Binder, Bound, LaunchConfig, ParameterBlock, Sidecar, Signature
+from ..abi import (
+    ArrayReference,
+    Binder,
+    Bound,
+    LaunchConfig,
+    Movable,
+    ParameterBlock,
+    Sidecar,
+    Signature,
+)
 from ..abi.ptx_text import not_ptx, without_comments
 from ..errors import AbiError, DeviceError, PtxError
 from . import observer, sequence
@@ -309,10 +318,11 @@ class Kernel(ABC):
             arguments = {n: value for n, value in arguments.items() if n not in changes}
         return Invocation(bound, invocation.block, arguments)
 
-    def _may_move(
-        self, bound: Bound, places: Mapping[str, int], addresses: Mapping[str, int]
-    ) -> bool:
-        return self._binder.may_move(bound, places, addresses)
+    def _movable(self, bound: Bound) -> Mapping[str, Movable]:
+        return self._binder.movable(bound)
+
+    def _holds(self, address: int) -> bool:
+        return True
 
     def _require_possible(self, config: LaunchConfig) -> None:
         """Check that kernel and device can do what the configuration asks beyond the grid.

@@ -172,7 +172,7 @@ class CudaDevice(Device):
 
     def holds(self, address: int) -> bool:
         """True if there is memory of this GPU at an address."""
-        return driver.device_of(address) == self.ordinal
+        return address in self.memory.blocks or driver.device_of(address) == self.ordinal
 
     def _require_here(self, name: str, address: int) -> None:
         ordinal = driver.device_of(address)

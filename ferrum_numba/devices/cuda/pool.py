@@ -71,7 +71,10 @@ class Block:
 
 
 class Pool(DeviceMemory):
-    """The memory of one GPU.  Safe from any thread."""
+    """The memory of one GPU.  Safe from any thread.
+
+    blocks: the addresses of all blocks, in use or spare.
+    """
 
     def __init__(self, device: str, ordinal: int, gpu: InFlight, current: _Current) -> None:
         """gpu: what is under way there.  current: makes the GPU's context current in a block."""
@@ -80,6 +83,7 @@ class Pool(DeviceMemory):
         self._dropped: deque[tuple[int, int]] = deque()
         self._spare: dict[int, list[int]] = {}  # addresses by size
         self._spare_bytes = 0
+        self.blocks: set[int] = set()
         self._held = 0  # bytes of blocks in use, and of spare ones
         with self._calling():
             self._stream = Stream()
@@ -177,6 +181,7 @@ class Pool(DeviceMemory):
             return 0, driver.error_name(code)
         driver.check(code, "cuMemAlloc")
         self._held += size
+        self.blocks.add(address.value)
         return address.value, ""
 
     def _trim(self) -> None:
@@ -193,6 +198,7 @@ class Pool(DeviceMemory):
                 address = block.pop()
                 self._spare_bytes -= size
                 self._held -= size
+                self.blocks.discard(address)
                 if self._handle:
                     code = library.cuMemFreeAsync(address, self._stream.handle)
                 else:
