@@ -245,7 +245,7 @@ class Kernel(ABC):
             given = {**dict(zip(self._names, arguments, strict=False)), **named}
         call: PreparedLaunch | None = getattr(self._own, "call", None)
         distinct = len(given) == len(arguments) + len(named)
-        if call is not None and distinct and call.launch_as(config, stream, given):
+        if call is not None and distinct and call._launch_as(config, stream, given):
             return
         # Not as the thread launched it before: all of it is looked at.
         invocation = self._marshal_seen(config, arguments, named)
@@ -296,8 +296,8 @@ class Kernel(ABC):
         bound = self._binder.bind(config, positional, named)
         block = ParameterBlock(self.signature)
         block.write(bound.values)
-        names = (p.name for p in self.signature.arguments)
-        return Invocation(bound, block, {**dict(zip(names, positional, strict=False)), **named})
+        arguments = {**dict(zip(self._names, positional, strict=False)), **named}
+        return Invocation(bound, block, arguments)
 
     def _remarshal(
         self, invocation: Invocation, changes: Mapping[str, object], hold: bool = True

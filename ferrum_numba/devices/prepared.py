@@ -143,7 +143,7 @@ class PreparedLaunch:
         self._borrow(changes)
         self._send(stream, changes)
 
-    def launch_as(self, config: LaunchConfig, stream: Any, arguments: dict[str, object]) -> bool:
+    def _launch_as(self, config: LaunchConfig, stream: Any, arguments: dict[str, object]) -> bool:
         """`launch` with all arguments anew, where that is a launch of this configuration.
 
         Returns False, and launches nothing, where it is another, or something does not fit.

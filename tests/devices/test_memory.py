@@ -272,6 +272,31 @@ def test_finalisers_that_allocate(any_gpu: fe.Device) -> None:
     assert any_gpu.memory.in_use == before
 
 
+def test_layers_made_and_dropped(any_gpu: fe.Device) -> None:
+    """With launches in flight; nothing is left of them."""
+    x = any_gpu.to_device(canonical.A)
+    figures = []
+    for _ in range(2):
+        for n in range(60):
+            layer = fe.GptqLinear(canonical.TENSORS, device=any_gpu)
+            y = layer(x)
+            with any_gpu.record_plan() as plan:
+                layer(x, out=y)
+            plan()
+            with any_gpu.capture() as graph:
+                layer(x, out=y, stream=graph.stream)
+            graph.launch()
+            del layer, y, plan, graph
+            if n % 20 == 19:
+                gc.collect()
+        any_gpu.synchronize()
+        gc.collect()
+        figures.append((any_gpu.memory.in_use, any_gpu.memory.reserved))
+    (in_use, reserved), (later, more) = figures
+    assert later == in_use
+    assert more <= reserved + MIB
+
+
 # ---- captures ----
 
 

@@ -35,7 +35,6 @@ _Current = Callable[[], AbstractContextManager[object]]
 _POOLS_SUPPORTED = 115  # CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED
 _PINNED, _DEVICE = 1, 1  # CU_MEM_ALLOCATION_TYPE_PINNED, CU_MEM_LOCATION_TYPE_DEVICE
 _RELEASE_THRESHOLD, _RESERVED = 4, 5  # CU_MEMPOOL_ATTR_...
-_OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY
 
 # Blocks are multiples of these, so that arrays of about the same size can take the same block.
 _FINE, _COARSE, _LARGE = 512, 1 << 16, 1 << 20
@@ -177,7 +176,7 @@ class Pool(DeviceMemory):
                 self._stream.synchronize()
         else:
             code = library.cuMemAlloc_v2(ctypes.byref(address), size)
-        if code == _OUT_OF_MEMORY:
+        if code and driver.cause_of_death() is None:
             return 0, driver.error_name(code)
         driver.check(code, "cuMemAlloc")
         self._held += size
