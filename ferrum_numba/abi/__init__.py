@@ -4,7 +4,7 @@ Pure Python: no GPU, no NumPy, so that a launch can be inspected anywhere.
 """
 
 from .arrays import ArrayReference
-from .binding import Binder, Bound, Demand
+from .binding import Binder, Bound, Demand, Movable
 from .block import ParameterBlock
 from .expression import Expression, expression
 from .launch import LaunchConfig
@@ -20,6 +20,7 @@ __all__ = [
     "Demand",
     "Expression",
     "LaunchConfig",
+    "Movable",
     "Parameter",
     "ParameterBlock",
     "Role",

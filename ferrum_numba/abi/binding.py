@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from numbers import Number
+from typing import NamedTuple
 
 from ..errors import AbiError
 from .arrays import ArrayReference, check_array, check_contiguous, check_overlap
@@ -58,6 +59,18 @@ class Bound:
         moved = {name: replace(self.arrays[name], address=a) for name, a in addresses.items()}
         values, arrays = {**self.values, **addresses}, {**self.arrays, **moved}
         return Bound(self.config, values, arrays, self.scratch)
+
+
+class Movable(NamedTuple):
+    """How an array may be replaced by one that lies elsewhere, and is alike.
+
+    align, nbytes: of its address, and from there on.  apart: names and bytes of the arrays that it
+    shares no memory with.
+    """
+
+    align: int
+    nbytes: int
+    apart: tuple[tuple[str, int], ...]
 
 
 class Binder:
@@ -133,26 +146,17 @@ class Binder:
         self._check_arrays(arrays, sizes, changes.keys())
         return Bound(config, values, arrays, self._demands(config, sizes))
 
-    def may_move(
-        self, bound: Bound, places: Mapping[str, int], addresses: Mapping[str, int]
-    ) -> bool:
-        """Whether arrays of a launch may be replaced by ones that lie elsewhere and are alike.
-
-        places: where all arrays of the launch lie by now.  False where `rebind` has to say why.
-        """
-        arrays, outputs = bound.arrays, self._outputs
-        for name, address in addresses.items():
-            declaration, array = self._declarations.get(name), arrays.get(name)
-            if array is None or not address:
-                return False
-            if declaration is not None and address % (declaration.align or array.itemsize):
-                return False
-            end = address + array.available
-            for other in places if name in outputs else outputs:
-                place = addresses[other] if other in addresses else places.get(other, end)
-                if place < end and other != name and address < place + arrays[other].available:
-                    return False
-        return True
+    def movable(self, bound: Bound) -> dict[str, Movable]:
+        """Of each array of a launch, what another one has to keep to that is alike."""
+        nbytes = {name: array.available for name, array in bound.arrays.items()}
+        found = {}
+        for name, array in bound.arrays.items():
+            declaration = self._declarations.get(name)
+            align = (declaration.align or array.itemsize) if declaration is not None else 1
+            others = nbytes if name in self._outputs else self._outputs
+            apart = tuple((n, nbytes[n]) for n in others if n != name and n in nbytes)
+            found[name] = Movable(align, array.available, apart)
+        return found
 
     def _only_moved(
         self, new: Mapping[str, ArrayReference], old: Mapping[str, ArrayReference]

@@ -46,7 +46,7 @@ def _reader(kind: type) -> Callable[[Any], Key]:
     if hasattr(kind, "device_ctypes_pointer"):
         return _of_numba
     if hasattr(kind, "data_ptr") and hasattr(kind, "stride"):
-        return _of_torch
+        return of_torch
     if kind.__module__.partition(".")[0] == "cupy":
         return _of_cupy
     return _of_interface
@@ -78,7 +78,8 @@ def _of_numba(array: Any) -> Key:
     return (type(array), array.shape, array.strides, array.dtype, array.stream), address
 
 
-def _of_torch(array: Any) -> Key:
+def of_torch(array: Any) -> Key:
+    """Of a tensor: its library knows on which device its memory lies, which is there as it is."""
     # The strides alone would not tell a conjugate, but then it is complex, which nobody takes.
     try:
         layout = array.shape, array.stride(), array.dtype, array.device, array.requires_grad

@@ -14,7 +14,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..abi import ArrayReference, Binder, Bound, LaunchConfig, ParameterBlock, Sidecar, Signature
+from ..abi import (
+    ArrayReference,
+    Binder,
+    Bound,
+    LaunchConfig,
+    Movable,
+    ParameterBlock,
+    Sidecar,
+    Signature,
+)
 from ..errors import AbiError, DeviceError
 from ..ptx_text import read_module, read_ptx
 from . import observer, sequence
@@ -235,7 +244,7 @@ class Kernel(ABC):
             given = {**dict(zip(self._names, arguments, strict=False)), **named}
         call: PreparedLaunch | None = getattr(self._own, "call", None)
         distinct = len(given) == len(arguments) + len(named)
-        if call is not None and distinct and call.launch_as(config, stream, given):
+        if call is not None and distinct and call._launch_as(config, stream, given):
             return
         # Not as the thread launched it before: all of it is looked at.
         invocation = self._marshal_seen(config, arguments, named)
@@ -295,8 +304,8 @@ class Kernel(ABC):
         bound = self._binder.bind(config, positional, named)
         block = ParameterBlock(self.signature)
         block.write(bound.values)
-        names = (p.name for p in self.signature.arguments)
-        return Invocation(bound, block, {**dict(zip(names, positional, strict=False)), **named})
+        arguments = {**dict(zip(self._names, positional, strict=False)), **named}
+        return Invocation(bound, block, arguments)
 
     def _remarshal(
         self, invocation: Invocation, changes: Mapping[str, object], hold: bool = True
@@ -317,10 +326,11 @@ class Kernel(ABC):
             arguments = {n: value for n, value in arguments.items() if n not in changes}
         return Invocation(bound, invocation.block, arguments)
 
-    def _may_move(
-        self, bound: Bound, places: Mapping[str, int], addresses: Mapping[str, int]
-    ) -> bool:
-        return self._binder.may_move(bound, places, addresses)
+    def _movable(self, bound: Bound) -> Mapping[str, Movable]:
+        return self._binder.movable(bound)
+
+    def _holds(self, address: int) -> bool:
+        return True
 
     def _require_possible(self, config: LaunchConfig) -> None:
         """Check that kernel and device can do what the configuration asks beyond the grid.

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
 
-from ..abi import ArrayReference, Bound, LaunchConfig, ParameterBlock, Sidecar, Signature
+from ..abi import ArrayReference, Bound, LaunchConfig, Movable, ParameterBlock, Sidecar, Signature
 from ..errors import AbiError
 
 
@@ -43,10 +43,11 @@ class Launchable(Protocol):
     def describe(self, invocation: Invocation) -> str:
         """The launch in one line, for the messages of errors."""
 
-    def _may_move(
-        self, bound: Bound, places: Mapping[str, int], addresses: Mapping[str, int]
-    ) -> bool:
-        """True if arrays may be replaced by ones elsewhere that are alike; see `Binder`."""
+    def _movable(self, bound: Bound) -> Mapping[str, Movable]:
+        """Of each array, what another one has to keep to that is alike."""
+
+    def _holds(self, address: int) -> bool:
+        """True if there is memory of the device at an address, as far as it can be asked."""
 
     def _remarshal(
         self, invocation: Invocation, changes: Mapping[str, object], hold: bool = True

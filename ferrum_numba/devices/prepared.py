@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ..abi import LaunchConfig
+from ..abi import LaunchConfig, Movable
 from ..errors import AbiError, FerrumError, LaunchError
-from .cache_keys import Key, cache_key, readers
+from .cache_keys import Key, cache_key, of_torch, readers
 from .invocation import Invocation, Launchable
 
 # In place of cache keys while arguments change: broken off in between, none is taken for what was
@@ -33,6 +33,7 @@ class PreparedLaunch:
         """borrowed: the arguments, all of which the next launch is given again."""
         self.kernel = kernel
         self._invocation = invocation
+        self._movable: Mapping[str, Movable] | None = None
         self._moved: dict[str, int] = {}  # addresses that are in the block, not in _invocation
         self._held: dict[str, Key | int] = {}  # cache keys of what `update` was given
         self._borrowed: dict[str, Key | int] = {}  # and of what `launch` was
@@ -51,8 +52,7 @@ class PreparedLaunch:
     def invocation(self) -> Invocation:
         """The launch as it is now; its block is the one that the next call hands over."""
         if self._moved:
-            moved, self._moved = self._moved, {}
-            before = self._invocation
+            before, moved, self._moved = self._invocation, self._moved, {}
             self._invocation = replace(before, bound=before.bound.at(moved))
         return self._invocation
 
@@ -71,11 +71,12 @@ class PreparedLaunch:
         addresses, same = {}, 0
         for name, key in found.items():
             held = self._held.get(name)
-            if type(key) is tuple and type(held) is tuple and key[1] and key[0] == held[0]:
+            if type(key) is tuple and type(held) is tuple and key[0] == held[0]:
                 addresses[name] = key[1]
             elif key == held:
                 same += 1
-        if len(addresses) + same == len(changes) and self._may_move(addresses):
+        moved = len(addresses) + same == len(changes)
+        if moved and self._may_move(addresses, addresses.values()):
             self._exchange(addresses, changes)
         else:
             try:
@@ -95,18 +96,33 @@ class PreparedLaunch:
 
     def _exchange(self, addresses: Mapping[str, int], changes: Mapping[str, object]) -> None:
         """Hold arrays that lie elsewhere, and are alike, in place of those before."""
-        before = self.invocation
+        now = self._invocation
+        self._invocation = Invocation(now.bound, now.block, {**now.arguments, **changes})
         self._move(addresses)
-        arguments = {**before.arguments, **changes}
-        self._invocation = replace(self.invocation, arguments=arguments)
 
     def _note_places(self) -> None:
         arrays = self._invocation.bound.arrays
         self._places = {name: array.address for name, array in arrays.items()}
+        self._movable = None
 
-    def _may_move(self, addresses: Mapping[str, int]) -> bool:
-        """True if arrays that are like those before may lie at these addresses."""
-        return self.kernel._may_move(self._invocation.bound, self._places, addresses)
+    def _may_move(self, addresses: Mapping[str, int], doubtful: Iterable[int]) -> bool:
+        """True if arrays that are like those before may lie at these addresses.
+
+        doubtful: those that the device is asked for.
+        """
+        places, movable = self._places, self._movable
+        if movable is None:
+            movable = self._movable = self.kernel._movable(self._invocation.bound)
+        for name, address in addresses.items():
+            found = movable.get(name)
+            if found is None or not address or address % found.align:
+                return False
+            end = address + found.nbytes
+            for other, nbytes in found.apart:
+                place = addresses[other] if other in addresses else places[other]
+                if place < end and address < place + nbytes:
+                    return False
+        return not doubtful or all(map(self.kernel._holds, doubtful))
 
     def _move(self, addresses: Mapping[str, int]) -> None:
         """Put in the addresses of arrays that are like those before."""
@@ -140,7 +156,7 @@ class PreparedLaunch:
         given = {**self._invocation.arguments, **changes}
         self.kernel._show_refused(self.config, (), given, error)
 
-    def launch_as(self, config: LaunchConfig, stream: Any, arguments: dict[str, object]) -> bool:
+    def _launch_as(self, config: LaunchConfig, stream: Any, arguments: dict[str, object]) -> bool:
         """`launch` with all arguments anew, where that is a launch of this configuration.
 
         Returns False, and launches nothing, where it is another, or something does not fit.
@@ -164,21 +180,25 @@ class PreparedLaunch:
         borrowed = self._borrowed
         found: dict[str, Key | int] = {}
         addresses: dict[str, int] = {}
+        doubtful: list[int] = []
         for name, value in changes.items():
             known = borrowed.get(name)
             if type(value) is int:
                 if type(known) is not int or known != value:
                     found[name] = value
                 continue
-            key = readers[type(value)](value)
-            if key == known:
-                continue
+            reader = readers[type(value)]
+            key = layout, address = reader(value)
+            if type(known) is tuple and layout == known[0]:
+                if address == known[1]:
+                    continue
+                addresses[name] = address
+                if reader is not of_torch:
+                    doubtful.append(address)
             found[name] = key
-            if type(known) is tuple and key[0] == known[0]:
-                addresses[name] = key[1]
         if not found:
             return
-        if len(addresses) == len(found) and self._may_move(addresses):
+        if len(addresses) == len(found) and self._may_move(addresses, doubtful):
             for name in found:
                 borrowed[name] = _CHANGING
             self._move(addresses)

@@ -116,6 +116,7 @@ class EmulatedDriver:
             ("cuMemAllocFromPoolAsync", (p, n, p, p), lambda out, n, *_: self._allocate(out, n)),
             ("cuMemFreeAsync", (n, p), self._free_to_pool),
             ("cuStreamQuery", (p,), self._done),
+            ("cuMemGetInfo_v2", (p, p), self._done),
             ("cuMemsetD8Async", (n, c_uint8, n, p), self._fill),
             ("cuStreamCreate", (p, c_uint), lambda out, _: self._new(out)),
             ("cuStreamSynchronize", (p,), self._done),

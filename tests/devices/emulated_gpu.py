@@ -109,7 +109,7 @@ class EmulatedGpu(fe.Device):
         self.name, self.library = "cuda:0", library
         self.in_flight, self.capture_lock = InFlight(self.current), CaptureLock()
         self.memory = Pool(self.name, 0, self.in_flight, self.current)
-        self.scratch = CudaScratch(self.memory)
+        self.scratch = CudaScratch(self.memory, self.in_flight)
 
     def current(self) -> _Current:
         return _Current()
@@ -133,6 +133,7 @@ class EmulatedGpu(fe.Device):
 
     def synchronize(self) -> None:
         self.in_flight.release()
+        self.scratch.forget()
 
     def create_stream(self) -> Any:
         return EmulatedStream(self.library)

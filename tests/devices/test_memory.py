@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import random
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +16,8 @@ import numpy as np
 import pytest
 
 import ferrum_numba as fe
-from ferrum_numba.devices.cuda import driver
+from ferrum_numba.devices.cuda import captures, driver
+from ferrum_numba.devices.cuda.objects import Instance
 from tests.devices import canonical
 from tests.devices.emulated_driver import EmulatedDriver
 from tests.devices.emulated_gpu import EVERYWHERE, EmulatedGpu, open_anywhere
@@ -272,6 +274,31 @@ def test_finalisers_that_allocate(any_gpu: fe.Device) -> None:
     assert any_gpu.memory.in_use == before
 
 
+def test_layers_made_and_dropped(any_gpu: fe.Device) -> None:
+    """With launches in flight; nothing is left of them."""
+    x = any_gpu.to_device(canonical.A)
+    figures = []
+    for _ in range(2):
+        for n in range(60):
+            layer = fe.GptqLinear(canonical.TENSORS, device=any_gpu)
+            y = layer(x)
+            with any_gpu.record_plan() as plan:
+                layer(x, out=y)
+            plan()
+            with any_gpu.capture() as graph:
+                layer(x, out=y, stream=graph.stream)
+            graph.launch()
+            del layer, y, plan, graph
+            if n % 20 == 19:
+                gc.collect()
+        any_gpu.synchronize()
+        gc.collect()
+        figures.append((any_gpu.memory.in_use, any_gpu.memory.reserved))
+    (in_use, reserved), (later, more) = figures
+    assert later == in_use
+    assert more <= reserved + MIB
+
+
 # ---- captures ----
 
 
@@ -362,6 +389,36 @@ def capture_own(device: fe.Device, things: Things) -> fe.LaunchGraph:
         things.kernel.launch(CONFIG, out, 128, stream=graph.stream)
     graph.launch(graph.stream)
     return graph
+
+
+def test_a_graph_of_another_library_holds_what_it_uses(emulated: EmulatedGpu) -> None:
+    """Results made within the capture and dropped there are nobody else's while the graph lives."""
+    layer, stream = fe.GptqLinear(canonical.TENSORS, device=emulated), emulated.create_stream()
+    x = emulated.to_device(canonical.A)
+    last = emulated.empty((canonical.M, canonical.N), np.float16)
+    kernel = emulated.load_module(IOTA).get_kernel()
+    emulated.synchronize()
+    before = emulated.memory.in_use
+    captures.begin_capture(stream.handle)
+    places = []
+    for _ in range(3):
+        y, n = layer(x, stream=stream), emulated.empty(128, np.int32)
+        kernel.launch(CONFIG, n, 128, stream=stream)
+        places += [address(emulated, y), address(emulated, n)]
+        del y, n
+    layer(x, out=last, stream=stream)
+    graph = Instance(captures.end_capture(stream.handle))
+    assert len(set(places)) == 6
+    emulated.synchronize()
+    others = [emulated.empty(512 * n, np.uint8) for n in range(1, 6) for _ in range(8)]
+    assert not set(places) & {address(emulated, other) for other in others}
+    del others
+    graph.launch(stream.handle)
+    canonical.check(emulated, last)
+    assert emulated.memory.in_use > before
+    del graph
+    emulated.synchronize()
+    assert emulated.memory.in_use == before
 
 
 def test_the_emulated_driver_tells_what_breaks_a_capture(emulated: EmulatedGpu) -> None:
@@ -457,6 +514,41 @@ def test_everything_is_dropped_amid_a_capture(gpu: fe.Device, library: str, what
     gpu_fill(gpu, y)
     replays[0]()
     canonical.check(gpu, y)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("library", ["own", "torch", "cupy"])
+def test_results_that_are_dropped_within_a_capture(gpu: fe.Device, library: str) -> None:
+    """The graph holds them: what is allocated later lies elsewhere, and replays leave it alone."""
+    layer, x = fe.GptqLinear(canonical.TENSORS, device=gpu), gpu.to_device(canonical.A)
+    last = gpu.empty((canonical.M, canonical.N), np.float16)
+    layer(x, out=last)
+    gpu.synchronize()
+    before, places = gpu.memory.in_use, []
+    with capturing(library, gpu) as (stream, replays):
+        for _ in range(3):
+            y = layer(x, stream=stream)
+            places.append(address(gpu, y))
+            del y
+        layer(x, out=last, stream=stream)
+    gpu.synchronize()
+    others = [gpu.to_device(np.zeros((canonical.M, canonical.N), np.float16)) for _ in range(16)]
+    assert not set(places) & {address(gpu, other) for other in others}
+    gpu_fill(gpu, last)
+    for _ in range(3):
+        replays[0]()
+    canonical.check(gpu, last)
+    for other in others:
+        assert not gpu.to_host(other).any()
+    del others, other
+    replays.clear()
+    gc.collect()
+    for _ in range(100):  # the driver says in its own time that a graph is gone
+        gpu.synchronize()
+        if gpu.memory.in_use == before:
+            break
+        time.sleep(0.05)
+    assert gpu.memory.in_use == before
 
 
 # ---- arrays of numba.cuda ----

@@ -42,7 +42,7 @@ class CudaDevice(Device):
         self.capture_lock = CaptureLock()
         self._context = Context(ordinal, self.in_flight.describe, self._abandon)
         self.memory: Pool = Pool(self.name, ordinal, self.in_flight, self.current)
-        self.scratch = CudaScratch(self.memory)
+        self.scratch = CudaScratch(self.memory, self.in_flight)
         self._arrays = numba_cuda.ArrayMaker(self.memory, self.current)
         with self.current():
             info, self._without_freeing = numba_cuda.context()
@@ -136,6 +136,7 @@ class CudaDevice(Device):
         with self.current(), self.capture_lock.waiting():
             driver.synchronize()
         self.in_flight.release()
+        self.scratch.forget()
 
     def create_stream(self) -> Any:
         with self.current():
@@ -172,7 +173,7 @@ class CudaDevice(Device):
 
     def holds(self, address: int) -> bool:
         """True if there is memory of this GPU at an address."""
-        return driver.device_of(address) == self.ordinal
+        return address in self.memory.blocks or driver.device_of(address) == self.ordinal
 
     def _require_here(self, name: str, address: int) -> None:
         ordinal = driver.device_of(address)

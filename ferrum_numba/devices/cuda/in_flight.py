@@ -10,10 +10,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...errors import LaunchError
+from ...errors import FerrumError, LaunchError
 from . import driver
 from .objects import Event
-from .streams import is_fleeting
+from .streams import PER_THREAD, is_fleeting
 
 # An event is set behind so many launches, or so many bytes of arrays: what a launch costs is small,
 # and so is what is kept alive longer than needed.
@@ -56,6 +56,8 @@ class InFlight:
         # finalised before the cycle's own __del__ methods run: a stream would be destroyed before
         # they could say what is still under way on it.
         self.streams: dict[int, object] = {}
+        # (stream, objects): has the graph hold them that the stream is captured into, if any.
+        self.hold_captured: Callable[[int, object], bool] = lambda stream, objects: False
 
     def watch(self, launch: object) -> None:
         """Name this one, which holds what it uses by itself, among those that may be under way."""
@@ -68,8 +70,11 @@ class InFlight:
         """Hold `objects` until the work that a stream has been given so far is done.
 
         stream: the object whose handle it is.  nbytes: about the size of the objects.  Behind what
-        is fleeting an event is set at once.
+        is fleeting an event is set at once.  Of a stream that is being captured the graph holds
+        them.
         """
+        if handle > PER_THREAD and self._captured(handle, objects):
+            return
         with self._lock:
             self._add(stream, handle, describe, objects, nbytes)
             full = self._count >= _LAUNCHES or self._open_nbytes >= _NBYTES
@@ -81,6 +86,16 @@ class InFlight:
         if done:  # outside the lock: what is freed there may run any code
             with self._current(), driver.outside_of_captures():
                 done.clear()
+
+    def _captured(self, handle: int, objects: object) -> bool:
+        """True if a graph holds the objects, into which a stream is being captured."""
+        try:
+            if not driver.is_capturing(handle):
+                return False
+            with self._current():
+                return self.hold_captured(handle, objects)
+        except FerrumError:  # the stream is gone, or the context
+            return False
 
     def drop(self, stream: Any, handle: int, describe: Describe, objects: object) -> None:
         """As `keep`, from a finaliser: it may run within `keep` itself, and in any context."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
-from ...abi import Bound, LaunchConfig, ParameterBlock, Signature
+from ...abi import LaunchConfig, ParameterBlock, Signature
 from ...errors import DeviceError
 from ..device import Kernel, Module
 from ..invocation import Invocation
@@ -114,13 +114,8 @@ class CudaKernel(Kernel):
         block.write(dict.fromkeys((p.name for p in self.signature.scratch), 0))
         block.write(arena.provide(invocation.bound.scratch))
 
-    def _may_move(
-        self, bound: Bound, places: Mapping[str, int], addresses: Mapping[str, int]
-    ) -> bool:
-        for address in addresses.values():
-            if not self.gpu.holds(address):
-                return False
-        return self._binder.may_move(bound, places, addresses)
+    def _holds(self, address: int) -> bool:
+        return self.gpu.holds(address)
 
     def _enqueue(self, invocation: Invocation, stream: Any) -> None:
         handle = stream_handle(stream)

@@ -11,33 +11,7 @@ from typing import Any
 from numba import cfunc, types
 from numba.extending import intrinsic
 
-from ..launch_log import (
-    AT,
-    CALL,
-    CAPTURING,
-    CONFIG,
-    COUNT,
-    DONE,
-    END,
-    EXTRA,
-    FUNCTION,
-    HEAD,
-    LAUNCHES,
-    NEXT,
-    NUMBER,
-    NUMBER_BIT,
-    OTHERS,
-    PLACE,
-    ROW_STREAM,
-    ROW_WORDS,
-    ROWS,
-    START,
-    STEP_BIT,
-    STEP_CALL,
-    STEP_WORDS,
-    STEPS,
-    STREAM,
-)
+from .. import launch_log as log
 from ..observer import DECLINED, FULL
 from . import driver
 
@@ -86,43 +60,43 @@ def _issuer(launcher: int, asked: int) -> Callable[[int], int]:
     clock = CFUNCTYPE(c_int, c_uint64, c_uint64)(_address(ctypes.CDLL(None).clock_gettime))
 
     def issue(address):  # type: ignore[no-untyped-def]
-        path, steps = _words(address), address + 8 * STEPS
-        count, rows, stream = path[COUNT], path[ROWS], path[STREAM]
-        place = _words(path[HEAD])[0]
+        path, steps = _words(address), address + 8 * log.STEPS
+        count, rows, stream = path[log.COUNT], path[log.ROWS], path[log.STREAM]
+        place = _words(path[log.HEAD])[0]
         if place == 0:
             return FULL
         for i in range(rows):
-            if _words(_words(steps + i * 8 * STEP_WORDS)[OTHERS])[0] <= 0:
+            if _words(_words(steps + i * 8 * log.STEP_WORDS)[log.OTHERS])[0] <= 0:
                 return DECLINED
         # The default stream, which 0 and 1 are, is never captured.
-        if stream > 1 and (capturing(stream, address + 8 * CAPTURING) or path[CAPTURING]):
+        if stream > 1 and (capturing(stream, address + 8 * log.CAPTURING) or path[log.CAPTURING]):
             return DECLINED
         segment = _words(place)
-        first = segment[NEXT]
-        while first + count <= segment[END] and not _swap(segment, first, first + count):
-            first = segment[NEXT]
-        if first + count > segment[END]:
+        first = segment[log.NEXT]
+        while first + count <= segment[log.END] and not _swap(segment, first, first + count):
+            first = segment[log.NEXT]
+        if first + count > segment[log.END]:
             return FULL
         at = 0.0
         for i in range(rows):
-            step = _words(steps + i * 8 * STEP_WORDS)
-            where = segment[PLACE] + (first + i) * 8 * ROW_WORDS
+            step = _words(steps + i * 8 * log.STEP_WORDS)
+            where = segment[log.PLACE] + (first + i) * 8 * log.ROW_WORDS
             row = _words(where)
             if i == 0:
                 clock(1, where)  # CLOCK_MONOTONIC, as time.perf_counter: seconds and nanoseconds
-                at = row[0] + row[1] * 1e-9 - _floats(place)[START]
-            _floats(where)[AT] = at
-            row[ROW_STREAM] = stream
-            row[CALL] = step[STEP_CALL]
-            _words(step[OTHERS])[0] -= 1
-            _add(where + 8 * NUMBER, first + i + 1)  # publish: readers take 0 for an incomplete row
-        _add(place + 8 * DONE, count)
-        for i in range(path[LAUNCHES]):
-            step = _words(steps + i * 8 * STEP_WORDS)
-            code = launch(step[CONFIG], step[FUNCTION], 0, step[EXTRA])
+                at = row[0] + row[1] * 1e-9 - _floats(place)[log.START]
+            _floats(where)[log.AT] = at
+            row[log.ROW_STREAM] = stream
+            row[log.CALL] = step[log.STEP_CALL]
+            _words(step[log.OTHERS])[0] -= 1
+            _add(where + 8 * log.NUMBER, first + i + 1)  # publish: 0 is an incomplete row
+        _add(place + 8 * log.DONE, count)
+        for i in range(path[log.LAUNCHES]):
+            step = _words(steps + i * 8 * log.STEP_WORDS)
+            code = launch(step[log.CONFIG], step[log.FUNCTION], 0, step[log.EXTRA])
             if code != 0:
-                return ((first + 1) << NUMBER_BIT) | (i << STEP_BIT) | code
-        return 0 if path[LAUNCHES] > 0 else (first + 1) << NUMBER_BIT
+                return ((first + 1) << log.NUMBER_BIT) | (i << log.STEP_BIT) | code
+        return 0 if path[log.LAUNCHES] > 0 else (first + 1) << log.NUMBER_BIT
 
     compiled = cfunc(types.int64(types.int64))(issue)
     _kept.append(compiled)

@@ -35,7 +35,6 @@ _Current = Callable[[], AbstractContextManager[object]]
 _POOLS_SUPPORTED = 115  # CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED
 _PINNED, _DEVICE = 1, 1  # CU_MEM_ALLOCATION_TYPE_PINNED, CU_MEM_LOCATION_TYPE_DEVICE
 _RELEASE_THRESHOLD, _RESERVED = 4, 5  # CU_MEMPOOL_ATTR_...
-_OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY
 
 # Blocks are multiples of these, so that arrays of about the same size can take the same block.
 _FINE, _COARSE, _LARGE = 512, 1 << 16, 1 << 20
@@ -71,7 +70,10 @@ class Block:
 
 
 class Pool(DeviceMemory):
-    """The memory of one GPU.  Safe from any thread."""
+    """The memory of one GPU.  Safe from any thread.
+
+    blocks: the addresses of all blocks, in use or spare.
+    """
 
     def __init__(self, device: str, ordinal: int, gpu: InFlight, current: _Current) -> None:
         """gpu: what is under way there.  current: makes the GPU's context current in a block."""
@@ -80,6 +82,7 @@ class Pool(DeviceMemory):
         self._dropped: deque[tuple[int, int]] = deque()
         self._spare: dict[int, list[int]] = {}  # addresses by size
         self._spare_bytes = 0
+        self.blocks: set[int] = set()
         self._held = 0  # bytes of blocks in use, and of spare ones
         with self._calling():
             self._stream = Stream()
@@ -173,10 +176,11 @@ class Pool(DeviceMemory):
                 self._stream.synchronize()
         else:
             code = library.cuMemAlloc_v2(ctypes.byref(address), size)
-        if code == _OUT_OF_MEMORY:
+        if code and driver.cause_of_death() is None:
             return 0, driver.error_name(code)
         driver.check(code, "cuMemAlloc")
         self._held += size
+        self.blocks.add(address.value)
         return address.value, ""
 
     def _trim(self) -> None:
@@ -193,6 +197,7 @@ class Pool(DeviceMemory):
                 address = block.pop()
                 self._spare_bytes -= size
                 self._held -= size
+                self.blocks.discard(address)
                 if self._handle:
                     code = library.cuMemFreeAsync(address, self._stream.handle)
                 else:

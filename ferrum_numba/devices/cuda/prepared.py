@@ -82,9 +82,9 @@ class CudaPreparedLaunch(PreparedLaunch):
         self._follow(before, changes)
 
     def _exchange(self, addresses: Mapping[str, int], changes: Mapping[str, object]) -> None:
-        before = self.invocation
+        held = self._invocation.arguments
         super()._exchange(addresses, changes)
-        self._follow(before, changes)
+        self._states.retire([held.get(name) for name in addresses])
 
     def _move(self, addresses: Mapping[str, int]) -> None:
         super()._move(addresses)

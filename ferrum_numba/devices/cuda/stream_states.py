@@ -150,6 +150,11 @@ class StreamStates:
                 if record.block is not block:
                     record.block.write(addresses)
 
+    def retire(self, objects: object) -> None:
+        """Keep what is held no longer alive until earlier launches finish."""
+        for state in self._states.values():
+            self._retire(state, objects)
+
     def _refill(
         self, state: StreamState, number: int, before: Invocation, changes: Mapping[str, object]
     ) -> None:
