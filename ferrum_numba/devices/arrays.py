@@ -13,6 +13,16 @@ from . import dlpack
 from .dlpack import extent
 
 
+def check_like(host: NDArray[Any], there: ArrayReference) -> None:
+    """Raise AbiError where a NumPy array does not have shape and dtype of a device's array."""
+    found = (tuple(host.shape), host.dtype.name)
+    if found != (tuple(there.shape), there.dtype) or not there.contiguous:
+        raise AbiError(
+            f"host: expected {there.dtype} {list(there.shape)}, as the device's contiguous array "
+            f"has it, found {host.dtype.name} {list(host.shape)}; convert it"
+        )
+
+
 def describe(name: str, array: object) -> ArrayReference:
     """Describe an array.  Raises AbiError for what is no array of numbers in host memory."""
     if not isinstance(array, np.ndarray):

@@ -86,6 +86,13 @@ class Device(ABC):
         """`array` as a NumPy array, after all work that was enqueued before on the device."""
 
     @abstractmethod
+    def write(self, array: Any, host: NDArray[Any]) -> None:
+        """Overwrite an array of this device, after all work that was enqueued before.
+
+        host: a NumPy array of its shape and dtype.  Raises AbiError for another one.
+        """
+
+    @abstractmethod
     def synchronize(self) -> None:
         """Wait until all work of this device is done.  Raises LaunchError for a failed launch."""
 

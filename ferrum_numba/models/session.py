@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from ..errors import AbiError, DeviceError
 from .choice import Choice
-from .control import write
 from .forward import Rows, Workspace
 from .ids import Ids, checked_ids
 from .reading import Prompt
@@ -214,12 +213,12 @@ class Session:
             for there, turns in zip(
                 self._turns, self._model.config.rope.turns(longest, self.length), strict=True
             ):
-                write(self._model.device, there, turns)
+                self._model.device.write(there, turns)
 
     def _write(self) -> None:
         """Bring pages and positions to the device."""
-        write(self._model.device, self._pages, self._table)
-        write(self._model.device, self._positions, self._where)
+        self._model.device.write(self._pages, self._table)
+        self._model.device.write(self._positions, self._where)
 
     def _require_open(self) -> None:
         if self._closed:

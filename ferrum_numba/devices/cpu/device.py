@@ -67,6 +67,10 @@ class CpuDevice(Device):
     def to_host(self, array: Any) -> NDArray[Any]:
         return arrays.view("array", array)
 
+    def write(self, array: Any, host: NDArray[Any]) -> None:
+        arrays.check_like(host, self.describe("array", array))
+        np.copyto(array, host)
+
     def synchronize(self) -> None:
         """Return at once: every launch was done when it returned."""
 

@@ -126,6 +126,17 @@ class CudaDevice(Device):
             host: NDArray[Any] = copy.view(dtype).reshape(there.shape)
             return host
 
+    def write(self, array: Any, host: NDArray[Any]) -> None:
+        there = self.describe("array", array)
+        host_arrays.check_like(host, there)
+        self.synchronize()
+        if host.nbytes:
+            flat = np.asarray(host, order="C").reshape(-1).view(np.uint8)
+            with self.current():
+                target = bytes_at(there.address, host.nbytes, array)
+                target.copy_to_device(flat, stream=self._copies)
+                self._copies.synchronize()
+
     def synchronize(self) -> None:
         recording = sequence.recording_here()
         if isinstance(recording, CudaGraph) and recording.device is self:
