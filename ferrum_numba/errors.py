@@ -51,10 +51,15 @@ class FerrumError(Exception):
         sentence += f"; {self.remedy}" if self.remedy else ""
         super().__init__(": ".join((*self.where, self.field, sentence)))
 
-    def within(self, place: str, joint: str = ": ") -> None:
+    def within(self, place: str) -> None:
         """Say what it is in: `place` comes before all that it says."""
         self.where = (place, *self.where)
-        self.args = (f"{place}{joint}{self}", *self.args[1:])
+        self.args = (f"{place}: {self}", *self.args[1:])
+
+    def part_of(self, whole: str) -> None:
+        """Say whose field is wrong: `layer.qweight` for `qweight`."""
+        self.field = f"{whole}.{self.field}"
+        self.args = (f"{whole}.{self}", *self.args[1:])
 
     def called(self, field: str, instead: str) -> None:
         """Give the field that is wrong another name, if it is this one."""

@@ -46,7 +46,7 @@ def measure(
     shapes = sorted({(p.N, p.K) for p in peers()}) if device.name != "cpu" else CPU_SHAPES
     layers = Layers(device)
     for group, m, (n, k) in itertools.product(groups, ms, shapes):
-        sizes = kernels.contiguous_sizes(m, n, k, group) | {"zero_bias": 1}
+        sizes = kernels.contiguous_sizes(m, n, k, group) | {"zero_bias": 1, "adds": 0}
         yield (
             (group, m, n, k),
             {

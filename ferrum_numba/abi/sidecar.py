@@ -211,7 +211,7 @@ class Sidecar:
             if digest != self.ptx_sha256:
                 raise AbiError(
                     f"ptx_sha256: the sidecar was written for {self.ptx_sha256[:16]}…, this PTX is "
-                    f"{digest[:16]}…; one of the two is stale: rebuild both together"
+                    f"{digest[:16]}…; one of the two is stale: rebuild both together",
                 )
 
     def _check_build(self, text: str) -> None:
@@ -276,7 +276,8 @@ def _parse(text: str) -> Sidecar:
         unknown = sorted(fields.keys() - _OUR_KEYS)
         if unknown:
             raise AbiError(
-                f"sidecar: unknown key {', '.join(unknown)}; known: {', '.join(sorted(_OUR_KEYS))}"
+                f"sidecar: unknown key {', '.join(unknown)}; known: {', '.join(sorted(_OUR_KEYS))}",
+                code="sidecar-misspelt",
             )
     params = tuple(_declaration(i, p) for i, p in enumerate(_sequence(fields, "params")))
     sidecar = Sidecar(
@@ -319,7 +320,8 @@ def _check_names(sidecar: Sidecar) -> None:
         if unknown:
             raise AbiError(
                 f"sidecar: {rule.text!r} reads {', '.join(sorted(unknown))}, "
-                "which is neither an integer parameter nor in the tile"
+                "which is neither an integer parameter nor in the tile",
+                code="sidecar-misspelt",
             )
 
 
@@ -419,11 +421,17 @@ def _declaration(index: int, fields: object) -> Declaration:
         raise AbiError(f"params[{index}]", "name, type and role", f"{fields!r}", where="sidecar")
     unknown = sorted(fields.keys() - _PARAMETER_KEYS)
     if unknown:
-        raise AbiError(f"sidecar: params[{index}]: unknown key {', '.join(unknown)}")
+        raise AbiError(
+            f"sidecar: params[{index}]: unknown key {', '.join(unknown)}", code="sidecar-misspelt"
+        )
     name, type_, role = (_string(fields, key) or "" for key in ("name", "type", "role"))
     if role not in get_args(Role):
         raise AbiError(
-            "role", f"one of {', '.join(get_args(Role))}", f"{role!r}", where=f"sidecar: {name}"
+            "role",
+            f"one of {', '.join(get_args(Role))}",
+            f"{role!r}",
+            where=f"sidecar: {name}",
+            code="sidecar-misspelt",
         )
     shape = tuple(map(_expression, _sequence(fields, "shape")))
     strides = tuple(map(_expression, _sequence(fields, "strides")))

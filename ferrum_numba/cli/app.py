@@ -9,12 +9,12 @@ from typing import Any
 
 import click
 
-from ..errors import FerrumError
+from ..errors import CheckpointError, FerrumError
 from ..version import __version__
 from . import interruption
 from .bench import bench
 from .compare import compare
-from .console import standard_error
+from .console import one_line, standard_error, wants_json, write_json
 from .devices import NoSuchDevice
 from .explain import explain_command
 from .generate import generate
@@ -60,10 +60,14 @@ class _App(click.Group):
             warnings.showwarning = show_warning
             try:
                 return super().invoke(ctx)
-            except NoSuchDevice as error:
-                raise _NoDevice(said(error)) from error
             except FerrumError as error:
-                raise _BadInput(said(error)) from error
+                message = said(error)
+                if isinstance(error, CheckpointError):  # names of strangers, new lines and all
+                    message = one_line(message)
+                if wants_json(ctx):
+                    write_json({"error": error.to_json() | {"message": message}})
+                kind = _NoDevice if isinstance(error, NoSuchDevice) else _BadInput
+                raise kind(message) from error
             except KeyboardInterrupt:
                 interruption.leaving()
                 raise SystemExit(interruption.EXIT_CODE) from None

@@ -21,9 +21,26 @@ from ..report.record import as_json
 _UNBOUNDED = 10_000  # columns, for files and pipes: a row is a line, however long
 _UNREAD = 141  # 128 + SIGPIPE, as shells have it; rich's own 1 would read as a mismatch
 
+_AS_JSON = "ferrum_numba.json"  # of a context's meta
+
+
+def _remember(ctx: click.Context, _: click.Parameter, value: bool) -> bool:
+    ctx.meta[_AS_JSON] = value
+    return value
+
+
 json_option: Callable[[Any], Any] = click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON object instead of tables."
+    "--json",
+    "as_json",
+    is_flag=True,
+    callback=_remember,
+    help="Print one JSON object instead of tables.",
 )
+
+
+def wants_json(ctx: click.Context) -> bool:
+    """Whether the command that runs was given --json."""
+    return bool(ctx.meta.get(_AS_JSON))
 
 
 _Result = TypeVar("_Result")

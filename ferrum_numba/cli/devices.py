@@ -28,7 +28,7 @@ def find_device(name: str, threads: int | None = None) -> Device:
     try:
         device = open_device(name)
     except DeviceError as error:
-        raise NoSuchDevice(str(error)) from error
+        raise NoSuchDevice(str(error), code=error.code) from error
     if threads is None:
         return device
     if device.name != "cpu":

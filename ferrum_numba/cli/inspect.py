@@ -165,7 +165,7 @@ def _of_folder(path: Path, device: str | None) -> tuple[Inspection | Unreadable,
     except NoSuchDevice:
         raise
     except FerrumError as error:
-        return Unreadable(str(path), str(error).removeprefix(f"{path}: ")), None
+        return Unreadable(str(path), error.without(str(path))), None
 
 
 def _exit_code(found: Inspection | Unreadable, loading: Loading | None) -> int:

@@ -174,6 +174,9 @@ def verify(
             explained = run.explain_worst_passing(results)
             facts = _facts(described, _summary(results, time.perf_counter() - start), plan)
             write_file(html, lambda: write_page(html, layer_page(str(path), facts, explained)))
+    except KeyboardInterrupt:
+        standard_error().print(f"interrupted: all layers are done; {html or junit} is not written")
+        raise
     finally:  # a full disk, or Ctrl-C, takes no results away
         summary = _summary(results, time.perf_counter() - start)
         if as_json:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -13,6 +12,7 @@ from ..emulator.parse import parse_entry
 from ..errors import FerrumError
 from ..ptx_text import not_ptx, read_module
 from .case import Case
+from .causes import CAUSES
 from .hypothesis import Hypothesis
 
 
@@ -76,10 +76,8 @@ def sidecar_clues(case: Case) -> Iterator[Hypothesis]:
     try:
         sidecar = Sidecar.read(case.sidecar)
     except FerrumError as error:
-        text = str(error)
-        misspelt = re.search(r"unknown key|expected one of|reads .* which is neither", text)
-        cause = "sidecar-misspelt" if misspelt else "sidecar-unreadable"
-        yield Hypothesis(cause, text, 1.0)
+        cause = error.code if error.code in CAUSES else "sidecar-unreadable"
+        yield Hypothesis(cause, str(error), 1.0)
         return
     plain = Signature.from_ptx(case.ptx, case.signature.entry)
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 
 from ..emulator.checks import Finding
+from ..errors import PtxError
 from .case import Case
 from .hypothesis import Hypothesis
 from .reach_clues import beyond
@@ -29,7 +30,7 @@ _CAUSE_OF = {
 def kernel_clues(case: Case, outcome: Outcome) -> list[Hypothesis]:
     """A hypothesis for each kind of finding."""
     found = []
-    if outcome.error.startswith("PtxError"):
+    if outcome.code == PtxError.code:
         found.append(Hypothesis("ptx-damaged", outcome.error, 0.8))
     for finding in outcome.findings:
         if finding.kind == "out-of-bounds" and finding.space == "shared":

@@ -31,11 +31,13 @@ _RIGHT = {"float16": 2.0**-7, "bfloat16": 2.0**-5, "float32": 2.0**-12, "float64
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What came of a run: outputs by name, findings of the checks, and what it raised."""
+    """What came of a run: outputs by name, findings of the checks, and what it raised, with the
+    error's code."""
 
     outputs: Mapping[str, NDArray[Any]]
     findings: Sequence[Finding] = ()
     error: str = ""
+    code: str = ""
 
     @property
     def clean(self) -> bool:
@@ -77,7 +79,7 @@ def run(case: Case, checks: Sequence[str] = ("memory",)) -> Outcome:
                 arrays=arrays,
             )
     except FerrumError as error:
-        return Outcome(places, error=f"{type(error).__name__}: {error}")
+        return Outcome(places, error=f"{type(error).__name__}: {error}", code=error.code)
     return Outcome(places, findings)
 
 

@@ -306,12 +306,7 @@ class Kernel(ABC):
         Only what a change can have touched is checked again.  Raises AbiError as `launch` does,
         and then changes nothing.  hold: whether the new invocation keeps what is new alive.
         """
-        try:
-            bound = self._binder.rebind(invocation.bound, changes)
-        except AbiError as error:
-            given = {**invocation.arguments, **changes}
-            self._show_refused(invocation.config, (), given, error)
-            raise
+        bound = self._binder.rebind(invocation.bound, changes)
         if bound.config is not invocation.config:
             self._require_possible(bound.config)
         invocation.block.write({name: bound.values[name] for name in changes})

@@ -78,7 +78,11 @@ class PreparedLaunch:
         if len(addresses) + same == len(changes) and self._may_move(addresses):
             self._exchange(addresses, changes)
         else:
-            self._change(changes, hold=True)
+            try:
+                self._change(changes, hold=True)
+            except AbiError as error:
+                self._show_refused(changes, error)
+                raise
         self._held.update(found)
         for name in changes:
             self._borrowed.pop(name, None)
@@ -124,8 +128,17 @@ class PreparedLaunch:
         no check, and one that lies elsewhere no more than where it lies.  Raises AbiError as
         `prepare` does, LaunchError where the device refuses.
         """
-        self._borrow(changes)
+        try:
+            self._borrow(changes)
+        except AbiError as error:
+            self._show_refused(changes, error)
+            raise
         self._send(stream, changes)
+
+    def _show_refused(self, changes: Mapping[str, object], error: AbiError) -> None:
+        """Tell observers of arguments that are refused."""
+        given = {**self._invocation.arguments, **changes}
+        self.kernel._show_refused(self.config, (), given, error)
 
     def launch_as(self, config: LaunchConfig, stream: Any, arguments: dict[str, object]) -> bool:
         """`launch` with all arguments anew, where that is a launch of this configuration.

@@ -137,7 +137,7 @@ class LaunchSequence:
         try:
             yield
         except FerrumError as error:
-            error.args = (f"step {step}: {error.args[0]}", *error.args[1:])
+            error.within(f"step {step}")
             raise
 
     def __repr__(self) -> str:

@@ -52,6 +52,7 @@ class Builder(Text):
         self.params = params
         self.hooks = hooks or Hooks()
         self.arrays: dict[str, Array] = {}  # those of the module
+        self.own_functions: list[str] = []  # that functions of the library call
         self.static_shared = 0  # bytes before the dynamic shared memory
         self.scratch_bytes = 64
         self.active: Value | None = None

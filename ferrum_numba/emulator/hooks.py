@@ -35,13 +35,12 @@ class Hooks(Generic[B]):
     def begins_block(self) -> None:
         """A block begins, which other values do not reach."""
 
-    def round(self, b: B) -> str:
-        """Lines where a round begins; where it is %held no barrier was passed."""
-        return ""
+    def round(self, b: Text, state: Value, fresh: Value, passed: Value) -> None:
+        """A round begins: of a new CTA, or where all warps have passed a barrier."""
 
-    def turn(self) -> tuple[str, str]:
-        """The warp whose turn it is, and lines that set it."""
-        return "%warp", ""
+    def turn(self, b: Text, warp: Value, warps: Value) -> Value:
+        """The warp whose turn it is."""
+        return warp
 
     # -- instructions ---------------------------------------------------------------------------
 

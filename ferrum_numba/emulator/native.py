@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ import llvmlite.binding as llvm
 from ..errors import PtxError
 from .cache import Cache, key_of
 from .host import Host
+from .library import write
 
 llvm.initialize_native_target()
 llvm.initialize_native_asmprinter()
@@ -25,12 +27,25 @@ class Needs:
     context_bytes: size of a warp's context.  scratch_bytes: what a worker lends to the warp that
     runs.  static_shared: bytes of shared memory that the entry declares.
     masked: whether it masks lanes, so that it takes blocks with a partial warp.
+    functions: those of the library that it calls.
     """
 
     context_bytes: int
     scratch_bytes: int
     static_shared: int
     masked: bool
+    functions: Sequence[str]
+
+
+def _object(ir: str, host: Host) -> bytes:
+    """Object code of IR text. Raises PtxError where the text is not valid."""
+    try:
+        module = llvm.parse_assembly(ir)
+        module.verify()
+    except RuntimeError as error:
+        raise PtxError(f"internal error: the translation is not valid LLVM IR: {error}") from error
+    code: bytes = host.machine().emit_object(module)
+    return code
 
 
 @dataclass(frozen=True)
@@ -43,14 +58,7 @@ class Code:
     @classmethod
     def compile(cls, ir: str, needs: Needs, host: Host) -> Code:
         """Object code of IR text. Raises PtxError where the text is not valid."""
-        try:
-            module = llvm.parse_assembly(ir)
-            module.verify()
-        except RuntimeError as error:
-            raise PtxError(
-                f"internal error: the translation is not valid LLVM IR: {error}"
-            ) from error
-        return cls(needs, host.machine().emit_object(module))
+        return cls(needs, _object(ir, host))
 
     @classmethod
     def load(cls, cache: Cache | None, key: str) -> Code | None:
@@ -72,15 +80,56 @@ def key_of_code(text: str, entry: str, host: Host, variant: str) -> str:
     return key_of(version, host.triple, host.cpu, host.features, entry, variant, text)
 
 
+@dataclass(frozen=True)
+class _Piece:
+    """Object code of one function of the library, and the names of those that it calls."""
+
+    calls: Sequence[str]
+    object: bytes
+
+
+_pieces: dict[tuple[Host, str], _Piece] = {}
+
+
+def _piece(name: str, host: Host, cache: Cache | None) -> _Piece:
+    """A function of the library, which is compiled once for a machine."""
+    found = _pieces.get((host, name))
+    if found is None:
+        key = key_of_code("", name, host, "library")
+        content = cache.load(key) if cache else None
+        if content is None:
+            ir, calls = write(name, host)
+            found = _Piece(calls, _object(ir, host))
+            if cache:
+                cache.store(key, json.dumps(calls).encode() + b"\n" + found.object)
+        else:
+            header, _, code = content.partition(b"\n")
+            found = _Piece(json.loads(header), code)
+        _pieces[host, name] = found
+    return found
+
+
+def closure(names: Sequence[str], host: Host, cache: Cache | None) -> Iterator[bytes]:
+    """Object code of functions of the library, and of all that they call."""
+    todo, seen = list(names), set(names)
+    while todo:
+        piece = _piece(todo.pop(), host, cache)
+        new = set(piece.calls) - seen
+        seen |= new
+        todo += new
+        yield piece.object
+
+
 class Function:
     """Code in memory, ready to be called: `call(state)` as translate.py has it."""
 
-    def __init__(self, code: Code, host: Host) -> None:
+    def __init__(self, code: Code, host: Host, cache: Cache | None) -> None:
         self.needs = code.needs
         self.idle: dict[object, list[Any]] = {}  # workers that its launches have left; see worker
         empty = llvm.parse_assembly("")
         self._engine = llvm.create_mcjit_compiler(empty, host.machine())
-        self._engine.add_object_file(llvm.ObjectFileRef.from_data(code.object))
+        for content in (code.object, *closure(code.needs.functions, host, cache)):
+            self._engine.add_object_file(llvm.ObjectFileRef.from_data(content))
         self._engine.finalize_object()
         prototype = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p)
         self.call = prototype(self._engine.get_function_address("run"))

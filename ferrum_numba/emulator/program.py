@@ -133,7 +133,7 @@ class Program:
         """The code; for blocks with a partial warp in the form that masks lanes."""
         with self._lock:
             if partial not in self._functions:
-                function = Function(self._code(partial), self._host)
+                function = Function(self._code(partial), self._host, self._cache)
                 self._functions[partial] = function
                 if function.needs.masked:  # it masks lanes anyway, and does for both
                     self._functions.setdefault(True, function)
@@ -151,6 +151,7 @@ class Program:
                 scratch_bytes=module.builder.scratch_bytes,
                 static_shared=body.static_shared,
                 masked=module.flow.divergent,
+                functions=list(module.library.used),
             )
             code = Code.compile(module.text, needs, self._host)
             code.save(self._cache, key)

@@ -63,7 +63,7 @@ class Routine(Text):
         if not self.closed:
             self.ret()
         arguments = ", ".join(map(str, self._arguments))
-        head = f"define internal {self._result} @{self.name}({arguments}) #0 {{\nbegin:"
+        head = f"define {self._result} @{self.name}({arguments}) #0 {{\nbegin:"
         return "\n".join(["", head, *self._frame, *self.lines, "}", ""])
 
 

@@ -38,7 +38,7 @@ from .layout import (
 from .library import Library
 from .opcodes.barrier import is_open, number_of
 from .ptx import Body, Register
-from .values import Value
+from .values import Text, Value
 
 # Choosing the lanes that run next takes about as long as so many instructions.
 _CHOICE_STEPS = 16
@@ -70,7 +70,8 @@ class Module:
         self.builder.arrays = body.arrays
         self.builder.static_shared = body.static_shared
         self.builder.hooks.prepare(self.builder)
-        parts = [self._warp(), self._run(), _arrays(body), self.library.text()]
+        own = self.builder.own_functions
+        parts = [self._warp(), self._run(), _arrays(body), *own, self.library.text()]
         self.text = "\n".join(parts)
 
     def _run(self) -> str:
@@ -83,9 +84,11 @@ class Module:
             "fresh": FRESH,
             "length": self._ends[-1],
         }
-        hooks = self.builder.hooks
-        turn, pick = hooks.turn()
-        pieces = {"turn": turn, "round": hooks.round(self.builder), "pick": pick}
+        text, hooks = Text(self.library), self.builder.hooks
+        hooks.round(text, Value("%state", "ptr"), Value("%fresh", "i1"), Value("%passed.all", "i1"))
+        rounds, text.lines = text.lines, []
+        turn = hooks.turn(text, Value("%warp", "i32"), Value("%warps", "i32"))
+        pieces = {"turn": turn.text, "round": "\n".join(rounds), "pick": "\n".join(text.lines)}
         return _RUN % (numbers | pieces)
 
     def _warp(self) -> str:
@@ -385,7 +388,11 @@ round:
   %%fresh = icmp eq i32 %%phase, %(fresh)d
   %%held = icmp eq i32 %%phase, 0
   %%bound = select i1 %%held, i32 %(waiting)d, i32 2147483647
-%(round)s  br label %%each
+  %%whole = icmp eq i32 %%from, 0
+  %%moved = xor i1 %%held, true
+  %%passed.all = and i1 %%whole, %%moved
+%(round)s
+  br label %%each
 each:
   %%warp = phi i32 [ %%from, %%round ], [ %%warp.next, %%after ]
   %%ready = phi i1 [ %%partial, %%round ], [ %%ready.next, %%after ]
@@ -393,7 +400,8 @@ each:
   %%more.warps = icmp ult i32 %%warp, %%warps
   br i1 %%more.warps, label %%look, label %%passed
 look:
-%(pick)s  %%place = mul i32 %(turn)s, %(size)d
+%(pick)s
+  %%place = mul i32 %(turn)s, %(size)d
   %%context = getelementptr i8, ptr %%contexts, i32 %%place
   %%resume.at = getelementptr i8, ptr %%context, i64 %(resume)d
   %%stored = load i32, ptr %%resume.at, align 4
@@ -428,5 +436,4 @@ done:
   store i64 %%cta.next, ptr %%cta.at, align 8
   br label %%test
 }
-attributes #0 = { nounwind "prefer-vector-width"="512" "min-legal-vector-width"="512" }
 """

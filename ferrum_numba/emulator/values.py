@@ -203,8 +203,8 @@ class Text:
 
     def call(self, name: str, result: str, *arguments: Value | str) -> str:
         """Call a function of the library; return its result's name. A str has its type with it."""
-        symbol = self.library.use(name)
-        call = f"call {result} @{symbol}({', '.join(map(str, arguments))})"
+        self.library.use(name, result, map(_type_of, arguments))
+        call = f"call {result} @{name}({', '.join(map(str, arguments))})"
         if result == "void":
             self.line(call)
             return ""
@@ -466,6 +466,13 @@ class EachLane:
             text.phi([(self._before, old), (after, new)])
             for old, new in zip(self._start, self._loop.results[1:], strict=True)
         ]
+
+
+def _type_of(argument: Value | str) -> str:
+    """The type of an argument, which begins its text."""
+    if isinstance(argument, Value):
+        return argument.full_type
+    return f"{argument.partition('>')[0]}>" if argument[0] == "<" else argument.partition(" ")[0]
 
 
 def _like(value: Value, other: Value | int) -> Value:

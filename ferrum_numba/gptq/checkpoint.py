@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -59,7 +62,7 @@ class Checkpoint:
     config        the content of config.json beside the tensors; empty where there is none
     quantization  the quantisation configuration
     layers        name -> LayerSpec, of every quantised layer, other widths than 4 bits included
-    problems      name -> what is wrong, of the layers whose tensors are missing or contradict each
+    errors        name -> what is wrong, of the layers whose tensors are missing or contradict each
                   other or the configuration; loading one of them raises it. An index that cannot be
                   read and a file that is missing stand here too. Values are not read yet: what is
                   wrong with them, `load` says
@@ -72,11 +75,16 @@ class Checkpoint:
     config: Mapping[str, Any]
     quantization: QuantConfig
     layers: Mapping[str, LayerSpec]
-    problems: Mapping[str, str]
+    errors: Mapping[str, CheckpointError]
     unindexed: tuple[str, ...]
     g_idx: GroupIndex
     _shards: Shards
     _trust_labels: bool
+
+    @cached_property
+    def problems(self) -> Mapping[str, str]:
+        """The messages of `errors`."""
+        return MappingProxyType({name: str(error) for name, error in self.errors.items()})
 
     @classmethod
     def open(
@@ -105,17 +113,38 @@ class Checkpoint:
             check_zero_format(zero_format)
         if g_idx not in get_args(GroupIndex):
             names = ", ".join(repr(name) for name in get_args(GroupIndex))
-            raise CheckpointError(f"g_idx: expected one of {names}, found {g_idx!r}")
+            raise CheckpointError("g_idx", f"one of {names}", f"{g_idx!r}")
+        with _no_collection():
+            return cls._open(path, zero_format, group_size, g_idx, unindexed)
+
+    @classmethod
+    def _open(
+        cls,
+        path: Path,
+        zero_format: ZeroFormat | None,
+        group_size: int | None,
+        g_idx: GroupIndex,
+        unindexed: bool,
+    ) -> Checkpoint:
         shards = Shards.open(path)
         quantization = _quantization(shards, zero_format, group_size)
         layers, problems = read_layer_specs(shards, quantization, g_idx=g_idx, unindexed=unindexed)
         if problems and not layers:
             more = f" (and {len(problems) - 1} more such layers)" if len(problems) > 1 else ""
-            raise CheckpointError(f"{next(iter(problems.values()))}{more}")
+            first = next(iter(problems.values()))
+            raise CheckpointError(
+                f"{first}{more}",
+                where=first.where,
+                code=first.code,
+                data={**first.data, "layers": len(problems)},
+            )
         if not layers:
             raise CheckpointError(
-                f"{path}: expected tensors named *.qweight, found none among "
-                f"{len(shards.tensors)} tensors; this is not a GPTQ checkpoint"
+                path,
+                "tensors named *.qweight",
+                f"none among {len(shards.tensors)} tensors",
+                "this is not a GPTQ checkpoint",
+                code="tensor-missing",
             )
         return cls(
             path,
@@ -139,8 +168,10 @@ class Checkpoint:
         spec = self._spec(name)
         if spec.bits != 4:
             raise CheckpointError(
-                f"{name}: expected a 4-bit layer, found {spec.bits} bits; "
-                "Checkpoint.load_dense dequantises layers of other widths"
+                name,
+                "a 4-bit layer",
+                f"{spec.bits} bits",
+                "Checkpoint.load_dense dequantises layers of other widths",
             )
         parts = self._read(spec)
         try:
@@ -154,7 +185,8 @@ class Checkpoint:
                 zero_format=plain_format(parts["qzeros"], self.quantization.zero_format),
             )
         except CheckpointError as error:
-            raise CheckpointError(f"{name}.{error}") from error
+            error.part_of(name)
+            raise
 
     @cached_property
     def tensors(self) -> Mapping[str, TensorSpec]:
@@ -188,8 +220,7 @@ class Checkpoint:
                 self._shards.find(name)  # says where it should be
             hint = did_you_mean(name, self._shards.tensors, "Checkpoint.tensors has them")
             raise CheckpointError(
-                f"{name}: expected the name of a tensor, found none of that name in {self.path}; "
-                f"{hint}"
+                name, "the name of a tensor", f"none of that name in {self.path}", hint
             )
         ((_, array),) = self._shards.read([name])
         return array
@@ -209,9 +240,13 @@ class Checkpoint:
         planar = self.quantization.checkpoint_format == "gptq_p" and spec.bits == 3
         if spec.bits not in WIDTHS or planar:
             raise CheckpointError(
-                f"{name}: expected a layer of 2, 3, 4 or 8 bits in GPTQ's packing, found "
-                f"{spec.bits} bits of format {self.quantization.checkpoint_format} in bit planes, "
-                "which are not decoded here; let the producer convert it"
+                name,
+                "a layer of 2, 3, 4 or 8 bits in GPTQ's packing",
+                (
+                    f"{spec.bits} bits of format {self.quantization.checkpoint_format} in bit "
+                    "planes, which are not decoded here"
+                ),
+                "let the producer convert it",
             )
         parts = self._read(spec)
         try:
@@ -226,7 +261,8 @@ class Checkpoint:
                 dtype=dtype,
             )
         except CheckpointError as error:
-            raise CheckpointError(f"{name}.{error}") from error
+            error.part_of(name)
+            raise
 
     load_dense = dense  # its earlier name
 
@@ -249,20 +285,32 @@ class Checkpoint:
 
     def _spec(self, name: str) -> LayerSpec:
         if name in self.problems:
-            raise CheckpointError(self.problems[name])
+            raise copy(self.errors[name])
         if name in self.unindexed and name not in self.layers:
             raise CheckpointError(
-                f"{name}: expected a layer that the index names, found one that it passes over, in "
-                f"{self._files_of(name)}; open with Checkpoint.open(path, unindexed=True) to read "
-                "it all the same"
+                name,
+                "a layer that the index names",
+                f"one that it passes over, in {self._files_of(name)}",
+                "open with Checkpoint.open(path, unindexed=True) to read it all the same",
             )
         if name not in self.layers:
             hint = did_you_mean(name, self.layers, "Checkpoint.layers has them")
             raise CheckpointError(
-                f"{name}: expected the name of a quantised layer, found none of that name in "
-                f"{self.path}; {hint}"
+                name, "the name of a quantised layer", f"none of that name in {self.path}", hint
             )
         return self.layers[name]
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep the garbage collector from looking through a million new objects again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _quantization(
@@ -272,16 +320,23 @@ def _quantization(
     if config is None:
         if zero_format is None or group_size is None:
             raise CheckpointError(
-                f"{shards.folder}: expected a quantisation configuration, found none of "
-                f"{config_file_names()}; put the producer's file there, or say what it would: "
-                'Checkpoint.open(path, group_size=128, zero_format="v1")'
+                shards.folder,
+                "a quantisation configuration",
+                f"none of {config_file_names()}",
+                (
+                    "put the producer's file there, or say what it would: Checkpoint.open(path, "
+                    'group_size=128, zero_format="v1")'
+                ),
+                code="configuration-missing",
             )
         return QuantConfig.stated(group_size, zero_format)
     if group_size is not None:
         raise CheckpointError(
-            f"group_size: expected none beside a configuration, found {group_size}, while "
-            f"{config.group_size} stands in {config.source}; leave the argument out, or correct "
-            "the file"
+            "group_size",
+            "none beside a configuration",
+            f"{group_size}, while {config.group_size} stands in {config.source}",
+            "leave the argument out, or correct the file",
+            code="configuration-wrong",
         )
     return config if zero_format is None else replace(config, zero_format=zero_format)
 

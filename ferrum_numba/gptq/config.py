@@ -95,14 +95,20 @@ class QuantConfig:
         for field in ("bits", "group_size"):
             if fields[field] is None:
                 raise CheckpointError(
-                    f"{field}: expected in {source}, found nothing; add it there as the producer "
-                    "set it"
+                    field,
+                    f"in {source}",
+                    "nothing",
+                    "add it there as the producer set it",
+                    code="configuration-missing",
                 )
         pack_dtype = merged.get("pack_dtype") or "int32"
         if pack_dtype != "int32":
             raise CheckpointError(
-                f"pack_dtype: expected 'int32' in {source}, found {pack_dtype!r}; "
-                "quantise again with pack_dtype int32"
+                "pack_dtype",
+                f"'int32' in {source}",
+                f"{pack_dtype!r}",
+                "quantise again with pack_dtype int32",
+                code="configuration-wrong",
             )
         producer = _producer(merged, metadata)
         return cls(
@@ -161,8 +167,10 @@ def _read_files(directory: Path) -> dict[str, dict[str, Any]]:
     for place, content in _sections(read_model_config(directory), _MODEL_FILE, _DEPTH):
         if not isinstance(content, dict):
             raise CheckpointError(
-                f"{directory / _MODEL_FILE}: expected a JSON object under {_KEY}, found "
-                f"{type(content).__name__}"
+                directory / _MODEL_FILE,
+                f"a JSON object under {_KEY}",
+                type(content).__name__,
+                code="configuration-wrong",
             )
         found[place] = content
     return found
@@ -173,12 +181,21 @@ def _read_object(path: Path) -> dict[str, Any] | None:
         return None
     try:
         content = read_json(path)
+    except CheckpointError as error:
+        error.code = "configuration-wrong"
+        raise
     except OSError as error:
         raise CheckpointError(
-            f"{path}: expected JSON, found what cannot be read ({error}); download the file again"
+            path,
+            "JSON",
+            f"what cannot be read ({error})",
+            "download the file again",
+            code="configuration-wrong",
         ) from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: expected a JSON object, found {type(content).__name__}")
+        raise CheckpointError(
+            path, "a JSON object", type(content).__name__, code="configuration-wrong"
+        )
     return content
 
 
@@ -202,12 +219,13 @@ def _agreed(found: Mapping[str, dict[str, Any]], field: str, names: tuple[str, .
             expected = _TYPES.get(field, str)
             if type(value) is not expected:
                 raise CheckpointError(
-                    f"{name} in {file}: expected {expected.__name__}, found {value!r}"
+                    f"{name} in {file}", expected.__name__, f"{value!r}", code="configuration-wrong"
                 )
             if first is not None and value != first[1]:
                 raise CheckpointError(
                     f"{field}: {first[0]} says {first[1]!r}, {name} in {file} says {value!r}; "
-                    "correct whichever is wrong"
+                    "correct whichever is wrong",
+                    code="configuration-wrong",
                 )
             first = first or (f"{name} in {file}", value)
     return first[1] if first else None
@@ -219,8 +237,11 @@ def _method(found: Mapping[str, dict[str, Any]], source: str) -> str:
     method = str(stated).lower().replace("_", "-").removeprefix("intel/")
     if method not in ("gptq", "auto-round"):
         raise CheckpointError(
-            f"quant_method: expected 'gptq' or 'auto-round' in {source}, found {stated!r}; "
-            f"{_REMEDY}"
+            "quant_method",
+            f"'gptq' or 'auto-round' in {source}",
+            f"{stated!r}",
+            _REMEDY,
+            code="configuration-wrong",
         )
     return method
 
@@ -232,15 +253,21 @@ def _checkpoint_format(
         packing = merged.get("packing_format")
         if packing not in _AUTO_ROUND_FORMATS:
             raise CheckpointError(
-                f"packing_format: expected one of {', '.join(_AUTO_ROUND_FORMATS)} in {source}, "
-                f"found {packing!r}; export again with format='auto_gptq'"
+                "packing_format",
+                f"one of {', '.join(_AUTO_ROUND_FORMATS)} in {source}",
+                f"{packing!r}",
+                "export again with format='auto_gptq'",
+                code="configuration-wrong",
             )
         return _AUTO_ROUND_FORMATS[packing]
     name = "marlin" if merged.get("is_marlin_format") else fields["format"] or "gptq"
     if name not in _STORES_TRUE_ZERO:
         raise CheckpointError(
-            f"checkpoint_format: expected one of {', '.join(_STORES_TRUE_ZERO)} in {source}, "
-            f"found {name!r}; {_REMEDY}"
+            "checkpoint_format",
+            f"one of {', '.join(_STORES_TRUE_ZERO)} in {source}",
+            f"{name!r}",
+            _REMEDY,
+            code="configuration-wrong",
         )
     return str(name)
 

@@ -65,8 +65,10 @@ def quantize_checkpoint(
     names = [name for name, tensor in tensors.items() if _is_linear(name, tensor)]
     if not names:
         raise CheckpointError(
-            f"{source}: expected *.weight tensors [N, K] of {', '.join(_FLOATS)}, N and K "
-            f"multiples of {NIBBLES}, found none among {len(tensors)} tensors; is it quantised?"
+            source,
+            (f"*.weight tensors [N, K] of {', '.join(_FLOATS)}, N and K multiples of {NIBBLES}"),
+            f"none among {len(tensors)} tensors",
+            "is it quantised?",
         )
     header: dict[str, tuple[str, tuple[int, ...]]] = {}
     for name, tensor in tensors.items():

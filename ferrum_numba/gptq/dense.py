@@ -40,8 +40,10 @@ class DenseModel:
         shards = Shards.open(Path(path))
         if not _are_dense(shards.tensors):
             raise CheckpointError(
-                f"{path}: expected a dense model, found tensors named *.qweight; take the model "
-                "that this one was quantised from"
+                path,
+                "a dense model",
+                "tensors named *.qweight",
+                "take the model that this one was quantised from",
             )
         return cls(Path(path), shards)
 
@@ -62,9 +64,7 @@ class DenseModel:
                 return self._rows(f"{owner}.{fused}.weight", spec, before=last * spec.N)
         names = [name.removesuffix(".weight") for name in self._shards.tensors]
         hint = did_you_mean(spec.name, names, "is it the same model?")
-        raise CheckpointError(
-            f"{spec.name}: expected a weight of this name in {self.path}, found none; {hint}"
-        )
+        raise CheckpointError(spec.name, f"a weight of this name in {self.path}", "none", hint)
 
     def _rows(
         self, name: str, spec: LayerSpec, after: int | None = None, before: int | None = None
@@ -77,9 +77,10 @@ class DenseModel:
         if stored.dtype not in _FLOATS or len(stored.shape) != 2 or columns != spec.K or not fits:
             expected = f"{spec.N}" if whole else f"more than {spec.N}"
             raise CheckpointError(
-                f"{name}: expected {' or '.join(_FLOATS)} [{expected}, {spec.K}], as {spec.name} "
-                f"is, found {stored.dtype} {list(stored.shape)} in {stored.file.name}; is it the "
-                "same model?"
+                name,
+                f"{' or '.join(_FLOATS)} [{expected}, {spec.K}], as {spec.name} is",
+                f"{stored.dtype} {list(stored.shape)} in {stored.file.name}",
+                "is it the same model?",
             )
         ((_, array),) = self._shards.read([name])
         first = after or 0 if before is None else rows - before

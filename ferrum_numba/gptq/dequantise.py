@@ -63,9 +63,10 @@ def dequantize_words(
             weight[start:stop] = product[: stop - start]
         if may_overflow and not np.isfinite(weight[start:stop]).all():
             raise CheckpointError(
-                f"scales: expected scale * (level - zero) within {dtype.name} ({limit:.6g}), found "
-                f"a larger weight in rows {start}..{stop - 1}; the scales are not those of a "
-                f"{dtype.name} model"
+                "scales",
+                f"scale * (level - zero) within {dtype.name} ({limit:.6g})",
+                f"a larger weight in rows {start}..{stop - 1}",
+                f"the scales are not those of a {dtype.name} model",
             )
     return weight
 
@@ -82,8 +83,10 @@ def rounded(name: str, weight: npt.NDArray[Any], dtype: npt.DTypeLike) -> npt.ND
     if weight.dtype != dtype and np.isfinite(found).all() < np.isfinite(weight).all():
         limit = float(ml_dtypes.finfo(dtype).max)
         raise CheckpointError(
-            f"{name}: expected weights within {dtype.name} ({limit:.6g}), found larger ones; ask "
-            f"for another dtype than {dtype.name}"
+            name,
+            f"weights within {dtype.name} ({limit:.6g})",
+            "larger ones",
+            f"ask for another dtype than {dtype.name}",
         )
     return found
 
@@ -92,7 +95,7 @@ def _checked(dtype: npt.DTypeLike) -> np.dtype[Any]:
     found = np.dtype(dtype)
     if found not in _DTYPES:
         expected = ", ".join(known.name for known in _DTYPES)
-        raise CheckpointError(f"dtype: expected one of {expected}, found {found.name}")
+        raise CheckpointError("dtype", f"one of {expected}", found.name)
     return found
 
 

@@ -27,14 +27,21 @@ def open_regular(file: Path) -> FileIO:
         if not file.exists():
             found = "a link to nothing" if file.is_symlink() else "nothing"
         raise CheckpointError(
-            f"{file}: expected a regular file, found {found}; put the file itself there"
+            file,
+            "a regular file",
+            found,
+            "put the file itself there",
+            code="checkpoint-file-missing",
         )
     handle = FileIO(str(file), opener=lambda name, flags: os.open(name, flags | _NO_WAIT))
     if not stat.S_ISREG(os.fstat(handle.fileno()).st_mode):
         handle.close()
         raise CheckpointError(
-            f"{file}: expected a regular file, found one that has just been replaced; "
-            "put the file itself there"
+            file,
+            "a regular file",
+            "one that has just been replaced",
+            "put the file itself there",
+            code="checkpoint-file-missing",
         )
     return handle
 
@@ -48,15 +55,22 @@ def read_json(file: Path) -> Any:
         size = os.fstat(handle.fileno()).st_size
         if size > MAX_JSON_BYTES:
             raise CheckpointError(
-                f"{file}: expected at most {MAX_JSON_BYTES} bytes of JSON, found {size}; "
-                "download the file again"
+                file,
+                f"at most {MAX_JSON_BYTES} bytes of JSON",
+                size,
+                "download the file again",
+                code="checkpoint-unreadable",
             )
         text = handle.read(size)
     try:
         return json.loads(text)  # bytes: the byte order mark, if any, says which UTF
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
         raise CheckpointError(
-            f"{file}: expected JSON, found what cannot be read ({error}); download the file again"
+            file,
+            "JSON",
+            f"what cannot be read ({error})",
+            "download the file again",
+            code="checkpoint-unreadable",
         ) from error
 
 
@@ -106,8 +120,7 @@ def new_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
     existed = folder.exists()
     if existed and (not folder.is_dir() or any(folder.iterdir())):
         raise CheckpointError(
-            f"{folder}: expected no such path, or an empty directory, found something there; "
-            "name another"
+            folder, "no such path, or an empty directory", "something there", "name another"
         )
     folder.mkdir(parents=True, exist_ok=True)
     try:

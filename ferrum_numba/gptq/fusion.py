@@ -21,19 +21,23 @@ def fuse(layers: Sequence[GptqTensors]) -> GptqTensors:
     group_size, zero_format, the dtypes and the order of rows must be the same.
     """
     if not layers:
-        raise CheckpointError("layers: expected at least one layer to fuse, found none")
+        raise CheckpointError("layers", "at least one layer to fuse", "none")
     first = layers[0]
     for number, layer in enumerate(layers):
         for field, found, expected in _shared(layer, first):
             if found != expected:
                 raise CheckpointError(
-                    f"{field}: expected {expected} in layer {number}, as in layer 0, found "
-                    f"{found}; layers with different {field} stay apart"
+                    field,
+                    f"{expected} in layer {number}, as in layer 0",
+                    found,
+                    f"layers with different {field} stay apart",
                 )
         if not np.array_equal(_group_of_row(layer), _group_of_row(first)):
             raise CheckpointError(
-                f"g_idx: expected layer {number} to group its rows as layer 0 does, found another "
-                "act-order; such layers stay apart"
+                "g_idx",
+                f"layer {number} to group its rows as layer 0 does",
+                "another act-order",
+                "such layers stay apart",
             )
     g_idx = next((layer.g_idx for layer in layers if layer.g_idx is not None), None)
     return replace(
@@ -66,7 +70,7 @@ def _bias(layers: Sequence[GptqTensors]) -> npt.NDArray[Any] | None:
         return None
     if len(dtypes) > 1:
         raise CheckpointError(
-            f"bias: expected one dtype in all layers, found {' and '.join(dtypes)}; convert first"
+            "bias", "one dtype in all layers", " and ".join(dtypes), "convert first"
         )
     dtype = next(layer.bias.dtype for layer in layers if layer.bias is not None)
     return np.concatenate(

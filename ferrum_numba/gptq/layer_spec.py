@@ -9,6 +9,7 @@ from typing import Literal
 from ..errors import CheckpointError
 from .config import QuantConfig
 from .packing import NIBBLES, WIDTHS, WORD_BITS, period
+from .rules import LayerRule
 from .safetensors_file import StoredTensor
 from .shards import Shards
 from .tensors import effective_group_size, is_act_order
@@ -61,7 +62,7 @@ class LayerSpec:
 
 def read_layer_specs(
     shards: Shards, config: QuantConfig, *, g_idx: GroupIndex = "file", unindexed: bool = False
-) -> tuple[dict[str, LayerSpec], dict[str, str]]:
+) -> tuple[dict[str, LayerSpec], dict[str, CheckpointError]]:
     """Every quantised layer of `shards`, checked against `config`, in the order of the names.
 
     g_idx      see `GroupIndex`
@@ -72,19 +73,24 @@ def read_layer_specs(
     headers, and the values of g_idx.
     """
     layers: dict[str, LayerSpec] = {}
-    problems: dict[str, str] = {}
+    problems: dict[str, CheckpointError] = {}
     left_out = set() if unindexed else set(unindexed_layers(shards))
+    alike: dict[object, LayerSpec] = {}  # a checkpoint has few kinds of layers, checked once each
     for name in _layer_names([*shards.tensors, *shards.missing]):
         if name in left_out:
             continue
         try:
-            layers[name] = _layer_spec(name, shards, config, g_idx)
+            stored, rule = _stored(name, shards, config, g_idx), config.rule_for(name)
+            kind = (rule, *((part, t.dtype, t.shape) for part, t in stored.items()))
+            if kind not in alike:
+                alike[kind] = _layer_spec(name, stored, config, rule)
+            layers[name] = replace(alike[kind], name=name)
         except CheckpointError as error:
-            problems[name] = str(error)
+            problems[name] = error
     if g_idx == "file":
         names = (f"{name}.g_idx" for name in layers)
-        stored = [name for name in names if name in shards.tensors]
-        for tensor, values in shards.read(stored):  # one at a time: all of them can be much
+        present = [name for name in names if name in shards.tensors]
+        for tensor, values in shards.read(present):  # one at a time: all of them can be much
             spec = layers[tensor.removesuffix(".g_idx")]
             if is_act_order(values, spec.group_size):
                 layers[spec.name] = replace(spec, act_order=True)
@@ -107,25 +113,42 @@ def _layer_names(tensors: Iterable[str]) -> dict[str, None]:
     return {layer: None for layer, _, part in owners if part in _MARKS}
 
 
-def _layer_spec(name: str, shards: Shards, config: QuantConfig, g_idx: GroupIndex) -> LayerSpec:
+def _stored(
+    name: str, shards: Shards, config: QuantConfig, g_idx: GroupIndex
+) -> dict[str, StoredTensor]:
+    """The tensors of a layer by part; CheckpointError names one that is missing."""
     stored = {part: shards.find(f"{name}.{part}") for part in _REQUIRED}
     for part in ("g_idx", "bias"):
         if f"{name}.{part}" in shards.tensors:
             stored[part] = shards.tensors[f"{name}.{part}"]
     if config.desc_act and "g_idx" not in stored and g_idx == "file":
         raise CheckpointError(
-            f"{name}.g_idx: expected one, as desc_act is true in {config.source}, found none"
-            f"{shards.placed(f'{name}.g_idx')}: the order of the rows is lost; get the whole "
-            "checkpoint, or correct desc_act if the rows are in order"
+            f"{name}.g_idx",
+            f"one, as desc_act is true in {config.source}",
+            f"none{shards.placed(f'{name}.g_idx')}: the order of the rows is lost",
+            "get the whole checkpoint, or correct desc_act if the rows are in order",
+            code="tensor-missing",
         )
+    return stored
+
+
+def _layer_spec(
+    name: str,
+    stored: Mapping[str, StoredTensor],
+    config: QuantConfig,
+    rule: LayerRule | None,
+) -> LayerSpec:
+    """What the shapes and types say, checked against the configuration and the layer's rule."""
     _check_types(name, stored)
-    bits, configured_group_size, symmetric = _configured(name, config, stored)
+    bits, configured_group_size, symmetric = _configured(name, config, rule, stored)
     rows, N = stored["qweight"].shape
     K = rows * WORD_BITS // bits
     try:
         group_size = effective_group_size(configured_group_size, K)
     except CheckpointError as error:
-        raise CheckpointError(f"{name}: {error}; correct it in {config.source}") from error
+        raise CheckpointError(
+            f"{name}: {error}; correct it in {config.source}", where=name, code=error.code
+        ) from error
     _check_shapes(name, stored, config, bits, K, N, group_size)
     return LayerSpec(
         name=name,
@@ -158,20 +181,24 @@ def _check_types(name: str, stored: Mapping[str, StoredTensor]) -> None:
                 f"{name}.{part}: expected {' or '.join(dtypes)} with {ndim} dimension"
                 f"{'s' if ndim > 1 else ''}, none of them 0, found {tensor.dtype} "
                 f"{list(tensor.shape)} in {tensor.file.name}; "
-                + (_ROUND if part == "scales" and tensor.dtype == "F32" else _OTHER_LAYOUT)
+                + (_ROUND if part == "scales" and tensor.dtype == "F32" else _OTHER_LAYOUT),
+                code="tensor-type",
             )
 
 
 def _configured(
-    name: str, config: QuantConfig, stored: Mapping[str, StoredTensor]
+    name: str,
+    config: QuantConfig,
+    rule: LayerRule | None,
+    stored: Mapping[str, StoredTensor],
 ) -> tuple[int, int, bool | None]:
     """(bits, group_size, symmetric) of a layer, by its rule or else by the configuration."""
-    rule = config.rule_for(name)
     if rule is not None and rule.excluded:
         raise CheckpointError(
             f"{name}.qweight: expected no quantised layer of this name, as the rule "
             f"{rule.pattern!r} in {config.source} excludes it; found one in "
-            f"{stored['qweight'].file.name}; correct the rule"
+            f"{stored['qweight'].file.name}; correct the rule",
+            code="configuration-wrong",
         )
     bits = rule.bits if rule and rule.bits is not None else config.bits
     if bits is None:  # no configuration: a row of qzeros holds one zero for each of N columns
@@ -179,8 +206,11 @@ def _configured(
     widths = WIDTHS + (_PLANAR_WIDTHS if config.checkpoint_format == "gptq_p" else ())
     if bits not in widths:
         raise CheckpointError(
-            f"{name}: expected bits to be one of {', '.join(map(str, widths))}, found {bits} "
-            f"({config.source}); correct bits"
+            name,
+            f"bits to be one of {', '.join(map(str, widths))}",
+            f"{bits} ({config.source})",
+            "correct bits",
+            code="configuration-wrong",
         )
     group_size = rule.group_size if rule and rule.group_size is not None else config.group_size
     symmetric = rule.sym if rule and rule.sym is not None else config.sym
@@ -200,8 +230,11 @@ def _check_shapes(
     _check_packing(name, stored, bits, K, N, group_size)
     if rows * WORD_BITS % bits or N * bits % WORD_BITS:
         raise CheckpointError(
-            f"{name}.qweight: expected shape [K*{bits}/32, N] with whole words along K and N, "
-            f"found {list(stored['qweight'].shape)} ({config.source}); {_advice(stored, bits)}"
+            f"{name}.qweight",
+            f"shape [K*{bits}/32, N] with whole words along K and N",
+            f"{list(stored['qweight'].shape)} ({config.source})",
+            _advice(stored, bits),
+            code="tensor-shape",
         )
     groups = -(-K // group_size)
     expected = {
@@ -213,10 +246,21 @@ def _check_shapes(
     for part, shape in expected.items():
         if part in stored and stored[part].shape != shape:
             raise CheckpointError(
-                f"{name}.{part}: expected shape {list(shape)}, as {name}.qweight "
-                f"{list(stored['qweight'].shape)} with bits={bits} and group_size={group_size} "
-                f"({config.source}) asks, found {list(stored[part].shape)} in "
-                f"{stored[part].file.name}; {_advice(stored, bits)}"
+                f"{name}.{part}",
+                (
+                    f"shape {list(shape)}, as {name}.qweight {list(stored['qweight'].shape)} with "
+                    f"bits={bits} and group_size={group_size} ({config.source}) asks"
+                ),
+                f"{list(stored[part].shape)} in {stored[part].file.name}",
+                _advice(stored, bits),
+                code="tensor-shape",
+                data={
+                    "expected": list(shape),
+                    "found": list(stored[part].shape),
+                    "qweight": list(stored["qweight"].shape),
+                    "bits": bits,
+                    "group_size": group_size,
+                },
             )
 
 
@@ -245,15 +289,22 @@ def _check_packing(
                     f"pad the layer to a multiple of {WORD_BITS} rows and quantise it again"
                     if dropped
                     else "; the tensor is damaged: get the whole checkpoint"
-                )
+                ),
+                code="tensor-shape",
             )
     if N * bits % WORD_BITS:
         raise CheckpointError(
-            f"{name}.qzeros: expected zeros for {N} columns, as {name}.qweight "
-            f"{list(stored['qweight'].shape)} and {name}.scales have, found {words} words in "
-            f"{stored['qzeros'].file.name}, which hold {words * WORD_BITS // bits}: packing "
-            f"dropped the zeros of the last columns; pad the layer to a multiple of {WORD_BITS} "
-            "columns and quantise it again"
+            f"{name}.qzeros",
+            (
+                f"zeros for {N} columns, as {name}.qweight {list(stored['qweight'].shape)} and "
+                f"{name}.scales have"
+            ),
+            (
+                f"{words} words in {stored['qzeros'].file.name}, which hold "
+                f"{words * WORD_BITS // bits}: packing dropped the zeros of the last columns"
+            ),
+            f"pad the layer to a multiple of {WORD_BITS} columns and quantise it again",
+            code="tensor-shape",
         )
 
 

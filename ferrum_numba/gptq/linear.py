@@ -76,17 +76,14 @@ class GptqLinear:
         """
         if not isinstance(tensors, GptqTensors):
             raise AbiError(
-                "tensors: expected GptqTensors, such as Checkpoint.load returns, found "
-                f"{type(tensors).__name__}"
+                "tensors", "GptqTensors, such as Checkpoint.load returns", type(tensors).__name__
             )
         if isinstance(device, str):
-            raise DeviceError(
-                f"device: expected a device, found {device!r}; pass open_device({device!r})"
-            )
+            raise DeviceError("device", "a device", f"{device!r}", f"pass open_device({device!r})")
         self.device = device or open_device()
         self.dtype = np.dtype(dtype)
         if self.dtype not in _ROUNDING:
-            raise AbiError(f"dtype: expected float16 or bfloat16, found {self.dtype.name}")
+            raise AbiError("dtype", "float16 or bfloat16", self.dtype.name)
         self.K, self.N, self.group_size = tensors.K, tensors.N, tensors.group_size
         words, zero_bias = kernel_words(tensors.qzeros, tensors.zero_format)
         to_device = self.device.to_device
@@ -167,9 +164,7 @@ class GptqLinear:
         elif getattr(out, "shape", None) != shaped.out:
             found = self._shape("out", out)
             if found != shaped.out:
-                raise AbiError(
-                    f"out: expected shape {shaped.out} for x {self._shape('x', x)}, found {found}"
-                )
+                raise AbiError("out", f"shape {shaped.out} for x {self._shape('x', x)}", found)
         if shaped.m:
             try:
                 gemm, add_bias = shaped.calls or self._prepare(shaped, x, out)
@@ -177,7 +172,8 @@ class GptqLinear:
                 if add_bias is not None:
                     add_bias.launch(stream, c=out, M=shaped.m)
             except AbiError as error:
-                _name_own(error)
+                for theirs, own in (("a", "x"), ("c", "out")):
+                    error.called(theirs, f"{own}, the kernel's {theirs}")
                 raise
         return out
 
@@ -213,9 +209,13 @@ class GptqLinear:
         """y of NumPy's x, by way of the device.  Waits for it."""
         if self.device.is_recording:
             raise LaunchError(
-                "x: expected an array of the device, found NumPy's: within record_plan() and "
-                "capture() nothing runs, so there is no result to copy back; pass "
-                "device.to_device(x)"
+                "x",
+                "an array of the device",
+                (
+                    "NumPy's: within record_plan() and capture() nothing runs, so there is no "
+                    "result to copy back"
+                ),
+                "pass device.to_device(x)",
             )
         self._shaped(x)  # before it is copied
         return np.asarray(self.device.to_host(self(self.device.to_device(x), stream=stream)))
@@ -228,13 +228,13 @@ class GptqLinear:
         except (AbiError, TypeError):
             columns = self.K if name == "x" else self.N
             found = type(array).__name__
-            raise AbiError(f"{name}: expected an array (..., {columns}), found {found}") from None
+            raise AbiError(name, f"an array (..., {columns})", found) from None
 
     def _shaped(self, x: Any) -> _Shaped:
         """What a shape of x means, remembered.  Raises AbiError for one that does not fit."""
         shape = self._shape("x", x)
         if not shape or shape[-1] != self.K:
-            raise AbiError(f"x: expected shape (..., {self.K}), found {shape}")
+            raise AbiError("x", f"shape (..., {self.K})", shape)
         m = math.prod(shape[:-1])
         known = self._calls.shaped
         if len(known) >= _SHAPES:
@@ -273,28 +273,20 @@ class GptqLinear:
         )
 
 
-def _name_own(error: AbiError) -> None:
-    """Put the names of `GptqLinear.__call__` into a message about a kernel's arguments."""
-    text = str(error)
-    for theirs, own in (("a", "x"), ("c", "out")):
-        if text.startswith(f"{theirs}: "):
-            error.args = (f"{own}, the kernel's {text}",)
-
-
 def _fixed(name: str | None, zero_bias: int, act_order: bool, dtype: str) -> Artefact | None:
     """The one artefact that the layer, an argument or $FERRUM_TRITON_INT4 leaves; None: any."""
     flag = os.environ.get("FERRUM_TRITON_INT4", "")
     if flag not in ("", "1"):
-        raise AbiError(
-            f"FERRUM_TRITON_INT4: expected 1 (the canonical kernel) or unset, found {flag!r}"
-        )
+        raise AbiError("FERRUM_TRITON_INT4", "1 (the canonical kernel) or unset", f"{flag!r}")
     if name is not None:
         named, known = kernels.artefact(name), _canonical(zero_bias, act_order, dtype)
         takes, layer_has = _arrays(named), _arrays(known)
         if takes != layer_has:
             raise AbiError(
-                f"kernel: expected one that takes {layer_has}, as {known.name} does, found "
-                f"{name!r}, which takes {takes}; leave it out, and the catalogue chooses"
+                "kernel",
+                f"one that takes {layer_has}, as {known.name} does",
+                f"{name!r}, which takes {takes}",
+                "leave it out, and the catalogue chooses",
             )
         return named
     return _canonical(zero_bias, act_order, dtype) if flag else None
@@ -325,8 +317,9 @@ def _rounded(name: str, values: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.N
     error = np.linalg.norm(rounded.astype(np.float32) - exact)
     if not error <= _ROUNDING[dtype] * np.linalg.norm(exact):
         raise CheckpointError(
-            f"{name}: expected {values.dtype.name} values that {dtype.name} holds, found "
-            f"magnitudes from {np.abs(exact).min():.3g} to {np.abs(exact).max():.3g}; "
-            'take the layer as GptqLinear(tensors, dtype="bfloat16")'
+            name,
+            f"{values.dtype.name} values that {dtype.name} holds",
+            f"magnitudes from {np.abs(exact).min():.3g} to {np.abs(exact).max():.3g}",
+            'take the layer as GptqLinear(tensors, dtype="bfloat16")',
         )
     return rounded

@@ -96,27 +96,23 @@ def _pack(levels: npt.NDArray[np.uint8], words: npt.NDArray[np.uint32], bits: in
 
 def _words(words: npt.NDArray[Any], axis: int, bits: int) -> npt.NDArray[np.uint32]:
     if words.dtype != np.int32 or words.ndim != 2:
-        raise CheckpointError(
-            f"packed words: expected a 2-D int32 array, found {words.ndim}-D {words.dtype}"
-        )
+        raise CheckpointError("packed words", "a 2-D int32 array", f"{words.ndim}-D {words.dtype}")
     if words.shape[axis] % period(bits)[1]:
         raise CheckpointError(
-            f"packed words: expected a multiple of {period(bits)[1]} words for levels of {bits} "
-            f"bits, found {words.shape[axis]}"
+            "packed words",
+            f"a multiple of {period(bits)[1]} words for levels of {bits} bits",
+            words.shape[axis],
         )
     return words.view(np.uint32)
 
 
 def _levels(levels: npt.NDArray[Any], bits: int, axis: int, name: str) -> npt.NDArray[np.uint8]:
     if levels.dtype != np.uint8 or levels.ndim != 2:
-        raise CheckpointError(
-            f"levels: expected a 2-D uint8 array, found {levels.ndim}-D {levels.dtype}"
-        )
+        raise CheckpointError("levels", "a 2-D uint8 array", f"{levels.ndim}-D {levels.dtype}")
     if levels.shape[axis] % period(bits)[0]:
         raise CheckpointError(
-            f"levels: expected {name} to be a multiple of {period(bits)[0]}, found "
-            f"{levels.shape[axis]}"
+            "levels", f"{name} to be a multiple of {period(bits)[0]}", levels.shape[axis]
         )
     if levels.size and levels.max() >= 1 << bits:
-        raise CheckpointError(f"levels: expected 0..{(1 << bits) - 1}, found {levels.max()}")
+        raise CheckpointError("levels", f"0..{(1 << bits) - 1}", levels.max())
     return levels

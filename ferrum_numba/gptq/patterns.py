@@ -19,12 +19,12 @@ from typing import Any
 
 from ..errors import CheckpointError
 
-_MAX_LENGTH = 10_000  # characters of a pattern
+_MAX_LENGTH, _MAX_TOTAL = 10_000, 1_000_000  # characters of a pattern, and of all
 _MAX_DEPTH = 50  # groups inside each other
 _MAX_STATES = 100_000  # of all patterns, repeats written out
 # Threads looked at while states are made, at about a microsecond each.
 _LEAST_WORK, _WORK_PER_CHARACTER, _MOST_WORK = 1_000_000, 10, 20_000_000
-_MAX_KEPT = 2_000_000  # threads in states that are kept: 200 MB
+_MAX_KEPT, _STEP = 2_000_000, 8  # threads in states that are kept, 200 MB; a state takes as 8
 
 _FLAGS = re.compile(r"\(\?([a-zA-Z]+)\)")
 _REPEAT = re.compile(r"\{(?!\})([0-9]*)(,?)([0-9]*)\}")
@@ -73,6 +73,14 @@ class Patterns:
         self._owner: list[int] = []  # of each state: its pattern's place
         self._read = self._work = self._kept = 0  # characters; threads looked at; threads kept
         self._where = patterns[0][1] if patterns else ""
+        total = sum(len(pattern) for pattern, _ in patterns)
+        if total > _MAX_TOTAL:
+            raise CheckpointError(
+                self._where,
+                f"rules of at most {_MAX_TOTAL} characters",
+                f"{total} in {len(patterns)} rules",
+                "let fewer rules name the layers",
+            )
         starts = []
         for place, (pattern, where) in enumerate(patterns):
             node, flags = _parsed(pattern, where)
@@ -146,7 +154,7 @@ class Patterns:
     def _step(self, run: _Run, before: str, best: int) -> _Step:
         key = (run, before, best)
         if key not in self._known:
-            self._kept += len(run)
+            self._kept += len(run) + _STEP
             if self._kept > _MAX_KEPT:
                 self._kept = 0
                 self._known.clear()
@@ -198,8 +206,10 @@ class Patterns:
             self._work += 1 + len(promises)
             if self._work > min(_LEAST_WORK + _WORK_PER_CHARACTER * self._read, _MOST_WORK):
                 raise CheckpointError(
-                    f"{self._where}: expected rules whose patterns are matched in {self._work - 1} "
-                    "steps, found that they take more; let them name their layers more plainly"
+                    self._where,
+                    f"rules whose patterns are matched in {self._work - 1} steps",
+                    "that they take more",
+                    "let them name their layers more plainly",
                 )
             node = self._states[state]
             if node[0] in ("char", "match"):
@@ -228,7 +238,7 @@ class Patterns:
         return frozenset(kept)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class _Step:
     """A state of the automaton.
 
@@ -277,8 +287,10 @@ def _is_word(character: str, flags: int) -> bool:
 def _refusal(where: str, pattern: str, what: str) -> CheckpointError:
     shown = pattern if len(pattern) <= 200 else f"{pattern[:200]}…"
     return CheckpointError(
-        f"{where}: expected a regular expression that can be matched in linear time, found {what} "
-        f"in {shown!r}; name the layers without it"
+        where,
+        "a regular expression that can be matched in linear time",
+        f"{what} in {shown!r}",
+        "name the layers without it",
     )
 
 
@@ -293,7 +305,7 @@ def _parsed(pattern: str, where: str) -> tuple[_Node, int]:
         raise _refusal(where, pattern, str(refused)) from refused
     except (re.error, OverflowError, RecursionError) as error:
         raise CheckpointError(
-            f"{where}: expected a regular expression, found one that does not compile ({error})"
+            where, "a regular expression", f"one that does not compile ({error})"
         ) from error
     return node, flags & (re.ASCII | re.IGNORECASE | re.DOTALL)
 

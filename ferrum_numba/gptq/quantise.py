@@ -49,11 +49,10 @@ def quantize(
     dtype = np.dtype(dtype)
     if weight.ndim != 2 or 0 in weight.shape or any(size % NIBBLES for size in weight.shape):
         raise CheckpointError(
-            f"weight: expected shape [K, N], both multiples of {NIBBLES}, found "
-            f"{list(weight.shape)}"
+            "weight", f"shape [K, N], both multiples of {NIBBLES}", list(weight.shape)
         )
     if dtype not in _DTYPES:
-        raise CheckpointError(f"dtype: expected float16 or bfloat16, found {dtype.name}")
+        raise CheckpointError("dtype", "float16 or bfloat16", dtype.name)
     check_finite("weight", weight)
     K, N = weight.shape
     group_size = effective_group_size(group_size, K)
@@ -102,7 +101,7 @@ def _rounded_up(exact: Float32Array, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     limit = float(ml_dtypes.finfo(dtype).max)
     if exact.max() >= limit:
         raise CheckpointError(
-            f"weight: expected scales within {dtype.name} ({limit:.6g}), found {exact.max():.6g}"
+            "weight", f"scales within {dtype.name} ({limit:.6g})", f"{exact.max():.6g}"
         )
     scale = exact.astype(dtype)
     below = scale.astype(np.float32) < exact

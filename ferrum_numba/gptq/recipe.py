@@ -107,7 +107,7 @@ class Recipe:
         _check("dtype", self.dtype, ("float16", "bfloat16"))
         for field, number in (("shards", self.shards), ("layers", self.layers)):
             if number is not None and number < 1:
-                raise CheckpointError(f"{field}: expected at least 1, found {number}")
+                raise CheckpointError(field, "at least 1", number)
         if self.producer != "gptqmodel":
             own = {"format v2": self.format == "v2", "mixed": self.mixed, "lm_head": self.lm_head}
             if self.producer == "auto-round":
@@ -115,15 +115,17 @@ class Recipe:
             for option, asked in own.items():
                 if asked:
                     raise CheckpointError(
-                        f"producer: expected gptqmodel for {option}, found {self.producer}, which "
-                        "does not write it"
+                        "producer",
+                        f"gptqmodel for {option}",
+                        f"{self.producer}, which does not write it",
                     )
         for linear in self.linears():
             effective_group_size(self.group_size, linear.K)
             if linear.K % period(linear.bits)[0] or linear.N % period(linear.bits)[0]:
                 raise CheckpointError(
-                    f"bits: expected whole words of {linear.bits}-bit levels, found "
-                    f"{linear.name} of K={linear.K} and N={linear.N}"
+                    "bits",
+                    f"whole words of {linear.bits}-bit levels",
+                    f"{linear.name} of K={linear.K} and N={linear.N}",
                 )
 
     @property
@@ -219,6 +221,4 @@ class Recipe:
 
 def _check(field: str, value: object, known: tuple[object, ...]) -> None:
     if value not in known:
-        raise CheckpointError(
-            f"{field}: expected one of {', '.join(map(str, known))}, found {value!r}"
-        )
+        raise CheckpointError(field, f"one of {', '.join(map(str, known))}", f"{value!r}")

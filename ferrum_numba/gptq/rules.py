@@ -113,8 +113,11 @@ def _rule(rule: LayerRule, value: object) -> LayerRule:
     for name in _REFUSED:
         if name in overrides:
             raise CheckpointError(
-                f"{rule.where}: expected no {name!r} for single layers, found "
-                f"{overrides[name]!r}; such layers are not read here"
+                rule.where,
+                f"no {name!r} for single layers",
+                f"{overrides[name]!r}",
+                "such layers are not read here",
+                code="configuration-wrong",
             )
     values: dict[str, Any] = {}
     for name, expected in _OVERRIDES.items():
@@ -122,8 +125,10 @@ def _rule(rule: LayerRule, value: object) -> LayerRule:
             continue
         if type(overrides[name]) is not expected:
             raise CheckpointError(
-                f"{rule.where}: expected {name} to be {expected.__name__}, found "
-                f"{overrides[name]!r}"
+                rule.where,
+                f"{name} to be {expected.__name__}",
+                f"{overrides[name]!r}",
+                code="configuration-wrong",
             )
         values[name] = overrides[name]
     if values.get("bits", 0) >= _UNQUANTISED_BITS:
@@ -135,5 +140,5 @@ def _mapping(value: object, where: str) -> Mapping[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise CheckpointError(f"{where}: expected a JSON object, found {value!r}")
+        raise CheckpointError(where, "a JSON object", f"{value!r}", code="configuration-wrong")
     return value

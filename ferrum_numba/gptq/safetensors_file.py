@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from io import FileIO
@@ -65,11 +65,10 @@ _BITS = {name: dtype.itemsize * 8 for name, dtype in NUMPY_DTYPES.items()} | {
 }
 
 _LENGTH_BYTES = 8
-_IN_ORDER = ("dtype", "shape", "data_offsets")
-_FIELDS = {*_IN_ORDER}
+_METADATA = "__metadata__"
+_FIELDS = {"dtype", "shape", "data_offsets"}
 _MAX_DIMENSIONS = 64
 _MAX_DIGITS = 20  # of 2^64
-_TOO_LONG = re.compile(rb"\d{%d}" % (_MAX_DIGITS + 1))
 _CHUNK_BYTES = 1 << 20
 _AGAIN = "download the file again"
 # What stands under such a name in the wild, by its first bytes.
@@ -127,12 +126,9 @@ def read_header(file: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
     except OSError as error:
         raise _unreadable(file, error) from error
     data = _LENGTH_BYTES + len(text)
-    header = _parse(text, file, data, state)
-    metadata = _metadata(header.pop("__metadata__", {}), file)
-    tensors = {
-        name: entry if type(entry) is StoredTensor else _tensor(name, entry, file, data, state)
-        for name, entry in header.items()
-    }
+    header = _parse(text, file)
+    metadata = _metadata(header.pop(_METADATA, {}), file)
+    tensors = {name: _tensor(name, entry, file, data, state) for name, entry in header.items()}
     tensors = dict(sorted(tensors.items(), key=lambda item: item[1][3:5]))  # begin, nbytes
     _check_layout(tensors, file, data, state.st_size)
     return tensors, metadata
@@ -148,7 +144,9 @@ def read_tensors(tensors: Mapping[str, StoredTensor]) -> Iterator[tuple[str, npt
     for file, stored in groupby(by_place, key=lambda item: item[1].file):
         try:
             with open_regular(file) as handle:
-                for name, tensor in stored:
+                for number, (name, tensor) in enumerate(stored):
+                    if not number:  # nothing is allocated for what is not there
+                        _check_state(handle, name, tensor)
                     yield name, _read(handle, name, tensor)
         except OSError as error:
             raise _unreadable(file, error) from error
@@ -202,19 +200,21 @@ def write_file(
                 written += handle.write(flat.view(np.uint8).data)
             if written != offset:
                 raise CheckpointError(
-                    f"{file}: expected {offset} bytes of tensors, as the header announces, found "
-                    f"{written}"
+                    file, f"{offset} bytes of tensors, as the header announces", written
                 )
     except OSError as error:
         raise CheckpointError(
-            f"{file}: expected room for {offset} bytes, found that it cannot be written ({error})"
+            file, f"room for {offset} bytes", f"that it cannot be written ({error})"
         ) from error
     return _LENGTH_BYTES + len(text) + offset
 
 
 def _unreadable(file: Path, error: OSError) -> CheckpointError:
     return CheckpointError(
-        f"{file}: expected a safetensors file, found one that cannot be read ({error})"
+        file,
+        "a safetensors file",
+        f"one that cannot be read ({error})",
+        code="checkpoint-unreadable",
     )
 
 
@@ -222,18 +222,29 @@ def _header_text(handle: FileIO, size: int, file: Path) -> bytes:
     prefix = handle.read(_LENGTH_BYTES)
     if len(prefix) < _LENGTH_BYTES:
         raise CheckpointError(
-            f"{file}: expected a safetensors file, which has at least {_LENGTH_BYTES} bytes, found "
-            f"{size}; {_AGAIN}"
+            file,
+            f"a safetensors file, which has at least {_LENGTH_BYTES} bytes",
+            size,
+            _AGAIN,
+            code="checkpoint-unreadable",
         )
     length = int.from_bytes(prefix, "little")
     most = min(MAX_HEADER_BYTES, size - _LENGTH_BYTES)
     if not 2 <= length <= most:
         for begins, found in _OTHER_KINDS.items():
             if prefix.startswith(begins):
-                raise CheckpointError(f"{file}: expected a safetensors file, found {found}")
+                raise CheckpointError(
+                    file, "a safetensors file", found, code="checkpoint-unreadable"
+                )
         raise CheckpointError(
-            f"{file}: expected a safetensors file, found a header length of {length} bytes, where "
-            f"2..{most} are possible in a file of {size}; {_AGAIN}"
+            file,
+            "a safetensors file",
+            (
+                f"a header length of {length} bytes, where 2..{most} are possible in a file of "
+                f"{size}"
+            ),
+            _AGAIN,
+            code="checkpoint-unreadable",
         )
     text = _read_up_to(handle, length)
     if len(text) < length:
@@ -270,42 +281,56 @@ def _integer(digits: str) -> int | str:
     return int(digits) if len(digits) <= _MAX_DIGITS else digits
 
 
-def _parse(text: bytes, file: Path, data: int, state: FileState) -> dict[str, Any]:
-    """The header's JSON, the entries of sound tensors already as StoredTensor.
+def _parse(text: bytes, file: Path) -> dict[str, Any]:
+    """The header's JSON. An object of it in which a key stands twice is a `_Repeated`.
 
-    There can be 300,000 of these: as dicts they would take as long again to be made, looked
-    through, and collected. `_tensor` says what is wrong with the others.
+    Keys that stand twice and numbers of any length are looked for only where there may be some:
+    that takes several times as long as all the rest.
     """
-
-    def read_object(pairs: list[tuple[str, Any]]) -> Any:
-        if len(pairs) == 3:
-            (first, dtype), (second, shape), (third, offsets) = pairs
-            if (first, second, third) == _IN_ORDER and _is_sound(dtype, shape, offsets):
-                begin, end = offsets
-                return StoredTensor(file, dtype, tuple(shape), data + begin, end - begin, state)
-        return _object(pairs)
-
-    parse_int = _integer if _TOO_LONG.search(text) else None
     try:
         if text[:1] != b"{":
             raise ValueError(f"begins with {text[:8]!r}")
-        header: dict[str, Any] = json.loads(
-            text.decode("utf-8"),
-            object_pairs_hook=read_object,
-            parse_int=parse_int,
-            parse_constant=_no_constant,
-        )
+        header = _plain(text)
+        if header is None:
+            header = json.loads(
+                text.decode("utf-8"),
+                object_pairs_hook=_object,
+                parse_int=_integer,
+                parse_constant=_no_constant,
+            )
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
         raise CheckpointError(
-            f"{file}: expected a safetensors file, found a header that is no JSON object "
-            f"({error}); {_AGAIN}"
+            file,
+            "a safetensors file",
+            f"a header that is no JSON object ({error})",
+            _AGAIN,
+            code="checkpoint-unreadable",
         ) from error
+    assert isinstance(header, dict)
     if isinstance(header, _Repeated):
         raise CheckpointError(
-            f"{file}: {header.key}: expected once in the header, found twice, so that the "
-            f"file does not say which is meant; {_AGAIN}"
+            header.key,
+            "once in the header",
+            "twice, so that the file does not say which is meant",
+            _AGAIN,
+            where=file,
+            code="checkpoint-header-wrong",
         )
     return header
+
+
+def _plain(text: bytes) -> dict[str, Any] | None:
+    """The header's JSON where no key can stand twice, which their numbers tell; else None."""
+    if not hasattr(sys, "get_int_max_str_digits"):  # a number may take for ever to be read
+        return None
+    try:
+        header: dict[str, Any] = json.loads(text.decode("utf-8"), parse_constant=_no_constant)
+    except ValueError:
+        return None
+    tensors = len(header) - (_METADATA in header)
+    counts = {text.count(f'"{field}"'.encode()) for field in _FIELDS}
+    once = text.count(f'"{_METADATA}"'.encode()) <= 1
+    return header if once and counts == {tensors} else None
 
 
 def _no_constant(name: str) -> Any:
@@ -315,47 +340,71 @@ def _no_constant(name: str) -> Any:
 def _metadata(value: object, file: Path) -> dict[str, str]:
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
         raise CheckpointError(
-            f"{file}: __metadata__: expected a JSON object of texts in the header, found "
-            f"{_shown(value)}"
+            "__metadata__",
+            "a JSON object of texts in the header",
+            _shown(value),
+            where=file,
+            code="checkpoint-header-wrong",
         )
     return dict(value)
 
 
 def _tensor(name: str, entry: object, file: Path, data: int, state: FileState) -> StoredTensor:
+    dtype: Any
+    shape: Any
+    offsets: Any
+    if type(entry) is dict and len(entry) == 3:
+        dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
+        if _is_sound(dtype, shape, offsets):
+            begin, end = offsets
+            return StoredTensor(file, dtype, tuple(shape), data + begin, end - begin, state)
     where = f"{file}: {name}"
     if type(entry) is not dict or entry.keys() != _FIELDS:
         raise CheckpointError(
-            f"{where}: expected a JSON object of dtype, shape and data_offsets, each once, found "
-            f"{_shown(entry)}; {_AGAIN}"
+            where,
+            "a JSON object of dtype, shape and data_offsets, each once",
+            _shown(entry),
+            _AGAIN,
+            code="checkpoint-header-wrong",
         )
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in _BITS:
         raise CheckpointError(
-            f"{where}: expected dtype to be one of {', '.join(_BITS)}, found {_shown(dtype)}; "
-            f"{_AGAIN}"
+            where,
+            f"dtype to be one of {', '.join(_BITS)}",
+            _shown(dtype),
+            _AGAIN,
+            code="checkpoint-header-wrong",
         )
     if not _is_counts(shape) or len(shape) > _MAX_DIMENSIONS:
         raise CheckpointError(
-            f"{where}: expected shape to be a list of up to {_MAX_DIMENSIONS} sizes of at least 0, "
-            f"found {_shown(shape)}; {_AGAIN}"
+            where,
+            f"shape to be a list of up to {_MAX_DIMENSIONS} sizes of at least 0",
+            _shown(shape),
+            _AGAIN,
+            code="checkpoint-header-wrong",
         )
     if not _is_counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise CheckpointError(
-            f"{where}: expected data_offsets [begin, end] with 0 <= begin <= end, found "
-            f"{_shown(offsets)}; {_AGAIN}"
+            where,
+            "data_offsets [begin, end] with 0 <= begin <= end",
+            _shown(offsets),
+            _AGAIN,
+            code="checkpoint-header-wrong",
         )
     begin, end = offsets
-    bits = math.prod(shape) * _BITS[dtype]
-    if bits != (end - begin) * 8:
-        raise CheckpointError(
-            f"{where}: expected data_offsets to span {-(-bits // 8)} bytes, as {dtype} {shape} "
-            f"takes, found {end - begin} ({begin}..{end}); {_AGAIN}"
-        )
-    return StoredTensor(file, dtype, tuple(shape), data + begin, end - begin, state)
+    nbytes = -(-math.prod(shape) * _BITS[dtype] // 8)
+    raise CheckpointError(
+        where,
+        f"data_offsets to span {nbytes} bytes, as {dtype} {shape} takes",
+        f"{end - begin} ({begin}..{end})",
+        _AGAIN,
+        code="checkpoint-header-wrong",
+    )
 
 
-def _is_sound(dtype: object, shape: object, offsets: object) -> bool:
-    """Whether an entry's values have the right types and agree with each other."""
+def _is_sound(dtype: Any, shape: Any, offsets: Any) -> bool:
+    """Whether an entry's values have the right types and agree: all that `_tensor` asks, fast."""
     if type(dtype) is not str or type(shape) is not list or type(offsets) is not list:
         return False
     if dtype not in _BITS or len(shape) > _MAX_DIMENSIONS or len(offsets) != 2:
@@ -383,9 +432,15 @@ def _check_layout(tensors: Mapping[str, StoredTensor], file: Path, data: int, si
         if tensor.begin != end:
             what = "overlap" if tensor.begin < end else "hole"
             raise CheckpointError(
-                f"{file}: {name}: expected its bytes to begin at {end - data}, where those of "
-                f"{before} end, found {tensor.begin - data}: {'an' if what == 'overlap' else 'a'} "
-                f"{what} of {abs(tensor.begin - end)} bytes; {_AGAIN}"
+                name,
+                f"its bytes to begin at {end - data}, where those of {before} end",
+                (
+                    f"{tensor.begin - data}: {('an' if what == 'overlap' else 'a')} {what} of "
+                    f"{abs(tensor.begin - end)} bytes"
+                ),
+                _AGAIN,
+                where=file,
+                code="checkpoint-header-wrong",
             )
         end, before = tensor.begin + tensor.nbytes, name
     if end == size:
@@ -394,15 +449,22 @@ def _check_layout(tensors: Mapping[str, StoredTensor], file: Path, data: int, si
         cut = next(name for name, tensor in tensors.items() if tensor.begin + tensor.nbytes > size)
         raise _truncated(file, cut, end, size)
     raise CheckpointError(
-        f"{file}: expected {end} bytes, as the header says, found {size}: {size - end} bytes "
-        f"at the end belong to no tensor; {_AGAIN}"
+        file,
+        f"{end} bytes, as the header says",
+        f"{size}: {size - end} bytes at the end belong to no tensor",
+        _AGAIN,
+        code="checkpoint-header-wrong",
     )
 
 
 def _truncated(file: Path, what: str, expected: int, found: int) -> CheckpointError:
     return CheckpointError(
-        f"{file}: {what}: expected a file of {expected} bytes, as the header says, found {found}: "
-        f"the file is cut short, or the header is wrong; {_AGAIN}"
+        what,
+        f"a file of {expected} bytes, as the header says",
+        f"{found}: the file is cut short, or the header is wrong",
+        _AGAIN,
+        where=file,
+        code="checkpoint-cut-short",
     )
 
 
@@ -415,19 +477,23 @@ def _check_state(handle: FileIO, name: str, tensor: StoredTensor) -> None:
         raise _truncated(tensor.file, name, tensor.begin + tensor.nbytes, found.st_size)
     what = "another file in its place" if found[:2] != tensor.state[:2] else "it written to since"
     raise CheckpointError(
-        f"{tensor.file}: {name}: expected the file as it was when its header was read, found "
-        f"{what} ({tensor.state.st_size} bytes then, {found.st_size} now); open the checkpoint "
-        "again once nothing writes to it"
+        name,
+        "the file as it was when its header was read",
+        f"{what} ({tensor.state.st_size} bytes then, {found.st_size} now)",
+        "open the checkpoint again once nothing writes to it",
+        where=tensor.file,
     )
 
 
 def _read(handle: FileIO, name: str, tensor: StoredTensor) -> npt.NDArray[Any]:
     if tensor.dtype not in NUMPY_DTYPES:
         raise CheckpointError(
-            f"{tensor.file}: {name}: expected a dtype among {', '.join(NUMPY_DTYPES)}, found "
-            f"{tensor.dtype}, which NumPy does not have"
+            name,
+            f"a dtype among {', '.join(NUMPY_DTYPES)}",
+            f"{tensor.dtype}, which NumPy does not have",
+            where=tensor.file,
+            code="tensor-type",
         )
-    _check_state(handle, name, tensor)  # before, so that nothing is allocated for what is not there
     array = np.empty(tensor.shape, NUMPY_DTYPES[tensor.dtype])
     rest = memoryview(array.reshape(-1).view(np.uint8).data)
     handle.seek(tensor.begin)
@@ -436,7 +502,7 @@ def _read(handle: FileIO, name: str, tensor: StoredTensor) -> npt.NDArray[Any]:
         if not count:
             raise _truncated(tensor.file, name, tensor.begin + tensor.nbytes, handle.tell())
         rest = rest[count:]
-    _check_state(handle, name, tensor)  # and after, since it may be written to meanwhile
+    _check_state(handle, name, tensor)  # after, for it may be written to meanwhile
     return array
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -41,7 +41,7 @@ class Shards:
     metadata: Mapping[str, str]
     folder: Path
     index: Mapping[str, str]
-    problems: Mapping[str, str]
+    problems: Mapping[str, CheckpointError]
 
     @classmethod
     def open(cls, path: Path) -> Shards:
@@ -52,18 +52,20 @@ class Shards:
         file, a name in two files of which no index names one, and an index that names a path.
         """
         tensors: dict[str, StoredTensor] = {}
-        twins: list[tuple[str, StoredTensor]] = []
+        copies: dict[str, list[StoredTensor]] = {}
         metadata: dict[str, str] = {}
         for file in tensor_files(path):
             found, its_metadata = read_header(file)
             metadata.update(its_metadata)
-            twins += ((name, tensors[name]) for name in found.keys() & tensors.keys())
+            for name in found.keys() & tensors.keys():
+                copies.setdefault(name, [tensors[name]]).append(found[name])
             tensors.update(found)
         folder = path if path.is_dir() else path.parent
         index, problems = _read_indexes(folder)
         if path.is_dir():
             problems |= _missing_shards(path, index)
-        _choose(tensors, twins, index)
+        tensors |= {name: _choose(name, copies[name], index) for name in sorted(copies)}
+        _warn_of_others(copies, index)
         ordered = {name: tensors[name] for name in _in_order(tensors)}
         return cls(ordered, metadata, folder, index, problems)
 
@@ -81,10 +83,18 @@ class Shards:
         """The tensor `name`, which must be there; CheckpointError says where it should be."""
         if name not in self.tensors:
             raise CheckpointError(
-                f"{name}: expected in {self.files}, found in none of them{self.placed(name)}; "
-                "the checkpoint is incomplete: open its directory with all files in it"
+                name,
+                f"in {self.files}",
+                f"in none of them{self.placed(name)}",
+                "the checkpoint is incomplete: open its directory with all files in it",
+                code=self._what_is_missing(name),
             )
         return self.tensors[name]
+
+    def _what_is_missing(self, name: str) -> str:
+        """The tensor, or the whole file in which an index places it."""
+        there = name not in self.index or (self.folder / self.index[name]).is_file()
+        return "tensor-missing" if there else "checkpoint-file-missing"
 
     def read(self, names: Iterable[str]) -> Iterator[tuple[str, npt.NDArray[Any]]]:
         """(name, a copy in C order) of each tensor of `names`; bfloat16 as ml_dtypes.bfloat16."""
@@ -95,33 +105,42 @@ class Shards:
         return f" (the index places it in {self.index[name]!r})" if name in self.index else ""
 
 
-def _choose(
-    tensors: dict[str, StoredTensor],
-    twins: Iterable[tuple[str, StoredTensor]],
-    index: Mapping[str, str],
-) -> None:
-    """Leave in `tensors` those of `twins`, the same names in other files, that the index names."""
+def _choose(name: str, copies: Sequence[StoredTensor], index: Mapping[str, str]) -> StoredTensor:
+    """That of several tensors of one name which the index means."""
+    for tensor in copies:
+        if tensor.file.name == index.get(name):
+            return tensor
+    files = " and ".join(tensor.file.name for tensor in copies)
+    raise CheckpointError(
+        name,
+        "in one file",
+        f"in {files} of {copies[0].file.parent}",
+        (
+            "remove the file that does not belong, or open a single file; where all "
+            "belong, get the index that says which is meant "
+            f"({INDEX_PATTERN.replace('*', 'model')})"
+        ),
+        code="checkpoint-header-wrong",
+    )
+
+
+def _warn_of_others(copies: Mapping[str, Sequence[StoredTensor]], index: Mapping[str, str]) -> None:
+    """Warn of tensors whose copies in other files than the index names have other values."""
     different = []
-    for name, twin in sorted(twins):
-        pair = {tensor.file.name: tensor for tensor in (twin, tensors[name])}
-        if index.get(name) not in pair:
-            first, second = pair
-            raise CheckpointError(
-                f"{name}: expected in one file, found in {first} and {second} of "
-                f"{twin.file.parent}; remove the file that does not belong, or open a single file; "
-                "where both belong, get the index that says which is meant "
-                f"({INDEX_PATTERN.replace('*', 'model')})"
-            )
-        if not same_bytes(name, *pair.values()):
-            different.append((name, *pair))
-        tensors[name] = pair[index[name]]
+    for name, tensors in sorted(copies.items()):
+        chosen = _choose(name, tensors, index)
+        others = (tensor for tensor in tensors if tensor is not chosen)
+        different += [
+            (name, chosen, other) for other in others if not same_bytes(name, chosen, other)
+        ][:1]
     if different:
-        name, first, second = different[0]
+        name, chosen, other = different[0]
         more = f" (and {len(different) - 1} more such tensors)" if len(different) > 1 else ""
         warnings.warn(
-            f"{name}: expected the same values wherever it stands, found others in {first} than in "
-            f"{second}{more}; the one in {index[name]}, where the index places it, is taken",
-            stacklevel=5,
+            f"{name}: expected the same values wherever it stands, found others in "
+            f"{other.file.name} than in {chosen.file.name}{more}; the one in {index[name]}, where "
+            "the index places it, is taken",
+            stacklevel=6,
         )
 
 
@@ -144,7 +163,7 @@ def tensor_files(path: Path) -> list[Path]:
         return _found_files(path)
     except OSError as error:  # such as a directory that nobody may read
         raise CheckpointError(
-            f"{path}: expected a checkpoint, found what cannot be read ({error})"
+            path, "a checkpoint", f"what cannot be read ({error})", code="checkpoint-unreadable"
         ) from error
 
 
@@ -153,20 +172,29 @@ def _found_files(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise CheckpointError(
-            f"{path}: expected a checkpoint directory or a .safetensors file, found nothing there"
+            path,
+            "a checkpoint directory or a .safetensors file",
+            "nothing there",
+            code="checkpoint-file-missing",
         )
     # Links are followed: a download cache keeps its files elsewhere.
     found = [file for file in sorted(path.glob("*.safetensors")) if file.name[0] != "."]
     if not found:
         others = sorted(file.name for file in path.iterdir())
         raise CheckpointError(
-            f"{path}: expected *.safetensors files, found {', '.join(others[:8]) or 'nothing'}; "
-            "name the model's own directory, and convert .bin or .pt weights to safetensors first"
+            path,
+            "*.safetensors files",
+            ", ".join(others[:8]) or "nothing",
+            (
+                "name the model's own directory, and convert .bin or .pt weights to "
+                "safetensors first"
+            ),
+            code="checkpoint-file-missing",
         )
     return found
 
 
-def _missing_shards(folder: Path, index: Mapping[str, str]) -> dict[str, str]:
+def _missing_shards(folder: Path, index: Mapping[str, str]) -> dict[str, CheckpointError]:
     """File -> what its absence means: the first of each numbered series that is not complete.
 
     What an index places in a file is named tensor by tensor instead.
@@ -183,26 +211,32 @@ def _missing_shards(folder: Path, index: Mapping[str, str]) -> dict[str, str]:
         placed = set(index.values())
         name = next((name for name in names if name not in placed), None)
         if name is not None:
-            problems[name] = (
-                f"{folder / name}: expected {count} files of this series, found {len(numbers)}; "
-                "layers that stand in missing ones alone are not seen: download them"
+            problems[name] = CheckpointError(
+                folder / name,
+                f"{count} files of this series",
+                len(numbers),
+                "layers that stand in missing ones alone are not seen: download them",
+                code="checkpoint-file-missing",
             )
     return problems
 
 
-def _read_indexes(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
+def _read_indexes(folder: Path) -> tuple[dict[str, str], dict[str, CheckpointError]]:
     """(name -> file, index file -> why it cannot be read) of the indexes in a folder."""
     index: dict[str, str] = {}
-    problems: dict[str, str] = {}
+    problems: dict[str, CheckpointError] = {}
     for file in sorted(folder.glob(INDEX_PATTERN)):
         try:
             weight_map = read_json(file)["weight_map"]
             if not isinstance(weight_map, dict):
                 raise TypeError(f"weight_map is a {type(weight_map).__name__}")
         except (OSError, CheckpointError, LookupError, TypeError) as error:
-            problems[file.name] = (
-                f"{file}: expected a JSON object with weight_map, found what cannot be read as one "
-                f"({error!r}); the headers of the files are read instead, so it can be removed"
+            problems[file.name] = CheckpointError(
+                file,
+                "a JSON object with weight_map",
+                f"what cannot be read as one ({error!r})",
+                "the headers of the files are read instead, so it can be removed",
+                code="checkpoint-index-wrong",
             )
             continue
         sound: set[object] = set()
@@ -219,6 +253,13 @@ def _check_place(index: Path, name: str, place: object) -> None:
     if isinstance(place, str) and place not in ("", ".", "..") and not set(place) & set("/\\\0:"):
         return
     raise CheckpointError(
-        f"{index}: {name}: expected the name of a file in the same directory, found {place!r}; "
-        "such an index was not written by a producer: remove it, and mind where the files are from"
+        name,
+        "the name of a file in the same directory",
+        f"{place!r}",
+        (
+            "such an index was not written by a producer: remove it, and mind where the "
+            "files are from"
+        ),
+        where=index,
+        code="checkpoint-index-wrong",
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -52,8 +52,10 @@ class GptqTensors:
         _check_array("qweight", self.qweight, 2, _INT32)
         if 0 in self.qweight.shape or self.N % NIBBLES:
             raise CheckpointError(
-                f"qweight: expected shape [K/8, N] with N a multiple of {NIBBLES} and neither "
-                f"empty, found {list(self.qweight.shape)}"
+                "qweight",
+                f"shape [K/8, N] with N a multiple of {NIBBLES} and neither empty",
+                list(self.qweight.shape),
+                code="tensor-shape",
             )
         object.__setattr__(self, "group_size", effective_group_size(self.group_size, self.K))
         self._check_groups()
@@ -159,12 +161,12 @@ class GptqTensors:
         act-order, whose groups no group size counts.
         """
         if not 0 <= rank < world:
-            raise CheckpointError(f"rank: expected 0..{world - 1} (world={world}), found {rank}")
+            raise CheckpointError("rank", f"0..{world - 1} (world={world})", rank)
         if axis == "N":
             return self._columns(*_part("N", self.N, rank, world))
         if axis == "K":
             return self._rows(*_part("K", self.K, rank, world))
-        raise CheckpointError(f"axis: expected 'N' (columns) or 'K' (rows), found {axis!r}")
+        raise CheckpointError("axis", "'N' (columns) or 'K' (rows)", f"{axis!r}")
 
     def _columns(self, first: int, last: int) -> GptqTensors:
         return replace(
@@ -210,10 +212,16 @@ class GptqTensors:
         group_size = -(-rows // self.groups)
         if -(-rows // group_size) != self.groups:
             raise CheckpointError(
-                f"K: expected parts whose rows make {self.groups} groups, as all groups of an "
-                f"act-order layer go with every part, found {rows} rows, which no group size "
-                f"divides so; split into a number of parts that divides group_size "
-                f"({self.group_size}), or along N"
+                "K",
+                (
+                    f"parts whose rows make {self.groups} groups, as all groups of an act-order "
+                    "layer go with every part"
+                ),
+                f"{rows} rows, which no group size divides so",
+                (
+                    f"split into a number of parts that divides group_size ({self.group_size}), or "
+                    "along N"
+                ),
             )
         return group_size
 
@@ -221,13 +229,17 @@ class GptqTensors:
 def effective_group_size(group_size: int, K: int) -> int:
     """Rows in a group, with -1 resolved to K. Raises CheckpointError for anything else."""
     if isinstance(group_size, bool) or not isinstance(group_size, (int, np.integer)):
-        raise CheckpointError(f"group_size: expected an integer, found {group_size!r}")
+        raise CheckpointError(
+            "group_size", "an integer", f"{group_size!r}", code="configuration-wrong"
+        )
     if group_size == -1:
         return K
     if not 1 <= group_size <= _MAX_GROUP_SIZE:
         raise CheckpointError(
-            f"group_size: expected a positive number of rows that 32 bits hold, or -1 for one "
-            f"group of all rows, found {group_size}"
+            "group_size",
+            "a positive number of rows that 32 bits hold, or -1 for one group of all rows",
+            group_size,
+            code="configuration-wrong",
         )
     return int(group_size)
 
@@ -247,7 +259,15 @@ def _part(name: str, size: int, rank: int, world: int) -> tuple[int, int]:
 
 def is_act_order(g_idx: npt.NDArray[np.int32], group_size: int) -> bool:
     """Whether g_idx, int32 [K], differs from arange(K) // group_size."""
-    return not np.array_equal(g_idx, np.arange(g_idx.size, dtype=np.int32) // group_size)
+    return not np.array_equal(g_idx, in_order(g_idx.size, group_size))
+
+
+@lru_cache(maxsize=16)
+def in_order(K: int, group_size: int) -> npt.NDArray[np.int32]:
+    """arange(K) // group_size, int32 [K], read-only: a checkpoint has few such."""
+    groups: npt.NDArray[np.int32] = np.arange(K, dtype=np.int32) // np.int32(group_size)
+    groups.flags.writeable = False
+    return groups
 
 
 def check_g_idx(name: str, g_idx: npt.NDArray[np.int32], groups: int) -> None:
@@ -255,8 +275,11 @@ def check_g_idx(name: str, g_idx: npt.NDArray[np.int32], groups: int) -> None:
     low, high = int(g_idx.min()), int(g_idx.max())
     if low < 0 or high >= groups:
         raise CheckpointError(
-            f"{name}: expected groups 0..{groups - 1}, as many as scales has rows, found "
-            f"{low}..{high}; the tensor is damaged, or group_size is wrong"
+            name,
+            f"groups 0..{groups - 1}, as many as scales has rows",
+            f"{low}..{high}",
+            "the tensor is damaged, or group_size is wrong",
+            code="tensor-values",
         )
 
 
@@ -270,40 +293,48 @@ def check_groups_used(name: str, g_idx: npt.NDArray[np.int32], groups: int) -> N
     empty = np.flatnonzero(np.bincount(g_idx, minlength=groups) == 0)
     if empty.size:
         raise CheckpointError(
-            f"{name}: expected rows in each of the groups 0..{groups - 1}, found none in "
-            f"{empty.size} of them, the first is group {empty[0]}; the tensor is damaged or was "
-            "never filled in: get the whole checkpoint, or, if the rows are in order, open it with "
-            'Checkpoint.open(path, g_idx="ignore")'
+            name,
+            f"rows in each of the groups 0..{groups - 1}",
+            f"none in {empty.size} of them, the first is group {empty[0]}",
+            (
+                "the tensor is damaged or was never filled in: get the whole checkpoint, or, "
+                'if the rows are in order, open it with Checkpoint.open(path, g_idx="ignore")'
+            ),
+            code="tensor-values",
         )
 
 
 def _check_array(name: str, array: object, ndim: int, *dtypes: np.dtype[Any]) -> None:
     if not isinstance(array, np.ndarray):
         raise CheckpointError(
-            f"{name}: expected a NumPy array, found {type(array).__name__}; "
-            "copy it to the host first"
+            name, "a NumPy array", type(array).__name__, "copy it to the host first"
         )
     if array.dtype not in dtypes:
         expected = " or ".join(str(dtype) for dtype in dtypes)
         raise CheckpointError(
-            f"{name}: expected dtype {expected}, found {array.dtype}; convert it before"
+            name, f"dtype {expected}", array.dtype, "convert it before", code="tensor-type"
         )
     if array.ndim != ndim:
         raise CheckpointError(
-            f"{name}: expected {ndim} dimension{'s' if ndim > 1 else ''}, found shape "
-            f"{list(array.shape)}"
+            name,
+            f"{ndim} dimension{('s' if ndim > 1 else '')}",
+            f"shape {list(array.shape)}",
+            code="tensor-shape",
         )
     if not array.flags.c_contiguous:
         raise CheckpointError(
-            f"{name}: expected a C-contiguous array, found strides {array.strides}; "
-            "pass np.ascontiguousarray(...)"
+            name,
+            "a C-contiguous array",
+            f"strides {array.strides}",
+            "pass np.ascontiguousarray(...)",
         )
 
 
 def _check_shape(name: str, array: Array, shape: tuple[int, ...], source: str) -> None:
     if array.shape != shape:
         raise CheckpointError(
-            f"{name}: expected shape {list(shape)} = {source}; found {list(array.shape)}"
+            f"{name}: expected shape {list(shape)} = {source}; found {list(array.shape)}",
+            code="tensor-shape",
         )
 
 
@@ -313,6 +344,9 @@ def check_finite(name: str, array: Array) -> None:
         where = np.argwhere(~finite)
         index = [int(i) for i in where[0]]
         raise CheckpointError(
-            f"{name}: expected finite numbers, found {len(where)} that are not, the first at "
-            f"{index}; the file is damaged or was quantised from a damaged model"
+            name,
+            "finite numbers",
+            f"{len(where)} that are not, the first at {index}",
+            "the file is damaged or was quantised from a damaged model",
+            code="tensor-values",
         )

@@ -36,7 +36,7 @@ def check_zero_format(value: object) -> ZeroFormat:
         if value == name:
             return cast(ZeroFormat, name)
     names = ", ".join(repr(name) for name in get_args(ZeroFormat))
-    raise CheckpointError(f"zero_format: expected one of {names}, found {value!r}")
+    raise CheckpointError("zero_format", f"one of {names}", f"{value!r}")
 
 
 def decode_zeros(
@@ -144,7 +144,9 @@ def refuse_mislabelled(
             f"{zero_format}, so every word should be {expected:#010x} (true zero {1 << bits - 1}); "
             f"found {qzeros.view(np.uint32)[0, 0]:#010x} in all of them, which is what zero format "
             f"{remedy} stores. The label is probably wrong: open with Checkpoint.open(path, "
-            f'zero_format="{remedy}"), or with zero_format="{zero_format}" if the values are meant'
+            f'zero_format="{remedy}"), or with zero_format="{zero_format}" if the values are meant',
+            code="zero-convention",
+            data={"symmetric": True} if symmetric else {},
         )
     if symmetric:
         _refuse_asymmetric(qzeros, zero_format, name, bits)
@@ -163,7 +165,9 @@ def _refuse_asymmetric(
         f"{qzeros.view(np.uint32)[group, word]:#010x} at [{group}, {word}], the first of "
         f"{int(np.count_nonzero(qzeros != words))} such words. The file is damaged, "
         "or sym is wrong: correct it, or open with "
-        f'Checkpoint.open(path, zero_format="{zero_format}") if the values are meant'
+        f'Checkpoint.open(path, zero_format="{zero_format}") if the values are meant',
+        code="tensor-values",
+        data={"symmetric": True},
     )
 
 

@@ -35,8 +35,5 @@ def unpack(archive: bytes, where: str) -> dict[str, str]:
     except (lzma.LZMAError, ValueError, AttributeError, TypeError) as error:
         raise AbiError(f"{where}: cannot be unpacked: {error}; reinstall ferrum-numba") from None
     if start != len(content):
-        raise AbiError(
-            f"{where}: expected {start} characters of PTX, found {len(content)}; reinstall "
-            "ferrum-numba"
-        )
+        raise AbiError(where, f"{start} characters of PTX", len(content), "reinstall ferrum-numba")
     return texts

@@ -137,7 +137,7 @@ def artefact(name: str) -> Artefact:
     known = _catalogue(folder())
     if name not in known:
         hint = did_you_mean(name, names(), "kernels.names() and ferrum-numba info list them")
-        raise AbiError(f"kernel: expected the name of a shipped one, found {name!r}; {hint}")
+        raise AbiError("kernel", "the name of a shipped one", f"{name!r}", hint)
     return known[name]
 
 
@@ -156,7 +156,7 @@ def find(**fields: Any) -> Artefact:
     if len(found) != 1:
         asked = ", ".join(f"{field} {value}" for field, value in fields.items())
         names_ = ", ".join(build.name for build in found) or "none"
-        raise AbiError(f"kernel: expected one build with {asked}, found {names_}")
+        raise AbiError("kernel", f"one build with {asked}", names_)
     return found[0]
 
 
@@ -222,7 +222,7 @@ def launch_config(sidecar: Sidecar, **sizes: int) -> LaunchConfig:
     """
     for name, size in sizes.items():
         if not hasattr(size, "__index__") or size < 1:
-            raise AbiError(f"{name}: expected an integer from 1 on, found {size!r:.80}")
+            raise AbiError(name, "an integer from 1 on", f"{size!r:.80}")
     grid = sidecar.grid_for(sizes)
     if grid is None or sidecar.num_warps is None or sidecar.shared_bytes is None:
         raise AbiError(

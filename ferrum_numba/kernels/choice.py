@@ -36,13 +36,13 @@ def add_bias_artefact(dtype: str = "float16") -> Artefact:
 
 def _reference(kernel: str, zero_bias: int, dtype: str) -> Artefact:
     if zero_bias not in (0, 1):
-        raise AbiError(f"zero_bias: expected 1 (GPTQ v1) or 0 (GPTQ v2), found {zero_bias}")
+        raise AbiError("zero_bias", "1 (GPTQ v1) or 0 (GPTQ v2)", zero_bias)
     return find(kernel=kernel, dtype=_checked(dtype), ZERO_BIAS=zero_bias)
 
 
 def _checked(dtype: str) -> str:
     if dtype not in _DTYPES:
-        raise AbiError(f"dtype: expected {' or '.join(_DTYPES)}, found {dtype}")
+        raise AbiError("dtype", " or ".join(_DTYPES), dtype)
     return dtype
 
 

@@ -15,7 +15,7 @@ from ..errors import AbiError
 from .catalogue import launch_config
 
 # Integers that are no sizes, and what they are where nothing is said.
-_ARGUMENTS = {"zero_bias": 1}
+_ARGUMENTS = {"zero_bias": 1, "adds": 0}
 # Arrays of indices, and the integer that says of how many rows.
 _INDICES = {"g_idx": "groups"}
 
@@ -46,8 +46,8 @@ def sample(sidecar: Sidecar, sizes: Mapping[str, int], seed: int = 0) -> Sample:
     random = np.random.default_rng(seed)
     arrays: dict[str, NDArray[np.generic]] = {}
     for declaration in sidecar.params:
-        if not declaration.shape:
-            continue
+        if not declaration.shape or (declaration.nullable and declaration.role == "argument"):
+            continue  # the latter stands in place of another array
         shape = [rule(integers) for rule in declaration.shape]
         step = 1
         for rule, extent in zip(reversed(declaration.strides), reversed(shape), strict=True):

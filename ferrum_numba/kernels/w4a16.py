@@ -177,8 +177,9 @@ def _marshal(
         k, n, group_size = weight.K, weight.N, weight.group_size
     except AttributeError as error:
         raise AbiError(
-            f"weight: expected qweight, scales, qzeros, K, N and group_size, such as a W4A16Weight "
-            f"has, found {error}"
+            "weight",
+            "qweight, scales, qzeros, K, N and group_size, such as a W4A16Weight has",
+            error,
         ) from None
     group_size = k if group_size == -1 else group_size
     arguments = (
@@ -234,8 +235,9 @@ def _canonical_params(kernel: Kernel) -> Any:
     extra = len(kernel.signature.params) - 19
     if not 0 <= extra <= 2:
         raise AbiError(
-            f"{kernel.signature.entry}: expected the canonical 19 arguments and up to 2 scratch "
-            f"pointers, found {len(kernel.signature.params)} parameters"
+            kernel.signature.entry,
+            "the canonical 19 arguments and up to 2 scratch pointers",
+            f"{len(kernel.signature.params)} parameters",
         )
     return W4A16_SIDECAR.params[: 19 + extra]
 

@@ -49,13 +49,13 @@ def read_ptx(source: str | Path) -> str:
     except IsADirectoryError:
         raise PtxError(f"{shown}", "a .ptx file", "a folder", "name one in it") from None
     except (OSError, ValueError) as error:
-        raise PtxError(f"{shown}: cannot be read as PTX: {error}") from None
+        raise PtxError(f"{shown}: cannot be read as PTX: {error}", where=shown) from None
     try:
         text = data.decode("utf-8").replace("\r\n", "\n")
     except ValueError:
-        raise PtxError(f"{shown}: not PTX: {not_ptx(data)}") from None
+        raise PtxError(f"{shown}: not PTX: {not_ptx(data)}", where=shown) from None
     if ".version" not in text:
-        raise PtxError(f"{shown}: not PTX: {not_ptx(text)}")
+        raise PtxError(f"{shown}: not PTX: {not_ptx(text)}", where=shown)
     return text
 
 

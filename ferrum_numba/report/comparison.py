@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ..devices import Device
-from ..errors import CheckpointError, FerrumError
+from ..errors import FerrumError
 from ..gptq import Checkpoint, GptqLinear, LayerSpec
 from .layer_diagnosis import LayerDiagnosis, diagnose_difference
 from .layer_test import Verdict
@@ -111,7 +112,7 @@ def _compare_layer(a: Checkpoint, b: Checkpoint, name: str, tolerance: float) ->
     try:
         weights = a.load_dense(name), b.load_dense(name)
     except FerrumError as error:
-        return replace(base, verdict="refused", reason=str(error).removeprefix(f"{name}: "))
+        return replace(base, verdict="refused", reason=error.without(name))
     except Exception as error:  # the other layers are still to be compared
         return replace(base, verdict="error", reason=f"{type(error).__name__}: {error}")
     found = _differences(base, *weights, tolerance)
@@ -195,8 +196,7 @@ def _guarded(base: Comparison, sides: Sequence[_Side], m: int, seed: int) -> Com
     try:
         return _compare_results(base, sides, m, seed)
     except FerrumError as error:
-        reason = str(error).removeprefix(f"{base.layer}: ")
-        return replace(base, verdict="refused", reason=reason)
+        return replace(base, verdict="refused", reason=error.without(base.layer))
     except Exception as error:
         return replace(base, verdict="error", reason=f"{type(error).__name__}: {error}")
 
@@ -205,7 +205,7 @@ def _compare_results(base: Comparison, sides: Sequence[_Side], m: int, seed: int
     tensors = {}  # loaded once where both sides are of one checkpoint
     for checkpoint in dict.fromkeys(checkpoint for checkpoint, _ in sides):
         if base.layer in checkpoint.problems:
-            raise CheckpointError(checkpoint.problems[base.layer])
+            raise copy(checkpoint.errors[base.layer])
         tensors[checkpoint] = checkpoint.load(base.layer)
     reference = make_reference(base.layer, tensors[sides[0][0]], m, seed=seed)
     bounds = reference.bounds(m)

@@ -36,6 +36,10 @@ class Journal:
         A last line that was cut off is cut away, since the next one would join it.  Raises
         CheckpointError for a file that is no journal, or cannot be written.
         """
+        if self.path.exists() and not self.path.is_file():  # /dev/zero has no end
+            raise CheckpointError(
+                f"{self.path}: expected a regular file to append to, found none; name another"
+            )
         try:
             with self.path.open("ab+") as file:
                 if again:

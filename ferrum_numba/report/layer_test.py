@@ -209,7 +209,7 @@ def run_prepared(prepared: Prepared, device: Device, plan: Plan) -> LayerResult:
     except LaunchError as error:  # the layer was accepted, and then not computed
         verdict, reason = "mismatch", str(error)
     except FerrumError as error:
-        verdict, reason = "refused", str(error).removeprefix(f"{name}: ")
+        verdict, reason = "refused", error.without(name)
     except Exception as error:
         verdict, reason = "error", f"{type(error).__name__}: {error}"
     return LayerResult(

@@ -81,7 +81,7 @@ def time_layers(
         yield _time_kind(checkpoint, kind, layers, device, m_values)
     for name in names:
         if name in checkpoint.problems:
-            reason = checkpoint.problems[name].removeprefix(f"{name}: ")
+            reason = checkpoint.errors[name].without(name)
             yield KindResult(None, (name,), (), "refused", reason)
 
 
@@ -126,7 +126,7 @@ def _time_kind(
     except LaunchError as error:
         verdict, reason = "mismatch", str(error)
     except FerrumError as error:
-        verdict, reason = "refused", str(error).removeprefix(f"{name}: ")
+        verdict, reason = "refused", error.without(name)
     return KindResult(kind, tuple(layers), tuple(timings), verdict, reason)
 
 

@@ -140,7 +140,7 @@ def _guarded(
         scales = _scales(checkpoint, spec)
         return _measured(replace(base, inputs=given[0]), *weights, given[1], scales, tolerance)
     except FerrumError as error:
-        reason = str(error).removeprefix(f"{name}: ")
+        reason = error.without(name)
         return replace(base, verdict="refused", reason=reason)
     except Exception as error:
         return replace(base, verdict="error", reason=f"{type(error).__name__}: {error}")

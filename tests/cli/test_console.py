@@ -95,6 +95,16 @@ def test_an_error_shows_them_harmlessly(hostile):
     assert not COMMANDS.search(result.stderr)
 
 
+def test_an_error_is_one_line_whatever_the_name(tmp_path):
+    write_file(
+        tmp_path / "a.safetensors", {"x\nerror: y.qweight": ("I32", (1, 8))}, [np.ones(8, "i4")]
+    )
+    (tmp_path / "quantize_config.json").write_text('{"bits": 4, "group_size": 8}')
+    result = run("verify", tmp_path, "--device", "cpu")
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert result.stderr.startswith(r"error: x\nerror: y.qzeros: expected in a.safetensors")
+
+
 def test_columns_are_as_wide_as_what_is_shown_and_styles_are_kept(capsys):
     table = Table()
     table.add_column("x")

@@ -78,7 +78,8 @@ def test_bad_input_is_exit_code_2(tmp_path):
         (tmp_path, "expected *.safetensors files, found nothing"),
     ):
         result = run("verify", path, *ON_CPU, "--json")
-        assert (result.exit_code, result.stdout) == (2, "")
+        assert result.exit_code == 2
+        assert json.loads(result.stdout)["error"]["code"] == "checkpoint-file-missing"
         assert result.stderr.startswith(f"error: {path}: ")
         assert message in result.stderr
 

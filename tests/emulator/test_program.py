@@ -13,7 +13,7 @@ import pytest
 from ferrum_numba.abi import Signature
 from ferrum_numba.emulator import Program
 from ferrum_numba.emulator.host import Host
-from ferrum_numba.emulator.native import Code, Needs
+from ferrum_numba.emulator.native import Code, Needs, closure
 from ferrum_numba.emulator.parse import parse_entry
 from ferrum_numba.emulator.translate import Module
 from ferrum_numba.errors import LaunchError
@@ -170,8 +170,10 @@ def test_arm64_compiles(features: dict[str, bool]) -> None:
     host = Host.of("generic", features, "aarch64-unknown-linux-gnu")
     for masked in (False, True):
         module = Module(parse_entry(text, "k"), Signature.from_ptx(text), host, masked)
-        code = Code.compile(module.text, Needs(0, 0, 0, masked), host)
-        assert code.object.startswith(b"\x7fELF")
+        functions = list(module.library.used)
+        code = Code.compile(module.text, Needs(0, 0, 0, masked, functions), host)
+        for content in (code.object, *closure(functions, host, cache=None)):
+            assert content.startswith(b"\x7fELF")
 
 
 def test_what_run_refuses() -> None:

@@ -174,4 +174,11 @@ def test_states_are_dropped_where_they_would_fill_the_memory(monkeypatch):
     for name in NAMES * 2:
         matching = [place for place, pattern in enumerate(PATTERNS) if re.match(pattern, name)]
         assert patterns.first(name) == min(matching)
-        assert patterns._kept <= 50 + len(patterns._states)
+        assert len(patterns._known) <= 50
+
+
+def test_rules_beyond_measure_are_refused_unread():
+    with refused(
+        r"^here: expected rules of at most 1000000 characters, found 1000500 in 500 rules"
+    ):
+        Patterns([("(?:)" * 500 + "a", "here")] * 500)

@@ -5,6 +5,7 @@ import re
 import shutil
 import sys
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,8 +19,11 @@ from tests.gptq.fixtures import (
     edit_tensors,
     fixture,
     refused,
+    save_layer,
 )
+from tests.layers import random_tensors
 
+PARTS = ("qweight", "qzeros", "scales")
 INDEX = "model.safetensors.index.json"
 
 
@@ -205,6 +209,21 @@ def test_the_index_may_place_a_tensor_in_the_file_that_is_read_first(sharded):
     assert (checkpoint.load(Q_PROJ).scales == 2).all()
 
 
+def test_of_a_tensor_in_many_shards_any_can_be_the_indexed_one(tmp_path):
+    tensors = random_tensors(64, 64, 64)
+    for number in range(4):
+        scales = tensors.scales * np.float16(2**number)
+        save_layer(tmp_path / f"{number}.safetensors", replace(tensors, scales=scales))
+    for number in range(4):
+        index = {f"layer.{part}": f"{number}.safetensors" for part in PARTS}
+        (tmp_path / INDEX).write_text(json.dumps({"weight_map": index}))
+        with pytest.warns(UserWarning, match=rf"scales: .*; the one in {number}\.safetensors"):
+            checkpoint = Checkpoint.open(tmp_path, group_size=64, zero_format="v1")
+        np.testing.assert_array_equal(
+            checkpoint.load("layer").scales, tensors.scales * np.float16(2**number)
+        )
+
+
 @pytest.mark.parametrize("place", [None, "gone.safetensors"])
 def test_a_tensor_in_two_shards_of_which_the_index_names_none(sharded, place):
     second_copy(sharded, lambda copy: copy.fill(2))
@@ -213,7 +232,7 @@ def test_a_tensor_in_two_shards_of_which_the_index_names_none(sharded, place):
     if place is None:
         del index["weight_map"][f"{Q_PROJ}.scales"]
     (sharded / INDEX).write_text(json.dumps(index))
-    with refused(r"scales: expected in one file, found in .* and .*; where both belong, get the"):
+    with refused(r"scales: expected in one file, found in .* and .*; where all belong, get the"):
         Checkpoint.open(sharded)
 
 

@@ -75,8 +75,8 @@ def test_before_it_waits_it_touches_weights_alone(name: str) -> None:
     kernel.launch(
         fe.LaunchConfig(config.grid, config.block, config.shared_bytes),
         *(nothing, *weights, nothing, *sizes.values()),
-        *(nothing, tensors.zero_bias),
-        *[nothing] * (len(kernel.signature.params) - 21),  # workspace, scratch
+        *(nothing, tensors.zero_bias, nothing, 0),
+        *[nothing] * (len(kernel.signature.params) - 23),  # workspace, scratch
     )
     device.synchronize()
 
@@ -102,8 +102,8 @@ def outputs(
     for source, result in zip(map(device.to_device, sources), results, strict=True):
         calls += [
             late.prepare(fe.LaunchConfig(-(-words // 128), 128), source, x, words),
-            prepare(x, *weights, between, *sizes.values(), None, tensors.zero_bias),
-            prepare(between, *weights, result, *sizes.values(), None, tensors.zero_bias),
+            prepare(x, *weights, between, *sizes.values(), None, tensors.zero_bias, None, 0),
+            prepare(between, *weights, result, *sizes.values(), None, tensors.zero_bias, None, 0),
         ]
     for call in calls:  # all prepared, so that they follow close on each other
         call()

@@ -9,6 +9,7 @@ import ferrum_numba as fe
 from ferrum_numba import kernels
 from tests.kernels.guarded import relative_error
 from tests.kernels.test_artefacts import TOLERANCE, case, dtype_of
+from tests.layers import random_tensors
 
 TUNED = [build.name for build in kernels.builds() if "GROUP" in build.fields]
 SPLIT = [
@@ -48,7 +49,7 @@ def launch(
         c,
         *sizes.values(),
         device.to_device(added) if bias else None,
-        tensors.zero_bias,
+        *(tensors.zero_bias, None, 0),
     )
     device.synchronize()
     expected = a.astype(np.float64) @ tensors.dequantize().astype(np.float64)
@@ -96,3 +97,50 @@ def test_split_along_k_gives_the_same_bits(gpu: fe.Device, name: str) -> None:
         assert relative_error(c, expected) <= TOLERANCE[c.dtype.name]
         for _ in range(10):
             np.testing.assert_array_equal(launch(gpu, name, m, k, n)[0], c)
+
+
+WIDE = [
+    *("decode.m8n32w4.g32.sm_80", "decode.bf16.m16n32w8.g128.sm_80", "mma.m32n128w4.g32.sm_80"),
+    *("mma.bf16.m64n64w8.g128.sm_80", "wgmma.m64n128.g64.sm_90a", "wgmma.bf16.m128n64.g64.sm_90a"),
+]
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("name", WIDE)
+def test_sums_in_float32(device: str, name: str) -> None:
+    """Set, and added to what was there; split along K or not."""
+    there = fe.open_device(device, checks=("memory", "race")) if device == "cpu" else None
+    there = there or fe.open_device(device)
+    shipped = kernels.artefact(f"w4a16_gptq_gemm_{name}")
+    random = np.random.default_rng(3)
+    for m, n, k in ((3, 72, 1032), (19, 264, 4096)):
+        tensors = random_tensors(k, n, 128)
+        a = random.standard_normal((m, k)).astype(dtype_of(shipped.name))
+        layer = fe.GptqLinear(tensors, device=there, dtype=a.dtype)
+        before = random.standard_normal((m, n)).astype(np.float32)
+        product = a.astype(np.float64) @ tensors.dequantize().astype(np.float64)
+        for adds in (False, True):
+            wide = there.to_device(before.copy())
+            kernels.launch_w4a16_gptq(
+                *(None, shipped.kernel(there), there.to_device(a), layer.weight, None, m),
+                wide=wide,
+                adds=adds,
+            )
+            expected = product + (before if adds else 0)
+            error = relative_error(there.to_host(wide), expected)
+            assert error <= TOLERANCE[a.dtype.name]
+
+
+def test_a_result_goes_somewhere() -> None:
+    device = fe.open_device("cpu")
+    tensors = random_tensors(128, 64, 128)
+    layer = fe.GptqLinear(tensors, device=device)
+    kernel = kernels.artefact("w4a16_gptq_gemm_decode.m8n32w4.g32.sm_80").kernel(device)
+    x = np.ones((1, 128), np.float16)
+    with pytest.raises(fe.AbiError, match="expected c != 0 or wide != 0, found c = 0, wide = 0"):
+        kernels.launch_w4a16_gptq(None, kernel, x, layer.weight, None, 1)
+    with pytest.raises(fe.AbiError, match="wide: w4a16_gptq_gemm_typed rounds its result"):
+        kernels.launch_w4a16_gptq(
+            *(None, kernels.canonical(1).kernel(device), x, layer.weight, None, 1),
+            wide=np.empty((1, 64), np.float32),
+        )

@@ -103,3 +103,19 @@ def test_the_settings_tell_checkpoints_and_plans_apart(tmp_path):
     os.utime(folder / "model.safetensors", (1, 1))
     assert settings != settings_of(checkpoint, plan, cpu)
     json.dumps(settings)
+
+
+@pytest.mark.parametrize("make", [lambda path: path.symlink_to("/dev/zero"), os.mkfifo])
+def test_what_has_no_end_is_no_journal(tmp_path, make):
+    make(tmp_path / "run.jsonl")
+    with pytest.raises(fe.CheckpointError, match="expected a regular file to append to"):
+        started(tmp_path / "run.jsonl")
+
+
+def test_the_settings_tell_how_groups_are_read(tmp_path):
+    cpu, folder = fe.open_device("cpu"), copy_of("gm_v1_sym_g128", tmp_path)
+    settings = [
+        settings_of(fe.Checkpoint.open(folder, g_idx=g_idx), Plan(), cpu)
+        for g_idx in ("file", "ignore")
+    ]
+    assert settings[0] != settings[1]

@@ -108,7 +108,7 @@ class Bounds(Check):
         return {"sites": sites, "dump": -(-room.nbytes // 16) * 16}
 
     def prepare(self, b: Builder) -> None:
-        b.library.define("own", own(b.library, b.arrays, b.layout, b.flow.local_bytes))
+        b.own_functions.append(own(b.library, b.arrays, b.layout, b.flow.local_bytes))
 
     def access(
         self,

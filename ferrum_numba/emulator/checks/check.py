@@ -16,7 +16,7 @@ from ..flow import analyse
 from ..hooks import Hooks
 from ..layout import LANES
 from ..ptx import Body, Instruction
-from ..values import Value
+from ..values import Text, Value
 from ..worker import aligned
 from . import state
 
@@ -134,6 +134,9 @@ class Check(Hooks[Builder]):
     def keep(self, room: Room) -> Kept:
         """What each worker keeps for it."""
         return {}
+
+    def advance(self, b: Text, checks: Value, passed: Value, fresh: Value) -> None:
+        """A round begins: all warps passed a barrier, or (fresh) begin a CTA."""
 
     def sight(self, ins: Instruction, kept: Kept, record: np.void) -> Mapping[str, object]:
         """What its texts may name besides; kept: what the worker that recorded kept."""

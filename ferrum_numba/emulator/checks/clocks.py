@@ -28,7 +28,7 @@ from ..layout import WAIT_TRIED
 from ..opcodes.barrier import uniform
 from ..ptx import Instruction, Operand
 from ..routine import VECTOR
-from ..values import Value
+from ..values import Text, Value
 from .check import HERE, LONG, POINTER, Check, Kept, Room, zeros
 from .code import Code, code
 from .state import (
@@ -79,9 +79,8 @@ class Clocks(Check):
             "fences": zeros(room.warps),
         }
 
-    def round(self, b: Builder) -> str:
-        clocks = b.library.use(f"clocks_{self.subject.init:d}")
-        return f"  call void @{clocks}(ptr %checks, i1 %moves, i1 %fresh)\n"
+    def advance(self, b: Text, checks: Value, passed: Value, fresh: Value) -> None:
+        b.call(f"clocks_{self.subject.init:d}", "void", checks, passed, fresh)
 
     def access(
         self,

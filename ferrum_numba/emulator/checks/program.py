@@ -53,12 +53,17 @@ class CheckedProgram:
         host = host or Host.this()
         threads = threads_of(signature)
         self._watch = watch(self.checks, body, threads)
-        self._unwatched = Watch(frozenset(), body, threads)
         self.program = Program(text, signature, host, self._watch)
         # Atomic operations come in an order that nothing fixes: there it is no mistake.
         self._ordered = "order" in self.checks and not self._watch.talks
         self.signature = signature
         self._text, self._host, self._body = text, host, body
+        self._threads = threads
+
+    @cached_property
+    def _unwatched(self) -> Watch:
+        """The hooks of the second run of "order"."""
+        return Watch(frozenset(), self._body, self._threads)
 
     @cached_property
     def _plain(self) -> Program:

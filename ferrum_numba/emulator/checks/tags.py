@@ -23,7 +23,7 @@ from ..layout import LANES
 from ..ptx import Instruction
 from ..routine import VECTOR
 from ..runtime.access import in_runs
-from ..values import Value
+from ..values import Text, Value
 from .check import LONG, POINTER, WORD, Check, Kept, Kind, Room, at_site, is_strong, mask_of, zeros
 from .clocks import any_of, clear_where_late, own_clock
 from .code import Code, code
@@ -61,11 +61,10 @@ class Tags(Check):
         tags = zeros(room.words)
         return {"tags": tags, "tag_bytes": tags.nbytes, "now": 0xFFFFFFFF}
 
-    def round(self, b: Builder) -> str:
-        if self.subject.clocks:
-            return ""
-        epoch = b.library.use(f"epoch_{self.subject.init:d}_{self.subject.race:d}")
-        return f"  call void @{epoch}(ptr %checks, i1 %moves, i1 %fresh)\n"
+    def advance(self, b: Text, checks: Value, passed: Value, fresh: Value) -> None:
+        if not self.subject.clocks:
+            name = f"epoch_{self.subject.init:d}_{self.subject.race:d}"
+            b.call(name, "void", checks, passed, fresh)
 
     def access(
         self,

@@ -21,7 +21,7 @@ from typing import ClassVar
 from ..builder import Builder
 from ..ptx import Instruction
 from ..runtime.access import ADDRESSES
-from ..values import Value
+from ..values import Text, Value
 from .areas import Hint
 from .check import HERE, POINTER, Check, Kept, Room, zeros
 from .clocks import own_clock
@@ -49,10 +49,8 @@ class Talks(Check):
     def share(self, room: Room) -> Kept:
         return {"time": zeros(1), "released": zeros(room.ctas * room.warps)}
 
-    def round(self, b: Builder) -> str:
-        return f"""  %new.cta = and i1 %moves, %fresh
-  call void @{b.library.use("talkbegin")}(ptr %checks, i1 %new.cta)
-"""
+    def advance(self, b: Text, checks: Value, passed: Value, fresh: Value) -> None:
+        b.call("talkbegin", "void", checks, b.op("and", passed, fresh))
 
     def releases(self, b: Builder, ins: Instruction) -> None:
         if _SENDS & ins.opcode.modifiers:

@@ -9,7 +9,7 @@ from ..builder import Builder
 from ..hooks import Hooks
 from ..layout import state_offset
 from ..ptx import Body, Instruction
-from ..values import Value
+from ..values import Text, Value
 from .bounds import Bounds
 from .check import Check, Subject, lanes
 from .clocks import Clocks
@@ -60,6 +60,7 @@ class Watch(Hooks[Builder]):
         self.talks = self.subject.talks
         self.checks = [check for check in (make(self.subject) for make in ALL) if check.active]
         self.stepwise = self.stepwise or any(check.stepwise for check in self.checks)
+        self._reversed = Value("false", "i1")  # of the function that is written
         self._bounds = next(check for check in self.checks if isinstance(check, Bounds))
 
     def __repr__(self) -> str:
@@ -73,25 +74,16 @@ class Watch(Hooks[Builder]):
             "  %checks = load ptr, ptr %checks.at, align 8",
         ]
 
-    def round(self, b: Builder) -> str:
-        """Where it %moves a CTA begins (%fresh), or all its warps passed a barrier."""
-        lines = f"""  %checks.at = getelementptr i8, ptr %state, i64 {state_offset("checks")}
-  %checks = load ptr, ptr %checks.at, align 8
-  %reverse.at = getelementptr i8, ptr %checks, i64 {offset("reverse")}
-  %reverse = load i32, ptr %reverse.at, align 4
-  %reversed = icmp ne i32 %reverse, 0
-  %whole = icmp eq i32 %from, 0
-  %passed.all = xor i1 %held, true
-  %moves = and i1 %whole, %passed.all
-"""
-        return lines + "".join(check.round(b) for check in self.checks)
+    def round(self, b: Text, state: Value, fresh: Value, passed: Value) -> None:
+        checks = b.load("ptr", 1, state, state_offset("checks"), 8)
+        reverse = b.load("i32", 1, checks, offset("reverse"), 4)
+        self._reversed = b.compare("icmp ne", reverse, 0)
+        for check in self.checks:
+            check.advance(b, checks, passed, fresh)
 
-    def turn(self) -> tuple[str, str]:
-        lines = """  %last.warp = sub i32 %warps, 1
-  %back = sub i32 %last.warp, %warp
-  %turn = select i1 %reversed, i32 %back, i32 %warp
-"""
-        return "%turn", lines
+    def turn(self, b: Text, warp: Value, warps: Value) -> Value:
+        back = b.op("sub", b.op("sub", warps, 1), warp)
+        return b.select(self._reversed, back, warp)
 
     def rows(self, b: Builder, ins: Instruction, address: Value, count: int, kind: str) -> Value:
         """As accesses of 16 bytes; those that are not allowed lead to a dump."""

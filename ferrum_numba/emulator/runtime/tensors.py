@@ -226,11 +226,13 @@ def _mark(
 
 def _edge(r: Routine, box: Box, inside: Value, first: Value, far: Value, close: Value) -> None:
     """Byte by byte, zeros outside of the tensor."""
+    zero = r.room("i8")
+    r.store(r.constant("i8", 0), zero, 0, 1)
     loop = r.loop(r.constant("i64", 0))
     with loop as (j,):
         k = r.op("add", first, r.op("lshr", j, box.log2))
         there = r.op("and", inside, r.compare("icmp ult", k, box.extents[0]))
-        source = r.select(there, r.item("i8", far, j), Value("@zeros", "ptr"))
+        source = r.select(there, r.item("i8", far, j), zero)
         r.store(r.load("i8", 1, source, 0, 1), r.item("i8", close, j), 0, 1)
         more = r.op("add", j, 1)
         loop.again_if(r.compare("icmp ne", more, 16), more)

@@ -32,7 +32,7 @@ def apply_fault(folder: str | os.PathLike[str], name: str) -> str:
     or for a checkpoint that the fault does not fit.
     """
     if name not in FAULTS:
-        raise CheckpointError(f"fault: expected one of {', '.join(FAULTS)}, found {name!r}")
+        raise CheckpointError("fault", f"one of {', '.join(FAULTS)}", f"{name!r}")
     target = Target.find(Path(folder))
     FAULTS[name].apply(target)
     return target.layer

@@ -38,7 +38,7 @@ class Target:
         shards = Shards.open(folder)
         layers = [name.removesuffix(".scales") for name in shards.tensors if "scales" in name]
         if not layers:
-            raise CheckpointError(f"{folder}: expected a quantised layer to damage, found none")
+            raise CheckpointError(folder, "a quantised layer to damage", "none")
         return cls(folder, next((n for n in layers if n.endswith("q_proj")), layers[0]), shards)
 
     def file_of(self, part: str) -> Path:

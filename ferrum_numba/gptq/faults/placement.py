@@ -31,7 +31,7 @@ def _no_files(target: Target) -> None:
 
 def _missing_shard(target: Target) -> None:
     if len({tensor.file for tensor in target.shards.tensors.values()}) < 2:
-        raise CheckpointError("fault: expected a checkpoint of several shards, found one file")
+        raise CheckpointError("fault", "a checkpoint of several shards", "one file")
     target.file.unlink()
 
 
