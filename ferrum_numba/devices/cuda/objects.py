@@ -26,20 +26,22 @@ class Owned:
     """
 
     _process = 0  # where Ctrl-C came before it was made
+    # At hand when the interpreter ends, as modules are not.
+    _getpid, _byref, _number = staticmethod(os.getpid), staticmethod(ctypes.byref), c_int
+    _relaxed = driver.CAPTURE_RELAXED
 
     def __init__(self) -> None:
         self._process = os.getpid()
-        # At hand when the interpreter ends.
         self._exchange = driver.library().cuThreadExchangeStreamCaptureMode
 
     def _give_back(self, *calls: tuple[Callable[[int], int], Any]) -> None:
         """Make these calls of the driver, of a function and a handle, unless this is a fork."""
-        if os.getpid() == self._process:
-            mode = c_int(driver.CAPTURE_RELAXED)
-            self._exchange(ctypes.byref(mode))
+        if self._getpid() == self._process:
+            mode = self._number(self._relaxed)
+            self._exchange(self._byref(mode))
             for function, handle in calls:
                 function(handle)
-            self._exchange(ctypes.byref(mode))
+            self._exchange(self._byref(mode))
 
 
 class Stream(Owned):
