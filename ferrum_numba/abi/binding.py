@@ -136,7 +136,7 @@ class Binder:
     def may_move(
         self, bound: Bound, places: Mapping[str, int], addresses: Mapping[str, int]
     ) -> bool:
-        """Whether arrays of a launch may be replaced by ones that lie elsewhere and are alike.
+        """True if arrays of a launch may be replaced by ones that lie elsewhere and are alike.
 
         places: where all arrays of the launch lie by now.  False where `rebind` has to say why.
         """
@@ -157,7 +157,7 @@ class Binder:
     def _only_moved(
         self, new: Mapping[str, ArrayReference], old: Mapping[str, ArrayReference]
     ) -> bool:
-        """Whether arrays differ from those before in their addresses only, equally aligned."""
+        """True if arrays differ from those before in their addresses only, equally aligned."""
         for name, array in new.items():
             before, declaration = old.get(name), self._declarations.get(name)
             if before is None or declaration is None:
@@ -222,7 +222,7 @@ class Binder:
         return values, arrays
 
     def _sizes(self, values: Mapping[str, Raw]) -> dict[str, int]:
-        """What rules may read: the integers of the launch, and the tile."""
+        """The names that rules may read: the integers of the launch, and the tile."""
         sizes = {name: value for name, value in values.items() if type(value) is int}
         return {**(self.sidecar.tile or {}), **sizes}
 
@@ -346,7 +346,7 @@ def _raw_address(parameter: Parameter, value: object) -> int | None:
 
 
 def _takes_array(parameter: Parameter, value: object) -> bool:
-    """Whether `value` goes to a pointer; what neither PTX nor sidecar says, the value decides."""
+    """True if `value` goes to a pointer; what neither PTX nor sidecar says, the value decides."""
     if parameter.is_pointer or parameter.c_type is not None or parameter.size != 8:
         return parameter.is_pointer
     return parameter.count is None and not isinstance(value, (Number, bytes))
