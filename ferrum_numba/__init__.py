@@ -78,7 +78,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """What few processes need, and what takes long to load."""
+    """Load on demand what few processes need."""
     if name == "record":
         from .debug.recorder import record
 

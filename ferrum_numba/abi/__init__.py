@@ -1,4 +1,4 @@
-"""What an entry expects: signature, sidecar, parameter block, launch configuration.
+"""The contract of an entry: signature, sidecar, parameter block, launch configuration.
 
 Pure Python: no GPU, no NumPy, so that a launch can be inspected anywhere.
 """

@@ -29,7 +29,7 @@ POINTEE_DTYPES = {
 
 @dataclass(frozen=True)
 class ArrayReference:
-    """What a launch needs to know of an array that lies on a device.
+    """Description of an array on a device, as far as a launch needs it.
 
     address: of element [0, ..., 0].  shape in elements; strides in bytes, None for C order.
     dtype: NumPy's name of it.  available: bytes from `address` to the end of the array's extent.
@@ -50,7 +50,7 @@ class ArrayReference:
 
     @property
     def contiguous(self) -> bool:
-        """Whether the elements lie in C order without gaps."""
+        """True if the elements lie in C order without gaps."""
         if self.strides is None or 0 in self.shape:
             return True
         expected = self.itemsize
@@ -61,7 +61,7 @@ class ArrayReference:
         return True
 
     def alike(self, other: ArrayReference) -> bool:
-        """Whether the two differ in where they lie only."""
+        """True if the two differ in where they lie only."""
         return (
             self.shape == other.shape
             and self.strides == other.strides

@@ -146,6 +146,7 @@ class Binder:
         self._check_arrays(arrays, sizes, changes.keys())
         return Bound(config, values, arrays, self._demands(config, sizes))
 
+<<<<<<< HEAD
     def movable(self, bound: Bound) -> dict[str, Movable]:
         """Of each array of a launch, what another one has to keep to that is alike."""
         nbytes = {name: array.available for name, array in bound.arrays.items()}
@@ -157,11 +158,33 @@ class Binder:
             apart = tuple((n, nbytes[n]) for n in others if n != name and n in nbytes)
             found[name] = Movable(align, array.available, apart)
         return found
+=======
+    def may_move(
+        self, bound: Bound, places: Mapping[str, int], addresses: Mapping[str, int]
+    ) -> bool:
+        """True if arrays of a launch may be replaced by ones that lie elsewhere and are alike.
+
+        places: where all arrays of the launch lie by now.  False where `rebind` has to say why.
+        """
+        arrays, outputs = bound.arrays, self._outputs
+        for name, address in addresses.items():
+            declaration, array = self._declarations.get(name), arrays.get(name)
+            if array is None or not address:
+                return False
+            if declaration is not None and address % (declaration.align or array.itemsize):
+                return False
+            end = address + array.available
+            for other in places if name in outputs else outputs:
+                place = addresses[other] if other in addresses else places.get(other, end)
+                if place < end and other != name and address < place + arrays[other].available:
+                    return False
+        return True
+>>>>>>> reader
 
     def _only_moved(
         self, new: Mapping[str, ArrayReference], old: Mapping[str, ArrayReference]
     ) -> bool:
-        """Whether arrays differ from those before in their addresses only, equally aligned."""
+        """True if arrays differ from those before in their addresses only, equally aligned."""
         for name, array in new.items():
             before, declaration = old.get(name), self._declarations.get(name)
             if before is None or declaration is None:
@@ -226,7 +249,7 @@ class Binder:
         return values, arrays
 
     def _sizes(self, values: Mapping[str, Raw]) -> dict[str, int]:
-        """What rules may read: the integers of the launch, and the tile."""
+        """The names that rules may read: the integers of the launch, and the tile."""
         sizes = {name: value for name, value in values.items() if type(value) is int}
         return {**(self.sidecar.tile or {}), **sizes}
 
@@ -350,7 +373,7 @@ def _raw_address(parameter: Parameter, value: object) -> int | None:
 
 
 def _takes_array(parameter: Parameter, value: object) -> bool:
-    """Whether `value` goes to a pointer; what neither PTX nor sidecar says, the value decides."""
+    """True if `value` goes to a pointer; what neither PTX nor sidecar says, the value decides."""
     if parameter.is_pointer or parameter.c_type is not None or parameter.size != 8:
         return parameter.is_pointer
     return parameter.count is None and not isinstance(value, (Number, bytes))

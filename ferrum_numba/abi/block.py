@@ -125,7 +125,7 @@ class ParameterBlock:
 
     @property
     def address(self) -> int:
-        """Where the block lies on the host; valid as long as this object lives."""
+        """Address of the block on the host; valid as long as this object lives."""
         self._require_complete()
         return self._base
 

@@ -19,7 +19,7 @@ _MAX_CLUSTER = 8  # CUDA Programming Guide, "Thread Block Clusters": CTAs that e
 
 @dataclass(frozen=True, init=False)
 class LaunchConfig:
-    """How many CTAs, how many threads each, how much dynamic shared memory.
+    """The number of CTAs, of threads in each, and of bytes of dynamic shared memory.
 
     grid, block: 1 to 3 positive integers, (x, y, z); a plain integer is x.
     shared_bytes: dynamic shared memory of a CTA, in bytes.

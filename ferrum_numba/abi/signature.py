@@ -58,7 +58,7 @@ class Parameter:
 
     @cached_property
     def is_pointer(self) -> bool:
-        """Whether PTX or sidecar says that this parameter holds an address."""
+        """True if PTX or sidecar says that this parameter holds an address."""
         return self.pointer or (self.c_type or "").startswith("*") or self.role in SCRATCH_ROLES
 
     @cached_property
@@ -75,7 +75,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Signature:
-    """What an entry expects: its parameters in order, and what the PTX says about its launch.
+    """The contract of an entry: its parameters in order, and what the PTX says about its launch.
 
     nbytes: size of the parameter block in bytes.
     target: e.g. "sm_80".  ptx_version: (major, minor) of the PTX ISA.

@@ -1,4 +1,4 @@
-"""Which driver reads which PTX, and which device runs which target.
+"""Versions: the drivers that read a PTX, and the devices that run a target.
 
 Source: CUDA Toolkit release notes ("CUDA Toolkit and Corresponding Driver Versions") and the
 release history in the PTX ISA.
@@ -65,7 +65,7 @@ def loader_for_ptx(version: tuple[int, int]) -> str:
 
 
 def runs_on(target: str, capability: tuple[int, int]) -> bool:
-    """Whether PTX of `target` ("sm_80", "sm_90a") runs on a device of this compute capability.
+    """True if PTX of `target` ("sm_80", "sm_90a") runs on a device of this compute capability.
 
     Plain targets run on their own capability and every newer one, `a` targets on theirs alone,
     `f` targets on newer ones of the same major number (PTX ISA, ".target").

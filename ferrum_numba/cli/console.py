@@ -39,7 +39,7 @@ json_option: Callable[[Any], Any] = click.option(
 
 
 def wants_json(ctx: click.Context) -> bool:
-    """Whether the command that runs was given --json."""
+    """True if the command that runs was given --json."""
     return bool(ctx.meta.get(_AS_JSON))
 
 

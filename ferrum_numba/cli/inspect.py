@@ -130,7 +130,7 @@ def loaded(opened: PtxFile, name: str, entry: str | None = None) -> tuple[Inspec
 
 
 def load_entry(name: str, ptx: str, sidecar: Sidecar, entry: str) -> Loading:
-    """Whether the device of this name takes an entry, and else why not."""
+    """True if the device of this name takes an entry, and else why not."""
     device = find_device(name)
     try:
         device.load_module(ptx, sidecar).get_kernel(entry)

@@ -62,13 +62,13 @@ class PtxFile:
 
 
 def is_ptx(target: str | Path) -> bool:
-    """Whether a target is a PTX file or a shipped kernel's name, and nothing else."""
+    """True if a target is a PTX file or a shipped kernel's name, and nothing else."""
     path = Path(target)
     return (path.suffix == ".ptx" and not path.is_dir()) or str(target) in kernels.names()
 
 
 def is_recording(target: str) -> bool:
-    """Whether a target is the path of a recording."""
+    """True if a target is the path of a recording."""
     return Path(target).suffix == ".ferrum"
 
 

@@ -58,7 +58,7 @@ class Wanted:
 
     @property
     def narrow(self) -> bool:
-        """Whether only some instructions are traced: stepping needs all of them."""
+        """True if only some instructions are traced: stepping needs all of them."""
         return bool(self.lines or self.registers) and not self.debugs
 
 

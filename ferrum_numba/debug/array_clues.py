@@ -1,4 +1,4 @@
-"""What the arrays of a launch say: where they lie, what type they are of, what is in them."""
+"""Clues from the arrays of a launch: their places, their types, their contents."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def content_clues(case: Case) -> Iterator[Hypothesis]:
 
 
 def guesses(case: Case) -> Iterator[Hypothesis]:
-    """What contents do not show, worth a try where the expected result is known."""
+    """Faults that contents do not show, tried where the expected result is known."""
     for name, array in case.arrays.items():
         if array.values.dtype == np.int32 and array.values.ndim == 2:
             yield from _packed_guesses(case, name, array)

@@ -1,4 +1,4 @@
-"""What a parameter block says of itself, held against the arrays: integers and addresses."""
+"""Clues from the parameter block, held against the arrays: integers and addresses."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def length_clues(case: Case) -> Iterator[Hypothesis]:
 
 
 def _end_before(case: Case, parameter: Parameter) -> int:
-    """Where the parameter before this one ends; padding may follow."""
+    """End of the parameter before this one; padding may follow."""
     before = case.signature.params[: parameter.index]
     return max((p.offset + p.size for p in before), default=0)
 
@@ -162,7 +162,7 @@ def _first_scratch(case: Case) -> Parameter | None:
 
 
 def _agreement(case: Case, values: dict[str, Any]) -> int:
-    """How many values are what they have to be, or at least may be."""
+    """Count the values that are what they have to be, or at least may be."""
     right = truth(case).values
     return sum(_agrees(case, p, values[p.name], right) for p in case.signature.params)
 

@@ -1,4 +1,4 @@
-"""What PTX and sidecar say by themselves: unreadable, stale, for another driver or GPU."""
+"""Clues from PTX and sidecar: unreadable, stale, for another driver or GPU."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def sidecar_clues(case: Case) -> Iterator[Hypothesis]:
 
 
 def _digests_differ(case: Case, sidecar: Sidecar) -> Hypothesis:
-    """Which of the two is stale, where a shipped PTX tells; else it is taken to be the sidecar."""
+    """Find the stale one of the two by the shipped PTX; else it is taken to be the sidecar."""
     shipped = _shipped(sidecar.ptx_sha256)
     told = (
         f"the sidecar was written for the PTX {(sidecar.ptx_sha256 or '')[:16]}…, this one is "

@@ -1,4 +1,4 @@
-"""What several launches of a recording may share: a call, described in the file once."""
+"""Calls: the part that several launches share, described in the file once."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def _stated(config: LaunchConfig) -> dict[str, Any]:
 
 
 def _generation(device: Device) -> dict[str, Any]:
-    """What decides which PTX a device takes, where it is a GPU."""
+    """The properties of a GPU that decide which PTX it takes."""
     if device.name == "cpu":
         return {}
     return {"capability": device.capability, "driver": driver.version()}  # type: ignore[attr-defined]

@@ -45,7 +45,7 @@ class CaseArray:
         return tuple(stride // self.values.itemsize for stride in self.values.strides)
 
     def holds(self, address: int) -> bool:
-        """Whether an address lies in it."""
+        """True if an address lies in it."""
         return 0 <= address - self.address < max(self.nbytes, 1)
 
     def reference(self, device: str) -> ArrayReference:

@@ -1,4 +1,4 @@
-"""What usually goes wrong with a launch: the causes by name, what each is, and what to do."""
+"""Causes of wrong launches by name: what each is, and what to do about it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why a checkpoint cannot be read: what the reader says, under its cause's name."""
+"""Causes of a checkpoint that cannot be read, by the codes of the reader's errors."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def explain_checkpoint(path: str | Path) -> Diagnosis:
 
 
 def _refusals(path: Path) -> Iterator[FerrumError]:
-    """What the reader says against the checkpoint and each of its layers."""
+    """The errors of the checkpoint and of each of its layers."""
     try:
         checkpoint = Checkpoint.open(path)
     except FerrumError as error:
@@ -62,7 +62,7 @@ def _suspect(error: FerrumError) -> Suspect:
 
 
 def _misshapen(data: Mapping[str, Any]) -> str:
-    """What makes a tensor of all layers another shape than the others ask for."""
+    """Cause of a tensor that in all layers has another shape than the others ask for."""
     expected, found, (rows, columns) = data["expected"], data["found"], data["qweight"]
     bits, size = data["bits"], data["group_size"]
     if len(expected) != 2 or len(found) != 2:

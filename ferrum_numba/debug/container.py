@@ -158,7 +158,7 @@ class _Run:
 
     @property
     def address(self) -> int:
-        """Where its contents lie in memory, until it is closed."""
+        """Address of its contents in memory, until it is closed."""
         return ctypes.addressof(ctypes.c_char.from_buffer(self.map, self._first))
 
     def put(self, data: bytes) -> bool:
@@ -172,7 +172,7 @@ class _Run:
 
     @property
     def stop(self) -> int:
-        """Where the file goes on behind it."""
+        """Position in the file behind it."""
         return self._start + self.end - self._first
 
     def trim(self) -> int:

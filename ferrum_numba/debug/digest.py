@@ -76,7 +76,7 @@ class Digester:
 
     @property
     def room(self) -> int:
-        """How many can be taken before the next `read`."""
+        """The number of digests that can be taken before the next `read`."""
         return self.SLOTS - self._taken
 
     def take(self, extents: tuple[Extent, ...], stream: Any, arrays: object = None) -> int:

@@ -64,7 +64,7 @@ class Suspect:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What was found about a launch.
+    """The answer about a launch.
 
     suspects  causes, the likeliest first; the first is the answer
     alike     further causes whose fix makes the result right too: nothing tells them apart
@@ -88,7 +88,7 @@ class Diagnosis:
         return str(self.suspects[0])
 
     def rows(self) -> list[tuple[str, str]]:
-        """What goes below the first line: (label, text)."""
+        """The lines below the first one: (label, text)."""
         first = self.suspects[0]
         found = [("evidence", first.evidence)]
         if self.error is not None and first.cause != "none":
@@ -147,7 +147,7 @@ def explain_refused(refused: Refused) -> Diagnosis:
 
 
 def _settles(case: Case, suspect: Suspect) -> bool:
-    """Whether there is nothing left to guess: a fix was right, or a launch whose numbers are known
+    """True if there is nothing left to guess: a fix was right, or a launch whose numbers are known
     to be right differs from what is expected in one way throughout."""
     throughout = suspect.verdict == "certain" and suspect.cause in RELATIONS
     return suspect.verdict == "proved" or (throughout and bool(case.declared.params))
@@ -169,7 +169,7 @@ class _Trials:
 
     @property
     def over(self) -> bool:
-        """Whether there is no time left."""
+        """True if there is no time left."""
         return time.perf_counter() > self._until
 
     def weigh(self, hypothesis: Hypothesis) -> Suspect:
@@ -192,14 +192,14 @@ class _Trials:
         return _untried(hypothesis)
 
     def error(self) -> float | None:
-        """How wrong the result is as the launch stands."""
+        """Relative error of the result as the launch stands."""
         if self.base.error or not self.case.expected:
             return None
         pairs = [(n, e) for n, e in self.case.expected.items() if n in self.base.outputs]
         return max((distance(self.base.outputs[n], e) for n, e in pairs), default=None)
 
     def wrong(self) -> str:
-        """Which rows or columns of an output are wrong, where not all are."""
+        """Name the rows or columns of outputs that are wrong; empty where all are."""
         parts = []
         for name, expected in self.case.expected.items():
             result = self.base.outputs.get(name)
@@ -209,14 +209,14 @@ class _Trials:
 
 
 def _passes(case: Case, outcome: Outcome) -> bool:
-    """Whether a result is right, and came about without an access outside the arrays."""
+    """True if a result is right, and came about without an access outside the arrays."""
     if outcome.error or any(finding.check == "memory" for finding in outcome.findings):
         return False
     return is_right(case, outcome.outputs)
 
 
 def _gather(case: Case, clues: Sequence[Clue]) -> list[Hypothesis]:
-    """What the clues yield; one that a case makes no sense to yields nothing."""
+    """All hypotheses of the clues; a clue that cannot read the case yields none."""
     found: list[Hypothesis] = []
     for clue in clues:
         try:
@@ -242,7 +242,7 @@ def _suspect(hypothesis: Hypothesis, verdict: Verdict) -> Suspect:
 
 
 def _around(case: Case, trials: _Trials, suspects: Sequence[Suspect]) -> Iterator[Suspect]:
-    """What is to be said where no clue is."""
+    """The answer where no clue decided."""
     if any(s.verdict in ("proved", "mended", "certain") for s in suspects):
         return
     if trials.right and not trials.base.findings:

@@ -1,4 +1,4 @@
-"""What the checks of the CPU device found when the launch was run as it is."""
+"""Clues from the checks of the CPU device, which ran the launch as it is."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _shared(case: Case, finding: Finding) -> Hypothesis:
 
 
 def in_a_line(finding: Finding) -> str:
-    """What was found and where, without what to do."""
+    """The finding and its place, without the advice."""
     told = f"{finding.kind}: {finding.message.split(';')[0]}"
     where = [f"PTX line {finding.line}"] if finding.line else []
     if finding.source:

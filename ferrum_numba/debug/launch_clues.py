@@ -1,4 +1,4 @@
-"""What grid, block and shared memory of a launch say, held against PTX and sidecar."""
+"""Clues from grid, block and shared memory, held against PTX and sidecar."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _grid(case: Case) -> Iterator[Hypothesis]:
 
 
 def configuration_guesses(case: Case) -> Iterator[Hypothesis]:
-    """Where no sidecar says what is right: other grids, other numbers of warps."""
+    """Try other grids and numbers of warps, where no sidecar says which are right."""
     if case.declared.grid is None:
         for grid in _grids(case):
             told = f"the grid is {case.config.grid}, and {grid} was tried"

@@ -33,7 +33,7 @@ def relaid(case: Case) -> Iterator[Relaid]:
 
 
 def _moved(case: Case, block: bytes) -> int:
-    """How many parameters have other bytes in another block."""
+    """Count the parameters that have other bytes in another block."""
     places = [slice(p.offset, p.offset + p.size) for p in case.signature.params]
     return sum(case.block[place] != block[place] for place in places)
 
@@ -89,7 +89,7 @@ def _several_missing(case: Case) -> Iterator[Relaid]:
 
 
 def _fits(case: Case, end: int) -> bool:
-    """Whether bytes of this length are the block, its end padded or not."""
+    """True if bytes of this length are the block, its end padded or not."""
     return end <= len(case.block) <= -(-end // 8) * 8
 
 
@@ -117,7 +117,7 @@ def _rewritten(
 
 
 def _missing_values(case: Case, p: Parameter) -> list[tuple[int, str]]:
-    """What a parameter that was left out has to be, or may be, as far as the arrays tell."""
+    """Guess the value of a parameter that was left out, as far as the arrays tell."""
     right = truth(case).values
     if p.name in right:
         return [(right[p.name], str(right[p.name]))]

@@ -1,4 +1,4 @@
-"""What an error says of itself: the likely cause of a launch whose arguments were refused."""
+"""Notes on errors: the likely cause of a launch whose arguments were refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much of the arrays a recording keeps."""
+"""Policy of a recording: how much of the arrays it keeps."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PERIODS: Mapping[Arrays, int] = {"contents": 1, "digest": 256, "none": 1}
 
 @dataclass(frozen=True)
 class Policy:
-    """How much of the arrays a recording keeps.
+    """The share of the arrays that a recording keeps.
 
     arrays     "contents": what they held before and after; "digest": a digest of that, which the
                device computes behind the launch while nothing waits; "none": where they lay alone
@@ -47,5 +47,5 @@ class Policy:
 
     @property
     def sparing(self) -> bool:
-        """Whether arrays are kept later than that where keeping them has taken too long so far."""
+        """True if arrays are kept later than that where keeping them has taken too long so far."""
         return self.every is None and self.arrays == "digest"

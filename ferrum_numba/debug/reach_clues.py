@@ -1,4 +1,4 @@
-"""What the PTX itself tells of arrays that no sidecar declares: how far apart their elements are,
+"""Clues from the PTX about arrays that no sidecar declares: how far apart their elements are,
 and which numbers an access beyond one goes by."""
 
 from __future__ import annotations

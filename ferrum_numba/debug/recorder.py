@@ -102,7 +102,7 @@ class Recorder:
 
     @property
     def launches(self) -> int:
-        """How many it has seen."""
+        """The number of launches it has seen."""
         return self._log.count
 
     @cached_property
@@ -157,7 +157,7 @@ class Recorder:
                 self._spent += _now() - began
 
     def _keeps(self, call: Call) -> bool:
-        """Whether a call's arrays are to be kept now; they may have been put off by a period."""
+        """True if a call's arrays are to be kept now; they may have been put off by a period."""
         if call.others.value > 0:
             return False
         if self.policy.sparing and call.kept:
@@ -390,7 +390,7 @@ def _origin() -> dict[str, Any]:
 
 
 def _handle(device: Device, stream: Any) -> int:
-    """What tells the streams of a device apart; the default one is 0."""
+    """Key of a stream among those of its device; the default one is 0."""
     if device.name != "cpu":
         return streams.stream_handle(stream)
     return 0 if stream is None else id(stream)

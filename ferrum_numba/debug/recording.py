@@ -26,7 +26,7 @@ _MAX_BLOCK_BYTES = 32764  # PTX ISA, "Kernel Function Parameters"
 
 @dataclass(frozen=True)
 class Layout:
-    """Where an array argument lay: shape in elements, strides in bytes (None: C order), extent
+    """Place of an array argument: shape in elements, strides in bytes (None: C order), extent
     in bytes."""
 
     address: int
@@ -45,7 +45,7 @@ class Layout:
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """What several launches may share: kernel, configuration, parameter block, layouts.
+    """The part that several launches may share: kernel, configuration, parameter block, layouts.
 
     written: arrays that may be other afterwards.  capability, driver: of a GPU.
     """
@@ -132,7 +132,7 @@ class Recording:
         return dict(zip(names, self._digests.get((launch.call.device, slot), []), strict=False))
 
     def holds(self, digest: str) -> bool:
-        """Whether the contents behind a digest are in the file."""
+        """True if the contents behind a digest are in the file."""
         return f"arrays/{digest}.npy" in self._container.members
 
     def contents(self, digest: str, layout: Layout) -> NDArray[Any]:

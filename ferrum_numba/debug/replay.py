@@ -25,13 +25,13 @@ TOLERANCES = {"float16": 2.0**-9, "bfloat16": 2.0**-6, "float32": 2.0**-18, "flo
 
 
 class _NotRecordedError(RecordingError):
-    """What a launch needs was not written down."""
+    """Raised for a launch of which something was not written down."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How an array came out otherwise: how many elements, and the first that is beyond the
-    tolerance, or else the first of all.
+    """Difference of an array's two results: the number of elements, and the first that is beyond
+    the tolerance, or else the first of all.
 
     index: in the array's shape.  size: the largest difference over the largest recorded value.
     """
@@ -236,7 +236,7 @@ def _difference(
     layout: Layout,
     tolerance: float | None,
 ) -> Difference | None:
-    """What differs between two extents; None where only bits between the elements do."""
+    """Compare two extents; None where only bits between the elements do."""
     recorded, replayed = layout.view(recorded), layout.view(replayed)
     bits = np.dtype(f"u{recorded.dtype.itemsize}")
     unequal = np.ascontiguousarray(recorded).view(bits) != np.ascontiguousarray(replayed).view(bits)

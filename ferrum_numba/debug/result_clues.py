@@ -1,4 +1,4 @@
-"""How a wrong result differs from the right one: a factor, a bias, an order, an overflow.
+"""Relations of a wrong result to the right one: a factor, a bias, an order, an overflow.
 
 What a launch computed besides is right, so the cause is rarely in its block.
 """
@@ -23,7 +23,7 @@ Matrix = NDArray[np.float64]
 
 
 def result_clues(case: Case, outcome: Outcome) -> list[Hypothesis]:
-    """What relates the outputs of a run to what was expected of them."""
+    """Relate the outputs of a run to those that were expected."""
     found: list[Hypothesis] = []
     for name, expected in case.expected.items():
         result = outcome.outputs.get(name)
@@ -40,7 +40,7 @@ def result_clues(case: Case, outcome: Outcome) -> list[Hypothesis]:
 
 
 def where_wrong(result: NDArray[Any], expected: NDArray[Any]) -> str:
-    """Which rows or columns of a matrix are wrong, where not all are; else an empty text."""
+    """Name the rows or columns of a matrix that are wrong; empty where all are."""
     if result.size != expected.size or not 0 < expected.size <= _MOST:
         return ""
     ours, theirs = _matrix(result, expected), _matrix(expected, expected)
@@ -126,7 +126,7 @@ def _overflown(name: str, result: NDArray[Any], expected: NDArray[Any]) -> Hypot
 
 
 def _added(case: Case, name: str, missing: Matrix, near: float) -> str:
-    """What lacks everywhere, in each column or in each row, in words."""
+    """Say which number lacks everywhere, in each column or in each row."""
     for other, array in case.arrays.items():
         if array.values.size == missing.size and other != name:
             values = _matrix(array.values, missing)

@@ -31,7 +31,7 @@ _RIGHT = {"float16": 2.0**-7, "bfloat16": 2.0**-5, "float32": 2.0**-12, "float64
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What came of a run: outputs by name, findings of the checks, and what it raised, with the
+    """Outcome of a run: outputs by name, findings of the checks, and what it raised, with the
     error's code."""
 
     outputs: Mapping[str, NDArray[Any]]
@@ -41,7 +41,7 @@ class Outcome:
 
     @property
     def clean(self) -> bool:
-        """Whether it ended, and the checks found nothing."""
+        """True if it ended, and the checks found nothing."""
         return not self.error and not self.findings
 
 
@@ -84,7 +84,7 @@ def run(case: Case, checks: Sequence[str] = ("memory",)) -> Outcome:
 
 
 def is_right(case: Case, outputs: Mapping[str, NDArray[Any]]) -> bool:
-    """Whether all expected outputs came out, up to rounding."""
+    """True if all expected outputs came out, up to rounding."""
     return bool(case.expected) and all(
         name in outputs and distance(outputs[name], expected) <= tolerance(outputs[name], expected)
         for name, expected in case.expected.items()

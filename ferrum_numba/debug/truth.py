@@ -1,4 +1,4 @@
-"""What the integers of a launch have to be, by its arrays and the sidecar's declarations."""
+"""The right integers of a launch, by its arrays and the sidecar's declarations."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _GROUPS = re.compile(r"cdiv\((\w+), (\w+)\)")
 
 @dataclass(frozen=True)
 class Vote:
-    """What one array says of one integer: axis of its shape, or of its strides."""
+    """Vote of one array on one integer, by an axis of its shape or of its strides."""
 
     value: int
     array: str
@@ -40,7 +40,7 @@ class Truth:
         return found
 
     def source(self, name: str) -> str:
-        """Where a value is seen: `shape[1] of a`."""
+        """The array and axis that show a value: `shape[1] of a`."""
         votes = self.votes.get(name, [])
         return next((f"{v.where} of {v.array}" for v in votes if v.value == self.values[name]), "")
 

@@ -1,4 +1,4 @@
-"""What a launch on a GPTQ weight shows of it, and the known ways to misread one, to be tried."""
+"""Clues from a GPTQ weight, and the known ways to misread one, to be tried."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def _can_store(levels: NDArray[Any]) -> bool:
 
 
 def _zero_bias(case: Case) -> int | None:
-    """What the launch adds to a stored zero; None where nobody says."""
+    """The number that the launch adds to a stored zero; None where nobody says."""
     bias = case.values.get("zero_bias", (case.declared.constants or {}).get("ZERO_BIAS"))
     return bias if bias in (0, 1) else None
 

@@ -87,7 +87,7 @@ class Variable:
 
 @dataclass(frozen=True)
 class Head:
-    """What stands before the body of an entry or of a function.
+    """The head of an entry or of a function: all before its body.
 
     result, params: the declarations in parentheses, None where it has no parentheses.
     params_position: where `params` begins.  tail: the directives behind the name.
@@ -105,7 +105,7 @@ class Head:
 
     @property
     def directives(self) -> dict[str, tuple[int, ...]]:
-        """What it demands of a launch, such as {"reqntid": (128,)}."""
+        """The directives about its launch, such as {"reqntid": (128,)}."""
         found = _DIRECTIVE.findall(self.tail)
         return {name: tuple(int(n) for n in numbers.split(",")) for name, numbers in found}
 
@@ -145,7 +145,7 @@ class PtxModule:
 
     @cached_property
     def header(self) -> Mapping[str, list[tuple[str, int]]]:
-        """What every "version" and "target" directive says, and its position."""
+        """The text and the position of every "version" and "target" directive."""
         found: dict[str, list[tuple[str, int]]] = {}
         for match in _VERSION.finditer(self.text):
             found.setdefault(match[1], []).append((match[2], match.start()))
@@ -153,7 +153,7 @@ class PtxModule:
 
     @cached_property
     def has_long_number(self) -> bool:
-        """Whether a number has more digits than any has that PTX allows."""
+        """True if a number has more digits than any has that PTX allows."""
         return _LONG_NUMBER.search(self.text) is not None
 
     @cached_property

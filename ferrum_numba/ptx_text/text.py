@@ -66,12 +66,13 @@ def without_comments(text: str) -> str:
 
 def refuse(line: int, text: str, problem: str) -> PtxError:
     """The error that names a line of PTX and shows it."""
-    shown = " ".join(text.split())
-    return PtxError(f"PTX line {line}: {problem}\n    {shown[:160]}")
+    shown, place = " ".join(text.split())[:160], f"PTX line {line}"
+    message = f"{place}: {problem}\n    {shown}"
+    return PtxError(message, where=place, data={"line": line, "text": shown})
 
 
 def not_ptx(start: str | bytes) -> str:
-    """What a file is that is no PTX, by its first bytes, and what to do about it."""
+    """Name the kind of a file that is no PTX by its first bytes, and say what to do."""
     data = start[:256].encode() if isinstance(start, str) else start[:256]
     stripped = data.lstrip()
     if not stripped:

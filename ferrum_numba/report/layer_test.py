@@ -58,7 +58,7 @@ class Measurement:
 
     @property
     def passes(self) -> bool:
-        """Whether both errors are within their bounds; NaN is not."""
+        """True if both errors are within their bounds; NaN is not."""
         return self.share <= 1
 
 

@@ -38,7 +38,7 @@ class Field:
 
     @property
     def offset(self) -> int:
-        """Where the bytes lie in the block."""
+        """Offset of the bytes in the block."""
         return self.parameter.offset
 
     @property
@@ -83,7 +83,7 @@ class AnnotatedBlock:
 
     @cached_property
     def sizes(self) -> dict[str, int]:
-        """What the sidecar's rules read: the tile, and the integers as this block has them."""
+        """The names that the sidecar's rules read: the tile, and the integers of this block."""
         return {**(self.sidecar.tile or {}), **_integers(self.fields)}
 
     @cached_property
@@ -213,7 +213,7 @@ def _needed(declaration: Declaration | None, sizes: Mapping[str, int]) -> int | 
 
 
 def _meaning(name: str, declarations: Mapping[str, Declaration]) -> str:
-    """What an integer measures: "size of a[0], c[0]; K // 8: size of b[0]; stride of a[1]"."""
+    """Meaning of an integer: "size of a[0], c[0]; K // 8: size of b[0]; stride of a[1]"."""
     found: dict[str, list[str]] = {}
     for what, rules in (("size of", "shape"), ("stride of", "strides")):
         for declaration in declarations.values():

@@ -1,4 +1,4 @@
-"""Whether a block's bytes make more sense in another layout than in the entry's.
+"""True if a block's bytes make more sense in another layout than in the entry's.
 
 A launcher that leaves a parameter out, has one too many, writes every integer as 8 bytes or forgets
 alignment hands over bytes that the entry reads at other places; one that mixes two up exchanges
@@ -40,7 +40,7 @@ class Misreading:
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where the values would lie: an offset a parameter, None for one that was never written.
+    """A layout of the values: an offset a parameter, None for one that was never written.
 
     at: the parameters that the mistake was made with, none where it was made with all.
     """
@@ -141,7 +141,7 @@ def _place(sizes: Sequence[tuple[int, int]]) -> list[int]:
 
 
 def _odd(block: AnnotatedBlock, offsets: Sequence[int | None]) -> int:
-    """How much looks wrong in a layout: values, and the sidecar's rules that do not hold.
+    """Count what looks wrong in a layout: values, and the sidecar's rules that do not hold.
 
     A pointer that is none tells more than an integer of an unusual size.
     """
@@ -169,7 +169,7 @@ def _holds(rule: Expression, sizes: Mapping[str, int]) -> bool:
 
 
 def _gaps(sidecar: Sidecar, sizes: Mapping[str, int]) -> int:
-    """How many strides are not those of an array in C order, as most arrays are."""
+    """Count the strides that are not those of an array in C order, as most arrays are."""
     gaps = 0
     for declaration in sidecar.params:
         pairs = list(zip(declaration.shape, declaration.strides, strict=True))

@@ -23,7 +23,7 @@ def dtype_nbytes(dtype: str) -> int:
 
 
 def is_array(text: str) -> bool:
-    """Whether text looks like an array, right or wrong, and not like a number."""
+    """True if text looks like an array, right or wrong, and not like a number."""
     return "[" in text
 
 

@@ -1,4 +1,4 @@
-"""What a parameter's value looks like: a fault that no rule forbids still looks wrong.
+"""Plausible values of parameters: a fault that no rule forbids still looks wrong.
 
 Nothing here is certain.  CUDA hands out addresses above 4 GiB and below 2**57, by cuMemAlloc mostly
 at 0x7fXX_XXXX_XXXX, by virtual memory management from a few times 4 GiB on; sizes and strides of
@@ -22,14 +22,14 @@ _HOST_LIKE = range(0x5500, 0x8000)  # upper words of addresses in a process on L
 
 
 def is_address(value: int) -> bool:
-    """Whether a pointer may well have this value; two small integers in its place do not pass."""
+    """True if a pointer may well have this value; two small integers in its place do not pass."""
     high, low = divmod(value, 1 << 32)
     in_range = _LOWEST <= value < _HIGHEST
     return in_range and (high in _HOST_LIKE or not 0 < low < _SMALL)
 
 
 def is_split_address(low: int, high: int) -> bool:
-    """Whether two 32-bit words are the halves of an address, which two integers hardly look like.
+    """True if two 32-bit words are the halves of an address, which two integers hardly look like.
 
     low, high: as unsigned.
     """
@@ -37,13 +37,13 @@ def is_split_address(low: int, high: int) -> bool:
 
 
 def is_two_integers(value: int) -> bool:
-    """Whether an 8-byte value is rather two small integers side by side."""
+    """True if an 8-byte value is rather two small integers side by side."""
     high, low = divmod(value, 1 << 32)
     return 0 < low < _SMALL and 0 < high < _SMALL and high not in _HOST_LIKE
 
 
 def is_float_bits(value: int) -> bool:
-    """Whether a 32-bit integer is rather a float of ordinary size, with few digits."""
+    """True if a 32-bit integer is rather a float of ordinary size, with few digits."""
     bits = value & 0xFFFF_FFFF
     exponent = bits >> 23 & 0xFF
     return 127 - 20 <= exponent <= 127 + 20 and bits & 0xFFF == 0 and bits >> 23 != 0
@@ -58,7 +58,7 @@ def alignment(parameter: Parameter) -> int:
 def is_plausible(
     parameter: Parameter, value: Raw, arrays: Mapping[str, ArrayReference] | None = None
 ) -> bool:
-    """Whether a parameter may well have this value; arrays: those that addresses point into."""
+    """True if a parameter may well have this value; arrays: those that addresses point into."""
     if isinstance(value, bytes):
         return True
     if isinstance(value, float):

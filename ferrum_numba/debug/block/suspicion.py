@@ -1,4 +1,4 @@
-"""What looks wrong in a parameter block: likely faults, each with the fields that it is about."""
+"""Suspicions about a parameter block: likely faults, each with the fields it is about."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Suspicion:
 
 
 def suspicions(block: AnnotatedBlock) -> list[Suspicion]:
-    """What looks wrong, the most telling first; empty for a block that looks right.
+    """The likely faults, the most telling first; empty for a block that looks right.
 
     Where one other layout of the same bytes explains the odd values, it comes first, and what is
     its consequence is left out.
@@ -175,7 +175,7 @@ def _may_be_scratch(block: AnnotatedBlock, field: Field) -> bool:
 
 
 def _looks(value: int) -> str:
-    """What a value that is no address may be instead."""
+    """Guess what a value that is no address may be."""
     high, low = divmod(value, 1 << 32)
     if is_two_integers(value):
         return f"it looks like two integers, {low} and {high}"
@@ -214,7 +214,7 @@ def _overlaps(block: AnnotatedBlock) -> Iterator[Suspicion]:
 
 
 def _share(first: Field, second: Field) -> bool:
-    """Whether two fields' arrays share bytes, from their addresses on."""
+    """True if two fields' arrays share bytes, from their addresses on."""
     (start, end), (other_start, other_end) = map(_span, (first, second))
     return start < other_end and other_start < end
 

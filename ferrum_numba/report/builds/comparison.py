@@ -82,7 +82,7 @@ class BuildComparison:
 
     @property
     def launches(self) -> bool:
-        """Whether what launches A launches B as it is."""
+        """True if what launches A launches B as it is."""
         return not any(change.needed for change in self.changes)
 
     @property

@@ -22,7 +22,7 @@ Verdict = Literal["agrees", "disagrees", "none"]
 
 @dataclass(frozen=True)
 class SidecarVerdict:
-    """Whether a sidecar says the same as the PTX, and else where they differ."""
+    """True if a sidecar says the same as the PTX, and else where they differ."""
 
     path: str | None
     verdict: Verdict
@@ -139,7 +139,7 @@ class Inspection:
 
 @dataclass(frozen=True)
 class Loading:
-    """Whether a device takes the entries, and else why not."""
+    """True if a device takes the entries, and else why not."""
 
     name: str
     verdict: Literal["loads", "refuses"]
