@@ -42,12 +42,12 @@ class Host:
         """The machine that this process runs on."""
         return _this()
 
-    def machine(self) -> llvm.TargetMachine:
-        """LLVM's code generator for this CPU."""
+    def machine(self, effort: int = 2) -> llvm.TargetMachine:
+        """LLVM's code generator for this CPU. effort: its level of optimisation, from 0 to 3."""
         return llvm.Target.from_triple(self.triple).create_target_machine(
             cpu=self.cpu,
             features=self.features,
-            opt=2,
+            opt=effort,
             reloc="static",
             codemodel="jitdefault",
             jit=True,

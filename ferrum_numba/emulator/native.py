@@ -37,14 +37,14 @@ class Needs:
     functions: Sequence[str]
 
 
-def _object(ir: str, host: Host) -> bytes:
+def _object(ir: str, host: Host, effort: int = 2) -> bytes:
     """Object code of IR text. Raises PtxError where the text is not valid."""
     try:
         module = llvm.parse_assembly(ir)
         module.verify()
     except RuntimeError as error:
         raise PtxError(f"internal error: the translation is not valid LLVM IR: {error}") from error
-    code: bytes = host.machine().emit_object(module)
+    code: bytes = host.machine(effort).emit_object(module)
     return code
 
 
@@ -56,9 +56,13 @@ class Code:
     object: bytes
 
     @classmethod
-    def compile(cls, ir: str, needs: Needs, host: Host) -> Code:
-        """Object code of IR text. Raises PtxError where the text is not valid."""
-        return cls(needs, _object(ir, host))
+    def compile(cls, ir: str, needs: Needs, host: Host, checked: bool = False) -> Code:
+        """Object code of IR text. Raises PtxError where the text is not valid.
+
+        checked: whether it spends its time in the checks, which are functions of the library: then
+        it is compiled with less effort.
+        """
+        return cls(needs, _object(ir, host, effort=1 if checked else 2))
 
     @classmethod
     def load(cls, cache: Cache | None, key: str) -> Code | None:

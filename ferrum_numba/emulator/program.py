@@ -153,7 +153,7 @@ class Program:
                 masked=module.flow.divergent,
                 functions=list(module.library.used),
             )
-            code = Code.compile(module.text, needs, self._host)
+            code = Code.compile(module.text, needs, self._host, checked=self._hooks is not None)
             code.save(self._cache, key)
         return code
 
