@@ -524,6 +524,7 @@ def test_results_that_are_dropped_within_a_capture(gpu: fe.Device, library: str)
     last = gpu.empty((canonical.M, canonical.N), np.float16)
     layer(x, out=last)
     gpu.synchronize()
+    gc.collect()
     before, places = gpu.memory.in_use, []
     with capturing(library, gpu) as (stream, replays):
         for _ in range(3):
