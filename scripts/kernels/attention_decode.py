@@ -13,7 +13,8 @@ T is float16 or bfloat16.  Query head h reads the key and value head h // (HEADS
 sees itself and the `window` - 1 tokens before it; all before it where window is 0.  softmax in
 float32, with the scores times `scale`.  A CTA takes the query heads of one key head and one of
 SPLITS shares of the context, BLOCK_N positions at a time; the last CTA of a head to arrive sums the
-splits in their order, so results repeat bit by bit.
+splits in their order, so results repeat bit by bit.  A programmatic launch reads positions and pages
+before the launches ahead of it are done.
 """
 
 import triton
@@ -51,13 +52,12 @@ def attention_decode(
     PAGE: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_S: tl.constexpr, SUM_G: tl.constexpr, STAGES: tl.constexpr, DEPENDENT: tl.constexpr = 0,
 ):  # fmt: skip
+    if DEPENDENT:
+        gdc_launch_dependents()  # what is launched next waits for the end of this launch itself
     row = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)
     split = tl.program_id(2)
     position = tl.load(positions + row)
-    if DEPENDENT:
-        gdc_wait()
-        gdc_launch_dependents()
     # `// 8 * 8` tells the compiler what the constraints promise: rows are aligned.
     D = D // 8 * 8
     if position >= 0:
@@ -67,7 +67,6 @@ def attention_decode(
         n = tl.arange(0, BLOCK_N)
         there = (g < group)[:, None] & (d < D)[None, :]
         own = row * (HEADS * D) + ((head * group + g) * D)[:, None] + d[None, :]
-        query = tl.load(q + own, mask=there, other=0.0)
 
         begin = tl.where(window > 0, tl.maximum(position + 1 - window, 0), 0)
         first = begin // BLOCK_N
@@ -82,6 +81,9 @@ def attention_decode(
         own_pages = pages + row * S
         per_page: tl.constexpr = PAGE // BLOCK_N
         page = tl.load(own_pages + low // per_page, mask=low < high, other=0).to(tl.int64)
+        if DEPENDENT:
+            gdc_wait()
+        query = tl.load(q + own, mask=there, other=0.0)
         for index in tl.range(low, high, num_stages=STAGES):
             line = (page * KV + head) * PAGE + index % per_page * BLOCK_N
             at = (line + n)[:, None] * D + d[None, :]
@@ -102,18 +104,22 @@ def attention_decode(
             after = index + 1
             page = tl.load(own_pages + after // per_page, mask=after < high, other=0).to(tl.int64)
 
-        size: tl.constexpr = BLOCK_G * (BLOCK_D + 2)
-        cell = workspace + (row * KV + head) * SPLITS * size
-        mine = cell + split * size
-        tl.store(mine + g[:, None] * BLOCK_D + d[None, :], total)
-        tl.store(mine + BLOCK_G * BLOCK_D + g, most)
-        tl.store(mine + BLOCK_G * (BLOCK_D + 1) + g, weights)
-        tl.debug_barrier()  # all of this CTA's stores come before its arrival
-        arrived = tl.atomic_add(counters + row * KV + head, 1, sem="acq_rel", scope="gpu")
-        if arrived == SPLITS - 1:
-            tl.store(counters + row * KV + head, 0)
-            for first_g in range(0, group, SUM_G):
-                sum_splits(
-                    cell, out + row * (HEADS * D) + head * group * D, first_g, group,
-                    tl.cdiv(count, share), D, BLOCK_G, BLOCK_D, BLOCK_S, SUM_G,
-                )  # fmt: skip
+        if SPLITS == 1:
+            result = (total / weights[:, None]).to(out.dtype.element_ty)
+            tl.store(out + own, result, mask=there)
+        else:
+            size: tl.constexpr = BLOCK_G * (BLOCK_D + 2)
+            cell = workspace + (row * KV + head) * SPLITS * size
+            mine = cell + split * size
+            tl.store(mine + g[:, None] * BLOCK_D + d[None, :], total)
+            tl.store(mine + BLOCK_G * BLOCK_D + g, most)
+            tl.store(mine + BLOCK_G * (BLOCK_D + 1) + g, weights)
+            tl.debug_barrier()  # all of this CTA's stores come before its arrival
+            arrived = tl.atomic_add(counters + row * KV + head, 1, sem="acq_rel", scope="gpu")
+            if arrived == SPLITS - 1:
+                tl.store(counters + row * KV + head, 0)
+                for first_g in range(0, group, SUM_G):
+                    sum_splits(
+                        cell, out + row * (HEADS * D) + head * group * D, first_g, group,
+                        tl.cdiv(count, share), D, BLOCK_G, BLOCK_D, BLOCK_S, SUM_G,
+                    )  # fmt: skip

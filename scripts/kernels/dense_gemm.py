@@ -22,8 +22,8 @@ def dense_gemm(
     SWAP: tl.constexpr, WIDE: tl.constexpr, DEPENDENT: tl.constexpr = 0,
 ):  # fmt: skip
     if DEPENDENT:
+        gdc_launch_dependents()  # what is launched next waits for the end of this launch itself
         gdc_wait()
-        gdc_launch_dependents()
     # `// 8 * 8` tells the compiler what the constraints promise: rows are aligned.
     K = K // 8 * 8
     m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)

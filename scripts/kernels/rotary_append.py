@@ -13,6 +13,7 @@
 
 T is float16 or bfloat16; all is computed in float32 and rounded once.  Element j of the first R of
 a head turns with element j + R / 2; those from R on pass.  One CTA takes BLOCK_H heads of one row.
+A programmatic launch reads all but qkv before the launches ahead of it are done.
 """
 
 import triton
@@ -28,8 +29,7 @@ def rotary_append(
     DEPENDENT: tl.constexpr = 0,
 ):  # fmt: skip
     if DEPENDENT:
-        gdc_wait()
-        gdc_launch_dependents()
+        gdc_launch_dependents()  # what is launched next waits for the end of this launch itself
     row = tl.program_id(0).to(tl.int64)
     tile = tl.program_id(1)
     position = tl.load(positions + row)
@@ -49,31 +49,33 @@ def rotary_append(
         partner = tl.where(columns < R // 2, columns + R // 2, columns - R // 2)
         partner = tl.where(columns < R, partner, columns)
         there = (heads < count)[:, None] & (columns < D)[None, :]
-        source = qkv + row * ((HEADS + 2 * KV) * D) + ((before + heads) * D)[:, None]
-        turned = tl.load(source + columns[None, :], mask=there, other=0.0).to(tl.float32)
-        other = tl.load(source + partner[None, :], mask=there & ~is_v, other=0.0).to(tl.float32)
         norm = tl.where(is_q, q_norm.to(tl.int64), tl.where(is_v, 0, k_norm.to(tl.int64)))
         weight = norm.to(q_norm.dtype)
         normed = (norm != 0) & (columns < D)
         own = tl.load(weight + columns, mask=normed, other=1.0)
         theirs = tl.load(weight + partner, mask=normed, other=1.0)
-        scale = 1 / tl.sqrt_rn(tl.sum(turned * turned, 1, keep_dims=True) / D + eps)
-        scale = tl.where(norm != 0, scale, 1.0)
         turns = (columns < R) & ~is_v
         angle = position.to(tl.int64) * (R // 2) + columns % (R // 2)
         cosine = tl.load(cosines + angle, mask=turns, other=1.0)
         sine = tl.load(sines + angle, mask=turns, other=0.0)
         sine = tl.where(columns < R // 2, -sine, sine)
-        turned = turned * (scale * (own * cosine)[None, :]) + other * (
-            scale * (theirs * sine)[None, :]
-        )
+        sequence = tl.load(sequences + row).to(tl.int64)
+        page = tl.load(pages + sequence * S + position // PAGE).to(tl.int64)
+        if DEPENDENT:
+            gdc_wait()
+        source = qkv + row * ((HEADS + 2 * KV) * D) + ((before + heads) * D)[:, None]
+        turned = tl.load(source + columns[None, :], mask=there, other=0.0)
+        other = tl.load(source + partner[None, :], mask=there & ~is_v, other=0.0)
+        scale = 1 / tl.sqrt_rn(tl.sum(turned * turned, 1, keep_dims=True) / D + eps)
+        scale = tl.where(norm != 0, scale, 1.0)
+        own = (own * cosine)[None, :]
+        theirs = (theirs * sine)[None, :]
+        turned = turned * (scale * own) + other * (scale * theirs)
         turned = turned.to(q.dtype.element_ty)
         if is_q:
             there_q = q + row * (HEADS * D) + (heads * D)[:, None] + columns[None, :]
             tl.store(there_q, turned, mask=there)
         else:
-            sequence = tl.load(sequences + row).to(tl.int64)
-            page = tl.load(pages + sequence * S + position // PAGE).to(tl.int64)
             slot = ((page * KV + heads) * PAGE + position % PAGE) * D
             if is_v:
                 tl.store(values + slot[:, None] + columns[None, :], turned, mask=there)

@@ -5,6 +5,7 @@
     thresholds   int32   [B]    of `token_threshold`, or NULL: all tokens
     seeds        int64   [B]
     tokens       int32   [B]    the token drawn
+    mail         int64   [B]    the same with its position in the upper half: for a host that watches
     positions    int32   [B]    of the token that the logits follow; a negative one: no sequence
     workspace    float32 [B * PARTS * 2]     each part's best value, and its token
     counters     int32   [B]    zero before and after
@@ -24,12 +25,12 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 @triton.jit
 def sample_token(
-    logits, temperatures, thresholds, seeds, tokens, positions, B, V, workspace, counters,
+    logits, temperatures, thresholds, seeds, tokens, mail, positions, B, V, workspace, counters,
     PARTS: tl.constexpr, BLOCK: tl.constexpr, DEPENDENT: tl.constexpr = 0,
 ):  # fmt: skip
     if DEPENDENT:
+        gdc_launch_dependents()  # what is launched next waits for the end of this launch itself
         gdc_wait()
-        gdc_launch_dependents()
     b = tl.program_id(0)
     part = tl.program_id(1)
     position = tl.load(positions + b)
@@ -69,5 +70,7 @@ def sample_token(
             values = tl.load(theirs, cache_modifier=".cg")
             ids = tl.load(theirs + 1, cache_modifier=".cg").to(tl.int32, bitcast=True)
             token = tl.min(tl.where(values == tl.max(values), ids, 0x7FFFFFFF))
-            tl.store(tokens + b, tl.where(token < V, token, 0))
+            token = tl.where(token < V, token, 0)
+            tl.store(tokens + b, token)
             tl.store(positions + b, position + 1)
+            tl.store(mail + b, (position + 1).to(tl.int64) << 32 | token)

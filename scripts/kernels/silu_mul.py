@@ -11,8 +11,8 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 @triton.jit
 def silu_mul(both, y, M, I, BLOCK: tl.constexpr, DEPENDENT: tl.constexpr = 0):  # noqa: E741
     if DEPENDENT:
+        gdc_launch_dependents()  # what is launched next waits for the end of this launch itself
         gdc_wait()
-        gdc_launch_dependents()
     # `// 8 * 8` tells the compiler what the constraints promise: rows are aligned.
     I = I // 8 * 8  # noqa: E741
     row = tl.program_id(0).to(tl.int64)

@@ -38,8 +38,8 @@ def token_threshold(
     PARTS: tl.constexpr, BLOCK: tl.constexpr, DEPENDENT: tl.constexpr = 0,
 ):  # fmt: skip
     if DEPENDENT:
+        gdc_launch_dependents()  # what is launched next waits for the end of this launch itself
         gdc_wait()
-        gdc_launch_dependents()
     b = tl.program_id(0)
     part = tl.program_id(1)
     LOWEST: tl.constexpr = -(2**31)

@@ -104,7 +104,10 @@ ROTARY_APPEND = [
 ATTENTION_DECODE = [
     _build(
         "attention_decode",
-        {"PAGE": PAGE, "BLOCK_N": 64, "BLOCK_G": 16, "BLOCK_D": block, "BLOCK_S": splits},
+        {
+            **{"PAGE": PAGE, "BLOCK_N": 64 if splits > 8 or block == 256 else 128},
+            **{"BLOCK_G": 16, "BLOCK_D": block, "BLOCK_S": splits},
+        },
         ("B", "KV", "SPLITS"),
         constants={"STAGES": 2, "SUM_G": 2 if block == 256 else 4},
         params=[
@@ -232,6 +235,7 @@ SAMPLE_TOKEN = _build(
         _optional(_tensor("thresholds", "*i32", "B")),
         _tensor("seeds", "*i64", "B"),
         _tensor("tokens", "*i32", "B", role="argument"),
+        _tensor("mail", "*i64", "B", role="argument", align=8),
         _tensor("positions", "*i32", "B", role="argument"),
         *integers("size", "B", "V"),
         owned("workspace", "*fp32", "8 * B * PARTS"),
