@@ -146,7 +146,6 @@ class Binder:
         self._check_arrays(arrays, sizes, changes.keys())
         return Bound(config, values, arrays, self._demands(config, sizes))
 
-<<<<<<< HEAD
     def movable(self, bound: Bound) -> dict[str, Movable]:
         """Of each array of a launch, what another one has to keep to that is alike."""
         nbytes = {name: array.available for name, array in bound.arrays.items()}
@@ -158,28 +157,6 @@ class Binder:
             apart = tuple((n, nbytes[n]) for n in others if n != name and n in nbytes)
             found[name] = Movable(align, array.available, apart)
         return found
-=======
-    def may_move(
-        self, bound: Bound, places: Mapping[str, int], addresses: Mapping[str, int]
-    ) -> bool:
-        """True if arrays of a launch may be replaced by ones that lie elsewhere and are alike.
-
-        places: where all arrays of the launch lie by now.  False where `rebind` has to say why.
-        """
-        arrays, outputs = bound.arrays, self._outputs
-        for name, address in addresses.items():
-            declaration, array = self._declarations.get(name), arrays.get(name)
-            if array is None or not address:
-                return False
-            if declaration is not None and address % (declaration.align or array.itemsize):
-                return False
-            end = address + array.available
-            for other in places if name in outputs else outputs:
-                place = addresses[other] if other in addresses else places.get(other, end)
-                if place < end and other != name and address < place + arrays[other].available:
-                    return False
-        return True
->>>>>>> reader
 
     def _only_moved(
         self, new: Mapping[str, ArrayReference], old: Mapping[str, ArrayReference]
