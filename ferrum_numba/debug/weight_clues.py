@@ -71,7 +71,11 @@ def _solved_zeros(case: Case, weight: WeightParts) -> Iterator[Hypothesis]:
     a, expected = case.arrays.get("a"), case.expected.get("c")
     if a is None or expected is None or a.values.shape != (len(expected), weight.K):
         return
-    x = a.values.astype(np.float64)
+    x, right = a.values.astype(np.float64), expected.astype(np.float64)
+    if not all(
+        np.isfinite(values).all() for values in (x, right, weight.scales.astype(np.float64))
+    ):
+        return
     starts = np.flatnonzero(np.diff(weight.groups, prepend=-1))
     sums = np.add.reduceat(x, starts, axis=1)
     if sums.shape != (len(x), len(weight.scales)) or np.linalg.matrix_rank(sums) < sums.shape[1]:
@@ -79,7 +83,7 @@ def _solved_zeros(case: Case, weight: WeightParts) -> Iterator[Hypothesis]:
     scales = weight.scales.astype(np.float64)
     with np.errstate(all="ignore"):
         product = x @ (scales[weight.groups] * (weight.levels - weight.zeros[weight.groups]))
-        step = np.linalg.lstsq(sums, product - expected.astype(np.float64), rcond=None)[0] / scales
+        step = np.linalg.lstsq(sums, product - right, rcond=None)[0] / scales
     if not np.isfinite(step).all() or not np.abs(step).max() < 32:
         return
     zeros = weight.zeros + np.rint(step).astype(np.int64)
