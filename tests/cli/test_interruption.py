@@ -23,7 +23,8 @@ VERIFY = ("verify", fixture("gm_v1_sym_g128"), "--device", "cpu", "--m", 1)
 
 # A device that computes for ever once a layer is done; deaf: what is raised there goes nowhere.
 ENDLESS = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 from ferrum_numba.report import run
 original, calls = run.run_prepared, []
 def endless(*arguments):
@@ -102,9 +103,13 @@ def test_results_that_are_not_wanted_any_more_stop_the_threads(monkeypatch):
         started.wait()
         signal.raise_signal(signal.SIGINT)
 
-    threading.Thread(target=interrupt).start()
-    with pytest.raises(KeyboardInterrupt):
-        list(report.verify_layers(checkpoint, jobs, [fe.open_device("cpu")]))
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        threading.Thread(target=interrupt).start()
+        with pytest.raises(KeyboardInterrupt):
+            list(report.verify_layers(checkpoint, jobs, [fe.open_device("cpu")]))
+    finally:
+        signal.signal(signal.SIGINT, handler)
     for thread in set(threading.enumerate()) - before:
         thread.join(30)
     assert set(threading.enumerate()) <= before
