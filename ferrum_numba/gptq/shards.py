@@ -21,6 +21,7 @@ from ..errors import CheckpointError
 from .files import read_json
 from .safetensors_file import StoredTensor, read_header, read_tensors, same_bytes
 
+_NAMED = 8  # files, in a message
 INDEX_PATTERN = "*.safetensors.index.json"
 _DIGITS = re.compile(r"(\d+)")
 _NUMBERED = re.compile(r"(.+)-(\d{1,9})-of-(\d{1,9})\.safetensors")
@@ -71,8 +72,10 @@ class Shards:
 
     @cached_property
     def files(self) -> str:
-        """The names of the files, for messages."""
-        return ", ".join(sorted({file.name for file in {t.file for t in self.tensors.values()}}))
+        """The names of the files, for messages: up to a few of them, as there can be hundreds."""
+        names = sorted({file.name for file in {tensor.file for tensor in self.tensors.values()}})
+        more = len(names) - _NAMED
+        return ", ".join(names[:_NAMED]) + (f" and {more} more files" if more > 0 else "")
 
     @cached_property
     def missing(self) -> Mapping[str, str]:
