@@ -264,7 +264,7 @@ class Checkpoint:
     def _spec(self, name: str) -> LayerSpec:
         if name in self.problems:
             raise CheckpointError(self.problems[name])
-        if name in self.unindexed and name not in self.layers:
+        if name not in self.layers and name in self.unindexed:
             raise CheckpointError(
                 f"{name}: expected a layer that the index names, found one that it passes over, in "
                 f"{self._files_of(name)}; open with Checkpoint.open(path, unindexed=True) to read "

@@ -36,6 +36,7 @@ class Shards:
     folder    where the files lie
     index     name -> file, as an index in the directory has it, stale or not
     problems  file -> what is wrong: an index that cannot be read, a file that is missing
+    whole     whether these are all files of the folder, not one that was asked for
     """
 
     tensors: Mapping[str, StoredTensor]
@@ -43,6 +44,7 @@ class Shards:
     folder: Path
     index: Mapping[str, str]
     problems: Mapping[str, str]
+    whole: bool
 
     @classmethod
     def open(cls, path: Path) -> Shards:
@@ -68,7 +70,7 @@ class Shards:
         tensors |= {name: _choose(name, copies[name], index) for name in sorted(copies)}
         _warn_of_others(copies, index)
         ordered = {name: tensors[name] for name in _in_order(tensors)}
-        return cls(ordered, metadata, folder, index, problems)
+        return cls(ordered, metadata, folder, index, problems, path.is_dir())
 
     @cached_property
     def files(self) -> str:
