@@ -145,7 +145,7 @@ class Prepared:
 
     spec: None where not even the headers can be read.
     outcome: the tensors and the reference, or the exception that stood against them.
-    warnings: as in `LayerResult`.
+    warnings, note: as in `LayerResult`.
     """
 
     name: str
@@ -153,6 +153,7 @@ class Prepared:
     outcome: tuple[GptqTensors, Reference] | Exception
     seconds: float
     warnings: tuple[str, ...] = ()
+    note: str = ""
 
 
 def prepare_layer(checkpoint: Checkpoint, name: str, plan: Plan) -> Prepared:
@@ -175,7 +176,8 @@ def prepare_layer(checkpoint: Checkpoint, name: str, plan: Plan) -> Prepared:
     except Exception as error:  # whatever it is, the other layers are still to be tested
         outcome = error
     said = tuple(f"{sign}: {found}" for sign, found in warnings.items())
-    return Prepared(name, spec, outcome, time.perf_counter() - start, said)
+    note = "" if spec is None or spec.indexed else "the index does not name it"
+    return Prepared(name, spec, outcome, time.perf_counter() - start, said, note)
 
 
 def verify_layer(
@@ -225,7 +227,7 @@ def run_prepared(prepared: Prepared, device: Device, plan: Plan) -> LayerResult:
         dtype=plan.dtype,
         kernel=plan.kernel,
         reference=source,
-        note=note or _oracle_note(plan, source),
+        note=note or prepared.note or _oracle_note(plan, source),
         measurements=measurements,
         verdict=verdict,
         reason=reason,
