@@ -1,6 +1,6 @@
 """What a token costs with a whole model: prefill and decode, beside the same model dense in torch.
 
-    python scripts/bench_model.py [--like llama-3.1-8b] [--batch 1,16] [--context 512,2048]
+    python scripts/bench_model.py [--like llama-3.1-8b] [--batch 1,16] [--torch]
 
 Weights are random, of the shapes of a known model; layers share their contents, not their memory.
 Times are of whole steps on the host's clock, the device's queue kept full, medians.
@@ -103,28 +103,83 @@ def floor(model: Model, batch: int, context: int) -> float:
     return (model.nbytes - table + cache) / READ
 
 
+def dense_in_torch(name: str, prompts: list[int], cells: list[tuple[int, int]]) -> None:
+    """The same shapes dense in float16: transformers with SDPA, decode by a graph."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM, StaticCache
+
+    config = LlamaConfig(**{k: v for k, v in config_like(name).items() if k != "architectures"})
+    config._attn_implementation = "sdpa"
+    torch.set_default_dtype(torch.float16)
+    with torch.device("cuda"):
+        model = LlamaForCausalLM(config).eval()
+    torch.set_default_dtype(torch.float32)
+    with torch.inference_mode():
+        for length in prompts:
+            ids = (torch.arange(length, device="cuda") % config.vocab_size)[None]
+            times = []
+            for _ in range(4):
+                torch.cuda.synchronize()
+                start = time.perf_counter()
+                model(ids, use_cache=True, logits_to_keep=1)
+                torch.cuda.synchronize()
+                times.append(time.perf_counter() - start)
+            print(f"torch prefill {length:6}  {np.median(times[1:]) * 1e3:8.1f} ms")
+        for batch, context in cells:
+            cache = StaticCache(config=config, max_cache_len=context + 8)
+            token = torch.ones((batch, 1), dtype=torch.long, device="cuda")
+            place = torch.full((1,), context, dtype=torch.long, device="cuda")
+            fields = {"past_key_values": cache, "cache_position": place, "use_cache": True}
+            side = torch.cuda.Stream()
+            with torch.cuda.stream(side):
+                for _ in range(2):
+                    model(token, **fields)
+            torch.cuda.synchronize()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                model(token, **fields)
+            times = []
+            for _ in range(20):
+                torch.cuda.synchronize()
+                start = time.perf_counter()
+                graph.replay()
+                torch.cuda.synchronize()
+                times.append(time.perf_counter() - start)
+            print(f"torch decode {batch:3} x {context:5}  {np.median(times) * 1e3:7.3f} ms a step")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--like", default="llama-3.1-8b", choices=list(MODELS))
     parser.add_argument("--batch", default="1,16,64")
     parser.add_argument("--context", default="512,2048")
     parser.add_argument("--prompt", default="2048,8192")
+    parser.add_argument("--torch", action="store_true", help="the dense peer in the same run")
     arguments = parser.parse_args()
     device = fe.open_device()
+    if device.name == "cpu":
+        raise SystemExit("a model of these shapes needs a GPU")
     start = time.perf_counter()
     model = random_model(arguments.like, device)
     print(f"{model}, made in {time.perf_counter() - start:.1f} s")
-    for length in map(int, arguments.prompt.split(",")):
+    prompts = [int(length) for length in arguments.prompt.split(",")]
+    cells = [
+        (int(batch), int(context))
+        for batch in arguments.batch.split(",")
+        for context in arguments.context.split(",")
+    ]
+    if arguments.torch:
+        dense_in_torch(arguments.like, prompts, cells[:2])
+    for length in prompts:
         seconds = prefill(model, length)
         print(f"prefill {length:6}  {seconds * 1e3:8.1f} ms  {length / seconds:9.0f} tokens/s")
-    for batch in map(int, arguments.batch.split(",")):
-        for context in map(int, arguments.context.split(",")):
-            seconds = decode(model, batch, context)
-            share = floor(model, batch, context) / seconds
-            print(
-                f"decode {batch:3} x {context:5}  {seconds * 1e3:7.3f} ms a step  "
-                f"{batch / seconds:8.0f} tokens/s  {share:.0%} of the reading speed"
-            )
+    for batch, context in cells:
+        seconds = decode(model, batch, context)
+        share = floor(model, batch, context) / seconds
+        print(
+            f"decode {batch:3} x {context:5}  {seconds * 1e3:7.3f} ms a step  "
+            f"{batch / seconds:8.0f} tokens/s  {share:.0%} of the reading speed"
+        )
 
 
 if __name__ == "__main__":
