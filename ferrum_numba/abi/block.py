@@ -120,7 +120,8 @@ class ParameterBlock:
 
     def to_bytes(self) -> bytes:
         """The block's `signature.nbytes` bytes.  Raises AbiError while a parameter is unset."""
-        self._require_complete()
+        if self._unset:
+            self._require_complete()
         return ctypes.string_at(self._base, self.signature.nbytes)
 
     @property

@@ -291,7 +291,7 @@ class Kernel(ABC):
 
     def _issue(self, invocation: Invocation, stream: Any) -> None:
         """Launch what is marshalled already; a plan, a graph or an observer may take it instead."""
-        recording = sequence.recording_here()
+        recording = sequence.recording_here() if sequence.recordings else None
         if recording is not None:
             recording._add(self, invocation, stream)
         elif observer.current is None:

@@ -119,10 +119,12 @@ def _run_together(
             error = done.get()
             if error is not None:
                 raise error
-    finally:  # Ctrl-C may come while this thread waits
+    except BaseException:  # Ctrl-C may come while this thread waits
         stop.asked = True
         for task in others:
             task.cancel()
+        raise
+    finally:
         _settle(workers[1:])
 
 

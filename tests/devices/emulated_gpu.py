@@ -108,7 +108,7 @@ class EmulatedGpu(fe.Device):
         super().__init__()
         self.name, self.library = "cuda:0", library
         self.in_flight, self.capture_lock = InFlight(self.current), CaptureLock()
-        self.memory = Pool(self.name, 0, self.in_flight, self.current)
+        self.memory: Pool = Pool(self.name, 0, self.in_flight, self.current)
         self.scratch = CudaScratch(self.memory, self.in_flight)
 
     def current(self) -> _Current:
@@ -136,7 +136,8 @@ class EmulatedGpu(fe.Device):
         array.host[...] = host
 
     def synchronize(self) -> None:
-        self.in_flight.release()
+        with self.in_flight.waited_for():
+            pass
         self.scratch.forget()
 
     def create_stream(self) -> Any:

@@ -181,6 +181,22 @@ def test_memory_in_flight_is_nobody_elses(emulated: EmulatedGpu) -> None:
     assert sum(address(emulated, array) in used for array in again) > 150
 
 
+def test_what_is_launched_during_a_wait_is_not_waited_for(emulated: EmulatedGpu) -> None:
+    """By another thread, say."""
+    kernel, library = emulated.load_module(IOTA).get_kernel(), emulated.library
+    arrays = [emulated.empty(128, np.int32) for _ in range(2)]
+    first, second = map(weakref.ref, arrays)
+    library.lags = True
+    kernel.launch(CONFIG, arrays.pop(0), 128)
+    with emulated.in_flight.waited_for():
+        kernel.launch(CONFIG, arrays.pop(), 128)
+        assert first() is not None
+    assert first() is None
+    assert second() is not None
+    emulated.synchronize()
+    assert second() is None
+
+
 def test_no_memory_before_the_device_has_caught_up(emulated: EmulatedGpu) -> None:
     """What is in flight is waited for, and what is spare is given back, before it is an error."""
     kernel = emulated.load_module(IOTA).get_kernel()
@@ -524,6 +540,7 @@ def test_results_that_are_dropped_within_a_capture(gpu: fe.Device, library: str)
     last = gpu.empty((canonical.M, canonical.N), np.float16)
     layer(x, out=last)
     gpu.synchronize()
+    gc.collect()
     before, places = gpu.memory.in_use, []
     with capturing(library, gpu) as (stream, replays):
         for _ in range(3):

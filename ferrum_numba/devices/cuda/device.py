@@ -144,9 +144,8 @@ class CudaDevice(Device):
                 "synchronize: this thread is capturing a graph, of which nothing runs before it is "
                 "launched; wait after the block"
             )
-        with self.current(), self.capture_lock.waiting():
+        with self.current(), self.capture_lock.waiting(), self.in_flight.waited_for():
             driver.synchronize()
-        self.in_flight.release()
         self.scratch.forget()
 
     def create_stream(self) -> Any:

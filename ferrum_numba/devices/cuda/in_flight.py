@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -101,16 +101,25 @@ class InFlight:
         """As `keep`, from a finaliser: it may run within `keep` itself, and in any context."""
         self._dropped.append((stream, handle, describe, objects))
 
-    def release(self) -> None:
-        """Let go of everything: the device has been synchronised."""
+    @contextmanager
+    def waited_for(self) -> Iterator[None]:
+        """A block that waits for the whole device: what was in flight before it is let go of.
+
+        What other threads launch meanwhile is not: that may be under way when the wait is over.
+        The context is current.
+        """
+        with self._lock, driver.outside_of_captures():
+            done = self._seal()
+            before = list(self._sealed)
+        done.clear()
+        yield
         with self._lock:
-            done = [*self._sealed, *self._open.values()], [*self._dropped]
-            self._spare.extend(batch.event for batch in self._sealed if batch.event is not None)
-            self._sealed.clear()
-            self._open.clear()
-            self._dropped.clear()
-            self._count = self._open_nbytes = 0
-        del done
+            over = set(map(id, before))
+            done = [batch for batch in self._sealed if id(batch) in over]
+            self._sealed = deque(batch for batch in self._sealed if id(batch) not in over)
+            self._spare.extend(batch.event for batch in done if batch.event is not None)
+        done.clear()  # outside the lock: what is freed there may run any code
+        before.clear()
 
     def reclaim(self, *, everything: bool) -> None:
         """Let go of what is done, so that its memory can be used again; the context is current.
