@@ -438,7 +438,7 @@ def box_runs(c: Code, way: str, rank: str) -> None:
             c.compare("icmp slt", low, high), box.times_rows(c, c.constant("i64", 1)), 0
         )
         low_bytes, high_bytes = (c.op("shl", v, box.log2) for v in (low, high))
-        whole = 0 if way == "in" else 15
+        whole = 15 if way == "out" else 0
         high_bytes = c.op("and", c.op("add", high_bytes, whole), ~whole)
         nbytes = c.op("sub", high_bytes, low_bytes)
         loop = c.loop(c.constant("i64", 0))

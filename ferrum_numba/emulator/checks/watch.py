@@ -58,7 +58,8 @@ class Watch(Hooks[Builder]):
         """threads: number of threads of a block where the PTX fixes it."""
         self.subject = Subject(checks, body, threads)
         self.talks = self.subject.talks
-        self.checks = [check for check in (make(self.subject) for make in ALL) if check.active]
+        asked = [make for make in ALL if make.asked & checks or make is Bounds]
+        self.checks = [check for check in (make(self.subject) for make in asked) if check.active]
         self.stepwise = self.stepwise or any(check.stepwise for check in self.checks)
         self._reversed = Value("false", "i1")  # of the function that is written
         self._bounds = next(check for check in self.checks if isinstance(check, Bounds))
