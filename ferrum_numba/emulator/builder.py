@@ -263,7 +263,7 @@ class Builder(Text):
         if self.active is None:
             return
         following = self.load("i32", LANES, "%ctx", NEXT, 64)
-        unfinished = self.compare("icmp ne", following, self.constant("i32", DONE))
+        unfinished = self.compare("icmp ne", following, DONE)
         away = self.op("and", unfinished, self.invert(self.active))
         missing = self.mask(away)
         if members is not None:  # each lane names its own; what one misses is missing

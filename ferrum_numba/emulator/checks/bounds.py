@@ -127,7 +127,7 @@ class Bounds(Check):
             name = f"bounds_global_{'load' if kind == 'load' else 'store'}_{nbytes}"
             allowed = word(b.call(name, "i32", addresses, mask, *at_site(ins)))
         if is_uniform(address, condition):
-            return b.compare("icmp ne", allowed, b.constant("i32", 0))
+            return b.compare("icmp ne", allowed, 0)
         return lanes(b, allowed)
 
     def _within(
@@ -140,9 +140,9 @@ class Bounds(Check):
             shift = b.vector(b.constant("i32", log2))
             turned = b.intrinsic("llvm.fshr", addresses, addresses, shift)
         limit = b.load("i32", 1, "%checks", offset("limit"), 4)
-        room = b.op("lshr", limit, b.constant("i32", log2))
+        room = b.op("lshr", limit, log2)
         bad = b.op("and", b.mask(b.compare("icmp uge", turned, room)), mask)
-        with b.when(b.compare("icmp ne", bad, b.constant("i32", 0))):
+        with b.when(b.compare("icmp ne", bad, 0)):
             width = b.constant("i32", nbytes)
             b.call("judge_shared", "i32", addresses, bad, width, *at_site(ins))
         return b.op("and", mask, invert(b, bad))
@@ -176,7 +176,7 @@ class Bounds(Check):
 
     def passes(self, b: Builder, address: Value, over: Value, acts: Value, passed: Value) -> Value:
         """Lanes whose access was refused must not wait."""
-        return b.op("or", over, b.compare("icmp eq", acts, b.constant("i32", 0)))
+        return b.op("or", over, b.compare("icmp eq", acts, 0))
 
     def copy(
         self,
@@ -189,12 +189,12 @@ class Bounds(Check):
         sizes: Value,
     ) -> Value:
         """Of a source that is shorter the first and the last byte are tested."""
-        whole = b.mask(b.compare("icmp uge", sizes, b.constant("i32", nbytes)))
-        some = b.mask(b.compare("icmp ne", sizes, b.constant("i32", 0)))
+        whole = b.mask(b.compare("icmp uge", sizes, nbytes))
+        some = b.mask(b.compare("icmp ne", sizes, 0))
         wanted = b.op("and", mask, whole)
         parts = b.op("and", mask, b.op("and", some, invert(b, whole)))
         good = word(b.call(f"bounds_global_load_{nbytes}", "i32", source, wanted, *at_site(ins)))
-        last = b.op("add", source, b.cast("zext", b.op("sub", sizes, b.constant("i32", 1)), "i64"))
+        last = b.op("add", source, b.cast("zext", b.op("sub", sizes, 1), "i64"))
         for end in (source, last):
             parts = word(b.call("bounds_global_load_1", "i32", end, parts, *at_site(ins)))
         none = b.op("and", mask, invert(b, some))
@@ -205,9 +205,9 @@ class Bounds(Check):
         self, b: Builder, ins: Instruction, near: Value, sizes: Value, mask: Value, inward: bool
     ) -> Value:
         """The first and the last 16 bytes are tested."""
-        some = b.mask(b.compare("icmp ne", sizes, b.constant("i32", 0)))
+        some = b.mask(b.compare("icmp ne", sizes, 0))
         mask = b.op("and", mask, some)
-        behind = b.op("sub", sizes, b.constant("i32", 16))
+        behind = b.op("sub", sizes, 16)
         name = f"bounds_shared_{'store' if inward else 'load'}_16"
         for address in (near, b.op("add", near, behind)):
             mask = word(b.call(name, "i32", address, mask, *at_site(ins)))

@@ -184,7 +184,7 @@ def word(text: str) -> Value:
 
 
 def invert(b: Builder, mask: Value) -> Value:
-    return b.op("xor", mask, b.constant("i32", -1))
+    return b.op("xor", mask, -1)
 
 
 def zeros(count: int, dtype: Any = np.uint32) -> NDArray[Any]:

@@ -42,9 +42,9 @@ def shuffle(b: Builder, ins: Instruction) -> None:
     value, amount, clamp = (b.vector(b.integer(o, 32, ins)) for o in ins.operands[1:4])
     low = b.constant("i32", 31)
     amount = b.op("and", amount, low)
-    segment = b.op("and", b.op("lshr", clamp, b.constant("i32", 8)), low)
+    segment = b.op("and", b.op("lshr", clamp, 8), low)
     clamp = b.op("and", clamp, low)
-    outside = b.op("xor", segment, b.constant("i32", -1))
+    outside = b.op("xor", segment, -1)
     first = b.op("and", _LANE_IDS, segment)
     last = b.op("or", first, b.op("and", clamp, outside))
     if mode == "up":
@@ -113,7 +113,7 @@ def vote(b: Builder, ins: Instruction) -> None:
         return b.write(ins.operands[0], held, ins)
     every = b.op("and", _bits(b, ins, Value("true", "i1")), members)
     all_ = b.compare("icmp eq", held, every)
-    none = b.compare("icmp eq", held, b.constant("i32", 0))
+    none = b.compare("icmp eq", held, 0)
     if modes == {"all"}:
         result = all_
     elif modes == {"any"}:
@@ -182,7 +182,7 @@ def match(b: Builder, ins: Instruction) -> None:
     every = b.compare("icmp eq", equal, here)
     target = ins.operands[0]
     targets = target.elements if isinstance(target, Group) else (target,)
-    mask = b.select(every, here, b.constant("i32", 0))
+    mask = b.select(every, here, 0)
     for operand, written in zip(targets, (mask, every), strict=False):
         b.write(operand, written, ins)
     return None

@@ -64,7 +64,7 @@ def _move(
 ) -> None:
     """Store a field of a map."""
     bits = 64 if value.type == "i64" else 32
-    address = b.op("add", address, b.constant(address.type, offset))
+    address = b.op("add", address, offset)
     condition = b.condition(ins)
     condition = b.hooks.access(b, ins, space, address, bits // 8, condition, "store")
     mask = b.mask(condition)
