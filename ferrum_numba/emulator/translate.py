@@ -142,8 +142,7 @@ class Module:
             self._store(register, b.vector(zero) if register in self.flow.varying else zero)
         if self.flow.divergent:
             valid = b.load("i32", 1, "%ctx", VALID, 4)
-            lanes = Value(b.emit(f"bitcast {valid} to <{LANES} x i1>"), "i1", LANES)
-            start = b.select(lanes, b.constant("i32", 0), b.constant("i32", DONE))
+            start = b.select(b.lanes(valid), b.constant("i32", 0), b.constant("i32", DONE))
             b.store(start, "%ctx", NEXT, 64)
 
     def _lower(self, block: Block) -> None:
@@ -174,7 +173,7 @@ class Module:
         elif value.n == 1:
             b.store(b.cast("zext", value, "i8"), "%ctx", offset, 1)
         else:
-            b.store(Value(b.emit(f"bitcast {value} to i32"), "i32"), "%ctx", offset, 4)
+            b.store(b.mask(value), "%ctx", offset, 4)
 
     def _start(self) -> list[str]:
         """Go to where the warp stopped."""

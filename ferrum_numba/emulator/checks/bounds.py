@@ -47,7 +47,6 @@ from .check import (
     at_site,
     invert,
     is_uniform,
-    lanes,
     mask_of,
     word,
     zeros,
@@ -128,7 +127,7 @@ class Bounds(Check):
             allowed = word(b.call(name, "i32", addresses, mask, *at_site(ins)))
         if is_uniform(address, condition):
             return b.compare("icmp ne", allowed, 0)
-        return lanes(b, allowed)
+        return b.lanes(allowed)
 
     def _within(
         self, b: Builder, ins: Instruction, addresses: Value, nbytes: int, mask: Value
@@ -154,7 +153,7 @@ class Bounds(Check):
         name = f"judge_local_{b.flow.local_bytes}"
         width = b.constant("i32", nbytes)
         allowed = b.call(name, "i32", offsets, b.mask(condition), width, *at_site(ins))
-        return lanes(b, word(allowed))
+        return b.lanes(word(allowed))
 
     def dumped(self, b: Builder, address: Value, allowed: Value) -> Value:
         """Addresses of which those that are not allowed lead to a dump."""
@@ -172,7 +171,7 @@ class Bounds(Check):
     def mbarrier(
         self, b: Builder, ins: Instruction, address: Value, condition: Value | None, kind: str
     ) -> Value:
-        return lanes(b, self._within(b, ins, b.vector(address), 8, b.mask(condition)))
+        return b.lanes(self._within(b, ins, b.vector(address), 8, b.mask(condition)))
 
     def passes(self, b: Builder, address: Value, over: Value, acts: Value, passed: Value) -> Value:
         """Lanes whose access was refused must not wait."""

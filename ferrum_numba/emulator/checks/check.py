@@ -14,7 +14,6 @@ from .. import table
 from ..builder import Builder
 from ..flow import analyse
 from ..hooks import Hooks
-from ..layout import LANES
 from ..ptx import Body, Instruction
 from ..values import Text, Value
 from ..worker import aligned
@@ -172,11 +171,6 @@ def mask_of(b: Builder, address: Value, condition: Value | None) -> Value:
     if not is_uniform(address, condition):
         return b.mask(condition)
     return b.constant("i32", 1) if condition is None else b.cast("zext", condition, "i32")
-
-
-def lanes(b: Builder, mask: Value) -> Value:
-    """A mask as a condition."""
-    return Value(b.emit(f"bitcast {mask} to <{LANES} x i1>"), "i1", LANES)
 
 
 def word(text: str) -> Value:

@@ -11,7 +11,7 @@ from ..layout import state_offset
 from ..ptx import Body, Instruction
 from ..values import Text, Value
 from .bounds import Bounds
-from .check import Check, Subject, lanes
+from .check import Check, Subject
 from .clocks import Clocks
 from .copies import Copies
 from .finite import Finite
@@ -88,7 +88,7 @@ class Watch(Hooks[Builder]):
 
     def rows(self, b: Builder, ins: Instruction, address: Value, count: int, kind: str) -> Value:
         """As accesses of 16 bytes; those that are not allowed lead to a dump."""
-        rows = lanes(b, lanes_of_rows(b, count))
+        rows = b.lanes(lanes_of_rows(b, count))
         allowed = Watch.access(self, b, ins, "shared", address, 16, rows, kind)
         assert allowed is not None
         return self._bounds.dumped(b, address, allowed)

@@ -26,7 +26,7 @@ _REDUCTIONS = {"popc": _SUM_DONE, "and": _ALL_DONE, "or": _ANY_DONE}
 
 def uniform(b: Builder, operand: Operand, ins: Instruction) -> Value:
     value = b.integer(operand, 32, ins)
-    return value if value.n == 1 else Value(b.emit(f"extractelement {value}, i64 0"), "i32")
+    return value if value.n == 1 else b.element(value, 0)
 
 
 def _place(b: Builder, ins: Instruction, operand: Operand) -> str:

@@ -91,7 +91,7 @@ def _set_pair(b: Builder, ins: Instruction, target: Operand, value: Value) -> No
         raise ins.refuse("expected two destinations")
     for half, operand in enumerate(target.elements):
         if value.n == 2:
-            part = Value(b.emit(f"extractelement {value}, i64 {half}"), "i1")
+            part = b.element(value, half)
         else:
             part = b.shuffle(value, None, range(half, value.n, 2))
         b.write(operand, _combined(b, ins, part, 3), ins)

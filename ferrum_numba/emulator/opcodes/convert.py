@@ -50,7 +50,7 @@ def _in_lanes(b: Builder, name: str, value: Value, result: str) -> Value:
     if value.n == 1:
         whole = b.vector(value)
         found = Value(b.call(name, f"<32 x {result}>", whole), result, 32)
-        return Value(b.emit(f"extractelement {found}, i64 0"), result)
+        return b.element(found, 0)
     parts = []
     for start in range(0, value.n, 32):
         part = b.shuffle(value, None, [(start + i) % value.n for i in range(32)])

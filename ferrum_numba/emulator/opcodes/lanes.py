@@ -71,7 +71,7 @@ def _broadcast(b: Builder, ins: Instruction) -> None:
     """One lane's value for all, which is then the same for the whole warp."""
     value, source = b.integer(ins.operands[1], 32, ins), ins.operands[2]
     if value.n > 1 and isinstance(source, Immediate):
-        value = Value(b.emit(f"extractelement {value}, i64 {source.bits & 31}"), "i32")
+        value = b.element(value, source.bits & 31)
     b.write(ins.operands[0], value, ins)
 
 
@@ -79,19 +79,8 @@ def _gather(b: Builder, value: Value, source: Value) -> Value:
     """Element source[lane] of the value, for each lane."""
     place = b.scratch(128)
     b.store(value, place, 0, 64)
-    lanes = b.emit(f"getelementptr i32, ptr {place}, {source}")
-    vector = f"<{LANES} x i32>"
-    b.library.declare(
-        f"{vector} @llvm.masked.gather.v32i32.v32p0(<32 x ptr>, i32, <32 x i1>, {vector})"
-    )
-    return Value(
-        b.emit(
-            f"call {vector} @llvm.masked.gather.v32i32.v32p0(<32 x ptr> {lanes}, i32 4,"
-            f" <32 x i1> splat (i1 true), {vector} poison)"
-        ),
-        "i32",
-        LANES,
-    )
+    every, none = Value("true", "i1"), Value("poison", "i32", LANES)
+    return b.gather("i32", b.item("i32", place, source), every, none, 4)
 
 
 def _bits(b: Builder, ins: Instruction, condition: Value) -> Value:

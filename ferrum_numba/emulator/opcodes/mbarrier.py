@@ -193,7 +193,7 @@ def _first(b: Builder, value: Value) -> Value:
     """The first lane's."""
     if value.n == 1:
         return value
-    return Value(b.emit(f"extractelement {value}, i64 0"), value.type)
+    return b.element(value, 0)
 
 
 def _word(b: Builder, place: Value, condition: Value | None) -> Value:

@@ -188,5 +188,5 @@ def from_byte(b: Builder, kind: str, value: Value) -> Value:
         parts.append(Value(text, "float", 32))
     result = parts[0] if len(parts) == 1 else b.shuffle(parts[0], parts[1], range(64))
     if value.n == 1:
-        return Value(b.emit(f"extractelement {result}, i64 0"), "float")
+        return b.element(result, 0)
     return result

@@ -82,8 +82,7 @@ def publish(b: Builder, ins: Instruction) -> None:
     to, source, size = ins.operands
     if size != Immediate(_MAP_BYTES):
         raise ins.refuse(f"expected a size of {_MAP_BYTES} bytes")
-    steps = f"<{', '.join(f'i32 {4 * lane}' for lane in range(LANES))}>"
-    offsets = Value(steps, "i32", LANES)
+    offsets = b.iota("i32", 4)
     near = b.op("add", b.vector(address_of(b, ins, source, "shared")), offsets)
     far = b.op("add", b.vector(address_of(b, ins, to, "global")), b.cast("zext", offsets, "i64"))
     condition = b.condition(ins)

@@ -142,4 +142,4 @@ def _descriptor(b: Builder, ins: Instruction, operand: Operand) -> Value:
     if isinstance(operand, Address):
         raise ins.refuse("expected a descriptor, not an address")
     value = b.integer(operand, 64, ins)
-    return value if value.n == 1 else Value(b.emit(f"extractelement {value}, i64 0"), "i64")
+    return value if value.n == 1 else b.element(value, 0)
