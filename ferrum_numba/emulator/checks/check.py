@@ -74,7 +74,7 @@ class Subject:
 
 
 def _granule_of(body: Body) -> int:
-    """The narrowest store to shared memory, at most 4 bytes."""
+    """Bytes of the narrowest store to shared memory, at most 4."""
     narrowest = 4
     for statement in body.statements:
         if isinstance(statement, str) or not (
