@@ -350,7 +350,7 @@ def _tensor(census: Census) -> dict[str, int]:
 
 
 def _resources(entry: InspectedEntry) -> dict[str, int]:
-    """Only what is known."""
+    """Drop fields that are None."""
     found = entry.resources
     if found is None:
         return {}
