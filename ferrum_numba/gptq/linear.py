@@ -189,12 +189,15 @@ class GptqLinear:
         captured.  Raises AbiError for arrays that do not fit, and where not `gives_wide`.
         """
         m, weight = x.shape[0], self.weight
-        kernel = self._wide(m).kernel(self.device)
-        given: dict[str, Any] = {"bias": self.bias, "wide": total, "adds": adds}
-        if self._g_idx is None:
-            kernels.launch_w4a16_gptq(stream, kernel, x, weight, None, m, **given)
-        else:
-            kernels.prepare_act_order(kernel, x, weight, self._g_idx, None, m, **given)(stream)
+        sizes = kernels.contiguous_sizes(m, weight.N, weight.K, weight.group_size)
+        sizes |= {"zero_bias": weight.zero_bias, "adds": int(adds)}
+        arrays = {"a": x, "qweight": weight.qweight, "scales": weight.scales}
+        arrays |= {"qzeros": weight.qzeros, "bias": self.bias, "wide": total}
+        if self._g_idx is not None:
+            sizes["groups"] = weight.scales.shape[0]
+            del sizes["group_size"]
+            arrays["g_idx"] = self._g_idx
+        kernels.launches_on(self.device)(self._wide(m), stream, sizes, arrays)
 
     def _wide(self, m: int) -> Artefact:
         """What multiplies m rows into float32."""

@@ -21,6 +21,7 @@ from .choice import (
     of_dtype,
     tuning,
 )
+from .repeated import Launches, launches_on
 from .tuning import Tuning, m_class
 from .w4a16 import (
     BK,
@@ -45,6 +46,7 @@ __all__ = [
     "W4A16_PTX",
     "W4A16_SIDECAR",
     "Artefact",
+    "Launches",
     "PackedWeight",
     "Tuning",
     "W4A16Weight",
@@ -61,6 +63,7 @@ __all__ = [
     "folder",
     "launch_config",
     "launch_w4a16_gptq",
+    "launches_on",
     "m_class",
     "names",
     "of_dtype",

@@ -17,9 +17,9 @@ class PagePool:
     layers: for each layer its keys and values, T [count, kv_heads, page, head_dim].
     """
 
-    def __init__(self, config: ModelConfig, device: Device, page: int, tokens: int) -> None:
-        """tokens: for how many positions there is room, rounded up to whole pages."""
-        self.page, self.count = page, max(1, -(-tokens // page))
+    def __init__(self, config: ModelConfig, device: Device, page: int, count: int) -> None:
+        """count: of pages, each for `page` positions."""
+        self.page, self.count = page, count
         shape = (self.count, config.kv_heads, page, config.head_dim)
         dtype = DTYPES[config.dtype]
         self.layers: list[tuple[Any, Any]] = [

@@ -53,10 +53,12 @@ class Choice:
             "top_ps": np.full(batch, self.top_p, np.float32),
             "seeds": seeds,
         }
-        found = {name: device.to_device(array) for name, array in host.items()}
-        thresholds = np.zeros(batch, np.int32)
-        found["thresholds"] = device.to_device(thresholds) if self.leaves_out else None
-        return found
+        if self.leaves_out:
+            kept = {"thresholds": np.int32, "floors": np.int32}
+            kept |= {"highest": np.float32, "masses": np.float32}
+            host |= {name: np.zeros(batch, dtype) for name, dtype in kept.items()}
+        found: dict[str, Any] = {name: device.to_device(array) for name, array in host.items()}
+        return {"thresholds": None, **found}
 
 
 def _within(value: object, low: float, high: float) -> bool:

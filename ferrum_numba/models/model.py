@@ -98,7 +98,7 @@ class Model:
         self._require_length("ids", length)
         vocab, stream = self.config.vocab, self.device.create_stream()
         found = np.empty((batch, length, vocab), np.float32)
-        pool, page = self.pool(length), self.operations.page
+        pool, page = self.pool(1, length), self.operations.page
         held = pool.take(-(-length // page))
         try:
             pages = self.device.to_device(np.array([held], np.int32))
@@ -191,15 +191,20 @@ class Model:
         self._require_length("length", length)
         return Session(self, batch, length, Choice(temperature, top_k, top_p, seed))
 
-    def pool(self, tokens: int) -> PagePool:
-        """The cache that all sessions share, with room for `tokens` where nobody uses it yet."""
+    def pool(self, batch: int, length: int) -> PagePool:
+        """The cache that all sessions share.
+
+        Where nobody uses it yet, it has room for `batch` sequences of `length` tokens.
+        """
         with self._opening:
-            room = self._cache_tokens or max(tokens, _POOL)
-            pool = self._pool
-            if pool is None or (pool.idle and pool.count * pool.page < room):
-                self._pool = pool = None  # before the larger one is allocated
-                self._pool = PagePool(self.config, self.device, self.operations.page, room)
-            return self._pool  # type: ignore[return-value]
+            page = self.operations.page
+            count = batch * -(-length // page)
+            least = -(-(self._cache_tokens or _POOL) // page)
+            count = least if self._cache_tokens else max(count, least)
+            if self._pool is None or (self._pool.idle and self._pool.count < count):
+                self._pool = None  # before the larger one is allocated
+                self._pool = PagePool(self.config, self.device, page, count)
+            return self._pool
 
     def turns(self, longest: int, length: int) -> tuple[Any, Any]:
         """Cosines and sines on the device, see `RopeSpec.turns`."""

@@ -29,6 +29,7 @@ class Operations:
     def __init__(self, config: ModelConfig, device: Device) -> None:
         """Raises CheckpointError where no shipped kernel takes the model's heads."""
         self.config, self.device = config, device
+        self._launch = kernels.launches_on(device)
         self._heads = {"HEADS": config.heads, "KV": config.kv_heads, "D": config.head_dim}
         padded = max(32, 1 << (config.head_dim - 1).bit_length())
         if config.head_dim % 8 or padded > 256 or config.heads // config.kv_heads > 16:
@@ -51,24 +52,16 @@ class Operations:
     def _typed(self, kernel: str, **fields: Any) -> Artefact:
         return self._build(kernel, dtype=self.config.dtype, **fields)
 
-    def _launch(
-        self, build: Artefact, stream: Any, sizes: Mapping[str, int], **arguments: Any
-    ) -> None:
-        grid = {name: size for name, size in sizes.items() if size > 0}
-        config = kernels.launch_config(build.sidecar, **grid)
-        build.kernel(self.device).launch(config, stream=stream, **sizes, **arguments)
-
     def embed(self, ids: Any, table: Any, x: Any, m: int, stream: Any) -> None:
         """x = table[ids]; ids int32 [M], table float16 or bfloat16 [V, H]."""
         sizes = {"T": m, "V": table.shape[0], "H": table.shape[1]}
         build = self._embed[np.dtype(table.dtype).name]
-        self._launch(build, stream, sizes, ids=ids, table=table, x=x)
+        self._launch(build, stream, sizes, {"ids": ids, "table": table, "x": x})
 
     def norm(self, x: Any, weight: Any, y: Any, m: int, stream: Any) -> None:
         """y = x / rms(x) * weight; weight float32 [H], y T [M, H]."""
-        sizes = {"M": m, "H": self.config.hidden}
-        arrays = {"x": x, "weight": weight, "y": y}
-        self._launch(self._norm, stream, sizes, **arrays, eps=self.config.eps)
+        sizes = {"M": m, "H": self.config.hidden, "eps": self.config.eps}
+        self._launch(self._norm, stream, sizes, {"x": x, "weight": weight, "y": y})
 
     def rotate(
         self,
@@ -112,7 +105,7 @@ class Operations:
             "keys": cache[0],
             "values": cache[1],
         }
-        self._launch(self._rotary, stream, sizes, **arrays, eps=config.eps)
+        self._launch(self._rotary, stream, sizes | {"eps": config.eps}, arrays)
 
     def attend_one(
         self,
@@ -144,7 +137,7 @@ class Operations:
             "positions": positions,
             "out": out,
         }
-        self._launch(self._decode, stream, sizes, **arrays, scale=self._scale)
+        self._launch(self._decode[splits > 8], stream, sizes | {"scale": self._scale}, arrays)
 
     def attend_many(
         self,
@@ -167,12 +160,12 @@ class Operations:
             "window": window or 0,
         }
         arrays = {"q": q, "keys": cache[0], "values": cache[1], "pages": pages, "out": out}
-        self._launch(self._prefill, stream, sizes, **arrays, scale=self._scale)
+        self._launch(self._prefill, stream, sizes | {"scale": self._scale}, arrays)
 
     def gate(self, both: Any, y: Any, m: int, stream: Any) -> None:
         """y = silu(gate) * up; both T [M, 2 I], y T [M, I]."""
         sizes = {"M": m, "I": self.config.intermediate}
-        self._launch(self._silu, stream, sizes, both=both, y=y)
+        self._launch(self._silu, stream, sizes, {"both": both, "y": y})
 
     def dense(
         self, a: Any, weight: Any, bias: Any, c: Any, stream: Any, *, wide: bool, adds: bool
@@ -184,16 +177,17 @@ class Operations:
         m = a.shape[0]
         sizes = {"M": m, "N": weight.shape[0], "K": weight.shape[1], "adds": int(adds)}
         build = self._dense[wide, m > 16]
-        self._launch(build, stream, sizes, a=a, weight=weight, bias=bias, c=c)
+        self._launch(build, stream, sizes, {"a": a, "weight": weight, "bias": bias, "c": c})
 
     def threshold(
         self, logits: Any, choice: Mapping[str, Any], positions: Any, stream: Any
     ) -> None:
         """The lowest logit that top-k and top-p leave of each row, into choice["thresholds"]."""
         sizes = {"B": logits.shape[0], "V": logits.shape[1]}
-        names = ("temperatures", "top_ks", "top_ps", "thresholds")
-        arrays = {name: choice[name] for name in names}
-        self._launch(self._threshold, stream, sizes, logits=logits, positions=positions, **arrays)
+        arrays = {name: choice[name] for name in choice if name != "seeds"}
+        arrays |= {"logits": logits, "positions": positions}
+        for kind, step in [(0, 0), *((kind, step) for kind in (1, 2) for step in range(8))]:
+            self._launch(self._threshold, stream, sizes | {"kind": kind, "step": step}, arrays)
 
     def sample(
         self, logits: Any, choice: Mapping[str, Any], tokens: Any, positions: Any, stream: Any
@@ -201,8 +195,8 @@ class Operations:
         """tokens int32 [B] drawn from logits float32 [B, V], and positions += 1."""
         sizes = {"B": logits.shape[0], "V": logits.shape[1]}
         arrays = {name: choice[name] for name in ("temperatures", "thresholds", "seeds")}
-        own = {"logits": logits, "tokens": tokens, "positions": positions}
-        self._launch(self._sample, stream, sizes, **own, **arrays)
+        arrays |= {"logits": logits, "tokens": tokens, "positions": positions}
+        self._launch(self._sample, stream, sizes, arrays)
 
     @property
     def _scale(self) -> float:
@@ -222,8 +216,13 @@ class Operations:
         return self._typed("rotary_append", BLOCK_D=self._padded)
 
     @cached_property
-    def _decode(self) -> Artefact:
-        return self._typed("attention_decode", BLOCK_D=self._padded)
+    def _decode(self) -> dict[bool, Artefact]:
+        """Whether there are more than eight splits: the build."""
+        fields = {"BLOCK_D": self._padded}
+        return {
+            many: self._typed("attention_decode", BLOCK_S=_SPLITS if many else 8, **fields)
+            for many in (False, True)
+        }
 
     @cached_property
     def _prefill(self) -> Artefact:

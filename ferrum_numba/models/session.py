@@ -32,7 +32,7 @@ class Session:
         operations, config, device = model.operations, model.config, model.device
         self.batch, self.length = batch, length
         self._model, self._choice = model, choice
-        self._pool = model.pool(batch * length)
+        self._pool = model.pool(batch, length)
         self._turns = model.turns(0, length)
         self._ids: list[list[int] | None] = [None] * batch
         self._held: list[list[int]] = [[] for _ in range(batch)]

@@ -1,15 +1,22 @@
-"""The lowest logit of each sequence that its next token may have, by top-k and top-p.
+"""One step of the search for the lowest logit that each sequence's next token may have.
 
     logits       float32 [B, V]
-    temperatures float32 [B]    0: only the highest logit counts, nothing is looked for
+    temperatures float32 [B]    0: nothing is looked for
     top_ks       int32   [B]    0: all tokens
     top_ps       float32 [B]    1: all tokens
     positions    int32   [B]    a negative one: no sequence
     thresholds   int32   [B]    as integers in the order of the logits, see `ordered`
+    floors       int32   [B]    the thresholds that top-k left
+    highest      float32 [B]    the highest logits
+    masses       float32 [B]    sums of exp((logit - highest) / temperature) from the floors on
+    workspace    float32 [B * PARTS * 16]    what each part found
+    counters     int32   [B]    zero before and after
 
 Kept are the top_k highest logits, and of these the fewest highest whose probabilities reach top_p;
-equal logits stay or go together.  A threshold is found by its bits, four at a time: 15 candidates
-are weighed in one pass over the logits.  One CTA takes one sequence.
+equal logits stay or go together.  A search takes 17 launches: one of kind 0, which finds the
+highest logits; eight of kind 1, steps 0 to 7, for top-k; eight of kind 2 for top-p.  Each step
+settles four bits of a threshold: 16 candidates are weighed in one pass.  PARTS CTAs share a
+sequence's tokens; the last one to arrive decides.
 """
 
 import triton
@@ -25,67 +32,67 @@ def ordered(logits):
 
 
 @triton.jit
-def _weighed(row, V, candidates, temperature, highest, COUNT: tl.constexpr, BLOCK: tl.constexpr):
-    """How many logits are at or above each of 16 candidates, or what they weigh, float32 [16]."""
-    found = tl.zeros([BLOCK, 16], tl.float32)
-    for first in range(0, V, BLOCK):
-        n = first + tl.arange(0, BLOCK)
-        logits = tl.load(row + n, mask=n < V, other=float("-inf"))
-        weight = tl.full([BLOCK], 1.0, tl.float32)
-        if not COUNT:
-            weight = tl.exp((logits - highest) / temperature)
-        weight = tl.where(n < V, weight, 0.0)
-        kept = ordered(logits).to(tl.int64)[:, None] >= candidates[None, :]
-        found += tl.where(kept, weight[:, None], 0.0)
-    return tl.sum(found, 0)
-
-
-@triton.jit
-def _highest_with(
-    row, V, floor, enough, temperature, highest, COUNT: tl.constexpr, BLOCK: tl.constexpr
-):
-    """The highest threshold from `floor` on that leaves at least `enough`."""
-    threshold = tl.full([], -(2**31), tl.int64)
-    for step in tl.static_range(8):
-        candidates = threshold + (tl.arange(0, 16).to(tl.int64) << (28 - 4 * step))
-        weights = _weighed(
-            row, V, tl.maximum(candidates, floor), temperature, highest, COUNT, BLOCK
-        )
-        threshold = tl.max(
-            tl.where((weights >= enough) | (candidates <= floor), candidates, -(2**31))
-        )
-    return tl.maximum(threshold, floor)
-
-
-@triton.jit
 def token_threshold(
-    logits, temperatures, top_ks, top_ps, positions, thresholds, B, V,
-    BLOCK: tl.constexpr, DEPENDENT: tl.constexpr = 0,
+    logits, temperatures, top_ks, top_ps, positions, thresholds, floors, highest, masses,
+    B, V, kind, step, workspace, counters,
+    PARTS: tl.constexpr, BLOCK: tl.constexpr, DEPENDENT: tl.constexpr = 0,
 ):  # fmt: skip
     if DEPENDENT:
         gdc_wait()
         gdc_launch_dependents()
     b = tl.program_id(0)
-    row = logits + b.to(tl.int64) * V
+    part = tl.program_id(1)
+    LOWEST: tl.constexpr = -(2**31)
     temperature = tl.load(temperatures + b)
     top_k = tl.load(top_ks + b)
     top_p = tl.load(top_ps + b)
-    threshold = tl.full([], -(2**31), tl.int64)
-    if (tl.load(positions + b) >= 0) & (temperature > 0):
-        if (top_k > 0) & (top_k < V):
-            threshold = _highest_with(
-                row, V, threshold, top_k.to(tl.float32), 1.0, 0.0, True, BLOCK
-            )
-        if top_p < 1:
-            best = tl.full([BLOCK], float("-inf"), tl.float32)
-            for first in range(0, V, BLOCK):
-                n = first + tl.arange(0, BLOCK)
-                best = tl.maximum(best, tl.load(row + n, mask=n < V, other=float("-inf")))
-            highest = tl.max(best)
-            kept = _weighed(
-                row, V, threshold + tl.zeros([16], tl.int64), temperature, highest, False, BLOCK
-            )
-            threshold = _highest_with(
-                row, V, threshold, tl.max(kept) * top_p, temperature, highest, False, BLOCK
-            )
-    tl.store(thresholds + b, threshold.to(tl.int32))
+    drawn = (tl.load(positions + b) >= 0) & (temperature > 0)
+    by_count = drawn & (kind == 1) & (top_k > 0) & (top_k < V)
+    by_mass = drawn & (kind == 2) & (top_p < 1)
+    if (kind == 0) & (part == 0):
+        tl.store(thresholds + b, LOWEST)
+        tl.store(floors + b, LOWEST)
+    if by_count | by_mass | (drawn & (kind == 0)):
+        row = logits + b.to(tl.int64) * V
+        best = tl.load(highest + b, mask=by_mass, other=0.0)
+        floor = tl.load(floors + b, mask=by_mass, other=LOWEST)
+        before = tl.load(thresholds + b, mask=step > 0, other=LOWEST)
+        c = tl.arange(0, 16)
+        candidates = before + (c << (28 - 4 * step))
+        edges = tl.maximum(candidates, floor)
+        found = tl.zeros([BLOCK, 16], tl.float32)
+        most = tl.full([BLOCK], float("-inf"), tl.float32)
+        for first in range(part * BLOCK, V, PARTS * BLOCK):
+            n = first + tl.arange(0, BLOCK)
+            values = tl.load(row + n, mask=n < V, other=float("-inf"))
+            most = tl.maximum(most, values)
+            weight = tl.where(by_mass, tl.exp((values - best) / temperature), 1.0)
+            weight = tl.where(n < V, weight, 0.0)
+            kept = ordered(values)[:, None] >= edges[None, :]
+            found += tl.where(kept, weight[:, None], 0.0)
+        mine = workspace + (b * PARTS + part) * 16
+        tl.store(mine + c, tl.where(kind == 0, tl.max(most), tl.sum(found, 0)))
+        tl.debug_barrier()  # all of this CTA's stores come before its arrival
+        arrived = tl.atomic_add(counters + b, 1, sem="acq_rel", scope="gpu")
+        if arrived == PARTS - 1:
+            tl.store(counters + b, 0)
+            parts = workspace + (b * PARTS + tl.arange(0, PARTS)[:, None]) * 16 + c[None, :]
+            theirs = tl.load(parts, cache_modifier=".cg")
+            if kind == 0:
+                tl.store(highest + b, tl.max(tl.max(theirs, 1)))
+            else:
+                weights = tl.sum(theirs, 0)
+                enough = top_k.to(tl.float32)
+                if by_mass:
+                    mass = tl.load(masses + b, mask=step > 0, other=0.0)
+                    if step == 0:  # the first candidate keeps all from the floor on
+                        mass = tl.max(weights)
+                        tl.store(masses + b, mass)
+                    enough = mass * top_p
+                there = (weights >= enough) | (candidates <= floor)
+                threshold = tl.max(tl.where(there, candidates, LOWEST))
+                if step == 7:
+                    threshold = tl.maximum(threshold, floor)
+                    if by_count:
+                        tl.store(floors + b, threshold)
+                tl.store(thresholds + b, threshold)

@@ -104,9 +104,9 @@ ROTARY_APPEND = [
 ATTENTION_DECODE = [
     _build(
         "attention_decode",
-        {"PAGE": PAGE, "BLOCK_N": 64, "BLOCK_G": 16, "BLOCK_D": block, "BLOCK_S": 32},
+        {"PAGE": PAGE, "BLOCK_N": 64, "BLOCK_G": 16, "BLOCK_D": block, "BLOCK_S": splits},
         ("B", "KV", "SPLITS"),
-        constants={"STAGES": 2, "SUM_G": 1},
+        constants={"STAGES": 2, "SUM_G": 2 if block == 256 else 4},
         params=[
             _tensor("q", "*T", *ROWS_OF_HEADS),
             _tensor("keys", "*T", *CACHE),
@@ -126,6 +126,7 @@ ATTENTION_DECODE = [
         ],
     )
     for block in HEAD_SIZES
+    for splits in (8, 32)  # the more, the more registers their sum takes
 ]
 ATTENTION_PREFILL = [
     _build(
@@ -203,17 +204,22 @@ DENSE_GEMM = [
 ]
 TOKEN_THRESHOLD = _build(
     "token_threshold",
-    {"BLOCK": 2048},
-    ("B", "1", "1"),
-    num_warps=32,
+    {"PARTS": 64, "BLOCK": 256},
+    ("B", "PARTS", "1"),
     params=[
         _tensor("logits", "*fp32", "B", "V", align=4),
         _tensor("temperatures", "*fp32", "B"),
         _tensor("top_ks", "*i32", "B"),
         _tensor("top_ps", "*fp32", "B"),
         _tensor("positions", "*i32", "B"),
-        _tensor("thresholds", "*i32", "B", role="output"),
+        _tensor("thresholds", "*i32", "B", role="argument"),
+        _tensor("floors", "*i32", "B", role="argument"),
+        _tensor("highest", "*fp32", "B", role="argument"),
+        _tensor("masses", "*fp32", "B", role="argument"),
         *integers("size", "B", "V"),
+        *integers("argument", "kind", "step"),
+        owned("workspace", "*fp32", "64 * B * PARTS"),
+        owned("counters", "*i32", "4 * B"),
     ],
 )
 SAMPLE_TOKEN = _build(

@@ -370,18 +370,25 @@ def thresholds_of(
     counts = []
     rows = len(logits)
     for build in every(device, "token_threshold"):
-        thresholds = np.zeros(rows, np.int32)
-        launch(
-            build,
-            logits=logits,
-            temperatures=np.array(temperatures, np.float32),
-            top_ks=np.array(top_ks, np.int32),
-            top_ps=np.array(top_ps, np.float32),
-            positions=np.zeros(rows, np.int32),
-            thresholds=thresholds,
-            B=rows,
-            V=logits.shape[1],
-        )
+        thresholds, floors = np.zeros(rows, np.int32), np.zeros(rows, np.int32)
+        highest, masses = np.zeros(rows, np.float32), np.zeros(rows, np.float32)
+        for kind, step in [(0, 0), *((kind, step) for kind in (1, 2) for step in range(8))]:
+            launch(
+                build,
+                logits=logits,
+                temperatures=np.array(temperatures, np.float32),
+                top_ks=np.array(top_ks, np.int32),
+                top_ps=np.array(top_ps, np.float32),
+                positions=np.zeros(rows, np.int32),
+                thresholds=thresholds,
+                floors=floors,
+                highest=highest,
+                masses=masses,
+                B=rows,
+                V=logits.shape[1],
+                kind=kind,
+                step=step,
+            )
         bits = logits.view(np.int32)
         ordered = np.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
         counts.append((ordered >= thresholds[:, None]).sum(1).tolist())
