@@ -64,14 +64,18 @@ class Session:
         free = [row for row, ids in enumerate(self._ids) if ids is None]
         if len(read) > len(free):
             raise AbiError(
-                f"prompts: expected at most {len(free)}, the session's free rows, found "
-                f"{len(read)}; release sequences, or open a session with a larger batch"
+                "prompts",
+                f"at most {len(free)}, the session's free rows",
+                len(read),
+                "release sequences, or open a session with a larger batch",
             )
         for number, ids in enumerate(read):
             if len(ids) > self.length:
                 raise AbiError(
-                    f"prompts[{number}]: expected at most {self.length} tokens, the session's "
-                    f"length, found {len(ids)}; open a session with a larger length"
+                    f"prompts[{number}]",
+                    f"at most {self.length} tokens, the session's length",
+                    len(ids),
+                    "open a session with a larger length",
                 )
         need = [-(-len(ids) // self._pool.page) for ids in read]
         pages = self._pool.take(sum(need))
@@ -114,12 +118,14 @@ class Session:
         self._require_open()
         active = [row for row, ids in enumerate(self._ids) if ids is not None]
         if not active:
-            raise AbiError("step: expected a sequence, found none; prefill() a prompt first")
+            raise AbiError("step", "a sequence", "none", "prefill() a prompt first")
         for row in active:
             if self._where[row] + 2 > self.length:
                 raise AbiError(
-                    f"step: expected sequences shorter than {self.length}, the session's length, "
-                    f"found row {row} of that length; release it, or open a longer session"
+                    "step",
+                    f"sequences shorter than {self.length}, the session's length",
+                    f"row {row} of that length",
+                    "release it, or open a longer session",
                 )
         self._catch_up(active)
         self._run(forward=self._behind, draw=True)
@@ -148,7 +154,7 @@ class Session:
         """The prompt and all tokens drawn of a row's sequence."""
         ids = self._ids[row]
         if ids is None:
-            raise AbiError(f"row: expected one with a sequence, found {row}, which has none")
+            raise AbiError("row", "one with a sequence", f"{row}, which has none")
         return list(ids)
 
     def release(self, row: int) -> None:
@@ -222,9 +228,7 @@ class Session:
 
     def _require_open(self) -> None:
         if self._closed:
-            raise DeviceError(
-                "session: expected an open one, found one that is closed; open another"
-            )
+            raise DeviceError("session", "an open one", "one that is closed", "open another")
 
     def __enter__(self) -> Session:
         return self
