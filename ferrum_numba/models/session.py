@@ -4,19 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from ..devices import Device
 from ..errors import AbiError, DeviceError
+from .cache import PagePool
 from .choice import Choice
-from .forward import Rows, Workspace
+from .config import ModelConfig
+from .forward import Forward, Rows, Workspace
 from .ids import Ids, checked_ids
-from .reading import Prompt
+from .operations import Operations
+from .reading import Prompt, Reading
 
-if TYPE_CHECKING:
-    from .model import Model
+
+class Decoder(Protocol):
+    """The model behind a session, as far as it needs one: no import of `Model`, which makes it."""
+
+    config: ModelConfig
+    device: Device
+    operations: Operations
+    forward: Forward
+    reading: Reading
+
+    def pool(self, batch: int, length: int) -> PagePool: ...
+    def turns(self, longest: int, length: int) -> tuple[Any, Any]: ...
 
 
 class Session:
@@ -27,7 +41,7 @@ class Session:
     time may use a session; sessions of one model may run in different threads.
     """
 
-    def __init__(self, model: Model, batch: int, length: int, choice: Choice) -> None:
+    def __init__(self, model: Decoder, batch: int, length: int, choice: Choice) -> None:
         """As `Model.session` makes it."""
         operations, config, device = model.operations, model.config, model.device
         self.batch, self.length = batch, length
