@@ -168,7 +168,7 @@ def show_value(field: Field) -> str:
 
 
 def stands_for(field: Field, entry: str) -> str:
-    """What an integer measures, or where an address leads that is not its own array's first."""
+    """Meaning of an integer, or the place that an address leads to beside its own array."""
     if field.array is not None and (field.inside or field.owner != field.parameter.name):
         owner = short_name(field.owner or "", entry)
         whose = "its array" if field.owner == field.parameter.name else f"{owner}'s array"

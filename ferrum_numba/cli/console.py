@@ -1,4 +1,4 @@
-"""What commands write: tables for people, one JSON object for programs."""
+"""Output of commands: tables for people, one JSON object for programs."""
 
 from __future__ import annotations
 
@@ -102,12 +102,12 @@ def _harmless_text(text: Text) -> Text:
 
 
 def standard_output() -> Console:
-    """Where results go."""
+    """The console that results go to."""
     return _console(stderr=False)
 
 
 def standard_error() -> Console:
-    """Where progress, warnings and errors go."""
+    """The console that progress, warnings and errors go to."""
     return _console(stderr=True)
 
 
@@ -143,7 +143,7 @@ def tracked(results: Iterable[_Result], total: int) -> list[_Result]:
 
 
 def byte_progress(work: Callable[[Callable[[int, int], None]], _Result]) -> _Result:
-    """What `work` returns; it calls its argument with (bytes done, bytes in all), for a bar."""
+    """The result of `work`, which calls its argument with (bytes done, bytes in all), for a bar."""
     console = standard_error()
     progress = Progress(
         BarColumn(bar_width=24),

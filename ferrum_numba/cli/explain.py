@@ -152,7 +152,7 @@ def _ptx_case(target: Path, given: dict[str, Any]) -> Case:
 
 
 def _configured(case: Case, given: dict[str, Any]) -> Case:
-    """What was not said of the configuration is taken to be what PTX and sidecar ask for."""
+    """Fill what was not said of the configuration by what PTX and sidecar ask for."""
     signature, sidecar = case.signature, case.declared
     changes: dict[str, Any] = {"shared_bytes": given["shared_bytes"]}
     if given["shared_bytes"] is None:

@@ -160,7 +160,7 @@ def verify(
     checkpoint = Checkpoint.open(
         path, zero_format=zero_format, group_size=group_size, g_idx=g_idx, unindexed=unindexed
     )
-    _mention_unindexed(checkpoint, asked=unindexed)
+    _mention_unindexed(checkpoint)
     stored = Oracle.open(oracle) if oracle else None
     plan = Plan(m_values=m_values, dtype=dtype, seed=seed, oracle=stored)
     run = _Run(checkpoint, devices, plan, patterns, kernels, explain)
@@ -196,13 +196,15 @@ def verify(
     ctx.exit(1 if strict and summary["warnings"] else code)
 
 
-def _mention_unindexed(checkpoint: Checkpoint, *, asked: bool) -> None:
-    if checkpoint.unindexed:
-        first, *more = map(one_line, checkpoint.unindexed)
+def _mention_unindexed(checkpoint: Checkpoint) -> None:
+    """Say which layers are left out; those that were asked for have a note of their own."""
+    left_out = [name for name in checkpoint.unindexed if name not in checkpoint.layers]
+    if left_out:
+        first, *more = map(one_line, left_out)
         named = f"{first} and {len(more)} more" if more else first
         standard_error().print(
             f"note: {named}: expected layers that the index names, found that it passes over them; "
-            + ("they are marked" if asked else "left out (--unindexed tests them)")
+            "left out (--unindexed tests them)"
         )
 
 

@@ -59,6 +59,40 @@ def weight_guesses(case: Case) -> Iterator[Hypothesis]:
                 continue
             sizes.add(size)
         yield from _hypothesis(case, weight, way, "", _WEIGHTS[way.cause])
+    yield from _solved_zeros(case, weight)
+
+
+def _solved_zeros(case: Case, weight: WeightParts) -> Iterator[Hypothesis]:
+    """The zeros that the expected result asks for, where its rows are enough to tell them.
+
+    c = a @ (s * (level - zero)), so other zeros change c by the sum of a over each group times
+    s * (zero - other): linear equations for each column, with a group for each unknown.
+    """
+    a, expected = case.arrays.get("a"), case.expected.get("c")
+    if a is None or expected is None or a.values.shape != (len(expected), weight.K):
+        return
+    x, right = a.values.astype(np.float64), expected.astype(np.float64)
+    if not all(
+        np.isfinite(values).all() for values in (x, right, weight.scales.astype(np.float64))
+    ):
+        return
+    starts = np.flatnonzero(np.diff(weight.groups, prepend=-1))
+    sums = np.add.reduceat(x, starts, axis=1)
+    if sums.shape != (len(x), len(weight.scales)) or np.linalg.matrix_rank(sums) < sums.shape[1]:
+        return
+    scales = weight.scales.astype(np.float64)
+    with np.errstate(all="ignore"):
+        product = x @ (scales[weight.groups] * (weight.levels - weight.zeros[weight.groups]))
+        step = np.linalg.lstsq(sums, product - right, rcond=None)[0] / scales
+    if not np.isfinite(step).all() or not np.abs(step).max() < 32:
+        return
+    zeros = weight.zeros + np.rint(step).astype(np.int64)
+    other = int(np.count_nonzero(zeros != weight.zeros))
+    if other:
+        told = f"the expected result asks for other zeros than qzeros has, {other} of {zeros.size}"
+        found = _with_zeros(case, zeros, told, 0.25)
+        mended = found.mended.replace("other zeros", "the zeros that it asks for", 1)
+        yield replace(found, cause="array-of-another-layer", mended=mended)
 
 
 def _hypothesis(

@@ -49,9 +49,9 @@ def open_device(
         field, name = "FERRUM_DEVICE", os.environ["FERRUM_DEVICE"]
     match = re.fullmatch(r"auto|cpu|cuda(?::(\d+))?", name) if isinstance(name, str) else None
     if match is None:
-        raise DeviceError(f'{field}: expected "auto", "cpu", "cuda" or "cuda:<n>", found {name!r}')
+        raise DeviceError(field, '"auto", "cpu", "cuda" or "cuda:<n>"', f"{name!r}")
     if isinstance(checks, str):
-        raise DeviceError(f'checks: expected several, such as ("memory",), found {checks!r}')
+        raise DeviceError("checks", 'several, such as ("memory",)', f"{checks!r}")
     if name == "auto":
         from .cuda.numba_cuda import unusable
 

@@ -18,8 +18,10 @@ def check_like(host: NDArray[Any], there: ArrayReference) -> None:
     found = (tuple(host.shape), host.dtype.name)
     if found != (tuple(there.shape), there.dtype) or not there.contiguous:
         raise AbiError(
-            f"host: expected {there.dtype} {list(there.shape)}, as the device's contiguous array "
-            f"has it, found {host.dtype.name} {list(host.shape)}; convert it"
+            "host",
+            f"{there.dtype} {list(there.shape)}, as the device's contiguous array has it",
+            f"{host.dtype.name} {list(host.shape)}",
+            "convert it",
         )
 
 
@@ -29,7 +31,7 @@ def describe(name: str, array: object) -> ArrayReference:
         return _describe_foreign(name, array)
     _require_numbers(name, array)
     if not array.dtype.isnative:
-        raise AbiError(f"{name}: expected native byte order, found {array.dtype.str}")
+        raise AbiError(name, "native byte order", array.dtype.str)
     return ArrayReference(
         address=array.ctypes.data,
         shape=array.shape,
@@ -52,11 +54,10 @@ def view(name: str, array: Any) -> NDArray[Any]:
 
 def _require_numbers(name: str, array: NDArray[Any]) -> None:
     if array.dtype.hasobject or array.dtype.kind in "SUMm":  # text, dates
-        raise AbiError(f"{name}: expected an array of numbers, found dtype {array.dtype}")
+        raise AbiError(name, "an array of numbers", f"dtype {array.dtype}")
     if isinstance(array, np.ma.MaskedArray):
         raise AbiError(
-            f"{name}: expected an array without a mask, found a masked one; fill it first "
-            "(array.filled(0))"
+            name, "an array without a mask", "a masked one", "fill it first (array.filled(0))"
         )
 
 
@@ -69,11 +70,13 @@ def _describe_foreign(name: str, array: Any) -> ArrayReference:
         on_gpu = dlpack.device_of(name, array) != "cpu"
     if on_gpu:
         raise AbiError(
-            f"{name}: expected a NumPy array on the CPU device, found a GPU array ({found}); "
-            "copy it with to_host() of its own device"
+            name,
+            "a NumPy array on the CPU device",
+            f"a GPU array ({found})",
+            "copy it with to_host() of its own device",
         )
     if not offered:
-        raise AbiError(f"{name}: expected a NumPy array, found {found}")
+        raise AbiError(name, "a NumPy array", found)
     return dlpack.describe(name, array)
 
 

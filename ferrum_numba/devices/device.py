@@ -308,7 +308,7 @@ class Kernel(ABC):
         self, config: LaunchConfig, positional: Sequence[object], named: Mapping[str, object]
     ) -> Invocation:
         if not isinstance(config, LaunchConfig):
-            raise AbiError(f"config: expected a LaunchConfig, found {type(config).__name__}")
+            raise AbiError("config", "a LaunchConfig", type(config).__name__)
         self._require_possible(config)
         bound = self._binder.bind(config, positional, named)
         block = ParameterBlock(self.signature)

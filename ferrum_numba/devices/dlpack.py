@@ -139,8 +139,12 @@ def _opened(name: str, array: object, capsule: object) -> tuple[_Tensor, int]:
         if versioned.major == _MAJOR:
             return versioned.tensor, versioned.flags
     raise AbiError(
-        f"{name}: expected a DLPack capsule of version {_MAJOR}.x or older, that nobody has taken "
-        f"a tensor out of, from {type(array).__name__}, found {capsule!r:.80}"
+        name,
+        (
+            f"a DLPack capsule of version {_MAJOR}.x or older, that nobody has taken a "
+            f"tensor out of, from {type(array).__name__}"
+        ),
+        f"{capsule!r:.80}",
     )
 
 
@@ -196,8 +200,12 @@ def _reference(name: str, tensor: _Tensor, device: str, readonly: bool) -> Array
     itemsize = tensor.type_bits // 8
     if tensor.type_code not in _NAMES or tensor.type_lanes != 1 or tensor.type_bits % 8:
         raise AbiError(
-            f"{name}: expected elements of whole bytes, found DLPack type code "
-            f"{tensor.type_code} of {tensor.type_bits} bits in {tensor.type_lanes} lanes"
+            name,
+            "elements of whole bytes",
+            (
+                f"DLPack type code {tensor.type_code} of {tensor.type_bits} bits in "
+                f"{tensor.type_lanes} lanes"
+            ),
         )
     strides = None
     if tensor.strides:

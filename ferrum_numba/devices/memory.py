@@ -53,7 +53,7 @@ class DeviceMemory(ABC):
     def limit(self, nbytes: int | None) -> None:
         """Raises DeviceError for what is no number of bytes.  What is in use stays."""
         if nbytes is not None and (type(nbytes) is not int or nbytes < 0):
-            raise DeviceError(f"limit: expected a number of bytes, or None, found {nbytes!r:.80}")
+            raise DeviceError("limit", "a number of bytes, or None", f"{nbytes!r:.80}")
         self._limit = nbytes
         if nbytes is not None and self.reserved > nbytes:
             self.trim()

@@ -68,8 +68,7 @@ class LaunchSequence:
     def _require_own(self, kernel: Launchable) -> None:
         if kernel.module.device is not self.device:
             raise LaunchError(
-                f"{self}: expected launches on that device, found one on another, "
-                f"{kernel.module.device.name}"
+                self, "launches on that device", f"one on another, {kernel.module.device.name}"
             )
 
     def update(self, step: int, **changes: object) -> None:
@@ -106,7 +105,7 @@ class LaunchSequence:
             number = -1
         if not 0 <= number < len(self):
             expected = f"0 to {len(self) - 1}" if len(self) else "none, since nothing was recorded"
-            raise AbiError(f"step: expected {expected}, found {step!r:.80}")
+            raise AbiError("step", expected, f"{step!r:.80}")
         return number
 
     def _require_ended(self) -> None:

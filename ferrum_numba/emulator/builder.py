@@ -112,8 +112,8 @@ class Builder(Text):
         """Where local memory begins, for each lane its own, as i64."""
         first = Value(self.emit("ptrtoint ptr %ctx to i64"), "i64")
         start, step = self.layout.local, self.layout.local_bytes
-        offsets = ", ".join(f"i64 {start + lane * step}" for lane in range(LANES))
-        return self.op("add", self.vector(first), Value(f"<{offsets}>", "i64", LANES))
+        offsets = self.numbers("i64", (start + lane * step for lane in range(LANES)))
+        return self.op("add", self.vector(first), offsets)
 
     def real(self, operand: Operand | None, llvm_type: str, ins: Instruction) -> Value:
         """An operand as half, bfloat, float or double."""
@@ -158,7 +158,7 @@ class Builder(Text):
             base, offset, n = field
             return self.load("i32", n, base, offset, 64 if n > 1 else 4)
         if name == "%laneid":
-            return Value(f"<{', '.join(f'i32 {i}' for i in range(LANES))}>", "i32", LANES)
+            return self.iota("i32")
         raise ins.refuse(f"the CPU device does not have the special register {name}")
 
     def lane_masks(self, name: str) -> Value:
@@ -169,8 +169,8 @@ class Builder(Text):
         for lane in range(LANES):
             word = (1 << lane) - 1 if before else -1 << lane + 1 if after else 0
             own = 1 << lane if name.endswith(("e", "q")) else 0
-            words.append(f"i32 {(word | own) & 0xFFFFFFFF}")
-        return Value(f"<{', '.join(words)}>", "i32", LANES)
+            words.append((word | own) & 0xFFFFFFFF)
+        return self.numbers("i32", words)
 
     # -- registers ------------------------------------------------------------------------------
 
@@ -197,7 +197,7 @@ class Builder(Text):
             return self.load(llvm_type, lanes, "%ctx", offset, align)
         if varying:
             mask = self.load("i32", 1, "%ctx", offset, 4)
-            return Value(self.emit(f"bitcast {mask} to <{LANES} x i1>"), "i1", LANES)
+            return self.lanes(mask)
         return self.cast("trunc", self.load("i8", 1, "%ctx", offset, 1), "i1")
 
     def write(self, operand: Operand | None, value: Value, ins: Instruction) -> None:
@@ -263,14 +263,12 @@ class Builder(Text):
         if self.active is None:
             return
         following = self.load("i32", LANES, "%ctx", NEXT, 64)
-        unfinished = self.compare("icmp ne", following, self.constant("i32", DONE))
+        unfinished = self.compare("icmp ne", following, DONE)
         away = self.op("and", unfinished, self.invert(self.active))
         missing = self.mask(away)
         if members is not None:  # each lane names its own; what one misses is missing
             missing = self.op("and", self.vector(members), missing)
-            self.library.declare(f"i32 @llvm.vector.reduce.or.v{LANES}i32(<{LANES} x i32>)")
-            call = f"call i32 @llvm.vector.reduce.or.v{LANES}i32({missing})"
-            missing = Value(self.emit(call), "i32")
+            missing = self.reduce("or", missing)
         self.stop(ins, missing)
 
 

@@ -27,7 +27,7 @@ class State(ctypes.Structure):
     cta, last: the CTA that is run, and where to end, counted along x, then y, then z.
     warp, phase: where it goes on in that CTA.
     idle: how often warps have waited in vain since one last went on from a wait, or arrived.
-    checks: what the code needs where checks are on (checks/memory.py), else NULL.
+    checks: what the code needs where checks are on (checks/state.py), else NULL.
     barriers: the sixteen named ones.
     """
 

@@ -88,8 +88,9 @@ class Program:
             raise LaunchError(f"grid {grid}, block {block}: expected 1 to 1024 threads in each CTA")
         if len(parameter_block) != self.signature.nbytes:
             raise LaunchError(
-                f"parameter block: expected {self.signature.nbytes} bytes for {self.entry},"
-                f" found {len(parameter_block)}"
+                "parameter block",
+                f"{self.signature.nbytes} bytes for {self.entry}",
+                len(parameter_block),
             )
         demanded = self.signature.reqntid
         if demanded is not None and (*demanded, 1, 1)[:3] != block:

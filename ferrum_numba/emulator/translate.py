@@ -99,7 +99,7 @@ class Module:
             b.label(f"bb{block.index}")
             if divergent:
                 next_block = b.load("i32", LANES, "%ctx", NEXT, 64)
-                b.active = b.compare("icmp eq", next_block, b.constant("i32", block.index))
+                b.active = b.compare("icmp eq", next_block, block.index)
             b.hooks.begins_block()
             self._lower(block)
             if block.last is not None:
@@ -142,8 +142,7 @@ class Module:
             self._store(register, b.vector(zero) if register in self.flow.varying else zero)
         if self.flow.divergent:
             valid = b.load("i32", 1, "%ctx", VALID, 4)
-            lanes = Value(b.emit(f"bitcast {valid} to <{LANES} x i1>"), "i1", LANES)
-            start = b.select(lanes, b.constant("i32", 0), b.constant("i32", DONE))
+            start = b.select(b.lanes(valid), b.constant("i32", 0), b.constant("i32", DONE))
             b.store(start, "%ctx", NEXT, 64)
 
     def _lower(self, block: Block) -> None:
@@ -174,7 +173,7 @@ class Module:
         elif value.n == 1:
             b.store(b.cast("zext", value, "i8"), "%ctx", offset, 1)
         else:
-            b.store(Value(b.emit(f"bitcast {value} to i32"), "i32"), "%ctx", offset, 4)
+            b.store(b.mask(value), "%ctx", offset, 4)
 
     def _start(self) -> list[str]:
         """Go to where the warp stopped."""
@@ -225,7 +224,7 @@ def _leave(b: Builder, block: Block, loop_steps: int) -> None:
     if loop_steps:
         to = b.constant("i32", block.target)
         if guard is not None:
-            to = b.select(guard, to, b.constant("i32", block.next))
+            to = b.select(guard, to, block.next)
         _count_steps(b, block, loop_steps, to)
     if guard is not None:
         b.line(f"br {guard}, label {_label(block.target)}, label {_label(block.next)}")
@@ -244,10 +243,10 @@ def _waits(b: Builder, block: Block) -> Value:
         waits = b.invert(is_open(b, ins))
         b.hooks.opened(b, ins, number_of(ins), waits)
     before = b.load("i32", 1, "%state", state_offset("idle"), 4)
-    more = b.op("add", before, b.constant("i32", 1))
-    idle = b.select(waits, more, b.constant("i32", 0))
+    more = b.op("add", before, 1)
+    idle = b.select(waits, more, 0)
     b.store(idle, "%state", state_offset("idle"), 4)
-    stuck = b.compare("icmp ugt", idle, b.constant("i32", IDLE_LIMIT))
+    stuck = b.compare("icmp ugt", idle, IDLE_LIMIT)
     b.stop(ins, b.cast("zext", stuck, "i32"))
     left = b.load("i64", 1, "%state", state_offset("steps"), 8)
     left = b.select(stuck, b.constant("i64", -1), left)
@@ -258,9 +257,9 @@ def _waits(b: Builder, block: Block) -> Value:
 def _count_steps(b: Builder, block: Block, steps: int, resume: Value) -> None:
     """Take a loop's steps from those that are left; where there are none the warp stops here."""
     before = b.load("i64", 1, "%state", state_offset("steps"), 8)
-    left = b.op("sub", before, b.constant("i64", steps))
+    left = b.op("sub", before, steps)
     b.store(left, "%state", state_offset("steps"), 8)
-    over = b.compare("icmp slt", left, b.constant("i64", 0))
+    over = b.compare("icmp slt", left, 0)
     b.line(f"br {over}, label %stop{block.index}, label %on{block.index}")
     b.label(f"stop{block.index}")
     b.line(f"ret {resume}")

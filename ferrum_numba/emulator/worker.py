@@ -357,7 +357,7 @@ def step_limit() -> int:
     except (ValueError, OverflowError):
         steps = 0
     if steps < 1:
-        raise DeviceError(f"FERRUM_CPU_STEPS: expected a number of instructions, found {text!r}")
+        raise DeviceError("FERRUM_CPU_STEPS", "a number of instructions", f"{text!r}")
     return steps
 
 

@@ -284,9 +284,9 @@ class Checkpoint:
         return ", ".join(sorted(files))
 
     def _spec(self, name: str) -> LayerSpec:
-        if name in self.problems:
+        if name in self.errors:
             raise copy(self.errors[name])
-        if name in self.unindexed and name not in self.layers:
+        if name not in self.layers and name in self.unindexed:
             raise CheckpointError(
                 name,
                 "a layer that the index names",

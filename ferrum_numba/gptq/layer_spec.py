@@ -44,6 +44,7 @@ class LayerSpec:
     scales_dtype  "float16" or "bfloat16"
     symmetric     what the configuration says; None if it says nothing
     nbytes        bytes of the layer's tensors on disk
+    indexed       whether the index names it; true where there is none
     """
 
     name: str
@@ -58,6 +59,7 @@ class LayerSpec:
     scales_dtype: str
     symmetric: bool | None
     nbytes: int
+    indexed: bool = True
 
 
 def read_layer_specs(
@@ -74,17 +76,17 @@ def read_layer_specs(
     """
     layers: dict[str, LayerSpec] = {}
     problems: dict[str, CheckpointError] = {}
-    left_out = set() if unindexed else set(unindexed_layers(shards))
+    passed_over = set(unindexed_layers(shards))
     alike: dict[object, LayerSpec] = {}  # a checkpoint has few kinds of layers, checked once each
     for name in _layer_names([*shards.tensors, *shards.missing]):
-        if name in left_out:
+        if name in passed_over and not unindexed:
             continue
         try:
             stored, rule = _stored(name, shards, config, g_idx), config.rule_for(name)
             kind = (rule, *((part, t.dtype, t.shape) for part, t in stored.items()))
             if kind not in alike:
                 alike[kind] = _layer_spec(name, stored, config, rule)
-            layers[name] = replace(alike[kind], name=name)
+            layers[name] = replace(alike[kind], name=name, indexed=name not in passed_over)
         except CheckpointError as error:
             problems[name] = error
     if g_idx == "file":
@@ -98,10 +100,12 @@ def read_layer_specs(
 
 
 def unindexed_layers(shards: Shards) -> list[str]:
-    """Layers in the files that the index does not name, while it names others.
+    """Layers in the files of a folder that its index does not name, while it names others.
 
     An index of the dense model, which no quantised layer is in, says nothing about them.
     """
+    if not shards.whole:
+        return []
     stored, index = _layer_names(shards.tensors), _layer_names(shards.index)
     unnamed = [name for name in stored if name not in index]
     return unnamed if len(unnamed) < len(stored) else []

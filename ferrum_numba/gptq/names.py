@@ -22,13 +22,18 @@ _SHORT = {long: short for short, long in _PROJECTIONS.items()}
 
 
 def spellings(name: str) -> Iterator[str]:
-    """The name of a layer, and then those that other files can have for it."""
+    """The name of a layer, and then those that files of other makers can have for it."""
     for expert in dict.fromkeys([name, _other_expert(name)]):
-        yield expert
-        prefix = next((text for text in _TEXT_MODELS if expert.startswith(f"{text}layers.")), None)
-        if prefix is not None:
-            rest = expert.removeprefix(prefix)
-            yield from (f"{other}{rest}" for other in _TEXT_MODELS if other != prefix)
+        yield from text_spellings(expert)
+
+
+def text_spellings(name: str) -> Iterator[str]:
+    """The name of a layer, and then those with its text model in other places."""
+    yield name
+    prefix = next((text for text in _TEXT_MODELS if name.startswith(f"{text}layers.")), None)
+    if prefix is not None:
+        rest = name.removeprefix(prefix)
+        yield from (f"{other}{rest}" for other in _TEXT_MODELS if other != prefix)
 
 
 def _other_expert(name: str) -> str:

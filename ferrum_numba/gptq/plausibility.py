@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from .packing import unpack_rows
-from .tensors import GptqTensors
+from .packing import NIBBLES, unpack_rows
+from .tensors import GptqTensors, in_order
 
 SIGNS = {
     "all-zero": "every weight is 0, as of an expert that was never calibrated",
@@ -67,9 +67,9 @@ def _found(tensors: GptqTensors, symmetric: bool | None) -> Iterator[tuple[str, 
             f"expected weights that differ within a group, found {constant.sum()} groups of "
             f"{scales.size} without, the first at [group, column] {_first(constant)}",
         )
-    zero = alike & is_zero
-    if zero.mean() > _ZERO_GROUPS:
-        yield "zero-groups", f"expected weights, found zeros alone in {zero.mean():.0%} of groups"
+    share = float((alike & is_zero).mean())
+    if share > _ZERO_GROUPS:
+        yield "zero-groups", f"expected weights, found zeros alone in {share:.0%} of the groups"
     yield from _of_scales(scales, alike)
     if symmetric is not True and zeros.size >= _LEAST_WORDS and zeros.min() == zeros.max():
         zero = int(zeros.flat[0])
@@ -130,23 +130,30 @@ def _groups_without_spread(
     """(whether all levels of a group are the same, which level that is), both [groups, N]."""
     alike = np.zeros((tensors.groups, tensors.N), np.bool_)
     level = np.zeros(alike.shape, np.uint8)
-    columns = np.arange(tensors.N)
-    if not tensors.act_order:
-        # Nearly no word has eight equal levels, so that it is equal to itself turned by one, but
-        # in such groups, where their rows are in order.
-        words = tensors.qweight.view(np.uint32)
-        turned = words << np.uint32(4) | words >> np.uint32(28)
-        columns = np.flatnonzero((words == turned).any(axis=0))
+    groups = in_order(tensors.K, tensors.group_size) if tensors.g_idx is None else tensors.g_idx
+    order = np.argsort(groups, kind="stable")
+    present, starts, rows = np.unique(groups[order], return_index=True, return_counts=True)
+    long = rows >= _LEAST_ROWS
+    present, starts = present[long], starts[long]
+
+    def levels(number: int) -> npt.NDArray[np.uint32]:
+        """Of the groups' rows of this number, [groups that are long enough, N]."""
+        row = order[starts + number]
+        shift = (row % NIBBLES * 4).astype(np.uint32)[:, None]
+        found: npt.NDArray[np.uint32] = tensors.qweight.view(np.uint32)[row // NIBBLES] >> shift
+        found &= np.uint32(15)
+        return found
+
+    # Few rows tell nearly all groups that have spread; only columns of the others are looked at.
+    first = levels(0)
+    few = np.ones(first.shape, np.bool_)
+    for number in range(1, _LEAST_ROWS):
+        few &= levels(number) == first
+    columns = np.flatnonzero(few.any(axis=0))
     if columns.size:
-        groups = tensors.g_idx
-        if groups is None:
-            groups = np.arange(tensors.K, dtype=np.int32) // np.int32(tensors.group_size)
-        order = np.argsort(groups, kind="stable")
-        levels = unpack_rows(np.ascontiguousarray(tensors.qweight[:, columns]))[order]
-        present, starts = np.unique(groups[order], return_index=True)
-        long = np.diff([*starts, tensors.K]) >= _LEAST_ROWS
-        lowest = np.minimum.reduceat(levels, starts, axis=0)
-        places = np.ix_(present, columns)
-        alike[places] = (lowest == np.maximum.reduceat(levels, starts, axis=0)) & long[:, None]
-        level[places] = lowest
+        whole = unpack_rows(np.ascontiguousarray(tensors.qweight[:, columns]))[order]
+        for group, start, count in zip(present, starts, rows[long], strict=True):
+            part = whole[start : start + count]
+            alike[group, columns] = (part == part[0]).all(axis=0)
+            level[group, columns] = part[0]
     return alike, level

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..errors import CheckpointError
-from .names import spellings
+from .names import text_spellings
 from .patterns import Patterns
 
 _OVERRIDES = {"bits": int, "group_size": int, "sym": bool}
@@ -64,19 +64,19 @@ class Rules:
         return iter(self.rules)
 
     def first(self, name: str) -> LayerRule | None:
-        """The rule for the layer `name`, if there is one.
+        """The rule for the quantised layer `name`, if there is one.
 
-        Where no rule matches a name in a multimodal model's text model, the names that the layer
-        has in other versions count.
+        Where no rule matches the name of a layer in a text model, its names in other versions
+        count, but for exclusions: that the layer is quantised says that they meant others.
         """
         if not self.rules:
             return None
-        for spelling in spellings(name):
+        for spelling in text_spellings(name):
             places = [self._exact.get(spelling)]
             pattern = self._patterns.first(spelling)
             places.append(None if pattern is None else self._places[pattern])
             found = [place for place in places if place is not None]
-            if found:
+            if found and (spelling == name or not self.rules[min(found)].excluded):
                 return self.rules[min(found)]
         return None
 

@@ -21,6 +21,7 @@ from ..errors import CheckpointError
 from .files import read_json
 from .safetensors_file import StoredTensor, read_header, read_tensors, same_bytes
 
+_NAMED = 8  # files, in a message
 INDEX_PATTERN = "*.safetensors.index.json"
 _DIGITS = re.compile(r"(\d+)")
 _NUMBERED = re.compile(r"(.+)-(\d{1,9})-of-(\d{1,9})\.safetensors")
@@ -35,6 +36,7 @@ class Shards:
     folder    where the files lie
     index     name -> file, as an index in the directory has it, stale or not
     problems  file -> what is wrong: an index that cannot be read, a file that is missing
+    whole     whether these are all files of the folder, not one that was asked for
     """
 
     tensors: Mapping[str, StoredTensor]
@@ -42,6 +44,7 @@ class Shards:
     folder: Path
     index: Mapping[str, str]
     problems: Mapping[str, CheckpointError]
+    whole: bool
 
     @classmethod
     def open(cls, path: Path) -> Shards:
@@ -67,12 +70,14 @@ class Shards:
         tensors |= {name: _choose(name, copies[name], index) for name in sorted(copies)}
         _warn_of_others(copies, index)
         ordered = {name: tensors[name] for name in _in_order(tensors)}
-        return cls(ordered, metadata, folder, index, problems)
+        return cls(ordered, metadata, folder, index, problems, path.is_dir())
 
     @cached_property
     def files(self) -> str:
-        """The names of the files, for messages."""
-        return ", ".join(sorted({file.name for file in {t.file for t in self.tensors.values()}}))
+        """The names of the files, for messages: up to a few of them, as there can be hundreds."""
+        names = sorted({file.name for file in {tensor.file for tensor in self.tensors.values()}})
+        more = len(names) - _NAMED
+        return ", ".join(names[:_NAMED]) + (f" and {more} more files" if more > 0 else "")
 
     @cached_property
     def missing(self) -> Mapping[str, str]:

@@ -45,9 +45,13 @@ class PagePool:
         with self._lock:
             if count > len(self._free):
                 raise DeviceError(
-                    f"cache: expected {count} free pages of {self.page} tokens, found "
-                    f"{len(self._free)} of {self.count}; close a session, release a sequence, or "
-                    "load the model with a larger cache_tokens"
+                    "cache",
+                    f"{count} free pages of {self.page} tokens",
+                    f"{len(self._free)} of {self.count}",
+                    (
+                        "close a session, release a sequence, or load the model with a larger "
+                        "cache_tokens"
+                    ),
                 )
             return [self._free.pop() for _ in range(count)]
 

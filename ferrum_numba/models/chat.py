@@ -82,15 +82,16 @@ def render(
         compiled = environment.from_string(text)
     except TemplateError as error:
         raise CheckpointError(
-            f"{where}: expected a Jinja2 template, found one that does not compile ({error}); "
-            "correct it"
+            where, "a Jinja2 template", f"one that does not compile ({error})", "correct it"
         ) from error
     try:
         return compiled.render(messages=messages, **variables)
     except Exception as error:  # a template is somebody else's program
         raise CheckpointError(
-            f"{where}: expected messages that the model's template takes, found some that it does "
-            f"not ({error}); pass what it asks for"
+            where,
+            "messages that the model's template takes",
+            f"some that it does not ({error})",
+            "pass what it asks for",
         ) from error
 
 

@@ -37,7 +37,7 @@ class Choice:
             ("seed", _integer(self.seed, -(2**63), 2**63), "an integer of 64 bits"),
         ):
             if not holds:
-                raise AbiError(f"{name}: expected {expected}, found {getattr(self, name)!r}")
+                raise AbiError(name, expected, f"{getattr(self, name)!r}")
 
     @property
     def leaves_out(self) -> bool:
@@ -54,7 +54,7 @@ class Choice:
             "seeds": seeds,
         }
         if self.leaves_out:
-            kept = {"thresholds": np.int32, "floors": np.int32}
+            kept: dict[str, Any] = {"thresholds": np.int32, "floors": np.int32}
             kept |= {"highest": np.float32, "masses": np.float32}
             host |= {name: np.zeros(batch, dtype) for name, dtype in kept.items()}
         found: dict[str, Any] = {name: device.to_device(array) for name, array in host.items()}

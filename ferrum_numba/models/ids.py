@@ -21,16 +21,20 @@ def checked_ids(name: str, ids: Any, vocab: int, dimensions: Sequence[int] = (1,
     array = np.asarray(ids)
     expected = " or ".join(f"{d}-dimensional" for d in dimensions)
     if array.size == 0:
-        raise AbiError(f"{name}: expected at least one token, found none; begin with the bos token")
+        raise AbiError(name, "at least one token", "none", "begin with the bos token")
     if array.ndim not in dimensions or array.dtype.kind not in "iu":
         raise AbiError(
-            f"{name}: expected a {expected} array of integers, found {array.dtype.name} "
-            f"{list(array.shape)}; encode text with Tokenizer.encode"
+            name,
+            f"a {expected} array of integers",
+            f"{array.dtype.name} {list(array.shape)}",
+            "encode text with Tokenizer.encode",
         )
     wrong = array[(array < 0) | (array >= vocab)]
     if wrong.size:
         raise AbiError(
-            f"{name}: expected ids from 0 to {vocab - 1}, the model's vocabulary, found "
-            f"{int(wrong.flat[0])}; take the model's own tokenizer"
+            name,
+            f"ids from 0 to {vocab - 1}, the model's vocabulary",
+            int(wrong.flat[0]),
+            "take the model's own tokenizer",
         )
     return np.ascontiguousarray(array, np.int32)

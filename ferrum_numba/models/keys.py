@@ -28,9 +28,7 @@ class Keys:
         """The object in `file`; an empty one where it is optional and not there."""
         content = {} if optional and not file.exists() else read_json(file)
         if not isinstance(content, dict):
-            raise CheckpointError(
-                f"{file}: expected a JSON object, found {type(content).__name__}; {_REMEDY}"
-            )
+            raise CheckpointError(file, "a JSON object", type(content).__name__, _REMEDY)
         return cls(content, file.name)
 
     def __getitem__(self, key: str) -> Any:
@@ -40,9 +38,7 @@ class Keys:
     def error(self, key: str, expected: str, remedy: str = _REMEDY) -> CheckpointError:
         """The refusal of the value of `key`."""
         found = repr(self[key]) if key in self.values else "nothing"
-        return CheckpointError(
-            f"{key} in {self.where}: expected {expected}, found {found[:200]}; {remedy}"
-        )
+        return CheckpointError(f"{key} in {self.where}", expected, found[:200], remedy)
 
     def count(self, key: str, otherwise: int | None = None, *, least: int = 1) -> int:
         """A whole number of at least `least`."""

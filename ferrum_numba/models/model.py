@@ -187,7 +187,7 @@ class Model:
         """
         for name, value in (("batch", batch), ("length", length)):
             if operator.index(value) < 1:
-                raise AbiError(f"{name}: expected an integer from 1 on, found {value}")
+                raise AbiError(name, "an integer from 1 on", value)
         self._require_length("length", length)
         return Session(self, batch, length, Choice(temperature, top_k, top_p, seed))
 
@@ -215,8 +215,10 @@ class Model:
         limit = self.config.max_positions
         if length > limit and self.config.rope.kind != "dynamic":
             raise AbiError(
-                f"{name}: expected at most {limit} tokens, the model's max_position_embeddings, "
-                f"found {length}; shorten them"
+                name,
+                f"at most {limit} tokens, the model's max_position_embeddings",
+                length,
+                "shorten them",
             )
 
     def __repr__(self) -> str:
@@ -235,7 +237,9 @@ def _sequence(end: int | Sequence[int]) -> tuple[int, ...]:
         found = ()
     if not found:
         raise AbiError(
-            f"stop: expected token ids, or sequences of them, found {end!r:.80}; texts are for "
-            "Tokenizer.stream"
+            "stop",
+            "token ids, or sequences of them",
+            f"{end!r:.80}",
+            "texts are for Tokenizer.stream",
         )
     return found

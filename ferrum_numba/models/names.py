@@ -176,13 +176,19 @@ class _Finder:
         if others:
             more = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
             raise CheckpointError(
-                f"{others[0]}{more}: expected no such tensor in a {self.config.architecture} of "
-                f"{self.config.layers} layers, found one in {self.checkpoint.path}; the model "
-                "has parts that are not computed here, or config.json is another model's"
+                f"{others[0]}{more}",
+                f"no such tensor in a {self.config.architecture} of {self.config.layers} layers",
+                f"one in {self.checkpoint.path}",
+                (
+                    "the model has parts that are not computed here, or config.json is another "
+                    "model's"
+                ),
             )
 
     def _refuse(self, name: str, expected: str, found: str) -> None:
         raise CheckpointError(
-            f"{name}: expected {expected}, as config.json asks, found {found} in "
-            f"{self.checkpoint.path}; get the whole checkpoint, with the config.json of its own"
+            name,
+            f"{expected}, as config.json asks",
+            f"{found} in {self.checkpoint.path}",
+            "get the whole checkpoint, with the config.json of its own",
         )

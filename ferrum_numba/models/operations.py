@@ -34,9 +34,10 @@ class Operations:
         padded = max(32, 1 << (config.head_dim - 1).bit_length())
         if config.head_dim % 8 or padded > 256 or config.heads // config.kv_heads > 16:
             raise CheckpointError(
-                "head_dim: expected a multiple of 8 up to 256, and up to 16 query heads a key "
-                f"head, found {config.head_dim} and {config.heads // config.kv_heads}; no kernel "
-                "here computes attention of other sizes"
+                "head_dim",
+                "a multiple of 8 up to 256, and up to 16 query heads a key head",
+                f"{config.head_dim} and {config.heads // config.kv_heads}",
+                "no kernel here computes attention of other sizes",
             )
         self._padded = padded
         self.page: int = self._rotary.fields["PAGE"]

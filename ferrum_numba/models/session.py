@@ -4,19 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from ..devices import Device
 from ..errors import AbiError, DeviceError
+from .cache import PagePool
 from .choice import Choice
-from .forward import Rows, Workspace
+from .config import ModelConfig
+from .forward import Forward, Rows, Workspace
 from .ids import Ids, checked_ids
-from .reading import Prompt
+from .operations import Operations
+from .reading import Prompt, Reading
 
-if TYPE_CHECKING:
-    from .model import Model
+
+class Decoder(Protocol):
+    """The model behind a session, as far as it needs one: no import of `Model`, which makes it."""
+
+    config: ModelConfig
+    device: Device
+    operations: Operations
+    forward: Forward
+    reading: Reading
+
+    def pool(self, batch: int, length: int) -> PagePool: ...
+    def turns(self, longest: int, length: int) -> tuple[Any, Any]: ...
 
 
 class Session:
@@ -27,7 +41,7 @@ class Session:
     time may use a session; sessions of one model may run in different threads.
     """
 
-    def __init__(self, model: Model, batch: int, length: int, choice: Choice) -> None:
+    def __init__(self, model: Decoder, batch: int, length: int, choice: Choice) -> None:
         """As `Model.session` makes it."""
         operations, config, device = model.operations, model.config, model.device
         self.batch, self.length = batch, length
@@ -64,14 +78,18 @@ class Session:
         free = [row for row, ids in enumerate(self._ids) if ids is None]
         if len(read) > len(free):
             raise AbiError(
-                f"prompts: expected at most {len(free)}, the session's free rows, found "
-                f"{len(read)}; release sequences, or open a session with a larger batch"
+                "prompts",
+                f"at most {len(free)}, the session's free rows",
+                len(read),
+                "release sequences, or open a session with a larger batch",
             )
         for number, ids in enumerate(read):
             if len(ids) > self.length:
                 raise AbiError(
-                    f"prompts[{number}]: expected at most {self.length} tokens, the session's "
-                    f"length, found {len(ids)}; open a session with a larger length"
+                    f"prompts[{number}]",
+                    f"at most {self.length} tokens, the session's length",
+                    len(ids),
+                    "open a session with a larger length",
                 )
         need = [-(-len(ids) // self._pool.page) for ids in read]
         pages = self._pool.take(sum(need))
@@ -114,12 +132,14 @@ class Session:
         self._require_open()
         active = [row for row, ids in enumerate(self._ids) if ids is not None]
         if not active:
-            raise AbiError("step: expected a sequence, found none; prefill() a prompt first")
+            raise AbiError("step", "a sequence", "none", "prefill() a prompt first")
         for row in active:
             if self._where[row] + 2 > self.length:
                 raise AbiError(
-                    f"step: expected sequences shorter than {self.length}, the session's length, "
-                    f"found row {row} of that length; release it, or open a longer session"
+                    "step",
+                    f"sequences shorter than {self.length}, the session's length",
+                    f"row {row} of that length",
+                    "release it, or open a longer session",
                 )
         self._catch_up(active)
         self._run(forward=self._behind, draw=True)
@@ -148,7 +168,7 @@ class Session:
         """The prompt and all tokens drawn of a row's sequence."""
         ids = self._ids[row]
         if ids is None:
-            raise AbiError(f"row: expected one with a sequence, found {row}, which has none")
+            raise AbiError("row", "one with a sequence", f"{row}, which has none")
         return list(ids)
 
     def release(self, row: int) -> None:
@@ -222,9 +242,7 @@ class Session:
 
     def _require_open(self) -> None:
         if self._closed:
-            raise DeviceError(
-                "session: expected an open one, found one that is closed; open another"
-            )
+            raise DeviceError("session", "an open one", "one that is closed", "open another")
 
     def __enter__(self) -> Session:
         return self

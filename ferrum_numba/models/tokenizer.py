@@ -45,23 +45,29 @@ class Tokenizer:
         missing = [name for name in ("tokenizers", "jinja2") if find_spec(name) is None]
         if missing:
             raise FerrumError(
-                f"text: expected {' and '.join(missing)}, found none: "
-                'pip install "ferrum-numba[text]"'
+                "text", " and ".join(missing), 'none: pip install "ferrum-numba[text]"'
             )
         import tokenizers
 
         folder = Path(folder)
         if not (folder / _FILE).is_file():
             raise CheckpointError(
-                f"{folder / _FILE}: expected the model's tokenizer, found nothing; other kinds of "
-                "tokenizer files are not read: save it with transformers' fast tokenizer"
+                folder / _FILE,
+                "the model's tokenizer",
+                "nothing",
+                (
+                    "other kinds of tokenizer files are not read: save it with transformers' fast "
+                    "tokenizer"
+                ),
             )
         try:
             tokenizer = tokenizers.Tokenizer.from_file(str(folder / _FILE))
         except Exception as error:  # the library raises no other type
             raise CheckpointError(
-                f"{folder / _FILE}: expected a tokenizer, found what tokenizers "
-                f"{tokenizers.__version__} cannot read ({error}); download the file again"
+                folder / _FILE,
+                "a tokenizer",
+                f"what tokenizers {tokenizers.__version__} cannot read ({error})",
+                "download the file again",
             ) from error
         tokenizer.no_truncation()  # as its file may ask for
         tokenizer.no_padding()
@@ -107,8 +113,10 @@ class Tokenizer:
         """
         if self._template is None:
             raise CheckpointError(
-                "chat_template: expected one beside the tokenizer, found none: the model is not "
-                "made for chats; encode() the text itself"
+                "chat_template",
+                "one beside the tokenizer",
+                "none: the model is not made for chats",
+                "encode() the text itself",
             )
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
@@ -130,7 +138,7 @@ class TextStream:
     def __init__(self, tokenizer: Tokenizer, after: Sequence[int], stop: Sequence[str]) -> None:
         """As `Tokenizer.stream` makes it. Raises FerrumError for a stop text that is empty."""
         if not all(stop):
-            raise FerrumError("stop: expected texts of at least a character, found an empty one")
+            raise FerrumError("stop", "texts of at least a character", "an empty one")
         self._tokenizer, self._stop = tokenizer, tuple(stop)
         self._ids = list(after)[-_CONTEXT:]
         self._known = len(self._ids)  # of these the text is given out, or was before the stream

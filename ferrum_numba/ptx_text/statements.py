@@ -58,8 +58,9 @@ def read_opcode(text: str) -> Opcode:
     base, *rest = text.split(".")
     if base in ("mbarrier", "tensormap") and rest:
         base = f"{base}.{rest.pop(0)}"
-    elif rest[:2] == ["async", "bulk"]:
-        base, rest = f"{base}.async.bulk", rest[2:]
+    elif "bulk" in rest[:3]:  # cp.async.bulk, cp.reduce.async.bulk
+        count = rest.index("bulk") + 1
+        base, rest = ".".join([base, *rest[:count]]), rest[count:]
         if "tensor" in rest[:2]:  # or .prefetch.tensor
             base = f"{base}.tensor"
             rest.remove("tensor")

@@ -1,4 +1,4 @@
-"""What the other rows compute, tested and written up."""
+"""Reports: what the other rows compute, tested and written up."""
 
 from .comparison import (
     Comparison,

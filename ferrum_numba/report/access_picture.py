@@ -114,7 +114,7 @@ def _column(lines: dict[int, int], address: int) -> int:
 
 
 def _label_lines(axis: Axes, access: Access, place_of: Callable[[int, int], str]) -> None:
-    """What the touched lines begin with, as far as there is room."""
+    """Labels of the touched lines, as far as there is room."""
     lines = access.units(_LINE).tolist()
     words = _LINE // _WORD
     for i in range(1, len(lines)):

@@ -19,7 +19,7 @@ _VISIBLE = 0.1  # quantisation steps
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What was measured of a layer that is looked into.
+    """Measurements of a layer that is looked into.
 
     y            float32 (M, N), its output for the first M rows of the reference's x
     tensors      its own, and `sample` some rows of them
@@ -83,7 +83,7 @@ def _no_error(failed: bool) -> LayerFault:
 
 
 def _weight_cause(evidence: Evidence) -> LayerFault | None:
-    """Why the weight is wrong; with an oracle, whether the device or the reading of the file is."""
+    """Fault of the weight; with an oracle, of the device or of the reading of the file."""
     sample, found, expected = evidence.sample, evidence.found, evidence.expected
     own = sample.weight()
     if evidence.reference.source == OWN or wrong_weights(found, own, sample).any():

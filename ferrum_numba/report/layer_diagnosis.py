@@ -1,4 +1,4 @@
-"""Where a layer's error lies, how large it is, and what has likely caused it."""
+"""Diagnosis of a layer: the place of its error, its size, and its likely cause."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class ErrorMap:
 
 @dataclass(frozen=True)
 class LayerDiagnosis:
-    """What was found about one layer; m: the rows of x, 0 where two weights were compared.
+    """Diagnosis of one layer; m: the rows of x, 0 where two weights were compared.
 
     histogram  elements of y by error / bound: exact ones, then by the decades between and around
                10^-4 .. 10^4 (1 is what passes), then NaN; empty where weights were compared
@@ -87,7 +87,7 @@ def diagnose_layer(
 def diagnose_difference(
     tensors: GptqTensors, expected: npt.NDArray[np.float16], found: npt.NDArray[np.float16]
 ) -> LayerDiagnosis:
-    """How two weights [K, N] differ, the first of them that of `tensors`."""
+    """Compare two weights [K, N], the first of them that of `tensors`."""
     K, N = expected.shape
     rows = -(-K // (_BLOCKS * NIBBLES)) * NIBBLES
     sizes = np.empty((-(-K // rows), N), np.float32)

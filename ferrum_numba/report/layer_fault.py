@@ -1,4 +1,4 @@
-"""What is likely wrong with a layer: known faults tried on the numbers, and the best one named."""
+"""Faults of a layer: the known ones are tried on the numbers, and the best one is named."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _WORDS = {
 
 @dataclass(frozen=True)
 class LayerFault:
-    """What is likely wrong.
+    """A likely fault.
 
     name         a short one, such as "zero-too-small"; "unknown" where nothing fits
     sentence     for people
@@ -65,7 +65,7 @@ def best(causes: Iterator[LayerFault | None]) -> LayerFault | None:
 def wrong_weights(
     found: Float32Array, expected: Float32Array, sample: WeightParts
 ) -> npt.NDArray[Any]:
-    """Where the weight that a device computes with is another, bool [R, N]; NaN counts.
+    """Mark the weights that a device computes with wrongly, bool [R, N]; NaN counts.
 
     By more than a tenth of a quantisation step: roundings, even to bfloat16, are below that.
     """
@@ -78,7 +78,7 @@ def wrong_weights(
 def diagnose_weight(
     found: Float32Array, expected: Float32Array, sample: WeightParts
 ) -> LayerFault | None:
-    """Why a device's weight is not the expected one; both float32 [R, N], the rows of `sample`.
+    """Find the fault of a device's weight; both float32 [R, N], the rows of `sample`.
 
     A hypothesis that predicts what is expected, as that of symmetric zeros for a symmetric layer,
     cannot be told from a right reading and is left out.
@@ -133,12 +133,12 @@ def _columns_missing(found: Float32Array, expected: Float32Array) -> LayerFault 
 
 
 def _dead(found: Float32Array, expected: Float32Array, axis: int) -> npt.NDArray[np.bool_]:
-    """Which rows (axis 1) or columns (axis 0) are 0, though they should not be."""
+    """Mark rows (axis 1) or columns (axis 0) that are 0 and should not be."""
     dead: npt.NDArray[np.bool_] = np.any(expected, axis=axis, keepdims=True)
     dead = dead & ~np.any(found, axis=axis, keepdims=True)
     return dead.ravel()
 
 
 def _trailing(flags: npt.NDArray[np.bool_]) -> int:
-    """How many are true at the end."""
+    """Count the true ones at the end."""
     return len(flags) if flags.all() else int(np.argmin(flags[::-1]))

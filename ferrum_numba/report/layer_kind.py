@@ -11,7 +11,7 @@ from .reference import Dtype
 
 @dataclass(frozen=True)
 class LayerKind:
-    """What the choice of a kernel and the time that it takes depend on.
+    """Kind of a layer: the choice of a kernel and its time depend on nothing else.
 
     K, N, ...  as in `LayerSpec`
     dtype      of x and y: that of the layer's scales

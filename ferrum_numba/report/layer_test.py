@@ -64,7 +64,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class LayerResult:
-    """What came of testing one layer of a checkpoint.
+    """Result of testing one layer of a checkpoint.
 
     K, N, ...     as in `LayerSpec`; 0 and empty where the headers cannot be read
     device        its name
@@ -117,7 +117,7 @@ class LayerResult:
 
 @dataclass(frozen=True)
 class Plan:
-    """How layers are tested.
+    """Plan of a test of layers.
 
     m_values  rows of x, one measurement each
     dtype     of x and y: "float16" or "bfloat16"
@@ -141,11 +141,11 @@ class Plan:
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """What the host does of a test before a device is needed.
+    """The host's part of a test, done before a device is needed.
 
     spec: None where not even the headers can be read.
     outcome: the tensors and the reference, or the exception that stood against them.
-    warnings: as in `LayerResult`.
+    warnings, note: as in `LayerResult`.
     """
 
     name: str
@@ -153,6 +153,7 @@ class Prepared:
     outcome: tuple[GptqTensors, Reference] | Exception
     seconds: float
     warnings: tuple[str, ...] = ()
+    note: str = ""
 
 
 def prepare_layer(checkpoint: Checkpoint, name: str, plan: Plan) -> Prepared:
@@ -175,7 +176,8 @@ def prepare_layer(checkpoint: Checkpoint, name: str, plan: Plan) -> Prepared:
     except Exception as error:  # whatever it is, the other layers are still to be tested
         outcome = error
     said = tuple(f"{sign}: {found}" for sign, found in warnings.items())
-    return Prepared(name, spec, outcome, time.perf_counter() - start, said)
+    note = "" if spec is None or spec.indexed else "the index does not name it"
+    return Prepared(name, spec, outcome, time.perf_counter() - start, said, note)
 
 
 def verify_layer(
@@ -225,7 +227,7 @@ def run_prepared(prepared: Prepared, device: Device, plan: Plan) -> LayerResult:
         dtype=plan.dtype,
         kernel=plan.kernel,
         reference=source,
-        note=note or _oracle_note(plan, source),
+        note=note or prepared.note or _oracle_note(plan, source),
         measurements=measurements,
         verdict=verdict,
         reason=reason,
@@ -241,7 +243,7 @@ def _look_into(
     reference: Reference,
     measurements: Sequence[Measurement],
 ) -> tuple[LayerDiagnosis | None, str]:
-    """What `explain` finds for the first M that fails, or the largest; a note where it cannot."""
+    """Diagnosis for the first M that fails, or the largest; a note where there is none."""
     failing = [measured.m for measured in measurements if not measured.passes]
     m = failing[0] if failing else max(measured.m for measured in measurements)
     try:
@@ -312,7 +314,7 @@ def _relative(difference: Float32Array, expected: Float32Array) -> float:
 
 
 def mismatch(measurements: Sequence[Measurement]) -> str:
-    """What is wrong with the first measurement that is beyond its bounds; else nothing."""
+    """Describe the first measurement that is beyond its bounds; empty for none."""
     for measured in measurements:
         where = "row {}, column {}".format(*measured.worst_element)
         if not math.isfinite(measured.relative_error):

@@ -42,7 +42,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class KindResult:
-    """What came of timing one layer of a kind.
+    """Result of timing one layer of a kind.
 
     kind     None for a layer whose headers cannot be read
     layers   all layers of this kind; the first of them was timed
@@ -131,7 +131,7 @@ def _time_kind(
 
 
 def _wrong(timings: Sequence[Timing]) -> str:
-    """What is wrong with the first timed result that is, and whose it is; else nothing."""
+    """Describe the first timed result that is wrong, and whose it is; empty for none."""
     measured = [each for timing in timings for each in (timing.own, timing.canonical)]
     found = ((mismatch([each]), each.kernel) for each in measured)
     return next((f"{what}; by {kernel}" for what, kernel in found if what), "")

@@ -1,4 +1,4 @@
-"""What quantisation lost of each layer: of its weight, and of outputs for some inputs."""
+"""Loss by quantisation: of each layer's weight, and of outputs for some inputs."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ def _ratio(squares: float, size: float) -> float:
 
 
 def _reason(loss: Loss, tolerance: float) -> str:
-    """Why a layer does not pass; NaN does not."""
+    """Reason why a layer does not pass; NaN does not."""
     if tolerance:
         if loss.output_error <= tolerance:
             return ""

@@ -1,4 +1,4 @@
-"""Why a stored output is another one though the device computes what the tensors say."""
+"""Faults of stored outputs, where the device computes what the tensors say."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def in_the_oracle(reading: LayerFault | None) -> LayerFault:
 def diagnose_stored(
     y: Float32Array, reference: Reference, tensors: GptqTensors
 ) -> LayerFault | None:
-    """Why the stored output is not y, float32 (M, N), that of the reference's first M rows.
+    """Find why the stored output is not y, float32 (M, N), of the reference's first M rows.
 
     None where y is not what the tensors say, so that the device is to blame.
     """

@@ -16,7 +16,7 @@ _ROWS = 512  # of x, at most, when every row is compared with every other
 
 
 def diagnose_rows(found: Float32Array, reference: Reference) -> LayerFault | None:
-    """Why y, float32 (M, N), is wrong where its rows, or those of x, were mixed up."""
+    """Find rows of y, float32 (M, N), or of x that were mixed up."""
     return best(_row_causes(found, reference))
 
 
@@ -81,7 +81,7 @@ def _strided(reference: Reference, m: int) -> Iterator[tuple[int, Float32Array]]
 
 
 def diagnose_bias(found: Float32Array, reference: Reference) -> LayerFault | None:
-    """Why the output for x = 0, float32 [N], is not the bias; None where it is."""
+    """Find the fault of the bias: the output for x = 0, float32 [N]; None for none."""
     expected = np.zeros_like(found) if reference.bias is None else reference.bias
     size = float(np.abs(expected).max())
     if np.abs(found - expected).max() <= 2.0**-7 * size:
@@ -129,7 +129,7 @@ def _s(flags: npt.NDArray[Any]) -> str:
 
 
 def ranges(flags: npt.NDArray[Any]) -> str:
-    """Where flags are true, such as "3, 8-15"; at most four parts."""
+    """Ranges where flags are true, such as "3, 8-15"; at most four parts."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], flags.astype(np.int8), [0]])))
     parts = [
         f"{first}" if last - first == 1 else f"{first}-{last - 1}"

@@ -44,7 +44,7 @@ class Probe:
         return cls(layer, m, weight, bias)
 
     def block_errors(self, seed: int = 0) -> tuple[Float32Array, int]:
-        """How wrong each block of rows is in each column: float32 [blocks, N], rows in a block.
+        """Error of each block of rows in each column: float32 [blocks, N], rows in a block.
 
         The error of a sum of the block's rows with random signs, over the root of their number: of
         the size of one weight's error, and 0 only by chance where a weight is wrong.
@@ -66,7 +66,7 @@ class Probe:
         return errors.astype(np.float32), rows
 
     def words(self, near: int) -> npt.NDArray[Any]:
-        """Which words of rows to read back: a run from row `near`, the last ones, and a spread."""
+        """Words of rows to read back: a run from row `near`, the last ones, and a spread."""
         K, N = self.weight.shape
         count = K // NIBBLES
         most = min(_MOST_ROWS, 2 * _LAUNCHES * self.m, _ELEMENTS // N) // NIBBLES

@@ -50,7 +50,7 @@ class Reference:
     source: str
 
     def bounds(self, m: int) -> Bounds:
-        """What passes for the first m rows."""
+        """Bounds for the first m rows."""
         return error_bounds(self.x[:m], self.y[:m], self.norms, self.bias, self.dtype)
 
 
@@ -117,7 +117,7 @@ def _zero_norms(tensors: GptqTensors) -> Float32Array:
 
 
 def rows_of_groups(tensors: GptqTensors) -> npt.NDArray[np.int64]:
-    """How many rows each group has, [groups]."""
+    """The number of rows of each group, [groups]."""
     return np.bincount(groups_of_rows(tensors), minlength=tensors.groups)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from functools import partial
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from threading import Lock, Semaphore, Thread
 
 from ..devices import Device
@@ -17,6 +17,8 @@ from ..errors import CheckpointError, DeviceError, did_you_mean
 from ..gptq import Checkpoint
 from .layer_test import LayerResult, Plan, Prepared, prepare_layer, run_prepared
 
+# A wait without end misses a Ctrl-C that comes just before it: Python looks between its steps.
+_GLANCE = 0.2  # seconds
 _PATIENCE = 0.5  # seconds that threads have to end, where the caller has had enough
 _MOST_PREPARERS = 4  # threads; each holds one layer's weight in float16, 117 MB for 8B's largest
 
@@ -74,7 +76,10 @@ def verify_layers(
         for thread in threads:
             thread.start()
         while left:
-            found = pipeline.results.get()
+            try:
+                found = pipeline.results.get(timeout=_GLANCE)
+            except Empty:
+                continue
             if isinstance(found, BaseException):
                 raise found
             left -= 1

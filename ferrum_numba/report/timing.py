@@ -1,4 +1,4 @@
-"""How long a device takes for its work: medians of graphs, over weights that no cache holds."""
+"""Timing of a device's work: medians of graphs, over weights that no cache holds."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ def host_seconds(job: Callable[[], object]) -> float:
 
 
 def rounds_of(jobs: int, once: float) -> int:
-    """How often a graph repeats its jobs, all of which take `once` seconds."""
+    """Repetitions of a graph's jobs, all of which take `once` seconds."""
     return max(1, min(-(-_LAUNCHES // jobs), int(_LONG_ENOUGH / once)))
 
 
 def _replays(seconds: float) -> int:
-    """How often to repeat what takes so long."""
+    """Repetitions of what takes so long."""
     return max(1, min(REPLAYS, int(_AT_MOST / seconds)))
 
 

@@ -1,4 +1,4 @@
-"""How far a device may lie from the float32 reference: by theory, from K, dtype and the data.
+"""Distance allowed from the float32 reference: by theory, from K, dtype and the data.
 
     y[m, n] = sum over k of x[m, k] * w[k, n], then + bias[n],   w = scale * (level - zero)
 
@@ -54,7 +54,7 @@ class WeightNorms:
 
 @dataclass(frozen=True, eq=False)
 class Bounds:
-    """What passes.
+    """Bounds of what passes.
 
     elements  float32 [M, N]: the largest |y - y32| of each element
     relative  the largest ||y - y32|| / ||y32|| (Frobenius)

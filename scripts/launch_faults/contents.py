@@ -175,6 +175,12 @@ FAULTS = [
         lambda shape: w4a16(shape, zeros="gptqmodel", between=(0, 15)).case(),
     ),
     Fault(
+        "qzeros-of-a-like-layer",
+        "array-of-another-layer",
+        "qzeros of a layer of the same shape",
+        _of_another_layer(lambda words: words[::-1]),
+    ),
+    Fault(
         "qzeros-of-a-narrower-layer",
         "array-of-another-layer",
         "qzeros of a layer with fewer columns",

@@ -58,15 +58,14 @@ def test_a_table_shows_names_harmlessly(hostile):
             assert name in shown
 
 
-@pytest.mark.parametrize(
-    "command", [("verify",), ("bench", "--m", "1", "--seconds", "0.01"), ("compare",)]
-)
+@pytest.mark.parametrize("command", [("verify",), ("bench", "--m", "1"), ("compare",)])
 def test_no_command_obeys_them(hostile, command):
     name, *options = command
     paths = (hostile, hostile) if name == "compare" else (hostile, *options, "--device", "cpu")
     for extra in ((), ("--json",)):
         result = run(name, *paths, *extra)
         assert not isinstance(result.exception, Exception), result.exception
+        assert "Usage" not in result.output
         assert not COMMANDS.search(result.output)
 
 

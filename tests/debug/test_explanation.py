@@ -3,6 +3,7 @@ asks about all of them, in launches of several shapes."""
 
 from __future__ import annotations
 
+import ast
 from dataclasses import replace
 from pathlib import Path
 
@@ -182,3 +183,18 @@ def test_errors_name_their_cause(changes, note: str) -> None:
     import re
 
     assert re.search(note, "\n".join(raised.value.__notes__), re.DOTALL), raised.value.__notes__
+
+
+def test_the_codes_of_errors_about_files_are_causes() -> None:
+    """`explain` goes by them: one that is no cause would be called unknown."""
+    package = Path(fe.__file__).parent
+    found = {
+        keyword.value.value
+        for path in [*(package / "gptq").rglob("*.py"), package / "abi" / "sidecar.py"]
+        for call in ast.walk(ast.parse(path.read_text()))
+        if isinstance(call, ast.Call)
+        for keyword in call.keywords
+        if keyword.arg == "code" and isinstance(keyword.value, ast.Constant)
+    }
+    assert len(found) > 8
+    assert found <= set(CAUSES)

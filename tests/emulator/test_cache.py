@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ferrum_numba.emulator import Program, cache
+from ferrum_numba.emulator import Program, cache, native
 from ferrum_numba.emulator.cache import Cache
 from ferrum_numba.emulator.host import Host
 from ferrum_numba.emulator.native import key_of_code
@@ -19,12 +19,14 @@ from ferrum_numba.emulator.native import key_of_code
 from .harness import entry
 
 KERNEL = entry(1, "add.u32 %t1, %t0, 41; st.global.b32 [%q0], %t1;")
+FUNCTIONS = 1  # of the library that it calls: each has an entry
 
 
 @pytest.fixture
 def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache for one test: the folder in which its entries will be."""
     monkeypatch.setenv("FERRUM_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(native, "_pieces", {})  # functions of the library that others compiled
     return tmp_path / "cache" / "cpu"
 
 
@@ -46,16 +48,17 @@ def test_the_second_time_comes_from_the_disk(directory: Path) -> None:
     second = Program.compile(KERNEL, "k")
     assert second.cached
     assert result(second) == 41 + 31
-    (path,) = directory.iterdir()
+    paths = list(directory.iterdir())
+    assert len(paths) == 1 + FUNCTIONS
     if sys.platform != "win32":
         assert directory.stat().st_mode & 0o777 == 0o700
-        assert path.stat().st_mode & 0o777 == 0o600
+        assert all(path.stat().st_mode & 0o777 == 0o600 for path in paths)
 
 
 def test_each_variant_has_an_entry_of_its_own(directory: Path) -> None:
     program = Program.compile(KERNEL, "k")
     assert result(program, threads=5) == 41 + 4
-    assert len(list(directory.iterdir())) == 2
+    assert len(list(directory.iterdir())) == 2 + FUNCTIONS
     again = Program.compile(KERNEL, "k")
     assert result(again, threads=5) == 41 + 4
     assert again.cached
@@ -83,19 +86,22 @@ def test_what_the_key_depends_on(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "append"])
-def test_a_damaged_entry_is_made_anew(directory: Path, damage: str) -> None:
+def test_a_damaged_entry_is_made_anew(
+    directory: Path, damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     Program.compile(KERNEL, "k")
-    (path,) = directory.iterdir()
-    whole = path.read_bytes()
-    middle = len(whole) // 2
-    flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
-    path.write_bytes(
-        {"flip": flipped, "cut": whole[:-7], "empty": b"", "append": whole + b"\0"}[damage]
-    )
+    entries = {path: path.read_bytes() for path in directory.iterdir()}
+    for path, whole in entries.items():
+        middle = len(whole) // 2
+        flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
+        path.write_bytes(
+            {"flip": flipped, "cut": whole[:-7], "empty": b"", "append": whole + b"\0"}[damage]
+        )
+    monkeypatch.setattr(native, "_pieces", {})  # as in another process
     program = Program.compile(KERNEL, "k")
     assert not program.cached
     assert result(program) == 41 + 31
-    assert path.read_bytes() == whole
+    assert {path: path.read_bytes() for path in directory.iterdir()} == entries
     assert Program.compile(KERNEL, "k").cached
 
 
@@ -185,5 +191,5 @@ def test_many_processes(directory: Path, tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(root)}
     running = [subprocess.Popen(command, env=environment) for _ in range(3)]
     assert [process.wait() for process in running] == [0, 0, 0]
-    assert len(list(directory.iterdir())) == 1
+    assert len(list(directory.iterdir())) == 1 + FUNCTIONS
     assert Program.compile(KERNEL, "k").cached

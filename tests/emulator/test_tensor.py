@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import NamedTuple
 
+import ml_dtypes as ml_dtypes  # NumPy knows bfloat16 by it
 import numpy as np
 import pytest
 
@@ -13,7 +14,8 @@ from tests.emulator.checks.harness import ALL, check, described
 from tests.emulator.test_mbarrier import WAIT
 
 BLOCK = 128
-ELEMTYPES = {"u1": 0, "u2": 1, "u4": 2, "u8": 4, "f2": 6, "f4": 7}
+ELEMTYPES = {"u1": 0, "u2": 1, "u4": 2, "i4": 3, "u8": 4, "i8": 5, "f2": 6, "f4": 7, "f8": 9}
+ELEMTYPES["bfloat16"] = 10
 NAMES = ("box_dim", "global_dim", "element_stride")
 
 
@@ -107,11 +109,16 @@ add.u32 %t7, %t7, {BLOCK}; bra COPY;
 COPIED:"""
 
 
-def copy_out(case: Case) -> str:
-    """The box at `case.at` of the tensor p0 = p1, which is as in shared memory."""
+def copy_out(case: Case, operation: str = "") -> str:
+    """The box at `case.at` of the tensor p0 = p1, which is as in shared memory.
+
+    operation: by which the two are combined instead.
+    """
     nbytes = int(np.prod(case.box)) * np.dtype(case.dtype).itemsize
     places = "".join(f"mov.b32 %t{20 + d}, {c};" for d, c in enumerate(case.at))
-    opcode = f"cp.async.bulk.tensor.{len(case.dims)}d.global.shared::cta.tile.bulk_group"
+    action, how = ("reduce.", f".{operation}") if operation else ("", "")
+    rank = len(case.dims)
+    opcode = f"cp.{action}async.bulk.tensor.{rank}d.global.shared::cta{how}.tile.bulk_group"
     return f"""{make_map(case)}
 add.u32 %t6, %t2, 1024; {places} mov.u32 %t7, %t0;
 COPY: setp.ge.u32 %p3, %t7, {nbytes // 4}; @%p3 bra COPIED;
@@ -206,6 +213,58 @@ def test_boxes_out(device: fe.Device, case: Case) -> None:
     np.testing.assert_array_equal(found, expected)
 
 
+OPERATIONS = {
+    "add": lambda x, y: x + y,
+    "min": np.minimum,
+    "max": np.maximum,
+    "inc": lambda x, y: 0 if x >= y else x + 1,
+    "dec": lambda x, y: y if x == 0 or x > y else x - 1,
+    "and": lambda x, y: x & y,
+    "or": lambda x, y: x | y,
+    "xor": lambda x, y: x ^ y,
+}
+COMBINED = {
+    "add": ("u4", "i4", "u8", "f2", "f4", "f8", "bfloat16"),
+    **dict.fromkeys(("min", "max"), ("u4", "i4", "u8", "i8", "f2", "bfloat16")),
+    **dict.fromkeys(("inc", "dec"), ("u4",)),
+    **dict.fromkeys(("and", "or", "xor"), ("u4", "u8")),
+}
+
+
+def combined(device: fe.Device, case: Case, operation: str) -> tuple[np.ndarray, np.ndarray]:
+    """What the device makes of a tensor, and what NumPy does."""
+    x, pairs = tensor(case), box_of(case, case.dims[0])
+    low = 0 if np.dtype(case.dtype).kind == "u" else -50
+    values = np.random.default_rng(1).integers(low, 120, len(pairs)).astype(case.dtype)
+    expected = x.copy()
+    for near, far in pairs:
+        if far >= 0:
+            expected[far] = OPERATIONS[operation](x[far], values[near])
+    map_ = np.zeros(32, np.int32)
+    found, _, _ = launch(device, copy_out(case, operation), x.view("u1"), values.view("u1"), map_)
+    return found.view(case.dtype), expected
+
+
+@pytest.mark.parametrize(
+    ("operation", "dtype"), [(name, dtype) for name in COMBINED for dtype in COMBINED[name]]
+)
+def test_boxes_combined(device: fe.Device, operation: str, dtype: str) -> None:
+    case = Case(dtype, (48, 5, 3), (16, 4, 2), (32, 2, 0), 1 if np.dtype(dtype).itemsize < 4 else 0)
+    np.testing.assert_array_equal(*combined(device, case, operation))
+
+
+def test_nothing_is_combined_outside_of_the_tensor() -> None:
+    case = Case("f2", (75, 40), (16, 8), (64, 37), 1, 5)
+    np.testing.assert_array_equal(*combined(fe.open_device("cpu"), case, "add"))
+
+
+@pytest.mark.parametrize(("operation", "dtype"), [("add", "i8"), ("min", "f4"), ("inc", "i4")])
+def test_types_that_are_not_combined(operation: str, dtype: str) -> None:
+    case = Case(dtype, (48, 5), (16, 4), (32, 0))
+    with pytest.raises(fe.PtxError, match="of types that PTX has for the operation"):
+        combined(fe.open_device("cpu"), case, operation)
+
+
 # ---- checks ----
 
 SQUARE = Case("f2", (64, 64), (64, 64), (0, 0), 3)
@@ -228,6 +287,7 @@ def test_intact_kernels_are_clean(case: Case) -> None:
     assert not findings(copy_in(case), x, y, ("input", "output"))
     roles = ("output" if case is SQUARE else "", "input")
     assert not findings(copy_out(case), x, y, roles)
+    assert not findings(copy_out(case, "add"), x, y, roles)
 
 
 def test_what_boxes_need() -> None:

@@ -57,6 +57,12 @@ def test_rules_find_a_text_model_wherever_it_stands(written, stored):
     assert rules.first("visual.layers.3.mlp.up_proj") is None
 
 
+def test_an_exclusion_means_the_names_that_it_says():
+    rules = read_rules({r"-:model\.layers\.0\.": {}}, None, "x")
+    assert rules.first("model.layers.0.mlp.up_proj").excluded
+    assert rules.first("model.language_model.layers.0.mlp.up_proj") is None
+
+
 def test_a_rule_for_the_files_own_name_counts_first():
     rules = read_rules(
         {r"model\.layers\.": {"bits": 2}, r"model\.language_model\.layers\.": {"bits": 8}},

@@ -226,6 +226,24 @@ def test_a_file_that_changes_after_the_open(tmp_path, change, found):
         dict(read_tensors(stored))
 
 
+def test_a_file_under_another_number_is_told_by_its_header(tmp_path):
+    """As after a file system that is mounted from elsewhere has forgotten the file."""
+    file = tmp_path / "a.safetensors"
+    save_file({"x": np.arange(16, dtype=np.int32)}, file)
+    os.utime(file, (0, 0))
+    stored, _ = read_header(file)
+    (tmp_path / "kept").hardlink_to(file)  # or its number could be given again
+    for content, same in (({"x": np.arange(16)}, True), ({"y": np.arange(16)}, False)):
+        save_file({name: a.astype(np.int32) for name, a in content.items()}, tmp_path / "new")
+        os.utime(tmp_path / "new", (0, 0))
+        (tmp_path / "new").replace(file)
+        if same:
+            np.testing.assert_array_equal(dict(read_tensors(stored))["x"], np.arange(16))
+        else:
+            with refused("x: expected the file as it was .*found another file in its place"):
+                dict(read_tensors(stored))
+
+
 def test_a_file_that_changes_while_it_is_read(tmp_path):
     file = tmp_path / "a.safetensors"
     save_file({"x": np.zeros(16, np.int32), "y": np.zeros(16, np.int32)}, file)

@@ -249,8 +249,21 @@ def test_layers_that_the_index_does_not_name_are_left_out_unless_asked(sharded):
         checkpoint.load(DOWN_PROJ)
     asked = Checkpoint.open(sharded, unindexed=True)
     assert asked.unindexed == (DOWN_PROJ,)
+    assert [name for name, spec in asked.layers.items() if not spec.indexed] == [DOWN_PROJ]
     assert len(asked.layers) == 14
     asked.load(DOWN_PROJ)
+
+
+def test_a_file_that_is_asked_for_has_all_its_layers(tmp_path):
+    tensors = random_tensors(64, 64, 64)
+    for name in "ab":
+        save_layer(tmp_path / f"{name}.safetensors", tensors, name)
+    save_layer(tmp_path / "more.safetensors", tensors, "more")
+    places = {f"{name}.{part}": f"{name}.safetensors" for name in "ab" for part in PARTS}
+    (tmp_path / INDEX).write_text(json.dumps({"weight_map": places}))
+    stated = {"group_size": 64, "zero_format": "v1"}
+    assert list(Checkpoint.open(tmp_path, **stated).layers) == ["a", "b"]
+    assert "more" in Checkpoint.open(tmp_path / "more.safetensors", **stated).layers
 
 
 def test_an_index_of_the_dense_model_says_nothing_of_layers(sharded):

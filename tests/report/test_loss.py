@@ -121,6 +121,22 @@ def test_a_text_model_is_found_where_others_put_it(sides):
     assert [f.output_error for f in found.values()] == [e.output_error for e in expected.values()]
 
 
+def test_experts_are_found_under_either_name(sides):
+    expected = losses(sides)[NAMES[1]]
+    name = "model.layers.0.mlp.experts.3.up_proj"
+    edit_tensors(
+        sides[0] / "model.safetensors",
+        lambda t: t.update(
+            {f"{name}.{p}": t[f"{NAMES[1]}.{p}"] for p in ("qweight", "qzeros", "scales", "g_idx")}
+        ),
+    )
+    other = "language_model.model.layers.0.block_sparse_moe.experts.3.w3.weight"
+    edit_tensors(sides[1] / "m.safetensors", lambda t: t.update({other: t[f"{NAMES[1]}.weight"]}))
+    checkpoint, dense = Checkpoint.open(sides[0]), DenseModel.open(sides[1])
+    (found,) = measure_loss(checkpoint, dense, [name])
+    assert found.output_error == expected.output_error
+
+
 def test_parts_of_fused_layers_are_found(tmp_path):
     rng = np.random.default_rng(0)
     rows = {"q_proj": 64, "k_proj": 32, "v_proj": 32, "gate_proj": 96, "up_proj": 96}

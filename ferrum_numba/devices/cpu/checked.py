@@ -33,7 +33,7 @@ class CheckedCpuDevice(CpuDevice):
         unknown = sorted(set(checks) - CHECKS.keys())
         if unknown or isinstance(checks, str):
             found = ", ".join(unknown) or checks
-            raise DeviceError(f"checks: expected some of {', '.join(CHECKS)}, found {found}")
+            raise DeviceError("checks", f"some of {', '.join(CHECKS)}", found)
         self.checks = tuple(checks)
         self.findings: list[Finding] = []
         self._collected: list[Finding] | None = None

@@ -43,7 +43,7 @@ class CpuDevice(Device):
     def __init__(self, threads: int | None = None) -> None:
         super().__init__()
         if threads is not None and threads < 1:
-            raise DeviceError(f"threads: expected at least 1, found {threads}")
+            raise DeviceError("threads", "at least 1", threads)
         self.name = "cpu"
         self.threads = threads or _usable_cores()
         self.memory: HostMemory = HostMemory(self.name)
@@ -86,8 +86,9 @@ class CpuDevice(Device):
         """Raise DeviceError for what is no stream of the CPU device."""
         if stream is not None and not isinstance(stream, CpuStream):
             raise DeviceError(
-                f"stream: expected one of {self.name} (device.create_stream()) or None, "
-                f"found {type(stream).__name__}"
+                "stream",
+                f"one of {self.name} (device.create_stream()) or None",
+                type(stream).__name__,
             )
 
     def scratch(self) -> ScratchArena:
@@ -141,9 +142,7 @@ class CpuKernel(Kernel):
     def _require_possible(self, config: LaunchConfig) -> None:
         super()._require_possible(config)
         if config.shared_bytes > _MAX_SHARED_BYTES:
-            raise DeviceError(
-                f"shared_bytes: expected at most {_MAX_SHARED_BYTES}, found {config.shared_bytes}"
-            )
+            raise DeviceError("shared_bytes", f"at most {_MAX_SHARED_BYTES}", config.shared_bytes)
         if config.cooperative and config.ctas > 1:
             raise DeviceError(
                 f"cooperative: the CPU device runs CTAs one after the other, so the {config.ctas} "

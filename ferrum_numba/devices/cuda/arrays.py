@@ -43,7 +43,7 @@ def describe(name: str, array: Any, device: str) -> ArrayReference:
             dlpack.describe(name, array), device=device, ready=dlpack.Written(array)
         )
     else:
-        raise AbiError(f"{name}: expected an array on {device}, found {_found(array)}")
+        raise AbiError(name, f"an array on {device}", _found(array))
     # Its interface names no stream, though one may still compute it.
     if dlpack.is_of_jax(array) and not dlpack.is_computed(array):
         reference = replace(reference, ready=dlpack.Written(array))
@@ -52,12 +52,12 @@ def describe(name: str, array: Any, device: str) -> ArrayReference:
 
 def _describe(name: str, array: Any, interface: dict[str, Any], device: str) -> ArrayReference:
     if interface.get("mask") is not None:
-        raise AbiError(f"{name}: expected an array without a mask, found one with a mask")
+        raise AbiError(name, "an array without a mask", "one with a mask")
     shape, strides = _integers(interface["shape"]), interface.get("strides")
     strides = _integers(strides) if strides is not None else None
     dtype, itemsize, native = _type(interface["typestr"])
     if not native:
-        raise AbiError(f"{name}: expected native byte order, found {interface['typestr']}")
+        raise AbiError(name, "native byte order", interface["typestr"])
     # The interface has no name for bfloat16: most leave it at two bytes, older torch says float16.
     if dtype == "float16":
         own = getattr(array, "dtype", None)
@@ -66,11 +66,10 @@ def _describe(name: str, array: Any, interface: dict[str, Any], device: str) -> 
     place, readonly = interface["data"]
     address, stream = operator.index(place or 0), interface.get("stream")
     if address < 0 or (shape and min(shape) < 0):
-        raise AbiError(f"{name}: expected memory, found shape {shape} at address {address}")
+        raise AbiError(name, "memory", f"shape {shape} at address {address}")
     if stream is not None and (not isinstance(stream, int) or stream < 1):
         raise AbiError(
-            f"{name}: expected a stream from 1 on in its __cuda_array_interface__, or None, "
-            f"found {stream!r:.80}"
+            name, "a stream from 1 on in its __cuda_array_interface__, or None", f"{stream!r:.80}"
         )
     return ArrayReference(
         address=address,

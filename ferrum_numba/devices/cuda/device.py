@@ -192,8 +192,10 @@ class CudaDevice(Device):
             raise AbiError(f"{name}: the driver knows no memory at {address:#x}; was it freed?")
         if ordinal != self.ordinal:
             raise AbiError(
-                f"{name}: expected an array on {self.name}, found one on cuda:{ordinal}; "
-                "copy it to this device first"
+                name,
+                f"an array on {self.name}",
+                f"one on cuda:{ordinal}",
+                "copy it to this device first",
             )
 
 

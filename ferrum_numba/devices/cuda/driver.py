@@ -239,8 +239,10 @@ def launcher() -> Callable[[int, int, None, int], int]:
     """cuLaunchKernelEx itself: takes a LaunchRecord's row, returns the driver's code."""
     if not hasattr(library(), "cuLaunchKernelEx"):
         raise DeviceError(
-            "the CUDA driver is too old: expected one with cuLaunchKernelEx (CUDA 11.8, driver "
-            f"520), found CUDA {version()[0]}.{version()[1]}; update the driver"
+            "the CUDA driver is too old",
+            "one with cuLaunchKernelEx (CUDA 11.8, driver 520)",
+            f"CUDA {version()[0]}.{version()[1]}",
+            "update the driver",
         )
     function: Callable[[int, int, None, int], int] = library().cuLaunchKernelEx
     return function

@@ -118,7 +118,7 @@ class ArrayMaker:
             kind = np.dtype(dtype)
             nbytes = math.prod(extents) * kind.itemsize
             if min(extents, default=0) < 0:
-                raise DeviceError(f"shape: expected extents from 0 on, found {extents}")
+                raise DeviceError("shape", "extents from 0 on", extents)
             if not nbytes:
                 with self._current():
                     return cuda.device_array(extents, kind)

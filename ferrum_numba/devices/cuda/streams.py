@@ -45,8 +45,9 @@ def stream_handle(stream: Any) -> int:
         if handle is not None and handle is not stream:
             found += f" with the handle {handle!r:.80}"
         raise DeviceError(
-            "stream: expected a CUDA stream (numba, __cuda_stream__, torch, CuPy or an integer "
-            f"handle), found {found}"
+            "stream",
+            "a CUDA stream (numba, __cuda_stream__, torch, CuPy or an integer handle)",
+            found,
         )
     return number
 
@@ -66,8 +67,9 @@ def _handle_of(stream: Any) -> Any:
             version = None
         if version != _PROTOCOL:
             raise DeviceError(
-                f"stream: expected __cuda_stream__ of {kind} to give ({_PROTOCOL}, handle), "
-                f"found {pair!r:.80}"
+                "stream",
+                f"__cuda_stream__ of {kind} to give ({_PROTOCOL}, handle)",
+                f"{pair!r:.80}",
             )
         return handle
     for attribute in ("handle", "cuda_stream", "ptr"):  # numba, torch, CuPy

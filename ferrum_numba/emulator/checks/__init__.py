@@ -5,7 +5,7 @@
 
 The lowering of an access calls a hook, which watch.py passes on to the checks that are active.  A
 check (check.py) is one class: the kinds of its findings with their texts, what it keeps in memory,
-and hooks, which emit calls of functions in LLVM IR.  These write records (state.py, records.py), of
+and hooks, which emit calls of functions in LLVM IR.  These write records (code.py, state.py), of
 which report.py makes findings (finding.py).  A new check is a file of its own, and a line in ALL of
 watch.py.
 """

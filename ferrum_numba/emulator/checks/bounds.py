@@ -47,7 +47,6 @@ from .check import (
     at_site,
     invert,
     is_uniform,
-    lanes,
     mask_of,
     word,
     zeros,
@@ -127,8 +126,8 @@ class Bounds(Check):
             name = f"bounds_global_{'load' if kind == 'load' else 'store'}_{nbytes}"
             allowed = word(b.call(name, "i32", addresses, mask, *at_site(ins)))
         if is_uniform(address, condition):
-            return b.compare("icmp ne", allowed, b.constant("i32", 0))
-        return lanes(b, allowed)
+            return b.compare("icmp ne", allowed, 0)
+        return b.lanes(allowed)
 
     def _within(
         self, b: Builder, ins: Instruction, addresses: Value, nbytes: int, mask: Value
@@ -140,9 +139,9 @@ class Bounds(Check):
             shift = b.vector(b.constant("i32", log2))
             turned = b.intrinsic("llvm.fshr", addresses, addresses, shift)
         limit = b.load("i32", 1, "%checks", offset("limit"), 4)
-        room = b.op("lshr", limit, b.constant("i32", log2))
+        room = b.op("lshr", limit, log2)
         bad = b.op("and", b.mask(b.compare("icmp uge", turned, room)), mask)
-        with b.when(b.compare("icmp ne", bad, b.constant("i32", 0))):
+        with b.when(b.compare("icmp ne", bad, 0)):
             width = b.constant("i32", nbytes)
             b.call("judge_shared", "i32", addresses, bad, width, *at_site(ins))
         return b.op("and", mask, invert(b, bad))
@@ -154,7 +153,7 @@ class Bounds(Check):
         name = f"judge_local_{b.flow.local_bytes}"
         width = b.constant("i32", nbytes)
         allowed = b.call(name, "i32", offsets, b.mask(condition), width, *at_site(ins))
-        return lanes(b, word(allowed))
+        return b.lanes(word(allowed))
 
     def dumped(self, b: Builder, address: Value, allowed: Value) -> Value:
         """Addresses of which those that are not allowed lead to a dump."""
@@ -172,11 +171,11 @@ class Bounds(Check):
     def mbarrier(
         self, b: Builder, ins: Instruction, address: Value, condition: Value | None, kind: str
     ) -> Value:
-        return lanes(b, self._within(b, ins, b.vector(address), 8, b.mask(condition)))
+        return b.lanes(self._within(b, ins, b.vector(address), 8, b.mask(condition)))
 
     def passes(self, b: Builder, address: Value, over: Value, acts: Value, passed: Value) -> Value:
         """Lanes whose access was refused must not wait."""
-        return b.op("or", over, b.compare("icmp eq", acts, b.constant("i32", 0)))
+        return b.op("or", over, b.compare("icmp eq", acts, 0))
 
     def copy(
         self,
@@ -189,12 +188,12 @@ class Bounds(Check):
         sizes: Value,
     ) -> Value:
         """Of a source that is shorter the first and the last byte are tested."""
-        whole = b.mask(b.compare("icmp uge", sizes, b.constant("i32", nbytes)))
-        some = b.mask(b.compare("icmp ne", sizes, b.constant("i32", 0)))
+        whole = b.mask(b.compare("icmp uge", sizes, nbytes))
+        some = b.mask(b.compare("icmp ne", sizes, 0))
         wanted = b.op("and", mask, whole)
         parts = b.op("and", mask, b.op("and", some, invert(b, whole)))
         good = word(b.call(f"bounds_global_load_{nbytes}", "i32", source, wanted, *at_site(ins)))
-        last = b.op("add", source, b.cast("zext", b.op("sub", sizes, b.constant("i32", 1)), "i64"))
+        last = b.op("add", source, b.cast("zext", b.op("sub", sizes, 1), "i64"))
         for end in (source, last):
             parts = word(b.call("bounds_global_load_1", "i32", end, parts, *at_site(ins)))
         none = b.op("and", mask, invert(b, some))
@@ -205,9 +204,9 @@ class Bounds(Check):
         self, b: Builder, ins: Instruction, near: Value, sizes: Value, mask: Value, inward: bool
     ) -> Value:
         """The first and the last 16 bytes are tested."""
-        some = b.mask(b.compare("icmp ne", sizes, b.constant("i32", 0)))
+        some = b.mask(b.compare("icmp ne", sizes, 0))
         mask = b.op("and", mask, some)
-        behind = b.op("sub", sizes, b.constant("i32", 16))
+        behind = b.op("sub", sizes, 16)
         name = f"bounds_shared_{'store' if inward else 'load'}_16"
         for address in (near, b.op("add", near, behind)):
             mask = word(b.call(name, "i32", address, mask, *at_site(ins)))
@@ -438,7 +437,7 @@ def box_runs(c: Code, way: str, rank: str) -> None:
             c.compare("icmp slt", low, high), box.times_rows(c, c.constant("i64", 1)), 0
         )
         low_bytes, high_bytes = (c.op("shl", v, box.log2) for v in (low, high))
-        whole = 0 if way == "in" else 15
+        whole = 15 if way == "out" else 0
         high_bytes = c.op("and", c.op("add", high_bytes, whole), ~whole)
         nbytes = c.op("sub", high_bytes, low_bytes)
         loop = c.loop(c.constant("i64", 0))

@@ -14,7 +14,6 @@ from .. import table
 from ..builder import Builder
 from ..flow import analyse
 from ..hooks import Hooks
-from ..layout import LANES
 from ..ptx import Body, Instruction
 from ..values import Text, Value
 from ..worker import aligned
@@ -75,7 +74,7 @@ class Subject:
 
 
 def _granule_of(body: Body) -> int:
-    """The narrowest store to shared memory, at most 4 bytes."""
+    """Bytes of the narrowest store to shared memory, at most 4."""
     narrowest = 4
     for statement in body.statements:
         if isinstance(statement, str) or not (
@@ -174,17 +173,12 @@ def mask_of(b: Builder, address: Value, condition: Value | None) -> Value:
     return b.constant("i32", 1) if condition is None else b.cast("zext", condition, "i32")
 
 
-def lanes(b: Builder, mask: Value) -> Value:
-    """A mask as a condition."""
-    return Value(b.emit(f"bitcast {mask} to <{LANES} x i1>"), "i1", LANES)
-
-
 def word(text: str) -> Value:
     return Value(text, "i32")
 
 
 def invert(b: Builder, mask: Value) -> Value:
-    return b.op("xor", mask, b.constant("i32", -1))
+    return b.op("xor", mask, -1)
 
 
 def zeros(count: int, dtype: Any = np.uint32) -> NDArray[Any]:

@@ -1,6 +1,6 @@
-"""Library of the check "race" where warps wait for some of the others: each has a vector clock.
+"""The check "race" where warps wait for some of the others: each has a vector clock.
 
-    clocks(checks, moves, fresh): a CTA begins (fresh), or all warps passed a barrier (moves)
+    clocks_<init>(checks, passed, fresh): a CTA begins (fresh), or all warps passed a barrier
     publish_<own|copies>(checks, ctx, object): what this warp did, or its copies that have landed,
         comes before what a warp does that acquires the object
     landed(checks, ctx), bulkwait(checks, ctx): this warp has waited for its copies to shared, or to
@@ -9,8 +9,10 @@
     object_<publish|copies|promote|acquire|renew>(addresses, mask, checks, ctx): that for mbarriers
     exchange(checks, ctx): an atomic operation: it publishes and acquires
     readers_<bytes>_<granule>(addresses, mask, checks, ctx, site): before a store: who still reads
+    fence(checks, ctx): a warp makes its stores visible to the asynchronous proxy
+    fenced_<granule>(addresses, mask, checks, ctx, site): before a read by that proxy
 
-Time is a counter of the whole worker that moves at each event ("stamp" in memory.py).  A clock
+Time is a counter of the whole worker that moves at each event ("stamp" in state.py).  A clock
 holds, for each warp, for its copies and for its products (wgmma), the first time that does not come
 before this warp's next instruction; so an access is a race where its tag is at or above that.  Each
 warp has a plane of its own with the times of its loads, for many may load one place.

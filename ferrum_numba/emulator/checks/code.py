@@ -1,15 +1,17 @@
-"""A function that looks at what a kernel does, written line by line."""
+"""Functions that look at what a kernel does, written line by line; and how a finding is kept.
+
+record(checks, ctx, site, kind, lane, address, bytes, other): a count, and the first example
+"""
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
 
-from ..layout import WARP, State
-from ..library import Library
+from ..layout import WARP, State, state_offset
 from ..routine import Routine, routine
 from ..values import Value
-from .state import STEP, Area, check_state, number_of
+from .state import RECORD, STEP, Area, check_state, kinds, number_of, record_offset
 
 _TYPES = {
     ctypes.c_void_p: "ptr",
@@ -26,10 +28,6 @@ class Code(Routine):
     checks: Value
     ctx: Value
     site: Value
-
-    def __init__(self, library: Library, name: str) -> None:
-        super().__init__(library, name)
-        self._loaded: dict[str, Value] = {}
 
     def looks(self) -> None:
         """Take the last arguments of a function that may record something."""
@@ -70,14 +68,8 @@ class Code(Routine):
         return self._load(Area, area, name)
 
     def of_worker(self, name: str) -> Value:
-        """A field of the worker's State; of a triple the first."""
-        worker = self.field("worker")
-        size = getattr(State, name).size
-        llvm_type = {4: "i32", 8: "i64", 12: "i32"}[size]
-        if dict(State._fields_)[name] is ctypes.c_void_p:
-            llvm_type = "ptr"
-        where = self.at(worker, getattr(State, name).offset)
-        return self.load(llvm_type, 1, where, 0, 4 if llvm_type == "i32" else 8)
+        """A field of the worker's State."""
+        return self._load(State, self.field("worker"), name)
 
     def warp(self) -> Value:
         """The warp's number."""
@@ -113,3 +105,24 @@ class Code(Routine):
 def code(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Add the decorated writer of a function of the checks to the library."""
     return routine(name, Code)
+
+
+@code("record")
+def record(c: Code) -> None:
+    c.looks()
+    kind, lane, address, nbytes, other = c.takes("i32", "i32", "i64", "i32", "i32")
+    number = c.op("add", c.op("mul", c.site, len(kinds())), kind)
+    place = c.op("mul", c.cast("zext", number, "i64"), RECORD.itemsize)
+    its = c.item("i8", c.field("records"), place)
+    visit, count = c.field("visit"), c.load("i64", 1, its, 0, 8)
+    with c.when(c.compare("icmp eq", count, 0)):
+        cta = c.load("i32", 3, c.field("worker"), state_offset("ctaid"), 4)
+        words: dict[str, Value] = {"address": address, "warp": c.warp(), "cta": cta}
+        words |= {"visit": visit, "nbytes": nbytes, "other": other}
+        for name, value in words.items():
+            c.store(value, its, record_offset(name), 4)
+    same = c.compare("icmp eq", c.load("i32", 1, its, record_offset("visit"), 4), visit)
+    lanes = c.load("i32", 1, its, record_offset("lanes"), 4)
+    bit = c.op("shl", c.constant("i32", 1), lane)
+    c.store(c.select(same, c.op("or", lanes, bit), lanes), its, record_offset("lanes"), 4)
+    c.store(c.op("add", count, 1), its, 0, 8)

@@ -1,4 +1,4 @@
-"""Library that hold asynchronous copies back until the kernel waits for them.
+"""The check "race" of asynchronous copies, which are held back until the kernel waits for them.
 
     queue_<bytes>(to, from, mask, size, checks, ctx): begin a copy, in the warp's open group
     queuecommit(checks, ctx), queuewait_<granule>[_awaited](keep, base, checks, ctx): close a group;

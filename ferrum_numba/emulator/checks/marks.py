@@ -1,9 +1,12 @@
-"""Library for global memory: who wrote an element, and lanes that disagree about one.
+"""The checks "init" and "race" of global memory: who wrote an element, and lanes that disagree.
 
 marks_<store|atomic>_<bytes>[_talks](addresses, mask, checks, ctx, site): this CTA wrote here;
     _talks: where CTAs talk to each other
+bulkmarks[_talks](addresses, sizes, mask, checks, ctx, site): the same of runs of bytes
 confirm_<space>_<bits>(base, addresses, values, mask, checks, ctx, site): after a store, every
     lane finds what it stored, or another lane stored something else in its place
+doubt_<space>(checks, lane, address, bytes, other), settle_<space>_<bytes>(addresses, checks,
+    ctx, site): keep what is there before a store, and record what it has changed
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Library for lanes of one warp that hand words to each other through shared memory.
+"""The check "race" of lanes of one warp that hand words to each other through shared memory.
 
     lanewrites_<bytes>_<granule>(addresses, mask, checks, ctx): who stored last, and when
     lanereads_<bytes>_<granule>(addresses, mask, checks, ctx, site): another lane stored here, and
@@ -6,7 +6,7 @@
     lanesmeet(checks, ctx): the lanes of a warp come together
 
 Only where an entry has a load that a store may come before without an instruction that brings the
-lanes together (ordering.py); what Triton compiles seldom has one.  A tag is the number of meetings
+lanes together; what Triton compiles seldom has one.  A tag is the number of meetings
 so far << 10 | warp << 5 | lane.
 Source: PTX ISA, "bar.warp.sync".
 """

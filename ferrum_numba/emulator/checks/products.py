@@ -1,4 +1,4 @@
-"""Library for wgmma, which is asynchronous: what it reads, and the registers that it works on.
+"""The check "race" of wgmma, which is asynchronous: what it reads and the registers it works on.
 
     productbegin(checks, ctx): at the start of a CTA
     productfence(checks, ctx), productcommit(checks, ctx), productwait(keep, checks, ctx)

@@ -84,8 +84,8 @@ class Registers(Check):
         base = b.emit(f"getelementptr i8, ptr %checks, i64 {offset('registers')}")
         masks = b.emit(f"load ptr, ptr {base}, align 8")
         warp = b.load("i32", 1, "%ctx", WARP, 4)
-        first = b.op("mul", warp, b.constant("i32", len(self._suspects)))
-        number = b.op("add", first, b.constant("i32", self._suspects.index(name)))
+        first = b.op("mul", warp, len(self._suspects))
+        number = b.op("add", first, self._suspects.index(name))
         return b.emit(f"getelementptr i32, ptr {masks}, {number}")
 
 

@@ -38,7 +38,8 @@ PRODUCT_HEAD = 64  # of a warp's memory for wgmma: see products.py
 QUEUE_LENGTH = 512
 
 
-_CORE: Mapping[str, type] = {
+_KINDS: dict[str, int] = {}
+_FIELDS: dict[str, type] = {
     "worker": ctypes.c_void_p,
     "records": ctypes.c_void_p,
     "tape": ctypes.c_void_p,
@@ -46,8 +47,6 @@ _CORE: Mapping[str, type] = {
     "reverse": ctypes.c_uint32,
     "stamp": ctypes.c_uint32,
 }
-_KINDS: dict[str, int] = {}
-_FIELDS = dict(_CORE)
 
 
 def add(kinds: Iterable[str], fields: Mapping[str, type]) -> None:

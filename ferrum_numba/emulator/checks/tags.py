@@ -1,12 +1,15 @@
-"""Library of the checks "init" and "race" for shared memory: a tag for each granule.
+"""The checks "init" and "race" of shared memory: a tag for each granule.
 
     tags_<access>_<bytes>_<granule>_<epochs|clocks>(addresses, mask, checks, ctx, site)
     land_<bytes>_<granule>[_awaited](addresses, mask, checks, ctx): a copy arrived
+    bulktags_<in|out>_<granule>_<epochs|clocks>(addresses, sizes, mask, checks, ctx, site)
+    judgetags_<access>_<granule>_<epochs|clocks>(addresses, mask, tags a lane, checks, ctx, site)
+    epoch_<init>_<race>(checks, passed, fresh): a CTA begins (fresh), or all warps passed a barrier
 
 access: load, product (a load by wgmma), store, copy; with clocks also atomic, and strong (a load
 that may meet atomic operations).
 
-A tag is described in memory.py.  With epochs an access is a race where the tag is of this epoch and
+A tag is described in state.py.  With epochs an access is a race where the tag is of this epoch and
 another warp's, and one of the two wrote.  With clocks (clocks.py) tags are only of those who wrote,
 and an access is a race where the tag is at or above what this warp's clock says of them.  Whoever
 comes second sees it, so it does not matter that warps really run one after another.

@@ -1,4 +1,4 @@
-"""Library for CTAs that talk to each other: what a CTA wrote, and who may rely on it.
+"""The check "race" of CTAs that talk to each other: what one wrote, and who may rely on it.
 
     talkbegin(checks, fresh): where a CTA begins (fresh)
     talk_<release|acquire|both>(checks, ctx, mask): an atomic operation or a fence that makes known

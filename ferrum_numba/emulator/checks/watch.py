@@ -11,7 +11,7 @@ from ..layout import state_offset
 from ..ptx import Body, Instruction
 from ..values import Text, Value
 from .bounds import Bounds
-from .check import Check, Subject, lanes
+from .check import Check, Subject
 from .clocks import Clocks
 from .copies import Copies
 from .finite import Finite
@@ -58,7 +58,8 @@ class Watch(Hooks[Builder]):
         """threads: number of threads of a block where the PTX fixes it."""
         self.subject = Subject(checks, body, threads)
         self.talks = self.subject.talks
-        self.checks = [check for check in (make(self.subject) for make in ALL) if check.active]
+        asked = [make for make in ALL if make.asked & checks or make is Bounds]
+        self.checks = [check for check in (make(self.subject) for make in asked) if check.active]
         self.stepwise = self.stepwise or any(check.stepwise for check in self.checks)
         self._reversed = Value("false", "i1")  # of the function that is written
         self._bounds = next(check for check in self.checks if isinstance(check, Bounds))
@@ -87,7 +88,7 @@ class Watch(Hooks[Builder]):
 
     def rows(self, b: Builder, ins: Instruction, address: Value, count: int, kind: str) -> Value:
         """As accesses of 16 bytes; those that are not allowed lead to a dump."""
-        rows = lanes(b, lanes_of_rows(b, count))
+        rows = b.lanes(lanes_of_rows(b, count))
         allowed = Watch.access(self, b, ins, "shared", address, 16, rows, kind)
         assert allowed is not None
         return self._bounds.dumped(b, address, allowed)

@@ -108,7 +108,7 @@ def _bits(b: Builder, ins: Instruction, source: Operand | None, bits: int) -> Va
 
 
 def _moved(b: Builder, address: Value, offset: int) -> Value:
-    return b.op("add", address, b.constant(address.type, offset)) if offset else address
+    return b.op("add", address, offset) if offset else address
 
 
 def _pair(b: Builder, name: str, address: Value, value: Value, mask: Value) -> Value:

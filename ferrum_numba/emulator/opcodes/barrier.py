@@ -26,15 +26,15 @@ _REDUCTIONS = {"popc": _SUM_DONE, "and": _ALL_DONE, "or": _ANY_DONE}
 
 def uniform(b: Builder, operand: Operand, ins: Instruction) -> Value:
     value = b.integer(operand, 32, ins)
-    return value if value.n == 1 else Value(b.emit(f"extractelement {value}, i64 0"), "i32")
+    return value if value.n == 1 else b.element(value, 0)
 
 
 def _place(b: Builder, ins: Instruction, operand: Operand) -> str:
     """The words of a barrier; there are sixteen."""
     if isinstance(operand, Immediate) and not 0 <= operand.bits < 16:
         raise ins.refuse(f"barriers have the numbers 0 to 15, found {operand.bits}")
-    number = b.op("and", uniform(b, operand, ins), b.constant("i32", 15))
-    offset = b.op("mul", number, b.constant("i32", 4 * BARRIER_WORDS))
+    number = b.op("and", uniform(b, operand, ins), 15)
+    offset = b.op("mul", number, 4 * BARRIER_WORDS)
     start = b.at("%state", state_offset("barriers"))
     return b.emit(f"getelementptr i8, ptr {start}, {offset}")
 
@@ -60,10 +60,10 @@ def arrive(b: Builder, ins: Instruction) -> None:
     place = _place(b, ins, number)
     # What the CTA before has left there does not count.
     cta = b.load("i32", 1, "%state", state_offset("cta"), 4)
-    owner = b.op("add", cta, b.constant("i32", 1))
+    owner = b.op("add", cta, 1)
     ours = b.compare("icmp eq", _word(b, place, _OWNER), owner)
-    count = b.select(ours, _word(b, place, _COUNT), b.constant("i32", 0))
-    first = b.compare("icmp eq", count, b.constant("i32", 0))
+    count = b.select(ours, _word(b, place, _COUNT), 0)
+    first = b.compare("icmp eq", count, 0)
     count = b.op("add", count, lanes)
     opens = b.compare("icmp uge", count, expected)
     openings = _word(b, place, _OPENINGS)
@@ -85,7 +85,7 @@ def _reduce(b: Builder, place: str, condition: Value, first: Value, opens: Value
     mine = {
         _SUM: b.intrinsic("llvm.ctpop", held),
         _ALL: b.cast("zext", b.compare("icmp eq", held, acts), "i32"),
-        _ANY: b.cast("zext", b.compare("icmp ne", held, b.constant("i32", 0)), "i32"),
+        _ANY: b.cast("zext", b.compare("icmp ne", held, 0), "i32"),
     }
     names = {_SUM: ("add", 0), _ALL: ("and", 1), _ANY: ("or", 0)}
     for index, (name, neutral) in names.items():
@@ -116,7 +116,7 @@ def result(b: Builder, ins: Instruction) -> None:
         raise ins.refuse("expected .popc.u32, .and.pred or .or.pred")
     value = _word(b, _place(b, ins, ins.operands[1]), _REDUCTIONS[min(kinds)])
     if ins.opcode.type == "pred":
-        value = b.compare("icmp ne", value, b.constant("i32", 0))
+        value = b.compare("icmp ne", value, 0)
     b.write(ins.operands[0], value, ins)
 
 

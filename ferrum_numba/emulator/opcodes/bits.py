@@ -30,7 +30,7 @@ def predicate_logic(b: Builder, ins: Instruction) -> None:
 def invert(b: Builder, ins: Instruction) -> None:
     expect(ins, 2)
     (x,) = integers(b, ins)
-    b.write(ins.operands[0], b.op("xor", x, b.constant(x.type, -1)), ins)
+    b.write(ins.operands[0], b.op("xor", x, -1), ins)
 
 
 @lowers("not", types=("pred",))
@@ -43,7 +43,7 @@ def invert_predicate(b: Builder, ins: Instruction) -> None:
 def is_zero(b: Builder, ins: Instruction) -> None:
     expect(ins, 2)
     (x,) = integers(b, ins)
-    zero = b.compare("icmp eq", x, b.constant(x.type, 0))
+    zero = b.compare("icmp eq", x, 0)
     b.write(ins.operands[0], b.cast("zext", zero, x.type), ins)
 
 
@@ -65,7 +65,7 @@ def _choose(b: Builder, control: Value, zero: int, one: int) -> Value:
     """For each bit: `one` where the control is 1, else `zero`."""
     if zero == one:
         return b.constant("i32", -one)
-    return control if one else b.op("xor", control, b.constant("i32", -1))
+    return control if one else b.op("xor", control, -1)
 
 
 def _mix(b: Builder, control: Value, zero: Value, one: Value) -> Value:
@@ -93,14 +93,14 @@ def shifted(b: Builder, ins: Instruction, x: Value, amount: Value) -> Value:
         count = min(int(amount.text), limit)
         if count == bits:
             return b.constant(x.type, 0)
-        return b.op(name, x, b.constant(x.type, count))
+        return b.op(name, x, count)
     if signed:
         amount = b.intrinsic("llvm.umin", amount, b.constant("i32", limit))
         return b.op(name, x, _resize(b, amount, x.type))
-    inside = b.compare("icmp ult", amount, b.constant("i32", bits))
+    inside = b.compare("icmp ult", amount, bits)
     # The shift alone may be poison where the amount is too large: select does not look there.
     value = b.op(name, x, _resize(b, amount, x.type))
-    return b.select(inside, value, b.constant(x.type, 0))
+    return b.select(inside, value, 0)
 
 
 def _resize(b: Builder, value: Value, llvm_type: str) -> Value:
@@ -115,14 +115,14 @@ def funnel_shift(b: Builder, ins: Instruction) -> None:
     low, high, amount = (b.integer(operand, 32, ins) for operand in ins.operands[1:])
     modifiers = ins.opcode.modifiers
     if "wrap" in modifiers:
-        amount = b.op("and", amount, b.constant("i32", 31))
+        amount = b.op("and", amount, 31)
     else:
         amount = b.intrinsic("llvm.umin", amount, b.constant("i32", 32))
     low, high = (b.cast("zext", v, "i64") for v in (low, high))
-    wide = b.op("or", b.op("shl", high, b.constant("i64", 32)), low)
+    wide = b.op("or", b.op("shl", high, 32), low)
     amount = b.cast("zext", amount, "i64")
     if "l" in modifiers:
-        value = b.op("lshr", b.op("shl", wide, amount), b.constant("i64", 32))
+        value = b.op("lshr", b.op("shl", wide, amount), 32)
     else:
         value = b.op("lshr", wide, amount)
     b.write(ins.operands[0], b.cast("trunc", value, "i32"), ins)
@@ -139,9 +139,9 @@ def extract_field(b: Builder, ins: Instruction) -> None:
         limit = 255 if bits == 32 else 0xFFFFFFFF
         start, count = ins.operands[2].bits & limit, ins.operands[3].bits & limit
         if 0 < count <= bits - start:
-            top = b.op("shl", x, b.constant(x.type, bits - start - count))
+            top = b.op("shl", x, bits - start - count)
             down = "ashr" if signed else "lshr"
-            value = b.op(down, top, b.constant(x.type, bits - count))
+            value = b.op(down, top, bits - count)
             return b.write(ins.operands[0], value, ins)
     # Bring the field's top bit to the word's top, then shift it down.  A field that passes the
     # word's end is first extended, which in twice the width is a plain shift.
@@ -152,7 +152,7 @@ def extract_field(b: Builder, ins: Instruction) -> None:
     field = b.op("ashr" if signed else "lshr", full, _resize(b, position, wide))
     unused = b.op("sub", b.constant(wide, 2 * bits), _resize(b, length, wide))
     # unused is between bits and 2*bits; the shift by 2*bits (an empty field) must not happen.
-    empty = b.compare("icmp eq", length, b.constant("i32", 0))
+    empty = b.compare("icmp eq", length, 0)
     safe = b.select(empty, b.constant(wide, 0), unused)
     cut = b.op("ashr" if signed else "lshr", b.op("shl", field, safe), safe)
     value = b.select(empty, b.constant(wide, 0), cut)
@@ -162,7 +162,7 @@ def extract_field(b: Builder, ins: Instruction) -> None:
 def _in_byte(b: Builder, value: Value, bits: int) -> Value:
     """A position or length. PTX restricts them to 0-255; a GPU takes larger ones modulo 256 in
     the 32-bit forms, and as they are in the 64-bit ones."""
-    return value if bits == 64 else b.op("and", value, b.constant("i32", 255))
+    return value if bits == 64 else b.op("and", value, 255)
 
 
 @lowers("bfi", types=("b32", "b64"))
@@ -182,7 +182,7 @@ def insert_field(b: Builder, ins: Instruction) -> None:
     place = _resize(b, position, wide)
     mask = b.cast("trunc", b.op("shl", ones, place), x.type)
     field = b.cast("trunc", b.op("shl", b.cast("zext", x, wide), place), x.type)
-    outside = b.op("xor", mask, b.constant(x.type, -1))
+    outside = b.op("xor", mask, -1)
     value = b.op("or", b.op("and", field, mask), b.op("and", into, outside))
     b.write(ins.operands[0], value, ins)
 
@@ -194,9 +194,9 @@ def find_top_bit(b: Builder, ins: Instruction) -> None:
     (x,) = integers(b, ins)
     bits = width(ins.opcode.type)
     if ins.opcode.type[0] == "s":
-        x = b.op("xor", x, b.op("ashr", x, b.constant(x.type, bits - 1)))
+        x = b.op("xor", x, b.op("ashr", x, bits - 1))
     zeros = b.intrinsic("llvm.ctlz", x, extra="i1 false")
-    none = b.compare("icmp eq", x, b.constant(x.type, 0))
+    none = b.compare("icmp eq", x, 0)
     if "shiftamt" not in ins.opcode.modifiers:
         zeros = b.op("sub", b.constant(x.type, bits - 1), zeros)
     value = b.select(none, b.constant(x.type, -1), zeros)
@@ -220,10 +220,10 @@ def extend(b: Builder, ins: Instruction) -> None:
     expect(ins, 3)
     x, count = integers(b, ins)
     if "wrap" in ins.opcode.modifiers:
-        count = b.op("and", count, b.constant("i32", 31))
+        count = b.op("and", count, 31)
     else:
         count = b.intrinsic("llvm.umin", count, b.constant("i32", 32))
-    none = b.compare("icmp eq", count, b.constant("i32", 0))
+    none = b.compare("icmp eq", count, 0)
     unused = b.op("sub", b.constant("i32", 32), b.select(none, b.constant("i32", 32), count))
     down = "ashr" if ins.opcode.type == "s32" else "lshr"
     value = b.op(down, b.op("shl", x, unused), unused)
@@ -236,7 +236,7 @@ def mask(b: Builder, ins: Instruction) -> None:
     expect(ins, 3)
     place, count = (b.integer(operand, 32, ins) for operand in ins.operands[1:])
     if "wrap" in ins.opcode.modifiers:
-        place, count = (b.op("and", v, b.constant("i32", 31)) for v in (place, count))
+        place, count = (b.op("and", v, 31) for v in (place, count))
     else:
         place, count = (b.intrinsic("llvm.umin", v, b.constant("i32", 32)) for v in (place, count))
     one = b.constant("i64", 1)
@@ -257,17 +257,17 @@ def find_set(b: Builder, ins: Instruction) -> None:
     bits = b.select(down, b.intrinsic("llvm.bitreverse", bits), bits)
     start = b.select(down, b.op("sub", b.constant("i32", 31), base), base)
     wanted = b.select(b.compare("icmp eq", n, zero), one, b.intrinsic("llvm.abs", n, extra="i1 0"))
-    inside = b.compare("icmp ult", start, b.constant("i32", 32))
-    low = b.op("shl", b.constant("i32", -1), b.op("and", start, b.constant("i32", 31)))
+    inside = b.compare("icmp ult", start, 32)
+    low = b.op("shl", b.constant("i32", -1), b.op("and", start, 31))
     left = b.select(inside, b.op("and", bits, low), zero)
     found = b.constant("i32", -1)
     for i in range(32):
         place = b.intrinsic("llvm.cttz", left, extra="i1 false")
-        last = b.compare("icmp eq", wanted, b.constant("i32", i + 1))
+        last = b.compare("icmp eq", wanted, i + 1)
         found = b.select(b.op("and", last, b.compare("icmp ne", left, zero)), place, found)
         left = b.op("and", left, b.op("sub", left, one))
     itself = b.op("and", b.compare("icmp eq", n, zero), b.compare("icmp ne", found, start))
-    none = b.op("or", itself, b.compare("icmp eq", found, b.constant("i32", -1)))
+    none = b.op("or", itself, b.compare("icmp eq", found, -1))
     place = b.select(down, b.op("sub", b.constant("i32", 31), found), found)
     b.write(ins.operands[0], b.select(none, b.constant("i32", -1), place), ins)
 
@@ -286,18 +286,18 @@ def permute(b: Builder, ins: Instruction) -> None:
     if isinstance(ins.operands[3], Immediate) and not ins.operands[3].bits & 0x8888:
         return b.write(ins.operands[0], _pick_bytes(b, low, high, ins.operands[3].bits), ins)
     low, high = (b.cast("zext", v, "i64") for v in (low, high))
-    wide = b.op("or", b.op("shl", high, b.constant("i64", 32)), low)
+    wide = b.op("or", b.op("shl", high, 32), low)
     result: Value | None = None
     for i in range(4):
-        selector = b.op("lshr", select, b.constant("i32", 4 * i))
-        place = b.op("shl", b.op("and", selector, b.constant("i32", 7)), b.constant("i32", 3))
+        selector = b.op("lshr", select, 4 * i)
+        place = b.op("shl", b.op("and", selector, 7), 3)
         moved = b.op("lshr", wide, b.cast("zext", place, "i64"))
         byte = b.cast("trunc", moved, "i8")
-        spread = b.op("ashr", byte, b.constant("i8", 7))
-        signs = b.op("and", selector, b.constant("i32", 8))
-        plain = b.compare("icmp eq", signs, b.constant("i32", 0))
+        spread = b.op("ashr", byte, 7)
+        signs = b.op("and", selector, 8)
+        plain = b.compare("icmp eq", signs, 0)
         byte = b.cast("zext", b.select(plain, byte, spread), "i32")
-        byte = b.op("shl", byte, b.constant("i32", 8 * i))
+        byte = b.op("shl", byte, 8 * i)
         result = byte if result is None else b.op("or", result, byte)
     assert result is not None
     return b.write(ins.operands[0], result, ins)

@@ -91,7 +91,7 @@ def _set_pair(b: Builder, ins: Instruction, target: Operand, value: Value) -> No
         raise ins.refuse("expected two destinations")
     for half, operand in enumerate(target.elements):
         if value.n == 2:
-            part = Value(b.emit(f"extractelement {value}, i64 {half}"), "i1")
+            part = b.element(value, half)
         else:
             part = b.shuffle(value, None, range(half, value.n, 2))
         b.write(operand, _combined(b, ins, part, 3), ins)
@@ -144,7 +144,7 @@ def select_by_sign(b: Builder, ins: Instruction) -> None:
     x, y = (any_value(b, ins, i, ins.opcode.types[0]) for i in (1, 2))
     if ins.opcode.type == "s32":
         sign = b.integer(ins.operands[3], 32, ins)
-        condition = b.compare("icmp sge", sign, b.constant("i32", 0))
+        condition = b.compare("icmp sge", sign, 0)
     else:
         value = b.real(ins.operands[3], "float", ins)
         value = b.flush(value) if "ftz" in ins.opcode.modifiers else value

@@ -22,7 +22,7 @@ def widened(b: Builder, value: Value) -> Value:
     """half or bfloat as float, exactly; other types as they are."""
     if value.type == "bfloat":
         bits = b.cast("zext", b.bitcast(value, "i16"), "i32")
-        return b.bitcast(b.op("shl", bits, b.constant("i32", 16)), "float")
+        return b.bitcast(b.op("shl", bits, 16), "float")
     if value.type != "half":
         return value
     if b.library.host.half_conversion:
@@ -34,11 +34,11 @@ def narrowed(b: Builder, value: Value, kind: str) -> Value:
     """float as half or bfloat, rounded to nearest even."""
     if kind == "bfloat":
         bits = b.bitcast(value, "i32")
-        odd = b.op("and", b.op("lshr", bits, b.constant("i32", 16)), b.constant("i32", 1))
-        rounded = b.op("add", b.op("add", bits, b.constant("i32", 0x7FFF)), odd)
+        odd = b.op("and", b.op("lshr", bits, 16), 1)
+        rounded = b.op("add", b.op("add", bits, 0x7FFF), odd)
         nan = b.compare("fcmp uno", value, value)
         rounded = b.select(nan, b.constant("i32", 0x7FFF0000), rounded)
-        high = b.op("lshr", rounded, b.constant("i32", 16))
+        high = b.op("lshr", rounded, 16)
         return b.bitcast(b.cast("trunc", high, "i16"), "bfloat")
     if b.library.host.half_conversion:
         return b.cast("fptrunc", value, "half")
@@ -50,7 +50,7 @@ def _in_lanes(b: Builder, name: str, value: Value, result: str) -> Value:
     if value.n == 1:
         whole = b.vector(value)
         found = Value(b.call(name, f"<32 x {result}>", whole), result, 32)
-        return Value(b.emit(f"extractelement {found}, i64 0"), result)
+        return b.element(found, 0)
     parts = []
     for start in range(0, value.n, 32):
         part = b.shuffle(value, None, [(start + i) % value.n for i in range(32)])
@@ -72,10 +72,10 @@ def narrowed_double(b: Builder, value: Value, kind: str) -> Value:
         bits = b.select(small, b.bitcast(tiny, "i64"), bits)
     # To float with "rounding to odd": cut, and keep in the last bit whether anything was cut.
     # Rounding again, to fewer bits, then gives what one rounding would have given.
-    cut = b.op("and", bits, b.constant("i64", (1 << 29) - 1))
-    some = b.compare("icmp ne", cut, b.constant("i64", 0))
+    cut = b.op("and", bits, (1 << 29) - 1)
+    some = b.compare("icmp ne", cut, 0)
     last = b.select(some, b.constant("i64", 1 << 29), b.constant("i64", 0))
-    kept = b.op("and", bits, b.constant("i64", -(1 << 29)))
+    kept = b.op("and", bits, -(1 << 29))
     odd = b.bitcast(b.op("or", kept, last), "double")
     return narrowed(b, b.cast("fptrunc", odd, "float"), kind)
 
@@ -166,7 +166,7 @@ def _pack_bytes(b: Builder, ins: Instruction, kind: str, source: str) -> None:
         b.cast("zext", to_byte(b, kind, b.real(operand, "float", ins), relu), "i16")
         for operand in ins.operands[1:]
     )
-    value = b.op("or", b.op("shl", high, b.constant("i16", 8)), low)
+    value = b.op("or", b.op("shl", high, 8), low)
     return b.write(ins.operands[0], value, ins)
 
 
@@ -196,7 +196,7 @@ def _pack_halves(b: Builder, ins: Instruction, to: str, source: str) -> None:
     for operand in ins.operands[1:]:
         value = _shortened(b, ins, b.real(operand, "float", ins), FLOAT_TYPES[to[:-2]])
         parts.append(b.cast("zext", b.bitcast(value, "i16"), "i32"))
-    high = b.op("shl", parts[0], b.constant("i32", 16))
+    high = b.op("shl", parts[0], 16)
     b.write(ins.operands[0], b.op("or", high, parts[1]), ins)
 
 
@@ -206,11 +206,11 @@ def _to_tf32(b: Builder, ins: Instruction) -> Value:
         raise ins.refuse("the CPU device has only .rna here")
     value = b.real(ins.operands[1], "float", ins)
     bits = b.bitcast(value, "i32")
-    rounded = b.op("add", bits, b.constant("i32", 0x1000))
-    size = b.op("and", bits, b.constant("i32", 0x7FFFFFFF))
-    finite = b.compare("icmp ult", size, b.constant("i32", 0x7F800000))
-    cut = b.op("and", b.select(finite, rounded, bits), b.constant("i32", -0x2000))
-    nan = b.compare("icmp ugt", size, b.constant("i32", 0x7F800000))
+    rounded = b.op("add", bits, 0x1000)
+    size = b.op("and", bits, 0x7FFFFFFF)
+    finite = b.compare("icmp ult", size, 0x7F800000)
+    cut = b.op("and", b.select(finite, rounded, bits), -0x2000)
+    nan = b.compare("icmp ugt", size, 0x7F800000)
     return b.select(nan, b.constant("i32", 0x7FFFFFFF), cut)
 
 
@@ -262,11 +262,11 @@ def _integer_to_float(b: Builder, ins: Instruction, value: Value) -> Value:
 def _odd_integer(b: Builder, value: Value, signed: bool) -> Value:
     """An i64 of at most 53 significant bits: of larger ones the rest only sets the last bit."""
     size = b.intrinsic("llvm.abs", value, extra="i1 false") if signed else value
-    rest = b.op("and", value, b.constant("i64", 0x7FF))
-    some = b.compare("icmp ne", rest, b.constant("i64", 0))
+    rest = b.op("and", value, 0x7FF)
+    some = b.compare("icmp ne", rest, 0)
     last = b.select(some, b.constant("i64", 0x800), b.constant("i64", 0))
-    cut = b.op("or", b.op("and", value, b.constant("i64", -0x800)), last)
-    return b.select(b.compare("icmp ult", size, b.constant("i64", 1 << 53)), value, cut)
+    cut = b.op("or", b.op("and", value, -0x800), last)
+    return b.select(b.compare("icmp ult", size, 1 << 53), value, cut)
 
 
 def _float_to_integer(b: Builder, ins: Instruction, value: Value) -> Value:

@@ -204,7 +204,7 @@ def test_property(b: Builder, ins: Instruction) -> None:
     bits = bits_of(x.type)
     fraction = 23 if bits == 32 else 52
     word = b.bitcast(x, f"i{bits}")
-    size = b.op("and", word, b.constant(word.type, (1 << bits - 1) - 1))
+    size = b.op("and", word, (1 << bits - 1) - 1)
     least, infinity = 1 << fraction, ((1 << bits - 1) - 1) >> fraction << fraction
     ranges = {
         "finite": (0, infinity),
@@ -218,9 +218,9 @@ def test_property(b: Builder, ins: Instruction) -> None:
         raise ins.refuse("expected one property, such as .finite")
     (name,) = ins.opcode.modifiers
     low, high = ranges[name]
-    inside = b.compare("icmp uge", size, b.constant(word.type, low))
-    below = b.compare("icmp ult", size, b.constant(word.type, high))
+    inside = b.compare("icmp uge", size, low)
+    below = b.compare("icmp ult", size, high)
     result = b.op("and", inside, below)
     if name == "normal":
-        result = b.op("or", result, b.compare("icmp eq", size, b.constant(word.type, 0)))
+        result = b.op("or", result, b.compare("icmp eq", size, 0))
     b.write(ins.operands[0], result, ins)

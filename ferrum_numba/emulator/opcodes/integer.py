@@ -60,7 +60,7 @@ def product(b: Builder, ins: Instruction, x: Value, y: Value) -> Value:
     full = b.op("mul", b.cast(extend, x, wide), b.cast(extend, y, wide))
     if "wide" in modifiers:
         return full
-    return b.cast("trunc", b.op("lshr", full, b.constant(wide, bits)), f"i{bits}")
+    return b.cast("trunc", b.op("lshr", full, bits), f"i{bits}")
 
 
 def _types_of_product(opcode: Opcode) -> list[str]:
@@ -101,7 +101,7 @@ def multiply_24(b: Builder, ins: Instruction) -> None:
     if "hi" in ins.opcode.modifiers:
         extend = "sext" if ins.opcode.type == "s32" else "zext"
         full = b.op("mul", *(b.cast(extend, v, "i64") for v in (x, y)))
-        value = b.cast("trunc", b.op("lshr", full, b.constant("i64", 16)), "i32")
+        value = b.cast("trunc", b.op("lshr", full, 16), "i32")
     else:
         value = b.op("mul", x, y)
     b.write(ins.operands[0], b.op("add", value, rest[0]) if rest else value, ins)
@@ -127,8 +127,8 @@ def dot_product(b: Builder, ins: Instruction) -> None:
 
 def _field(b: Builder, value: Value, ptx_type: str, index: int, bits: int) -> Value:
     """Field `index` of so many bits, extended to 32."""
-    top = b.op("shl", value, b.constant("i32", 32 - bits * (index + 1)))
-    return b.op("ashr" if ptx_type == "s32" else "lshr", top, b.constant("i32", 32 - bits))
+    top = b.op("shl", value, 32 - bits * (index + 1))
+    return b.op("ashr" if ptx_type == "s32" else "lshr", top, 32 - bits)
 
 
 @lowers("div", "rem", types=INTEGERS)
@@ -141,7 +141,7 @@ def divide(b: Builder, ins: Instruction) -> None:
         return b.write(
             ins.operands[0], x if ins.opcode.base == "rem" else b.constant(x.type, -1), ins
         )
-    zero = b.compare("icmp eq", y, b.constant(y.type, 0))
+    zero = b.compare("icmp eq", y, 0)
     safe = b.select(zero, b.constant(y.type, 1), y)
     # CPUs divide vectors of floating-point numbers, not of integers; by a literal, LLVM multiplies.
     if max(x.n, y.n) > 1 and y.text[0] == "%" and width(ins.opcode.type) <= 32:
@@ -169,7 +169,7 @@ def _divide(b: Builder, x: Value, y: Value, signed: bool) -> Value:
         return b.op("udiv", x, y)
     if y.text[0] == "%":
         # INT_MIN / -1 traps on some CPUs: divide by 1 and negate, which wraps as on the GPU.
-        minus_one = b.compare("icmp eq", y, b.constant(y.type, -1))
+        minus_one = b.compare("icmp eq", y, -1)
         quotient = b.op("sdiv", x, b.select(minus_one, b.constant(y.type, 1), y))
         return b.select(minus_one, b.op("sub", b.constant(x.type, 0), x), quotient)
     if int(y.text) == (1 << int(y.type[1:])) - 1:

@@ -42,9 +42,9 @@ def shuffle(b: Builder, ins: Instruction) -> None:
     value, amount, clamp = (b.vector(b.integer(o, 32, ins)) for o in ins.operands[1:4])
     low = b.constant("i32", 31)
     amount = b.op("and", amount, low)
-    segment = b.op("and", b.op("lshr", clamp, b.constant("i32", 8)), low)
+    segment = b.op("and", b.op("lshr", clamp, 8), low)
     clamp = b.op("and", clamp, low)
-    outside = b.op("xor", segment, b.constant("i32", -1))
+    outside = b.op("xor", segment, -1)
     first = b.op("and", _LANE_IDS, segment)
     last = b.op("or", first, b.op("and", clamp, outside))
     if mode == "up":
@@ -71,7 +71,7 @@ def _broadcast(b: Builder, ins: Instruction) -> None:
     """One lane's value for all, which is then the same for the whole warp."""
     value, source = b.integer(ins.operands[1], 32, ins), ins.operands[2]
     if value.n > 1 and isinstance(source, Immediate):
-        value = Value(b.emit(f"extractelement {value}, i64 {source.bits & 31}"), "i32")
+        value = b.element(value, source.bits & 31)
     b.write(ins.operands[0], value, ins)
 
 
@@ -79,19 +79,8 @@ def _gather(b: Builder, value: Value, source: Value) -> Value:
     """Element source[lane] of the value, for each lane."""
     place = b.scratch(128)
     b.store(value, place, 0, 64)
-    lanes = b.emit(f"getelementptr i32, ptr {place}, {source}")
-    vector = f"<{LANES} x i32>"
-    b.library.declare(
-        f"{vector} @llvm.masked.gather.v32i32.v32p0(<32 x ptr>, i32, <32 x i1>, {vector})"
-    )
-    return Value(
-        b.emit(
-            f"call {vector} @llvm.masked.gather.v32i32.v32p0(<32 x ptr> {lanes}, i32 4,"
-            f" <32 x i1> splat (i1 true), {vector} poison)"
-        ),
-        "i32",
-        LANES,
-    )
+    every, none = Value("true", "i1"), Value("poison", "i32", LANES)
+    return b.gather("i32", b.item("i32", place, source), every, none, 4)
 
 
 def _bits(b: Builder, ins: Instruction, condition: Value) -> Value:
@@ -113,7 +102,7 @@ def vote(b: Builder, ins: Instruction) -> None:
         return b.write(ins.operands[0], held, ins)
     every = b.op("and", _bits(b, ins, Value("true", "i1")), members)
     all_ = b.compare("icmp eq", held, every)
-    none = b.compare("icmp eq", held, b.constant("i32", 0))
+    none = b.compare("icmp eq", held, 0)
     if modes == {"all"}:
         result = all_
     elif modes == {"any"}:
@@ -182,7 +171,7 @@ def match(b: Builder, ins: Instruction) -> None:
     every = b.compare("icmp eq", equal, here)
     target = ins.operands[0]
     targets = target.elements if isinstance(target, Group) else (target,)
-    mask = b.select(every, here, b.constant("i32", 0))
+    mask = b.select(every, here, 0)
     for operand, written in zip(targets, (mask, every), strict=False):
         b.write(operand, written, ins)
     return None

@@ -37,8 +37,8 @@ def begin(b: Builder, ins: Instruction) -> None:
     """Operands: [address], the number of arrivals that each phase expects."""
     address, count = _operands(ins, 2)
     expected = b.cast("zext", b.integer(count, 32, ins), "i64")
-    expected = b.op("and", expected, b.constant("i64", COUNT))
-    word = b.op("or", expected, b.op("shl", expected, b.constant("i64", COUNT.bit_length())))
+    expected = b.op("and", expected, COUNT)
+    word = b.op("or", expected, b.op("shl", expected, COUNT.bit_length()))
     _set(b, ins, place_of(b, ins, address), word)
 
 
@@ -133,7 +133,7 @@ def change(
     words = Value(text, "i64", LANES)
     b.store(zero, "%state", state_offset("idle"), 4)
     if arrivals is not None:
-        pending = b.cast("trunc", b.op("and", words, b.constant("i64", COUNT)), "i32")
+        pending = b.cast("trunc", b.op("and", words, COUNT), "i32")
         surplus = b.mask(b.compare("icmp ult", pending, come))
         b.stop(ins, b.op("and", surplus, mask))
     b.hooks.changed(b, address, mask)
@@ -176,10 +176,10 @@ def wait(b: Builder, ins: Instruction) -> None:
     bits = 32 if "parity" in ins.opcode.modifiers else 64
     asked = b.integer(phase, bits, ins)
     if bits == 64:
-        asked = b.cast("trunc", b.op("lshr", asked, b.constant("i64", PHASE)), "i32")
-    parity = b.op("and", asked, b.constant("i32", 1))
-    now = b.op("lshr", _word(b, place, condition), b.constant("i64", PHASE))
-    now = b.op("and", b.cast("trunc", now, "i32"), b.constant("i32", 1))
+        asked = b.cast("trunc", b.op("lshr", asked, PHASE), "i32")
+    parity = b.op("and", asked, 1)
+    now = b.op("lshr", _word(b, place, condition), PHASE)
+    now = b.op("and", b.cast("trunc", now, "i32"), 1)
     over = b.hooks.tries(b, ins, b.compare("icmp ne", now, parity))
     acts = b.mask(condition)
     passed = b.op("and", b.mask(over), acts)
@@ -193,14 +193,14 @@ def _first(b: Builder, value: Value) -> Value:
     """The first lane's."""
     if value.n == 1:
         return value
-    return Value(b.emit(f"extractelement {value}, i64 0"), value.type)
+    return b.element(value, 0)
 
 
 def _word(b: Builder, place: Value, condition: Value | None) -> Value:
     if place.n == 1:
         where = b.emit(f"getelementptr i8, ptr %shared, {place}")
         if condition is not None:
-            some = b.compare("icmp ne", b.mask(condition), b.constant("i32", 0))
+            some = b.compare("icmp ne", b.mask(condition), 0)
             where = b.emit(f"select {some}, ptr {where}, ptr @zeros")
         return b.load("i64", 1, where, 0, 1)
     vector = f"<{LANES} x i64>"
@@ -213,5 +213,5 @@ def _word(b: Builder, place: Value, condition: Value | None) -> Value:
 def pending_count(b: Builder, ins: Instruction) -> None:
     """The arrivals that were missing in a state."""
     target, state = _operands(ins, 2)
-    count = b.op("and", b.integer(state, 64, ins), b.constant("i64", COUNT))
+    count = b.op("and", b.integer(state, 64, ins), COUNT)
     b.write(target, b.cast("trunc", count, "i32"), ins)

@@ -52,7 +52,7 @@ def address_of(b: Builder, ins: Instruction, operand: Operand, space: str) -> Va
     if isinstance(base, Register) and base.bits < bits:
         raise ins.refuse(f"{base.name} is .{base.ptx_type}, a {space} address has {bits} bits")
     value = b.integer(base, bits, ins)
-    return b.op("add", value, b.constant(value.type, operand.offset)) if operand.offset else value
+    return b.op("add", value, operand.offset) if operand.offset else value
 
 
 def _local_address(b: Builder, ins: Instruction, operand: Address) -> Value:
@@ -61,7 +61,7 @@ def _local_address(b: Builder, ins: Instruction, operand: Address) -> Value:
     Its low 32 bits tell: compilers subtract an index from a narrow address, and add the rest.
     """
     value = b.integer(operand.base, 32, ins)
-    value = b.op("add", value, b.constant("i32", operand.offset))
+    value = b.op("add", value, operand.offset)
     return b.op("add", b.local_memory(), b.cast("zext", value, "i64"))
 
 
@@ -199,7 +199,7 @@ def _store_lanes(
             if bits == 32:
                 b.store(value, place, 128 * i, 64)
                 continue
-            high = b.op("lshr", value, b.constant("i64", 32))
+            high = b.op("lshr", value, 32)
             b.store(b.cast("trunc", value, "i32"), place, 256 * i, 64)
             b.store(b.cast("trunc", high, "i32"), place, 256 * i + 128, 64)
         b.call(f"store_{space}_128", "void", "ptr %shared", address, f"ptr {place}", mask)

@@ -49,7 +49,7 @@ def _pack(b: Builder, ins: Instruction, group: Group, bits: int) -> Value:
             raise ins.refuse(f"{element.name} is .{element.ptx_type}, expected {step} bits")
         value = b.cast("zext", b.integer(element, step, ins), f"i{bits}")
         if i:
-            value = b.op("shl", value, b.constant(value.type, i * step))
+            value = b.op("shl", value, i * step)
         result = value if result is None else b.op("or", result, value)
     assert result is not None
     return result
@@ -60,7 +60,7 @@ def _unpack(b: Builder, ins: Instruction, group: Group, value: Value) -> None:
     for i, element in enumerate(group.elements):
         if element is None:
             continue
-        part = b.op("lshr", value, b.constant(value.type, i * step)) if i else value
+        part = b.op("lshr", value, i * step) if i else value
         b.write(element, b.cast("trunc", part, f"i{step}"), ins)
 
 
@@ -92,11 +92,11 @@ def is_space(b: Builder, ins: Instruction) -> None:
     (space,) = ins.opcode.modifiers
     address = b.integer(ins.operands[1], 64, ins)
     dynamic = b.load("i32", 1, "%state", state_offset("shared_bytes"), 4)
-    size = b.op("add", b.cast("zext", dynamic, "i64"), b.constant("i64", b.static_shared))
+    size = b.op("add", b.cast("zext", dynamic, "i64"), b.static_shared)
     start = Value(b.emit("ptrtoint ptr %shared to i64"), "i64")
     shared = b.compare("icmp ult", b.op("sub", address, start), size)
     offset = b.op("sub", address, b.local_memory())
-    local = b.compare("icmp ult", offset, b.constant("i64", b.layout.local_bytes))
+    local = b.compare("icmp ult", offset, b.layout.local_bytes)
     if space.startswith("shared"):
         value = shared
     else:

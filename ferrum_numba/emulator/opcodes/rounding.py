@@ -24,7 +24,7 @@ def directed(b: Builder, mode: str, exact: Value, nearest: Value, wide: Value) -
     pattern = b.bitcast(nearest, bits)
     one = b.constant(bits, 1)
     top = b.constant(bits, -(1 << bits_of(bits) - 1))
-    negative = b.compare("icmp slt", pattern, b.constant(bits, 0))
+    negative = b.compare("icmp slt", pattern, 0)
     if mode == "rz":
         size, limit = (b.intrinsic("llvm.fabs", v) for v in (wide, exact))
         beyond = b.compare("fcmp ogt", size, limit)
@@ -32,7 +32,7 @@ def directed(b: Builder, mode: str, exact: Value, nearest: Value, wide: Value) -
     elif mode == "rm":  # down: away from zero where negative; below +0 comes the least negative
         beyond = b.compare("fcmp ogt", wide, exact)
         positive = b.select(
-            b.compare("icmp eq", pattern, b.constant(bits, 0)),
+            b.compare("icmp eq", pattern, 0),
             b.op("or", one, top),
             b.op("sub", pattern, one),
         )
@@ -88,7 +88,7 @@ def _signed_zero(b: Builder, mode: str, x: Value, y: Value, total: Value) -> Val
     if mode != "rm":
         return total
     signs = b.op("or", b.bitcast(x, "i64"), b.bitcast(y, "i64"))
-    negative = b.compare("icmp slt", signs, b.constant("i64", 0))
+    negative = b.compare("icmp slt", signs, 0)
     none = b.compare("fcmp oeq", total, Value("0.0", total.type))
     return b.select(b.op("and", none, negative), Value("-0.0", total.type), total)
 
@@ -138,9 +138,9 @@ def _odd(b: Builder, value: Value, error: Value) -> Value:
     zero = Value("0.0", "double")
     bits = b.bitcast(value, "i64")
     inexact = b.compare("fcmp one", error, zero)
-    even = b.compare("icmp eq", b.op("and", bits, b.constant("i64", 1)), b.constant("i64", 0))
+    even = b.compare("icmp eq", b.op("and", bits, 1), 0)
     # Where the error has the value's sign the exact magnitude is larger.
-    larger = b.compare("icmp sge", b.op("xor", bits, b.bitcast(error, "i64")), b.constant("i64", 0))
+    larger = b.compare("icmp sge", b.op("xor", bits, b.bitcast(error, "i64")), 0)
     step = b.select(larger, b.constant("i64", 1), b.constant("i64", -1))
     moved = b.op("add", bits, step)
     return b.bitcast(b.select(b.op("and", inexact, even), moved, bits), "double")
@@ -157,24 +157,24 @@ def to_byte(b: Builder, kind: str, value: Value, relu: bool) -> Value:
     mantissa, unit_text, largest = _SMALL[kind]
     exponent_bias = {"e4m3": 7, "e5m2": 15}[kind]
     bits = b.bitcast(value, "i32")
-    size = b.op("and", bits, b.constant("i32", 0x7FFFFFFF))
+    size = b.op("and", bits, 0x7FFFFFFF)
     shift = 23 - mantissa
-    odd = b.op("and", b.op("lshr", size, b.constant("i32", shift)), b.constant("i32", 1))
+    odd = b.op("and", b.op("lshr", size, shift), 1)
     offset = (1 << shift - 1) - 1 - ((127 - exponent_bias) << 23)
-    rounded = b.op("add", b.op("add", size, b.constant("i32", offset)), odd)
-    normal = b.op("lshr", rounded, b.constant("i32", shift))
+    rounded = b.op("add", b.op("add", size, offset), odd)
+    normal = b.op("lshr", rounded, shift)
     # Adding the unit lets the FPU round at the last place of denormals.
     unit = Value(unit_text, "float")
     tiny = b.bitcast(b.op("fadd", b.bitcast(size, "float"), unit), "i32")
     tiny = b.op("sub", tiny, b.bitcast(unit, "i32"))
-    small = b.compare("icmp ult", size, b.constant("i32", (128 - exponent_bias) << 23))
+    small = b.compare("icmp ult", size, (128 - exponent_bias) << 23)
     result = b.intrinsic("llvm.umin", b.select(small, tiny, normal), b.constant("i32", largest))
-    sign = b.op("and", b.op("lshr", bits, b.constant("i32", 24)), b.constant("i32", 0x80))
+    sign = b.op("and", b.op("lshr", bits, 24), 0x80)
     result = b.op("or", result, sign)
     if relu:
-        negative = b.compare("icmp slt", bits, b.constant("i32", 0))
+        negative = b.compare("icmp slt", bits, 0)
         result = b.select(negative, b.constant("i32", 0), result)
-    nan = b.compare("icmp ugt", size, b.constant("i32", 0x7F800000))
+    nan = b.compare("icmp ugt", size, 0x7F800000)
     return b.cast("trunc", b.select(nan, b.constant("i32", 0x7F), result), "i8")
 
 
@@ -188,5 +188,5 @@ def from_byte(b: Builder, kind: str, value: Value) -> Value:
         parts.append(Value(text, "float", 32))
     result = parts[0] if len(parts) == 1 else b.shuffle(parts[0], parts[1], range(64))
     if value.n == 1:
-        return Value(b.emit(f"extractelement {result}, i64 0"), "float")
+        return b.element(result, 0)
     return result

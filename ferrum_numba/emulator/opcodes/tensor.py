@@ -9,7 +9,7 @@ from __future__ import annotations
 from ..builder import Builder
 from ..layout import LANES
 from ..ptx import Box, Immediate, Instruction, Operand
-from ..runtime.tensors import FIELDS, MARK, MARK_AT
+from ..runtime.tensors import FIELDS, MARK, MARK_AT, REDUCED
 from ..table import rows_of
 from ..values import Value
 from .integer import expect
@@ -27,7 +27,8 @@ _FAULT = (
     " of 1, no interleave and zeros as fill; boxes of 1 to 256 elements a dimension, whose rows are"
     " multiples of 16 bytes, no wider than the swizzle, and begin at a multiple of 16 bytes in the"
     " tensor; strides and the tensor's address that are multiples of 16 bytes; places in shared"
-    " memory that are multiples of 128 bytes; and no negative coordinates where it stores"
+    " memory that are multiples of 128 bytes; no negative coordinates where it stores; and where it"
+    " combines numbers, of types that PTX has for the operation"
 )
 
 
@@ -63,7 +64,7 @@ def _move(
 ) -> None:
     """Store a field of a map."""
     bits = 64 if value.type == "i64" else 32
-    address = b.op("add", address, b.constant(address.type, offset))
+    address = b.op("add", address, offset)
     condition = b.condition(ins)
     condition = b.hooks.access(b, ins, space, address, bits // 8, condition, "store")
     mask = b.mask(condition)
@@ -81,8 +82,7 @@ def publish(b: Builder, ins: Instruction) -> None:
     to, source, size = ins.operands
     if size != Immediate(_MAP_BYTES):
         raise ins.refuse(f"expected a size of {_MAP_BYTES} bytes")
-    steps = f"<{', '.join(f'i32 {4 * lane}' for lane in range(LANES))}>"
-    offsets = Value(steps, "i32", LANES)
+    offsets = b.iota("i32", 4)
     near = b.op("add", b.vector(address_of(b, ins, source, "shared")), offsets)
     far = b.op("add", b.vector(address_of(b, ins, to, "global")), b.cast("zext", offsets, "i64"))
     condition = b.condition(ins)
@@ -111,6 +111,30 @@ def copy(b: Builder, ins: Instruction) -> None:
     if inward == ("bulk_group" in modifiers) or len(ins.operands) < (3 if inward else 2):
         raise ins.refuse("the CPU device copies with an mbarrier to shared memory, or in a group")
     shared, tensor = ins.operands[:2] if inward else ins.operands[1::-1]
+    sizes = _transfer(b, ins, "in" if inward else "out", shared, tensor)
+    if inward:
+        come = b.op("sub", b.constant("i32", 0), sizes)
+        change(b, ins, place_of(b, ins, ins.operands[2]), nbytes=come, publishes="copies")
+
+
+@lowers(
+    "cp.reduce.async.bulk.tensor",
+    modifiers=f"global shared::cta {' '.join(_RANKS)} tile bulk_group level::cache_hint"
+    f" {' '.join(REDUCED)}",
+    writes=0,
+    fault=_FAULT,
+)
+def combine(b: Builder, ins: Instruction) -> None:
+    """Operands: [map, {coordinates}], [shared]: each element by an atomic operation."""
+    operations = ins.opcode.modifiers & REDUCED.keys()
+    if len(operations) != 1 or "bulk_group" not in ins.opcode.modifiers or len(ins.operands) < 2:
+        raise ins.refuse("expected one operation, such as .add, and .bulk_group")
+    _transfer(b, ins, min(operations), *ins.operands[1::-1])
+
+
+def _transfer(b: Builder, ins: Instruction, way: str, shared: Operand, tensor: Operand) -> Value:
+    """Copy a box, or combine it (way: the operation) with the tensor; the bytes of each lane's."""
+    inward = way == "in"
     near = b.vector(address_of(b, ins, shared, "shared"))
     rank, where, coordinates = _box(b, ins, tensor)
     mask = b.mask(b.condition(ins))
@@ -118,7 +142,7 @@ def copy(b: Builder, ins: Instruction) -> None:
     mask = b.hooks.far(b, ins, where, map_bytes, mask, True)
     found = b.scratch(4 * LANES)
     box = (near, where, coordinates)
-    name = f"{'in' if inward else 'out'}_{rank}"
+    name = f"{way}_{rank}"
     good = Value(b.call(f"tensorbox_{name}", "i32", *box, mask, f"ptr {found}"), "i32")
     b.stop(ins, b.op("xor", mask, b.op("and", mask, good)))
     mask = b.op("and", mask, good)
@@ -127,9 +151,7 @@ def copy(b: Builder, ins: Instruction) -> None:
     mask = b.hooks.box(b, ins, name, box, mask)
     marks, place = b.hooks.marks(ins, inward)
     b.call(f"tensor_{name}{marks}", "void", "ptr %shared", *box, mask, *place)
-    if inward:
-        come = b.op("sub", b.constant("i32", 0), sizes)
-        change(b, ins, place_of(b, ins, ins.operands[2]), nbytes=come, publishes="copies")
+    return sizes
 
 
 def _box(b: Builder, ins: Instruction, operand: Operand) -> tuple[int, Value, str]:

@@ -70,7 +70,7 @@ def multiply(b: Builder, ins: Instruction) -> None:
     for i, value in enumerate(old):
         b.store(b.vector(zero) if number == "i32" else value, place, 128 * i, 64)
     warp = b.load("i32", 1, "%ctx", WARP, 4)
-    row = b.op("shl", b.op("and", warp, b.constant("i32", 3)), b.constant("i32", 4))
+    row = b.op("shl", b.op("and", warp, 3), 4)
     a, registers = "i64 0", "ptr null"
     if a_form == "r":
         registers = f"ptr {_registers(b, ins)}"
@@ -142,4 +142,4 @@ def _descriptor(b: Builder, ins: Instruction, operand: Operand) -> Value:
     if isinstance(operand, Address):
         raise ins.refuse("expected a descriptor, not an address")
     value = b.integer(operand, 64, ins)
-    return value if value.n == 1 else Value(b.emit(f"extractelement {value}, i64 0"), "i64")
+    return value if value.n == 1 else b.element(value, 0)

@@ -3,8 +3,9 @@
     tensorbox_<in|out>_<rank>(shared addresses, map addresses, coordinates, mask, out)
         -> the lanes whose box can be copied.  out: <32 x i32>, the bytes of each lane's box, 0
         where there is none
-    tensor_<in|out>_<rank>[_marks[_talks]](base, shared addresses, map addresses, coordinates, mask
-        [, checks, ctx, site]): marks: what is written in the tensor is marked, for the checks
+    tensor_<in|out|operation>_<rank>[_marks[_talks]](base, shared addresses, map addresses,
+        coordinates, mask[, checks, ctx, site]): operation: an atomic one, by which numbers are
+        combined with the tensor's; marks: what is written there is marked, for the checks
 
 coordinates: <32 x i32> for each dimension, in memory.  In shared memory a box lies without gaps,
 the first dimension innermost, swizzled by 16 bytes.  What is outside of the tensor becomes zero on
@@ -47,6 +48,15 @@ _LOG2 = (0, 1, 2, 2, 3, 3, 1, 2, 2, 3, 1, 2, 2)
 _LOG2_WORD = sum(log2 << 4 * kind for kind, log2 in enumerate(_LOG2))
 _LARGEST = 256  # elements of a box along one dimension
 _MOST_BYTES = 1 << 20  # of a box: more than any shared memory
+# The types that an operation combines, as PTX ISA has them ("cp.reduce.async.bulk.tensor"); of each
+# elemtype what an atomic operation calls it, "" where there is none of its own.
+_KINDS = ("", "", "u32", "s32", "u64", "s64", "f16", "f32", "f32", "f64", "bf16", "", "")
+REDUCED = {
+    "add": ("u32", "s32", "u64", "f16", "f32", "f64", "bf16"),
+    **dict.fromkeys(("min", "max"), ("u32", "s32", "u64", "s64", "f16", "bf16")),
+    **dict.fromkeys(("inc", "dec"), ("u32",)),
+    **dict.fromkeys(("and", "or", "xor"), ("u32", "s32", "u64", "s64")),
+}
 BOX = (VECTOR, ADDRESSES["global"], "ptr", "i32")
 """The arguments of functions of boxes: shared addresses, map addresses, coordinates, mask."""
 
@@ -147,10 +157,13 @@ def _is_usable(r: Routine, box: Box, way: str, nbytes: Value) -> Value:
 
     loose = r.compare("icmp eq", box.swizzle, 0)
     span = r.op("shl", r.constant("i64", 16), box.swizzle)
+    kinds = [i for i, kind in enumerate(_KINDS) if way not in REDUCED or kind in REDUCED[way]]
+    known = r.op("lshr", r.constant("i64", sum(1 << i for i in kinds)), field("elemtype"))
     holds = [
         r.compare("icmp eq", r.load("i32", 1, box.fields, MARK_AT, 1), MARK),
         r.compare("icmp eq", field("rank"), rank - 1),
         r.compare("icmp ult", field("elemtype"), len(_LOG2)),
+        r.cast("trunc", known, "i1"),
         r.compare("icmp eq", field("interleave_layout"), 0),
         r.compare("icmp eq", field("fill_mode"), 0),
         r.compare("icmp ule", box.swizzle, 3),
@@ -209,18 +222,47 @@ def tensor(r: Routine, way: str, rank: str, *marks: str) -> None:
             else:
                 with r.when(r.op("and", inside, begins)):
                     if marks:
-                        _mark(r, marks[1:], lane, far_at, looks)
-                    r.copy_bytes(far, close, r.constant("i64", 16))
+                        access = "atomic" if way in REDUCED else "store"
+                        _mark(r, access, marks[1:], lane, far_at, looks)
+                    if way in REDUCED:
+                        _combine(r, way, its, first, far_at, close)
+                    else:
+                        r.copy_bytes(far, close, r.constant("i64", 16))
             loop.again(more)
 
 
+def _combine(r: Routine, operation: str, box: Box, first: Value, far: Value, close: Value) -> None:
+    """Combine 16 bytes with the tensor's, one element after another; none outside of it."""
+    kind = _field(r, box.fields, "elemtype")
+    left = r.intrinsic("llvm.umin", r.op("sub", box.extents[0], first), r.constant("i64", 16))
+    inside = r.op("add", r.op("shl", r.constant("i32", 1), r.cast("trunc", left, "i32")), -1)
+    for number, name in enumerate(_KINDS):
+        if name not in REDUCED[operation]:
+            continue
+        nbytes = 1 << _LOG2[number]
+        item = f"i{8 * nbytes}"
+        with r.when(r.compare("icmp eq", kind, number)):
+            few = r.load(item, 16 // nbytes, close, 0, 1)
+            values = r.shuffle(few, None, [i % few.n for i in range(LANES)])
+            places = r.op("add", r.vector(far), r.iota("i64", nbytes))
+            mask = r.op("and", inside, (1 << few.n) - 1)
+            bits = operation in ("and", "or", "xor")
+            symbol = f"atomic_{operation}_{f'b{8 * nbytes}' if bits else name}_global"
+            r.call(symbol, values.full_type, "ptr null", places, values, values, mask)
+
+
 def _mark(
-    r: Routine, talks: tuple[str, ...], lane: Value, address: Value, looks: tuple[Value, ...]
+    r: Routine,
+    access: str,
+    talks: tuple[str, ...],
+    lane: Value,
+    address: Value,
+    looks: tuple[Value, ...],
 ) -> None:
-    """Have 16 bytes marked that a lane writes."""
+    """Have 16 bytes marked that a lane writes. access: "store" or "atomic"."""
     place = r.emit(f"insertelement <{LANES} x i64> poison, {address}, {lane}")
     bit = r.op("shl", r.constant("i32", 1), lane)
-    name = "_".join(["marks_store_16", *talks])
+    name = "_".join(["marks", access, "16", *talks])
     r.call(name, "void", Value(place, "i64", LANES), bit, *looks)
 
 

@@ -44,13 +44,13 @@ class Selection:
         place = None if cta is None else _place(tuple(cta))
         warps = None if warp is None else (warp,) if isinstance(warp, int) else tuple(warp)
         if warps is not None and not all(0 <= w < _MAX_WARPS for w in warps):
-            raise DeviceError(f"warp: expected 0 to {_MAX_WARPS - 1}, found {warp}")
+            raise DeviceError("warp", f"0 to {_MAX_WARPS - 1}", warp)
         if not lanes or not all(0 <= lane < LANES for lane in lanes):
-            raise DeviceError(f"lanes: expected some of 0 to {LANES - 1}, found {list(lanes)}")
+            raise DeviceError("lanes", f"some of 0 to {LANES - 1}", list(lanes))
         if limit < 1:
-            raise DeviceError(f"limit: expected at least 1 event, found {limit}")
+            raise DeviceError("limit", "at least 1 event", limit)
         if isinstance(registers, str):
-            raise DeviceError(f"registers: expected a list of names, found {registers!r}")
+            raise DeviceError("registers", "a list of names", f"{registers!r}")
         return cls(
             place,
             warps,
@@ -67,8 +67,7 @@ class Selection:
             return (1 << count) - 1
         if missing := sorted(warp for warp in set(self.warps) if warp >= count):
             raise DeviceError(
-                f"warp: expected 0 to {count - 1}, as the block has {count}, "
-                f"found {', '.join(map(str, missing))}"
+                "warp", f"0 to {count - 1}, as the block has {count}", ", ".join(map(str, missing))
             )
         return sum(1 << warp for warp in set(self.warps))
 
@@ -84,6 +83,6 @@ class Selection:
 
 def _place(numbers: tuple[int, ...]) -> tuple[int, int, int]:
     if len(numbers) > 3 or min(numbers, default=-1) < 0:
-        raise DeviceError(f"cta: expected 1 to 3 numbers from 0 on, found {numbers}")
+        raise DeviceError("cta", "1 to 3 numbers from 0 on", numbers)
     x, y, z = (*numbers, 0, 0)[:3]
     return x, y, z

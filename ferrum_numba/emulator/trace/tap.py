@@ -133,7 +133,7 @@ class Tap(Watch):
         mask: Value,
         sizes: Value,
     ) -> Value | None:
-        some = b.mask(b.compare("icmp ne", sizes, b.constant("i32", 0)))
+        some = b.mask(b.compare("icmp ne", sizes, 0))
         self._touch(b, "global", "load", nbytes, b.op("and", mask, some), source)
         self._touch(b, "shared", "store", nbytes, mask, to)
         return super().copy(b, ins, to, source, nbytes, mask, sizes)

@@ -26,7 +26,7 @@ _RELEASE = re.compile(r"release (\d+\.\d+)")
 
 
 def assemble(text: str, target: str) -> dict[str, Resources]:
-    """What each entry of a PTX takes when it is assembled for its target.
+    """Resources of each entry of a PTX, assembled for its target.
 
     Raises DeviceError where there is no ptxas, or none that takes the text, with its reason.
     """

@@ -1,4 +1,4 @@
-"""What the instructions of an entry are: by family, by memory space and width, by tensor shape.
+"""Census of an entry's instructions: by family, by memory space and width, by tensor shape.
 
 All counts are of instructions in the text, not of how often they run.
 Source: PTX ISA, "Instruction Set".

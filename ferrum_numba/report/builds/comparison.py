@@ -28,7 +28,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Count:
-    """How often something is in A and in B."""
+    """Counts of something in A and in B."""
 
     name: str
     a: int
@@ -236,7 +236,7 @@ def _needs_changes(a: Needs, b: Needs) -> Iterator[Change]:
 
 
 def _body_changes(a: InspectedEntry, b: InspectedEntry) -> Iterator[Change]:
-    """What no signature says: the arrays' elements, and how much of the work a CTA takes."""
+    """Compare what no signature says: the arrays' elements, and the share of a CTA."""
     elements = [
         index
         for index in a.element_nbytes.keys() & b.element_nbytes.keys()
@@ -350,7 +350,7 @@ def _tensor(census: Census) -> dict[str, int]:
 
 
 def _resources(entry: InspectedEntry) -> dict[str, int]:
-    """Only what is known."""
+    """Drop fields that are None."""
     found = entry.resources
     if found is None:
         return {}

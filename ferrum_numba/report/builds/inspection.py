@@ -54,7 +54,7 @@ class InspectedParameter:
 
 @dataclass(frozen=True)
 class Needs:
-    """What a launch of the entry needs; None or empty where neither PTX nor sidecar says.
+    """Needs of a launch of the entry; None or empty where neither PTX nor sidecar says.
 
     block: threads (x, y, z), and block_source who demands it.  max_block: of `.maxntid`.
     cluster: CTAs (x, y, z).  num_warps, num_ctas, num_stages: as Triton built it.
@@ -207,7 +207,7 @@ def with_resources(
 def _verdict(
     text: str, sidecar: Sidecar | SidecarVerdict, path: str | None, names: list[str]
 ) -> tuple[Sidecar, SidecarVerdict]:
-    """What the sidecar adds, nothing where it disagrees."""
+    """The sidecar, empty where it disagrees, and the verdict on it."""
     if isinstance(sidecar, SidecarVerdict):
         return Sidecar(), sidecar
     if path is None:

@@ -1,4 +1,4 @@
-"""How many CTAs of a kernel an SM holds at once, by the limits of its compute capability.
+"""Occupancy: CTAs of a kernel that an SM holds at once, by the limits of its compute capability.
 
 Source: CUDA C++ Programming Guide, "Technical Specifications per Compute Capability"; the rounding
 as in cuda_occupancy.h of the CUDA Toolkit.
@@ -18,7 +18,7 @@ _WARP = 32
 
 @dataclass(frozen=True)
 class Sm:
-    """What one SM has.  shared_bytes: for all its CTAs; reserved: that each takes besides."""
+    """Limits of one SM.  shared_bytes: for all its CTAs; reserved: that each takes besides."""
 
     warps: int
     ctas: int

@@ -24,7 +24,7 @@ from ...ptx_text import (
 
 @dataclass(frozen=True)
 class Outline:
-    """What an entry's text says about itself.
+    """Outline of an entry, as its text gives it.
 
     directives: such as {"reqntid": (128,)}.  static_shared_bytes: of declared shared arrays.
     dynamic_shared: whether it uses shared memory of a size that only the launch states.

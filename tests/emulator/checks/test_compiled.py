@@ -35,6 +35,12 @@ def test_warp_group_products_are_clean(checked: CheckedCpuDevice) -> None:
     kernels.test_attention(checked, ATTENTION)
 
 
+def test_kernels_that_mask_with_infinities_make_none() -> None:
+    device = fe.open_device("cpu", checks=("nan",), threads=1)
+    kernels.test_attention(device, "attention.sm_80")
+    kernels.test_norms_and_softmax(device)
+
+
 def attend(device: CheckedCpuDevice, text: str, shared_bytes: int) -> None:
     known = kernels.INDEX[ATTENTION]
     kernel = device.load_module(text).get_kernel(known["entry"])
