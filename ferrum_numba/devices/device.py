@@ -88,6 +88,13 @@ class Device(ABC):
         """`array` as a NumPy array, after all work that was enqueued before on the device."""
 
     @abstractmethod
+    def mapped(self, shape: int | Sequence[int], dtype: Any) -> Any:
+        """A new array of zeros in host memory that this device reads and writes in place.
+
+        It is a NumPy array and an array of this device: what a kernel stores the host can watch.
+        """
+
+    @abstractmethod
     def write(self, array: Any, host: NDArray[Any]) -> None:
         """Overwrite an array of this device, after all work that was enqueued before.
 

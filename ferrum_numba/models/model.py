@@ -48,6 +48,7 @@ class Model:
         self.reading = Reading(self.forward)
         self._cache_tokens = cache_tokens
         self._pool: PagePool | None = None
+        self._mail: dict[int, list[npt.NDArray[np.int64]]] = {}
         self._opening = threading.Lock()
 
     @classmethod
@@ -163,8 +164,8 @@ class Model:
         with Session(self, 1, length, choice) as session:
             if count:
                 session.prefill([ids])
-            for _ in range(count):
-                token = int(session.step()[0])
+            for left in reversed(range(count)):
+                token = int(session.draw(more=left > 0)[0])
                 yield token
                 last.append(token)
                 if any(tuple(last)[-len(end) :] == tuple(end) for end in ends):
@@ -205,6 +206,19 @@ class Model:
                 self._pool = None  # before the larger one is allocated
                 self._pool = PagePool(self.config, self.device, page, count)
             return self._pool
+
+    def lend_mail(self, batch: int) -> npt.NDArray[np.int64]:
+        """Memory in which the host sees `batch` tokens as soon as they are drawn.
+
+        It is kept and lent again: giving host memory back to the driver waits for the device.
+        """
+        with self._opening:
+            kept = self._mail.setdefault(batch, [])
+            return kept.pop() if kept else self.device.mapped(batch, np.int64)
+
+    def take_mail(self, mail: npt.NDArray[np.int64]) -> None:
+        """Take back what was lent."""
+        self._mail[len(mail)].append(mail)
 
     def turns(self, longest: int, length: int) -> tuple[Any, Any]:
         """Cosines and sines on the device, see `RopeSpec.turns`."""

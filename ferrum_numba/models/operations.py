@@ -121,7 +121,7 @@ class Operations:
         """out = attention of one token of each sequence; q, out T [B, HEADS * D]."""
         batch, width = pages.shape
         pairs = batch * self.config.kv_heads
-        splits = min(_SPLITS, max(1, _CTAS // pairs), width)
+        splits = min(_SPLITS, max(1, _CTAS // pairs), 2 * width)
         sizes = {
             "B": batch,
             **self._heads,
@@ -191,12 +191,21 @@ class Operations:
             self._launch(self._threshold, stream, sizes | {"kind": kind, "step": step}, arrays)
 
     def sample(
-        self, logits: Any, choice: Mapping[str, Any], tokens: Any, positions: Any, stream: Any
+        self,
+        logits: Any,
+        choice: Mapping[str, Any],
+        tokens: Any,
+        mail: Any,
+        positions: Any,
+        stream: Any,
     ) -> None:
-        """tokens int32 [B] drawn from logits float32 [B, V], and positions += 1."""
+        """tokens int32 [B] drawn from logits float32 [B, V], and positions += 1.
+
+        mail: int64 [B], the tokens with their positions in the upper halves.
+        """
         sizes = {"B": logits.shape[0], "V": logits.shape[1]}
         arrays = {name: choice[name] for name in ("temperatures", "thresholds", "seeds")}
-        arrays |= {"logits": logits, "tokens": tokens, "positions": positions}
+        arrays |= {"logits": logits, "tokens": tokens, "mail": mail, "positions": positions}
         self._launch(self._sample, stream, sizes, arrays)
 
     @property

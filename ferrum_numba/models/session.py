@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from ..devices import Device
-from ..errors import AbiError, DeviceError
+from ..devices import Device, LaunchGraph
+from ..errors import AbiError, DeviceError, FerrumError
 from .cache import PagePool
 from .choice import Choice
 from .config import ModelConfig
@@ -18,6 +20,8 @@ from .forward import Forward, Rows, Workspace
 from .ids import Ids, checked_ids
 from .operations import Operations
 from .reading import Prompt, Reading
+
+_LOOKS = 100_000  # at a mailbox before the device is asked whether it still works
 
 
 class Decoder(Protocol):
@@ -31,6 +35,8 @@ class Decoder(Protocol):
 
     def pool(self, batch: int, length: int) -> PagePool: ...
     def turns(self, longest: int, length: int) -> tuple[Any, Any]: ...
+    def lend_mail(self, batch: int) -> npt.NDArray[np.int64]: ...
+    def take_mail(self, mail: npt.NDArray[np.int64]) -> None: ...
 
 
 class Session:
@@ -60,7 +66,11 @@ class Session:
         self._sequences = device.to_device(np.arange(batch, dtype=np.int32))
         self._logits = device.empty((batch, config.vocab), np.float32)
         self._own = choice.arrays(device, batch)
-        self._graphs: dict[tuple[bool, bool], Any] = {}
+        self._mail = model.lend_mail(batch)
+        self._mail[...] = -1
+        self._graphs: dict[str, LaunchGraph] = {}
+        # A GPU passes what was drawn while the host looks at it; the CPU only if more is wanted.
+        self._ahead = device.name != "cpu"
         self._behind = False  # whether tokens were drawn that did not pass the layers yet
         self._closed = False
 
@@ -100,6 +110,7 @@ class Session:
             self._table[row, :count] = pages[:count]
             self._where[row] = len(ids) - 1
             del pages[:count]
+            self._mail[row] = -1
         self._write()
         self._read(rows)
         return rows
@@ -129,39 +140,47 @@ class Session:
         Raises AbiError where no sequence is there or one has reached the session's length,
         DeviceError where the cache is full.  Nothing has changed then.
         """
+        return self.draw(more=True)
+
+    def draw(self, more: bool) -> Ids:
+        """As `step`; more: whether another token is wanted, so that its logits may be computed."""
         self._require_open()
         active = [row for row, ids in enumerate(self._ids) if ids is not None]
         if not active:
-            raise AbiError("step", "a sequence", "none", "prefill() a prompt first")
+            raise AbiError("step: expected a sequence, found none; prefill() a prompt first")
         for row in active:
             if self._where[row] + 2 > self.length:
                 raise AbiError(
-                    "step",
-                    f"sequences shorter than {self.length}, the session's length",
-                    f"row {row} of that length",
-                    "release it, or open a longer session",
+                    f"step: expected sequences shorter than {self.length}, the session's length, "
+                    f"found row {row} of that length; release it, or open a longer session"
                 )
-        self._catch_up(active)
-        self._run(forward=self._behind, draw=True)
+        self._pass(active)
+        self._run("draw")
+        self._where[active] += 1
         self._behind = True
-        drawn = np.array(self._model.device.to_host(self._tokens), np.int32)
-        for row in range(self.batch):
-            ids = self._ids[row]
-            if ids is None:
-                drawn[row] = -1
-            else:
-                ids.append(int(drawn[row]))
-                self._where[row] += 1
+        if more and self._ahead and self._may_pass(active):
+            self._pass(active)
+        drawn = self._mailed(active)
+        for row in active:
+            self._ids[row].append(int(drawn[row]))  # type: ignore[union-attr]
+        return drawn
+
+    def _mailed(self, active: Sequence[int]) -> Ids:
+        """The tokens drawn, as soon as they are there; what else was launched goes on."""
+        looks = 0
+        while (self._mail[active] >> 32 != self._where[active]).any():
+            looks += 1
+            if looks % _LOOKS == 0:
+                self._model.device.synchronize()  # raises what has gone wrong
+            time.sleep(0)
+        drawn = np.full(self.batch, -1, np.int32)
+        drawn[active] = self._mail[active] & 0x7FFFFFFF
         return drawn
 
     def logits(self) -> npt.NDArray[np.float32]:
         """float32 [batch, vocab] that the next tokens are drawn from."""
         self._require_open()
-        if self._behind:
-            self._catch_up([row for row, ids in enumerate(self._ids) if ids is not None])
-        if self._behind:
-            self._run(forward=True, draw=False)
-            self._behind = False
+        self._pass([row for row, ids in enumerate(self._ids) if ids is not None])
         return np.array(self._model.device.to_host(self._logits))
 
     def ids(self, row: int) -> list[int]:
@@ -186,45 +205,59 @@ class Session:
             self._model.device.synchronize()
             for pages in self._held:
                 self._pool.give_back(pages)
+            self._model.take_mail(self._mail)
             self._held, self._ids = [], [None] * self.batch
 
-    def _catch_up(self, active: Sequence[int]) -> None:
-        """Make pages ready for the tokens that were drawn, and ropes that change with them."""
+    def _need(self, active: Sequence[int]) -> list[int]:
+        """Rows whose newest token has no page yet."""
+        page = self._pool.page
+        return [row for row in active if self._where[row] // page >= len(self._held[row])]
+
+    def _crosses(self, active: Sequence[int]) -> bool:
+        """Whether a text has become so long that all of it turns otherwise."""
+        rope = self._model.config.rope
+        longest = int(self._where[list(active)].max(initial=0))
+        return rope.kind == "longrope" and longest >= rope.limit >= self._read_up_to
+
+    def _may_pass(self, active: Sequence[int]) -> bool:
+        """Whether the tokens drawn last can pass the layers at once."""
+        return len(self._need(active)) <= self._pool.free and not self._crosses(active)
+
+    def _pass(self, active: Sequence[int]) -> None:
+        """Pass tokens that were drawn through the layers, if they did not yet."""
         if not self._behind:
             return
-        need = [
-            row for row in active if self._where[row] // self._pool.page >= len(self._held[row])
-        ]
+        need = self._need(active)
         for row, page in zip(need, self._pool.take(len(need)), strict=True):
             self._held[row].append(page)
             self._table[row, len(self._held[row]) - 1] = page
         if need:
             self._write()
-        rope = self._model.config.rope
-        crossed = any(self._where[row] >= rope.limit for row in active)
-        if rope.kind == "longrope" and crossed and self._read_up_to <= rope.limit:
+        if self._crosses(active):
             self._read(active)  # all of it again, with the frequencies of long texts
-            self._behind = False
+        else:
+            self._run("pass")
+        self._behind = False
 
-    def _run(self, forward: bool, draw: bool) -> None:
-        """Pass the tokens drawn through the layers, or draw, or both, as one graph."""
-        if (forward, draw) not in self._graphs:
+    def _run(self, what: str) -> None:
+        """Launch a graph: "draw" tokens, or "pass" them through the layers."""
+        if what not in self._graphs:
             with self._model.device.capture() as graph:
-                self._launch(forward, draw, graph.stream)
-            self._graphs[forward, draw] = graph
-        self._graphs[forward, draw].launch(self.stream)
+                self._launch(what, graph.stream)
+            self._graphs[what] = graph
+        self._graphs[what].launch(self.stream)
 
-    def _launch(self, forward: bool, draw: bool, stream: Any) -> None:
-        model, logits = self._model, self._logits
-        if forward:
+    def _launch(self, what: str, stream: Any) -> None:
+        model, logits, own = self._model, self._logits, self._own
+        if what == "pass":
             rows = Rows(self._sequences, self._positions, self._pages, self._turns)
             model.forward(self._tokens, rows, self._pool.layers, self._work, stream)
             model.forward.finish(self._work, self._work.normed, stream)
             self._head(stream)
-        if draw:
-            if self._choice.leaves_out:
-                model.operations.threshold(logits, self._own, self._positions, stream)
-            model.operations.sample(logits, self._own, self._tokens, self._positions, stream)
+            return
+        if self._choice.leaves_out:
+            model.operations.threshold(logits, own, self._positions, stream)
+        model.operations.sample(logits, own, self._tokens, self._mail, self._positions, stream)
 
     def _set_turns(self, longest: int) -> None:
         """Let positions turn as in a text of this length."""
@@ -257,5 +290,5 @@ class Session:
 
     def __del__(self) -> None:
         if not getattr(self, "_closed", True):
-            for pages in self._held:
-                self._pool.give_back(pages)
+            with suppress(FerrumError):  # pages are kept rather than given away in use
+                self.close()

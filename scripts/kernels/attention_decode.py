@@ -13,8 +13,8 @@ T is float16 or bfloat16.  Query head h reads the key and value head h // (HEADS
 sees itself and the `window` - 1 tokens before it; all before it where window is 0.  softmax in
 float32, with the scores times `scale`.  A CTA takes the query heads of one key head and one of
 SPLITS shares of the context, BLOCK_N positions at a time; the last CTA of a head to arrive sums the
-splits in their order, so results repeat bit by bit.  A programmatic launch reads positions and pages
-before the launches ahead of it are done.
+splits in their order, so results repeat bit by bit.  A programmatic launch reads positions and
+pages before the launches ahead of it are done.
 """
 
 import triton

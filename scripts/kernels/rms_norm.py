@@ -4,8 +4,8 @@
     weight  float32 [H]
     y       T       [M, H]   computed in float32, rounded once
 
-T is float16 or bfloat16.  One CTA takes one row, BLOCK columns at a time.  A programmatic launch reads
-`weight` before the launches ahead of it are done.
+T is float16 or bfloat16.  One CTA takes one row, BLOCK columns at a time.  A programmatic launch
+reads `weight` before the launches ahead of it are done.
 """
 
 import triton

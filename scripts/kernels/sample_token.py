@@ -5,7 +5,7 @@
     thresholds   int32   [B]    of `token_threshold`, or NULL: all tokens
     seeds        int64   [B]
     tokens       int32   [B]    the token drawn
-    mail         int64   [B]    the same with its position in the upper half: for a host that watches
+    mail         int64   [B]    the same, its position in the upper half: for a host that watches
     positions    int32   [B]    of the token that the logits follow; a negative one: no sequence
     workspace    float32 [B * PARTS * 2]     each part's best value, and its token
     counters     int32   [B]    zero before and after

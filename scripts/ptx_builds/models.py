@@ -105,8 +105,11 @@ ATTENTION_DECODE = [
     _build(
         "attention_decode",
         {
-            **{"PAGE": PAGE, "BLOCK_N": 64 if splits > 8 or block == 256 else 128},
-            **{"BLOCK_G": 16, "BLOCK_D": block, "BLOCK_S": splits},
+            "PAGE": PAGE,
+            "BLOCK_N": 64 if splits > 8 or block == 256 else 128,
+            "BLOCK_G": 16,
+            "BLOCK_D": block,
+            "BLOCK_S": splits,
         },
         ("B", "KV", "SPLITS"),
         constants={"STAGES": 2, "SUM_G": 2 if block == 256 else 4},

@@ -67,6 +67,9 @@ class CpuDevice(Device):
     def to_host(self, array: Any) -> NDArray[Any]:
         return arrays.view("array", array)
 
+    def mapped(self, shape: int | Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
+        return np.zeros(shape, dtype)
+
     def write(self, array: Any, host: NDArray[Any]) -> None:
         arrays.check_like(host, self.describe("array", array))
         np.copyto(array, host)

@@ -126,6 +126,12 @@ class CudaDevice(Device):
             host: NDArray[Any] = copy.view(dtype).reshape(there.shape)
             return host
 
+    def mapped(self, shape: int | Sequence[int], dtype: DTypeLike) -> Any:
+        with self.current(), driver.outside_of_captures():
+            array = numba_cuda.mapped(shape, dtype)
+        array[...] = 0
+        return array
+
     def write(self, array: Any, host: NDArray[Any]) -> None:
         there = self.describe("array", array)
         host_arrays.check_like(host, there)

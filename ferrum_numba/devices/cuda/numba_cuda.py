@@ -68,6 +68,17 @@ def stream_of(own: Stream) -> Any:
     return stream
 
 
+def mapped(shape: int | Sequence[int], dtype: DTypeLike) -> Any:
+    """Host memory that the current context's device reaches, as a NumPy array and one of numba's.
+
+    Raises DeviceError where there is too little.
+    """
+    try:
+        return cuda.mapped_array(shape, dtype)
+    except Exception as error:  # each implementation has its own type for it
+        raise DeviceError(f"mapped: allocating {shape} of {np.dtype(dtype)}: {error}") from error
+
+
 def load(text: str) -> Any:
     """A module of the current context.  Raises an error of the implementation's own type."""
     return cuda.current_context().create_module_ptx(text)
