@@ -24,6 +24,7 @@ from .names import ModelNames
 from .operations import Operations
 from .reading import Prompt, Reading
 from .session import Session
+from .shelf import Shelf
 from .weights import Layer, Progress, Weights, load_weights
 
 _POOL = 8192  # tokens that the cache has room for, at the least
@@ -48,7 +49,9 @@ class Model:
         self.reading = Reading(self.forward)
         self._cache_tokens = cache_tokens
         self._pool: PagePool | None = None
-        self._mail: dict[int, list[npt.NDArray[np.int64]]] = {}
+        # Giving host memory back waits for the device, and a stream's scratch memory stays its own.
+        self.mail: Shelf[int, Any] = Shelf(lambda batch: self.device.mapped(batch, np.int64))
+        self.streams: Shelf[None, Any] = Shelf(lambda _: self.device.create_stream())
         self._opening = threading.Lock()
 
     @classmethod
@@ -97,7 +100,7 @@ class Model:
         ids = np.atleast_2d(checked_ids("ids", ids, self.config.vocab, (1, 2)))
         batch, length = ids.shape
         self._require_length("ids", length)
-        vocab, stream = self.config.vocab, self.device.create_stream()
+        vocab, stream = self.config.vocab, self.streams.lend(None)
         found = np.empty((batch, length, vocab), np.float32)
         pool, page = self.pool(1, length), self.operations.page
         held = pool.take(-(-length // page))
@@ -118,6 +121,7 @@ class Model:
         finally:
             self.device.synchronize()
             pool.give_back(held)
+            self.streams.take_back(None, stream)
         return found
 
     def _head(self, normed: Any, stream: Any) -> npt.NDArray[np.float32]:
@@ -206,19 +210,6 @@ class Model:
                 self._pool = None  # before the larger one is allocated
                 self._pool = PagePool(self.config, self.device, page, count)
             return self._pool
-
-    def lend_mail(self, batch: int) -> npt.NDArray[np.int64]:
-        """Memory in which the host sees `batch` tokens as soon as they are drawn.
-
-        It is kept and lent again: giving host memory back to the driver waits for the device.
-        """
-        with self._opening:
-            kept = self._mail.setdefault(batch, [])
-            return kept.pop() if kept else self.device.mapped(batch, np.int64)
-
-    def take_mail(self, mail: npt.NDArray[np.int64]) -> None:
-        """Take back what was lent."""
-        self._mail[len(mail)].append(mail)
 
     def turns(self, longest: int, length: int) -> tuple[Any, Any]:
         """Cosines and sines on the device, see `RopeSpec.turns`."""

@@ -16,7 +16,7 @@ from ..kernels import Artefact
 from .config import ModelConfig
 
 _SPLITS = 32  # of a context over CTAs, at most
-_CTAS = 264  # two on each multiprocessor of an H200; elsewhere only the speed suffers
+_CTAS = 528  # four on each multiprocessor of an H200; elsewhere only the speed suffers
 
 
 class Operations:

@@ -20,6 +20,7 @@ from .forward import Forward, Rows, Workspace
 from .ids import Ids, checked_ids
 from .operations import Operations
 from .reading import Prompt, Reading
+from .shelf import Shelf
 
 _LOOKS = 100_000  # at a mailbox before the device is asked whether it still works
 
@@ -32,11 +33,11 @@ class Decoder(Protocol):
     operations: Operations
     forward: Forward
     reading: Reading
+    mail: Shelf[int, Any]
+    streams: Shelf[None, Any]
 
     def pool(self, batch: int, length: int) -> PagePool: ...
     def turns(self, longest: int, length: int) -> tuple[Any, Any]: ...
-    def lend_mail(self, batch: int) -> npt.NDArray[np.int64]: ...
-    def take_mail(self, mail: npt.NDArray[np.int64]) -> None: ...
 
 
 class Session:
@@ -58,7 +59,7 @@ class Session:
         self._held: list[list[int]] = [[] for _ in range(batch)]
         self._table = np.zeros((batch, -(-length // operations.page)), np.int32)
         self._where = np.full(batch, -1, np.int32)
-        self.stream = device.create_stream()
+        self.stream = model.streams.lend(None)
         self._work = Workspace(operations, batch)
         self._tokens = device.to_device(np.zeros(batch, np.int32))
         self._positions = device.to_device(self._where.copy())
@@ -66,7 +67,7 @@ class Session:
         self._sequences = device.to_device(np.arange(batch, dtype=np.int32))
         self._logits = device.empty((batch, config.vocab), np.float32)
         self._own = choice.arrays(device, batch)
-        self._mail = model.lend_mail(batch)
+        self._mail = model.mail.lend(batch)
         self._mail[...] = -1
         self._graphs: dict[str, LaunchGraph] = {}
         # A GPU passes what was drawn while the host looks at it; the CPU only if more is wanted.
@@ -205,7 +206,8 @@ class Session:
             self._model.device.synchronize()
             for pages in self._held:
                 self._pool.give_back(pages)
-            self._model.take_mail(self._mail)
+            self._model.mail.take_back(self.batch, self._mail)
+            self._model.streams.take_back(None, self.stream)
             self._held, self._ids = [], [None] * self.batch
 
     def _need(self, active: Sequence[int]) -> list[int]:

@@ -13,8 +13,10 @@ T is float16 or bfloat16.  Query head h reads the key and value head h // (HEADS
 sees itself and the `window` - 1 tokens before it; all before it where window is 0.  softmax in
 float32, with the scores times `scale`.  A CTA takes the query heads of one key head and one of
 SPLITS shares of the context, BLOCK_N positions at a time; the last CTA of a head to arrive sums the
-splits in their order, so results repeat bit by bit.  A programmatic launch reads positions and
-pages before the launches ahead of it are done.
+splits in their order, so results repeat bit by bit.
+
+A programmatic launch reads positions, pages and, where EARLY is 1, keys and values of tokens before
+the new one, while the launches ahead of it still run: only the new token's may be theirs.
 """
 
 import triton
@@ -46,11 +48,27 @@ def sum_splits(
 
 
 @triton.jit
+def _add_block(
+    key, value, k, query, position, begin, scale, most, weights, total,
+):  # fmt: skip
+    """The maxima, weights and sums with one more block of keys and values [BLOCK_N, BLOCK_D]."""
+    scores = tl.dot(query, key.T) * scale
+    scores = tl.where(((k < position) & (k >= begin))[None, :], scores, float("-inf"))
+    higher = tl.maximum(most, tl.max(scores, 1))
+    shrunk = tl.exp2(most - higher)
+    parts = tl.exp2(scores - higher[:, None])
+    weights = weights * shrunk + tl.sum(parts, 1)
+    total = tl.dot(parts.to(value.dtype), value, total * shrunk[:, None])
+    return higher, weights, total
+
+
+@triton.jit
 def attention_decode(
     q, keys, values, pages, positions, out, B, HEADS, KV, D, C, S, window, SPLITS, scale,
     workspace, counters,
     PAGE: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_D: tl.constexpr,
-    BLOCK_S: tl.constexpr, SUM_G: tl.constexpr, STAGES: tl.constexpr, DEPENDENT: tl.constexpr = 0,
+    BLOCK_S: tl.constexpr, SUM_G: tl.constexpr, STAGES: tl.constexpr, EARLY: tl.constexpr,
+    DEPENDENT: tl.constexpr = 0,
 ):  # fmt: skip
     if DEPENDENT:
         gdc_launch_dependents()  # what is launched next waits for the end of this launch itself
@@ -65,42 +83,60 @@ def attention_decode(
         g = tl.arange(0, BLOCK_G)
         d = tl.arange(0, BLOCK_D)
         n = tl.arange(0, BLOCK_N)
-        there = (g < group)[:, None] & (d < D)[None, :]
+        real = (d < D)[None, :]
+        there = (g < group)[:, None] & real
         own = row * (HEADS * D) + ((head * group + g) * D)[:, None] + d[None, :]
+        scale *= 1.4426950408889634
 
         begin = tl.where(window > 0, tl.maximum(position + 1 - window, 0), 0)
         first = begin // BLOCK_N
-        count = position // BLOCK_N + 1 - first
+        newest = position // BLOCK_N
+        count = newest + 1 - first
         share = tl.cdiv(count, SPLITS)
         low = first + tl.minimum(split * share, count)
         high = first + tl.minimum(split * share + share, count)
 
-        most = tl.full([BLOCK_G], float("-inf"), tl.float32)
-        weights = tl.zeros([BLOCK_G], tl.float32)
-        total = tl.zeros([BLOCK_G, BLOCK_D], tl.float32)
         own_pages = pages + row * S
         per_page: tl.constexpr = PAGE // BLOCK_N
         page = tl.load(own_pages + low // per_page, mask=low < high, other=0).to(tl.int64)
+        new_page = tl.load(own_pages + position // PAGE).to(tl.int64)
+        new = ((new_page * KV + head) * PAGE + position % PAGE) * D + d
+        if EARLY:
+            first_k = low * BLOCK_N + n
+            line = (page * KV + head) * PAGE + low % per_page * BLOCK_N
+            early = (line + n)[:, None] * D + d[None, :]
+            old = (first_k < position)[:, None] & real & (low < high)
+            first_key = tl.load(keys + early, mask=old, other=0.0)
+            first_value = tl.load(values + early, mask=old, other=0.0)
         if DEPENDENT:
             gdc_wait()
         query = tl.load(q + own, mask=there, other=0.0)
+
+        # The new token first, in the split that has its block: no maximum stays infinite there.
+        mine = (low <= newest) & (newest < high)
+        new_key = tl.load(keys + new, mask=mine & (d < D), other=0.0).to(tl.float32)
+        new_value = tl.load(values + new, mask=mine & (d < D), other=0.0).to(tl.float32)
+        score = tl.sum(query.to(tl.float32) * new_key[None, :], 1) * scale
+        most = tl.where(mine, score, float("-inf"))
+        weights = tl.where(mine, 1.0, tl.zeros([BLOCK_G], tl.float32))
+        total = tl.zeros([BLOCK_G, BLOCK_D], tl.float32) + new_value[None, :]
+        if EARLY:
+            if low < high:
+                most, weights, total = _add_block(
+                    first_key, first_value, first_k, query, position, begin, scale,
+                    most, weights, total,
+                )  # fmt: skip
+            low += 1
+            page = tl.load(own_pages + low // per_page, mask=low < high, other=0).to(tl.int64)
         for index in tl.range(low, high, num_stages=STAGES):
             line = (page * KV + head) * PAGE + index % per_page * BLOCK_N
             at = (line + n)[:, None] * D + d[None, :]
-            key = tl.load(keys + at, mask=(d < D)[None, :], other=0.0)
             k = index * BLOCK_N + n
-            value = tl.load(
-                values + at, mask=(k <= position)[:, None] & (d < D)[None, :], other=0.0
+            key = tl.load(keys + at, mask=real, other=0.0)
+            value = tl.load(values + at, mask=(k < position)[:, None] & real, other=0.0)
+            most, weights, total = _add_block(
+                key, value, k, query, position, begin, scale, most, weights, total
             )
-            scores = tl.dot(query, key.T) * (scale * 1.4426950408889634)
-            seen = (k <= position) & (k >= begin)
-            scores = tl.where(seen[None, :], scores, float("-inf"))
-            higher = tl.maximum(most, tl.max(scores, 1))
-            shrunk = tl.exp2(most - higher)
-            parts = tl.exp2(scores - higher[:, None])
-            weights = weights * shrunk + tl.sum(parts, 1)
-            total = tl.dot(parts.to(value.dtype), value, total * shrunk[:, None])
-            most = higher
             after = index + 1
             page = tl.load(own_pages + after // per_page, mask=after < high, other=0).to(tl.int64)
 
@@ -110,10 +146,10 @@ def attention_decode(
         else:
             size: tl.constexpr = BLOCK_G * (BLOCK_D + 2)
             cell = workspace + (row * KV + head) * SPLITS * size
-            mine = cell + split * size
-            tl.store(mine + g[:, None] * BLOCK_D + d[None, :], total)
-            tl.store(mine + BLOCK_G * BLOCK_D + g, most)
-            tl.store(mine + BLOCK_G * (BLOCK_D + 1) + g, weights)
+            part = cell + split * size
+            tl.store(part + g[:, None] * BLOCK_D + d[None, :], total)
+            tl.store(part + BLOCK_G * BLOCK_D + g, most)
+            tl.store(part + BLOCK_G * (BLOCK_D + 1) + g, weights)
             tl.debug_barrier()  # all of this CTA's stores come before its arrival
             arrived = tl.atomic_add(counters + row * KV + head, 1, sem="acq_rel", scope="gpu")
             if arrived == SPLITS - 1:

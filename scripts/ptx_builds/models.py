@@ -106,13 +106,13 @@ ATTENTION_DECODE = [
         "attention_decode",
         {
             "PAGE": PAGE,
-            "BLOCK_N": 64 if splits > 8 or block == 256 else 128,
+            "BLOCK_N": 64,
             "BLOCK_G": 16,
             "BLOCK_D": block,
             "BLOCK_S": splits,
         },
         ("B", "KV", "SPLITS"),
-        constants={"STAGES": 2, "SUM_G": 2 if block == 256 else 4},
+        constants={"STAGES": 2, "SUM_G": 2 if block == 256 else 4, "EARLY": int(splits > 8)},
         params=[
             _tensor("q", "*T", *ROWS_OF_HEADS),
             _tensor("keys", "*T", *CACHE),
@@ -132,7 +132,7 @@ ATTENTION_DECODE = [
         ],
     )
     for block in HEAD_SIZES
-    for splits in (8, 32)  # the more, the more registers their sum takes
+    for splits in (8, 32)  # many where few sequences leave the GPU idle
 ]
 ATTENTION_PREFILL = [
     _build(
