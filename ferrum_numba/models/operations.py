@@ -122,6 +122,7 @@ class Operations:
         batch, width = pages.shape
         pairs = batch * self.config.kv_heads
         splits = min(_SPLITS, max(1, _CTAS // pairs), 2 * width)
+        splits = min(splits, 8) if splits <= 16 else splits  # a sum of more takes longer
         sizes = {
             "B": batch,
             **self._heads,

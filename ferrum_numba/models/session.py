@@ -156,11 +156,12 @@ class Session:
                     f"found row {row} of that length; release it, or open a longer session"
                 )
         self._pass(active)
-        self._run("draw")
+        ahead = more and self._ahead and self._may_pass(active, 1)
+        if ahead:
+            self._provide(active, 1)
+        self._run("draw and pass" if ahead else "draw")
         self._where[active] += 1
-        self._behind = True
-        if more and self._ahead and self._may_pass(active):
-            self._pass(active)
+        self._behind = not ahead
         drawn = self._mailed(active)
         for row in active:
             self._ids[row].append(int(drawn[row]))  # type: ignore[union-attr]
@@ -210,31 +211,36 @@ class Session:
             self._model.streams.take_back(None, self.stream)
             self._held, self._ids = [], [None] * self.batch
 
-    def _need(self, active: Sequence[int]) -> list[int]:
-        """Rows whose newest token has no page yet."""
+    def _need(self, active: Sequence[int], more: int) -> list[int]:
+        """Rows that have no page yet for their newest token, or for the one `more` behind it."""
         page = self._pool.page
-        return [row for row in active if self._where[row] // page >= len(self._held[row])]
+        return [row for row in active if (self._where[row] + more) // page >= len(self._held[row])]
 
-    def _crosses(self, active: Sequence[int]) -> bool:
+    def _crosses(self, active: Sequence[int], more: int = 0) -> bool:
         """Whether a text has become so long that all of it turns otherwise."""
         rope = self._model.config.rope
-        longest = int(self._where[list(active)].max(initial=0))
+        longest = int(self._where[list(active)].max(initial=0)) + more
         return rope.kind == "longrope" and longest >= rope.limit >= self._read_up_to
 
-    def _may_pass(self, active: Sequence[int]) -> bool:
-        """Whether the tokens drawn last can pass the layers at once."""
-        return len(self._need(active)) <= self._pool.free and not self._crosses(active)
+    def _may_pass(self, active: Sequence[int], more: int) -> bool:
+        """Whether the next tokens can pass the layers as soon as they are drawn."""
+        need = len(self._need(active, more))
+        return need <= self._pool.free and not self._crosses(active, more)
 
-    def _pass(self, active: Sequence[int]) -> None:
-        """Pass tokens that were drawn through the layers, if they did not yet."""
-        if not self._behind:
-            return
-        need = self._need(active)
+    def _provide(self, active: Sequence[int], more: int) -> None:
+        """Take the pages that are needed.  Raises DeviceError where there are too few."""
+        need = self._need(active, more)
         for row, page in zip(need, self._pool.take(len(need)), strict=True):
             self._held[row].append(page)
             self._table[row, len(self._held[row]) - 1] = page
         if need:
             self._write()
+
+    def _pass(self, active: Sequence[int]) -> None:
+        """Pass tokens that were drawn through the layers, if they did not yet."""
+        if not self._behind:
+            return
+        self._provide(active, 0)
         if self._crosses(active):
             self._read(active)  # all of it again, with the frequencies of long texts
         else:
@@ -242,7 +248,7 @@ class Session:
         self._behind = False
 
     def _run(self, what: str) -> None:
-        """Launch a graph: "draw" tokens, or "pass" them through the layers."""
+        """Launch a graph: "draw" tokens, "pass" them through the layers, or both."""
         if what not in self._graphs:
             with self._model.device.capture() as graph:
                 self._launch(what, graph.stream)
@@ -251,15 +257,15 @@ class Session:
 
     def _launch(self, what: str, stream: Any) -> None:
         model, logits, own = self._model, self._logits, self._own
-        if what == "pass":
+        if "draw" in what:
+            if self._choice.leaves_out:
+                model.operations.threshold(logits, own, self._positions, stream)
+            model.operations.sample(logits, own, self._tokens, self._mail, self._positions, stream)
+        if "pass" in what:
             rows = Rows(self._sequences, self._positions, self._pages, self._turns)
             model.forward(self._tokens, rows, self._pool.layers, self._work, stream)
             model.forward.finish(self._work, self._work.normed, stream)
             self._head(stream)
-            return
-        if self._choice.leaves_out:
-            model.operations.threshold(logits, own, self._positions, stream)
-        model.operations.sample(logits, own, self._tokens, self._mail, self._positions, stream)
 
     def _set_turns(self, longest: int) -> None:
         """Let positions turn as in a text of this length."""

@@ -15,8 +15,9 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 @triton.jit
 def embed_rows(ids, table, x, T, V, H, BLOCK: tl.constexpr, DEPENDENT: tl.constexpr = 0):
     if DEPENDENT:
-        gdc_launch_dependents()  # what is launched next waits for the end of this launch itself
         gdc_wait()
+        # Only now: launches behind this one read tokens' positions before they wait.
+        gdc_launch_dependents()
     # `// 8 * 8` tells the compiler what the constraints promise: rows are aligned.
     H = H // 8 * 8
     row = tl.program_id(0).to(tl.int64)

@@ -112,7 +112,7 @@ ATTENTION_DECODE = [
             "BLOCK_S": splits,
         },
         ("B", "KV", "SPLITS"),
-        constants={"STAGES": 2, "SUM_G": 2 if block == 256 else 4, "EARLY": int(splits > 8)},
+        constants={"STAGES": 2, "SUM_G": 2 if block == 256 else 4, "EARLY": 1},
         params=[
             _tensor("q", "*T", *ROWS_OF_HEADS),
             _tensor("keys", "*T", *CACHE),
@@ -178,6 +178,7 @@ SILU_MUL = _build(
 def _dense(
     m: int, n: int, k: int, stages: int, warps: int, target: str = "sm_80", out: str = "*T"
 ) -> Build:
+    dependent = m < 64 and target != "sm_80"
     return _build(
         "dense_gemm",
         {"BLOCK_M": m, "BLOCK_N": n, "BLOCK_K": k},
@@ -186,7 +187,13 @@ def _dense(
         target=target,
         ptx_version="7.4" if target == "sm_80" else "8.0",  # cache hints
         num_warps=warps,
-        constants={"STAGES": stages, "SWAP": int(m < 64), "WIDE": int(out == "*fp32")},
+        programmatic=dependent,
+        constants={
+            "STAGES": stages,
+            "SWAP": int(m < 64),
+            "WIDE": int(out == "*fp32"),
+            **({"DEPENDENT": 1} if dependent else {}),
+        },
         params=[
             _tensor("a", "*T", "M", "K"),
             _tensor("weight", "*T", "N", "K"),
@@ -204,6 +211,7 @@ DENSE_GEMM = [
     for out in ("*fp32", "*T")
     for tile in (
         (16, 64, 128, 5, 4),
+        (16, 64, 128, 5, 4, "sm_90a"),
         (64, 128, 64, 3, 4),
         (128, 128, 64, 3, 8, "sm_90a"),
     )
