@@ -38,7 +38,8 @@ from .layout import (
 from .library import Library
 from .opcodes.barrier import is_open, number_of
 from .ptx import Body, Register
-from .values import Text, Value
+from .routine import Routine
+from .values import Value
 
 # Choosing the lanes that run next takes about as long as so many instructions.
 _CHOICE_STEPS = 16
@@ -75,21 +76,73 @@ class Module:
         self.text = "\n".join(parts)
 
     def _run(self) -> str:
-        names = ("ctaid", "nctaid", "warps", "contexts", "steps", "cta", "last", "warp", "phase")
-        numbers = {name: state_offset(name) for name in names} | {
-            "size": self.layout.nbytes,
-            "resume": RESUME,
-            "waiting": WAITING,
-            "block": WAITING - 1,
-            "fresh": FRESH,
-            "length": self._ends[-1],
-        }
-        text, hooks = Text(self.library), self.builder.hooks
-        hooks.round(text, Value("%state", "ptr"), Value("%fresh", "i1"), Value("%passed.all", "i1"))
-        rounds, text.lines = text.lines, []
-        turn = hooks.turn(text, Value("%warp", "i32"), Value("%warps", "i32"))
-        pieces = {"turn": turn.text, "round": "\n".join(rounds), "pick": "\n".join(text.lines)}
-        return _RUN % (numbers | pieces)
+        """The function `run`.
+
+        A CTA is over when every warp has finished.  What a warp returned is in its context:
+        FINISHED, or the block it goes on with, with WAITING where it is at a barrier.  A round
+        gives each warp that can run one turn.  Phase 1 is a round after a barrier that all have
+        reached, FRESH a CTA's first.  Where the steps are used up the place in the round is kept,
+        for the next call to go on from.
+        """
+        r, hooks = Routine(self.library, "run"), self.builder.hooks
+        (state,) = r.takes("ptr")
+
+        def load(name: str, kind: str, index: int = 0) -> Value:
+            align = 4 if kind == "i32" else 8
+            return r.load(kind, 1, state, state_offset(name) + 4 * index, align)
+
+        def store(name: str, value: Value, index: int = 0) -> None:
+            place = state_offset(name) + 4 * index
+            r.store(value, state, place, 4 if value.type == "i32" else 8)
+
+        zero, no = r.constant("i32", 0), Value("false", "i1")
+        grid = [r.cast("zext", load("nctaid", "i32", axis), "i64") for axis in (0, 1)]
+        warps, contexts = load("warps", "i32"), load("contexts", "ptr")
+        length = r.op("mul", r.cast("zext", warps, "i64"), self._ends[-1])
+        last = load("last", "i64")
+        ctas = r.loop(load("phase", "i32"), load("warp", "i32"))
+        with ctas as (first_phase, first_warp):
+            cta = rest = load("cta", "i64")
+            ctas.leave(r.compare("icmp uge", cta, last))
+            for axis, extent in enumerate(grid):
+                store("ctaid", r.cast("trunc", r.op("urem", rest, extent), "i32"), axis)
+                rest = r.op("udiv", rest, extent)
+            store("ctaid", r.cast("trunc", rest, "i32"), 2)
+            begins = r.compare("icmp eq", first_phase, FRESH)
+            store("steps", r.op("sub", load("steps", "i64"), r.select(begins, length, 0)))
+            rounds = r.loop(first_phase, first_warp, Value("true", "i1"))
+            with rounds as (phase, start, partial):
+                fresh, held = (r.compare("icmp eq", phase, number) for number in (FRESH, 0))
+                bound = r.select(held, r.constant("i32", WAITING), 0x7FFFFFFF)
+                whole = r.compare("icmp eq", start, 0)
+                hooks.round(r, state, fresh, r.op("and", whole, r.invert(held)))
+                turns = r.loop(start, partial, no)
+                with turns as (warp, ready, waits):
+                    turns.leave(r.compare("icmp uge", warp, warps), ready, waits)
+                    number = hooks.turn(r, warp, warps)
+                    context = r.item("i8", contexts, r.op("mul", number, self.layout.nbytes))
+                    word = r.select(fresh, zero, r.load("i32", 1, context, RESUME, 4))
+                    with r.when(r.compare("icmp ult", word, bound)) as runs:
+                        resume = r.op("and", word, WAITING - 1)
+                        call = r.emit(f"call i32 @warp({context}, {state}, {resume})")
+                        r.store(Value(call, "i32"), context, RESUME, 4)
+                        runs.give(Value(call, "i32"))
+                    now = runs.otherwise(word)
+                    ready = r.op("or", ready, r.compare("icmp ult", now, WAITING))
+                    waits = r.op("or", waits, r.compare("icmp sge", now, WAITING))
+                    more = r.op("add", warp, 1)
+                    with r.when(r.compare("icmp slt", load("steps", "i64"), 0)):
+                        store("warp", more)
+                        store("phase", phase)
+                        r.ret(r.constant("i32", 1))
+                    turns.again(more, ready, waits)
+                ready, waits = turns.results
+                after = r.select(ready, zero, 1)
+                rounds.again_if(r.op("or", ready, waits), after, zero, no)
+            store("cta", r.op("add", cta, 1))
+            ctas.again(r.constant("i32", FRESH), zero)
+        r.ret(zero)
+        return r.text()
 
     def _warp(self) -> str:
         b = self.builder
@@ -322,117 +375,3 @@ def _leave_lanes(b: Builder, block: Block, loop_steps: int) -> None:
         b.line("ret i32 1")
     else:
         b.line("br label %dispatch")
-
-
-# A CTA is over when every warp has finished.  What a warp returned is in its context: FINISHED, or
-# the block it goes on with, with WAITING where it is at a barrier.  A round gives each warp that
-# can run one turn.  Phase 1 is a round after a barrier that all have reached, FRESH a CTA's first.
-# Where the steps are used up the place in the round is kept, for the next call to go on from.
-_RUN = """
-define i32 @run(ptr %%state) #0 {
-start:
-  %%ctaid.at = getelementptr i8, ptr %%state, i64 %(ctaid)d
-  %%ctaid.y.at = getelementptr i8, ptr %%ctaid.at, i64 4
-  %%ctaid.z.at = getelementptr i8, ptr %%ctaid.at, i64 8
-  %%grid.at = getelementptr i8, ptr %%state, i64 %(nctaid)d
-  %%grid.y.at = getelementptr i8, ptr %%grid.at, i64 4
-  %%grid.x = load i32, ptr %%grid.at, align 4
-  %%grid.y = load i32, ptr %%grid.y.at, align 4
-  %%size.x = zext i32 %%grid.x to i64
-  %%size.y = zext i32 %%grid.y to i64
-  %%warps.at = getelementptr i8, ptr %%state, i64 %(warps)d
-  %%warps = load i32, ptr %%warps.at, align 4
-  %%warps.wide = zext i32 %%warps to i64
-  %%length = mul i64 %%warps.wide, %(length)d
-  %%contexts.at = getelementptr i8, ptr %%state, i64 %(contexts)d
-  %%contexts = load ptr, ptr %%contexts.at, align 8
-  %%steps.at = getelementptr i8, ptr %%state, i64 %(steps)d
-  %%cta.at = getelementptr i8, ptr %%state, i64 %(cta)d
-  %%last.at = getelementptr i8, ptr %%state, i64 %(last)d
-  %%last = load i64, ptr %%last.at, align 8
-  %%warp.at = getelementptr i8, ptr %%state, i64 %(warp)d
-  %%warp.kept = load i32, ptr %%warp.at, align 4
-  %%phase.at = getelementptr i8, ptr %%state, i64 %(phase)d
-  %%phase.kept = load i32, ptr %%phase.at, align 4
-  br label %%test
-test:
-  %%phase.first = phi i32 [ %%phase.kept, %%start ], [ %(fresh)d, %%done ]
-  %%warp.first = phi i32 [ %%warp.kept, %%start ], [ 0, %%done ]
-  %%cta = load i64, ptr %%cta.at, align 8
-  %%more = icmp ult i64 %%cta, %%last
-  br i1 %%more, label %%begin, label %%end
-end:
-  ret i32 0
-begin:
-  %%x = urem i64 %%cta, %%size.x
-  %%yz = udiv i64 %%cta, %%size.x
-  %%y = urem i64 %%yz, %%size.y
-  %%z = udiv i64 %%yz, %%size.y
-  %%x.word = trunc i64 %%x to i32
-  %%y.word = trunc i64 %%y to i32
-  %%z.word = trunc i64 %%z to i32
-  store i32 %%x.word, ptr %%ctaid.at, align 4
-  store i32 %%y.word, ptr %%ctaid.y.at, align 4
-  store i32 %%z.word, ptr %%ctaid.z.at, align 4
-  %%steps.before = load i64, ptr %%steps.at, align 8
-  %%begins = icmp eq i32 %%phase.first, %(fresh)d
-  %%cost = select i1 %%begins, i64 %%length, i64 0
-  %%steps.less = sub i64 %%steps.before, %%cost
-  store i64 %%steps.less, ptr %%steps.at, align 8
-  br label %%round
-round:
-  %%phase = phi i32 [ %%phase.first, %%begin ], [ %%phase.next, %%passed ]
-  %%from = phi i32 [ %%warp.first, %%begin ], [ 0, %%passed ]
-  %%partial = phi i1 [ true, %%begin ], [ false, %%passed ]
-  %%fresh = icmp eq i32 %%phase, %(fresh)d
-  %%held = icmp eq i32 %%phase, 0
-  %%bound = select i1 %%held, i32 %(waiting)d, i32 2147483647
-  %%whole = icmp eq i32 %%from, 0
-  %%moved = xor i1 %%held, true
-  %%passed.all = and i1 %%whole, %%moved
-%(round)s
-  br label %%each
-each:
-  %%warp = phi i32 [ %%from, %%round ], [ %%warp.next, %%after ]
-  %%ready = phi i1 [ %%partial, %%round ], [ %%ready.next, %%after ]
-  %%waits = phi i1 [ false, %%round ], [ %%waits.next, %%after ]
-  %%more.warps = icmp ult i32 %%warp, %%warps
-  br i1 %%more.warps, label %%look, label %%passed
-look:
-%(pick)s
-  %%place = mul i32 %(turn)s, %(size)d
-  %%context = getelementptr i8, ptr %%contexts, i32 %%place
-  %%resume.at = getelementptr i8, ptr %%context, i64 %(resume)d
-  %%stored = load i32, ptr %%resume.at, align 4
-  %%word = select i1 %%fresh, i32 0, i32 %%stored
-  %%runs = icmp ult i32 %%word, %%bound
-  br i1 %%runs, label %%call, label %%after
-call:
-  %%resume = and i32 %%word, %(block)d
-  %%stop = call i32 @warp(ptr %%context, ptr %%state, i32 %%resume)
-  store i32 %%stop, ptr %%resume.at, align 4
-  br label %%after
-after:
-  %%now = phi i32 [ %%word, %%look ], [ %%stop, %%call ]
-  %%now.ready = icmp ult i32 %%now, %(waiting)d
-  %%now.waits = icmp sge i32 %%now, %(waiting)d
-  %%ready.next = or i1 %%ready, %%now.ready
-  %%waits.next = or i1 %%waits, %%now.waits
-  %%warp.next = add i32 %%warp, 1
-  %%steps = load i64, ptr %%steps.at, align 8
-  %%over = icmp slt i64 %%steps, 0
-  br i1 %%over, label %%stopped, label %%each
-stopped:
-  store i32 %%warp.next, ptr %%warp.at, align 4
-  store i32 %%phase, ptr %%phase.at, align 4
-  ret i32 1
-passed:
-  %%phase.next = select i1 %%ready, i32 0, i32 1
-  %%again = or i1 %%ready, %%waits
-  br i1 %%again, label %%round, label %%done
-done:
-  %%cta.next = add i64 %%cta, 1
-  store i64 %%cta.next, ptr %%cta.at, align 8
-  br label %%test
-}
-"""

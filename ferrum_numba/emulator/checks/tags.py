@@ -171,9 +171,8 @@ class _Marker:
         if access in ("atomic", "strong"):
             by = c.op("and", tag, LANDED | AWAITED | 1)
             race = c.op("and", clash, c.compare("icmp ne", by, AWAITED | 1))
-            return c.op("or", race, void), c.vector(self.atomic, tag.n) if (
-                access == "atomic"
-            ) else tag
+            new = c.vector(self.atomic, tag.n) if access == "atomic" else tag
+            return c.op("or", race, void), new
         if self.clocks:
             return c.op("or", clash, void), c.vector(self.reads, tag.n)
         race = c.op("and", clash, c.cast("trunc", tag, "i1"))
