@@ -15,7 +15,7 @@ from ..kernels import Artefact
 from .config import ModelConfig
 from .workspace import Pages, Rows, Segment, Workspace
 
-_SPLITS, _FEW_SPLITS = 32, 16  # of a context over CTAs, at most
+_SPLITS, _FEW_SPLITS = 32, 8  # of a context over CTAs, at most
 _CTAS = 528  # four on each multiprocessor of an H200; elsewhere only the speed suffers
 
 
