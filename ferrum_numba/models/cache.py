@@ -8,7 +8,7 @@ from typing import Any
 from ..devices import Device
 from ..errors import DeviceError
 from .config import ModelConfig
-from .weights import DTYPES
+from .workspace import DTYPES
 
 
 class PagePool:

@@ -23,8 +23,7 @@ from .ids import checked_ids
 from .names import ModelNames
 from .operations import Operations
 from .reading import Prompt, Reading
-from .session import Session
-from .shelf import Shelf
+from .session import Seat, Session
 from .weights import Layer, Progress, Weights, load_weights
 
 _POOL = 8192  # tokens that the cache has room for, at the least
@@ -49,9 +48,7 @@ class Model:
         self.reading = Reading(self.forward)
         self._cache_tokens = cache_tokens
         self._pool: PagePool | None = None
-        # Giving host memory back waits for the device, and a stream's scratch memory stays its own.
-        self.mail: Shelf[int, Any] = Shelf(lambda batch: self.device.mapped(batch, np.int64))
-        self.streams: Shelf[None, Any] = Shelf(lambda _: self.device.create_stream())
+        self._seats: dict[int, list[Seat]] = {}
         self._opening = threading.Lock()
 
     @classmethod
@@ -100,7 +97,8 @@ class Model:
         ids = np.atleast_2d(checked_ids("ids", ids, self.config.vocab, (1, 2)))
         batch, length = ids.shape
         self._require_length("ids", length)
-        vocab, stream = self.config.vocab, self.streams.lend(None)
+        vocab, seat = self.config.vocab, self.lend_seat(1)
+        stream = seat[0]
         found = np.empty((batch, length, vocab), np.float32)
         pool, page = self.pool(1, length), self.operations.page
         held = pool.take(-(-length // page))
@@ -121,7 +119,7 @@ class Model:
         finally:
             self.device.synchronize()
             pool.give_back(held)
-            self.streams.take_back(None, stream)
+            self.take_seat(seat)
         return found
 
     def _head(self, normed: Any, stream: Any) -> npt.NDArray[np.float32]:
@@ -210,6 +208,22 @@ class Model:
                 self._pool = None  # before the larger one is allocated
                 self._pool = PagePool(self.config, self.device, page, count)
             return self._pool
+
+    def lend_seat(self, batch: int) -> Seat:
+        """A stream, and memory in which the host sees `batch` tokens as soon as they are drawn.
+
+        Both are kept and lent again: giving host memory back waits for the device, and what a
+        stream's launches need stays the stream's.
+        """
+        with self._opening:
+            kept = self._seats.setdefault(batch, [])
+            if kept:
+                return kept.pop()
+        return self.device.create_stream(), self.device.mapped(batch, np.int64)
+
+    def take_seat(self, seat: Seat) -> None:
+        """Take back what was lent."""
+        self._seats[len(seat[1])].append(seat)
 
     def turns(self, longest: int, length: int) -> tuple[Any, Any]:
         """Cosines and sines on the device, see `RopeSpec.turns`."""

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from .cache import PagePool
-from .forward import Forward, Rows, Segment, Workspace
+from .forward import Forward
 from .ids import Ids
+from .workspace import Rows, Segment, Workspace
 
 CHUNK = 2048  # rows at once
 
@@ -85,7 +86,8 @@ class Reading:
     def _workspace(self, m: int) -> Workspace:
         if self._work is None or self._work.m < m:
             self._work = None  # before the larger one is allocated
-            self._work = Workspace(self.forward.operations, m)
+            operations = self.forward.operations
+            self._work = Workspace(operations.config, operations.device, m)
         return self._work if self._work.m == m else self._work.rows(0, m)
 
 

@@ -16,13 +16,17 @@ from ..errors import AbiError, DeviceError, FerrumError
 from .cache import PagePool
 from .choice import Choice
 from .config import ModelConfig
-from .forward import Forward, Rows, Workspace
+from .forward import Forward
 from .ids import Ids, checked_ids
 from .operations import Operations
 from .reading import Prompt, Reading
-from .shelf import Shelf
+from .workspace import Rows, Workspace
 
 _LOOKS = 100_000  # at a mailbox before the device is asked whether it still works
+
+
+Seat = tuple[Any, npt.NDArray[np.int64]]
+"""A stream, and memory for the tokens of a batch."""
 
 
 class Decoder(Protocol):
@@ -33,10 +37,10 @@ class Decoder(Protocol):
     operations: Operations
     forward: Forward
     reading: Reading
-    mail: Shelf[int, Any]
-    streams: Shelf[None, Any]
 
     def pool(self, batch: int, length: int) -> PagePool: ...
+    def lend_seat(self, batch: int) -> Seat: ...
+    def take_seat(self, seat: Seat) -> None: ...
     def turns(self, longest: int, length: int) -> tuple[Any, Any]: ...
 
 
@@ -59,15 +63,14 @@ class Session:
         self._held: list[list[int]] = [[] for _ in range(batch)]
         self._table = np.zeros((batch, -(-length // operations.page)), np.int32)
         self._where = np.full(batch, -1, np.int32)
-        self.stream = model.streams.lend(None)
-        self._work = Workspace(operations, batch)
+        self.stream, self._mail = model.lend_seat(batch)
+        self._work = Workspace(config, device, batch)
         self._tokens = device.to_device(np.zeros(batch, np.int32))
         self._positions = device.to_device(self._where.copy())
         self._pages = device.to_device(self._table.copy())
         self._sequences = device.to_device(np.arange(batch, dtype=np.int32))
         self._logits = device.empty((batch, config.vocab), np.float32)
         self._own = choice.arrays(device, batch)
-        self._mail = model.mail.lend(batch)
         self._mail[...] = -1
         self._graphs: dict[str, LaunchGraph] = {}
         # A GPU passes what was drawn while the host looks at it; the CPU only if more is wanted.
@@ -207,8 +210,7 @@ class Session:
             self._model.device.synchronize()
             for pages in self._held:
                 self._pool.give_back(pages)
-            self._model.mail.take_back(self.batch, self._mail)
-            self._model.streams.take_back(None, self.stream)
+            self._model.take_seat((self.stream, self._mail))
             self._held, self._ids = [], [None] * self.batch
 
     def _need(self, active: Sequence[int], more: int) -> list[int]:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
@@ -18,11 +17,11 @@ from ..gptq.fusion import fuse
 from .config import ModelConfig
 from .names import LayerNames, Linear, ModelNames
 from .operations import Operations
+from .workspace import DTYPES
 
 Progress = Callable[[int, int], None]
 
 _ENDINGS = ("qweight", "qzeros", "scales", "g_idx", "bias")
-DTYPES = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
 
 class DenseLinear:
