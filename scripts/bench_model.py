@@ -20,6 +20,7 @@ from ferrum_numba.gptq import MODELS
 from ferrum_numba.models import Model, ModelConfig
 from ferrum_numba.models.operations import Operations
 from ferrum_numba.models.weights import DenseLinear, Layer, Weights
+from ferrum_numba.report.model_timing import read_bytes, time_prefill, time_step
 
 READ = 4.4e12  # bytes a second that an H200 reads
 
@@ -65,42 +66,6 @@ def random_model(name: str, device: fe.Device) -> Model:
     )
     weights = Weights(embedding, tuple(layers), device.to_device(ones), head, nbytes)
     return Model(config, weights, operations)
-
-
-def decode(model: Model, batch: int, context: int, steps: int = 64) -> float:
-    """Seconds a step of `batch` sequences that are `context` tokens long."""
-    config = model.config
-    with model.session(batch, context + steps + 16) as session:
-        prompt = np.arange(context - steps // 2) % config.vocab
-        session.prefill([prompt] * batch)
-        times = []
-        for _ in range(steps):
-            start = time.perf_counter()
-            session.step()
-            times.append(time.perf_counter() - start)
-    return float(np.median(times[8:]))
-
-
-def prefill(model: Model, length: int, repeats: int = 5) -> float:
-    """Seconds from a prompt of `length` tokens to the logits behind it."""
-    times = []
-    with model.session(1, length + 1) as session:
-        for _ in range(repeats + 1):
-            prompt = np.arange(length) % model.config.vocab
-            start = time.perf_counter()
-            row = session.prefill([prompt])[0]
-            session.logits()
-            times.append(time.perf_counter() - start)
-            session.release(row)
-    return float(np.median(times[1:]))
-
-
-def floor(model: Model, batch: int, context: int) -> float:
-    """Seconds that reading the weights and the cache takes."""
-    config = model.config
-    table = config.vocab * config.hidden * 2
-    cache = batch * context * config.layers * config.kv_width * 4
-    return (model.nbytes - table + cache) / READ
 
 
 def dense_in_torch(name: str, prompts: list[int], cells: list[tuple[int, int]]) -> None:
@@ -171,11 +136,11 @@ def main() -> None:
     if arguments.torch:
         dense_in_torch(arguments.like, prompts, cells[:2])
     for length in prompts:
-        seconds = prefill(model, length)
+        seconds = time_prefill(model, length)
         print(f"prefill {length:6}  {seconds * 1e3:8.1f} ms  {length / seconds:9.0f} tokens/s")
     for batch, context in cells:
-        seconds = decode(model, batch, context)
-        share = floor(model, batch, context) / seconds
+        seconds = time_step(model, batch, context)
+        share = read_bytes(model, batch, context) / READ / seconds
         print(
             f"decode {batch:3} x {context:5}  {seconds * 1e3:7.3f} ms a step  "
             f"{batch / seconds:8.0f} tokens/s  {share:.0%} of the reading speed"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -12,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..devices import Device
 from ..gptq import Checkpoint
 from ..report import (
     KindResult,
@@ -24,10 +26,12 @@ from ..report import (
     steps,
     time_layers,
 )
+from ..report.model_timing import time_model
 from .console import json_option, plain_table, standard_output, tracked, write_json
 from .devices import describe_device, device_line, device_option, find_device
+from .generate import load_model
 from .layer_table import STYLES, Line, counts, exit_code, reasons
-from .options import layers_option, m_values_option
+from .options import layers_option, m_values_option, numbers_option, refuse_options
 
 _M_VALUES = (1, 16)
 
@@ -36,6 +40,9 @@ _M_VALUES = (1, 16)
 @click.argument("path", type=click.Path(path_type=Path))
 @layers_option
 @m_values_option(_M_VALUES, "Rows of x (M, K): how many tokens a step computes at a time.")
+@click.option("--model", "whole", is_flag=True, help="Time the whole model in place of its layers.")
+@numbers_option("--batch", "batch", "B", (1,), "With --model: sequences that a step continues.")
+@numbers_option("--context", "context", "T", (512,), "With --model: their tokens.")
 @device_option("auto (a GPU, else the CPU; the default), cpu, cuda or cuda:N.", default="auto")
 @json_option
 @click.pass_context
@@ -44,6 +51,9 @@ def bench(
     path: Path,
     patterns: tuple[str, ...],
     m_values: tuple[int, ...],
+    whole: bool,
+    batch: tuple[int, ...],
+    context: tuple[int, ...],
     device: str,
     as_json: bool,
 ) -> None:
@@ -55,14 +65,21 @@ def bench(
     follow each other in a graph, over more weights than its cache holds; on the CPU of the same
     launch again. Every timed result is looked at: exits with 1 if any is wrong, else with 2 if any
     layer is refused.
+
+    With --model times whole prompts, to the logits behind them, and steps of a batch.
     """
     found = find_device(device)
+    if whole:
+        refuse_options(ctx, ("patterns", "m_values"), "only without --model")
+        _bench_model(path, found, batch, context, as_json)
+        return
+    refuse_options(ctx, ("batch", "context"), "only with --model")
     checkpoint = Checkpoint.open(path)
     names = select_layers(checkpoint, patterns)
     start = time.perf_counter()
     total = len(layer_kinds(checkpoint, names)) + sum(n in checkpoint.problems for n in names)
     results = tracked(time_layers(checkpoint, names, found, m_values), total)
-    seconds, whole = time.perf_counter() - start, steps(results, m_values)
+    seconds, all_steps = time.perf_counter() - start, steps(results, m_values)
     described = describe_device(found)
     if as_json:
         write_json(
@@ -70,16 +87,40 @@ def bench(
                 "device": described,
                 "checkpoint": str(path),
                 "results": results,
-                "steps": whole,
+                "steps": all_steps,
                 "seconds": seconds,
             }
         )
     else:
         console = standard_output()
-        _show(console, results, whole)
+        _show(console, results, all_steps)
         verdicts = [result.verdict for result in results for _ in result.layers]
         console.print(f"{device_line(described)}: {counts(verdicts)}; {seconds:.1f} s")
     ctx.exit(exit_code([result.verdict for result in results]))
+
+
+def _bench_model(
+    path: Path, device: Device, batches: Sequence[int], contexts: Sequence[int], as_json: bool
+) -> None:
+    """Time prompts and steps of a whole model."""
+    model = load_model(path, device)
+    timings = tracked(time_model(model, batches, contexts), len(contexts) * (1 + len(batches)))
+    described = describe_device(device)
+    if as_json:
+        rates = ("tokens_per_second", "bytes_per_second")
+        rows = [asdict(t) | {name: getattr(t, name) for name in rates} for t in timings]
+        write_json({"device": described, "model": str(path), "timings": rows})
+        return
+    table = plain_table()
+    for header in ("", "batch", "tokens", "ms", "tokens/s", "GB/s read"):
+        table.add_column(header, justify="right" if header else "left", no_wrap=True)
+    for timing in timings:
+        of = ["prompt", "1"] if timing.batch is None else ["step", str(timing.batch)]
+        numbers = (timing.seconds * 1e3, timing.tokens_per_second, timing.bytes_per_second / 1e9)
+        table.add_row(*of, str(timing.context), *map(_short, numbers))
+    console = standard_output()
+    console.print(table)
+    console.print(f"{device_line(described)}: {model.nbytes / 1e6:,.0f} MB of weights")
 
 
 def _show(console: Console, results: Sequence[KindResult], whole: Sequence[Step]) -> None:

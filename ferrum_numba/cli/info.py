@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import click
@@ -13,6 +14,10 @@ from rich.table import Table
 from .. import kernels
 from ..devices import Device
 from ..errors import AbiError, DeviceError
+from ..gptq import Checkpoint
+from ..models import ModelConfig, ModelNames
+from ..models.reading import CHUNK
+from ..models.workspace import Workspace
 from ..version import __version__
 from .console import facts_table, json_option, standard_output, write_json
 from .devices import describe_device, device_line, device_option, find_device
@@ -32,6 +37,7 @@ def _read_shape(
 
 
 @click.command()
+@click.argument("model_dir", required=False, type=click.Path(path_type=Path))
 @click.option(
     "--shape",
     metavar="M,N,K",
@@ -45,13 +51,20 @@ def _read_shape(
 @click.pass_context
 def info(
     ctx: click.Context,
+    model_dir: Path | None,
     shape: tuple[int, int, int] | None,
     group_size: int,
     act_order: bool,
     device: str | None,
     as_json: bool,
 ) -> None:
-    """Show versions, devices and the shipped kernels."""
+    """Show versions, devices and the shipped kernels; or what a model in MODEL_DIR needs."""
+    if model_dir is not None:
+        refuse_options(
+            ctx, ("shape", "group_size", "act_order", "device"), "only without MODEL_DIR"
+        )
+        _show_model(model_dir, as_json)
+        return
     found = {
         "versions": _versions(),
         "numba_cuda": _numba_cuda(),
@@ -66,6 +79,32 @@ def info(
         write_json(found)
     else:
         _show(found)
+
+
+def _show_model(folder: Path, as_json: bool) -> None:
+    """Show what a model is, and the memory that it takes on a device."""
+    config, checkpoint = ModelConfig.load(folder), Checkpoint.open(folder)
+    names = ModelNames.find(config, checkpoint).tensors
+    sizes = {n: checkpoint.tensors[n].nbytes for n in names if not n.endswith("g_idx")}
+    found = {
+        "model": str(folder),
+        "architecture": config.architecture,
+        "layers": config.layers,
+        "dtype": config.dtype,
+        "max_positions": config.max_positions,
+        "weights_bytes": sum(sizes.values()),
+        "cache_bytes_per_token": 4 * config.layers * config.kv_width,
+        "prefill_bytes": Workspace.nbytes(config, CHUNK),
+    }
+    if as_json:
+        write_json(found)
+        return
+    table = facts_table()
+    for name, value in found.items():
+        size = value if "bytes" in name and isinstance(value, int) else None
+        shown = str(value) if size is None else f"{size / 1e6:,.3f} MB"
+        table.add_row(name.replace("_", " "), shown)
+    standard_output().print(table)
 
 
 def _versions() -> dict[str, str | None]:

@@ -35,18 +35,25 @@ layers_option = repeated_option(
 
 def m_values_option(default: Sequence[int], help: str) -> Decorator:
     """`--m`, one or several numbers of rows, as a tuple."""
+    return numbers_option("--m", "m_values", "M", default, help)
+
+
+def numbers_option(
+    flag: str, name: str, metavar: str, default: Sequence[int], help: str
+) -> Decorator:
+    """One or several numbers, each at least 1, as a tuple."""
     return click.option(
-        "--m",
-        "m_values",
-        metavar="M,M,...",
-        callback=_read_m_values,
+        flag,
+        name,
+        metavar=f"{metavar},{metavar},...",
+        callback=_read_numbers,
         default=",".join(map(str, default)),
         show_default=True,
         help=help,
     )
 
 
-def _read_m_values(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, ...]:
+def _read_numbers(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, ...]:
     """`1,16,64` as numbers, each at least 1."""
     numbers = [part.strip() for part in value.split(",")]
     if not all(number.isdecimal() and int(number) for number in numbers):

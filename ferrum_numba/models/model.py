@@ -76,7 +76,7 @@ class Model:
         checkpoint = Checkpoint.open(path)
         names = ModelNames.find(config, checkpoint)
         operations = Operations(config, device or open_device())
-        weights = load_weights(config, names, checkpoint, operations, progress)
+        weights = load_weights(names, checkpoint, operations, progress)
         return cls(config, weights, operations, cache_tokens)
 
     @property

@@ -57,13 +57,14 @@ class LayerNames:
 class ModelNames:
     """A whole model. embedding: a tensor [vocab, hidden]; norm: the last one's tensor [hidden].
 
-    head: None where it is tied, and the embedding's rows are its columns.
+    head: None where it is tied, and the embedding's rows are its columns.  tensors: all of these.
     """
 
     embedding: str
     layers: tuple[LayerNames, ...]
     norm: str
     head: Linear | None
+    tensors: frozenset[str]
 
     @classmethod
     def find(cls, config: ModelConfig, checkpoint: Checkpoint) -> ModelNames:
@@ -81,6 +82,7 @@ class ModelNames:
             ),
             norm=finder.tensor(f"{prefix}norm.weight", config.hidden),
             head=finder.head(),
+            tensors=frozenset(finder.found & checkpoint.tensors.keys()),
         )
         finder.refuse_others()
         return names

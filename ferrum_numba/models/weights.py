@@ -14,7 +14,6 @@ from ..errors import CheckpointError
 from ..gptq import Checkpoint, GptqLinear
 from ..gptq.dequantise import rounded
 from ..gptq.fusion import fuse
-from .config import ModelConfig
 from .names import LayerNames, Linear, ModelNames
 from .operations import Operations
 from .workspace import DTYPES
@@ -74,17 +73,17 @@ class _Reader:
 
     def __init__(
         self,
-        config: ModelConfig,
+        names: ModelNames,
         checkpoint: Checkpoint,
         operations: Operations,
         progress: Progress,
     ) -> None:
         self.checkpoint, self.operations = checkpoint, operations
         self.device: Device = operations.device
-        self.dtype = DTYPES[config.dtype]
+        self.dtype = DTYPES[operations.config.dtype]
         self.nbytes = self._read = 0
         self._progress = progress
-        self._total = sum(spec.nbytes for spec in checkpoint.tensors.values())
+        self._total = sum(checkpoint.tensors[name].nbytes for name in names.tensors)
 
     def _count(self, names: Iterable[str]) -> None:
         tensors = self.checkpoint.tensors
@@ -169,7 +168,6 @@ class _Reader:
 
 
 def load_weights(
-    config: ModelConfig,
     names: ModelNames,
     checkpoint: Checkpoint,
     operations: Operations,
@@ -177,10 +175,10 @@ def load_weights(
 ) -> Weights:
     """All weights of a model. progress(bytes read, bytes in all) is called after each tensor.
 
-    Raises CheckpointError for what a checkpoint cannot have, and for values that `config.dtype`
-    cannot hold.
+    Raises CheckpointError for what a checkpoint cannot have, and for values that the model's
+    dtype cannot hold.
     """
-    reader = _Reader(config, checkpoint, operations, progress)
+    reader = _Reader(names, checkpoint, operations, progress)
     embedding = reader.embedding(names.embedding)
     layers = tuple(reader.layer(layer) for layer in names.layers)
     norm = reader.norm(names.norm)

@@ -116,3 +116,16 @@ def test_on_a_gpu():
     assert (code, found["steps"][0]["layers"]) == (0, 7)
     assert {result["verdict"] for result in found["results"]} == {"pass"}
     assert found["steps"][0]["numpy_seconds"] is None
+
+
+def test_a_whole_model() -> None:
+    model = fixture("models/llama31_rope")
+    whole = ("bench", model, *ON_CPU, "--model")
+    code, found = run_json(*whole, "--batch", "1,2", "--context", "5")
+    rows = found["timings"]
+    assert code == 0
+    assert [(row["batch"], row["context"]) for row in rows] == [(None, 5), (1, 5), (2, 5)]
+    assert all(row["seconds"] > 0 for row in rows)
+    refused = run(*whole, "--m", "3")
+    assert refused.exit_code == 2
+    assert "--m: only without --model" in refused.output

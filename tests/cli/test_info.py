@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from pathlib import Path
 
 import numba
 import numpy as np
@@ -12,6 +13,7 @@ import ferrum_numba as fe
 from ferrum_numba import kernels
 from ferrum_numba.devices.cuda.numba_cuda import unusable
 from tests.cli.commands import run, run_json, run_python
+from tests.gptq.fixtures import fixture
 
 
 def test_json_has_versions_devices_and_artefacts():
@@ -114,3 +116,14 @@ def test_the_choice_for_activation_order():
     assert (code, found["choice"]["act_order"]) == (0, True)
     expected = kernels.choose_act_order(fe.open_device("cpu"), 1, 64, 4096, 32, 1).name
     assert found["choice"]["artefact"] == expected
+
+
+def test_what_a_model_needs() -> None:
+    model = fixture("models/llama31_rope")
+    _, found = run_json("info", model)
+    assert found["architecture"] == "LlamaForCausalLM"
+    assert found["layers"] == 2
+    assert found["cache_bytes_per_token"] == 2 * 2 * 2 * 2 * 32  # layers, k and v, bytes, heads
+    file = (Path(model) / "model.safetensors").stat().st_size
+    assert 0.95 * file < found["weights_bytes"] < file
+    assert "weights bytes" in run("info", model).output
