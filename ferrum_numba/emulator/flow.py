@@ -108,7 +108,8 @@ def is_broadcast(instruction: Instruction) -> bool:
 def _changes(instruction: Instruction) -> bool:
     if table.accesses(instruction, "load"):
         return "param" not in instruction.opcode.modifiers
-    return any(isinstance(o, Special) and "clock" in o.name for o in instruction.operands)
+    specials = (o.name for o in instruction.operands if isinstance(o, Special))
+    return any(name.startswith(("%clock", "%globaltimer")) for name in specials)
 
 
 def _cut(body: Body, threads: int | None) -> list[Block]:

@@ -309,3 +309,9 @@ def test_atomics(device: fe.Device, name: str) -> None:
     wide = out.astype(np.float64) if kind in ("fp16", "bf16") else out.copy()
     UFUNCS[operation].at(wide, slots, x.astype(wide.dtype))
     assert_close(found, wide, 1e-6 if kind == "fp32" else 0)
+
+
+def test_a_wait_by_the_clock_ends(device: fe.Device) -> None:
+    x = numbers(128, "i32")
+    (found, _) = launch(device, "wait_ns.sm_80", (3,), x.copy(), 2_000_000)
+    assert (found >= x + 1).all()  # three CTAs, at the same elements
