@@ -13,6 +13,7 @@ from typing import Literal
 from ..errors import PtxError
 from ..ptx_text import refuse
 from . import table
+from .calls import ASSERTION
 from .ptx import (
     Body,
     Group,
@@ -291,6 +292,7 @@ def check_end(body: Body, entry: str) -> None:
     if last is None:
         raise PtxError(f"entry {entry!r} has no instructions")
     row = table.lookup(last.opcode)
-    stops = last.opcode.base == "trap" or (row is not None and row.ends == "branch")
+    stops = last.opcode.base == "trap" or ASSERTION in last.opcode.modifiers
+    stops = stops or (row is not None and row.ends == "branch")
     if not stops or last.guard is not None:
         raise refuse(last.line, last.text, "control runs past the end of the entry")

@@ -13,7 +13,7 @@ from .flow import Flow
 from .ptx import Register
 
 LANES = 32
-
+Triple = tuple[int, int, int]
 
 BARRIER_WORDS = 16  # of each named barrier: see opcodes/barrier.py
 
@@ -26,6 +26,7 @@ class State(ctypes.Structure):
     steps: how many instructions of warps may still run before it returns.
     cta, last: the CTA that is run, and where to end, counted along x, then y, then z.
     warp, phase: where it goes on in that CTA.
+    host: the function for calls that the host carries out (host_calls.py).
     clock: the CTA's time in ns, from 0 on.
     idle: how often warps have waited in vain since one last went on from a wait, or arrived.
     checks: what the code needs where checks are on (checks/state.py), else NULL.
@@ -46,6 +47,7 @@ class State(ctypes.Structure):
         ("steps", ctypes.c_int64),
         ("cta", ctypes.c_int64),
         ("last", ctypes.c_int64),
+        ("host", ctypes.c_void_p),
         ("clock", ctypes.c_int64),
         ("warp", ctypes.c_uint32),
         ("phase", ctypes.c_uint32),

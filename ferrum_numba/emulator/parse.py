@@ -22,9 +22,9 @@ from ..ptx_text import (
     refuse,
 )
 from .calls import (
-    ASSERTION,
     MOST_CALLS,
     MOST_STATEMENTS,
+    PARAMETERS,
     Call,
     Function,
     find_functions,
@@ -159,11 +159,24 @@ class _Parser:
             if len(statements) > MOST_STATEMENTS or len(self.calls) > MOST_CALLS:
                 raise refusal("with all that it calls the entry is too long for the CPU device")
             self.read_function(call.name, function, label)
-        elif call.name == ASSERTION:
-            self.add(read_statement("trap", line, statement.loc)).text = statement.text
+        elif call.name in PARAMETERS:
+            self.call_host(call, statement, refusal)
         else:
             raise refusal(f"{call.name} has no body in this module")
         statements.append(label)
+
+    def call_host(
+        self, call: Call, statement: Statement, refusal: Callable[[str], PtxError]
+    ) -> None:
+        """Make an instruction of a call that the host carries out."""
+        if len(call.actuals) != PARAMETERS[call.name]:
+            found = len(call.actuals)
+            raise refusal(f"expected {PARAMETERS[call.name]} parameters, found {found}")
+        for name in call.actuals:
+            if name not in self.locals:
+                raise refusal(f"{name}: expected a .param variable")
+        text = f"call.{call.name} {', '.join(call.actuals[:4])}"
+        self.add(read_statement(text, statement.line, statement.loc)).text = statement.text
 
     def pass_names(
         self, call: Call, function: Function, refusal: Callable[[str], PtxError]
