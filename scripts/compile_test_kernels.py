@@ -29,7 +29,7 @@ TARGET = ROOT / "tests" / "emulator" / "data" / "kernels"
 class Build:
     """A kernel, the types of its pointers and numbers, its constants, and what it is built for.
 
-    aligned: integers that are multiples of 16.
+    aligned: integers that are multiples of 16.  debug: whether assertions are compiled.
     """
 
     name: str
@@ -41,6 +41,7 @@ class Build:
     warps: int = 4
     stages: int = 2
     aligned: tuple[str, ...] = ()
+    debug: bool = False
 
 
 def _gemm(
@@ -87,6 +88,7 @@ def _launched(kernel: str, pointers: str, numbers: str, **constants: Any) -> Bui
         {name: kind for name, _, kind in (p.partition(":") for p in pointers.split())},
         {name: kind or "i32" for name, _, kind in (n.partition(":") for n in numbers.split())},
         constants,
+        debug=kernel == "asserts",
     )
 
 
@@ -149,6 +151,14 @@ BUILDS = [
     ),
     _launched("take_rows", "table:fp16 indices:i64 out:fp16", "rows width scale:fp32", BLOCK=64),
     _launched("rotary", "x:fp16 cos:fp32 sin:fp32 out:fp16", "positions heads width", BLOCK=32),
+    _launched(
+        "scalars",
+        "out:fp64",
+        "h:fp16 b:bf16 f:fp32 d:fp64 flag:u1 i8:i8 u8:u8 i16:i16 i64:i64",
+    ),
+    _launched("wait_ns", "x:i32", "ns:i64", BLOCK=128),
+    _launched("prints", "x:i32", "n", BLOCK=128),
+    _launched("asserts", "x:i32", "n", BLOCK=128),
     _rows("layer_norm", "fp16", "x w b y", 512, "n eps"),
     _rows("rms_norm", "bf16", "x w y", 256, "n eps"),
     _rows("softmax", "fp16", "x y", 512),
@@ -232,7 +242,7 @@ def compile_build(build: Build, target: int) -> tuple[str, dict[str, Any]]:
             kernel, signature, constants, attributes
         ),
         target=GPUTarget("cuda", target, 32),
-        options={"num_warps": build.warps, "num_stages": build.stages},
+        options={"num_warps": build.warps, "num_stages": build.stages, "debug": build.debug},
     )
     # Warps that have a part of their own come on top of those that the kernel begins with.
     index = {
@@ -258,9 +268,16 @@ def _bare(text: str) -> str:
     text = re.sub(r"^\s*\.(?:loc|file)\s[^\n]*\n", "", text, flags=re.M)
     text = re.sub(r"\s*//[^\n]*", "", text)
     text = re.sub(r"^\$L__tmp\d+:\n", "", text, flags=re.M)
+    text = re.sub(r"(?m)^(.*\bassertFile_\d+)\[\d+\] = \{(.*)\};$", _bare_file, text)
     if str(ROOT) in text or ".section" in text:
         raise SystemExit("a folder or a DWARF section is left")
     return text.strip() + "\n"
+
+
+def _bare_file(array: re.Match[str]) -> str:
+    """The array of an assertion's file without the folders before it."""
+    name = bytes(map(int, array[2].split(","))).rpartition(b"/")[2]
+    return f"{array[1]}[{len(name) + 1}] = {{{', '.join(map(str, name))}}};"
 
 
 def main() -> int:

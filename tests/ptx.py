@@ -94,7 +94,7 @@ IOTA = ptx(
     tail=".maxntid 128, 1, 1",
 )
 
-# Wait for ns nanoseconds, then out[i] = value for i < n.  For a GPU: the CPU device has no clock.
+# Wait for ns nanoseconds, then out[i] = value for i < n.
 DELAY = ptx(
     [".param .u64 out", ".param .u64 ns", ".param .u32 value", ".param .u32 n"],
     """

@@ -60,6 +60,26 @@ class ArrayReference:
             expected *= extent
         return True
 
+    @property
+    def row_stride(self) -> int | None:
+        """Elements from one row to the next, where rows of C order lie equally far apart.
+
+        All axes but the last count as one.  None for any other layout.
+        """
+        if not self.shape or self.strides is None:
+            return None
+        *lead, (columns, step) = zip(self.shape, self.strides, strict=True)
+        row = span = None
+        for extent, stride in reversed(lead):
+            if extent == 1:
+                continue
+            if span not in (None, stride):
+                return None
+            row, span = stride if row is None else row, stride * extent
+        if row is None or row < 0 or row % self.itemsize or (columns > 1 and step != self.itemsize):
+            return None
+        return row // self.itemsize
+
     def alike(self, other: ArrayReference) -> bool:
         """True if the two differ in where they lie only."""
         return (
@@ -114,6 +134,8 @@ def _check_layout(
     if array.contiguous:
         return
     actual = [s // array.itemsize for s in array.strides or ()]
+    if len(strides) == 2 and strides[1] == 1 and array.row_stride == strides[0]:
+        return
     steps = [stride for stride, extent in zip(strides, extents, strict=True) if extent > 1]
     matching = [s for s, extent in zip(actual, array.shape, strict=True) if extent > 1]
     if len(actual) != len(extents) or steps != matching:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import operator
 import struct
 from collections.abc import Mapping
@@ -29,8 +30,10 @@ _CTYPES: dict[str, type[ctypes._SimpleCData[int]] | type[ctypes._SimpleCData[flo
     "f64": ctypes.c_double,
 }
 Raw = int | float | bytes  # a value as a field takes it
-_FLOAT_CODES = {"f16": "<e", "f32": "<f", "f64": "<d"}  # struct's
+_FLOAT_CODES = {"f16": "<e", "f32": "<f", "f64": "<d"}  # struct's; it has no bf16
 _FLOATS = {"fp16": "f16", "fp32": "f32", "fp64": "f64", "f16": "f16", "f32": "f32", "f64": "f64"}
+_FLOATS |= {"bf16": "bf16"}
+_HALVES = {"float16": "f16", "bfloat16": "bf16"}  # by the dtype's name of a NumPy scalar
 
 
 class ParameterBlock:
@@ -52,8 +55,8 @@ class ParameterBlock:
         """Set parameters by position, by name, or both; returns the block itself.
 
         Pointers are addresses (int), integers and floats are checked against the parameter's
-        type, by-value aggregates are bytes of exactly their size.  Raises AbiError, and then
-        changes nothing.
+        type; an integer may be negative where nothing states its sign.  By-value aggregates are
+        anything with a buffer of exactly their size.  Raises AbiError, and then changes nothing.
         """
         params = self.signature.params
         if len(positional) > len(params):
@@ -142,21 +145,27 @@ class ParameterBlock:
 
 def encode(parameter: Parameter, value: object) -> Raw:
     """`value` as the parameter's field takes it.  Raises AbiError where it does not fit."""
+    kind = _float_kind(parameter, value)
+    if kind is not None and not (parameter.count and isinstance(value, bytes)):
+        return _encode_float(parameter, kind, value)
     if parameter.count is not None:
         return _encode_bytes(parameter, value)
-    kind = (parameter.c_type or parameter.ptx_type).lstrip("*")
-    if kind in _FLOATS and not parameter.is_pointer:
-        return _encode_float(parameter, _FLOATS[kind], value)
+    if _is_truth(value) and _takes_truth(parameter):
+        return int(bool(value))
     try:
         if isinstance(value, bool):
             raise TypeError
         number = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         wanted = "an address (int)" if parameter.is_pointer else "an integer"
+        remedy = _half_remedy(parameter, value)
+        if _is_truth(value):
+            remedy = "write 1 or 0"
         raise AbiError(
             parameter.name,
             f"{wanted} for {_type_name(parameter)}",
             f"{value!s:.80} ({type(value).__name__})",
+            *([remedy] if remedy else []),
         ) from None
     low, high = parameter.integer_range
     if not low <= number <= high:
@@ -167,40 +176,112 @@ def encode(parameter: Parameter, value: object) -> Raw:
 
 
 def decode(parameter: Parameter, data: bytes) -> Raw:
-    """The value whose field these `parameter.size` bytes are, in the kernel's own terms."""
+    """The value whose field these `parameter.size` bytes are, in the kernel's own terms.
+
+    An integer whose sign nothing states is read as unsigned.
+    """
     if parameter.count is not None:
         return data
-    kind = (parameter.c_type or parameter.ptx_type).lstrip("*")
-    if kind in _FLOATS and not parameter.is_pointer:
-        number: float = struct.unpack(_FLOAT_CODES[_FLOATS[kind]], data)[0]
-        return number
-    return int.from_bytes(data, "little", signed=parameter.integer_range[0] < 0)
+    kind = parameter.c_type or parameter.ptx_type
+    if kind in _FLOATS:
+        return _unpack(_FLOATS[kind], data)
+    signed = not parameter.is_pointer and kind not in ("i1", "u1") and kind[0] in "is"
+    return int.from_bytes(data, "little", signed=signed)
+
+
+def _float_kind(parameter: Parameter, value: object) -> str | None:
+    """What float a parameter takes, or None.
+
+    PTX declares half and bfloat16 scalars as two bytes or 16 bits; which of them it is, a NumPy
+    scalar says where no sidecar does.
+    """
+    if parameter.is_pointer:
+        return None
+    if _is_unstated_half(parameter):
+        return _HALVES.get(_dtype_name(value))
+    return _FLOATS.get(parameter.c_type or parameter.ptx_type)
+
+
+def _is_unstated_half(parameter: Parameter) -> bool:
+    """True where a parameter may be a half or a bfloat16, and nothing says which."""
+    shape = parameter.ptx_type, parameter.count
+    return parameter.c_type is None and shape in (("b8", 2), ("b16", None))
+
+
+def _half_remedy(parameter: Parameter, value: object) -> str | None:
+    if _is_unstated_half(parameter) and hasattr(value, "__float__"):
+        return "say which half it is: np.float16(x), ml_dtypes.bfloat16(x), or a sidecar's type"
+    return None
+
+
+def _dtype_name(value: object) -> str:
+    return str(getattr(getattr(value, "dtype", None), "name", ""))
+
+
+def _is_truth(value: object) -> bool:
+    return isinstance(value, bool) or (
+        _dtype_name(value) == "bool" and not hasattr(value, "__len__")
+    )
+
+
+def _takes_truth(parameter: Parameter) -> bool:
+    """True for an i1, which PTX declares as one byte."""
+    if parameter.c_type is None:
+        return parameter.size == 1
+    return parameter.c_type in ("i1", "u1")
 
 
 def _encode_bytes(parameter: Parameter, value: object) -> bytes:
-    if not isinstance(value, (bytes, bytearray, memoryview)):
-        raise AbiError(
-            parameter.name,
-            f"{parameter.size} bytes for .{parameter.ptx_type}[{parameter.count}]",
-            type(value).__name__,
-        )
-    data = bytes(value)
-    if len(data) != parameter.size:
-        raise AbiError(parameter.name, f"{parameter.size} bytes", len(data))
-    return data
+    # NumPy lends no buffer of bfloat16 and its like, and tobytes is C order for all.
+    read = getattr(value, "tobytes", None)
+    try:
+        data = read() if read is not None else memoryview(value).tobytes()  # type: ignore[arg-type]
+    except TypeError:
+        data = None
+    if data is not None and len(data) == parameter.size:
+        return bytes(data)
+    size, declared = f"{parameter.size} bytes", f".{parameter.ptx_type}[{parameter.count}]"
+    raise AbiError(
+        parameter.name,
+        f"{size} for {declared}" if data is None else size,
+        f"{value!s:.80} ({type(value).__name__})" if data is None else len(data),
+        _half_remedy(parameter, value)
+        or "pass bytes, or what has a buffer of that size: a ctypes structure, a NumPy scalar",
+    )
 
 
-def _encode_float(parameter: Parameter, kind: str, value: object) -> int | float:
+def _encode_float(parameter: Parameter, kind: str, value: object) -> Raw:
     if isinstance(value, bool) or not (hasattr(value, "__float__") or hasattr(value, "__index__")):
         raise AbiError(parameter.name, "a number", type(value).__name__)
     number = float(value)  # type: ignore[arg-type]
     try:
-        data = struct.pack(_FLOAT_CODES[kind], number)
+        data = _pack(kind, number)
     except OverflowError:
         raise AbiError(f"{parameter.name}: {number} does not fit {_type_name(parameter)}") from None
+    if parameter.count is not None:
+        return data
     if _CTYPES[parameter.ptx_type] in (ctypes.c_float, ctypes.c_double):
         return number
     return int.from_bytes(data, "little")
+
+
+def _pack(kind: str, number: float) -> bytes:
+    """A float's bytes, rounded to nearest even.  Raises OverflowError for one that is too large."""
+    if kind != "bf16":
+        return struct.pack(_FLOAT_CODES[kind], number)
+    if number != number:
+        return b"\xc0\x7f"
+    (bits,) = struct.unpack("<I", struct.pack("<f", number))
+    half = bits + 0x7FFF + (bits >> 16 & 1) >> 16
+    if half & 0x7FFF == 0x7F80 and not math.isinf(number):
+        raise OverflowError
+    return int(half).to_bytes(2, "little")
+
+
+def _unpack(kind: str, data: bytes) -> float:
+    code, whole = ("<f", b"\0\0" + data) if kind == "bf16" else (_FLOAT_CODES[kind], data)
+    number: float = struct.unpack(code, whole)[0]
+    return number
 
 
 def _type_name(parameter: Parameter) -> str:

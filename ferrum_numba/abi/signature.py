@@ -63,14 +63,19 @@ class Parameter:
 
     @cached_property
     def integer_range(self) -> tuple[int, int]:
-        """The integers that fit, by the kernel's own type where it is known, else by PTX's."""
+        """The integers that fit, by the kernel's own type where it is known, else by PTX's.
+
+        Compilers declare integers of either sign as .u32 or .b32: these take both, in two's
+        complement, where no sidecar states the sign.
+        """
         bits = self.size * 8
         kind = self.c_type or self.ptx_type
         if kind in ("i1", "u1"):
             return 0, 1
         if kind[0] in "is" and not self.is_pointer:
             return -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
-        return 0, 2**bits - 1
+        unstated = self.c_type is None and not self.is_pointer
+        return -(2 ** (bits - 1)) if unstated else 0, 2**bits - 1
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ _VALUE = r'"?([\w.:-]+)"?'
 _ARGUMENT = re.compile(rf"\b(\w+)={_VALUE}")
 _OPEN = re.compile(r"(?:with )?Checkpoint\.open\(path, ((?:\w+=[^,()]+(?:, )?)+)\)")
 _KEYWORD = re.compile(r'\bwith (\w+)="([\w.]+)"(?: or "([\w.]+)")?')
+_LAYER = re.compile(r'\btake the layer as GptqLinear\(tensors, dtype="(\w+)"\)')
+_CHECK = re.compile(r'\bthe check "(\w+)"')
 _DEVICE = re.compile(r'\bopen_device\("([\w:]+)"\)')
 
 
@@ -45,6 +47,14 @@ def as_options(text: str, known: Collection[str]) -> str:
     def device(found: re.Match[str]) -> str:
         return replaced(found, ["device"], option("device", found[1]))
 
+    def dtype(found: re.Match[str]) -> str:
+        return replaced(found, ["dtype"], f"pass {option('dtype', found[1])}")
+
+    def check(found: re.Match[str]) -> str:
+        return replaced(found, ["checks"], option("checks", found[1]))
+
+    text = _LAYER.sub(dtype, text)
+    text = _CHECK.sub(check, text)
     text = _OPEN.sub(opened, text)
     text = _KEYWORD.sub(keyword, text)
     return _DEVICE.sub(device, text)

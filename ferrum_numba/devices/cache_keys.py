@@ -39,6 +39,8 @@ def cache_key(value: object) -> Key | int:
 def _reader(kind: type) -> Callable[[Any], Key]:
     if issubclass(kind, (float, np.floating)):
         return _of_float
+    if issubclass(kind, np.void):  # its fields may be written
+        return _unknown
     if issubclass(kind, (int, np.generic, type(None))):
         return _of_scalar
     if issubclass(kind, np.ndarray):

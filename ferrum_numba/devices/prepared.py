@@ -39,7 +39,8 @@ class PreparedLaunch:
         self._borrowed: dict[str, Key | int] = {}  # and of what `launch` was
         if borrowed is not None:
             self._invocation = replace(invocation, arguments={})
-            self._borrowed = {name: cache_key(value) for name, value in borrowed.items()}
+            keys = {name: cache_key(value) for name, value in borrowed.items()}
+            self._borrowed = self._comparable(keys)
         self._note_places()
         self._borrowed_nbytes = invocation.nbytes if borrowed else 0
 
@@ -151,6 +152,12 @@ class PreparedLaunch:
             raise
         self._send(stream, changes)
 
+    def _comparable(self, keys: dict[str, Key | int]) -> dict[str, Key | int]:
+        """These keys; an array that was copied into the block may be another where it lay."""
+        arrays = self._invocation.bound.arrays
+        copied = (n for n, k in keys.items() if type(k) is tuple and k[1] and n not in arrays)
+        return keys | dict.fromkeys(copied, _CHANGING)
+
     def _show_refused(self, changes: Mapping[str, object], error: AbiError) -> None:
         """Tell observers of arguments that are refused."""
         given = {**self._invocation.arguments, **changes}
@@ -210,7 +217,7 @@ class PreparedLaunch:
         except FerrumError:
             self._borrowed = borrowed
             raise
-        self._borrowed = borrowed | found
+        self._borrowed = borrowed | self._comparable(found)
         for name in found:
             self._held.pop(name, None)
         arrays = self._invocation.bound.arrays

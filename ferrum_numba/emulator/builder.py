@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from .flow import Flow
 from .hooks import Hooks
-from .layout import DONE, LANES, NEXT, WARP, Layout, state_offset
+from .layout import CLOCK_STEP, DONE, LANES, NEXT, WARP, Layout, state_offset
 from .library import Library
 from .ptx import (
     Address,
@@ -97,9 +97,8 @@ class Builder(Text):
                 raise ins.refuse(f"{operand.bits} does not fit in 64 bits")
             return self.constant(llvm_type, operand.bits & ((1 << bits) - 1))
         if isinstance(operand, Special):
-            return self.cast(
-                "trunc" if bits < 32 else "zext", self.special(operand, ins), llvm_type
-            )
+            value = self.special(operand, ins)
+            return self.cast("trunc" if bits < bits_of(value.type) else "zext", value, llvm_type)
         if isinstance(operand, Symbol) and operand.name in self.shared:
             return self.constant(llvm_type, self.shared[operand.name])
         if isinstance(operand, Symbol) and operand.name in self.arrays and bits == 64:
@@ -143,11 +142,12 @@ class Builder(Text):
         raise ins.refuse(f"{_text(operand)} is no predicate")
 
     def special(self, operand: Special, ins: Instruction) -> Value:
-        """A special register, as i32."""
+        """A special register, as i32; a clock of 64 bits as i64."""
         name = operand.name
-        # Not a GPU: one multiprocessor, and clocks that stand still so that runs repeat.
-        if name in ("%smid", "%clock", "%clock64", "%clock_hi", "%globaltimer"):
+        if name == "%smid":  # not a GPU: one multiprocessor
             return self.constant("i32", 0)
+        if name.startswith(("%clock", "%globaltimer")):
+            return self.clock(name)
         if name in _SINGLE:  # a cluster is one CTA
             return self.constant("i32", _SINGLE[name])
         if name.startswith("%lanemask_"):
@@ -160,6 +160,17 @@ class Builder(Text):
         if name == "%laneid":
             return self.iota("i32")
         raise ins.refuse(f"the CPU device does not have the special register {name}")
+
+    def clock(self, name: str) -> Value:
+        """The CTA's time in ns, by a clock of 1 GHz that each look at it advances."""
+        place = state_offset("clock")
+        now = self.op("add", self.load("i64", 1, "%state", place, 8), CLOCK_STEP)
+        self.store(now, "%state", place, 8)
+        if name in ("%clock64", "%globaltimer"):
+            return now
+        if name.endswith("_hi"):
+            now = self.op("lshr", now, 32)
+        return self.cast("trunc", now, "i32")
 
     def lane_masks(self, name: str) -> Value:
         """%lanemask_eq, _lt, _le, _gt, _ge: which lanes are this one, before it, …"""

@@ -19,7 +19,10 @@ _CALL = re.compile(
 )
 MOST_CALLS = 100  # that are within each other
 MOST_STATEMENTS = 1 << 16  # of an entry with all that it calls; the largest kernels have 10^4
-ASSERTION = "__assertfail"  # the CUDA runtime's: it ends the launch
+# Functions of the CUDA runtime, which the host carries out (host_calls.py), and how many parameters
+# they have: format, values; message, file, line, function, size of a character.
+PRINT, ASSERTION = "vprintf", "__assertfail"
+PARAMETERS = {PRINT: 2, ASSERTION: 5}
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import Literal
 from ..errors import PtxError
 from ..ptx_text import refuse
 from . import table
+from .calls import ASSERTION
 from .ptx import (
     Body,
     Group,
@@ -108,7 +109,8 @@ def is_broadcast(instruction: Instruction) -> bool:
 def _changes(instruction: Instruction) -> bool:
     if table.accesses(instruction, "load"):
         return "param" not in instruction.opcode.modifiers
-    return any(isinstance(o, Special) and "clock" in o.name for o in instruction.operands)
+    specials = (o.name for o in instruction.operands if isinstance(o, Special))
+    return any(name.startswith(("%clock", "%globaltimer")) for name in specials)
 
 
 def _cut(body: Body, threads: int | None) -> list[Block]:
@@ -290,6 +292,7 @@ def check_end(body: Body, entry: str) -> None:
     if last is None:
         raise PtxError(f"entry {entry!r} has no instructions")
     row = table.lookup(last.opcode)
-    stops = last.opcode.base == "trap" or (row is not None and row.ends == "branch")
+    stops = last.opcode.base == "trap" or ASSERTION in last.opcode.modifiers
+    stops = stops or (row is not None and row.ends == "branch")
     if not stops or last.guard is not None:
         raise refuse(last.line, last.text, "control runs past the end of the entry")

@@ -13,7 +13,7 @@ from .flow import Flow
 from .ptx import Register
 
 LANES = 32
-
+Triple = tuple[int, int, int]
 
 BARRIER_WORDS = 16  # of each named barrier: see opcodes/barrier.py
 
@@ -26,6 +26,8 @@ class State(ctypes.Structure):
     steps: how many instructions of warps may still run before it returns.
     cta, last: the CTA that is run, and where to end, counted along x, then y, then z.
     warp, phase: where it goes on in that CTA.
+    host: the function for calls that the host carries out (host_calls.py).
+    clock: the CTA's time in ns, from 0 on.
     idle: how often warps have waited in vain since one last went on from a wait, or arrived.
     checks: what the code needs where checks are on (checks/state.py), else NULL.
     barriers: the sixteen named ones.
@@ -45,6 +47,8 @@ class State(ctypes.Structure):
         ("steps", ctypes.c_int64),
         ("cta", ctypes.c_int64),
         ("last", ctypes.c_int64),
+        ("host", ctypes.c_void_p),
+        ("clock", ctypes.c_int64),
         ("warp", ctypes.c_uint32),
         ("phase", ctypes.c_uint32),
         ("idle", ctypes.c_uint32),
@@ -67,6 +71,9 @@ RESUME, WARP, VALID, GENERATION, NEXT, TID = 0, 4, 8, 12, 64, 192
 WAIT_ADDRESS, WAIT_PARITY, WAIT_TRIED = 16, 20, 24
 # Waits in vain, one after the other and nothing else, after which a CTA will never end.
 IDLE_LIMIT = 1 << 16
+# Nanoseconds that pass from one look at a clock to the next, whichever warp looks: runs repeat, and
+# waits end soon.  It is as coarse as the timers of GPUs.
+CLOCK_STEP = 1024
 # In divergent control flow each lane has its own next block: lanes that are done have the largest
 # number, lanes at a barrier the next block with a bit that puts it behind all others.
 DONE, WAITING = 0x7FFFFFFF, 0x40000000

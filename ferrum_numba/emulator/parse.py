@@ -22,15 +22,16 @@ from ..ptx_text import (
     refuse,
 )
 from .calls import (
-    ASSERTION,
     MOST_CALLS,
     MOST_STATEMENTS,
+    PARAMETERS,
     Call,
     Function,
     find_functions,
     in_place,
     read_call,
 )
+from .constants import constant, is_constant
 from .ptx import (
     Address,
     Array,
@@ -52,15 +53,13 @@ _SHARED = re.compile(r"(?:\.extern\s+)?\.shared\b")
 _REG = re.compile(r"\.reg\s*\.(?P<type>\w+)\s+(?P<names>.+)", re.DOTALL)
 _REG_NAME = re.compile(r"(?P<name>[\w$%]+)\s*(?:<\s*(?P<count>\d+)\s*>)?")
 _OPERANDS = re.compile(r"\s*(\{[^}]*\}|\[[^\]]*\]|[^,{}\[\]]+?)\s*(?:,|$)")
-_INTEGER = re.compile(r"([-+]?)\s*(0[xX][0-9a-fA-F]+|0[bB][01]+|\d+)U?")
-_TERM = re.compile(r"\s*([-+])\s*(-?\s*\w+)\s*")
 _FLOAT = re.compile(r"0[fF]([0-9a-fA-F]{8})|0[dD]([0-9a-fA-F]{16})")
 _DECIMAL = re.compile(r"[-+]?\d+\.\d*(?:[eE][-+]?\d+)?")  # of type .f64, as the ISA has it
 _ADDRESS = re.compile(r"\[\s*(?P<base>[\w$%.]+)\s*(?P<offset>[-+].*)?\]", re.DOTALL)
 _BOX = re.compile(r"\[(?P<map>[^,{}]*),\s*(?P<coordinates>\{[^{}]*\})\s*\]", re.DOTALL)
 _SPECIAL = re.compile(
     r"%(?:(?:tid|ntid|ctaid|nctaid|cluster_ctaid|cluster_nctaid|clusterid|nclusterid)\.[xyz]"
-    r"|laneid|warpid|nwarpid|smid|nsmid|clock|clock64|clock_hi|globaltimer|lanemask_\w+"
+    r"|laneid|warpid|nwarpid|smid|nsmid|clock|clock64|clock_hi|globaltimer(?:_lo|_hi)?|lanemask_\w+"
     r"|cluster_ctarank|cluster_nctarank|dynamic_smem_size|total_smem_size|gridid)"
 )
 
@@ -159,11 +158,24 @@ class _Parser:
             if len(statements) > MOST_STATEMENTS or len(self.calls) > MOST_CALLS:
                 raise refusal("with all that it calls the entry is too long for the CPU device")
             self.read_function(call.name, function, label)
-        elif call.name == ASSERTION:
-            self.add(read_statement("trap", line, statement.loc)).text = statement.text
+        elif call.name in PARAMETERS:
+            self.call_host(call, statement, refusal)
         else:
             raise refusal(f"{call.name} has no body in this module")
         statements.append(label)
+
+    def call_host(
+        self, call: Call, statement: Statement, refusal: Callable[[str], PtxError]
+    ) -> None:
+        """Make an instruction of a call that the host carries out."""
+        if len(call.actuals) != PARAMETERS[call.name]:
+            found = len(call.actuals)
+            raise refusal(f"expected {PARAMETERS[call.name]} parameters, found {found}")
+        for name in call.actuals:
+            if name not in self.locals:
+                raise refusal(f"{name}: expected a .param variable")
+        text = f"call.{call.name} {', '.join(call.actuals[:4])}"
+        self.add(read_statement(text, statement.line, statement.loc)).text = statement.text
 
     def pass_names(
         self, call: Call, function: Function, refusal: Callable[[str], PtxError]
@@ -298,9 +310,9 @@ class _Parser:
             return self.group(token[1:-1].split(","), line, text)
         if token[0] == "[":
             return self.address(token, line, text)
-        if "|" in token:
+        if "|" in token and not is_constant(token):
             return self.group(token.split("|"), line, text, paired=True)
-        if token[0] == "!":
+        if token[0] == "!" and not is_constant(token):
             register = self.registers.find(token[1:].strip())
             if register is None:
                 raise refuse(line, text, f"{token}: not a declared register")
@@ -310,7 +322,7 @@ class _Parser:
             return register
         if match := _FLOAT.fullmatch(token):
             return Immediate(int(match[1] or match[2], 16), 32 if match[1] else 64)
-        if (value := _integer(token)) is not None:
+        if (value := constant(token)) is not None:
             return Immediate(value)
         if _DECIMAL.fullmatch(token):
             return Immediate(int.from_bytes(struct.pack("<d", float(token)), "little"), 64)
@@ -339,7 +351,7 @@ class _Parser:
             assert isinstance(group, Group)
             return Box(place, group)
         match = _ADDRESS.fullmatch(token)
-        offset = _offset((match["offset"] or "").strip()) if match else None
+        offset = constant(match["offset"] or "0") if match else None
         if match is None or offset is None:
             raise refuse(line, text, f"{token}: not an address")
         base = self.operand(match["base"], line, text)
@@ -354,35 +366,10 @@ _REGISTER_TYPES = {"pred", "f16", "f32", "f64"} | {
 }
 
 
-def _integer(token: str) -> int | None:
-    """An integer literal, or None."""
-    match = _INTEGER.fullmatch(token.strip())
-    if match is None:
-        return None
-    digits = match[2]
-    octal = digits.startswith("0") and digits.isdecimal() and len(digits) > 1
-    if octal and not set(digits) <= set("01234567"):
-        return None
-    return int(digits, 8 if octal else 0) * (-1 if match[1] == "-" else 1)
-
-
 def _bits(token: str, width: int) -> bytes | None:
     """An integer or the bit pattern of a float as `width` bytes, or None."""
     match = _FLOAT.fullmatch(token)
-    number = int(match[1] or match[2], 16) if match else _integer(token)
+    number = int(match[1] or match[2], 16) if match else constant(token)
     if number is None or not -(1 << 8 * width - 1) <= number < 1 << 8 * width:
         return None
     return (number & ((1 << 8 * width) - 1)).to_bytes(width, "little")
-
-
-def _offset(text: str) -> int | None:
-    """What is added to an address: literals with signs before them, such as `+ 4+-8`."""
-    total, position = 0, 0
-    while position < len(text):
-        match = _TERM.match(text, position)
-        value = _integer(match[2]) if match else None
-        if match is None or value is None:
-            return None
-        total += -value if match[1] == "-" else value
-        position = match.end()
-    return total

@@ -14,13 +14,13 @@ from .cache import Cache
 from .flow import analyse
 from .hooks import Hooks
 from .host import Host
-from .layout import LANES, State
+from .layout import LANES, State, Triple
 from .native import Code, Function, Needs, key_of_code
 from .parse import parse_entry
 from .ptx import Body, Instruction
 from .standstill import describe
 from .translate import Module, threads_of
-from .worker import LARGEST_SHARED, Launch, StoppedError, Triple
+from .worker import LARGEST_SHARED, Launch, StoppedError
 
 
 class Program:
@@ -120,8 +120,12 @@ class Program:
                 )
             source = body.files.get(instruction.loc[0]) if instruction.loc else None
             place = f" at {source}:{instruction.loc[1]}" if source and instruction.loc else ""
-            fault = row.fault.format(cta=stopped.cta, warp=stopped.warp, place=place)
-            return instruction.refuse(fault)
+            fault = row.fault.format(
+                cta=stopped.cta, warp=stopped.warp, place=place, failure=stopped.failure
+            )
+            refusal = instruction.refuse(fault)
+            # What the kernel asked for itself is no fault of the PTX.
+            return LaunchError(str(refusal)) if row.family == "control" else refusal
         after = [i for b in flow.blocks[stopped.block :] for i in (*b.instructions, b.last) if i]
         return LaunchError(
             f"{self.entry}: CTA {stopped.cta} was stopped after {stopped.steps} instructions, its"

@@ -35,7 +35,8 @@ class Row:
     orders: it may bring some warps into an order, and not all of a CTA.
     operands: their types, separated by blanks, the last for all that follow: "first" and "last" of
         the opcode's types, or others; or a function that tells them.
-    fault: what has gone wrong where it stops a launch; may name {cta}, {warp} and {place}.
+    fault: what has gone wrong where it stops a launch; may name {cta}, {warp}, {place} and
+        {failure}.
     """
 
     lower: Lowering

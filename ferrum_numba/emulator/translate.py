@@ -110,6 +110,7 @@ class Module:
             store("ctaid", r.cast("trunc", rest, "i32"), 2)
             begins = r.compare("icmp eq", first_phase, FRESH)
             store("steps", r.op("sub", load("steps", "i64"), r.select(begins, length, 0)))
+            store("clock", r.select(begins, r.constant("i64", 0), load("clock", "i64")))
             rounds = r.loop(first_phase, first_warp, Value("true", "i1"))
             with rounds as (phase, start, partial):
                 fresh, held = (r.compare("icmp eq", phase, number) for number in (FRESH, 0))

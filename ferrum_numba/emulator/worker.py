@@ -15,6 +15,7 @@ from queue import SimpleQueue
 import numpy as np
 
 from ..errors import DeviceError, LaunchError
+from .host_calls import Failure, HostCalls
 from .layout import (
     FRESH,
     IDLE_LIMIT,
@@ -28,11 +29,11 @@ from .layout import (
     WAITING,
     WARP,
     State,
+    Triple,
 )
 from .native import Function
 from .standstill import Place
 
-Triple = tuple[int, int, int]
 Bytes = np.ndarray[tuple[int], np.dtype[np.uint8]]
 Words = np.ndarray[tuple[int], np.dtype[np.uint32]]
 
@@ -217,15 +218,22 @@ class StoppedError(Exception):
 
     fault: 1 + the index of a statement that could not be run as it should; 0: too many steps, and
     block is the one that a warp was to run next.
-    places: where all warps stand, if all of them wait in vain.
+    places: where all warps stand, if all of them wait in vain.  failure: the assertion that failed.
     """
 
     def __init__(
-        self, cta: Triple, warp: int, fault: int, block: int, steps: int, places: list[Place]
+        self,
+        cta: Triple,
+        warp: int,
+        fault: int,
+        block: int,
+        steps: int,
+        places: list[Place],
+        failure: Failure | None,
     ) -> None:
-        super().__init__(cta, warp, fault, block, steps, places)
+        super().__init__(cta, warp, fault, block, steps, places, failure)
         self.cta, self.warp, self.fault, self.block, self.steps = cta, warp, fault, block, steps
-        self.places = places
+        self.places, self.failure = places, failure
 
 
 class _Worker:
@@ -260,6 +268,7 @@ class _Worker:
         self._behind = self._shared[size:]
         self._contexts = contexts.reshape(warps, needs.context_bytes)
         _fill_contexts(self._contexts, launch.block)
+        self._host = HostCalls()
         self._state = State(
             ntid=launch.block,
             warps=warps,
@@ -268,6 +277,7 @@ class _Worker:
             shared=self._shared.ctypes.data,
             contexts=contexts.ctypes.data,
             scratch=self._scratch.ctypes.data,
+            host=self._host.address,
         )
         if launch.attach is not None:
             launch.attach(self._state)
@@ -275,6 +285,7 @@ class _Worker:
     def take(self, launch: Launch, stop: _Stop, steps: int) -> None:
         """Serve this launch next."""
         self._stop, self._steps, self._state.nctaid = stop, steps, launch.grid
+        self._host.failure = self._host.error = None
         ctypes.memmove(self._params, launch.parameter_block, len(launch.parameter_block))
 
     def run(self, pieces: Iterator[tuple[int, int]]) -> None:
@@ -312,6 +323,8 @@ class _Worker:
         while over and not self._stop.asked:
             state.steps = given = min(_SLICE, self._steps)
             over = bool(self._call(address))
+            if self._host.error is not None:
+                raise self._host.error
             # What was spent on CTAs that are done by now does not count for this one.
             spent = spent + given - state.steps if state.cta == cta else 0
             cta = state.cta
@@ -328,7 +341,7 @@ class _Worker:
         words = self._contexts[warp].view(np.uint32)
         block = self._resume(words) & (WAITING - 1)
         places = self._places() if state.idle > IDLE_LIMIT else []
-        return StoppedError(cta, warp, state.fault, block, spent, places)
+        return StoppedError(cta, warp, state.fault, block, spent, places, self._host.failure)
 
     def _resume(self, words: Words) -> int:
         """What a warp goes on with."""

@@ -31,22 +31,28 @@ _Pair = tuple[PreparedLaunch, PreparedLaunch | None]  # the GEMM, and what adds 
 
 @dataclass
 class _Shaped:
-    """What a shape of x means.  out: the result's shape.  m: rows.  calls: what computes it."""
+    """What a shape of x means.  out: the result's shape.  m: rows.  calls: what computes it.
+
+    strided: whether an x of this shape was seen whose rows lie apart.
+    """
 
     out: tuple[int, ...]
     m: int
     calls: _Pair | None
+    strided: bool
 
 
 class _Calls(threading.local):
     """The launches that a thread has prepared: they are changed in place, so each has its own.
 
-    shaped: by the shape of x.  by_class: by the smallest measured m that is not below.
+    shaped: by the shape of x.  by_class: by the smallest measured m that is not below.  strided: by
+    that, by the elements from one row of x to the next, and by whether x is aligned.
     """
 
     def __init__(self) -> None:
         self.shaped: dict[tuple[int, ...] | None, _Shaped] = {}
         self.by_class: dict[int, _Pair] = {}
+        self.strided: dict[tuple[int, int, bool], _Pair] = {}
 
 
 class GptqLinear:
@@ -146,10 +152,12 @@ class GptqLinear:
     def __call__(self, x: Any, *, out: Any = None, stream: Any = None) -> Any:
         """y = x @ W + bias.  Any number of threads may call it at a time.
 
-        x: (..., K) of the layer's dtype in C order, an array of the device, or NumPy on any device.
+        x: (..., K) of the layer's dtype, an array of the device, or NumPy on any device; in C
+        order, or with rows that lie equally far apart, such as some columns of another array.
         out: (..., N) of that dtype in C order on the device; with it nothing is allocated, nothing
         is waited for, and the call can be captured.
-        Both begin at a multiple of 16 bytes, as every allocator's arrays do.
+        Both begin at a multiple of 16 bytes, as every allocator's arrays do.  Rows that lie apart
+        may begin anywhere; at other multiples than of 16 bytes the canonical kernel reads them.
         stream: the device's stream, or another library's; the default stream where it is left out.
 
         Returns `out`, or a new array of the device; NumPy for NumPy.  Raises AbiError for an x or
@@ -167,11 +175,15 @@ class GptqLinear:
                 raise AbiError("out", f"shape {shaped.out} for x {self._shape('x', x)}", found)
         if shaped.m:
             try:
-                gemm, add_bias = shaped.calls or self._prepare(shaped, x, out)
+                calls = self._strided(shaped.m, x, out) if shaped.strided else None
+                gemm, add_bias = calls or shaped.calls or self._prepare(shaped, x, out)
                 gemm.launch(stream, a=x, c=out, M=shaped.m)
                 if add_bias is not None:
                     add_bias.launch(stream, c=out, M=shaped.m)
             except AbiError as error:
+                if not shaped.strided and self._row_stride(x) is not None:
+                    shaped.strided = True
+                    return self(x, out=out, stream=stream)
                 for theirs, own in (("a", "x"), ("c", "out")):
                     error.called(theirs, f"{own}, the kernel's {theirs}")
                 raise
@@ -243,26 +255,65 @@ class GptqLinear:
         if len(known) >= _SHAPES:
             known.clear()
         calls = self._calls.by_class.get(kernels.m_class(m, self._bounds))
-        return known.setdefault(shape, _Shaped((*shape[:-1], self.N), m, calls))
+        strided = m > 0 and self._row_stride(x) is not None
+        return known.setdefault(shape, _Shaped((*shape[:-1], self.N), m, calls, strided))
+
+    def _row_stride(self, x: Any) -> int | None:
+        """Elements from one row of x to the next where they lie apart, else None."""
+        try:
+            array = self.device.describe("x", x)
+        except AbiError:  # the launch says what is wrong
+            return None
+        return None if array.contiguous else array.row_stride
+
+    def _strided(self, m: int, x: Any, out: Any) -> _Pair | None:
+        """The launches for an x whose rows lie apart, remembered; None where they do not."""
+        row = self._row_stride(x)
+        if row is None:
+            return None
+        aligned = self._aligned(x)
+        key, known = (kernels.m_class(m, self._bounds), row, aligned), self._calls.strided
+        if key not in known:
+            if len(known) >= _SHAPES:
+                known.clear()
+            any_rows = _canonical(self.weight.zero_bias, self._g_idx is not None, self.dtype.name)
+            nbytes = row * self.dtype.itemsize
+            build = self.artefact(m) if aligned and nbytes % _ALIGN == 0 else any_rows
+            if self._fixed not in (None, build):
+                raise AbiError(
+                    "x",
+                    f"rows that begin at multiples of {_ALIGN} bytes, for {self._fixed.name}",
+                    f"rows {nbytes} bytes apart",
+                    f"copy it first, or leave kernel={self._fixed.name!r} out",
+                )
+            known[key] = self._pair(build, x, out, m, row)
+        return known[key]
 
     def _prepare(self, shaped: _Shaped, x: Any, out: Any) -> _Pair:
         """The launches for all m between two of the measured ones, and for this thread."""
-        m, weight = shaped.m, self.weight
-        kernel = self.artefact(m).kernel(self.device)
+        shaped.calls = self._pair(self.artefact(shaped.m), x, out, shaped.m, None)
+        self._calls.by_class[kernels.m_class(shaped.m, self._bounds)] = shaped.calls
+        return shaped.calls
+
+    def _pair(self, build: Artefact, x: Any, out: Any, m: int, stride_am: int | None) -> _Pair:
+        """A GEMM, and what adds the bias where it does not."""
+        weight, kernel = self.weight, build.kernel(self.device)
         own_bias = self.bias is not None and kernels.takes_bias(kernel)
         bias = self.bias if own_bias else None
         if self._g_idx is None:
-            gemm = kernels.prepare_w4a16_gptq(kernel, x, weight, out, m, bias=bias)
+            gemm = kernels.prepare_w4a16_gptq(
+                kernel, x, weight, out, m, bias=bias, stride_am=stride_am
+            )
         else:
-            gemm = kernels.prepare_act_order(kernel, x, weight, self._g_idx, out, m, bias=bias)
+            gemm = kernels.prepare_act_order(
+                kernel, x, weight, self._g_idx, out, m, bias=bias, stride_am=stride_am
+            )
         add_bias = None
         if self.bias is not None and not own_bias:
             add_bias = kernels.prepare_add_bias(
                 self.device, out, self.bias, m, self.N, self.dtype.name
             )
-        shaped.calls = gemm, add_bias
-        self._calls.by_class[kernels.m_class(m, self._bounds)] = shaped.calls
-        return shaped.calls
+        return gemm, add_bias
 
     def _aligned(self, *arrays: Any) -> bool:
         """Whether every shipped kernel can read these arrays where they lie."""

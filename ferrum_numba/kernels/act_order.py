@@ -21,13 +21,14 @@ def prepare_act_order(
     bias: Any = None,
     wide: Any = None,
     adds: bool = False,
+    stride_am: int | None = None,
 ) -> PreparedLaunch:
     """`out[m, N] = a[m, K] @ weight + bias`, the group of row k being g_idx[k].
 
     kernel: of `kernels.choose_act_order` or `kernels.act_order`.  g_idx: int32 [K] on the kernel's
     device, each a row of the scales: GptqTensors refuses others, the kernels do not look.
     a, out: arrays there of the kernel's dtype, in C order, of at least m rows.  bias, wide,
-    adds: as `launch_w4a16_gptq` takes them.
+    adds: as `launch_w4a16_gptq` takes them.  stride_am: as `prepare_w4a16_gptq` does.
 
     Raises AbiError for arguments that do not fit.
     """
@@ -46,7 +47,7 @@ def prepare_act_order(
         launch_config(kernel.sidecar, M=m, N=n, K=k, groups=groups),
         *(a, weight.qweight, weight.scales, weight.qzeros, g_idx, out),
         *(m, n, k, groups),
-        *(k, 1),  # a
+        *(k if stride_am is None else stride_am, 1),  # a
         *(n, 1),  # qweight
         *(n, 1),  # scales
         *(n // 8, 1),  # qzeros

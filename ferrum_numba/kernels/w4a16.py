@@ -93,15 +93,25 @@ def launch_w4a16_gptq(
 
     Raises AbiError for arguments that do not fit, LaunchError where the device refuses.
     """
-    kernel, config, arguments = _marshal(kernel, a, weight, out, m, bias, wide, adds)
+    kernel, config, arguments = _marshal(kernel, a, weight, out, m, bias, wide, adds, None)
     kernel.launch(config, *arguments, stream=stream)
 
 
 def prepare_w4a16_gptq(
-    kernel: Kernel, a: Any, weight: PackedWeight, out: Any, m: int, *, bias: Any = None
+    kernel: Kernel,
+    a: Any,
+    weight: PackedWeight,
+    out: Any,
+    m: int,
+    *,
+    bias: Any = None,
+    stride_am: int | None = None,
 ) -> PreparedLaunch:
-    """As `launch_w4a16_gptq`, to be launched later: `call(stream)`, `call.update(a=..., M=...)`."""
-    kernel, config, arguments = _marshal(kernel, a, weight, out, m, bias, None, False)
+    """As `launch_w4a16_gptq`, to be launched later: `call(stream)`, `call.update(a=..., M=...)`.
+
+    stride_am: elements from one row of a to the next; left out, K, for a is in C order.
+    """
+    kernel, config, arguments = _marshal(kernel, a, weight, out, m, bias, None, False, stride_am)
     return kernel.prepare(config, *arguments)
 
 
@@ -161,6 +171,7 @@ def _marshal(
     bias: Any,
     wide: Any,
     adds: bool,
+    stride_am: int | None,
 ) -> tuple[Kernel, LaunchConfig, tuple[Any, ...]]:
     """The kernel, held to the canonical argument list, its configuration and arguments."""
     if getattr(weight, "act_order", False):
@@ -185,7 +196,7 @@ def _marshal(
     arguments = (
         *(a, *tensors, out),
         *(m, n, k, group_size),
-        *(k, 1),  # a
+        *(k if stride_am is None else stride_am, 1),  # a
         *(n, 1),  # qweight
         *(n, 1),  # scales
         *(n // 8, 1),  # qzeros

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import struct
 
+import ml_dtypes
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -145,3 +148,35 @@ def test_aggregates_and_halves() -> None:
         block.set(map=bytes(127))
     with pytest.raises(fe.AbiError, match="h: .*does not fit"):
         block.set(h=1e6)
+
+
+@given(st.floats(width=32))
+def test_bfloat16_rounds_as_ml_dtypes_does(number: float) -> None:
+    parameter = fe.Signature.from_ptx(ptx([".param .b16 h"])).named([("h", "bf16", "argument")])
+    block = fe.ParameterBlock(parameter)
+    expected = ml_dtypes.bfloat16(number)
+    if np.isinf(float(expected)) and not math.isinf(number):
+        with pytest.raises(fe.AbiError, match="does not fit bf16"):
+            block.set(number)
+    else:
+        (value,) = block.set(number).values().values()
+        np.testing.assert_equal(value, float(expected))
+
+
+def test_a_stated_sign_is_kept_to_and_none_is_not() -> None:
+    signature = fe.Signature.from_ptx(ptx([".param .u32 a", ".param .u64 b"]))
+    block = fe.ParameterBlock(signature).set(-5, -6)
+    assert block.to_bytes() == struct.pack("<iiq", -5, 0, -6)
+    assert block.values() == {"a": 2**32 - 5, "b": 2**64 - 6}
+    stated = signature.named([("a", "u32", "argument"), ("b", "u64", "argument")])
+    with pytest.raises(fe.AbiError, match=r"a: expected 0 to 4294967295 \(u32\), found -5"):
+        fe.ParameterBlock(stated).set(a=-5)
+
+
+@pytest.mark.parametrize(("c_type", "data"), [("fp16", b"\x00\x3e"), ("bf16", b"\xc0\x3f")])
+def test_a_stated_half_takes_any_number(c_type: str, data: bytes) -> None:
+    for declared in (".align 2 .b8 h[2]", ".b16 h"):
+        signature = fe.Signature.from_ptx(ptx([f".param {declared}"]))
+        block = fe.ParameterBlock(signature.named([("h", c_type, "argument")]))
+        for value in (1.5, np.float16(1.5), ml_dtypes.bfloat16(1.5), np.float32(1.5)):
+            assert block.set(value).to_bytes() == data

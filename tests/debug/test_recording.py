@@ -196,12 +196,12 @@ def test_a_failed_launch_is_in_the_recording(tmp_path: Path) -> None:
         with pytest.raises(fe.SanitizerError) as raised:
             kernel.launch(fe.LaunchConfig(1, 32), out, 20)
         with pytest.raises(fe.AbiError):
-            kernel.launch(fe.LaunchConfig(1, 32), out, -1)
+            kernel.launch(fe.LaunchConfig(1, 32), out, 2**32)
     notes = getattr(raised.value, "__notes__", ["", "--launch 0"])
     assert "--launch 0" in notes[-1]
     recording = Recording(path)
     assert recording.launches[0].error.startswith("SanitizerError: k on cpu")
-    assert recording.refused[0].error.startswith("AbiError: n: expected 0 to")
+    assert recording.refused[0].error.startswith("AbiError: n: expected -2147483648 to")
     assert recording.refused[0].arguments["out"] == "int32 (8,) (ndarray)"
 
 

@@ -106,6 +106,7 @@ class EmulatedDriver:
         p, n = c_void_p, c_uint64
         return [
             ("cuLaunchKernelEx", (p, p, p, p), self._launch),
+            ("cuFuncSetAttribute", (p, c_int, c_int), self._done),
             ("cuMemAlloc_v2", (p, n), self._allocate),
             ("cuMemFree_v2", (n,), lambda address: self._done(self._memory.pop(address))),
             ("cuDeviceGetAttribute", (p, c_int, c_int), lambda out, *_: _put_int(out, 1)),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 from pathlib import Path
 
 import numpy as np
 import pytest
+from ml_dtypes import bfloat16
 
 import ferrum_numba as fe
 from tests.ptx import IOTA, SCRATCH, SHARED, ptx
@@ -31,8 +33,8 @@ def test_pointers_and_integers_are_not_mixed_up(device: fe.Device) -> None:
         kernel.launch(config, 12345, 8)
     with pytest.raises(fe.AbiError, match="n: expected an integer"):
         kernel.launch(config, out, out)
-    with pytest.raises(fe.AbiError, match="n: expected 0 to 4294967295"):
-        kernel.launch(config, out, -1)
+    with pytest.raises(fe.AbiError, match="n: expected -2147483648 to 4294967295"):
+        kernel.launch(config, out, 2**32)
     with pytest.raises(fe.AbiError, match="out: expected a C-contiguous array"):
         kernel.launch(config, device.empty((8, 8), np.int32)[:, ::2], 8)
 
@@ -111,6 +113,68 @@ def test_files_that_are_not_there(device: fe.Device, tmp_path: Path) -> None:
         device.load_module(IOTA, tmp_path / "nowhere.json")
     with pytest.raises(fe.PtxError, match="expected a path or text, found bytes"):
         device.load_module(b"")  # type: ignore[arg-type]
+
+
+SCALARS = Path(__file__).parents[1] / "emulator" / "data" / "kernels" / "scalars.sm_80.ptx"
+
+
+def test_scalars_as_a_launcher_is_given_them(device: fe.Device) -> None:
+    """Triton's own JSON states no types: halves are two bytes, integers have no sign."""
+    kernel = device.load_module(SCALARS, {"num_warps": 4, "shared": 0}).get_kernel()
+    values = [np.float16(1.5), bfloat16(2), 0.25, 0.125, True, -3, 200, -300, -5]
+    config = fe.LaunchConfig(1, 128)
+    for half, flag in ((np.float16(1.5), True), (np.float16(-0.5), np.False_)):
+        out = device.to_device(np.zeros(9))
+        values[0], values[4] = half, flag
+        kernel.launch(config, out, *values, None, None)
+        device.synchronize()
+        assert device.to_host(out).tolist() == [float(v) for v in values]
+    with pytest.raises(fe.AbiError, match=r"param_1: .*np\.float16\(x\), ml_dtypes\.bfloat16\(x\)"):
+        kernel.launch(config, out, 1.5, *values[1:], None, None)
+    with pytest.raises(fe.AbiError, match="param_8: expected -32768 to 65535"):
+        kernel.launch(config, out, *values[:7], -40000, -5, None, None)
+
+
+class Pair(ctypes.Structure):
+    _fields_ = (("a", ctypes.c_int32), ("b", ctypes.c_float))
+
+
+# out[0] = the first word, out[1] = the second one, of a structure.
+PAIR = ptx(
+    [".param .u64 out", ".param .align 4 .b8 pair[8]"],
+    """
+    ld.param.u64 %rd1, [out];
+    ld.param.b32 %r1, [pair];
+    ld.param.b32 %r2, [pair+4];
+    st.global.b32 [%rd1], %r1;
+    st.global.b32 [%rd1+4], %r2;
+    ret;
+    """,
+    tail=".reqntid 1",
+)
+
+
+def test_a_structure_is_anything_with_its_bytes(device: fe.Device) -> None:
+    kernel, out = device.load_module(PAIR).get_kernel(), device.empty(2, np.int32)
+    record = np.zeros((), "i4,f4")[()]
+    words = np.zeros(2, np.int32)
+    pair = Pair(7, 1.0)
+    for number in (-1, 7):  # the same objects, changed in place: their bytes are read each time
+        record["f0"], record["f1"], words[:], pair.a = number, 1.0, (number, 0x3F800000), number
+        for value in (record, pair, words, bytes(pair), bytearray(pair), memoryview(pair)):
+            kernel.launch(fe.LaunchConfig(1, 1), out, value)
+            device.synchronize()
+            assert device.to_host(out).tolist() == [number, 0x3F800000]
+    prepared = kernel.prepare(fe.LaunchConfig(1, 1), out=out, pair=words)
+    for words[0] in (3, 4):
+        prepared.update(out=out, pair=words)(None)
+        prepared.launch(out=out, pair=words)
+        device.synchronize()
+        assert device.to_host(out)[0] == words[0]
+    with pytest.raises(fe.AbiError, match="pair: expected 8 bytes, found 4; pass bytes"):
+        kernel.launch(fe.LaunchConfig(1, 1), out, np.float32(1))
+    with pytest.raises(fe.AbiError, match=r"pair: expected 8 bytes .* found 5 \(int\); pass bytes"):
+        kernel.launch(fe.LaunchConfig(1, 1), out, 5)
 
 
 def test_broken_ptx(device: fe.Device) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ferrum_numba.emulator import Program
-from ferrum_numba.errors import PtxError
+from ferrum_numba.errors import LaunchError, PtxError
 
 from .harness import entry, run
 
@@ -70,6 +70,8 @@ END:"""
 
 REFUSED = [
     ("call.uni f, (p);", ".func f(.param .b32 f_0) {{ {} ret; }}", "f calls itself"),
+    ("call.uni vprintf, (p);", ".extern .func vprintf;", "expected 2 parameters, found 1"),
+    ("call.uni vprintf, (p, v);", ".extern .func vprintf;", "v: expected a .param variable"),
     ("call.uni g, (p);", ".extern .func g(.param .b32 g_0);", "g has no body"),
     ("call.uni f;", ".func f(.param .b32 f_0) {{ ret; }}", "expected 1 parameters"),
     ("call.uni f, (p0);", ".func f(.param .b32 f_0) {{ ret; }}", "a .param variable"),
@@ -97,16 +99,69 @@ def test_calls_that_grow_beyond_all_bounds_are_refused(monkeypatch: pytest.Monke
         Program.compile(entry(1, "call.uni f0;", f"{head}.func f39 {{ ret; }}"), "k")
 
 
-def test_a_failed_assertion_names_the_cta_and_the_warp() -> None:
-    head = ".extern .func __assertfail(.param .b64 a_0);\n"
-    body = """mov.u32 %t1, %ctaid.x; mad.lo.u32 %t1, %t1, 64, %t0; setp.ne.u32 %p1, %t1, 170;
-    @%p1 bra FINE; .loc 1 12 0
-    { .param .b64 param0; st.param.b64 [param0], %q0; call.uni __assertfail, (param0); }
+def _array(name: str, text: str) -> str:
+    content = ", ".join(map(str, text.encode()))
+    return f".global .align 1 .b8 {name}[{len(text) + 1}] = {{{content}}};\n"
+
+
+FAILS = """{ .param .b64 param0; .param .b64 param1; .param .b32 param2; .param .b64 param3;
+.param .b64 param4; mov.b64 %q1, message; st.param.b64 [param0], %q1; mov.b64 %q1, file;
+st.param.b64 [param1], %q1; st.param.b32 [param2], 12; mov.b64 %q1, function;
+st.param.b64 [param3], %q1; st.param.b64 [param4], 1;
+call.uni __assertfail, (param0, param1, param2, param3, param4); }"""
+FAIL_HEAD = """.extern .func __assertfail(.param .b64 a_0, .param .b64 a_1, .param .b32 a_2,
+.param .b64 a_3, .param .b64 a_4);
+""" + "".join(map(_array, ("message", "file", "function"), ("x < 3", "dir/kernel.py", "clamp")))
+
+
+def test_a_failed_assertion_has_its_own_text_and_names_its_thread() -> None:
+    body = f"""mov.u32 %t1, %ctaid.x; mad.lo.u32 %t1, %t1, 64, %t0; setp.lt.u32 %p1, %t1, 170;
+    @%p1 bra FINE; {FAILS}
 FINE:"""
-    text = entry(1, body, f'{head}.file 1 "dir/kernel.py"\n')
+    text = entry(1, body, FAIL_HEAD)
     run(text, np.zeros(1), block=64, grid=2)
-    with pytest.raises(PtxError, match=r"CTA \(2, 0, 0\), warp 1 .* at dir/kernel\.py:12"):
-        run(text, np.zeros(1), block=64, grid=4)
+    message = (
+        r"CTA \(2, 0, 0\), warp 1, thread \(42, 0, 0\) and 21 more of its warp: "
+        r"the assertion failed: x < 3, at dir/kernel\.py:12, in clamp"
+    )
+    with pytest.raises(LaunchError, match=message):
+        run(text, np.zeros(1), block=64, grid=3)
+    fifth = text.replace("%tid.x", "%warpid").replace("170", "5")
+    with pytest.raises(LaunchError, match=r"warp 5, thread \(0, 2, 1\) and 31 more"):
+        run(fifth, np.zeros(1), block=(32, 3, 2))
+    run(text, np.zeros(1), block=64, grid=2)
+
+
+PRINTS = """{{ .param .b64 param0; .param .b64 param1; .param .b32 retval0; mov.b64 %q1, format;
+st.param.b64 [param0], %q1; st.param.b64 [param1], %q2;
+{}call.uni (retval0), vprintf, (param0, param1); }}"""
+PRINT_HEAD = ".extern .func (.param .b32 r) vprintf(.param .b64 v_0, .param .b64 v_1);\n"
+
+
+def test_prints_are_those_of_c(capsys: pytest.CaptureFixture[str]) -> None:
+    form = "%u|%5d|%-4x|%lld|%8.3f|%g|%s|%c|%%|%p|%*d|%o\n"
+    body = f""".local .align 8 .b8 depot[128]; cvta.local.u64 %q3, 0; mov.b64 %q2, depot;
+    cvta.local.u64 %q2, %q2; st.u32 [%q2], %t0; st.u32 [%q2+4], -3; st.u32 [%q2+8], 255;
+    st.u64 [%q2+16], -5000000000; mov.b64 %q4, 0d3FF8000000000000; st.u64 [%q2+24], %q4;
+    mov.b64 %q4, 0d3FE0000000000000; st.u64 [%q2+32], %q4; mov.b64 %q4, word;
+    st.u64 [%q2+40], %q4; st.u32 [%q2+48], 65; st.u64 [%q2+56], 4096; st.u32 [%q2+64], 4;
+    st.u32 [%q2+68], 7; st.u32 [%q2+72], 8; setp.lt.u32 %p1, %t0, 2; {PRINTS.format("@%p1 ")}"""
+    body = body.replace("cvta.local.u64 %q3, 0; ", "")
+    head = PRINT_HEAD + _array("format", form) + _array("word", "word")
+    run(entry(1, body, head), np.zeros(1), block=64)
+    line = "{}|   -3|ff  |-5000000000|   1.500|0.5|word|A|%|0x1000|   7|10\n"
+    assert capsys.readouterr().out == line.format(0) + line.format(1)
+
+
+def test_ctrl_c_within_a_print_ends_the_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted:
+        def write(self, text: str) -> None:
+            raise KeyboardInterrupt
+
+    body = f"mov.b64 %q2, %q0; {PRINTS.format('')}"
+    monkeypatch.setattr("sys.stdout", Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        run(entry(1, body, PRINT_HEAD + _array("format", "here")), np.zeros(1))
 
 
 def test_an_entry_behind_others_that_use_shared_memory() -> None:

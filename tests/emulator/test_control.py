@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ferrum_numba.errors import PtxError
+from ferrum_numba.errors import LaunchError, PtxError
 
 from .harness import compiled, entry, run, words
 
@@ -288,5 +288,5 @@ def test_narrow_local_addresses_wrap() -> None:
 def test_trap() -> None:
     body = "setp.eq.u32 %p1, %t0, 40; @%p1 bra BAD; bra GOOD;\nBAD:\ntrap;\nGOOD:"
     run(entry(1, body), np.zeros(1), block=32)
-    with pytest.raises(PtxError, match="came to a trap"):
+    with pytest.raises(LaunchError, match=r"CTA \(0, 0, 0\), warp 1 came to a trap"):
         run(entry(1, body), np.zeros(1), block=64)

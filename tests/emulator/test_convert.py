@@ -134,3 +134,40 @@ def test_tf32() -> None:
     expected = ((bits + 0x1000) & 0xFFFFE000).astype(np.uint32).view(np.float32)
     expected[~np.isfinite(x)] = x[~np.isfinite(x)]
     assert_same(found, expected, x)
+
+
+@pytest.mark.parametrize("kind", ["u16", "s16", "u8", "s8", "u4", "s4", "u2", "s2"])
+def test_pack(kind: str) -> None:
+    bits, behind = int(kind[1:]), kind[1:] != "16"
+    rng = np.random.default_rng(0)
+    a, b = (rng.integers(-(1 << bits), (1 << bits) + 1, 4096).astype(np.int32) for _ in range(2))
+    a[:2], b[:2], c = (-(2**31), 2**31 - 1), (2**31 - 1, -1), rng.integers(0, 2**32, 4096, "u4")
+    low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if kind[0] == "s" else (0, (1 << bits) - 1)
+    ta, tb = (np.clip(x, low, high).astype(np.int64) & (1 << bits) - 1 for x in (a, b))
+    expected = ta << bits | tb
+    if behind:
+        expected |= c.astype(np.int64) << 2 * bits & 0xFFFFFFFF
+    opcode = f"cvt.pack.sat.{kind}.s32{'.b32' if behind else ''}"
+    text = f"{opcode} %r, %a, %b{', %c' if behind else ''};"
+    found = elementwise(text, a, b, *([c] if behind else []), result=np.uint32)
+    np.testing.assert_array_equal(found, expected.astype(np.uint32))
+
+
+@HOSTS
+def test_nan_is_the_canonical_one(host: Host | None) -> None:
+    nan = np.array([0x7E01, 0xFE00, 0x7C01, 0x3C00], np.uint16)
+    one = np.full(4, 0x3C00, np.uint16)
+    canonical = [0x7FFF] * 3
+    for text in ("add.f16 %r, %a, %b;", "mul.f16 %r, %b, %a;", "fma.rn.f16 %r, %a, %b, %b;",
+                 "fma.rn.relu.f16 %r, %a, %b, %b;", "max.NaN.f16 %r, %a, %b;"):  # fmt: skip
+        found = elementwise(text, nan, one, result=np.uint16, host=host)
+        assert found[:3].tolist() == canonical, text
+    floats_ = np.array([0x7FC00001, 0xFFC00000, 0x7F800001, 0xBF800000], np.uint32)
+    for kind in ("f16", "bf16"):
+        text = f"cvt.rn.relu.{kind}.f32 %r, %a;"
+        found = elementwise(text, floats_.view(np.float32), result=np.uint16, host=host)
+        assert found.tolist() == [*canonical, 0]
+    bfloat = np.array([0x7FC1, 0xFFC0, 0x7F81, 0x3F80], np.uint16)
+    ones = np.full(4, 0x3F80, np.uint16)
+    found = elementwise("fma.rn.relu.bf16 %r, %a, %b, %b;", bfloat, ones, result="u2", host=host)
+    assert found[:3].tolist() == canonical

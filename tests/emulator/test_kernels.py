@@ -5,6 +5,7 @@ A model gets the arrays before the launch and returns what the last ones must be
 
 from __future__ import annotations
 
+import ctypes
 import json
 import math
 from collections.abc import Callable
@@ -309,3 +310,35 @@ def test_atomics(device: fe.Device, name: str) -> None:
     wide = out.astype(np.float64) if kind in ("fp16", "bf16") else out.copy()
     UFUNCS[operation].at(wide, slots, x.astype(wide.dtype))
     assert_close(found, wide, 1e-6 if kind == "fp32" else 0)
+
+
+def test_a_wait_by_the_clock_ends(device: fe.Device) -> None:
+    x = numbers(128, "i32")
+    (found, _) = launch(device, "wait_ns.sm_80", (3,), x.copy(), 2_000_000)
+    assert (found >= x + 1).all()  # three CTAs, at the same elements
+
+
+def test_what_a_kernel_prints(device: fe.Device, capfd: pytest.CaptureFixture[str]) -> None:
+    x = numbers(128, "i32")
+    (found, _) = launch(device, "prints.sm_80", (1, 1, 2), x.copy(), 100)
+    assert (found[:100] > x[:100]).all()
+    lines = [f"pid (0, 0, {z}) idx ({i:3}) v: " for z in range(2) for i in range(128)]
+    ctypes.CDLL(None).fflush(None)  # a GPU's driver prints by way of C
+    printed = capfd.readouterr().out.splitlines()
+    assert sorted(line[: len(lines[0])] for line in printed) == sorted(lines)
+    assert any(line.endswith(f" idx (  5) v: {x[5]}") for line in printed)
+
+
+def test_an_assertion_that_fails(device: fe.Device) -> None:
+    x = np.full(128, 99, np.int32)
+    (found, _) = launch(device, "asserts.sm_80", (1,), x.copy(), 128)
+    assert (found == 100).all()
+    if device.name != "cpu":
+        return  # a GPU's context is of no use to other tests after it
+    x[[70, 75, 99]] = 100
+    message = (
+        r"CTA \(0, 0, 0\), warp 2, thread \(70, 0, 0\) and 1 more of its warp: "
+        r"the assertion failed: v is too large, at launched\.py:\d+, in unknown"
+    )
+    with pytest.raises(fe.LaunchError, match=message):
+        launch(device, "asserts.sm_80", (1,), x, 128)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -85,6 +86,48 @@ def test_what_does_not_fit_is_refused_each_time(device: fe.Device) -> None:
                 layer(bad_x, out=bad_out)
         layer(x, out=out)
         check(device, out, PLAIN, x_of(4))
+
+
+ORDERED = replace(BIASED, g_idx=np.random.default_rng(3).permutation(K).astype(np.int32) // G)
+
+
+@pytest.mark.parametrize("tensors", [PLAIN, ORDERED], ids=["plain", "ordered"])
+@pytest.mark.parametrize("m", [2, 40])
+def test_columns_of_another_array(device: fe.Device, tensors: fe.GptqTensors, m: int) -> None:
+    """Where tuned kernels cannot read the rows, the canonical one does; nothing is copied."""
+    layer = fe.GptqLinear(tensors, device=device)
+    plain, out = device.to_device(x_of(m, 7)), blank(device, m, N)
+    for columns, first in ((2 * K, 0), (K + 8, 8), (K + 8, 4), (K + 3, 1), (2 * K, 0)):
+        wide = np.full((m, columns), np.nan, np.float16)
+        wide[:, first : first + K] = x_of(m, columns)
+        x = device.to_device(wide)[:, first : first + K]
+        for _ in range(2):
+            out = blank(device, m, N)
+            assert layer(x, out=out) is out
+            check(device, out, tensors, x_of(m, columns))
+            layer(plain, out=out)
+            check(device, out, tensors, x_of(m, 7))
+
+
+def test_columns_of_a_batch(device: fe.Device) -> None:
+    layer = fe.GptqLinear(BIASED, device=device)
+    wide = x_of(12, 4).reshape(2, 3, 2 * K)
+    x, out = device.to_device(wide)[:, :, K:], blank(device, 2, 3, N)
+    layer(x, out=out)
+    check(device, out, BIASED, np.ascontiguousarray(wide[:, :, K:]).reshape(6, K))
+    apart = device.to_device(x_of(12, 4).reshape(2, 6, K))[:, :3]
+    with pytest.raises(fe.AbiError, match="x, the kernel's a: expected a C-contiguous.*copy it"):
+        layer(apart, out=out)
+
+
+def test_rows_that_the_wanted_kernel_cannot_read(device: fe.Device) -> None:
+    name = fe.GptqLinear(PLAIN, device=device).artefact(2).name
+    layer = fe.GptqLinear(PLAIN, device=device, kernel=name)
+    x = device.to_device(np.ones((2, K + 4), np.float16))[:, :K]
+    with pytest.raises(
+        fe.AbiError, match="x: expected rows that .* 520 bytes apart; copy it first"
+    ):
+        layer(x, out=blank(device, 2, N))
 
 
 def test_nothing_is_held_for_longer_than_a_launch(device: fe.Device) -> None:

@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 from ...abi.signature import Signature
 from ...errors import LaunchError, PtxError
 from ..host import Host
-from ..layout import LANES, State
+from ..layout import LANES, State, Triple
 from ..parse import parse_entry
 from ..program import Program
 from ..ptx import Body
 from ..translate import threads_of
-from ..worker import Triple
 from .arrays import Areas, LaunchArray
 from .check import Kept, Room
 from .finding import Finding

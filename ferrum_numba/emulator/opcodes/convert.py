@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ...ptx_text import Opcode
 from ..builder import Builder
 from ..ptx import Instruction, Register
 from ..table import rows_of
@@ -83,13 +84,21 @@ def narrowed_double(b: Builder, value: Value, kind: str) -> Value:
 # -- cvt ------------------------------------------------------------------------------------------
 
 
+def _operand_types(opcode: Opcode) -> list[str]:
+    if "pack" in opcode.modifiers:
+        return ["b32", "s32", "s32", "b32"]
+    return [(opcode.types or ("b32",))[0], opcode.type or "b32"]
+
+
 @lowers(
     "cvt",
-    modifiers="rn rz rm rp rni rzi rmi rpi ftz sat rna relu satfinite",
-    operands="first last",
+    modifiers="rn rz rm rp rni rzi rmi rpi ftz sat rna relu satfinite pack",
+    operands=_operand_types,
 )
 def convert(b: Builder, ins: Instruction) -> None:
     types = ins.opcode.types
+    if "pack" in ins.opcode.modifiers:
+        return _pack_integers(b, ins)
     if len(types) != 2:
         raise ins.refuse("expected the result's and the source's type")
     to, source = types
@@ -142,10 +151,20 @@ def _shortened(b: Builder, ins: Instruction, value: Value, kind: str) -> Value:
 
 
 def at_least_zero(b: Builder, value: Value) -> Value:
-    """Negative halves become +0; NaN stays NaN (.relu)."""
+    """Negative halves become +0, NaN the canonical one (.relu)."""
     wide = widened(b, value)
     negative = b.compare("fcmp ole", wide, Value("0.0", "float"))
-    return b.bitcast(b.select(negative, Value("0", "i16"), b.bitcast(value, "i16")), value.type)
+    bits = b.bitcast(canonical(b, value), "i16")
+    return b.bitcast(b.select(negative, Value("0", "i16"), bits), value.type)
+
+
+def canonical(b: Builder, value: Value) -> Value:
+    """Every NaN of half as 0x7FFF; of bfloat `narrowed` gives no other."""
+    if value.type != "half":
+        return value
+    bits = b.bitcast(value, "i16")
+    nan = b.compare("icmp ugt", b.op("and", bits, 0x7FFF), 0x7C00)
+    return b.bitcast(b.select(nan, b.constant("i16", 0x7FFF), bits), "half")
 
 
 _PAIRS_OF_BYTES = ("e4m3x2", "e5m2x2")
@@ -212,6 +231,25 @@ def _to_tf32(b: Builder, ins: Instruction) -> Value:
     cut = b.op("and", b.select(finite, rounded, bits), -0x2000)
     nan = b.compare("icmp ugt", size, 0x7F800000)
     return b.select(nan, b.constant("i32", 0x7FFFFFFF), cut)
+
+
+def _pack_integers(b: Builder, ins: Instruction) -> None:
+    """cvt.pack.sat.u8.s32.b32 d, a, b, c: a and b, limited, below what there is room for of c."""
+    to, *rest = ins.opcode.types
+    behind = rest == ["s32", "b32"]
+    known = to[:1] in "us" and to[1:] in (("2", "4", "8") if behind else ("16",))
+    if ins.opcode.modifiers != {"pack", "sat"} or not known or rest[:1] != ["s32"]:
+        raise ins.refuse("expected .sat, .u16 or .s16 from .s32, or fewer bits with .b32 behind")
+    expect(ins, 4 if behind else 3)
+    bits = int(to[1:])
+    high, low = (
+        b.op("and", _clamp(b, b.integer(operand, 32, ins), True, to), (1 << bits) - 1)
+        for operand in ins.operands[1:3]
+    )
+    value = b.op("or", b.op("shl", high, bits), low)
+    if behind:
+        value = b.op("or", b.op("shl", b.integer(ins.operands[3], 32, ins), 2 * bits), value)
+    b.write(ins.operands[0], value, ins)
 
 
 def _integer_to_integer(b: Builder, ins: Instruction, value: Value) -> Value:

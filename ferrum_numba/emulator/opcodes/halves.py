@@ -13,7 +13,7 @@ from ..builder import Builder
 from ..ptx import Instruction
 from ..table import HALVES, rows_of
 from ..values import Value
-from .convert import at_least_zero, narrowed, narrowed_double, saturated, widened
+from .convert import at_least_zero, canonical, narrowed, narrowed_double, saturated, widened
 from .floating import extreme, tanh
 from .integer import expect
 from .rounding import odd_sum
@@ -36,9 +36,14 @@ def in_floats(b: Builder, values: list[Value], operation: Callable[..., Value]) 
 
 
 def finish(b: Builder, ins: Instruction, value: Value) -> None:
-    """Write a result, saturated where the instruction says so."""
+    """Write a result, saturated where the instruction says so; NaN is the canonical one."""
+    value = canonical(b, value)
     if "sat" in ins.opcode.modifiers:
         value = saturated(b, value)
+    _write(b, ins, value)
+
+
+def _write(b: Builder, ins: Instruction, value: Value) -> None:
     if ins.opcode.type.endswith("x2"):
         value = b.join(value, "i32")
     b.write(ins.operands[0], value, ins)
@@ -84,7 +89,7 @@ def sign(b: Builder, ins: Instruction) -> None:
         bits = b.op("xor", bits, Value(_full("-32768", bits), "i16", bits.n))
     else:
         bits = b.op("and", bits, Value(_full("32767", bits), "i16", bits.n))
-    finish(b, ins, b.bitcast(bits, x.type))
+    _write(b, ins, b.bitcast(bits, x.type))
 
 
 def _full(text: str, like: Value) -> str:

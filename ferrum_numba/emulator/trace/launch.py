@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 
 from ..checks.arrays import LaunchArray
 from ..checks.finding import Finding
-from ..layout import LANES
+from ..layout import LANES, Triple
 from ..ptx import Body, Instruction, Register
 from ..types import ADDRESS, Values, held_types, uses
-from ..worker import Triple
 from .access import Access
 from .event import Event
 from .selection import Selection

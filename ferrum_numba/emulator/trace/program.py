@@ -8,8 +8,8 @@ from ...errors import FerrumError
 from ..checks.arrays import LaunchArray
 from ..checks.finding import Finding
 from ..checks.program import CheckedProgram
+from ..layout import Triple
 from ..ptx import Body
-from ..worker import Triple
 from .launch import TracedLaunch
 from .selection import Selection
 from .tap import Tap

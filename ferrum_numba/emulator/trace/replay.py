@@ -13,9 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import DeviceError
-from ..layout import LANES
+from ..layout import LANES, Triple
 from ..types import Values
-from ..worker import Triple
 from .condition import Condition
 from .event import Event
 from .launch import TracedLaunch

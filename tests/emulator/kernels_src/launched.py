@@ -2,6 +2,7 @@
 
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import globaltimer
 
 
 @triton.jit
@@ -65,3 +66,43 @@ def rotary(x, cos, sin, out, positions, heads, width, BLOCK: tl.constexpr):
     s = tl.load(sin + position * half + at, at < half)
     tl.store(out + start + at, (left * c - right * s).to(out.dtype.element_ty), at < half)
     tl.store(out + start + half + at, (right * c + left * s).to(out.dtype.element_ty), at < half)
+
+
+@triton.jit
+def scalars(out, h, b, f, d, flag, i8, u8, i16, i64):
+    """out[0..8] = the nine scalars as float64."""
+    tl.store(out + 0, h.to(tl.float64))
+    tl.store(out + 1, b.to(tl.float64))
+    tl.store(out + 2, f.to(tl.float64))
+    tl.store(out + 3, d)
+    tl.store(out + 4, flag.to(tl.float64))
+    tl.store(out + 5, i8.to(tl.float64))
+    tl.store(out + 6, u8.to(tl.float64))
+    tl.store(out + 7, i16.to(tl.float64))
+    tl.store(out + 8, i64.to(tl.float64))
+
+
+@triton.jit
+def wait_ns(x, ns, BLOCK: tl.constexpr):
+    """Wait ns nanoseconds by the clock, then add 1."""
+    start = globaltimer()
+    while globaltimer() - start < ns:
+        pass
+    at = tl.arange(0, BLOCK)
+    tl.store(x + at, tl.load(x + at) + 1)
+
+
+@triton.jit
+def prints(x, n, BLOCK: tl.constexpr):
+    at = tl.arange(0, BLOCK)
+    values = tl.load(x + at, at < n, other=0)
+    tl.device_print("v", values)
+    tl.store(x + at, values + 1, at < n)
+
+
+@triton.jit
+def asserts(x, n, BLOCK: tl.constexpr):
+    at = tl.arange(0, BLOCK)
+    values = tl.load(x + at, at < n, other=0)
+    tl.device_assert(values < 100, "v is too large")
+    tl.store(x + at, values + 1, at < n)

@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from ferrum_numba.errors import DeviceError, LaunchError, PtxError
+from ferrum_numba.errors import DeviceError, LaunchError
 from tests.emulator.trace.harness import of_opcode, run, trace
 
 LANES = np.arange(32)
@@ -178,7 +178,7 @@ def test_wide_events_do_not_fit_either() -> None:
 
 def test_a_launch_that_fails_can_be_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     launch, error = run("add.u32 %t1, %t0, 1; setp.gt.u32 %p1, %t1, 8; @%p1 trap;")
-    assert isinstance(error, PtxError)
+    assert isinstance(error, LaunchError)
     (stop,) = of_opcode(launch, "trap")
     assert stop.lanes == tuple(range(8, 32))
     monkeypatch.setenv("FERRUM_CPU_STEPS", "1000")
