@@ -38,8 +38,9 @@ def open_device(
     threads: for the CPU device, how many threads share the CTAs; all usable cores by default.
     checks: for the CPU device, what is looked for in every launch: "memory" (accesses outside the
     arrays), "init" (reads of what nobody wrote), "race" (missing barriers, waits and fences),
-    "order" (a second run with the warps in reverse order).  A launch that has findings raises
-    SanitizerError; see CheckedCpuDevice.
+    "order" (a second run with the warps in reverse order), "nan" (where a NaN or an infinity first
+    comes out of finite numbers).  A launch that has findings raises SanitizerError; see
+    CheckedCpuDevice.
     The same device is returned every time, with its loaded modules.
 
     Raises DeviceError for a name that is none of these or a GPU that is not there.

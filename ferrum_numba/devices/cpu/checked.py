@@ -23,7 +23,7 @@ _SHOWN = 8  # findings that an error's message spells out
 class CheckedCpuDevice(CpuDevice):
     """A CPU device whose launches are looked at access by access.
 
-    checks: of "memory", "init", "race" and "order" (`open_device`).
+    checks: of "memory", "init", "race", "order" and "nan" (`open_device`).
     findings: those of the last launch.  A launch that has findings raises SanitizerError, except
     within `collect`.
     """
