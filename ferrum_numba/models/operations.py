@@ -15,7 +15,7 @@ from ..kernels import Artefact
 from .config import ModelConfig
 from .workspace import Pages, Rows, Segment, Workspace
 
-_SPLITS, _FEW_SPLITS = 32, 8  # of a context over CTAs, at most
+_SPLITS = (8, 16, 32)  # of a context over CTAs, at most; a build each
 _CTAS = 528  # four on each multiprocessor of an H200; elsewhere only the speed suffers
 
 
@@ -90,12 +90,12 @@ class Operations:
     ) -> None:
         """work.attended = attention of work.q, one token of each sequence."""
         batch, width = rows.pages.shape
-        splits = min(_SPLITS, max(1, _CTAS // (batch * self.config.kv_heads)), 2 * width)
+        splits = min(_SPLITS[-1], max(1, _CTAS // (batch * self.config.kv_heads)), 2 * width)
         sizes = {"B": batch, **self._heads, "C": cache[0].shape[0], "S": width}
         sizes |= {"window": window or 0, "SPLITS": splits, "scale": self._scale}
         arrays = {"q": work.q, "pages": rows.pages, "positions": rows.positions}
         arrays |= {"out": work.attended} | _cache(cache)
-        most = _FEW_SPLITS if splits <= _FEW_SPLITS else _SPLITS
+        most = next(most for most in _SPLITS if splits <= most)
         build = self._typed("attention_decode", BLOCK_D=self._padded, BLOCK_S=most)
         self._launch(build, stream, sizes, arrays)
 
