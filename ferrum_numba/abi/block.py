@@ -192,24 +192,25 @@ def decode(parameter: Parameter, data: bytes) -> Raw:
 def _float_kind(parameter: Parameter, value: object) -> str | None:
     """What float a parameter takes, or None.
 
-    PTX declares half and bfloat16 scalars as two bytes or 16 bits; which of them it is, a NumPy
-    scalar says where no sidecar does.
+    PTX declares half and bfloat16 scalars as two bytes or 16 bits.  Which of them it is, the
+    sidecar states; else the entry's instructions say, and else a NumPy scalar.
     """
     if parameter.is_pointer:
         return None
-    if _is_unstated_half(parameter):
-        return _HALVES.get(_dtype_name(value))
+    if parameter.may_be_half:
+        given = _HALVES.get(_dtype_name(value))
+        number = given or _is_real(value) or (parameter.count and type(value) is int)
+        return (parameter.half or given) if number else None
     return _FLOATS.get(parameter.c_type or parameter.ptx_type)
 
 
-def _is_unstated_half(parameter: Parameter) -> bool:
-    """True where a parameter may be a half or a bfloat16, and nothing says which."""
-    shape = parameter.ptx_type, parameter.count
-    return parameter.c_type is None and shape in (("b8", 2), ("b16", None))
+def _is_real(value: object) -> bool:
+    """True for a number that is no integer; arrays are neither."""
+    return hasattr(value, "__float__") and not hasattr(value, "__index__")
 
 
 def _half_remedy(parameter: Parameter, value: object) -> str | None:
-    if _is_unstated_half(parameter) and hasattr(value, "__float__"):
+    if parameter.may_be_half and (_is_real(value) or type(value) is int):
         return "say which half it is: np.float16(x), ml_dtypes.bfloat16(x), or a sidecar's type"
     return None
 

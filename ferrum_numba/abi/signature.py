@@ -42,7 +42,8 @@ class Parameter:
     offset, size and align are in bytes.  `pointer` is True where the PTX itself says `.ptr`;
     older compilers leave it out, so False means "not said".  `count` is the array length of a
     by-value aggregate (`.b8 name[128]`), else None.  `c_type` is the type in the kernel's own
-    terms ("i32", "*fp16"), where a sidecar gives one.
+    terms ("i32", "*fp16"), where a sidecar gives one.  `half` is "f16" or "bf16" where the entry's
+    instructions read two bytes as that.
     """
 
     index: int
@@ -55,6 +56,12 @@ class Parameter:
     count: int | None = None
     role: Role = "argument"
     c_type: str | None = None
+    half: str | None = None
+
+    @cached_property
+    def may_be_half(self) -> bool:
+        """True for two bytes or 16 bits whose type no sidecar states: so are half scalars."""
+        return self.c_type is None and (self.ptx_type, self.count) in (("b8", 2), ("b16", None))
 
     @cached_property
     def is_pointer(self) -> bool:
@@ -134,6 +141,9 @@ class Signature:
             raise PtxError(f"entry {entry!r}: not in the PTX, which declares {', '.join(entries)}")
         head = entries[entry]
         params, nbytes = _read_parameters(module, head)
+        params = tuple(
+            replace(p, half=_half(module, entry, p.name)) if p.may_be_half else p for p in params
+        )
         return cls(
             entry=entry,
             params=params,
@@ -300,3 +310,19 @@ def _read_parameters(module: PtxModule, entry: Head) -> tuple[tuple[Parameter, .
     if offset > _MAX_PARAMETER_BYTES:
         raise PtxError(entry.name, f"at most {_MAX_PARAMETER_BYTES} bytes of parameters", offset)
     return tuple(params), offset
+
+
+_HALF = re.compile(r"\.(bf16|f16)(?:x2)?\b")
+
+
+def _half(module: PtxModule, entry: str, name: str) -> str | None:
+    """The type of half that an entry reads a parameter as; None where its PTX does not say."""
+    if any(function.body is not None for function in module.functions.values()):
+        return None  # which have registers of the same names
+    code, kinds = module.code(entry), set()
+    loaded = rf"ld\.param\.[bu]16\s+([\w$%]+)\s*,\s*\[\s*{re.escape(name)}\s*\]"
+    for register in re.findall(loaded, code):
+        reads = rf"([a-z][\w.]*)\s[^,;]*,[^;]*{re.escape(register)}(?![\w$])[^;]*;"
+        for opcode in re.findall(reads, code):
+            kinds.update(_HALF.findall(opcode)[-1:])
+    return kinds.pop() if len(kinds) == 1 else None

@@ -58,7 +58,8 @@ class HostCalls:
     native code cannot pass it on.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, silent: bool) -> None:
+        self._silent = silent
         self.failure: Failure | None = None
         self.error: BaseException | None = None
         self._callback = CALLBACK(self._called)
@@ -71,8 +72,9 @@ class HostCalls:
             lanes = [lane for lane in range(LANES) if mask >> lane & 1]
             places = [[context + local + lane * step + at for at in offsets] for lane in lanes]
             if not number:
-                sys.stdout.write("".join(map(_printed, places)))
-                sys.stdout.flush()
+                if not self._silent:
+                    sys.stdout.write("".join(map(_printed, places)))
+                    sys.stdout.flush()
             elif lanes and self.failure is None:
                 self.failure = _failure(number, _thread(context, lanes[0]), len(lanes), places[0])
         except BaseException as error:

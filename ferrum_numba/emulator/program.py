@@ -73,13 +73,14 @@ class Program:
         threads: int = 1,
         attach: Callable[[State], None] | None = None,
         only: Sequence[int] | None = None,
+        silent: bool = False,
     ) -> None:
         """Run all CTAs of a grid; return when they are done.
 
         grid, block: CTAs and threads in x, y, z.  shared_bytes: dynamic shared memory of a CTA.
         parameter_block: `signature.nbytes` bytes; pointers in it are addresses of this process.
         threads: over how many threads of the host the CTAs are spread.
-        attach, only: see Launch; for code that carries checks.
+        attach, only, silent: see Launch; for code that carries checks.
 
         Raises LaunchError for what does not fit the entry, and for a CTA that does not end.
         """
@@ -98,7 +99,7 @@ class Program:
         function = self._function(partial=bool(block[0] * block[1] * block[2] % LANES))
         try:
             Launch(
-                function, grid, block, shared_bytes, parameter_block, threads, attach, only
+                function, grid, block, shared_bytes, parameter_block, threads, attach, only, silent
             ).run()
         except StoppedError as stopped:
             raise self._explain(stopped) from None

@@ -54,6 +54,7 @@ class Launch:
 
     attach: called with the state of each worker before it runs, where checks are on.
     only: the CTAs that are run, counted along x, then y, then z; None: all.
+    silent: whether what they print is dropped.
     """
 
     function: Function
@@ -64,6 +65,7 @@ class Launch:
     threads: int
     attach: Callable[[State], None] | None = None
     only: Sequence[int] | None = None
+    silent: bool = False
 
     def run(self) -> None:
         """Run the CTAs.
@@ -268,7 +270,7 @@ class _Worker:
         self._behind = self._shared[size:]
         self._contexts = contexts.reshape(warps, needs.context_bytes)
         _fill_contexts(self._contexts, launch.block)
-        self._host = HostCalls()
+        self._host = HostCalls(launch.silent)
         self._state = State(
             ntid=launch.block,
             warps=warps,

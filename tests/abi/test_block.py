@@ -180,3 +180,29 @@ def test_a_stated_half_takes_any_number(c_type: str, data: bytes) -> None:
         block = fe.ParameterBlock(signature.named([("h", c_type, "argument")]))
         for value in (1.5, np.float16(1.5), ml_dtypes.bfloat16(1.5), np.float32(1.5)):
             assert block.set(value).to_bytes() == data
+
+
+@pytest.mark.parametrize(
+    ("instruction", "data"),
+    [
+        ("cvt.f32.f16 %r1, %h1;", b"\x00\x3e"),
+        ("cvt.f32.bf16 %r1, %h1;", b"\xc0\x3f"),
+        ("fma.rn.bf16 %h2, %h3, %h1, %h1;", b"\xc0\x3f"),
+        ("mov.b32 %r1, {%h1, %h1};", None),
+        ("cvt.f32.f16 %r1, %h1; cvt.f32.bf16 %r1, %h1;", None),
+        ("cvt.f32.f16 %r1, %h11;", None),
+    ],
+)
+def test_what_half_an_entry_reads(instruction: str, data: bytes | None) -> None:
+    """A float is written as what the instructions read; where they do not say, it is refused."""
+    for declared in (".align 2 .b8 h[2]", ".b16 h"):
+        text = ptx([f".param {declared}"], f"ld.param.b16 %h1, [h]; {instruction} ret;")
+        block = fe.ParameterBlock(fe.Signature.from_ptx(text))
+        if data is None:
+            with pytest.raises(fe.AbiError, match=r"say which half it is: np\.float16\(x\)"):
+                block.set(1.5)
+            assert block.set(np.float16(1.5)).to_bytes() == b"\x00\x3e"
+            assert block.set(ml_dtypes.bfloat16(1.5)).to_bytes() == b"\xc0\x3f"
+        else:
+            for value in (1.5, np.float32(1.5), np.float16(1.5), ml_dtypes.bfloat16(1.5)):
+                assert block.set(value).to_bytes() == data

@@ -329,6 +329,12 @@ def test_what_a_kernel_prints(device: fe.Device, capfd: pytest.CaptureFixture[st
     assert any(line.endswith(f" idx (  5) v: {x[5]}") for line in printed)
 
 
+def test_a_checked_launch_prints_once(capsys: pytest.CaptureFixture[str]) -> None:
+    device = fe.open_device("cpu", checks=("memory", "init", "race", "order"))
+    launch(device, "prints.sm_80", (2,), numbers(128, "i32"), 0)
+    assert len(capsys.readouterr().out.splitlines()) == 256
+
+
 def test_an_assertion_that_fails(device: fe.Device) -> None:
     x = np.full(128, 99, np.int32)
     (found, _) = launch(device, "asserts.sm_80", (1,), x.copy(), 128)

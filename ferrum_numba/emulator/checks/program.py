@@ -93,7 +93,12 @@ class CheckedProgram:
         def memory_of(watch: Watch, reverse: bool) -> _Memory:
             return _Memory(self, arrays, grid, block, shared_bytes, watch, reverse, tape)
 
-        def run(program: Program, memory: _Memory, only: Sequence[int] | None = None) -> None:
+        def run(
+            program: Program,
+            memory: _Memory,
+            only: Sequence[int] | None = None,
+            silent: bool = False,
+        ) -> None:
             program.run(
                 grid=grid,
                 block=block,
@@ -102,6 +107,7 @@ class CheckedProgram:
                 threads=threads,
                 attach=memory.attach,
                 only=only,
+                silent=silent,
             )
 
         memory = memory_of(self._watch, reverse=False)
@@ -122,7 +128,7 @@ class CheckedProgram:
             marked = self._watch.subject.tagged
             some = sample(grid[0] * grid[1] * grid[2]) if marked else None
             try:
-                run(self._plain, memory_of(self._unwatched, reverse=True), some)
+                run(self._plain, memory_of(self._unwatched, reverse=True), some, silent=True)
                 findings = reporter.differing(outputs, results, some)
             finally:
                 restore(outputs, results)
