@@ -13,7 +13,16 @@ from collections.abc import Mapping
 from ..errors import AbiError
 
 # All that decides how the same texts are packed.
-_FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": 2**24}]
+_FILTERS = [
+    {
+        "id": lzma.FILTER_LZMA2,
+        "preset": 9 | lzma.PRESET_EXTREME,
+        "dict_size": 2**24,
+        "lc": 4,
+        "lp": 0,
+        "pb": 0,  # for text, whose bytes have no alignment
+    }
+]
 
 
 def pack(texts: Mapping[str, str]) -> bytes:

@@ -15,7 +15,7 @@ from ..kernels import Artefact
 from .config import ModelConfig
 from .workspace import Pages, Rows, Segment, Workspace
 
-_SPLITS = (8, 16, 32)  # of a context over CTAs, at most; a build each
+_FEW_SPLITS, _SPLITS = 8, 32  # of a context over CTAs, at most, by the build
 _CTAS = 528  # four on each multiprocessor of an H200; elsewhere only the speed suffers
 
 
@@ -32,7 +32,7 @@ class Operations:
         self._launch = kernels.launches_on(device)
         self._found: dict[tuple[Any, ...], Artefact] = {}
         self._heads = {"HEADS": config.heads, "KV": config.kv_heads, "D": config.head_dim}
-        padded = max(32, 1 << (config.head_dim - 1).bit_length())
+        padded = max(64, 1 << (config.head_dim - 1).bit_length())
         if config.head_dim % 8 or padded > 256 or config.heads // config.kv_heads > 16:
             raise CheckpointError(
                 "head_dim",
@@ -41,6 +41,8 @@ class Operations:
                 "no kernel here computes attention of other sizes",
             )
         self._padded = padded
+        few = kernels.builds(kernel="attention_decode", BLOCK_S=_FEW_SPLITS)  # Hopper's alone
+        self._sums_few = device.name != "cpu" and any(build.runs_on(device) for build in few)
         self.page: int = self._typed("rotary_append", BLOCK_D=padded).fields["PAGE"]
 
     def _build(self, kernel: str, **fields: Any) -> Artefact:
@@ -90,12 +92,12 @@ class Operations:
     ) -> None:
         """work.attended = attention of work.q, one token of each sequence."""
         batch, width = rows.pages.shape
-        splits = min(_SPLITS[-1], max(1, _CTAS // (batch * self.config.kv_heads)), 2 * width)
+        splits = min(_SPLITS, max(1, _CTAS // (batch * self.config.kv_heads)), 2 * width)
         sizes = {"B": batch, **self._heads, "C": cache[0].shape[0], "S": width}
         sizes |= {"window": window or 0, "SPLITS": splits, "scale": self._scale}
         arrays = {"q": work.q, "pages": rows.pages, "positions": rows.positions}
         arrays |= {"out": work.attended} | _cache(cache)
-        most = next(most for most in _SPLITS if splits <= most)
+        most = _FEW_SPLITS if self._sums_few and splits <= _FEW_SPLITS else _SPLITS
         build = self._typed("attention_decode", BLOCK_D=self._padded, BLOCK_S=most)
         self._launch(build, stream, sizes, arrays)
 

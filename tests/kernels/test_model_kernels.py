@@ -124,7 +124,7 @@ def test_rotary_append(
     kv_heads: int,
     normed: bool,
 ) -> None:
-    block = max(32, 1 << (head_dim - 1).bit_length())
+    block = max(64, 1 << (head_dim - 1).bit_length())
     for build in every(device, "rotary_append", dtype=dtype, BLOCK_D=block):
         page = build.fields["PAGE"]
         qkv = floats(random, 4, (heads + 2 * kv_heads) * head_dim)
@@ -240,7 +240,7 @@ def test_attention_decode(
     window: int,
     splits: int,
 ) -> None:
-    block = max(32, 1 << (head_dim - 1).bit_length())
+    block = max(64, 1 << (head_dim - 1).bit_length())
     for build in every(device, "attention_decode", dtype=dtype, BLOCK_D=block):
         if splits > build.fields["BLOCK_S"]:
             continue
@@ -294,7 +294,7 @@ def test_attention_prefill(
     start: int,
     window: int,
 ) -> None:
-    block = max(32, 1 << (head_dim - 1).bit_length())
+    block = max(64, 1 << (head_dim - 1).bit_length())
     for build in every(device, "attention_prefill", dtype=dtype, BLOCK_D=block):
         cache = Cache(random, build.fields["PAGE"], kv_heads, head_dim, [start + rows], dtype)
         q = floats(random, rows, heads * head_dim, dtype=dtype)
