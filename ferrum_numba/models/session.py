@@ -106,8 +106,9 @@ class Session:
                     "open a session with a larger length",
                 )
         need = [-(-len(ids) // self._pool.page) for ids in read]
+        # Tokens drawn last pass before others join, and what may be refused is refused by now.
+        self._pass([row for row, ids in enumerate(self._ids) if ids is not None])
         pages = self._pool.take(sum(need))
-        self.logits()  # of the tokens drawn last, before others join
         rows = free[: len(read)]
         for row, ids, count in zip(rows, read, need, strict=True):
             self._ids[row], self._held[row] = ids.tolist(), pages[:count]
