@@ -261,9 +261,9 @@ class _Run:
             )
 
         def take(result: LayerResult) -> None:
-            found[result.layer, result.kernel] = result
             if journal is not None:
                 journal.append(result)
+            found[result.layer, result.kernel] = result
 
         jobs = [job for job in self.jobs if _key(job) not in found]
         try:
@@ -274,8 +274,12 @@ class _Run:
                 if path is not None
                 else "with --resume FILE they would be kept, and a next run go on from there"
             )
+            if journal is not None:
+                journal.start(again=False)  # it may have come amid a line
+            kept = found if journal is None else journal.done
+            count = sum(_key(job) in kept for job in self.jobs)
             standard_error().print(
-                f"interrupted: {len(found)} of {len(self.jobs)} layers are done; {go_on}"
+                f"interrupted: {count} of {len(self.jobs)} layers are done; {go_on}"
             )
             raise
         return [found[_key(job)] for job in self.jobs]
