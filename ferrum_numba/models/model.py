@@ -97,11 +97,11 @@ class Model:
         ids = np.atleast_2d(checked_ids("ids", ids, self.config.vocab, (1, 2)))
         batch, length = ids.shape
         self._require_length("ids", length)
-        vocab, seat = self.config.vocab, self.lend_seat(1)
+        found = np.empty((batch, length, self.config.vocab), np.float32)
+        pool = self.pool(1, length)
+        held = pool.take(-(-length // pool.page))
+        seat = self.lend_seat(1)
         stream = seat[0]
-        found = np.empty((batch, length, vocab), np.float32)
-        pool, page = self.pool(1, length), self.operations.page
-        held = pool.take(-(-length // page))
         try:
             pages = self.device.to_device(np.array([held], np.int32))
             turns = self.turns(length, length)
@@ -150,9 +150,10 @@ class Model:
         ids = checked_ids("ids", ids, self.config.vocab)
         choice = Choice(temperature, top_k, top_p, seed)
         ends = [(end,) for end in self.config.eos] + [_sequence(end) for end in stop]
-        length = len(ids) + max_new_tokens
+        count = _count("max_new_tokens", max_new_tokens, 0)
+        length = len(ids) + count
         self._require_length("ids and max_new_tokens", length)
-        return self._generate(ids, max_new_tokens, length, choice, ends)
+        return self._generate(ids, count, length, choice, ends)
 
     def _generate(
         self,
@@ -188,9 +189,7 @@ class Model:
         Raises AbiError for a length beyond what the model is made for, DeviceError where the
         device has no room.
         """
-        for name, value in (("batch", batch), ("length", length)):
-            if operator.index(value) < 1:
-                raise AbiError(name, "an integer from 1 on", value)
+        batch, length = _count("batch", batch, 1), _count("length", length, 1)
         self._require_length("length", length)
         return Session(self, batch, length, Choice(temperature, top_k, top_p, seed))
 
@@ -246,6 +245,17 @@ class Model:
             f"<Model {config.architecture} of {config.layers} layers, hidden {config.hidden}, "
             f"vocab {config.vocab}, {self.nbytes / 1e6:.0f} MB on {self.device.name}>"
         )
+
+
+def _count(name: str, value: object, least: int) -> int:
+    """A number of things.  Raises AbiError for what is none, and for less than `least`."""
+    try:
+        count = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        count = least - 1
+    if count < least:
+        raise AbiError(name, f"an integer from {least} on", f"{value!r:.80}")
+    return count
 
 
 def _sequence(end: int | Sequence[int]) -> tuple[int, ...]:

@@ -75,6 +75,7 @@ class Session:
         self._graphs: dict[str, LaunchGraph] = {}
         # A GPU passes what was drawn while the host looks at it; the CPU only if more is wanted.
         self._ahead = device.name != "cpu"
+        self._read_up_to = 0  # tokens of the longest text when positions were last told to turn
         self._behind = False  # whether tokens were drawn that did not pass the layers yet
         self._closed = False
 
@@ -87,6 +88,8 @@ class Session:
         has changed then.
         """
         self._require_open()
+        if not len(prompts):
+            return []
         config = self._model.config
         read = [checked_ids(f"prompts[{i}]", ids, config.vocab) for i, ids in enumerate(prompts)]
         free = [row for row, ids in enumerate(self._ids) if ids is None]
@@ -107,7 +110,7 @@ class Session:
                 )
         need = [-(-len(ids) // self._pool.page) for ids in read]
         # Tokens drawn last pass before others join, and what may be refused is refused by now.
-        self._pass([row for row, ids in enumerate(self._ids) if ids is not None])
+        self._pass(self._active)
         pages = self._pool.take(sum(need))
         rows = free[: len(read)]
         for row, ids, count in zip(rows, read, need, strict=True):
@@ -116,14 +119,26 @@ class Session:
             self._where[row] = len(ids) - 1
             del pages[:count]
             self._mail[row] = -1
-        self._write()
-        self._read(rows)
+        try:
+            self._write()
+            # A text that is so long that all turns otherwise has the others read again, too.
+            active = self._active
+            self._read(active if self._crosses(active) else rows)
+        except BaseException:
+            for row in rows:
+                self.release(row)
+            raise
         return rows
+
+    @property
+    def _active(self) -> list[int]:
+        """The rows that have a sequence."""
+        return [row for row, ids in enumerate(self._ids) if ids is not None]
 
     def _read(self, rows: Sequence[int]) -> None:
         """Pass all tokens of these rows through the layers; their logits are there then."""
         model = self._model
-        self._set_turns(max(len(self.ids(row)) for row in rows))
+        self._set_turns(int(self._where.max(initial=-1)) + 1)
         prompts = [Prompt(row, np.array(self._ids[row], np.int32)) for row in rows]
         arrays = (self._pages, self._turns, self._pool, self.stream)
         for work, parts in model.reading.chunks(prompts, *arrays):
@@ -150,7 +165,7 @@ class Session:
     def draw(self, more: bool) -> Ids:
         """As `step`; more: whether another token is wanted, so that its logits may be computed."""
         self._require_open()
-        active = [row for row, ids in enumerate(self._ids) if ids is not None]
+        active = self._active
         if not active:
             raise AbiError("step: expected a sequence, found none; prefill() a prompt first")
         for row in active:
@@ -160,15 +175,22 @@ class Session:
                     f"found row {row} of that length; release it, or open a longer session"
                 )
         self._pass(active)
-        ahead = more and self._ahead and self._may_pass(active, 1)
+        ahead = more and self._ahead and not self._crosses(active, 1)
         if ahead:
-            self._provide(active, 1)
-        self._run("draw and pass" if ahead else "draw")
-        self._where[active] += 1
-        self._behind = not ahead
-        drawn = self._mailed(active)
-        for row in active:
-            self._ids[row].append(int(drawn[row]))  # type: ignore[union-attr]
+            try:
+                self._provide(active, 1)
+            except DeviceError:  # a step later this is an error, unless somebody gives pages back
+                ahead = False
+        try:
+            self._run("draw and pass" if ahead else "draw")
+            self._where[active] += 1
+            self._behind = not ahead
+            drawn = self._mailed(active)
+            for row in active:
+                self._ids[row].append(int(drawn[row]))  # type: ignore[union-attr]
+        except BaseException:  # Ctrl-C amid a step: host and device no longer agree on the tokens
+            self.close()
+            raise
         return drawn
 
     def _mailed(self, active: Sequence[int]) -> Ids:
@@ -186,7 +208,7 @@ class Session:
     def logits(self) -> npt.NDArray[np.float32]:
         """float32 [batch, vocab] that the next tokens are drawn from."""
         self._require_open()
-        self._pass([row for row, ids in enumerate(self._ids) if ids is not None])
+        self._pass(self._active)
         return np.array(self._model.device.to_host(self._logits))
 
     def ids(self, row: int) -> list[int]:
@@ -214,25 +236,19 @@ class Session:
             self._model.take_seat((self.stream, self._mail))
             self._held, self._ids = [], [None] * self.batch
 
-    def _need(self, active: Sequence[int], more: int) -> list[int]:
-        """Rows that have no page yet for their newest token, or for the one `more` behind it."""
-        page = self._pool.page
-        return [row for row in active if (self._where[row] + more) // page >= len(self._held[row])]
-
     def _crosses(self, active: Sequence[int], more: int = 0) -> bool:
         """Whether a text has become so long that all of it turns otherwise."""
         rope = self._model.config.rope
         longest = int(self._where[list(active)].max(initial=0)) + more
         return rope.kind == "longrope" and longest >= rope.limit >= self._read_up_to
 
-    def _may_pass(self, active: Sequence[int], more: int) -> bool:
-        """Whether the next tokens can pass the layers as soon as they are drawn."""
-        need = len(self._need(active, more))
-        return need <= self._pool.free and not self._crosses(active, more)
-
     def _provide(self, active: Sequence[int], more: int) -> None:
-        """Take the pages that are needed.  Raises DeviceError where there are too few."""
-        need = self._need(active, more)
+        """Take pages for the newest tokens, or for the one `more` behind each.
+
+        Raises DeviceError where there are too few.
+        """
+        page = self._pool.page
+        need = [r for r in active if (self._where[r] + more) // page >= len(self._held[r])]
         for row, page in zip(need, self._pool.take(len(need)), strict=True):
             self._held[row].append(page)
             self._table[row, len(self._held[row]) - 1] = page
