@@ -7,7 +7,7 @@ from typing import Any
 from ..devices import Kernel, PreparedLaunch
 from ..errors import AbiError
 from .catalogue import launch_config
-from .w4a16 import PackedWeight, check_bias, check_wide, check_zero_bias, extras
+from .w4a16 import PackedWeight, check_bias, check_zero_bias, extras
 
 
 def prepare_act_order(
@@ -19,21 +19,18 @@ def prepare_act_order(
     m: int,
     *,
     bias: Any = None,
-    wide: Any = None,
-    adds: bool = False,
     stride_am: int | None = None,
 ) -> PreparedLaunch:
     """`out[m, N] = a[m, K] @ weight + bias`, the group of row k being g_idx[k].
 
     kernel: of `kernels.choose_act_order` or `kernels.act_order`.  g_idx: int32 [K] on the kernel's
     device, each a row of the scales: GptqTensors refuses others, the kernels do not look.
-    a, out: arrays there of the kernel's dtype, in C order, of at least m rows.  bias, wide,
-    adds: as `launch_w4a16_gptq` takes them.  stride_am: as `prepare_w4a16_gptq` does.
+    a, out: arrays there of the kernel's dtype, in C order, of at least m rows.  bias,
+    stride_am: as `prepare_w4a16_gptq` takes them.
 
     Raises AbiError for arguments that do not fit.
     """
     check_bias(kernel, bias)
-    check_wide(kernel, wide)
     check_zero_bias(kernel, weight)
     if (kernel.sidecar.constants or {}).get("SYMMETRIC") and not getattr(
         weight, "symmetric", False
@@ -52,5 +49,5 @@ def prepare_act_order(
         *(n, 1),  # scales
         *(n // 8, 1),  # qzeros
         *(n, 1),  # c
-        *extras(kernel, weight, bias, wide, adds),
+        *extras(kernel, weight, bias),
     )

@@ -117,7 +117,11 @@ def prepare_w4a16_gptq(
 
 def takes_bias(kernel: Kernel) -> bool:
     """Whether a GEMM adds the bias itself."""
-    return any(parameter.name == "bias" for parameter in kernel.signature.arguments)
+    return _takes(kernel, "bias")
+
+
+def _takes(kernel: Kernel, name: str) -> bool:
+    return any(parameter.name == name for parameter in kernel.signature.arguments)
 
 
 def check_bias(kernel: Kernel, bias: Any) -> None:
@@ -130,7 +134,7 @@ def check_bias(kernel: Kernel, bias: Any) -> None:
 
 def check_wide(kernel: Kernel, wide: Any) -> None:
     """Raise AbiError for a float32 result that the kernel does not give."""
-    if wide is not None and not any(p.name == "wide" for p in kernel.signature.arguments):
+    if wide is not None and not _takes(kernel, "wide"):
         raise AbiError(
             f"wide: {kernel.signature.entry} rounds its result; take a tuned build, such as "
             "kernels.choose(..., wide=True) gives"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from types import TracebackType
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,7 +22,6 @@ from .reading import Prompt, Reading
 from .workspace import Rows, Workspace
 
 _LOOKS = 100_000  # at a mailbox before the device is asked whether it still works
-
 
 Seat = tuple[Any, npt.NDArray[np.int64]]
 """A stream, and memory for the tokens of a batch."""
@@ -243,10 +241,7 @@ class Session:
         return rope.kind == "longrope" and longest >= rope.limit >= self._read_up_to
 
     def _provide(self, active: Sequence[int], more: int) -> None:
-        """Take pages for the newest tokens, or for the one `more` behind each.
-
-        Raises DeviceError where there are too few.
-        """
+        """Take pages for the newest tokens, or for the one `more` behind each, if there are any."""
         page = self._pool.page
         need = [r for r in active if (self._where[r] + more) // page >= len(self._held[r])]
         for row, page in zip(need, self._pool.take(len(need)), strict=True):
@@ -307,12 +302,7 @@ class Session:
     def __enter__(self) -> Session:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __del__(self) -> None:
