@@ -12,7 +12,7 @@ import numpy as np
 from ..gptq import Checkpoint, DenseModel
 from ..report import Inputs, Loss, measure_loss, select_layers
 from .console import standard_output, tracked, write_json
-from .layer_table import Line, counts, exit_code, layer_table, reasons, verdict_counts
+from .layer_table import Line, counts, exit_code, print_layers, verdict_counts
 
 _COLUMNS = (
     ("K", True),
@@ -75,10 +75,7 @@ def _show(
 ) -> None:
     console = standard_output()
     lines = [_line(result) for result in results]
-    console.print(layer_table(console, _COLUMNS, lines))
-    console.print()
-    for line in reasons(lines):
-        console.print(line)
+    print_layers(console, _COLUMNS, lines)
     for side, what in said:
         console.print(f"{side}: {what}")
     total = counts([result.verdict for result in results])

@@ -24,7 +24,7 @@ from ..report import (
 )
 from .console import standard_output, tracked, write_json
 from .devices import describe_device, device_line, find_device
-from .layer_table import Line, counts, exit_code, layer_table, reasons, verdict_counts
+from .layer_table import Line, counts, exit_code, print_layers, verdict_counts
 from .verify import write_file
 
 _COLUMNS = (
@@ -100,10 +100,7 @@ def _show(
 ) -> None:
     console = standard_output()
     lines = [_line(result) for result in results]
-    console.print(layer_table(console, _COLUMNS, lines))
-    console.print()
-    for line in reasons(lines):
-        console.print(line)
+    print_layers(console, _COLUMNS, lines)
     for side, what in said:
         console.print(f"{side}: {what}")
     verdicts = [result.verdict for result in results]

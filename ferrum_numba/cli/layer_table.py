@@ -42,6 +42,16 @@ def exit_code(verdicts: Sequence[Verdict]) -> int:
     return 1 if found & {"mismatch", "error"} else 2 if "refused" in found else 0
 
 
+def print_layers(
+    console: Console, columns: Sequence[tuple[str, bool]], lines: Sequence[Line]
+) -> None:
+    """Print the table, and below it why layers did not pass."""
+    console.print(layer_table(console, columns, lines))
+    console.print()
+    for line in reasons(lines):
+        console.print(line)
+
+
 def layer_table(
     console: Console, columns: Sequence[tuple[str, bool]], lines: Sequence[Line]
 ) -> RenderableType:

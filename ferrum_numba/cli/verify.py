@@ -46,7 +46,7 @@ from ..report import (
 from ..version import __version__
 from .console import json_option, one_line, standard_error, standard_output, write_json
 from .devices import describe_device, device_line, find_device
-from .layer_table import Line, counts, exit_code, layer_table, reasons, verdict_counts, warnings
+from .layer_table import Line, counts, exit_code, print_layers, verdict_counts, warnings
 from .options import (
     file_option,
     group_size_option,
@@ -403,10 +403,7 @@ def _show(
     columns += [("device", False)] * several + [("kernel", False)] * kernels
     columns += [("max abs\nerror", True), ("relative\nerror", True), ("of\nbound", True)]
     lines = [_line(result, several, kernels) for result in results]
-    console.print(layer_table(console, [*columns, (times, True)], lines))
-    console.print()
-    for line in reasons(lines):
-        console.print(line)
+    print_layers(console, [*columns, (times, True)], lines)
     for line in warnings([(r.layer, said) for r in results for said in r.warnings]):
         console.print(line)
     for note in dict.fromkeys(result.note for result in results if result.note):
