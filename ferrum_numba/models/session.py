@@ -163,8 +163,7 @@ class Session:
     def draw(self, more: bool) -> Ids:
         """As `step`; more: whether another token is wanted, so that its logits may be computed."""
         self._require_open()
-        active = self._active
-        if not active:
+        if not (active := self._active):
             raise AbiError("step: expected a sequence, found none; prefill() a prompt first")
         for row in active:
             if self._where[row] + 2 > self.length:
@@ -284,10 +283,9 @@ class Session:
     def _set_turns(self, longest: int) -> None:
         """Let positions turn as in a text of this length."""
         self._read_up_to = longest
-        if self._model.config.rope.varies:
-            for there, turns in zip(
-                self._turns, self._model.config.rope.turns(longest, self.length), strict=True
-            ):
+        rope = self._model.config.rope
+        if rope.varies:
+            for there, turns in zip(self._turns, rope.turns(longest, self.length), strict=True):
                 self._model.device.write(there, turns)
 
     def _write(self) -> None:
