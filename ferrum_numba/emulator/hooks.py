@@ -6,13 +6,45 @@ code goes on with, such as the lanes that may access memory.
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from .ptx import Instruction, Operand
 from .values import Text, Value
 
 B = TypeVar("B", bound=Text)
 Box = tuple[Value, Value, str]  # of each lane: its place in shared memory, its map, coordinates
+
+
+class Access(NamedTuple):
+    """An access to memory, of `nbytes` a lane.
+
+    kind: "load", "store" or "atomic"; of an mbarrier "renew", "publish", "copies" or "wait".
+    """
+
+    ins: Instruction
+    space: str
+    address: Value
+    nbytes: int
+    kind: str
+
+
+class Copy(NamedTuple):
+    """An asynchronous copy to shared memory, of `nbytes` a lane; zeros follow `sizes` of them."""
+
+    ins: Instruction
+    to: Value
+    source: Value
+    nbytes: int
+    sizes: Value
+
+
+class Run(NamedTuple):
+    """One end of a bulk copy, of `sizes` bytes. inward: to shared memory."""
+
+    ins: Instruction
+    address: Value
+    sizes: Value
+    inward: bool
 
 
 class Hooks(Generic[B]):
@@ -55,33 +87,16 @@ class Hooks(Generic[B]):
 
     # -- accesses -------------------------------------------------------------------------------
 
-    def access(
-        self,
-        b: B,
-        ins: Instruction,
-        space: str,
-        address: Value,
-        nbytes: int,
-        condition: Value | None,
-        kind: str,
-    ) -> Value | None:
-        """The lanes that may access `nbytes` each. kind: "load", "store" or "atomic"."""
+    def access(self, b: B, at: Access, condition: Value | None) -> Value | None:
+        """Those of the lanes (None: of all) that may access global or shared memory."""
         return condition
 
-    def local(
-        self, b: B, ins: Instruction, address: Value, nbytes: int, condition: Value | None
-    ) -> Value | None:
-        """The lanes that may access local memory, of which each has its own."""
+    def local(self, b: B, at: Access, condition: Value | None) -> Value | None:
+        """Those of the lanes that may access local memory, of which each has its own."""
         return condition
 
     def stored(
-        self,
-        b: B,
-        ins: Instruction,
-        space: str,
-        address: Value,
-        value: Value | None = None,
-        condition: Value | None = None,
+        self, b: B, at: Access, value: Value | None = None, condition: Value | None = None
     ) -> None:
         """After a store of one value of up to 64 bits a lane; None: of 16 bytes a lane."""
 
@@ -106,10 +121,8 @@ class Hooks(Generic[B]):
     def opened(self, b: B, ins: Instruction, number: Operand, waits: Value) -> None:
         """A warp has to wait at a named barrier, or may go on."""
 
-    def mbarrier(
-        self, b: B, ins: Instruction, address: Value, condition: Value | None, kind: str
-    ) -> Value | None:
-        """The lanes that may use an mbarrier. kind: "renew", "publish", "copies" or "wait"."""
+    def mbarrier(self, b: B, at: Access, condition: Value | None) -> Value | None:
+        """Those of the lanes that may use an mbarrier."""
         return condition
 
     def changed(self, b: B, address: Value, mask: Value) -> None:
@@ -142,17 +155,8 @@ class Hooks(Generic[B]):
 
     # -- asynchronous copies --------------------------------------------------------------------
 
-    def copy(
-        self,
-        b: B,
-        ins: Instruction,
-        to: Value,
-        source: Value,
-        nbytes: int,
-        mask: Value,
-        sizes: Value,
-    ) -> Value | None:
-        """The lanes that may copy; None where the copy is done later."""
+    def copy(self, b: B, at: Copy, mask: Value) -> Value | None:
+        """Those of the lanes that may copy; None where the copy is done later."""
         return mask
 
     def commit(self, b: B) -> None:
@@ -164,16 +168,12 @@ class Hooks(Generic[B]):
     def land(self, b: B) -> None:
         """Let all copies land, for which an mbarrier waits and this warp does not."""
 
-    def near(
-        self, b: B, ins: Instruction, near: Value, sizes: Value, mask: Value, inward: bool
-    ) -> Value:
-        """The lanes that may copy so many bytes of shared memory. inward: to it."""
+    def near(self, b: B, run: Run, mask: Value) -> Value:
+        """Those of the lanes that may copy to or from shared memory."""
         return mask
 
-    def far(
-        self, b: B, ins: Instruction, far: Value, sizes: Value, mask: Value, inward: bool
-    ) -> Value:
-        """Those of them that may copy so many bytes of global memory, from it where inward."""
+    def far(self, b: B, run: Run, mask: Value) -> Value:
+        """Those of them that may copy from or to global memory."""
         return mask
 
     def box(self, b: B, ins: Instruction, name: str, box: Box, mask: Value) -> Value:

@@ -27,7 +27,7 @@ from typing import ClassVar
 import numpy as np
 
 from ..builder import Builder
-from ..hooks import Box
+from ..hooks import Access, Box, Copy, Run
 from ..layout import Layout
 from ..library import Library
 from ..ptx import Array, Instruction
@@ -109,31 +109,20 @@ class Bounds(Check):
     def prepare(self, b: Builder) -> None:
         b.own_functions.append(own(b.library, b.arrays, b.layout, b.flow.local_bytes))
 
-    def access(
-        self,
-        b: Builder,
-        ins: Instruction,
-        space: str,
-        address: Value,
-        nbytes: int,
-        condition: Value | None,
-        kind: str,
-    ) -> Value:
-        addresses, mask = b.vector(address), mask_of(b, address, condition)
-        if space == "shared":
-            allowed = self._within(b, ins, addresses, nbytes, mask)
+    def access(self, b: Builder, at: Access, condition: Value | None) -> Value:
+        mask = mask_of(b, at.address, condition)
+        if at.space == "shared":
+            allowed = self._within(b, at, mask)
         else:
-            name = f"bounds_global_{'load' if kind == 'load' else 'store'}_{nbytes}"
-            allowed = word(b.call(name, "i32", addresses, mask, *at_site(ins)))
-        if is_uniform(address, condition):
+            name = f"bounds_global_{'load' if at.kind == 'load' else 'store'}_{at.nbytes}"
+            allowed = word(b.call(name, "i32", b.vector(at.address), mask, *at_site(at.ins)))
+        if is_uniform(at.address, condition):
             return b.compare("icmp ne", allowed, 0)
         return b.lanes(allowed)
 
-    def _within(
-        self, b: Builder, ins: Instruction, addresses: Value, nbytes: int, mask: Value
-    ) -> Value:
+    def _within(self, b: Builder, at: Access, mask: Value) -> Value:
         """The lanes inside shared memory. In line, for a call would cost more than the test."""
-        log2 = nbytes.bit_length() - 1
+        log2, addresses = at.nbytes.bit_length() - 1, b.vector(at.address)
         turned = addresses
         if log2:  # misaligned offsets become huge
             shift = b.vector(b.constant("i32", log2))
@@ -142,17 +131,15 @@ class Bounds(Check):
         room = b.op("lshr", limit, log2)
         bad = b.op("and", b.mask(b.compare("icmp uge", turned, room)), mask)
         with b.when(b.compare("icmp ne", bad, 0)):
-            width = b.constant("i32", nbytes)
-            b.call("judge_shared", "i32", addresses, bad, width, *at_site(ins))
+            width = b.constant("i32", at.nbytes)
+            b.call("judge_shared", "i32", addresses, bad, width, *at_site(at.ins))
         return b.op("and", mask, invert(b, bad))
 
-    def local(
-        self, b: Builder, ins: Instruction, address: Value, nbytes: int, condition: Value | None
-    ) -> Value:
-        offsets = b.cast("trunc", b.op("sub", address, b.local_memory()), "i32")
+    def local(self, b: Builder, at: Access, condition: Value | None) -> Value:
+        offsets = b.cast("trunc", b.op("sub", at.address, b.local_memory()), "i32")
         name = f"judge_local_{b.flow.local_bytes}"
-        width = b.constant("i32", nbytes)
-        allowed = b.call(name, "i32", offsets, b.mask(condition), width, *at_site(ins))
+        width = b.constant("i32", at.nbytes)
+        allowed = b.call(name, "i32", offsets, b.mask(condition), width, *at_site(at.ins))
         return b.lanes(word(allowed))
 
     def dumped(self, b: Builder, address: Value, allowed: Value) -> Value:
@@ -168,57 +155,44 @@ class Bounds(Check):
         name = f"descriptor_{form}_{rows}_{granule}_{subject.mode}"
         return Value(b.call(name, "i64", value, row, *at_site(ins)), "i64")
 
-    def mbarrier(
-        self, b: Builder, ins: Instruction, address: Value, condition: Value | None, kind: str
-    ) -> Value:
-        return b.lanes(self._within(b, ins, b.vector(address), 8, b.mask(condition)))
+    def mbarrier(self, b: Builder, at: Access, condition: Value | None) -> Value:
+        return b.lanes(self._within(b, at, b.mask(condition)))
 
     def passes(self, b: Builder, address: Value, over: Value, acts: Value, passed: Value) -> Value:
         """Lanes whose access was refused must not wait."""
         return b.op("or", over, b.compare("icmp eq", acts, 0))
 
-    def copy(
-        self,
-        b: Builder,
-        ins: Instruction,
-        to: Value,
-        source: Value,
-        nbytes: int,
-        mask: Value,
-        sizes: Value,
-    ) -> Value:
+    def copy(self, b: Builder, at: Copy, mask: Value) -> Value:
         """Of a source that is shorter the first and the last byte are tested."""
-        whole = b.mask(b.compare("icmp uge", sizes, nbytes))
+        source, sizes, here = at.source, at.sizes, at_site(at.ins)
+        whole = b.mask(b.compare("icmp uge", sizes, at.nbytes))
         some = b.mask(b.compare("icmp ne", sizes, 0))
         wanted = b.op("and", mask, whole)
         parts = b.op("and", mask, b.op("and", some, invert(b, whole)))
-        good = word(b.call(f"bounds_global_load_{nbytes}", "i32", source, wanted, *at_site(ins)))
+        good = word(b.call(f"bounds_global_load_{at.nbytes}", "i32", source, wanted, *here))
         last = b.op("add", source, b.cast("zext", b.op("sub", sizes, 1), "i64"))
         for end in (source, last):
-            parts = word(b.call("bounds_global_load_1", "i32", end, parts, *at_site(ins)))
+            parts = word(b.call("bounds_global_load_1", "i32", end, parts, *here))
         none = b.op("and", mask, invert(b, some))
         allowed = b.op("or", b.op("or", good, parts), none)
-        return word(b.call(f"bounds_shared_store_{nbytes}", "i32", to, allowed, *at_site(ins)))
+        return word(b.call(f"bounds_shared_store_{at.nbytes}", "i32", at.to, allowed, *here))
 
-    def near(
-        self, b: Builder, ins: Instruction, near: Value, sizes: Value, mask: Value, inward: bool
-    ) -> Value:
+    def near(self, b: Builder, run: Run, mask: Value) -> Value:
         """The first and the last 16 bytes are tested."""
-        some = b.mask(b.compare("icmp ne", sizes, 0))
+        some = b.mask(b.compare("icmp ne", run.sizes, 0))
         mask = b.op("and", mask, some)
-        behind = b.op("sub", sizes, 16)
-        name = f"bounds_shared_{'store' if inward else 'load'}_16"
-        for address in (near, b.op("add", near, behind)):
-            mask = word(b.call(name, "i32", address, mask, *at_site(ins)))
+        behind = b.op("sub", run.sizes, 16)
+        name = f"bounds_shared_{'store' if run.inward else 'load'}_16"
+        for address in (run.address, b.op("add", run.address, behind)):
+            mask = word(b.call(name, "i32", address, mask, *at_site(run.ins)))
         return mask
 
-    def far(
-        self, b: Builder, ins: Instruction, far: Value, sizes: Value, mask: Value, inward: bool
-    ) -> Value:
+    def far(self, b: Builder, run: Run, mask: Value) -> Value:
         """How the first 16 bytes are aligned, and all of the run."""
-        access = "load" if inward else "store"
-        mask = word(b.call(f"bounds_global_{access}_16", "i32", far, mask, *at_site(ins)))
-        return word(b.call(f"runs_{access}", "i32", far, b.vector(sizes), mask, *at_site(ins)))
+        access, here = "load" if run.inward else "store", at_site(run.ins)
+        mask = word(b.call(f"bounds_global_{access}_16", "i32", run.address, mask, *here))
+        sizes = b.vector(run.sizes)
+        return word(b.call(f"runs_{access}", "i32", run.address, sizes, mask, *here))
 
     def box(self, b: Builder, ins: Instruction, name: str, box: Box, mask: Value) -> Value:
         """Row after row."""

@@ -26,6 +26,7 @@ import numpy as np
 
 from .. import table
 from ..builder import Builder
+from ..hooks import Access
 from ..layout import WAIT_TRIED
 from ..opcodes.barrier import uniform
 from ..ptx import Instruction, Operand
@@ -84,18 +85,9 @@ class Clocks(Check):
     def advance(self, b: Text, checks: Value, passed: Value, fresh: Value) -> None:
         b.call(f"clocks_{self.subject.init:d}", "void", checks, passed, fresh)
 
-    def access(
-        self,
-        b: Builder,
-        ins: Instruction,
-        space: str,
-        address: Value,
-        nbytes: int,
-        condition: Value | None,
-        kind: str,
-    ) -> Value | None:
+    def access(self, b: Builder, at: Access, condition: Value | None) -> Value | None:
         """An atomic operation that returns something may be a lock."""
-        if kind == "atomic" and table.find(ins).writes:
+        if at.kind == "atomic" and table.find(at.ins).writes:
             b.call("exchange", "void", *HERE)
         return condition
 
@@ -121,11 +113,9 @@ class Clocks(Check):
         with b.when(b.invert(waits)):
             b.call("acquire", "void", *HERE, which)
 
-    def mbarrier(
-        self, b: Builder, ins: Instruction, address: Value, condition: Value | None, kind: str
-    ) -> Value | None:
-        if kind != "wait":
-            self._object(b, kind, address, b.mask(condition))
+    def mbarrier(self, b: Builder, at: Access, condition: Value | None) -> Value | None:
+        if at.kind != "wait":
+            self._object(b, at.kind, at.address, b.mask(condition))
         return condition
 
     def changed(self, b: Builder, address: Value, mask: Value) -> None:

@@ -15,8 +15,8 @@ from typing import ClassVar
 import numpy as np
 
 from ..builder import Builder
+from ..hooks import Copy
 from ..layout import LANES
-from ..ptx import Instruction
 from ..routine import VECTOR
 from ..runtime.access import ADDRESSES
 from ..values import Value
@@ -51,19 +51,10 @@ class Copies(Check):
     def begin(self, b: Builder) -> None:
         b.call("queuebegin", "void", *HERE)
 
-    def copy(
-        self,
-        b: Builder,
-        ins: Instruction,
-        to: Value,
-        source: Value,
-        nbytes: int,
-        mask: Value,
-        sizes: Value,
-    ) -> None:
+    def copy(self, b: Builder, at: Copy, mask: Value) -> None:
         """It is put into the warp's queue."""
-        name = f"queue_{nbytes}_{self.subject.granule}"
-        b.call(name, "void", to, source, mask, sizes, "ptr %shared", *HERE)
+        name = f"queue_{at.nbytes}_{self.subject.granule}"
+        b.call(name, "void", at.to, at.source, mask, at.sizes, "ptr %shared", *HERE)
 
     def commit(self, b: Builder) -> None:
         b.call("queuecommit", "void", *HERE)

@@ -18,6 +18,7 @@ import numpy as np
 
 from .. import table
 from ..builder import Builder
+from ..hooks import Access
 from ..ptx import Immediate, Instruction, Register, registers_of
 from ..types import Values, held_types, uses
 from ..values import Value
@@ -98,18 +99,9 @@ class Finite(Check):
         acts = b.condition(ins)
         self._usable = usable if acts is None else b.op("and", usable, acts)
 
-    def access(
-        self,
-        b: Builder,
-        ins: Instruction,
-        space: str,
-        address: Value,
-        nbytes: int,
-        condition: Value | None,
-        kind: str,
-    ) -> Value | None:
-        if table.accesses(ins, "load") or table.accesses(ins, "atomic"):
-            self._access = b.cast("zext", b.vector(address), "i64"), nbytes
+    def access(self, b: Builder, at: Access, condition: Value | None) -> Value | None:
+        if table.accesses(at.ins, "load") or table.accesses(at.ins, "atomic"):
+            self._access = b.cast("zext", b.vector(at.address), "i64"), at.nbytes
         return condition
 
     def writes(self, b: Builder, ins: Instruction) -> None:

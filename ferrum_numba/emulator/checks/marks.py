@@ -16,6 +16,7 @@ from typing import ClassVar
 import numpy as np
 
 from ..builder import Builder
+from ..hooks import Access, Run
 from ..layout import LANES
 from ..ptx import Instruction
 from ..routine import VECTOR
@@ -80,48 +81,32 @@ class Marks(Check):
         """The end of the names of functions that ask whether CTAs may rely on each other."""
         return "_talks" if self.subject.race and self.subject.talks else ""
 
-    def access(
-        self,
-        b: Builder,
-        ins: Instruction,
-        space: str,
-        address: Value,
-        nbytes: int,
-        condition: Value | None,
-        kind: str,
-    ) -> Value | None:
-        strong = is_strong(ins)
-        if space == "global" and (kind != "load" or (self._told and not strong)):
-            name = f"marks_{'atomic' if strong else kind}_{nbytes}{self._told}"
-            name = f"relies_{nbytes}" if kind == "load" else name
-            mask = mask_of(b, address, condition)
-            b.call(name, "void", b.vector(address), mask, *at_site(ins))
+    def access(self, b: Builder, at: Access, condition: Value | None) -> Value | None:
+        strong = is_strong(at.ins)
+        if at.space == "global" and (at.kind != "load" or (self._told and not strong)):
+            name = f"marks_{'atomic' if strong else at.kind}_{at.nbytes}{self._told}"
+            name = f"relies_{at.nbytes}" if at.kind == "load" else name
+            mask = mask_of(b, at.address, condition)
+            b.call(name, "void", b.vector(at.address), mask, *at_site(at.ins))
         return condition
 
     def stored(
-        self,
-        b: Builder,
-        ins: Instruction,
-        space: str,
-        address: Value,
-        value: Value | None = None,
-        condition: Value | None = None,
+        self, b: Builder, at: Access, value: Value | None = None, condition: Value | None = None
     ) -> None:
         """Did it change what another lane, warp or CTA had written?"""
         if not self.subject.race:
             return
         if value is None:
-            b.call(f"settle_{space}_16", "void", b.vector(address), *at_site(ins))
+            b.call(f"settle_{at.space}_16", "void", b.vector(at.address), *at_site(at.ins))
         else:
-            values = (b.vector(address), b.vector(value), b.mask(condition))
-            name = f"confirm_{space}_{value.type[1:]}"
-            b.call(name, "void", "ptr %shared", *values, *at_site(ins))
+            values = (b.vector(at.address), b.vector(value), b.mask(condition))
+            name = f"confirm_{at.space}_{value.type[1:]}"
+            b.call(name, "void", "ptr %shared", *values, *at_site(at.ins))
 
-    def far(
-        self, b: Builder, ins: Instruction, far: Value, sizes: Value, mask: Value, inward: bool
-    ) -> Value:
-        if not inward:
-            b.call(f"bulkmarks{self._told}", "void", far, sizes, mask, *at_site(ins))
+    def far(self, b: Builder, run: Run, mask: Value) -> Value:
+        if not run.inward:
+            name, here = f"bulkmarks{self._told}", at_site(run.ins)
+            b.call(name, "void", run.address, run.sizes, mask, *here)
         return mask
 
     def marks(self, ins: Instruction, inward: bool) -> tuple[str, tuple[str, ...]]:

@@ -18,6 +18,7 @@ from typing import ClassVar
 from .. import table
 from ..builder import Builder
 from ..flow import Flow
+from ..hooks import Access
 from ..ptx import Instruction
 from ..routine import VECTOR
 from ..values import Value
@@ -63,23 +64,14 @@ class Neighbours(Check):
     def decides(self, b: Builder, branch: Instruction) -> None:
         self.reads(b, branch)
 
-    def access(
-        self,
-        b: Builder,
-        ins: Instruction,
-        space: str,
-        address: Value,
-        nbytes: int,
-        condition: Value | None,
-        kind: str,
-    ) -> Value | None:
-        if space == "shared":
-            lanes = (b.vector(address), mask_of(b, address, condition))
-            name = f"{nbytes}_{self.subject.granule}"
-            if kind == "store":
+    def access(self, b: Builder, at: Access, condition: Value | None) -> Value | None:
+        if at.space == "shared":
+            lanes = (b.vector(at.address), mask_of(b, at.address, condition))
+            name = f"{at.nbytes}_{self.subject.granule}"
+            if at.kind == "store":
                 b.call(f"lanewrites_{name}", "void", *lanes, *HERE)
-            elif kind == "load" and ins.index in self._handed:
-                b.call(f"lanereads_{name}", "void", *lanes, *at_site(ins))
+            elif at.kind == "load" and at.ins.index in self._handed:
+                b.call(f"lanereads_{name}", "void", *lanes, *at_site(at.ins))
         return condition
 
 

@@ -22,8 +22,8 @@ from functools import reduce
 from typing import ClassVar
 
 from ..builder import Builder
+from ..hooks import Access, Copy, Run
 from ..layout import LANES
-from ..ptx import Instruction
 from ..routine import VECTOR
 from ..runtime.access import in_runs
 from ..values import Text, Value
@@ -69,60 +69,39 @@ class Tags(Check):
             name = f"epoch_{self.subject.init:d}_{self.subject.race:d}"
             b.call(name, "void", checks, passed, fresh)
 
-    def access(
-        self,
-        b: Builder,
-        ins: Instruction,
-        space: str,
-        address: Value,
-        nbytes: int,
-        condition: Value | None,
-        kind: str,
-    ) -> Value | None:
+    def access(self, b: Builder, at: Access, condition: Value | None) -> Value | None:
         """What an atomic operation reads must be there."""
-        if space == "shared":
-            if kind != "store" and is_strong(ins):
+        if at.space == "shared":
+            kind = at.kind
+            if kind != "store" and is_strong(at.ins):
                 strong = kind if kind == "atomic" else "strong"
                 kind = strong if self.subject.clocks else "load"
-            self._look(b, ins, kind, nbytes, b.vector(address), mask_of(b, address, condition))
+            self._look(b, at._replace(kind=kind), mask_of(b, at.address, condition))
         return condition
 
-    def mbarrier(
-        self, b: Builder, ins: Instruction, address: Value, condition: Value | None, kind: str
-    ) -> Value | None:
-        access = "store" if kind == "renew" else "load"
-        self._look(b, ins, access, 8, b.vector(address), b.mask(condition))
+    def mbarrier(self, b: Builder, at: Access, condition: Value | None) -> Value | None:
+        kind = "store" if at.kind == "renew" else "load"
+        self._look(b, at._replace(kind=kind), b.mask(condition))
         return condition
 
-    def copy(
-        self,
-        b: Builder,
-        ins: Instruction,
-        to: Value,
-        source: Value,
-        nbytes: int,
-        mask: Value,
-        sizes: Value,
-    ) -> Value:
-        self._look(b, ins, "copy" if self.subject.race else "store", nbytes, to, mask)
+    def copy(self, b: Builder, at: Copy, mask: Value) -> Value:
+        kind = "copy" if self.subject.race else "store"
+        self._look(b, Access(at.ins, "shared", at.to, at.nbytes, kind), mask)
         return mask
 
-    def near(
-        self, b: Builder, ins: Instruction, near: Value, sizes: Value, mask: Value, inward: bool
-    ) -> Value:
-        name = f"bulktags_{'in' if inward else 'out'}_{self.subject.granule}_{self.subject.mode}"
-        b.call(name, "void", near, sizes, mask, *at_site(ins))
+    def near(self, b: Builder, run: Run, mask: Value) -> Value:
+        way = "in" if run.inward else "out"
+        name = f"bulktags_{way}_{self.subject.granule}_{self.subject.mode}"
+        b.call(name, "void", run.address, run.sizes, mask, *at_site(run.ins))
         return mask
 
-    def _look(
-        self, b: Builder, ins: Instruction, kind: str, nbytes: int, addresses: Value, mask: Value
-    ) -> None:
+    def _look(self, b: Builder, at: Access, mask: Value) -> None:
         """Look at the tags, and leave this access's own."""
         granule, clocks = self.subject.granule, self.subject.clocks
-        name = f"tags_{kind}_{nbytes}_{granule}_{self.subject.mode}"
-        b.call(name, "void", addresses, mask, *at_site(ins))
-        if clocks and kind not in ("load", "strong"):
-            b.call(f"readers_{nbytes}_{granule}", "void", addresses, mask, *at_site(ins))
+        given = (b.vector(at.address), mask, *at_site(at.ins))
+        b.call(f"tags_{at.kind}_{at.nbytes}_{granule}_{self.subject.mode}", "void", *given)
+        if clocks and at.kind not in ("load", "strong"):
+            b.call(f"readers_{at.nbytes}_{granule}", "void", *given)
 
 
 class _Marker:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..builder import Builder
-from ..hooks import Hooks
+from ..hooks import Access, Hooks
 from ..layout import state_offset
 from ..ptx import Body, Instruction
 from ..values import Text, Value
@@ -38,15 +38,8 @@ _TOLD = (
     *("product", "orders_products", "commit", "wait", "land", "waited_for_bulk"),
 )
 _ASKED = {
-    "access": 5,
-    "local": 4,
-    "mbarrier": 3,
-    "tries": 2,
-    "passes": 2,
-    "descriptor": 2,
-    "copy": 5,
-    "near": 4,
-    "far": 4,
+    **dict.fromkeys(("access", "local", "mbarrier", "copy", "near", "far"), 2),
+    **dict.fromkeys(("tries", "passes", "descriptor"), 2),
     "box": 4,
 }
 
@@ -89,7 +82,7 @@ class Watch(Hooks[Builder]):
     def rows(self, b: Builder, ins: Instruction, address: Value, count: int, kind: str) -> Value:
         """As accesses of 16 bytes; those that are not allowed lead to a dump."""
         rows = b.lanes(lanes_of_rows(b, count))
-        allowed = Watch.access(self, b, ins, "shared", address, 16, rows, kind)
+        allowed = Watch.access(self, b, Access(ins, "shared", address, 16, kind), rows)
         assert allowed is not None
         return self._bounds.dumped(b, address, allowed)
 

@@ -6,6 +6,7 @@ Orders and scopes change nothing: all operations are sequentially consistent.
 from __future__ import annotations
 
 from ..builder import Builder
+from ..hooks import Access
 from ..layout import LANES
 from ..ptx import Group, Immediate, Instruction, Operand, Symbol
 from ..table import rows_of
@@ -83,7 +84,7 @@ def _apply(b: Builder, ins: Instruction, operands: tuple[Operand, ...]) -> list[
     pair = ptx_type.endswith("x2")
     bits = 32 if pair else 16 if ptx_type == "bf16" else int(ptx_type[1:])
     nbytes = bits * len(_elements(ins, operands[1])) // 8
-    condition = b.hooks.access(b, ins, space, address, nbytes, b.condition(ins), "atomic")
+    condition = b.hooks.access(b, Access(ins, space, address, nbytes, "atomic"), b.condition(ins))
     b.hooks.releases(b, ins)
     mask = b.mask(condition)
     results = []

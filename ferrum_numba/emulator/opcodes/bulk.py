@@ -7,6 +7,7 @@ tensor maps are not among them.  Source: PTX ISA, "cp.async.bulk".
 from __future__ import annotations
 
 from ..builder import Builder
+from ..hooks import Run
 from ..ptx import Instruction
 from ..table import rows_of
 from .mbarrier import change, place_of
@@ -42,8 +43,8 @@ def copy(b: Builder, ins: Instruction) -> None:
     sizes = b.vector(b.integer(ins.operands[2], 32, ins))
     mask = b.mask(b.condition(ins))
     # Shared memory first: it counts as written even where the copy may not read what it would.
-    mask = b.hooks.near(b, ins, near, sizes, mask, inward)
-    mask = b.hooks.far(b, ins, address, sizes, mask, inward)
+    mask = b.hooks.near(b, Run(ins, near, sizes, inward), mask)
+    mask = b.hooks.far(b, Run(ins, address, sizes, inward), mask)
     way = "in" if inward else "out"
     b.call(f"bulk_{way}", "void", "ptr %shared", near, address, sizes, mask)
     if inward:

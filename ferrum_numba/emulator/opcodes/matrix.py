@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from ...ptx_text import Opcode
 from .. import table
 from ..builder import Builder
+from ..hooks import Access
 from ..layout import LANES
 from ..ptx import Group, Instruction, Operand
 from ..runtime.tiles import ELEMENTS, number_type, plane_bytes
@@ -83,7 +84,7 @@ def store_matrix(b: Builder, ins: Instruction) -> None:
     address = b.vector(address_of(b, ins, ins.operands[0], "shared"))
     address = b.hooks.rows(b, ins, address, count, "store")
     b.call(f"stmatrix_{count}{trans}", "void", "ptr %shared", address, f"ptr {place}")
-    b.hooks.stored(b, ins, "shared", address)
+    b.hooks.stored(b, Access(ins, "shared", address, 16, "store"))
 
 
 # -- mma ------------------------------------------------------------------------------------------

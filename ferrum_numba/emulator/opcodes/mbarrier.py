@@ -8,6 +8,7 @@ Source: PTX ISA, "Parallel Synchronization: mbarrier", "cp.async.mbarrier.arrive
 from __future__ import annotations
 
 from ..builder import Builder
+from ..hooks import Access
 from ..layout import LANES, WAIT_ADDRESS, WAIT_PARITY, state_offset
 from ..ptx import Address, Instruction, Operand, Symbol
 from ..runtime.mbarriers import COUNT, PHASE
@@ -51,7 +52,7 @@ def end(b: Builder, ins: Instruction) -> None:
 def _set(b: Builder, ins: Instruction, address: Value, word: Value) -> None:
     condition = b.condition(ins)
     address = b.vector(address)
-    condition = b.hooks.mbarrier(b, ins, address, condition, "renew")
+    condition = b.hooks.mbarrier(b, Access(ins, "shared", address, 8, "renew"), condition)
     mask = b.mask(condition)
     b.call("store_shared_64", "void", "ptr %shared", address, b.vector(word), mask)
 
@@ -125,7 +126,7 @@ def change(
     """
     condition = b.condition(ins)
     address = b.vector(address)
-    condition = b.hooks.mbarrier(b, ins, address, condition, publishes)
+    condition = b.hooks.mbarrier(b, Access(ins, "shared", address, 8, publishes), condition)
     mask = b.mask(condition)
     zero = b.constant("i32", 0)
     come, less, more = (b.vector(x or zero) for x in (arrivals, dropped, nbytes))
@@ -172,7 +173,7 @@ def wait(b: Builder, ins: Instruction) -> None:
     """Operands: whether the phase is over, [address], its parity or a state; a time is ignored."""
     target, address, phase, *_ = _operands(ins, 3, 4)
     place = place_of(b, ins, address)
-    condition = b.hooks.mbarrier(b, ins, place, b.condition(ins), "wait")
+    condition = b.hooks.mbarrier(b, Access(ins, "shared", place, 8, "wait"), b.condition(ins))
     bits = 32 if "parity" in ins.opcode.modifiers else 64
     asked = b.integer(phase, bits, ins)
     if bits == 64:

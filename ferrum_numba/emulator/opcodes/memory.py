@@ -7,6 +7,7 @@ offsets into the CTA's buffer.  All accesses of several lanes are calls of the l
 from __future__ import annotations
 
 from ..builder import Builder
+from ..hooks import Access, Copy
 from ..layout import LANES
 from ..ptx import Address, Group, Immediate, Instruction, Operand, Register, Symbol
 from ..table import rows_of
@@ -28,14 +29,10 @@ def space_of(ins: Instruction) -> str:
     return spaces.pop() if spaces else "global"
 
 
-def _watched(
-    b: Builder, ins: Instruction, space: str, address: Value, nbytes: int, condition: Value | None
-) -> Value | None:
-    """The lanes that may access `nbytes` each."""
-    if "local" in ins.opcode.modifiers:
-        return b.hooks.local(b, ins, address, nbytes, condition)
-    kind = "store" if ins.opcode.base == "st" else "load"
-    return b.hooks.access(b, ins, space, address, nbytes, condition, kind)
+def _watched(b: Builder, at: Access) -> Value | None:
+    """The lanes that may access memory."""
+    look = b.hooks.local if "local" in at.ins.opcode.modifiers else b.hooks.access
+    return look(b, at, b.condition(at.ins))
 
 
 def address_of(b: Builder, ins: Instruction, operand: Operand, space: str) -> Value:
@@ -96,7 +93,7 @@ def load(b: Builder, ins: Instruction) -> None:
     else:
         address = address_of(b, ins, ins.operands[1], space)
         nbytes = bits * len(targets) // 8
-        condition = _watched(b, ins, space, address, nbytes, b.condition(ins))
+        condition = _watched(b, Access(ins, space, address, nbytes, "load"))
         if address.n == 1 and (condition is None or condition.n == 1):
             values = _load_uniform(b, space, address, bits, len(targets), condition)
         else:
@@ -170,15 +167,15 @@ def store(b: Builder, ins: Instruction) -> None:
         raise ins.refuse("expected an address in global or shared memory, and a value")
     sources = _targets(ins, ins.operands[1])
     values = [_stored(b, ins, source, bits) for source in sources]
-    address = address_of(b, ins, ins.operands[0], space)
-    nbytes = bits * len(values) // 8
-    condition = _watched(b, ins, space, b.vector(address), nbytes, b.condition(ins))
+    address = b.vector(address_of(b, ins, ins.operands[0], space))
+    at = Access(ins, space, address, bits * len(values) // 8, "store")
+    condition = _watched(b, at)
     is_seen = "local" not in ins.opcode.modifiers  # by others
     if is_seen:
         b.hooks.releases(b, ins)
-    whole = _store_lanes(b, space, b.vector(address), [b.vector(v) for v in values], condition)
+    whole = _store_lanes(b, space, address, [b.vector(v) for v in values], condition)
     if is_seen:
-        b.hooks.stored(b, ins, space, b.vector(address), whole, condition)
+        b.hooks.stored(b, at, whole, condition)
 
 
 def _stored(b: Builder, ins: Instruction, source: Operand | None, bits: int) -> Value:
@@ -250,7 +247,7 @@ def copy_async(b: Builder, ins: Instruction) -> None:
     elif rest:
         nbytes = b.intrinsic("llvm.umin", b.integer(rest[0], 32, ins), nbytes)
     mask, sizes = b.mask(b.condition(ins)), b.vector(nbytes)
-    allowed = b.hooks.copy(b, ins, to, source, size.bits, mask, sizes)
+    allowed = b.hooks.copy(b, Copy(ins, to, source, size.bits, sizes), mask)
     if allowed is not None:
         b.call(f"copy_{size.bits}", "void", "ptr %shared", to, source, allowed, sizes)
     return None

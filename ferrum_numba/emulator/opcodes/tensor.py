@@ -7,6 +7,7 @@ Source: PTX ISA, "cp.async.bulk.tensor", "tensormap.replace", "tensormap.cp_fenc
 from __future__ import annotations
 
 from ..builder import Builder
+from ..hooks import Access, Run
 from ..layout import LANES
 from ..ptx import Box, Immediate, Instruction, Operand
 from ..runtime.tensors import FIELDS, MARK, MARK_AT, REDUCED
@@ -65,9 +66,8 @@ def _move(
     """Store a field of a map."""
     bits = 64 if value.type == "i64" else 32
     address = b.op("add", address, offset)
-    condition = b.condition(ins)
-    condition = b.hooks.access(b, ins, space, address, bits // 8, condition, "store")
-    mask = b.mask(condition)
+    at = Access(ins, space, address, bits // 8, "store")
+    mask = b.mask(b.hooks.access(b, at, b.condition(ins)))
     b.call(f"store_{space}_{bits}", "void", "ptr %shared", address, b.vector(value), mask)
 
 
@@ -86,8 +86,8 @@ def publish(b: Builder, ins: Instruction) -> None:
     near = b.op("add", b.vector(address_of(b, ins, source, "shared")), offsets)
     far = b.op("add", b.vector(address_of(b, ins, to, "global")), b.cast("zext", offsets, "i64"))
     condition = b.condition(ins)
-    condition = b.hooks.access(b, ins, "shared", near, 4, condition, "load")
-    condition = b.hooks.access(b, ins, "global", far, 4, condition, "store")
+    condition = b.hooks.access(b, Access(ins, "shared", near, 4, "load"), condition)
+    condition = b.hooks.access(b, Access(ins, "global", far, 4, "store"), condition)
     mask = b.mask(condition)
     old = f"<{LANES} x i32> zeroinitializer"
     words = b.call("load_shared_32", f"<{LANES} x i32>", "ptr %shared", near, mask, old)
@@ -139,7 +139,7 @@ def _transfer(b: Builder, ins: Instruction, way: str, shared: Operand, tensor: O
     rank, where, coordinates = _box(b, ins, tensor)
     mask = b.mask(b.condition(ins))
     map_bytes = b.constant("i32", _MAP_BYTES)
-    mask = b.hooks.far(b, ins, where, map_bytes, mask, True)
+    mask = b.hooks.far(b, Run(ins, where, map_bytes, inward=True), mask)
     found = b.scratch(4 * LANES)
     box = (near, where, coordinates)
     name = f"{way}_{rank}"
@@ -147,7 +147,7 @@ def _transfer(b: Builder, ins: Instruction, way: str, shared: Operand, tensor: O
     b.stop(ins, b.op("xor", mask, b.op("and", mask, good)))
     mask = b.op("and", mask, good)
     sizes = b.load("i32", LANES, found, 0, 64)
-    mask = b.hooks.near(b, ins, near, sizes, mask, inward)
+    mask = b.hooks.near(b, Run(ins, near, sizes, inward), mask)
     mask = b.hooks.box(b, ins, name, box, mask)
     marks, place = b.hooks.marks(ins, inward)
     b.call(f"tensor_{name}{marks}", "void", "ptr %shared", *box, mask, *place)

@@ -13,6 +13,7 @@ import numpy as np
 from ..builder import Builder
 from ..checks.state import offset
 from ..checks.watch import Watch, lanes_of_rows
+from ..hooks import Access, Copy
 from ..ptx import Body, Instruction, Register, registers_of
 from ..values import Value
 from . import tape as tape  # its function goes into the library
@@ -105,47 +106,28 @@ class Tap(Watch):
 
     # -- accesses -------------------------------------------------------------------------------
 
-    def access(
-        self,
-        b: Builder,
-        ins: Instruction,
-        space: str,
-        address: Value,
-        nbytes: int,
-        condition: Value | None,
-        kind: str,
-    ) -> Value | None:
-        self._touch(b, space, kind, nbytes, b.mask(condition), address)
-        return super().access(b, ins, space, address, nbytes, condition, kind)
+    def access(self, b: Builder, at: Access, condition: Value | None) -> Value | None:
+        self._touch(b, at, b.mask(condition))
+        return super().access(b, at, condition)
 
     def rows(self, b: Builder, ins: Instruction, address: Value, count: int, kind: str) -> Value:
         name, lanes = ("ldmatrix" if kind == "load" else "stmatrix"), lanes_of_rows(b, count)
-        self._touch(b, "shared", name, 16, lanes, address)
+        self._touch(b, Access(ins, "shared", address, 16, name), lanes)
         return super().rows(b, ins, address, count, kind)
 
-    def copy(
-        self,
-        b: Builder,
-        ins: Instruction,
-        to: Value,
-        source: Value,
-        nbytes: int,
-        mask: Value,
-        sizes: Value,
-    ) -> Value | None:
-        some = b.mask(b.compare("icmp ne", sizes, 0))
-        self._touch(b, "global", "load", nbytes, b.op("and", mask, some), source)
-        self._touch(b, "shared", "store", nbytes, mask, to)
-        return super().copy(b, ins, to, source, nbytes, mask, sizes)
+    def copy(self, b: Builder, at: Copy, mask: Value) -> Value | None:
+        some = b.mask(b.compare("icmp ne", at.sizes, 0))
+        load = Access(at.ins, "global", at.source, at.nbytes, "load")
+        self._touch(b, load, b.op("and", mask, some))
+        self._touch(b, Access(at.ins, "shared", at.to, at.nbytes, "store"), mask)
+        return super().copy(b, at, mask)
 
-    def _touch(
-        self, b: Builder, space: str, kind: str, nbytes: int, mask: Value, address: Value
-    ) -> None:
+    def _touch(self, b: Builder, at: Access, mask: Value) -> None:
         if self._site is None or len(self._accesses) == self._site.accesses:
             return
-        number = b.constant("i32", KINDS.index((space, kind)))
-        addresses = b.vector(b.cast("zext", address, "i64"))
-        self._accesses.append((number, b.constant("i32", nbytes), mask, addresses))
+        number = b.constant("i32", KINDS.index((at.space, at.kind)))
+        addresses = b.vector(b.cast("zext", at.address, "i64"))
+        self._accesses.append((number, b.constant("i32", at.nbytes), mask, addresses))
 
 
 def _bits(b: Builder, register: Register) -> Value:
