@@ -24,7 +24,14 @@ from .errors import (
     RecordingError,
     SanitizerError,
 )
-from .gptq import Checkpoint, GptqLinear, GptqTensors, LayerSpec, TensorSpec
+from .gptq import (
+    Checkpoint,
+    GptqLinear,
+    GptqTensors,
+    LayerSpec,
+    TensorSpec,
+    example_checkpoint,
+)
 from .kernels import BK, BM, BN, W4A16_PTX, W4A16Weight, fn_name, launch_w4a16_gptq
 from .models import Model, Session, Tokenizer
 from .version import __version__
@@ -70,6 +77,7 @@ __all__ = [
     "Tokenizer",
     "W4A16Weight",
     "__version__",
+    "example_checkpoint",
     "fn_name",
     "launch_w4a16_gptq",
     "open_device",

@@ -67,7 +67,7 @@ def test_layers_and_foreign_libraries(name: str) -> None:
         assert not upward, "imports upward"
         assert row == "cli" or "ferrum_numba" not in names, "imports the package itself"
     foreign = {n.split(".")[0] for n in names}
-    assert not foreign & {"torch", "triton", "cupy", "jax"}
+    assert not foreign & {"torch", "triton", "cupy", "jax"} or row == "examples"
     assert "llvmlite" not in foreign or row == "emulator"
     assert not any(n.startswith("numba.cuda") for n in names)
     assert "numba" not in foreign or path in NUMBA

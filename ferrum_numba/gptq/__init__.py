@@ -7,6 +7,7 @@ from .checkpoint import Checkpoint, TensorSpec
 from .config import QuantConfig
 from .conversion import quantize_checkpoint
 from .dense import DenseModel
+from .example import example_checkpoint
 from .fusion import fuse
 from .layer_spec import GroupIndex, LayerSpec
 from .linear import GptqLinear
@@ -29,6 +30,7 @@ __all__ = [
     "Recipe",
     "TensorSpec",
     "ZeroFormat",
+    "example_checkpoint",
     "fuse",
     "make_checkpoint",
     "quantize",

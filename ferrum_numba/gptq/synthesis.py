@@ -21,6 +21,7 @@ from .files import new_folder, write_json
 from .packing import WORD_BITS, pack_columns
 from .recipe import Linear, Producer, Recipe
 from .safetensors_file import NUMPY_DTYPES, write_file
+from .syllables import tokenizer_configuration, tokenizer_file
 from .tensors import effective_group_size
 from .zeros import symmetric_words, word_of_ones
 
@@ -84,6 +85,9 @@ def _write(folder: Path, recipe: Recipe, progress: Callable[[int, int], None]) -
     name, configuration = recipe.configuration()
     write_json(folder / name, configuration)
     write_json(folder / "config.json", recipe.model_configuration())
+    if not recipe.layers_only:
+        write_json(folder / "tokenizer.json", tokenizer_file(recipe.shape.vocab_size))
+        write_json(folder / "tokenizer_config.json", tokenizer_configuration())
     return nbytes
 
 

@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+import subprocess
+import sys
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -177,3 +180,35 @@ def test_act_order_permutes_the_rows(tmp_path):
     make_checkpoint(tmp_path, Recipe(layers=1, act_order=True))
     g_idx = Checkpoint.open(tmp_path).load(Q_PROJ).g_idx
     np.testing.assert_array_equal(np.bincount(g_idx), [128, 128])
+
+
+def test_the_tokenizer_has_each_byte_and_a_chat(tmp_path):
+    """A whole model can be talked to; layers alone have no use for a tokenizer."""
+    pytest.importorskip("tokenizers", reason="the extra `text` is not installed")
+    from ferrum_numba.models import Tokenizer
+
+    make_checkpoint(tmp_path / "whole", Recipe(layers=1))
+    tokenizer = Tokenizer.load(tmp_path / "whole")
+    text = bytes(range(1, 128)).decode() + "ä€😀"
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert len(ids) == len(text.encode())
+    assert set(ids) <= {*range(3, 259)}
+    assert tokenizer.decode(tokenizer.chat("hi")) == "user: hi\nassistant: "
+    assert tokenizer.eos == (2,)
+    assert all(tokenizer.decode([token]) for token in range(259, 512))
+    make_checkpoint(tmp_path / "layers", Recipe(layers=1, layers_only=True))
+    assert not list((tmp_path / "layers").glob("tokenizer*"))
+
+
+def test_the_example_is_gone_when_the_process_ends():
+    code = (
+        "import ferrum_numba as fe\n"
+        "path = fe.example_checkpoint(act_order=True)\n"
+        "spec = fe.Checkpoint.open(path).layers['model.layers.1.mlp.down_proj']\n"
+        "print(path, spec.act_order)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    path, act_order = done.stdout.split()
+    assert act_order == "True"
+    assert not Path(path).parent.exists()

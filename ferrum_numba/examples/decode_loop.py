@@ -1,23 +1,21 @@
 """Embed quantised layers in a decode loop: load, warm up, capture once, replay for each token.
 
-    python scripts/examples/decode_loop.py [CHECKPOINT]
+    python -m ferrum_numba.examples.decode_loop [CHECKPOINT]
 
 No torch, no Triton, no compiler.  The same on the GPU and, where there is none, on the CPU.
 """
 
 import sys
-from pathlib import Path
 
 import numpy as np
 
 import ferrum_numba as fe
 
-FIXTURE = Path(__file__).parents[2] / "tests" / "fixtures" / "gm_v1_sym_g128"
 TOKENS = 8
 
 # ---- load: packed weights go to the device as they lie in the file ----
 device = fe.open_device()
-checkpoint = fe.Checkpoint.open(sys.argv[1] if len(sys.argv) > 1 else FIXTURE)
+checkpoint = fe.Checkpoint.open(sys.argv[1] if len(sys.argv) > 1 else fe.example_checkpoint())
 names = [f"model.layers.0.mlp.{part}" for part in ("up_proj", "down_proj")]
 up, down = (fe.GptqLinear.load(checkpoint, name, device=device) for name in names)
 
@@ -31,14 +29,6 @@ def step(stream):
     """y = down(up(x)).  Launches do not wait for each other on the host, only on the stream."""
     up(x, out=middle, stream=stream)
     down(middle, out=y, stream=stream)
-
-
-def write(there, host):
-    """Overwrite a device array: numba's on a GPU, NumPy's on the CPU."""
-    if isinstance(there, np.ndarray):
-        np.copyto(there, host)
-    else:
-        there.copy_to_device(host)
 
 
 # ---- warm up: the first call loads the PTX, which a capture must not do ----
@@ -56,7 +46,7 @@ hidden = np.random.default_rng(0).standard_normal((1, up.K)).astype(np.float16)
 reference = hidden.astype(np.float64)
 weights = [checkpoint.load(name).dequantize().astype(np.float64) for name in names]
 for token in range(TOKENS):
-    write(x, hidden)
+    device.write(x, hidden)
     graph.launch(graph.stream)  # reads what x holds now
     summed = hidden + device.to_host(y).astype(np.float64)  # to_host waits for the device
     hidden = (summed / np.sqrt((summed**2).mean())).astype(np.float16)

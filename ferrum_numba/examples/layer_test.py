@@ -1,19 +1,17 @@
 """Test single layers of a checkpoint against their own dequantised weights.
 
-    python scripts/examples/layer_test.py [CHECKPOINT [LAYER ...]]
+    python -m ferrum_numba.examples.layer_test [CHECKPOINT [LAYER ...]]
 
 `ferrum-numba verify CHECKPOINT` does the same with more care and a report; this is what to start
 from for a test of your own.
 """
 
 import sys
-from pathlib import Path
 
 import numpy as np
 
 import ferrum_numba as fe
 
-FIXTURE = Path(__file__).parents[2] / "tests" / "fixtures" / "gm_v1_sym_g64_actorder_bias"
 TOLERANCE = 1e-3  # relative: one rounding to float16 is 2**-11, about half of it
 
 
@@ -30,7 +28,9 @@ def error_of(layer: fe.GptqLinear, tensors: fe.GptqTensors, rows: int) -> float:
 
 
 device = fe.open_device()
-checkpoint = fe.Checkpoint.open(sys.argv[1] if len(sys.argv) > 1 else FIXTURE)
+checkpoint = fe.Checkpoint.open(
+    sys.argv[1] if len(sys.argv) > 1 else fe.example_checkpoint(act_order=True, bias=True)
+)
 failed = 0
 for name in sys.argv[2:] or checkpoint.layers:
     tensors = checkpoint.load(name)

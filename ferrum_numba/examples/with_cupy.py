@@ -1,12 +1,10 @@
 """A quantised layer between two steps of CuPy: no copies, one stream, no waiting in between.
 
-    python scripts/examples/with_cupy.py
+    python -m ferrum_numba.examples.with_cupy
 
 torch and JAX work the same way.  Without CuPy, or without a GPU, NumPy and the CPU device take
 their place.
 """
-
-from pathlib import Path
 
 import numpy as np
 
@@ -22,9 +20,8 @@ except (ImportError, fe.DeviceError) as reason:
     xp = np
     device, stream = fe.open_device("cpu"), None
 
-FIXTURE = Path(__file__).parents[2] / "tests" / "fixtures" / "gm_v1_sym_g128"
 NAME = "model.layers.0.mlp.up_proj"
-tensors = fe.Checkpoint.open(FIXTURE).load(NAME)
+tensors = fe.Checkpoint.open(fe.example_checkpoint()).load(NAME)
 layer = fe.GptqLinear(tensors, device=device)
 
 

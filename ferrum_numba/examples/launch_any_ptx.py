@@ -1,6 +1,6 @@
 """Launch a Triton kernel that somebody else compiled: its PTX, its metadata, nothing else.
 
-    python scripts/examples/launch_any_ptx.py
+    python -m ferrum_numba.examples.launch_any_ptx
 
 Both files are as Triton leaves them in its cache (~/.triton/cache, or `kernel.asm["ptx"]` and
 `kernel.metadata` of a compiled kernel).  Neither Triton nor torch is needed here.

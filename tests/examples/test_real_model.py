@@ -1,7 +1,7 @@
-"""scripts/make_example_model.py, and what the model that it makes has to say.
+"""examples/real_model.py, and what the model that it makes has to say.
 
 The model itself comes out of a wheel of 93 MB, so the tests that need it want to be shown one:
-FERRUM_EXAMPLE_MODEL=smollm2 pytest tests/models.
+FERRUM_EXAMPLE_MODEL=smollm2 pytest tests/examples.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import numpy.typing as npt
 import pytest
 
 import ferrum_numba as fe
+from ferrum_numba.examples.real_model import GROUP_SIZE, halves, quantised
 from ferrum_numba.gptq import quantize
-from scripts.make_example_model import GROUP_SIZE, halves, quantised
 from tests.models.reference import Reference
 
 ROOT = Path(__file__).parents[2]
@@ -46,7 +46,7 @@ def test_heads_of_neighbouring_pairs_become_halves() -> None:
 def example() -> Path:
     """The directory that the script wrote."""
     if "FERRUM_EXAMPLE_MODEL" not in os.environ:
-        pytest.skip("name scripts/make_example_model.py's directory in FERRUM_EXAMPLE_MODEL")
+        pytest.skip("name examples/real_model.py's directory in FERRUM_EXAMPLE_MODEL")
     return Path(os.environ["FERRUM_EXAMPLE_MODEL"])
 
 

@@ -1,6 +1,6 @@
 """Chat with a GPTQ model, in the terminal.
 
-    python scripts/examples/chat.py MODEL_DIR
+    python -m ferrum_numba.examples.chat MODEL_DIR
 
 Each line is a message; an empty one, or the end of the input, ends the chat.  Ctrl-C ends an
 answer; what the model has said by then stays said.  The tokenizer must have a chat template.

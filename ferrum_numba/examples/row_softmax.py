@@ -3,7 +3,7 @@
 Where Triton is installed, this compiles it again, without a GPU, into row_softmax.ptx and
 row_softmax.json, Triton's own metadata; line information would name folders of this machine:
 
-    TRITON_DISABLE_LINE_INFO=1 python scripts/examples/row_softmax.py
+    TRITON_DISABLE_LINE_INFO=1 python -m ferrum_numba.examples.row_softmax
 """
 
 import json
