@@ -24,13 +24,11 @@ for variable in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
     os.environ[variable] = "1"
 ROOT = Path(__file__).resolve().parent.parent
 os.environ["FERRUM_TRITON_INT4"] = "1"  # the canonical kernel, whatever is faster
-sys.path.insert(0, str(ROOT))
-
 import numpy as np  # noqa: E402
 
 import ferrum_numba as fe  # noqa: E402
+from campaigns.layers import random_tensors  # noqa: E402
 from ferrum_numba.report.timing import REPLAYS, host_seconds  # noqa: E402
-from tests.layers import random_tensors  # noqa: E402
 
 CHECKS = [("memory",), ("memory", "init", "race"), ("memory", "init", "race", "order")]
 

@@ -7,8 +7,8 @@
     python scripts/fault_suite.py --json
 
 Right is what has the injected cause as the first word of the first line.  Injectors
-(scripts/launch_faults) and explainer share nothing but the causes' names.  Exits with 1 where less
-than 95 % are right.
+(campaigns/launch_faults) and explainer share nothing but the causes' names.  Exits with 1 where
+less than 95 % are right.
 """
 
 from __future__ import annotations
@@ -16,64 +16,16 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
-import traceback
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import asdict
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from ferrum_numba.debug.checkpoint_clues import explain_checkpoint
-from ferrum_numba.debug.explanation import Diagnosis, explain
+from campaigns.launch_faults import AREAS
+from campaigns.launch_faults.answer import Answer, ask, ask_checkpoint
+from campaigns.launch_faults.checkpoints import CAUSES
+from campaigns.launch_faults.sweep import sweep
 from ferrum_numba.gptq.faults import FAULTS as CHECKPOINT_FAULTS
-from scripts.launch_faults import AREAS, Fault
-from scripts.launch_faults.checkpoints import CAUSES, damaged
-from scripts.launch_faults.sweep import sweep
 
 SHARE = 0.95
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What the debugger said to a fault.  crashed: it raised instead."""
-
-    area: str
-    fault: str
-    shape: int
-    cause: str
-    first_line: str
-    alike: tuple[str, ...]
-    seconds: float
-    crashed: bool = False
-
-    @property
-    def right(self) -> bool:
-        """Whether the first line names the cause."""
-        return self.first_line.removeprefix("likely ").split(":")[0] == self.cause
-
-
-def ask(area: str, fault: Fault, shape: int) -> Answer:
-    """Inject a fault into a launch and read the first answer."""
-    case = fault.make(shape)
-    return _read(area, fault.name, shape, fault.cause, lambda: explain(case))
-
-
-def ask_checkpoint(fault: str) -> Answer:
-    """Damage a checkpoint and read the first answer."""
-    with damaged(fault) as path:
-        return _read("checkpoint", fault, 0, CAUSES[fault], lambda: explain_checkpoint(path))
-
-
-def _read(area: str, name: str, shape: int, cause: str, ask: Callable[[], Diagnosis]) -> Answer:
-    start = time.perf_counter()
-    try:
-        found = ask()
-        line, alike, crashed = found.first_line, tuple(found.alike), False
-    except Exception:
-        line, alike, crashed = traceback.format_exc().splitlines()[-1], (), True
-    seconds = time.perf_counter() - start
-    return Answer(area, name, shape, cause, line, alike, seconds, crashed)
 
 
 def answers(shapes: int, only: str = "") -> Iterator[tuple[Answer, str]]:

@@ -27,18 +27,16 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
+import numpy as np
+
+from ferrum_numba import kernels
+from ferrum_numba.abi import Signature
+from ferrum_numba.emulator import Program
+from ferrum_numba.emulator.checks import CHECKS, CheckedProgram, LaunchArray
+from ferrum_numba.emulator.host import Host
+from ferrum_numba.errors import AbiError, FerrumError, LaunchError, PtxError
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-import numpy as np  # noqa: E402
-
-from ferrum_numba import kernels  # noqa: E402
-from ferrum_numba.abi import Signature  # noqa: E402
-from ferrum_numba.emulator import Program  # noqa: E402
-from ferrum_numba.emulator.checks import CHECKS, CheckedProgram, LaunchArray  # noqa: E402
-from ferrum_numba.emulator.host import Host  # noqa: E402
-from ferrum_numba.errors import AbiError, FerrumError, LaunchError, PtxError  # noqa: E402
-
 # What one text may take: the longest of the corpus needs 4 s with all checks on an idle machine.
 HANG_SECONDS = 120.0
 DATA = ROOT / "tests" / "emulator" / "data"

@@ -23,8 +23,8 @@ import numpy as np  # noqa: E402
 from triton.runtime import interpreter  # noqa: E402
 from w4a16_gptq_gemm_typed import w4a16_gptq_gemm_typed  # noqa: E402
 
+from campaigns.layers import random_tensors  # noqa: E402
 from ferrum_numba import kernels  # noqa: E402
-from tests.layers import random_tensors  # noqa: E402
 
 
 class Pointer:

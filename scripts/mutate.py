@@ -21,13 +21,12 @@ from fnmatch import fnmatch
 from functools import lru_cache
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 os.environ["FERRUM_CACHE_DIR"] = ""  # mutants are not worth keeping
 os.environ["FERRUM_CPU_STEPS"] = "5e7"
 
-from tests.emulator.checks.mutations import Mutant, mutants
-from tests.emulator.checks.subjects import Subject, subjects
-from tests.emulator.checks.trial import Outcome, Trial
+from campaigns.mutants.mutations import Mutant, mutants
+from campaigns.mutants.subjects import Subject, subjects
+from campaigns.mutants.trial import Outcome, Trial
 
 _TASK = 16  # mutants: 10 to 50 s, nearly all of it for compiling them
 FOUND = ("abi", "layout", "memory", "init", "race", "order", "stopped")

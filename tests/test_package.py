@@ -74,6 +74,18 @@ def test_layers_and_foreign_libraries(name: str) -> None:
     assert row not in ("ptx_text", "abi") or "numpy" not in foreign
 
 
+@pytest.mark.parametrize("folder", ["scripts", "campaigns"])
+def test_tests_and_scripts_share_campaigns_alone(folder: str) -> None:
+    """Neither imports the other; campaigns import neither."""
+    others = {"tests", "scripts"} - {folder}
+    for path in sorted((PACKAGE.parent / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                names = [str(node.module)]
+            assert not others & {name.partition(".")[0] for name in names}, path
+
+
 def test_the_main_job_imports_no_peer() -> None:
     """Verify a checkpoint in a fresh process, then look at what it has loaded."""
     code = (

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 import ferrum_numba as fe
+from campaigns.layers import random_tensors
 from ferrum_numba.devices.cuda.numba_cuda import unusable
 from tests.cli.commands import run, run_json
 from tests.gptq.fixtures import DOWN_PROJ, Q_PROJ, fixture
-from tests.layers import random_tensors
 from tests.report.checkpoints import eight_bit_layer, write_checkpoint
 from tests.report.faulty import FaultyCpu
 

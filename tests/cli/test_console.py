@@ -10,10 +10,10 @@ import pytest
 from rich.table import Table
 from rich.text import Text
 
+from campaigns.layers import random_tensors
 from ferrum_numba.cli.console import harmless, one_line, standard_output
 from ferrum_numba.gptq.safetensors_file import write_file
 from tests.cli.commands import run
-from tests.layers import random_tensors
 
 NAMES = {
     "a\x1b]0;title\x07.b": r"a\x1b]0;title\x07.b",

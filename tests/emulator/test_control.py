@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from campaigns.operands import words
 from ferrum_numba.errors import LaunchError, PtxError
 
-from .harness import compiled, entry, run, words
+from .harness import compiled, entry, run
 
 STORE = "mul.wide.u32 %q20, %t0, 4; add.s64 %q20, %q20, %q1; st.global.b32 [%q20], %t9;"
 LOAD = "mul.wide.u32 %q20, %t0, 4; add.s64 %q20, %q20, %q0; ld.global.b32 %t1, [%q20];"

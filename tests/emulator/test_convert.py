@@ -3,9 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from campaigns.operands import floats, words
 from ferrum_numba.emulator.host import Host
 
-from .harness import PLAIN, assert_same, elementwise, floats, words
+from .harness import PLAIN, assert_same, elementwise
 
 HOSTS = pytest.mark.parametrize("host", [None, PLAIN], ids=["this", "plain"])
 ALL_HALVES = np.arange(1 << 16, dtype=np.uint16)

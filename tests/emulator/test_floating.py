@@ -7,9 +7,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from campaigns.operands import floats
 from ferrum_numba.emulator.host import Host
 
-from .harness import PLAIN, assert_same, elementwise, floats
+from .harness import PLAIN, assert_same, elementwise
 
 KINDS = {"f32": np.float32, "f64": np.float64}
 HOSTS = pytest.mark.parametrize("host", [None, PLAIN], ids=["this", "plain"])

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from .harness import assert_same, elementwise, words
+from campaigns.operands import words
+
+from .harness import assert_same, elementwise
 
 TYPES = ["u16", "s16", "u32", "s32", "u64", "s64"]
 

@@ -4,9 +4,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from campaigns.operands import words
 from ferrum_numba.emulator.host import Host
 
-from .harness import PLAIN, assert_same, entry, run, words
+from .harness import PLAIN, assert_same, entry, run
 
 HOSTS = pytest.mark.parametrize("host", [None, PLAIN], ids=["this", "plain"])
 G, T = np.arange(32) // 4, np.arange(32) % 4

@@ -3,10 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from campaigns.operands import words
 from ferrum_numba.emulator.host import Host
 from ferrum_numba.errors import LaunchError
 
-from .harness import PLAIN, entry, run, words
+from .harness import PLAIN, entry, run
 
 HOSTS = pytest.mark.parametrize("host", [None, PLAIN], ids=["this", "plain"])
 FORMS = [(bits, n) for bits in (8, 16, 32, 64) for n in (1, 2, 4) if bits * n <= 128]

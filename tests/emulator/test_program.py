@@ -10,6 +10,7 @@ import llvmlite.binding as llvm
 import numpy as np
 import pytest
 
+from campaigns.layers import random_tensors
 from ferrum_numba.abi import Signature
 from ferrum_numba.emulator import Program
 from ferrum_numba.emulator.host import Host
@@ -17,7 +18,6 @@ from ferrum_numba.emulator.native import Code, Needs, closure
 from ferrum_numba.emulator.parse import parse_entry
 from ferrum_numba.emulator.translate import Module
 from ferrum_numba.errors import LaunchError
-from tests.layers import random_tensors
 
 from .harness import PLAIN, entry
 

@@ -7,9 +7,10 @@ import operator
 import numpy as np
 import pytest
 
+from campaigns.operands import words
 from ferrum_numba.errors import PtxError
 
-from .harness import assert_same, elementwise, words
+from .harness import assert_same, elementwise
 
 TYPES = [f"{d}.{a}.{b}" for d in ("u32", "s32") for a in ("u32", "s32") for b in ("u32", "s32")]
 OPERATIONS = {

@@ -14,6 +14,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from campaigns.layers import random_tensors
 from ferrum_numba.gptq import PRODUCERS, Checkpoint, Recipe, make_checkpoint
 from ferrum_numba.gptq.packing import unpack_rows
 from ferrum_numba.gptq.zeros import decode_zeros
@@ -28,7 +29,6 @@ from tests.gptq.fixtures import (
     refused,
     save_layer,
 )
-from tests.layers import random_tensors
 
 PARTS = ("qweight", "qzeros", "scales", "g_idx")
 

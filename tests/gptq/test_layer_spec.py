@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from campaigns.layers import random_tensors
 from ferrum_numba.gptq import Checkpoint, Recipe, make_checkpoint
 from tests.gptq.fixtures import (
     DOWN_PROJ,
@@ -18,7 +19,6 @@ from tests.gptq.fixtures import (
     fixture,
     refused,
 )
-from tests.layers import random_tensors
 
 
 @pytest.mark.parametrize("name", FIXTURES)

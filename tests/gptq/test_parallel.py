@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from campaigns.layers import random_tensors
 from ferrum_numba.gptq import Checkpoint, GptqTensors, fuse
 from tests.gptq.fixtures import FIXTURES, fixture, refused
-from tests.layers import random_tensors
 
 FORMATS = st.sampled_from(["v1", "v2", "v1_gptqmodel", "v1_autogptq"])
 

@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from campaigns.layers import random_tensors
 from ferrum_numba.gptq import Checkpoint, Recipe, make_checkpoint
 from ferrum_numba.gptq.packing import pack_columns, pack_rows, unpack_rows
 from ferrum_numba.gptq.plausibility import SIGNS, implausible
 from tests.gptq.fixtures import FIXTURES, fixture
-from tests.layers import random_tensors
 
 LAYER = random_tensors(256, 64, 64, symmetric=True)
 RAGGED = random_tensors(200, 64, 64)  # a last group of 8 rows

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from campaigns.layers import random_tensors
 from ferrum_numba.gptq import Checkpoint, Recipe, make_checkpoint
 from tests.gptq.fixtures import (
     DOWN_PROJ,
@@ -21,7 +22,6 @@ from tests.gptq.fixtures import (
     refused,
     save_layer,
 )
-from tests.layers import random_tensors
 
 PARTS = ("qweight", "qzeros", "scales")
 INDEX = "model.safetensors.index.json"

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
+from campaigns.layers import random_tensors
 from ferrum_numba.errors import CheckpointError
 from ferrum_numba.gptq import Checkpoint, GptqTensors
 from ferrum_numba.gptq.packing import unpack_columns, unpack_rows
 from ferrum_numba.gptq.zeros import kernel_words
 from tests.gptq.fixtures import FIXTURES, fixture
-from tests.layers import random_tensors
 
 HASHED = [name for name in FIXTURES if name.startswith("gm_")]
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)

@@ -9,12 +9,12 @@ import pytest
 from numpy.typing import NDArray
 
 import ferrum_numba as fe
+from campaigns.layers import random_tensors
 from ferrum_numba import kernels
 from ferrum_numba.gptq.zeros import ZeroFormat
 from tests.conftest import FIXTURES
 from tests.kernels.guarded import GUARD, guarded, relative_error
 from tests.kernels.test_artefacts import TOLERANCE, dtype_of
-from tests.layers import random_tensors
 
 CPU = fe.open_device("cpu")
 TUNED = [build.name for build in kernels.builds(kernel="w4a16_gptq_gemm_act_order_mma")]

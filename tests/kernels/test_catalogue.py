@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 import ferrum_numba as fe
+from campaigns.layers import random_tensors
 from ferrum_numba import kernels
 from ferrum_numba.kernels import catalogue
 from ferrum_numba.kernels.archive import pack, unpack
-from tests.layers import random_tensors
 
 TEXTS = {"b.sm_80": "// second\n" * 3, "a.sm_90": "// first\n", "empty": ""}
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 import ferrum_numba as fe
+from campaigns.layers import random_tensors
 from ferrum_numba import kernels
 from ferrum_numba.kernels.tuning import CANONICAL
 from tests.kernels.guarded import relative_error
-from tests.layers import random_tensors
 
 CPU = fe.open_device("cpu")
 ROWS = [

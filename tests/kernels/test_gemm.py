@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import ferrum_numba as fe
+from campaigns.layers import random_tensors
 from ferrum_numba import kernels
 from tests.kernels.guarded import launch_guarded, relative_error
-from tests.layers import random_tensors
 
 CLASSIC = [(32, 256, 64, 64), (10, 2048, 2560, 128)]
 EDGES = [

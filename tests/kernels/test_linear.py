@@ -12,8 +12,8 @@ import pytest
 from safetensors.numpy import load_file
 
 import ferrum_numba as fe
+from campaigns.layers import random_tensors
 from tests.conftest import FIXTURES
-from tests.layers import random_tensors
 
 CHECKPOINTS = sorted(p.parent.name for p in FIXTURES.glob("*/oracle.safetensors"))
 

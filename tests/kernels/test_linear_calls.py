@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import ferrum_numba as fe
+from campaigns.layers import random_tensors
 from ferrum_numba import kernels
 from tests.devices.emulated_gpu import EVERYWHERE, open_anywhere
-from tests.layers import random_tensors
 
 K, N, G = 256, 136, 64
 PLAIN = random_tensors(K, N, G, seed=1)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import ferrum_numba as fe
+from campaigns.layers import random_tensors
 from ferrum_numba import kernels
 from tests.kernels.guarded import relative_error
 from tests.kernels.test_artefacts import TOLERANCE, case, dtype_of
-from tests.layers import random_tensors
 
 TUNED = [build.name for build in kernels.builds() if "GROUP" in build.fields]
 SPLIT = [

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from .mutations import Mutant, mutants
-from .subjects import Subject, canonical, multiply, persistent, shipped
-from .trial import ALL, Trial
+from campaigns.mutants.mutations import Mutant, mutants
+from campaigns.mutants.subjects import Subject, canonical, multiply, persistent, shipped
+from campaigns.mutants.trial import ALL, Trial
 
 
 @pytest.fixture(scope="module")

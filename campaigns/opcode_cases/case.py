@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import ml_dtypes
 import numpy as np
 
-from tests.emulator.harness import floats, words
+from ..operands import floats, words
 
 Array = np.ndarray
 Model = Callable[..., Array]

@@ -1,0 +1,1 @@
+"""Kernels with one thing wrong in each, and what the checks find in them."""
