@@ -1,17 +1,22 @@
 """Run precompiled Triton kernels from Python without torch, on NVIDIA GPUs and on the CPU."""
 
+import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
-from .abi import LaunchConfig, Parameter, ParameterBlock, Sidecar, Signature
+from . import kernels
+from .abi import ArrayReference, LaunchConfig, Parameter, ParameterBlock, Sidecar, Signature
 from .debug import watch_process
 from .devices import (
     Device,
+    DeviceMemory,
+    Invocation,
     Kernel,
     LaunchGraph,
     LaunchPlan,
     Module,
     PreparedLaunch,
+    Resources,
     open_device,
 )
 from .errors import (
@@ -29,16 +34,31 @@ from .gptq import (
     GptqLinear,
     GptqTensors,
     LayerSpec,
+    QuantConfig,
     TensorSpec,
     example_checkpoint,
 )
-from .kernels import BK, BM, BN, W4A16_PTX, W4A16Weight, fn_name, launch_w4a16_gptq
-from .models import Model, Session, Tokenizer
+from .kernels import BK, BM, BN, W4A16_PTX, Artefact, W4A16Weight, fn_name, launch_w4a16_gptq
+from .models import Model, ModelConfig, Session, TextStream, Tokenizer
 from .version import __version__
 
 if TYPE_CHECKING:
-    from .debug.recorder import record
-    from .debug.recording import Recording
+    from .debug.recorder import Recorder, record
+    from .debug.recording import Call, RecordedLaunch, Recording, Refused
+    from .devices.trace import Trace
+    from .emulator.checks import Finding
+    from .emulator.trace import Event, TracedLaunch
+    from .emulator.types import Values
+
+# Loaded on demand, since few processes need them.
+_LATER = {
+    **dict.fromkeys(("Recorder", "record"), ".debug.recorder"),
+    **dict.fromkeys(("Call", "RecordedLaunch", "Recording", "Refused"), ".debug.recording"),
+    "Trace": ".devices.trace",
+    "Finding": ".emulator.checks",
+    **dict.fromkeys(("Event", "TracedLaunch"), ".emulator.trace"),
+    "Values": ".emulator.types",
+}
 
 watch_process(os.environ.get("FERRUM_RECORD"))
 
@@ -48,13 +68,20 @@ __all__ = [
     "BN",
     "W4A16_PTX",
     "AbiError",
+    "ArrayReference",
+    "Artefact",
+    "Call",
     "Checkpoint",
     "CheckpointError",
     "Device",
     "DeviceError",
+    "DeviceMemory",
+    "Event",
     "FerrumError",
+    "Finding",
     "GptqLinear",
     "GptqTensors",
+    "Invocation",
     "Kernel",
     "LaunchConfig",
     "LaunchError",
@@ -62,23 +89,34 @@ __all__ = [
     "LaunchPlan",
     "LayerSpec",
     "Model",
+    "ModelConfig",
     "Module",
     "Parameter",
     "ParameterBlock",
     "PreparedLaunch",
     "PtxError",
+    "QuantConfig",
+    "RecordedLaunch",
+    "Recorder",
     "Recording",
     "RecordingError",
+    "Refused",
+    "Resources",
     "SanitizerError",
     "Session",
     "Sidecar",
     "Signature",
     "TensorSpec",
+    "TextStream",
     "Tokenizer",
+    "Trace",
+    "TracedLaunch",
+    "Values",
     "W4A16Weight",
     "__version__",
     "example_checkpoint",
     "fn_name",
+    "kernels",
     "launch_w4a16_gptq",
     "open_device",
     "record",
@@ -86,13 +124,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Load on demand what few processes need."""
-    if name == "record":
-        from .debug.recorder import record
-
-        return record
-    if name == "Recording":
-        from .debug.recording import Recording
-
-        return Recording
+    """Load what is loaded on demand."""
+    if name in _LATER:
+        return getattr(importlib.import_module(_LATER[name], __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

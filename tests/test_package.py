@@ -18,8 +18,8 @@ from ferrum_numba.abi import ptx_digest
 from tests.conftest import FIXTURES
 
 PACKAGE = Path(fe.__file__).parent
-ROWS = ["errors", "version", "ptx_text", "abi", "emulator", "devices", "kernels", "gptq", "models",
-        "report", "debug", "cli"]  # fmt: skip
+ROWS = ["errors", "version", "notebook", "pickling", "ptx_text", "abi", "emulator", "devices",
+        "kernels", "gptq", "models", "report", "debug", "cli"]  # fmt: skip
 
 NUMBA = [PACKAGE / "devices" / "cuda" / name for name in ("numba_cuda.py", "native.py")]
 

@@ -6,8 +6,9 @@ import ctypes
 import math
 import operator
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
+from typing import Any
 
 from ..errors import AbiError
 from .signature import SCRATCH_ROLES, Parameter, Signature
@@ -50,6 +51,13 @@ class ParameterBlock:
         self._base = ctypes.addressof(self._structure)
         self._fields = _field_names(signature)
         self._unset = {p.name for p in signature.params if p.role not in SCRATCH_ROLES}
+
+    def __repr__(self) -> str:
+        unset = f", {len(self._unset)} unset" if self._unset else ""
+        return f"<ParameterBlock of {self.signature.entry}: {self.signature.nbytes} bytes{unset}>"
+
+    def __reduce__(self) -> tuple[Callable[[Signature, bytes], ParameterBlock], tuple[Any, ...]]:
+        return type(self).from_bytes, (self.signature, self.to_bytes())
 
     def set(self, *positional: object, **values: object) -> ParameterBlock:
         """Set parameters by position, by name, or both; returns the block itself.

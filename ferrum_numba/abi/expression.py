@@ -63,6 +63,9 @@ class Expression:
     def __repr__(self) -> str:
         return f"Expression({self.text!r})"
 
+    def __reduce__(self) -> tuple[Callable[[str], Expression], tuple[str]]:
+        return expression, (self.text,)
+
 
 @lru_cache(maxsize=1024)
 def expression(text: str) -> Expression:

@@ -127,6 +127,14 @@ class Sidecar:
     programmatic: bool = False
     cooperative: bool = False
 
+    def __repr__(self) -> str:
+        if self.entry is None and not self.params:
+            return "<Sidecar, empty>"
+        return (
+            f"<Sidecar of {self.entry}: {len(self.params)} parameters, {self.num_warps} warps, "
+            f"{self.shared_bytes} bytes shared, {self.target}>"
+        )
+
     @classmethod
     def read(cls, source: Sidecar | Mapping[str, Any] | str | Path | None) -> Sidecar:
         """From a path to a JSON file, JSON text, a mapping, or nothing.  Raises AbiError."""

@@ -16,6 +16,7 @@ from functools import cached_property
 from typing import Literal
 
 from ..errors import AbiError, PtxError
+from ..notebook import table
 from ..ptx_text import Head, PtxModule, not_ptx, read_module, read_variable, refuse
 
 Role = Literal[
@@ -157,6 +158,20 @@ class Signature:
 
     def __hash__(self) -> int:
         return self._hash
+
+    def __repr__(self) -> str:
+        return (
+            f"<Signature {self.entry}: {len(self.params)} parameters, {self.nbytes} bytes, "
+            f"{self.target}>"
+        )
+
+    def _repr_html_(self) -> str:
+        headers = ("offset", "size", "PTX type", "name", "role", "type")
+        rows = (
+            (p.offset, p.size, f".{p.ptx_type}", p.name, p.role, p.c_type or "")
+            for p in self.params
+        )
+        return table(repr(self)[1:-1], headers, rows, len(self.params))
 
     @cached_property
     def _hash(self) -> int:

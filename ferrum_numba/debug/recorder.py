@@ -88,7 +88,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class Recorder:
-    """The observer that writes."""
+    """A recording under way, as `fe.record` gives it: `launches` so far, the file's `path`."""
 
     def __init__(self, path: Path, policy: Policy) -> None:
         self.path = path

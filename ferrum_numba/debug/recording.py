@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from ..abi import LaunchConfig, Sidecar, Signature, ptx_digest
 from ..errors import RecordingError
+from ..notebook import table
+from ..pickling import NotPickled
 from .container import CAPTURED, FORMAT, GRAPH, ROW, Container
 
 _DTYPES = frozenset(
@@ -61,6 +63,10 @@ class Call:
     capability: tuple[int, int] | None = None
     driver: tuple[int, int] | None = None
 
+    def __repr__(self) -> str:
+        grid = self.config.grid
+        return f"<Call of {self.signature.entry} on {self.device}, grid {grid}>"
+
 
 @dataclass(eq=False)
 class RecordedLaunch:
@@ -82,6 +88,10 @@ class RecordedLaunch:
     error: str = ""
     graph: bool = False
 
+    def __repr__(self) -> str:
+        failed = f", failed: {self.error}" if self.error else ""
+        return f"<RecordedLaunch {self.number}: {self.call!r}{failed}>"
+
 
 @dataclass(frozen=True)
 class Refused:
@@ -97,8 +107,10 @@ class Refused:
     evidence: str = ""
 
 
-class Recording:
-    """A recording's file.  complete: whether it was closed; one of a crash was not.
+class Recording(NotPickled):
+    """A recording's file, a sequence of its launches: len(), iteration, [number].
+
+    complete: whether it was closed; one of a crash was not.
 
     Raises RecordingError for a file that is no recording or is damaged.
     """
@@ -126,6 +138,38 @@ class Recording:
             launch.before = self._named(launch, list(launch.call.arrays), before)
             if after != before:
                 launch.after = self._named(launch, launch.call.written, after) or None
+
+    _instead = "send its path, and open Recording(path) there"
+
+    def __len__(self) -> int:
+        return len(self.launches)
+
+    def __iter__(self) -> Iterator[RecordedLaunch]:
+        return iter(self.launches)
+
+    def __getitem__(self, number: int) -> RecordedLaunch:
+        return self.launches[number]
+
+    def __repr__(self) -> str:
+        refused = f", {len(self.refused)} refused" if self.refused else ""
+        cut = "" if self.complete else ", cut off by a crash"
+        many = "es" * (len(self) != 1)
+        return f"<Recording {self.path}: {len(self)} launch{many}{refused}{cut}>"
+
+    def _repr_html_(self) -> str:
+        headers = ("launch", "entry", "grid", "device", "ms", "error")
+        rows = (
+            (
+                each.number,
+                each.call.signature.entry,
+                each.call.config.grid,
+                each.call.device,
+                "" if each.seconds is None else f"{each.seconds * 1e3:.3f}",
+                each.error,
+            )
+            for each in self.launches
+        )
+        return table(repr(self)[1:-1], headers, rows, len(self))
 
     def _named(self, launch: RecordedLaunch, names: Sequence[str], slot: int) -> dict[str, str]:
         """The digests of a slot by array; none where a crash lost them."""

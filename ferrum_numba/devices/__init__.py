@@ -12,6 +12,7 @@ from .device import Device, Kernel, Module
 from .invocation import Invocation, Launchable, Stream
 from .memory import DeviceMemory
 from .prepared import PreparedLaunch
+from .resources import Resources
 from .sequence import LaunchGraph, LaunchPlan
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Launchable",
     "Module",
     "PreparedLaunch",
+    "Resources",
     "Stream",
     "open_device",
 ]

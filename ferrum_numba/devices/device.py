@@ -27,6 +27,7 @@ from ..abi import (
     Signature,
 )
 from ..errors import AbiError, DeviceError
+from ..pickling import NotPickled
 from ..ptx_text import read_module, read_ptx
 from . import observer, sequence
 from .invocation import Invocation
@@ -39,8 +40,17 @@ if TYPE_CHECKING:  # it takes llvmlite
     from .trace import Trace
 
 
-class Device(ABC):
-    """A place where kernels run.
+class Device(NotPickled, ABC):
+    """A place where kernels run; `open_device` gives it.
+
+        device = fe.open_device()
+        x = device.to_device(np.ones((4, 256), np.float16))
+        kernel = device.load_module("kernel.ptx", sidecar="kernel.json").get_kernel()
+        kernel.launch(fe.LaunchConfig(grid=4, block=128), x, stream=device.create_stream())
+        device.synchronize()
+
+    On a GPU arrays are Numba's device arrays, on the CPU NumPy's.  Launches take arrays of other
+    libraries as well.  Any number of threads may use a device.
 
     name: "cpu" or "cuda:<ordinal>".  memory: what this process holds there, and a limit for it.
     """
@@ -187,8 +197,11 @@ class Device(ABC):
         return f"<{type(self).__name__} {self.name}>"
 
 
-class Module(ABC):
-    """PTX that a device has loaded."""
+class Module(NotPickled, ABC):
+    """PTX that a device has loaded; made by `Device.load_module`, and loaded once.
+
+    device: where.  text: the PTX.  sidecar: what it was loaded with; empty where there was none.
+    """
 
     def __init__(self, device: Device, text: str, sidecar: Sidecar) -> None:
         self.device = device
@@ -221,9 +234,20 @@ class Module(ABC):
     @abstractmethod
     def _get(self, signature: Signature) -> Kernel: ...
 
+    def __repr__(self) -> str:
+        names = ", ".join(Signature.entries(self.text))
+        return f"<{type(self).__name__} of {names} on {self.device.name}>"
 
-class Kernel(ABC):
-    """A loaded entry, ready to launch."""
+
+class Kernel(NotPickled, ABC):
+    """A loaded entry, ready to launch; made by `Module.get_kernel`.
+
+        kernel.launch(config, a=a, c=c, M=4)          # by name, or by position; checked
+        call = kernel.prepare(config, a=a, c=c, M=4)  # checked once
+        call(stream)                                  # one call of the driver
+
+    signature: its parameters, as the PTX declares them and the sidecar names them.
+    """
 
     def __init__(self, module: Module, signature: Signature) -> None:
         self.module = module

@@ -83,7 +83,12 @@ class Invocation:
 
     @property
     def config(self) -> LaunchConfig:
+        """Its launch configuration."""
         return self.bound.config
+
+    def __repr__(self) -> str:
+        entry, nbytes = self.block.signature.entry, self.block.signature.nbytes
+        return f"<Invocation of {entry}, grid {self.config.grid}, block of {nbytes} bytes>"
 
     @cached_property
     def waits(self) -> tuple[Callable[[int], None], ...]:

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from ..errors import DeviceError
+from ..pickling import NotPickled
 
 
-class DeviceMemory(ABC):
+class DeviceMemory(NotPickled, ABC):
     """`device.memory`: bytes that this process holds on a device through this package.
 
     in_use: of arrays, workspaces and scratch that are alive.  peak: the most that was in use.
@@ -33,20 +34,24 @@ class DeviceMemory(ABC):
 
     @property
     def in_use(self) -> int:
+        """Bytes of the arrays that are alive."""
         with self._lock:
             self._collect()
             return self._in_use
 
     @property
     def peak(self) -> int:
+        """The most bytes that were in use at a time."""
         return self._peak
 
     @property
     @abstractmethod
-    def reserved(self) -> int: ...
+    def reserved(self) -> int:
+        """Bytes that this process holds there, in use or not."""
 
     @property
     def limit(self) -> int | None:
+        """The most bytes that may be reserved, None for any.  Setting it below trims."""
         return self._limit
 
     @limit.setter

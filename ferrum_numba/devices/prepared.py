@@ -8,6 +8,7 @@ from typing import Any
 
 from ..abi import LaunchConfig, Movable
 from ..errors import AbiError, FerrumError, LaunchError
+from ..pickling import NotPickled
 from .cache_keys import Key, cache_key, of_torch, readers
 from .invocation import Invocation, Launchable
 
@@ -16,7 +17,7 @@ from .invocation import Invocation, Launchable
 _CHANGING: Key = (object(), 0)
 
 
-class PreparedLaunch:
+class PreparedLaunch(NotPickled):
     """`call = kernel.prepare(config, a=a, ...)`, then `call(stream)` as often as wanted.
 
     It keeps its arrays alive, also while launches with them are under way after it is dropped.

@@ -15,6 +15,7 @@ from itertools import pairwise
 from typing import Any
 
 from ..errors import AbiError, FerrumError, LaunchError
+from ..pickling import NotPickled
 from .invocation import Invocation, Launchable, Place
 from .prepared import PreparedLaunch
 
@@ -26,7 +27,7 @@ def recording_here() -> LaunchSequence | None:
     return recordings.get(threading.get_ident()) if recordings else None
 
 
-class LaunchSequence:
+class LaunchSequence(NotPickled):
     """The launches of a plan or of a graph.  It keeps their arrays alive.
 
     Any number of threads may issue it at a time; while one changes it, no other may use it.

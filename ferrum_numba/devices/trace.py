@@ -31,6 +31,11 @@ class Trace:
         """The number of events that did not fit: they came after the ones that were kept."""
         return sum(launch.dropped for launch in self.launches)
 
+    def __repr__(self) -> str:
+        launches, events = len(self.launches), len(self.events)
+        lost = f", {self.dropped} more dropped" if self.dropped else ""
+        return f"<Trace of {launches} launch{'es' * (launches != 1)}: {events} events{lost}>"
+
     def rows(self) -> Iterator[dict[str, Any]]:
         """One record for each event, register and chosen lane; see Event.rows."""
         for launch in self.launches:

@@ -13,6 +13,7 @@ from .layer_spec import GroupIndex, LayerSpec
 from .linear import GptqLinear
 from .quantise import quantize
 from .recipe import MODELS, PRODUCERS, Recipe
+from .rules import LayerRule
 from .synthesis import make_checkpoint
 from .tensors import GptqTensors
 from .zeros import ZeroFormat
@@ -25,6 +26,7 @@ __all__ = [
     "GptqLinear",
     "GptqTensors",
     "GroupIndex",
+    "LayerRule",
     "LayerSpec",
     "QuantConfig",
     "Recipe",

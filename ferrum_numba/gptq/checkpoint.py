@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, get_args
@@ -18,6 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import CheckpointError, did_you_mean
+from ..notebook import table
+from ..pickling import NotPickled
 from .config import QuantConfig, config_file_names, read_model_config
 from .dequantise import dequantize_words, rounded
 from .layer_spec import GroupIndex, LayerSpec, read_layer_specs, unindexed_layers
@@ -55,8 +58,10 @@ class TensorSpec:
 
 
 @dataclass(frozen=True, eq=False)
-class Checkpoint:
+class Checkpoint(NotPickled):
     """What a directory or one safetensors file holds; made by `Checkpoint.open`.
+
+    It is a mapping of its layers, too: len(), iteration over names, [name], `name in checkpoint`.
 
     path          the directory or file
     config        the content of config.json beside the tensors; empty where there is none
@@ -80,6 +85,40 @@ class Checkpoint:
     g_idx: GroupIndex
     _shards: Shards
     _trust_labels: bool
+
+    _instead = "send its path, and Checkpoint.open it there"
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.layers)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.layers
+
+    def __getitem__(self, name: str) -> LayerSpec:
+        """The layer of this name.  Raises CheckpointError as `load` does."""
+        return self._spec(name)
+
+    def __repr__(self) -> str:
+        return f"<Checkpoint {self._described()}>"
+
+    def _described(self) -> str:
+        widths = sorted({spec.bits for spec in self.layers.values()})
+        damaged = f", {len(self.errors)} with errors" if self.errors else ""
+        return (
+            f"{self.path}: {len(self)} layer{'s' * (len(self) != 1)} of "
+            f"{', '.join(map(str, widths))} bits, zeros "
+            f"{self.quantization.zero_format}{damaged}"
+        )
+
+    def _repr_html_(self) -> str:
+        fields = ("name", "K", "N", "bits", "group_size", "zero_format", "act_order", "bias")
+        fine = ([getattr(spec, field) for field in fields] for spec in self.layers.values())
+        bad = ([name, str(error)] for name, error in self.errors.items())
+        count = len(self.layers) + len(self.errors)
+        return table(self._described(), fields, chain(bad, fine), count)
 
     @cached_property
     def problems(self) -> Mapping[str, str]:

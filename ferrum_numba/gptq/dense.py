@@ -11,6 +11,7 @@ from typing import Any
 import numpy.typing as npt
 
 from ..errors import CheckpointError, did_you_mean
+from ..pickling import NotPickled
 from .layer_spec import LayerSpec
 from .names import spellings
 from .safetensors_file import read_header
@@ -28,11 +29,16 @@ _FUSED = {
 
 
 @dataclass(frozen=True, eq=False)
-class DenseModel:
+class DenseModel(NotPickled):
     """Weights of a directory or a safetensors file; made by `DenseModel.open`."""
 
     path: Path
     _shards: Shards
+
+    _instead = "send its path, and DenseModel.open it there"
+
+    def __repr__(self) -> str:
+        return f"<DenseModel {self.path}: {len(self._shards.tensors)} tensors>"
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> DenseModel:

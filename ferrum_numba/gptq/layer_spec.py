@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ..errors import CheckpointError
+from ..notebook import facts
 from .config import QuantConfig
 from .packing import NIBBLES, WIDTHS, WORD_BITS, period
 from .rules import LayerRule
@@ -60,6 +61,10 @@ class LayerSpec:
     symmetric: bool | None
     nbytes: int
     indexed: bool = True
+
+    def _repr_html_(self) -> str:
+        pairs = {**vars(self)}
+        return facts(pairs.pop("name"), pairs.items())
 
 
 def read_layer_specs(

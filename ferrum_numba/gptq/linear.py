@@ -17,6 +17,8 @@ from .. import kernels
 from ..devices import Device, PreparedLaunch, open_device
 from ..errors import AbiError, CheckpointError, DeviceError, LaunchError
 from ..kernels import Artefact, W4A16Weight
+from ..notebook import facts
+from ..pickling import NotPickled
 from .checkpoint import Checkpoint
 from .tensors import GptqTensors
 from .zeros import kernel_words
@@ -55,8 +57,12 @@ class _Calls(threading.local):
         self.strided: dict[tuple[int, int, bool], _Pair] = {}
 
 
-class GptqLinear:
+class GptqLinear(NotPickled):
     """One layer's tensors on a device, with the kernels that multiply by them.
+
+        layer = fe.GptqLinear.load(checkpoint, "model.layers.0.mlp.down_proj", device=device)
+        y = layer(x)                        # x [..., K] -> y [..., N]; NumPy in, NumPy out
+        layer(x, out=y, stream=stream)      # arrays on the device: nothing is allocated or waits
 
     The packed weight lies on the device as it lies in the file.  Only what the kernel cannot read
     is rewritten: zeros of a producer whose v1 words borrow or wrap, scales and a bias that are not
@@ -319,6 +325,18 @@ class GptqLinear:
         """Whether every shipped kernel can read these arrays where they lie."""
         places = (self.device.describe("array", array).address for array in arrays)
         return all(place % _ALIGN == 0 for place in places)
+
+    def _repr_html_(self) -> str:
+        kinds = [("bias", self.bias is not None), ("activation order", self._g_idx is not None)]
+        pairs = (
+            ("K, N", f"{self.K}, {self.N}"),
+            ("group size", self.group_size),
+            ("dtype of x and y", self.dtype.name),
+            ("with", ", ".join(name for name, there in kinds if there)),
+            ("device", self.device.name),
+            *((f"kernel at M = {m}", self.artefact(m).name) for m in (1, 16, 256)),
+        )
+        return facts("GptqLinear", pairs)
 
     def __repr__(self) -> str:
         return (

@@ -81,6 +81,14 @@ class GptqTensors:
         _check_shape("scales", self.scales, shape, f"[ceil(K/group_size), N], {source}")
         check_finite("scales", self.scales)
 
+    def __repr__(self) -> str:
+        more = ["activation order"] * self.act_order + ["bias"] * (self.bias is not None)
+        own = "".join(f", {name}" for name in more)
+        return (
+            f"<GptqTensors K={self.K} N={self.N} group_size={self.group_size}, "
+            f"{self.scales.dtype.name} scales, zeros {self.zero_format}{own}>"
+        )
+
     @property
     def K(self) -> int:  # noqa: N802  the field's own name
         """Input features: rows of the weight."""

@@ -24,6 +24,7 @@ from typing import Any
 from ..abi import LaunchConfig, Sidecar, cuda_for_ptx, runs_on
 from ..devices import Device, Kernel
 from ..errors import AbiError, did_you_mean
+from ..notebook import facts
 from .archive import unpack
 
 _POINTERS = {"float16": "*fp16", "bfloat16": "*bf16", "float32": "*fp32"}
@@ -41,6 +42,12 @@ class Artefact:
     archive: str | None
     record: Mapping[str, Any]
     row: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        return f"<Artefact {self.name}>"
+
+    def _repr_html_(self) -> str:
+        return facts(self.name, self.fields.items())
 
     @property
     def dtype(self) -> str:

@@ -6,8 +6,10 @@ from .names import LayerNames, Linear, ModelNames
 from .rope import RopeSpec
 from .session import Session
 from .tokenizer import TextStream, Tokenizer
+from .weights import Layer
 
 __all__ = [
+    "Layer",
     "LayerNames",
     "Linear",
     "Model",

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from ..devices import Device, open_device
 from ..errors import AbiError
 from ..gptq import Checkpoint
+from ..pickling import NotPickled
 from .cache import PagePool
 from .choice import Choice
 from .config import ModelConfig
@@ -30,8 +31,16 @@ _POOL = 8192  # tokens that the cache has room for, at the least
 _HEAD_ROWS = 256  # whose logits are on the device at once
 
 
-class Model:
+class Model(NotPickled):
     """A model on a device; made by `Model.load`.
+
+        model = fe.Model.load("directory", device=fe.open_device())
+        logits = model.logits([1, 2, 3])                    # float32 (1, 3, vocab)
+        for token in model.generate([1, 2, 3], max_new_tokens=16):
+            print(token)
+        with model.session(batch=4, length=2048) as session:    # sequences side by side
+            session.prefill([[1, 2, 3], [4, 5]])
+            print(session.step())                           # int32 (4,)
 
     config: what it is.  device: where it is.  operations, forward, reading: how it computes.
     """

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from ..devices import Device, LaunchGraph
 from ..errors import AbiError, DeviceError, FerrumError
+from ..pickling import NotPickled
 from .cache import PagePool
 from .choice import Choice
 from .config import ModelConfig
@@ -42,7 +43,7 @@ class Decoder(Protocol):
     def turns(self, longest: int, length: int) -> tuple[Any, Any]: ...
 
 
-class Session:
+class Session(NotPickled):
     """Up to `batch` sequences of up to `length` tokens, with a KV cache of their own.
 
     `prefill` reads prompts, each into a free row; every `step` draws one token for each sequence.
@@ -76,6 +77,11 @@ class Session:
         self._read_up_to = 0  # tokens of the longest text when positions were last told to turn
         self._behind = False  # whether tokens were drawn that did not pass the layers yet
         self._closed = False
+
+    def __repr__(self) -> str:
+        busy = sum(ids is not None for ids in self._ids)
+        state = "closed" if self._closed else f"{busy} of {self.batch} rows taken"
+        return f"<Session of up to {self.length} tokens, {state}>"
 
     def prefill(self, prompts: Sequence[Any]) -> list[int]:
         """Read prompts, and return the row of each.

@@ -21,6 +21,10 @@ _CONTEXT = 8  # tokens before a stream that tell how its first one is written
 class Tokenizer:
     """The tokenizer of a model; made by `Tokenizer.load`.
 
+        text = fe.Tokenizer.load("directory")
+        ids = text.encode("Once upon a time")   # or text.chat("a question")
+        print(text.decode(ids))
+
     eos: ids that end a text, from generation_config.json or config.json.
     """
 
@@ -77,6 +81,10 @@ class Tokenizer:
         )
         eos = eos_ids(config, generation)
         return cls(tokenizer, eos, read_template(folder, keys), special_tokens(keys))
+
+    def __repr__(self) -> str:
+        chat = "with" if self.has_chat else "without"
+        return f"<Tokenizer of {self._tokenizer.get_vocab_size()} tokens, {chat} a chat template>"
 
     @property
     def has_chat(self) -> bool:

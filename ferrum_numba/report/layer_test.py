@@ -14,6 +14,7 @@ from ..devices import Device
 from ..errors import AbiError, FerrumError, LaunchError
 from ..gptq import Checkpoint, GptqLinear, GptqTensors, LayerSpec
 from ..gptq.plausibility import implausible
+from ..notebook import table
 from .layer_diagnosis import LayerDiagnosis, diagnose_layer
 from .oracle import Oracle
 from .reference import NUMPY_DTYPES, OWN, Dtype, Reference, make_reference
@@ -98,6 +99,23 @@ class LayerResult:
     explanation: LayerDiagnosis | None
     seconds: float
     warnings: tuple[str, ...] = ()
+
+    def _repr_html_(self) -> str:
+        headers = ("M", "kernel", "max abs error", "relative error", "of bound", "ms")
+        rows = (
+            (
+                each.m,
+                each.kernel,
+                f"{each.max_abs_error:.1e}",
+                f"{each.relative_error:.1e}",
+                f"{each.share:.3g}",
+                f"{each.seconds * 1e3:.2f}",
+            )
+            for each in self.measurements
+        )
+        title = f"{self.layer} on {self.device}: {self.verdict}"
+        title += f": {self.reason}" if self.reason else ""
+        return table(title, headers, rows, len(self.measurements))
 
     @property
     def max_abs_error(self) -> float:

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ...notebook import facts
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -39,6 +41,21 @@ class Finding:
     def to_json(self) -> dict[str, Any]:
         """All fields, in JSON's types."""
         return asdict(self) | {"lanes": list(self.lanes), "cta": self.cta and list(self.cta)}
+
+    def _repr_html_(self) -> str:
+        lanes = _ranges(self.lanes) if self.lanes else ""
+        pairs = (
+            ("found", self.message),
+            ("check", self.check),
+            ("times", self.count),
+            ("PTX line", self.line),
+            ("instruction", self.instruction),
+            ("source", self.source and f"{self.source}:{self.source_line}"),
+            ("CTA, warp", self.cta and f"{self.cta}, {self.warp}"),
+            ("lanes", lanes),
+            ("array", self.array and f"{self.array}, byte {self.offset}"),
+        )
+        return facts(self.kind, pairs)
 
     def __str__(self) -> str:
         lines = [f"{self.kind}: {self.message}"]

@@ -38,6 +38,10 @@ class Event:
     writes: Mapping[str, Values]
     accesses: tuple[Access, ...]
 
+    def __repr__(self) -> str:
+        where = f"CTA {','.join(map(str, self.cta))} warp {self.warp}"
+        return f"<Event {self.number}: {where}, PTX line {self.line}, {self.instruction}>"
+
     @property
     def lanes(self) -> tuple[int, ...]:
         """The lanes that executed it."""

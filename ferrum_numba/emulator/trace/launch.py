@@ -55,6 +55,9 @@ class TracedLaunch(Sequence[Event]):
     def __len__(self) -> int:
         return len(self.headers)
 
+    def __repr__(self) -> str:
+        return f"<TracedLaunch {self.number} of {self.entry}: {len(self)} events>"
+
     @overload
     def __getitem__(self, index: int) -> Event: ...
     @overload
@@ -75,6 +78,7 @@ class TracedLaunch(Sequence[Event]):
         return np.flatnonzero((self.headers["cta"] == number) & (self.headers["warp"] == warp))
 
     def site_of(self, place: int) -> Site:
+        """The instruction of an event, by its place, with the registers that it names."""
         return self.sites[int(self.headers["mark"][place]) - 1]
 
     def source_of(self, instruction: Instruction) -> tuple[str | None, int | None]:
