@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from importlib.util import find_spec
 
-from . import interruption
+from . import clock, interruption
 
 
 def main() -> None:
     """Run the command line; where its libraries are missing, say how to install them."""
+    clock.start(process=True)
     interruption.listen()
     missing = [name for name in ("click", "rich") if find_spec(name) is None]
     if missing:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from ..devices import Device
@@ -27,16 +25,22 @@ from ..report import (
     time_layers,
 )
 from ..report.model_timing import time_model
+from . import clock
 from .console import json_option, plain_table, standard_output, tracked, write_json
 from .devices import describe_device, device_line, device_option, find_device
+from .fitting import Column, print_fitted
 from .generate import load_model
 from .layer_table import STYLES, Line, counts, exit_code, reasons
-from .options import layers_option, m_values_option, numbers_option, refuse_options
+from .options import examples, layers_option, m_values_option, numbers_option, refuse_options
 
 _M_VALUES = (1, 16)
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "ferrum-numba bench example --m 1,16 --device cpu",
+    )
+)
 @click.argument("path", type=click.Path(path_type=Path))
 @layers_option
 @m_values_option(_M_VALUES, "Rows of x (M, K): how many tokens a step computes at a time.")
@@ -76,10 +80,9 @@ def bench(
     refuse_options(ctx, ("batch", "context"), "only with --model")
     checkpoint = Checkpoint.open(path)
     names = select_layers(checkpoint, patterns)
-    start = time.perf_counter()
     total = len(layer_kinds(checkpoint, names)) + sum(n in checkpoint.problems for n in names)
     results = tracked(time_layers(checkpoint, names, found, m_values), total)
-    seconds, all_steps = time.perf_counter() - start, steps(results, m_values)
+    seconds, all_steps = clock.elapsed(), steps(results, m_values)
     described = describe_device(found)
     if as_json:
         write_json(
@@ -127,7 +130,7 @@ def _show(console: Console, results: Sequence[KindResult], whole: Sequence[Step]
     for result in results:
         if result.timings:
             console.print(_heading(result))
-            console.print(_table(result.timings))
+            print_fitted(console, *_table(result.timings))
             console.print()
     lines = [
         Line(name, (), result.verdict, result.reason)
@@ -151,15 +154,14 @@ def _heading(result: KindResult) -> str:
     return f"{result.layers[0]}{f' and {more} like it' if more else ''}: {sizes}{own}"
 
 
-def _table(timings: Sequence[Timing]) -> Table:
+def _table(timings: Sequence[Timing]) -> tuple[list[Column], list[list[str | Text]]]:
+    """The columns, and a row for each M."""
     beside_numpy = timings[0].numpy_seconds is not None
-    table = plain_table()
-    # Widths that most numbers fit, so that the columns of all tables stand below each other.
-    columns = [("M", 4), ("us", 6), ("GB/s", 6), ("TFLOP/s", 8), ("time /\ncanonical's", 11)]
-    for header, width in [*columns, *[("time /\nNumPy's", 7)] * beside_numpy]:
-        table.add_column(header, justify="right", no_wrap=True, min_width=width)
-    table.add_column("kernel", overflow="fold", min_width=10)
-    table.add_column("verdict", no_wrap=True, min_width=len("mismatch"))
+    columns = [Column("M", True), Column("us", True), Column("GB/s", True, 2)]
+    columns += [Column("TFLOP/s", True, 4), Column("time /\ncanonical's", True, 5)]
+    columns += [Column("time /\nNumPy's", True, 3)] * beside_numpy
+    columns += [Column("kernel", least=16, rank=1), Column("verdict")]
+    rows: list[list[str | Text]] = []
     for timing in timings:
         own, numpy = timing.own, timing.numpy_seconds
         cells = [
@@ -172,8 +174,8 @@ def _table(timings: Sequence[Timing]) -> Table:
         ]
         passes = own.passes and timing.canonical.passes
         verdict: Verdict = "pass" if passes else "mismatch"
-        table.add_row(*cells, own.kernel, Text(verdict, STYLES[verdict]))
-    return table
+        rows.append([*cells, own.kernel, Text(verdict, STYLES[verdict])])
+    return columns, rows
 
 
 def _short(number: float) -> str:

@@ -14,6 +14,7 @@ from .console import json_option
 from .devices import device_option
 from .options import (
     NUMBER_FROM_ZERO,
+    examples,
     file_option,
     layers_option,
     output_option,
@@ -27,7 +28,12 @@ _OF_LAYERS = ("devices", "patterns", "tolerance", "m", "seed", "x", "html")
 _NOT_WITH_DENSE = ("devices", "device", "html")
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "ferrum-numba compare example other",
+        "ferrum-numba compare add_bias.sm_80 add_bias.bf16.sm_80",
+    )
+)
 @click.argument("a", type=click.Path(path_type=Path))
 @click.argument("b", type=click.Path(path_type=Path), required=False)
 @click.option(
@@ -72,7 +78,7 @@ def compare(
     html: Path | None,
     as_json: bool,
 ) -> None:
-    """Compare two builds of a kernel, two GPTQ checkpoints, or two devices.
+    """Compare builds of a kernel, GPTQ checkpoints, or devices.
 
     Two .ptx files, or names of shipped kernels: can what launches A launch B, and how do their
     instructions differ. Exits with 1 if a launcher would have to change, or if the device refuses

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,18 +10,20 @@ import numpy as np
 
 from ..gptq import Checkpoint, DenseModel
 from ..report import Inputs, Loss, measure_loss, select_layers
+from . import clock
 from .console import standard_output, tracked, write_json
+from .fitting import Column
 from .layer_table import Line, counts, exit_code, print_layers, verdict_counts
 
 _COLUMNS = (
-    ("K", True),
-    ("N", True),
-    ("bits", True),
-    ("G", True),
-    ("weights'\nerror", True),
-    ("of\nrounding", True),
-    ("outputs'\nerror", True),
-    ("worst\ncolumn", True),
+    Column("K", True, 5),
+    Column("N", True, 4),
+    Column("bits", True, 6),
+    Column("G", True, 7),
+    Column("weights'\nerror", True, 2),
+    Column("of\nrounding", True, 1),
+    Column("outputs'\nerror", True, 1),
+    Column("worst\ncolumn", True, 3),
 )
 
 
@@ -37,7 +38,6 @@ def compare_dense(
     as_json: bool,
 ) -> int:
     """Measure what quantisation lost, and write it; the exit code."""
-    start = time.perf_counter()
     checkpoint, dense = Checkpoint.open(a), DenseModel.open(b)
     names = select_layers(checkpoint, patterns)
     inputs = None if x is None else Inputs.open(x)
@@ -45,7 +45,7 @@ def compare_dense(
         checkpoint, dense, names, inputs=inputs, m=m, seed=seed, tolerance=tolerance
     )
     results = tracked(found, len(names))
-    summary = _summary(results, time.perf_counter() - start)
+    summary = _summary(results, clock.elapsed())
     if as_json:
         sides = {"a": str(a), "b": str(b), "x": None if x is None else str(x), "m": m, "seed": seed}
         write_json({**sides, "results": results, "summary": summary})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,19 +21,21 @@ from ..report import (
     select_layers,
     write_page,
 )
+from . import clock
 from .console import standard_output, tracked, write_json
 from .devices import describe_device, device_line, find_device
+from .fitting import Column
 from .layer_table import Line, counts, exit_code, print_layers, verdict_counts
 from .verify import write_file
 
 _COLUMNS = (
-    ("K", True),
-    ("N", True),
-    ("A", False),
-    ("B", False),
-    ("equal", True),
-    ("max abs\ndifference", True),
-    ("relative\ndifference", True),
+    Column("K", True, 5),
+    Column("N", True, 4),
+    Column("A", False, 3),
+    Column("B", False, 3),
+    Column("equal", True, 2),
+    Column("max abs\ndifference", True, 6),
+    Column("relative\ndifference", True, 1),
 )
 
 
@@ -55,7 +56,6 @@ def compare_layers(
         raise click.UsageError("expected two checkpoints, or one and --devices")
     if html is not None:
         check_extra()
-    start = time.perf_counter()
     first = Checkpoint.open(a)
     if devices is None:
         assert b is not None
@@ -78,7 +78,7 @@ def compare_layers(
         sides = {"checkpoint": str(a), "devices": described, "m": m, "seed": seed}
         said = [("checkpoint", str(a))]
         said += [(side, device_line(d)) for side, d in zip("AB", described, strict=True)]
-    summary = _summary(results, time.perf_counter() - start)
+    summary = _summary(results, clock.elapsed())
     if as_json:
         write_json({**sides, "results": results, "summary": summary})
     else:

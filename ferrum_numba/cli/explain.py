@@ -24,14 +24,20 @@ from ..errors import FerrumError, RecordingError
 from ..gptq import Checkpoint
 from ..ptx_text import read_ptx
 from .console import facts_table, json_option, standard_output, write_json
-from .options import NUMBER_FROM_ZERO, refuse_options
+from .options import NUMBER_FROM_ZERO, examples, refuse_options
 from .ptx_file import entry_option, sidecar_option
 
 _OF_PTX = ("source", "arrays", "grid", "threads", "shared_bytes", "entry", "sidecar_path")
 _OF_LAUNCHES = ("number", "expected", "checkpoint", "layer", "seconds")
 
 
-@click.command("explain")
+@click.command(
+    "explain",
+    epilog=examples(
+        "ferrum-numba explain run.ferrum",
+        "ferrum-numba explain damaged",
+    ),
+)
 @click.argument("target", type=click.Path(exists=True, path_type=Path))
 @click.option("--launch", "number", type=click.IntRange(min=0), help="Which launch of a recording.")
 @click.option(

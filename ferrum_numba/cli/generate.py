@@ -14,7 +14,7 @@ from ..devices import Device
 from ..models import Model, TextStream, Tokenizer
 from .console import byte_progress, json_option, standard_error, write_json, write_part
 from .devices import describe_device, device_line, device_option, find_device
-from .options import NUMBER_FROM_ZERO, SHARE, refuse_options, repeated_option, seed_option
+from .options import NUMBER_FROM_ZERO, SHARE, examples, refuse_options, repeated_option, seed_option
 
 _MOST = 256  # tokens, where no number is given
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -31,7 +31,11 @@ def _read_ids(ctx: click.Context, param: click.Parameter, value: str | None) -> 
     return [int(part) for part in parts]
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "ferrum-numba generate example --prompt 'Once upon a time' --max-new-tokens 8",
+    )
+)
 @click.argument("model_dir", type=click.Path(path_type=Path))
 @click.option("--prompt", metavar="TEXT", help="The text to go on with.")
 @click.option("--chat", metavar="TEXT", help="What to answer, by the model's chat template.")

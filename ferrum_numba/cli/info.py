@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+from collections import Counter
+from fnmatch import fnmatchcase
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,7 +15,7 @@ from rich.table import Table
 
 from .. import kernels
 from ..devices import Device
-from ..errors import AbiError, DeviceError
+from ..errors import AbiError, DeviceError, did_you_mean
 from ..gptq import Checkpoint
 from ..models import ModelConfig, ModelNames
 from ..models.reading import CHUNK
@@ -21,7 +23,7 @@ from ..models.workspace import Workspace
 from ..version import __version__
 from .console import facts_table, json_option, standard_output, write_json
 from .devices import describe_device, device_line, device_option, find_device
-from .options import group_size_option, refuse_options
+from .options import examples, group_size_option, refuse_options
 
 
 def _read_shape(
@@ -36,7 +38,13 @@ def _read_shape(
     return numbers[0], numbers[1], numbers[2]
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "ferrum-numba info",
+        "ferrum-numba info --kernels 'rms_norm*'",
+        "ferrum-numba info --shape 1,4096,14336",
+    )
+)
 @click.argument("model_dir", required=False, type=click.Path(path_type=Path))
 @click.option(
     "--shape",
@@ -46,6 +54,14 @@ def _read_shape(
 )
 @group_size_option("With --shape.", default=128)
 @click.option("--act-order", is_flag=True, help="With --shape: rows in activation order.")
+@click.option(
+    "--kernels",
+    "pattern",
+    metavar="[GLOB]",
+    is_flag=False,
+    flag_value="*",
+    help="List the shipped kernels by name: all, or those that match, such as 'rms_norm*'.",
+)
 @device_option("Show this device alone; exit with 3 where it is not here.")
 @json_option
 @click.pass_context
@@ -55,21 +71,26 @@ def info(
     shape: tuple[int, int, int] | None,
     group_size: int,
     act_order: bool,
+    pattern: str | None,
     device: str | None,
     as_json: bool,
 ) -> None:
-    """Show versions, devices and the shipped kernels; or what a model in MODEL_DIR needs."""
+    """Show versions and devices, or what a model needs.
+
+    With MODEL_DIR, a directory with config.json and a GPTQ checkpoint: its architecture, and the
+    memory that weights, cache and prompts take. Without: what is installed, which devices there
+    are, and the shipped kernels.
+    """
     if model_dir is not None:
-        refuse_options(
-            ctx, ("shape", "group_size", "act_order", "device"), "only without MODEL_DIR"
-        )
+        alone = ("shape", "group_size", "act_order", "device", "pattern")
+        refuse_options(ctx, alone, "only without MODEL_DIR")
         _show_model(model_dir, as_json)
         return
-    found = {
+    found: dict[str, Any] = {
         "versions": _versions(),
         "numba_cuda": _numba_cuda(),
         "devices": _devices() if device is None else [describe_device(find_device(device))],
-        "artefacts": [_artefact(name) for name in kernels.names()],
+        "artefacts": [_artefact(name) for name in _matching(pattern or "*")],
     }
     if shape is None:
         refuse_options(ctx, ("group_size", "act_order"), "only with --shape")
@@ -77,6 +98,8 @@ def info(
         found["choice"] = _choice(find_device(device or "auto"), shape, group_size, act_order)
     if as_json:
         write_json(found)
+    elif pattern is not None:
+        standard_output().print(_artefact_lines(found["artefacts"]))
     else:
         _show(found)
 
@@ -105,6 +128,15 @@ def _show_model(folder: Path, as_json: bool) -> None:
         shown = str(value) if size is None else f"{size / 1e6:,.3f} MB"
         table.add_row(name.replace("_", " "), shown)
     standard_output().print(table)
+
+
+def _matching(pattern: str) -> list[str]:
+    """The names of shipped kernels that match.  Raises AbiError where none does."""
+    found = [name for name in kernels.names() if fnmatchcase(name, pattern)]
+    if not found:
+        hint = did_you_mean(pattern, kernels.names(), "info --kernels lists all")
+        raise AbiError("--kernels", "a pattern of shipped kernels' names", f"{pattern!r}", hint)
+    return found
 
 
 def _versions() -> dict[str, str | None]:
@@ -200,8 +232,10 @@ def _show(found: dict[str, Any]) -> None:
         lines.add_row("device", line)
     console.print(lines)
     if "choice" not in found:
-        console.print("\nshipped kernels (inspect shows one of them, --json all that is known)")
-        console.print(_artefact_lines(found["artefacts"]))
+        builds = Counter(artefact["entry"] for artefact in found["artefacts"])
+        each = ", ".join(f"{name} ({count})" for name, count in builds.items())
+        console.print(f"\n{builds.total()} builds of {len(builds)} kernels: {each}")
+        console.print("--kernels lists them, inspect NAME shows one")
     else:
         choice = found["choice"]
         sizes = ", ".join(f"{name} {choice[name]}" for name in ("M", "N", "K", "group_size"))

@@ -24,10 +24,16 @@ from ..report.builds import (
 from .console import json_option, standard_output, write_json
 from .devices import NoSuchDevice, device_option, find_device
 from .inspection_view import show_folder, show_inspection
+from .options import examples
 from .ptx_file import PtxFile, entry_option, open_ptx, sidecar_option
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "ferrum-numba inspect w4a16_gptq_gemm_typed.v1.sm_80",
+        "ferrum-numba inspect row_softmax.ptx",
+    )
+)
 @click.argument("target")
 @entry_option
 @sidecar_option
@@ -48,9 +54,9 @@ def inspect(
 ) -> None:
     """Show what a kernel expects of a launch, and what it is made of.
 
-    TARGET is a .ptx file, a folder of them, or the name of a shipped kernel (see info). Registers
-    and occupancy are those of ptxas, where one is installed, or of the GPU that --device names.
-    Exits with 1 if a sidecar disagrees with its PTX, or the device refuses it.
+    TARGET is a .ptx file, a folder of them, or the name of a shipped kernel (see info --kernels).
+    Registers and occupancy are those of ptxas, where one is installed, or of the GPU that --device
+    names. Exits with 1 if a sidecar disagrees with its PTX, or the device refuses it.
     """
     if as_text:
         if as_json or everything or device or entry or sidecar_path:

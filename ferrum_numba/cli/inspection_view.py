@@ -22,6 +22,7 @@ from ..report.builds import (
 from ..report.builds.occupancy import find_sm
 from .block_table import column_width, short_name
 from .console import facts_table, plain_table
+from .fitting import Column, print_fitted
 
 _OPCODES = 4  # of a family, that are named
 _LINES = 6  # of a source file, that are named
@@ -138,7 +139,7 @@ def _file_facts(found: Inspection) -> Iterator[tuple[str, str]]:
 
 def _show_entry(console: Console, entry: InspectedEntry, target: str, everything: bool) -> None:
     console.print()
-    console.print(_parameter_table(entry))
+    print_fitted(console, *_parameter_table(entry))
     console.print(f"parameter block: {entry.nbytes} bytes\n")
     facts = facts_table()
     for name, value in (*_needs_facts(entry.needs, entry.tiles), *_resource_facts(entry, target)):
@@ -158,24 +159,20 @@ def _show_entry(console: Console, entry: InspectedEntry, target: str, everything
         console.print(_source_table(entry.census.files, everything))
 
 
-def _parameter_table(entry: InspectedEntry) -> Table:
+def _parameter_table(entry: InspectedEntry) -> tuple[list[Column], list[list[str]]]:
+    """The columns, and a row for each parameter."""
     declared = any(p.c_type for p in entry.params)
     names = [short_name(p.name, entry.entry) for p in entry.params]
-    table = plain_table()
-    table.add_column("", justify="right", no_wrap=True)
-    table.add_column("parameter", overflow="fold", min_width=column_width(names))
-    table.add_column("PTX", no_wrap=True)
-    if declared:
-        table.add_column("kernel", no_wrap=True)
-    table.add_column("offset", justify="right", no_wrap=True)
-    table.add_column("size", justify="right", no_wrap=True)
-    table.add_column("role", overflow="fold")
+    columns = [Column("", True), Column("parameter", least=column_width(names))]
+    columns += [Column("PTX", rank=1)] + [Column("kernel")] * declared
+    columns += [Column("offset", True), Column("size", True, 2), Column("role", least=16)]
+    rows = []
     for name, p in zip(names, entry.params, strict=True):
         cells = [str(p.index), name]
         cells.append(f".{p.ptx_type}" + (" .ptr" if p.pointer and not declared else ""))
         cells += [p.c_type or ""] * declared
-        table.add_row(*cells, str(p.offset), str(p.size), _role(p))
-    return table
+        rows.append([*cells, str(p.offset), str(p.size), _role(p)])
+    return columns, rows
 
 
 def _role(p: InspectedParameter) -> str:

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
-from rich.console import Console, Group, RenderableType
-from rich.table import Table
+from rich.console import Console
 from rich.text import Text
 
 from ..report import Verdict
-from .console import one_line, plain_table
+from .console import one_line
+from .fitting import Column, fitted, print_left_out
 
 STYLES: dict[Verdict, str] = {
     "pass": "green",
@@ -19,6 +19,7 @@ STYLES: dict[Verdict, str] = {
     "refused": "yellow",
     "error": "bold magenta",
 }
+_NAME = 24  # columns of a console that a layer's name is folded to at the narrowest
 _NAMED = 3  # layers that a reason names before it only counts
 
 
@@ -42,51 +43,46 @@ def exit_code(verdicts: Sequence[Verdict]) -> int:
     return 1 if found & {"mismatch", "error"} else 2 if "refused" in found else 0
 
 
-def print_layers(
-    console: Console, columns: Sequence[tuple[str, bool]], lines: Sequence[Line]
-) -> None:
-    """Print the table, and below it why layers did not pass."""
-    console.print(layer_table(console, columns, lines))
+def print_layers(console: Console, columns: Sequence[Column], lines: Sequence[Line]) -> None:
+    """Print the table, and below it why layers did not pass.
+
+    columns: between the layer's name and the verdict, which are always shown.
+    """
+    _print_table(console, columns, lines)
     console.print()
     for line in reasons(lines):
         console.print(line)
 
 
-def layer_table(
-    console: Console, columns: Sequence[tuple[str, bool]], lines: Sequence[Line]
-) -> RenderableType:
-    """A table with whole names, else with what they share put above; lines if it is too wide.
-
-    columns: (header, whether set to the right).
-    """
-    unbounded = console.options.update(width=10_000)
-    table = _table(columns, lines, prefix="")
-    if console.measure(table, options=unbounded).maximum <= console.width:
-        return table
-    prefix = _shared_prefix([line.layer for line in lines])
-    table = _table(columns, lines, prefix)
-    if console.measure(table, options=unbounded).minimum <= console.width:
-        return Group(f"{one_line(prefix)}…\n", table) if prefix else table
-    return Group(*(_text(columns, line) for line in lines))
-
-
-def _table(columns: Sequence[tuple[str, bool]], lines: Sequence[Line], prefix: str) -> Table:
-    table = plain_table()
-    table.add_column("layer", overflow="fold", min_width=16)
-    for header, right in columns:
-        table.add_column(header, justify="right" if right else "left", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
-    for line in lines:
-        verdict = Text(line.verdict, STYLES[line.verdict])
-        table.add_row(one_line(line.layer.removeprefix(prefix)), *line.cells, verdict)
-    return table
+def _print_table(console: Console, columns: Sequence[Column], lines: Sequence[Line]) -> None:
+    """Names whole, else with what they share put above, else folded; text where no table fits."""
+    shared = _shared_prefix([line.layer for line in lines])
+    for prefix, least in (("", None), (shared, None), (shared, _NAME)):
+        rows = [_row(line, prefix) for line in lines]
+        whole = [Column("layer", least=least), *columns, Column("verdict")]
+        found = fitted(whole, rows, console.width)
+        if found.fits and not found.left_out:
+            break
+    if not found.fits:
+        for line in lines:
+            console.print(_text(columns, line))
+        return
+    if prefix:
+        console.print(f"{one_line(prefix)}…\n")
+    console.print(found.table)
+    print_left_out(console, found.left_out)
 
 
-def _text(columns: Sequence[tuple[str, bool]], line: Line) -> Text:
+def _row(line: Line, prefix: str) -> list[str | Text]:
+    verdict = Text(line.verdict, STYLES[line.verdict])
+    return [one_line(line.layer.removeprefix(prefix)), *line.cells, verdict]
+
+
+def _text(columns: Sequence[Column], line: Line) -> Text:
     """What a row of the table says, for a console that is too narrow for one."""
     cells = (
-        f"{header.replace(chr(10), ' ')} {cell}"
-        for (header, _), cell in zip(columns, line.cells, strict=True)
+        f"{column.header.replace(chr(10), ' ')} {cell}"
+        for column, cell in zip(columns, line.cells, strict=True)
         if cell
     )
     what = f" {one_line(line.layer)}: {', '.join(cells)}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,9 @@ import click
 
 from ..gptq import MODELS, PRODUCERS, Checkpoint, Recipe, make_checkpoint, quantize_checkpoint
 from ..gptq.faults import FAULTS, apply_fault
+from . import clock
 from .console import byte_progress, facts_table, json_option, standard_output, write_json
-from .options import group_size_option, refuse_options, seed_option
+from .options import examples, group_size_option, refuse_options, seed_option
 
 # What a dense model decides by itself, or what round-to-nearest does not do.
 _NOT_WITH_FROM = (
@@ -37,7 +37,12 @@ def _read_fault(ctx: click.Context, param: click.Parameter, value: str | None) -
     raise click.BadParameter(message, ctx, param)
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "ferrum-numba make example2",
+        "ferrum-numba make damaged --fault missing-scales",
+    )
+)
 @click.argument("out_dir", type=click.Path(path_type=Path))
 @click.option(
     "--like",
@@ -130,7 +135,6 @@ def make(
     Its weights are random, or those of a dense model (--from). The same options give the same
     bytes.
     """
-    start = time.perf_counter()
     if source is None:
         recipe = Recipe(
             group_size=group_size,
@@ -161,7 +165,7 @@ def make(
         "zero_format": checkpoint.quantization.zero_format,
         "fault": fault,
         "damaged_layer": None if fault is None else apply_fault(out_dir, fault),
-        "seconds": time.perf_counter() - start,
+        "seconds": clock.elapsed(),
     }
     if as_json:
         write_json(made)

@@ -18,6 +18,11 @@ threads_option: Decorator = click.option(
 )
 
 
+def examples(*lines: str) -> str:
+    """Command lines as the end of a command's help; each of them runs."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
 def repeated_option(
     flag: str, name: str, metavar: str, help: str, type: click.Path | None = None
 ) -> Decorator:

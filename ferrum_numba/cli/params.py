@@ -32,10 +32,16 @@ from .console import json_option, standard_output, write_json
 from .devices import device_option
 from .inspect import load_entry
 from .inspection_view import verdict
+from .options import examples
 from .ptx_file import entry_option, is_recording, open_ptx, sidecar_option
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "ferrum-numba params run.ferrum --launch 0",
+        "ferrum-numba params add_bias.sm_80 --set M=4 --set N=64",
+    )
+)
 @click.argument("target")
 @entry_option
 @sidecar_option

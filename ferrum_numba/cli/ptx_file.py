@@ -77,7 +77,7 @@ def open_ptx(target: str | Path, sidecar_path: Path | None = None) -> PtxFile:
     path = Path(target)
     if not path.is_file():
         if str(target) not in kernels.names():
-            hint = did_you_mean(target, kernels.names(), "ferrum-numba info lists these")
+            hint = did_you_mean(target, kernels.names(), "ferrum-numba info --kernels lists these")
             raise PtxError(target, "a .ptx file or the name of a shipped kernel", "neither", hint)
         shipped = kernels.artefact(str(target))
         return PtxFile(shipped.name, shipped.text, sidecar_path or shipped.sidecar)

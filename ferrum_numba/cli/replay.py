@@ -13,13 +13,18 @@ from ..devices import Device, open_device
 from ..errors import RecordingError
 from .console import json_option, plain_table, standard_output, write_json
 from .devices import NoSuchDevice, device_option, find_device
-from .options import NUMBER_FROM_ZERO, checks_option
+from .options import NUMBER_FROM_ZERO, checks_option, examples
 
 _STYLES = {"equal": "green", "close": "green", "ran": "yellow", "left out": "yellow"}
 _PASSES = ("equal", "close", "ran", "left out")
 
 
-@click.command("replay")
+@click.command(
+    "replay",
+    epilog=examples(
+        "ferrum-numba replay run.ferrum --device cpu",
+    ),
+)
 @click.argument("run", type=click.Path(exists=True, dir_okay=False))
 @device_option("Where to run it again: cpu, cuda, cuda:<n>. Default: the GPU where one is.", "auto")
 @checks_option("On the CPU: look at every access.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,10 +15,12 @@ from rich.text import Text
 from ..devices import open_device
 from ..errors import AbiError, did_you_mean
 from ..kernels import names
+from . import clock
 from .console import json_option, standard_output, write_json
 from .devices import device_option, find_device
 from .options import (
     checks_option,
+    examples,
     refuse_options,
     repeated_option,
     seed_option,
@@ -36,7 +37,12 @@ if TYPE_CHECKING:
 _SIZES = {"M": 5, "N": 72, "K": 272}
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "ferrum-numba sanitize add_bias.sm_80 --checks memory,race",
+        "ferrum-numba sanitize --checkpoint example --layer model.layers.0.mlp.up_proj",
+    )
+)
 @click.argument("target", required=False)
 @click.option(
     "--checkpoint",
@@ -75,18 +81,17 @@ def sanitize(
 ) -> None:
     """Run a kernel on the CPU and look at every access.
 
-    TARGET is a shipped kernel's name (`ferrum-numba info` lists them), a pattern such as 'w4a16*'
-    for several, or the path of a .ptx file whose sidecar declares its arrays; it is run on random
-    arrays of the given sizes. Or leave it out and name --checkpoint and --layer. Reports accesses
-    outside the arrays, reads of what nobody wrote, missing barriers and waits, and results that
-    depend on the order of the warps. Exits with 1 if anything is found.
+    TARGET is a shipped kernel's name (see info --kernels), a pattern such as 'w4a16*' for several,
+    or the path of a .ptx file whose sidecar declares its arrays; it is run on random arrays of the
+    given sizes. Or leave it out and name --checkpoint and --layer. Reports accesses outside the
+    arrays, reads of what nobody wrote, missing barriers and waits, and results that depend on the
+    order of the warps. Exits with 1 if anything is found.
     """
     if (target is None) == (checkpoint is None) or (checkpoint is None) != (layer is None):
         raise click.UsageError("expected TARGET, or both --checkpoint and --layer")
     if checkpoint is not None:
         refuse_options(ctx, ("n", "k", "sizes"), "the layer has its own")
     checked = _open(device, threads, checks)
-    start = time.perf_counter()
     with checked.collect() as findings:
         if target is not None:
             known = {"M": m, "N": n, "K": k, "group_size": group_size or k, **read_sizes(sizes)}
@@ -97,7 +102,7 @@ def sanitize(
             assert checkpoint is not None
             assert layer is not None
             described = _run_layer(checked, checkpoint, layer, m, group_size, seed)
-    seconds = time.perf_counter() - start
+    seconds = clock.elapsed()
     if as_json:
         found = [finding.to_json() for finding in findings]
         launch = {"launch": described, "checks": list(checks), "seconds": seconds}
@@ -124,7 +129,7 @@ def _match(target: str) -> list[str]:
         return [target]
     found = fnmatch.filter(names(), target)
     if not found:
-        hint = did_you_mean(target, names(), "ferrum-numba info lists them")
+        hint = did_you_mean(target, names(), "ferrum-numba info --kernels lists them")
         raise click.UsageError(f"{target}: no shipped kernel matches; {hint}")
     return found
 

@@ -16,11 +16,16 @@ from ..models import Model, Tokenizer
 from .console import json_option, standard_output, tracked, write_json
 from .devices import describe_device, device_line, device_option, find_device
 from .generate import load_model
+from .options import examples
 
 _LENGTH = 512  # tokens at a time: with a vocabulary of 128k, 260 MB of logits
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "ferrum-numba score example --text text.txt",
+    )
+)
 @click.argument("model_dir", type=click.Path(path_type=Path))
 @click.option(
     "--text",

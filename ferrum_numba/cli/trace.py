@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from .console import json_option, standard_output, write_json
-from .options import output_option, refuse_options, repeated_option, seed_option
+from .options import examples, output_option, refuse_options, repeated_option, seed_option
 from .ptx_file import entry_option, is_recording, sidecar_option
 from .trace_options import chosen_option, read_cta, read_lanes, read_warps
 from .trace_target import kernel_target, read_sizes, recorded_target
@@ -17,7 +17,12 @@ from .trace_target import kernel_target, read_sizes, recorded_target
 _folder = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "ferrum-numba trace add_bias.sm_80",
+        "ferrum-numba trace add_bias.sm_80 --line :21 --lanes 0-3",
+    )
+)
 @click.argument("target")
 @entry_option
 @sidecar_option
@@ -85,10 +90,10 @@ def trace(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Run a kernel on the CPU and show what it computed, instruction by instruction.
+    """Run a kernel on the CPU, and show it instruction by instruction.
 
-    TARGET is a shipped kernel's name (`ferrum-numba info` lists them), or the path of a .ptx file
-    whose sidecar declares its arrays, which are then random; or a recording (.ferrum) and --launch.
+    TARGET is a shipped kernel's name (see info --kernels), or the path of a .ptx file whose sidecar
+    declares its arrays, which are then random; or a recording (.ferrum) and --launch.
 
     Without further options: how many instructions each source line took. With --line or --register:
     their values, lane by lane. With --break or --step: a debugger, which goes backwards too. With

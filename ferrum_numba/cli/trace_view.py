@@ -13,6 +13,7 @@ from rich.text import Text
 
 from ..emulator.trace import ADDRESS, Event, TracedLaunch, Traffic, Values, alike, traffic
 from .console import plain_table
+from .fitting import Column, print_fitted
 from .listing import Sources
 
 _SHOWN = 200  # events that a table has
@@ -184,16 +185,18 @@ def show_traffic(console: Console, launch: TracedLaunch, sources: Sources) -> No
         cost, ideal = sum(t.cost for t in found), sum(t.ideal for t in found)
         title = f"{space.capitalize()} memory: {cost:,} {unit}, {ideal:,} would do"
         console.print(Text(title, "bold"))
-        table = plain_table()
-        table.add_column("src", justify="right", no_wrap=True)
-        table.add_column("source line", no_wrap=True)
-        table.add_column("PTX", no_wrap=True)
-        table.add_column("access", no_wrap=True)
-        for heading in ("times", "sectors" if space == "global" else "passes", "ideal", "worst"):
-            table.add_column(heading, justify="right", no_wrap=True)
-        for items in alike(found):
-            table.add_row(*_traffic_cells(items, sources))
-        console.print(fit(console, table, 1))
+        columns = [
+            Column("src", True),
+            Column("source line", least=24),
+            Column("PTX", rank=1),
+            Column("access", rank=3),
+            Column("times", True, 2),
+            Column("sectors" if space == "global" else "passes", True),
+            Column("ideal", True),
+            Column("worst", True),
+        ]
+        rows = [_traffic_cells(items, sources) for items in alike(found)]
+        print_fitted(console, columns, rows)
         console.print()
 
 

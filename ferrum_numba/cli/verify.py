@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -44,10 +43,13 @@ from ..report import (
     write_page,
 )
 from ..version import __version__
+from . import clock
 from .console import json_option, one_line, standard_error, standard_output, write_json
 from .devices import describe_device, device_line, find_device
+from .fitting import Column
 from .layer_table import Line, counts, exit_code, print_layers, verdict_counts, warnings
 from .options import (
+    examples,
     file_option,
     group_size_option,
     layers_option,
@@ -60,7 +62,12 @@ from .options import (
 from .remedies import as_options, options_of
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "ferrum-numba verify example",
+        "ferrum-numba verify example --layers '*.mlp.*' --m 1,64 --html report.html",
+    )
+)
 @click.argument("path", type=click.Path(path_type=Path))
 @layers_option
 @m_values_option(M_VALUES, "Rows of the random x (M, K) to test with.")
@@ -84,8 +91,8 @@ from .remedies import as_options, options_of
     "--kernel",
     "kernels",
     "NAME",
-    "A shipped kernel by name, as info lists them, instead of the catalogue's choice; given "
-    "several times, each layer is tested with each.",
+    "A shipped kernel (see info --kernels) instead of the catalogue's choice; given several times, "
+    "each layer is tested with each.",
 )
 @file_option(
     "--oracle",
@@ -151,7 +158,6 @@ def verify(
     result. Warns of values that no trained layer has, such as constant words and scales of 0.
     Exits with 1 if any layer mismatches, else with 2 if any is refused.
     """
-    start = time.perf_counter()
     if resume is not None and jsonl is not None:
         raise click.UsageError("--jsonl: not with --resume, which writes the same lines")
     if html is not None:
@@ -172,13 +178,13 @@ def verify(
             write_file(junit, lambda: write_junit(junit, suite, results))
         if html is not None:
             explained = run.explain_worst_passing(results)
-            facts = _facts(described, _summary(results, time.perf_counter() - start), plan)
+            facts = _facts(described, _summary(results, clock.elapsed()), plan)
             write_file(html, lambda: write_page(html, layer_page(str(path), facts, explained)))
     except KeyboardInterrupt:
         standard_error().print(f"interrupted: all layers are done; {html or junit} is not written")
         raise
     finally:  # a full disk, or Ctrl-C, takes no results away
-        summary = _summary(results, time.perf_counter() - start)
+        summary = _summary(results, clock.elapsed())
         if as_json:
             write_json(
                 {
@@ -399,11 +405,13 @@ def _show(
     console = standard_output()
     kernels, several = any(result.kernel for result in results), len(devices) > 1
     times = f"ms at M =\n{', '.join(map(str, m_values))}"
-    columns = [("K", True), ("N", True), ("G", True), ("format", False)]
-    columns += [("device", False)] * several + [("kernel", False)] * kernels
-    columns += [("max abs\nerror", True), ("relative\nerror", True), ("of\nbound", True)]
+    columns = [Column("K", True, 3), Column("N", True, 2), Column("G", True, 5)]
+    columns += [Column("format", False, 6)]
+    columns += [Column("device")] * several + [Column("kernel", least=20)] * kernels
+    columns += [Column("max abs\nerror", True, 7), Column("relative\nerror", True, 1)]
+    columns += [Column("of\nbound", True, 1), Column(times, True, 4)]
     lines = [_line(result, several, kernels) for result in results]
-    print_layers(console, [*columns, (times, True)], lines)
+    print_layers(console, columns, lines)
     for line in warnings([(r.layer, said) for r in results for said in r.warnings]):
         console.print(line)
     for note in dict.fromkeys(result.note for result in results if result.note):

@@ -12,12 +12,14 @@ from typing import Any
 from click.testing import CliRunner, Result
 
 import ferrum_numba as fe
+from ferrum_numba.cli import clock
 from ferrum_numba.cli.app import app
 
 
 def run(*arguments: object, columns: int | None = None) -> Result:
     """`ferrum-numba *arguments`, its output taken; on a console of so many columns, or a pipe."""
     environment = {} if columns is None else {"COLUMNS": str(columns)}
+    clock.start()
     return CliRunner().invoke(app, [str(argument) for argument in arguments], env=environment)
 
 

@@ -73,7 +73,7 @@ def test_one_device_alone():
 
 @pytest.mark.parametrize("columns", [60, 100])
 def test_it_fits_the_console(columns):
-    lines = run("info", columns=columns).stdout.splitlines()
+    lines = run("info", "--kernels", columns=columns).stdout.splitlines()
     assert max(map(len, lines)) <= columns
     assert any(line.startswith("w4a16_gptq_gemm_typed.v1.sm_80 ") for line in lines)
 

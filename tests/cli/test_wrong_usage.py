@@ -44,7 +44,7 @@ def recorded(tmp_path: Path) -> Path:
         (["verify", CHECKPOINT, "--layers", "q_proj"], f"found 'q_proj'; did you mean {LAYER}?"),
         (["bench", CHECKPOINT, "--layers", "q_proj"], f"found 'q_proj'; did you mean {LAYER}?"),
         (["compare", CHECKPOINT, CHECKPOINT, "--layers", "q_prj"], f"did you mean {LAYER}"),
-        (["inspect", "nothing"], "found neither; ferrum-numba info lists these"),
+        (["inspect", "nothing"], "found neither; ferrum-numba info --kernels lists these"),
         # numbers that nothing is measured by
         (["compare", CHECKPOINT, CHECKPOINT, "--tolerance", "nan"], "a number from 0, found 'nan'"),
         (["info", "--shape", "1,4096,4095"], "expected K % 8 == 0, which every kernel needs"),
