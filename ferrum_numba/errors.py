@@ -16,8 +16,12 @@ class FerrumError(Exception):
 
         raise AbiError("x", "shape (4, 256)", shape, "pass it as it is")
 
-    reads "x: expected shape (4, 256), found (4, 255); pass it as it is".  Where no such sentence
-    can be made, the only part is the whole message.
+    reads "x: expected shape (4, 256), found (4, 255); pass it as it is".  Where there is nothing to
+    expect, two parts say what is wrong with the field,
+
+        raise AbiError("x", "given by position and by name", remedy="leave one out")
+
+    and a single part, as of an error that is passed on, is the whole message.
 
     field     the argument, tensor, key or file that is wrong
     expected, found, remedy  in words; remedy may be left out
@@ -32,22 +36,28 @@ class FerrumError(Exception):
     def __init__(
         self,
         *parts: object,
+        remedy: str = "",
         where: object | tuple[object, ...] = (),
         code: str = "",
         data: Mapping[str, Any] | None = None,
     ) -> None:
         places = where if isinstance(where, tuple) else (where,)
         self.where: tuple[str, ...] = tuple(map(str, places))
-        self.field = self.expected = self.found = self.remedy = ""
+        self.field = self.expected = self.found = ""
+        self.remedy = remedy
         self.data: Mapping[str, Any] = data or {}
         if code:
             self.code = code
         if len(parts) < 2:
             super().__init__(*parts)
             return
-        self.field, self.expected, self.found, *remedy = map(str, parts)
-        self.remedy = "".join(remedy)
-        sentence = f"expected {self.expected}, found {self.found}"
+        self.field, *said = map(str, parts)
+        if len(said) == 1:
+            (sentence,) = (self.found,) = said
+        else:
+            self.expected, self.found = said[:2]
+            self.remedy = remedy or "".join(said[2:])
+            sentence = f"expected {self.expected}, found {self.found}"
         sentence += f"; {self.remedy}" if self.remedy else ""
         super().__init__(": ".join((*self.where, self.field, sentence)))
 

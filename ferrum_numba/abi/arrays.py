@@ -161,8 +161,9 @@ def _check_length(
         return
     if any(extent > 1 and stride < 0 for extent, stride in zip(extents, strides, strict=True)):
         raise AbiError(
-            f"{declaration.name}: {_show(declaration.strides, strides)}: a negative "
-            "stride reads before the array"
+            declaration.name,
+            "no negative stride, which reads before the array",
+            _show(declaration.strides, strides),
         )
     needed = reach(extents, strides, array.itemsize)
     if needed > array.available:
@@ -182,9 +183,10 @@ def _check_apart(declaration: Declaration, extents: list[int], strides: list[int
     for stride, extent in sorted(zip(strides, extents, strict=True)):
         if extent > 1 and stride < taken:
             raise AbiError(
-                f"{declaration.name}: {_show(declaration.strides, strides)}: elements of "
-                f"{_show(declaration.shape, extents)} would share memory, found a stride of "
-                f"{stride} where expected at least {taken}"
+                declaration.name,
+                f"a stride of at least {taken}, so that elements of "
+                f"{_show(declaration.shape, extents)} share no memory",
+                f"{stride} in {_show(declaration.strides, strides)}",
             )
         taken += max(extent - 1, 0) * stride
 
@@ -214,6 +216,7 @@ def check_overlap(output: str, arrays: Mapping[str, ArrayReference]) -> None:
             and other.address < first.address + first.available
         ):
             raise AbiError(
-                f"{output}: shares memory with {name}; the kernel writes {output} "
-                f"while other CTAs still read {name}: give it an array of its own"
+                output,
+                f"shares memory with {name}, which other CTAs still read while the kernel writes",
+                remedy="give it an array of its own",
             )

@@ -126,7 +126,7 @@ class Binder:
         for name in changes:
             if name not in bound.values:
                 expected = ", ".join(bound.values)
-                raise AbiError(f"{self.signature.entry}: unknown {name}; expected {expected}")
+                raise AbiError(self.signature.entry, f"the arguments {expected}", f"unknown {name}")
         new_values, new_arrays = self._read(changes)
         values = {**bound.values, **new_values}
         kept = {name: array for name, array in bound.arrays.items() if name not in changes}
@@ -315,7 +315,7 @@ def _assign(
     arguments = dict(zip(expected, positional, strict=False))
     twice = sorted(arguments.keys() & named.keys())
     if twice:
-        raise AbiError(f"{', '.join(twice)}: given by position and by name")
+        raise AbiError(", ".join(twice), "given by position and by name")
     _refuse_scratch(signature, named)
     arguments |= named
     for name in nullable:
@@ -323,18 +323,19 @@ def _assign(
     missing = [name for name in expected if name not in arguments]
     extra = sorted(arguments.keys() - set(expected))
     if missing or extra:
-        problems = [f"missing {', '.join(missing)}"] if missing else []
+        problems = [f"none for {', '.join(missing)}"] if missing else []
         problems += [f"unknown {', '.join(extra)}"] if extra else []
-        given = f", found {len(positional)} by position" if positional and not named else ""
-        wanted = f"expected {', '.join(expected)}{given}"
-        raise AbiError(f"{signature.entry}: {'; '.join(problems)}; {wanted}")
+        given = [f"{len(positional)} by position"] if positional and not named else []
+        raise AbiError(
+            signature.entry, f"the arguments {', '.join(expected)}", "; ".join([*problems, *given])
+        )
     return arguments
 
 
 def _refuse_scratch(signature: Signature, named: Mapping[str, object]) -> None:
     scratch = [p.name for p in signature.scratch if p.name in named]
     if scratch:
-        raise AbiError(f"{', '.join(scratch)}: the launcher fills in scratch; leave it out")
+        raise AbiError(", ".join(scratch), "the launcher fills in scratch", remedy="leave it out")
 
 
 def _raw_address(parameter: Parameter, value: object) -> int | None:

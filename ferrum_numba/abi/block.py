@@ -74,7 +74,7 @@ class ParameterBlock:
         }
         twice = sorted(named.keys() & values.keys())
         if twice:
-            raise AbiError(f"{', '.join(twice)}: given by position and by name")
+            raise AbiError(", ".join(twice), "given by position and by name")
         encoded = {
             name: encode(self.signature[name], value) for name, value in (named | values).items()
         }
@@ -127,7 +127,7 @@ class ParameterBlock:
     def _require_complete(self) -> None:
         if self._unset:
             missing = [p.name for p in self.signature.params if p.name in self._unset]
-            raise AbiError(f"{self.signature.entry}: no value for {', '.join(missing)}")
+            raise AbiError(", ".join(missing), "a value", "none", where=self.signature.entry)
 
     def to_bytes(self) -> bytes:
         """The block's `signature.nbytes` bytes.  Raises AbiError while a parameter is unset."""
@@ -266,7 +266,11 @@ def _encode_float(parameter: Parameter, kind: str, value: object) -> Raw:
     try:
         data = _pack(kind, number)
     except OverflowError:
-        raise AbiError(f"{parameter.name}: {number} does not fit {_type_name(parameter)}") from None
+        raise AbiError(
+            parameter.name,
+            f"a number within {_type_name(parameter)}",
+            f"{number}, which does not fit",
+        ) from None
     if parameter.count is not None:
         return data
     if _CTYPES[parameter.ptx_type] in (ctypes.c_float, ctypes.c_double):

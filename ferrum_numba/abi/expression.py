@@ -29,7 +29,7 @@ class Expression:
     def __init__(self, text: str) -> None:
         self.text = text
         if len(text) > _MAX_LENGTH:
-            raise AbiError(f"expression of {len(text)} characters; at most {_MAX_LENGTH}")
+            raise AbiError("expression", f"at most {_MAX_LENGTH} characters", len(text))
         try:
             tree = ast.parse(text.strip(), mode="eval")
             self.names = frozenset(_names(tree.body))
@@ -39,7 +39,7 @@ class Expression:
             self._name = body.id if isinstance(body, ast.Name) else None
             self._number = body.value if isinstance(body, ast.Constant) else None
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            raise AbiError(f"expression {text!r}: cannot be read: {error}") from None
+            raise AbiError(f"expression {text!r}", f"cannot be read: {error}") from None
 
     def __call__(self, values: Mapping[str, int]) -> int:
         """The value, given those of `names`; a comparison gives 0 or 1."""
@@ -51,10 +51,10 @@ class Expression:
             return int(eval(self._code, _SCOPE, values))  # nothing but what _names let through
         except NameError as error:
             raise AbiError(
-                f"{error.name}: a rule of the sidecar reads it, but it has no value"
+                str(error.name), "a value, since a rule of the sidecar reads it", "none"
             ) from None
         except ZeroDivisionError:
-            raise AbiError(f"{self.text}: division by zero; {self.show(values)}") from None
+            raise AbiError(self.text, "division by zero", remedy=self.show(values)) from None
 
     def show(self, values: Mapping[str, int]) -> str:
         """The values that went in, for messages: `M = 3, N = 64`."""

@@ -57,6 +57,7 @@ _OUR_KEYS = {
     *("source", "source_sha256", "ptx_sha256"),
 }
 _PARAMETER_KEYS = {"name", "type", "role", "shape", "strides", "align", "nullable", "nbytes"}
+_OF_THIS_BUILD = "take the sidecar of this build"
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ class Sidecar:
             try:
                 text = Path(source).read_text(encoding="utf-8")
             except (OSError, ValueError) as error:
-                raise AbiError(f"sidecar {source}: cannot be read: {error}") from None
+                raise AbiError(f"sidecar {source}", f"cannot be read: {error}") from None
         return _parse(text)
 
     def declare(self, signature: Signature) -> Signature:
@@ -199,8 +200,10 @@ class Sidecar:
             same = ours == theirs or (field == "target" and f"{ours}a" == theirs)
             if ours is not None and not same:
                 raise AbiError(
-                    f"{field}: the sidecar says {_shown(ours)}, the PTX {_shown(theirs)}; "
-                    "take the sidecar of this build"
+                    field,
+                    f"{_shown(theirs)}, as the PTX says",
+                    f"{_shown(ours)} in the sidecar",
+                    _OF_THIS_BUILD,
                 )
         if self.num_warps is not None and signature.reqntid is not None:
             demanded = 1
@@ -208,18 +211,20 @@ class Sidecar:
                 demanded *= extent
             if demanded != self.num_warps * 32:
                 raise AbiError(
-                    f"num_warps: the sidecar says {self.num_warps} "
-                    f"({self.num_warps * 32} threads), "
-                    f"the PTX .reqntid {', '.join(map(str, signature.reqntid))}; "
-                    "take the sidecar of this build"
+                    "num_warps",
+                    f"{demanded} threads, as the PTX's .reqntid says",
+                    f"{self.num_warps} ({self.num_warps * 32} threads) in the sidecar",
+                    _OF_THIS_BUILD,
                 )
         self._check_build(text)
         if self.ptx_sha256 is not None:
             digest = ptx_digest(text)
             if digest != self.ptx_sha256:
                 raise AbiError(
-                    f"ptx_sha256: the sidecar was written for {self.ptx_sha256[:16]}…, this PTX is "
-                    f"{digest[:16]}…; one of the two is stale: rebuild both together",
+                    "ptx_sha256",
+                    f"{digest[:16]}…, this PTX's",
+                    f"{self.ptx_sha256[:16]}… in the sidecar",
+                    "one of the two is stale: rebuild both together",
                 )
 
     def _check_build(self, text: str) -> None:
@@ -237,8 +242,10 @@ class Sidecar:
             said = mine.get(key)
             if said is not None and said != built:
                 raise AbiError(
-                    f"{key}: the sidecar says {said}, the PTX was built with {built}; "
-                    "take the sidecar of this build"
+                    key,
+                    f"{built}, with which the PTX was built",
+                    f"{said} in the sidecar",
+                    _OF_THIS_BUILD,
                 )
 
 
@@ -266,8 +273,8 @@ def _load_json(text: str, what: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        what_else = "; this is PTX, its sidecar is the .json" if ".version" in text[:4096] else ""
-        raise AbiError(f"{what}: not JSON: {error}{what_else}") from None
+        what_else = "this is PTX, its sidecar is the .json" if ".version" in text[:4096] else ""
+        raise AbiError(what, f"not JSON: {error}", remedy=what_else) from None
     if not isinstance(value, dict):
         raise AbiError(what, "a JSON object", type(value).__name__)
     return value
@@ -279,12 +286,20 @@ def _parse(text: str) -> Sidecar:
     if "shared_mem" in fields:
         fields.setdefault("shared", fields["shared_mem"])
         if fields["shared"] != fields.pop("shared_mem"):
-            raise AbiError("shared and shared_mem: the sidecar gives both, and they differ")
+            raise AbiError(
+                "shared",
+                "the same number as shared_mem's",
+                "another",
+                "leave one of them out",
+                where="sidecar",
+            )
     if "params" in fields:
         unknown = sorted(fields.keys() - _OUR_KEYS)
         if unknown:
             raise AbiError(
-                f"sidecar: unknown key {', '.join(unknown)}; known: {', '.join(sorted(_OUR_KEYS))}",
+                "sidecar",
+                f"keys among {', '.join(sorted(_OUR_KEYS))}",
+                f"unknown key {', '.join(unknown)}",
                 code="sidecar-misspelt",
             )
     params = tuple(_declaration(i, p) for i, p in enumerate(_sequence(fields, "params")))
@@ -327,8 +342,10 @@ def _check_names(sidecar: Sidecar) -> None:
             unknown -= nullable
         if unknown:
             raise AbiError(
-                f"sidecar: {rule.text!r} reads {', '.join(sorted(unknown))}, "
-                "which is neither an integer parameter nor in the tile",
+                repr(rule.text),
+                "names of integer parameters or of the tile",
+                ", ".join(sorted(unknown)),
+                where="sidecar",
                 code="sidecar-misspelt",
             )
 
@@ -430,7 +447,11 @@ def _declaration(index: int, fields: object) -> Declaration:
     unknown = sorted(fields.keys() - _PARAMETER_KEYS)
     if unknown:
         raise AbiError(
-            f"sidecar: params[{index}]: unknown key {', '.join(unknown)}", code="sidecar-misspelt"
+            f"params[{index}]",
+            f"keys among {', '.join(sorted(_PARAMETER_KEYS))}",
+            f"unknown key {', '.join(unknown)}",
+            where="sidecar",
+            code="sidecar-misspelt",
         )
     name, type_, role = (_string(fields, key) or "" for key in ("name", "type", "role"))
     if role not in get_args(Role):
@@ -444,7 +465,12 @@ def _declaration(index: int, fields: object) -> Declaration:
     shape = tuple(map(_expression, _sequence(fields, "shape")))
     strides = tuple(map(_expression, _sequence(fields, "strides")))
     if len(shape) != len(strides):
-        raise AbiError(f"sidecar: {name}: {len(shape)} extents but {len(strides)} strides")
+        raise AbiError(
+            name,
+            "as many strides as extents",
+            f"{len(shape)} extents but {len(strides)} strides",
+            where="sidecar",
+        )
     align = _count(fields, "align", 1, 4096)
     nullable = fields.get("nullable", False)
     if type(nullable) is not bool or (nullable and (type_[:1] != "*" or role in SCRATCH_ROLES)):

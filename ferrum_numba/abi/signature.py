@@ -117,13 +117,17 @@ class Signature:
             raise PtxError("text", "PTX as str", type(text).__name__)
         module = read_module(text)
         if module.has_long_number:
-            raise PtxError("not PTX: it has a number of more than 64 digits")
+            raise PtxError(
+                "ptx", "numbers of at most 64 digits", "a longer one, so this is not PTX"
+            )
         versions, targets = (module.header.get(name, []) for name in ("version", "target"))
         if not versions or not targets:
             missing = " and ".join(
                 name for name in (".version", ".target") if name[1:] not in module.header
             )
-            raise PtxError(f"not PTX: it has no {missing} directive; {not_ptx(text)}")
+            raise PtxError(
+                "ptx", f"a {missing} directive", "none, so this is not PTX", not_ptx(text)
+            )
         if len(versions) > 1:
             value, position = versions[1]
             told = "a second .version: two PTX modules in a text; split it"
@@ -133,13 +137,20 @@ class Signature:
             if cut := module.cut_entry:
                 told = "this .entry has no complete head and body"
                 raise refuse(module.line(cut[0]), cut[1], told)
-            raise PtxError("the PTX declares no .entry; was it compiled as a device library?")
+            raise PtxError("ptx", "a .entry", "none", "was it compiled as a device library?")
         if entry is None:
             if len(entries) > 1:
-                raise AbiError(f"entry: the PTX declares {', '.join(entries)}; name one of them")
+                raise AbiError(
+                    "entry",
+                    f"one of {', '.join(entries)}, which the PTX declares",
+                    "none",
+                    "name it",
+                )
             entry = next(iter(entries))
         if entry not in entries:
-            raise PtxError(f"entry {entry!r}: not in the PTX, which declares {', '.join(entries)}")
+            raise PtxError(
+                "entry", f"one of those that the PTX declares ({', '.join(entries)})", repr(entry)
+            )
         head = entries[entry]
         params, nbytes = _read_parameters(module, head)
         params = tuple(
@@ -185,8 +196,7 @@ class Signature:
     def __getitem__(self, name: str) -> Parameter:
         if name not in self._by_name:
             raise AbiError(
-                f"parameter {name!r}: {self.entry} has no such parameter; "
-                f"it has {', '.join(self._by_name)}"
+                "parameter", f"one of {self.entry}'s ({', '.join(self._by_name)})", repr(name)
             )
         return self._by_name[name]
 
@@ -233,14 +243,19 @@ class Signature:
         """
         if len(declared) != len(self.params):
             raise AbiError(
-                f"{self.entry}: the sidecar declares {len(declared)} parameters "
-                f"({', '.join(name for name, _, _ in declared)}), the PTX has {len(self.params)} "
-                f"({', '.join('.' + p.ptx_type for p in self.params)}); rebuild the sidecar"
+                "params",
+                f"the PTX's {len(self.params)} parameters "
+                f"({', '.join('.' + p.ptx_type for p in self.params)})",
+                f"{len(declared)} in the sidecar ({', '.join(name for name, _, _ in declared)})",
+                "rebuild the sidecar",
+                where=self.entry,
             )
         names = [name for name, _, _ in declared]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise AbiError(f"{self.entry}: the sidecar declares {', '.join(twice)} twice")
+            raise AbiError(
+                ", ".join(twice), "one declaration in the sidecar", "two", where=self.entry
+            )
         params = []
         for parameter, (name, c_type, role) in zip(self.params, declared, strict=True):
             if c_type is not None:
@@ -257,9 +272,10 @@ class Signature:
         tail = self.params[max(first, 0) :]
         if first < 0 or any(p.size != 8 or p.count is not None for p in tail):
             raise AbiError(
-                f"{self.entry}: the sidecar states {' and '.join(roles)}, so the last "
-                f"{len(roles)} parameters should be pointers; the PTX ends with "
-                f"{', '.join('.' + p.ptx_type for p in tail) or 'no parameter'}"
+                "params",
+                f"{len(roles)} pointers at the PTX's end, for {' and '.join(roles)} of the sidecar",
+                ", ".join("." + p.ptx_type for p in tail) or "no parameter",
+                where=self.entry,
             )
         scratch = (replace(p, role=role) for p, role in zip(tail, roles, strict=True))
         return replace(self, params=(*self.params[:first], *scratch))
@@ -279,14 +295,16 @@ def _check_type(entry: str, parameter: Parameter, name: str, c_type: str) -> Non
     pointer = c_type.startswith("*")
     if not pointer and c_type not in _C_TYPE_NBYTES:
         known = ", ".join(_C_TYPE_NBYTES)
-        raise AbiError(f"{entry}: parameter {name}: unknown type {c_type!r}; one of {known}, *type")
+        raise AbiError(f"parameter {name}", f"a type of {known}, *type", repr(c_type), where=entry)
     expected = 8 if pointer else _C_TYPE_NBYTES[c_type]
     if parameter.size != expected or (parameter.pointer and not pointer):
         raise AbiError(
-            f"{entry}: parameter {parameter.index} ({name}): the sidecar declares {c_type} "
-            f"({expected} bytes), the PTX .{parameter.ptx_type}"
-            f"{' .ptr' if parameter.pointer else ''} ({parameter.size} bytes); "
-            "the sidecar belongs to another build"
+            f"parameter {parameter.index} ({name})",
+            f"the PTX's .{parameter.ptx_type}{' .ptr' if parameter.pointer else ''} "
+            f"({parameter.size} bytes)",
+            f"{c_type} ({expected} bytes) in the sidecar",
+            "the sidecar belongs to another build",
+            where=entry,
         )
 
 

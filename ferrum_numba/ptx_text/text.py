@@ -49,13 +49,13 @@ def read_ptx(source: str | Path) -> str:
     except IsADirectoryError:
         raise PtxError(f"{shown}", "a .ptx file", "a folder", "name one in it") from None
     except (OSError, ValueError) as error:
-        raise PtxError(f"{shown}: cannot be read as PTX: {error}", where=shown) from None
+        raise PtxError(shown, f"cannot be read as PTX: {error}") from None
     try:
         text = data.decode("utf-8").replace("\r\n", "\n")
     except ValueError:
-        raise PtxError(f"{shown}: not PTX: {not_ptx(data)}", where=shown) from None
+        raise PtxError(shown, f"not PTX: {not_ptx(data)}") from None
     if ".version" not in text:
-        raise PtxError(f"{shown}: not PTX: {not_ptx(text)}", where=shown)
+        raise PtxError(shown, f"not PTX: {not_ptx(text)}")
     return text
 
 
@@ -67,8 +67,9 @@ def without_comments(text: str) -> str:
 def refuse(line: int, text: str, problem: str) -> PtxError:
     """The error that names a line of PTX and shows it."""
     shown, place = " ".join(text.split())[:160], f"PTX line {line}"
-    message = f"{place}: {problem}\n    {shown}"
-    return PtxError(message, where=place, data={"line": line, "text": shown})
+    error = PtxError(f"{place}: {problem}\n    {shown}", where=place)
+    error.field, error.found, error.data = "ptx", shown, {"line": line, "text": shown}
+    return error
 
 
 def not_ptx(start: str | bytes) -> str:

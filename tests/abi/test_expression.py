@@ -34,7 +34,9 @@ def test_nothing_else_is_evaluated(text: str) -> None:
 
 
 def test_missing_name_and_division_by_zero() -> None:
-    with pytest.raises(fe.AbiError, match="N: a rule of the sidecar reads it"):
+    with pytest.raises(
+        fe.AbiError, match="N: expected a value, since a rule of the sidecar reads it"
+    ):
         expression("M + N")({"M": 1})
     with pytest.raises(fe.AbiError, match=r"cdiv\(M, G\): division by zero; G = 0, M = 1"):
         expression("cdiv(M, G)")({"M": 1, "G": 0})

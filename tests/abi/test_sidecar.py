@@ -79,18 +79,24 @@ def test_text_path_mapping_and_cache(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": "other"}, "name: the sidecar says other, the PTX w4a16_gptq_gemm_typed"),
-        ({"num_warps": 8}, r"num_warps: the sidecar says 8 \(256 threads\), the PTX .reqntid 128"),
-        ({"target": "sm_90a"}, "target: the sidecar says sm_90a, the PTX sm_80"),
-        ({"ptx_version": "8.0"}, r"ptx_version: the sidecar says 8\.0, the PTX 7\.0"),
-        ({"ptx_sha256": "0" * 64}, "ptx_sha256: the sidecar was written for 0000000000000000…"),
-        ({"shared": 4096}, "shared: the sidecar says 4096, the PTX was built with 8192"),
-        ({"num_stages": 3}, "num_stages: the sidecar says 3, the PTX was built with 1"),
+        (
+            {"name": "other"},
+            "name: expected w4a16_gptq_gemm_typed, as the PTX says, found other in",
+        ),
+        ({"num_warps": 8}, r"num_warps: expected 128 threads, .*, found 8 \(256 threads\)"),
+        ({"target": "sm_90a"}, "target: expected sm_80, as the PTX says, found sm_90a"),
+        ({"ptx_version": "8.0"}, r"ptx_version: expected 7\.0, as the PTX says, found 8\.0"),
+        ({"ptx_sha256": "0" * 64}, "ptx_sha256: expected .*, found 0000000000000000…"),
+        ({"shared": 4096}, "shared: expected 8192, with which the PTX was built, found 4096"),
+        ({"num_stages": 3}, "num_stages: expected 1, with which the PTX was built, found 3"),
         (
             {"tile": {"BLOCK_M": 128, "BLOCK_N": 64, "BLOCK_K": 32}},
-            "tile: the sidecar says .*128.*, the PTX was built with .*64",
+            "tile: expected .*64.*, with which the PTX was built, found .*128",
         ),
-        ({"constants": {"ZERO_BIAS": 0}}, "constants: .*0.*built with .*1"),
+        (
+            {"constants": {"ZERO_BIAS": 0}},
+            "constants: expected .*1.*, with which the PTX was built, found .*0",
+        ),
     ],
 )
 def test_disagreement_names_both_sides(changes: dict[str, Any], message: str) -> None:
@@ -107,12 +113,18 @@ def with_params(change: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda p: p.pop(0), "declares 20 parameters .* the PTX has 21"),
-        (lambda p: p.insert(5, p[5]), "declares 22 parameters"),
-        (lambda p: p[5].update(type="i64"), r"parameter 5 \(M\): .* i64 \(8 bytes\), the PTX .u32"),
-        (lambda p: p[0].update(type="i64", shape=[], strides=[]), r"\(a\): .*i64.*PTX .u64 .ptr"),
-        (lambda p: p[19].update(name="M"), "M twice"),
-        (lambda p: p[5].update(type="int"), "unknown type 'int'"),
+        (lambda p: p.pop(0), "expected the PTX's 21 parameters .*, found 20"),
+        (lambda p: p.insert(5, p[5]), "found 22"),
+        (
+            lambda p: p[5].update(type="i64"),
+            r"parameter 5 \(M\): .* .u32 \(4 bytes\), found i64 \(8 bytes\)",
+        ),
+        (
+            lambda p: p[0].update(type="i64", shape=[], strides=[]),
+            r"\(a\): .*PTX.s .u64 .ptr .*, found i64",
+        ),
+        (lambda p: p[19].update(name="M"), "M: expected one declaration"),
+        (lambda p: p[5].update(type="int"), "found 'int'"),
     ],
 )
 def test_declared_parameters_against_the_ptx(change: Any, message: str) -> None:
@@ -128,7 +140,7 @@ def test_declared_parameters_against_the_ptx(change: Any, message: str) -> None:
         ({"num_warps": "4"}, "num_warps: expected an integer from 1 to 32, found '4'"),
         ({"num_warps": 0}, "num_warps"),
         ({"shared": -1}, "shared"),
-        ({"shared": 1, "shared_mem": 2}, "shared and shared_mem"),
+        ({"shared": 1, "shared_mem": 2}, "shared: expected the same number as shared_mem's"),
         ({"target": "hip"} | {"target": {"backend": "hip", "arch": "gfx90a"}}, "target"),
         ({"ptx_version": "new"}, "ptx_version"),
         ({"name": 3}, "name: expected a string"),
@@ -136,11 +148,11 @@ def test_declared_parameters_against_the_ptx(change: Any, message: str) -> None:
         ({"grid": "1"}, "grid: expected a list"),
         ({"constraints": [1]}, "expected an expression"),
         ({"tile": {"BLOCK_M": "64"}}, "tile"),
-        (changed(constraint=["M > 0"]), "unknown key constraint;"),
-        (changed(constraints=["Q > 0"]), "'Q > 0' reads Q"),
+        (changed(constraint=["M > 0"]), "unknown key constraint"),
+        (changed(constraints=["Q > 0"]), "'Q > 0': expected names of integer .*, found Q"),
         (with_params(lambda p: p[0].update(role="in")), "a: role: expected one of"),
-        (with_params(lambda p: p[0].update(shape=["M"])), "a: 1 extents but 2 strides"),
-        (with_params(lambda p: p[0].update(dtype="f16")), r"params\[0\]: unknown key dtype"),
+        (with_params(lambda p: p[0].update(shape=["M"])), "a: .*1 extents but 2 strides"),
+        (with_params(lambda p: p[0].update(dtype="f16")), r"params\[0\]: .*unknown key dtype"),
         (with_params(lambda p: p.__setitem__(0, "a")), r"params\[0\]: expected name, type"),
         ({"name": {1, 2}}, "expected JSON values"),
     ],

@@ -50,7 +50,7 @@ def test_several_entries() -> None:
     assert fe.Signature.from_ptx(text, "second").params == ()
     with pytest.raises(fe.AbiError, match="first, second"):
         fe.Signature.from_ptx(text)
-    with pytest.raises(fe.PtxError, match="'third'.*first, second"):
+    with pytest.raises(fe.PtxError, match="first, second.*'third'"):
         fe.Signature.from_ptx(text, "third")
 
 
@@ -59,7 +59,7 @@ def test_several_entries() -> None:
     [
         ("", r"\.version and \.target"),
         ("int main() { return 0; }", "not PTX"),
-        (".version 7.0\n.target sm_80\n", r"no \.entry"),
+        (".version 7.0\n.target sm_80\n", r"a \.entry, found none"),
         (ptx([".param .u32"]), "parameter 0"),
         (ptx([".param .v4 .u32 x"]), "parameter 0"),
         (ptx([".param .align 3 .b8 x[4]"]), "alignment 3"),
@@ -79,7 +79,7 @@ def test_text_must_be_text() -> None:
 def test_lookup_by_name() -> None:
     signature = fe.Signature.from_ptx(ptx([".param .u32 n"]))
     assert signature["n"].size == 4
-    with pytest.raises(fe.AbiError, match="no such parameter; it has n"):
+    with pytest.raises(fe.AbiError, match="parameter: expected one of k's .*n"):
         signature["m"]
 
 

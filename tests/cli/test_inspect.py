@@ -83,9 +83,9 @@ def test_without_a_sidecar_only_the_ptx_speaks(copied):
 @pytest.mark.parametrize(
     ("values", "reason"),
     [
-        ({"num_warps": 8}, "num_warps: the sidecar says 8"),
-        ({"name": "other"}, "name: the sidecar says other"),
-        ({"ptx_sha256": "0" * 64}, "ptx_sha256: the sidecar was written for 0000000000000000"),
+        ({"num_warps": 8}, "num_warps: expected 128 threads, as the PTX's .reqntid says, found 8"),
+        ({"name": "other"}, "name: expected w4a16_gptq_gemm_typed, as the PTX says, found other"),
+        ({"ptx_sha256": "0" * 64}, "ptx_sha256: expected "),
         ({"params": []}, ""),  # nothing declared: only the scratch pointers are known
         ({"shared": "many"}, "sidecar: shared: expected an integer"),
     ],
@@ -120,7 +120,7 @@ def test_another_sidecar_can_be_named(copied):
     other.write_text(json.dumps(kernels.canonical(0).declared))
     code, found = run_json("inspect", copied, "--sidecar", other)
     assert code == 1
-    assert found["sidecar"]["reason"].startswith("constants: the sidecar says {'ZERO_BIAS': 0}")
+    assert found["sidecar"]["reason"].startswith("constants: expected {'ZERO_BIAS': 1}, with")
     assert run("inspect", copied, "--sidecar", "nowhere.json").exit_code == 2
 
 

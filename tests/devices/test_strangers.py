@@ -27,7 +27,7 @@ def test_pointers_and_integers_are_not_mixed_up(device: fe.Device) -> None:
     kernel = device.load_module(IOTA).get_kernel()
     out = device.empty(8, np.int32)
     config = fe.LaunchConfig(1, 32)
-    with pytest.raises(fe.AbiError, match="k: missing n"):
+    with pytest.raises(fe.AbiError, match="k: .*none for n"):
         kernel.launch(config, out)
     with pytest.raises(fe.AbiError, match="out: expected (an array|a NumPy array)"):
         kernel.launch(config, 12345, 8)
@@ -91,14 +91,14 @@ def test_a_module_with_two_entries(device: fe.Device) -> None:
     second = IOTA.replace(".entry k(", ".entry twin(").split("64\n", 1)[1]
     module = device.load_module(IOTA + second)
     assert module.get_kernel("twin").signature.entry == "twin"
-    with pytest.raises(fe.AbiError, match="declares k, twin; name one"):
+    with pytest.raises(fe.AbiError, match="expected one of k, twin, which the PTX declares"):
         module.get_kernel()
     with pytest.raises(fe.PtxError, match="'triplet': not in the PTX"):
         module.get_kernel("triplet")
 
 
 def test_a_sidecar_of_another_build(device: fe.Device) -> None:
-    with pytest.raises(fe.AbiError, match="num_warps: the sidecar says 8"):
+    with pytest.raises(fe.AbiError, match="num_warps: expected .*, found 8"):
         device.load_module(SHARED, {"name": "k", "num_warps": 8})
     with pytest.raises(fe.AbiError, match="name: the sidecar says other, the PTX declares k;"):
         device.load_module(SHARED, {"name": "other"})
