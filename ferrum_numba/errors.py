@@ -71,6 +71,11 @@ class FerrumError(Exception):
         self.field = f"{whole}.{self.field}"
         self.args = (f"{whole}.{self}", *self.args[1:])
 
+    def goes_on(self, more: str) -> None:
+        """Say more, after all that it says."""
+        self.remedy += more
+        self.args = (f"{self}{more}", *self.args[1:])
+
     def called(self, field: str, instead: str) -> None:
         """Give the field that is wrong another name, if it is this one."""
         if self.field == field and not self.where:

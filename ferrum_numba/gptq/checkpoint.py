@@ -171,12 +171,9 @@ class Checkpoint(NotPickled):
         if problems and not layers:
             more = f" (and {len(problems) - 1} more such layers)" if len(problems) > 1 else ""
             first = next(iter(problems.values()))
-            raise CheckpointError(
-                f"{first}{more}",
-                where=first.where,
-                code=first.code,
-                data={**first.data, "layers": len(problems)},
-            )
+            first.goes_on(more)
+            first.data = {**first.data, "layers": len(problems)}
+            raise first
         if not layers:
             raise CheckpointError(
                 path,

@@ -223,8 +223,9 @@ def _agreed(found: Mapping[str, dict[str, Any]], field: str, names: tuple[str, .
                 )
             if first is not None and value != first[1]:
                 raise CheckpointError(
-                    f"{field}: {first[0]} says {first[1]!r}, {name} in {file} says {value!r}; "
-                    "correct whichever is wrong",
+                    field,
+                    f"{first[0]} says {first[1]!r}, {name} in {file} says {value!r}",
+                    remedy="correct whichever is wrong",
                     code="configuration-wrong",
                 )
             first = first or (f"{name} in {file}", value)

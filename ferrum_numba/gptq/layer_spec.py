@@ -156,7 +156,12 @@ def _layer_spec(
         group_size = effective_group_size(configured_group_size, K)
     except CheckpointError as error:
         raise CheckpointError(
-            f"{name}: {error}; correct it in {config.source}", where=name, code=error.code
+            error.field,
+            error.expected,
+            error.found,
+            f"correct it in {config.source}",
+            where=name,
+            code=error.code,
         ) from error
     _check_shapes(name, stored, config, bits, K, N, group_size)
     return LayerSpec(
@@ -187,10 +192,11 @@ def _check_types(name: str, stored: Mapping[str, StoredTensor]) -> None:
         dtypes, ndim = expected[part]
         if tensor.dtype not in dtypes or len(tensor.shape) != ndim or 0 in tensor.shape:
             raise CheckpointError(
-                f"{name}.{part}: expected {' or '.join(dtypes)} with {ndim} dimension"
-                f"{'s' if ndim > 1 else ''}, none of them 0, found {tensor.dtype} "
-                f"{list(tensor.shape)} in {tensor.file.name}; "
-                + (_ROUND if part == "scales" and tensor.dtype == "F32" else _OTHER_LAYOUT),
+                f"{name}.{part}",
+                f"{' or '.join(dtypes)} with {ndim} dimension{'s' if ndim > 1 else ''}, "
+                "none of them 0",
+                f"{tensor.dtype} {list(tensor.shape)} in {tensor.file.name}",
+                _ROUND if part == "scales" and tensor.dtype == "F32" else _OTHER_LAYOUT,
                 code="tensor-type",
             )
 
@@ -204,9 +210,11 @@ def _configured(
     """(bits, group_size, symmetric) of a layer, by its rule or else by the configuration."""
     if rule is not None and rule.excluded:
         raise CheckpointError(
-            f"{name}.qweight: expected no quantised layer of this name, as the rule "
-            f"{rule.pattern!r} in {config.source} excludes it; found one in "
-            f"{stored['qweight'].file.name}; correct the rule",
+            f"{name}.qweight",
+            f"no quantised layer of this name, as the rule {rule.pattern!r} in {config.source} "
+            "excludes it",
+            f"one in {stored['qweight'].file.name}",
+            "correct the rule",
             code="configuration-wrong",
         )
     bits = rule.bits if rule and rule.bits is not None else config.bits
@@ -288,17 +296,17 @@ def _check_packing(
         whole = rows // period(bits)[0] * period(bits)[0]
         dropped = whole < rows and K in (whole, rows // WORD_BITS * WORD_BITS)
         if dropped or groups == -(-rows // group_size) != -(-K // group_size):
+            found = f"{stored['qweight'].shape[0]} in {stored['qweight'].file.name}, which hold {K}"
+            remedy = "the tensor is damaged: get the whole checkpoint"
+            if dropped:
+                found += f": packing dropped the last {rows - K} rows, whose weights are in no file"
+                remedy = f"pad the layer to a multiple of {WORD_BITS} rows and quantise it again"
             raise CheckpointError(
-                f"{name}.qweight: expected {-(-rows * bits // WORD_BITS)} rows of words for the "
-                f"{rows} rows that {name}.g_idx [{rows}] has and {name}.scales has {groups} groups "
-                f"for, found {stored['qweight'].shape[0]} in {stored['qweight'].file.name}, which "
-                f"hold {K}"
-                + (
-                    f": packing dropped the last {rows - K} rows, whose weights are in no file; "
-                    f"pad the layer to a multiple of {WORD_BITS} rows and quantise it again"
-                    if dropped
-                    else "; the tensor is damaged: get the whole checkpoint"
-                ),
+                f"{name}.qweight",
+                f"{-(-rows * bits // WORD_BITS)} rows of words for the {rows} rows that "
+                f"{name}.g_idx [{rows}] has and {name}.scales has {groups} groups for",
+                found,
+                remedy,
                 code="tensor-shape",
             )
     if N * bits % WORD_BITS:

@@ -124,8 +124,9 @@ class GptqTensors:
         words, zero_bias = kernel_words(self.qzeros, self.zero_format)
         if words is not self.qzeros:
             raise CheckpointError(
-                f"qzeros: {self.zero_format} words with a zero of 0, which no kernel reads as they "
-                "are; GptqLinear re-encodes them"
+                "qzeros",
+                f"{self.zero_format} words with a zero of 0, which no kernel reads as they are",
+                remedy="GptqLinear re-encodes them",
             )
         return zero_bias
 
@@ -258,9 +259,10 @@ def _part(name: str, size: int, rank: int, world: int) -> tuple[int, int]:
     if part * world != size or part % NIBBLES:
         fitting = [n for n in range(2, size // NIBBLES + 1) if size % (n * NIBBLES) == 0]
         raise CheckpointError(
-            f"{name}: expected {world} equal parts of whole words, so multiples of {NIBBLES}, "
-            f"found {name}={size}; it splits into "
-            + (", ".join(map(str, fitting[:12])) or "no such parts")
+            name,
+            f"{world} equal parts of whole words, so multiples of {NIBBLES}",
+            f"{name}={size}",
+            "it splits into " + (", ".join(map(str, fitting[:12])) or "no such parts"),
         )
     return rank * part, (rank + 1) * part
 
@@ -341,8 +343,7 @@ def _check_array(name: str, array: object, ndim: int, *dtypes: np.dtype[Any]) ->
 def _check_shape(name: str, array: Array, shape: tuple[int, ...], source: str) -> None:
     if array.shape != shape:
         raise CheckpointError(
-            f"{name}: expected shape {list(shape)} = {source}; found {list(array.shape)}",
-            code="tensor-shape",
+            name, f"shape {list(shape)} = {source}", list(array.shape), code="tensor-shape"
         )
 
 

@@ -140,11 +140,13 @@ def refuse_mislabelled(
         remedy: ZeroFormat = "v1" if is_v2 else "v2"
         expected = symmetric_words(_shape(qzeros), is_v2, bits).view(np.uint32)[0, 0]
         raise CheckpointError(
-            f"{name}: the configuration says {'symmetric and ' if symmetric else ''}zero format "
-            f"{zero_format}, so every word should be {expected:#010x} (true zero {1 << bits - 1}); "
-            f"found {qzeros.view(np.uint32)[0, 0]:#010x} in all of them, which is what zero format "
-            f"{remedy} stores. The label is probably wrong: open with Checkpoint.open(path, "
-            f'zero_format="{remedy}"), or with zero_format="{zero_format}" if the values are meant',
+            name,
+            f"{expected:#010x} (true zero {1 << bits - 1}) in every word, as the configuration "
+            f"says {'symmetric and ' if symmetric else ''}zero format {zero_format}",
+            f"{qzeros.view(np.uint32)[0, 0]:#010x} in all of them, which is what zero format "
+            f"{remedy} stores",
+            f'the label is probably wrong: open with Checkpoint.open(path, zero_format="{remedy}")'
+            f', or with zero_format="{zero_format}" if the values are meant',
             code="zero-convention",
             data={"symmetric": True} if symmetric else {},
         )
@@ -160,11 +162,12 @@ def _refuse_asymmetric(
         return
     group, word = (int(index) for index in np.argwhere(qzeros != words)[0])
     raise CheckpointError(
-        f"{name}: the configuration says symmetric and zero format {zero_format}, so every word "
-        f"should be {words.view(np.uint32)[group, word]:#010x} (true zero {1 << bits - 1}); found "
+        name,
+        f"{words.view(np.uint32)[group, word]:#010x} (true zero {1 << bits - 1}) in every word, as "
+        f"the configuration says symmetric and zero format {zero_format}",
         f"{qzeros.view(np.uint32)[group, word]:#010x} at [{group}, {word}], the first of "
-        f"{int(np.count_nonzero(qzeros != words))} such words. The file is damaged, "
-        "or sym is wrong: correct it, or open with "
+        f"{int(np.count_nonzero(qzeros != words))} such words",
+        "the file is damaged, or sym is wrong: correct it, or open with "
         f'Checkpoint.open(path, zero_format="{zero_format}") if the values are meant',
         code="tensor-values",
         data={"symmetric": True},

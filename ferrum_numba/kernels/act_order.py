@@ -36,8 +36,9 @@ def prepare_act_order(
         weight, "symmetric", False
     ):
         raise AbiError(
-            "qzeros: this kernel takes every zero for 8, which the weight does not say of its own; "
-            f"take a build that reads them, such as kernels.act_order({weight.zero_bias})"
+            "qzeros",
+            "this kernel takes every zero for 8, which the weight does not say of its own",
+            remedy=f"take a build that reads them, such as kernels.act_order({weight.zero_bias})",
         )
     k, n, groups = weight.K, weight.N, weight.scales.shape[0]
     return kernel.prepare(

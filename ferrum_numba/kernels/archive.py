@@ -42,7 +42,9 @@ def unpack(archive: bytes, where: str) -> dict[str, str]:
             texts[name] = content[start : start + length]
             start += length
     except (lzma.LZMAError, ValueError, AttributeError, TypeError) as error:
-        raise AbiError(f"{where}: cannot be unpacked: {error}; reinstall ferrum-numba") from None
+        raise AbiError(
+            where, f"cannot be unpacked: {error}", remedy="reinstall ferrum-numba"
+        ) from None
     if start != len(content):
         raise AbiError(where, f"{start} characters of PTX", len(content), "reinstall ferrum-numba")
     return texts

@@ -90,7 +90,7 @@ class Artefact:
             return _text(self.path)
         texts = _texts(self.path)
         if self.name not in texts:
-            raise AbiError(f"{self.path.name}: expected {self.name} in it; reinstall ferrum-numba")
+            raise AbiError(self.path.name, f"{self.name} in it", "none", "reinstall ferrum-numba")
         return texts[self.name]
 
     def kernel(self, device: Device) -> Kernel:
@@ -131,7 +131,7 @@ def folder() -> Path:
     for candidate in (package / "ptx", package.parent / "ptx"):
         if candidate.is_dir():
             return candidate
-    raise AbiError(f"ptx/: expected beside or inside {package}; reinstall ferrum-numba")
+    raise AbiError("ptx/", f"a folder beside or inside {package}", "none", "reinstall ferrum-numba")
 
 
 def names() -> tuple[str, ...]:
@@ -179,7 +179,7 @@ def _catalogue(where: Path) -> dict[str, Artefact]:
             for name, row in entry["builds"].items()
         ]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise AbiError(f"{path.name}: cannot be read as a catalogue: {error}") from None
+        raise AbiError(path.name, f"cannot be read as a catalogue: {error}") from None
     return {build.name: build for build in sorted(found, key=lambda build: build.name)}
 
 
@@ -198,7 +198,9 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise AbiError(f"{path.name}: cannot be read: {error}; reinstall ferrum-numba") from None
+        raise AbiError(
+            path.name, f"cannot be read: {error}", remedy="reinstall ferrum-numba"
+        ) from None
 
 
 def contiguous_sizes(M: int, N: int, K: int, group_size: int) -> dict[str, int]:
@@ -233,8 +235,10 @@ def launch_config(sidecar: Sidecar, **sizes: int) -> LaunchConfig:
     grid = sidecar.grid_for(sizes)
     if grid is None or sidecar.num_warps is None or sidecar.shared_bytes is None:
         raise AbiError(
-            f"{sidecar.entry}: the sidecar states no grid, num_warps or shared; "
-            "give a LaunchConfig of your own"
+            sidecar.entry,
+            "a sidecar that states grid, num_warps and shared",
+            "one that does not",
+            "give a LaunchConfig of your own",
         )
     return LaunchConfig(
         grid,

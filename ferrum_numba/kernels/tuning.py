@@ -54,7 +54,7 @@ class Tuning:
             content = json.loads(path.read_text(encoding="utf-8"))
             return cls({device: [_row(r) for r in rows] for device, rows in content.items()})
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise AbiError(f"{path.name}: cannot be read as a tuning table: {error}") from None
+            raise AbiError(path.name, f"cannot be read as a tuning table: {error}") from None
 
     def rows(self, device: str) -> tuple[Row, ...]:
         """What was measured on a device, or the portable rows."""

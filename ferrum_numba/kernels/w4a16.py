@@ -128,7 +128,9 @@ def check_bias(kernel: Kernel, bias: Any) -> None:
     """Raise AbiError for a bias that the kernel does not add."""
     if bias is not None and not takes_bias(kernel):
         raise AbiError(
-            f"bias: {kernel.signature.entry} adds none; add it afterwards with prepare_add_bias"
+            "bias",
+            f"{kernel.signature.entry} adds none",
+            remedy="add it afterwards with prepare_add_bias",
         )
 
 
@@ -136,8 +138,9 @@ def check_wide(kernel: Kernel, wide: Any) -> None:
     """Raise AbiError for a float32 result that the kernel does not give."""
     if wide is not None and not _takes(kernel, "wide"):
         raise AbiError(
-            f"wide: {kernel.signature.entry} rounds its result; take a tuned build, such as "
-            "kernels.choose(..., wide=True) gives"
+            "wide",
+            f"{kernel.signature.entry} rounds its result",
+            remedy="take a tuned build, such as kernels.choose(..., wide=True) gives",
         )
 
 
@@ -161,8 +164,10 @@ def check_zero_bias(kernel: Kernel, weight: PackedWeight) -> None:
     stored = _zero_bias(weight)
     if zero_bias is not None and zero_bias != stored:
         raise AbiError(
-            f"zero_bias: the weight's zeros are nibble + {stored}, the kernel adds {zero_bias}; "
-            f"take the build for this format, such as kernels.canonical({stored})"
+            "zero_bias",
+            f"a weight whose zeros are nibble + {zero_bias}, as the kernel has it",
+            f"nibble + {stored}",
+            f"take the build for this format, such as kernels.canonical({stored})",
         )
 
 
@@ -180,8 +185,9 @@ def _marshal(
     """The kernel, held to the canonical argument list, its configuration and arguments."""
     if getattr(weight, "act_order", False):
         raise AbiError(
-            "g_idx: the weight's rows are in activation order, which this kernel does not read; "
-            "use GptqLinear, or kernels.prepare_act_order"
+            "g_idx",
+            "the weight's rows are in activation order, which this kernel does not read",
+            remedy="use GptqLinear, or kernels.prepare_act_order",
         )
     kernel = _declared(kernel)
     check_bias(kernel, bias)
@@ -226,8 +232,10 @@ def _declared(kernel: Kernel) -> Kernel:
     if text != W4A16_PTX:
         if own.shared_bytes is None or own.num_warps is None:
             raise AbiError(
-                "sidecar: this build of the canonical kernel is not the shipped one, so its "
-                "sidecar has to state num_warps and shared; pass it to load_module"
+                "sidecar",
+                "num_warps and shared, as this is not the shipped build of the canonical kernel",
+                "none",
+                "pass its sidecar to load_module",
             )
         shipped = replace(
             W4A16_SIDECAR,

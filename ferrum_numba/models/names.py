@@ -5,6 +5,7 @@ Every tensor has to be there in the configuration's shape, and none beside them.
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 
 from ..errors import CheckpointError
@@ -108,8 +109,8 @@ class _Finder:
 
     def linear(self, name: str, K: int, N: int, bias: bool) -> Linear:
         """The layer `name`, quantised or not."""
-        if name in self.checkpoint.problems:
-            raise CheckpointError(self.checkpoint.problems[name])
+        if name in self.checkpoint.errors:
+            raise copy(self.checkpoint.errors[name])
         spec = self.checkpoint.layers.get(name)
         if spec is None:
             self.tensor(f"{name}.weight", N, K)

@@ -170,12 +170,14 @@ class Session(NotPickled):
         """As `step`; more: whether another token is wanted, so that its logits may be computed."""
         self._require_open()
         if not (active := self._active):
-            raise AbiError("step: expected a sequence, found none; prefill() a prompt first")
+            raise AbiError("step", "a sequence", "none", "prefill() a prompt first")
         for row in active:
             if self._where[row] + 2 > self.length:
                 raise AbiError(
-                    f"step: expected sequences shorter than {self.length}, the session's length, "
-                    f"found row {row} of that length; release it, or open a longer session"
+                    "step",
+                    f"sequences shorter than {self.length}, the session's length",
+                    f"row {row} of that length",
+                    "release it, or open a longer session",
                 )
         self._pass(active)
         ahead = more and self._ahead and not self._crosses(active, 1)

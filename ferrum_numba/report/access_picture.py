@@ -46,7 +46,7 @@ def draw(
     Raises FerrumError without the `report` extra, OSError where the file cannot be written.
     """
     if find_spec("matplotlib") is None:
-        raise FerrumError('map: needs matplotlib: pip install "ferrum-numba[report]"')
+        raise FerrumError("map", "matplotlib", "none", 'pip install "ferrum-numba[report]"')
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -38,7 +38,7 @@ class Journal:
         """
         if self.path.exists() and not self.path.is_file():  # /dev/zero has no end
             raise CheckpointError(
-                f"{self.path}: expected a regular file to append to, found none; name another"
+                str(self.path), "a regular file to append to", "none", "name another"
             )
         try:
             with self.path.open("ab+") as file:

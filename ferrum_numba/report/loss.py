@@ -69,8 +69,9 @@ class Inputs:
         tensors, _ = read_header(Path(path))
         if not any(name.endswith(".x") or name.startswith("x_") for name in tensors):
             raise CheckpointError(
-                f"{path}: expected inputs, tensors named <layer>.x or x_<K>, found none among "
-                f"{len(tensors)} tensors"
+                str(path),
+                "inputs, tensors named <layer>.x or x_<K>",
+                f"none among {len(tensors)} tensors",
             )
         return cls(Path(path), tensors)
 
@@ -83,13 +84,15 @@ class Inputs:
             shape = tensor.shape
             if tensor.dtype not in _FLOATS or len(shape) != 2 or shape[1] != spec.K or not shape[0]:
                 raise CheckpointError(
-                    f"{self.path.name}: {name}: expected {' or '.join(_FLOATS)} [rows, {spec.K}], "
-                    f"found {tensor.dtype} {list(shape)}"
+                    name,
+                    f"{' or '.join(_FLOATS)} [rows, {spec.K}]",
+                    f"{tensor.dtype} {list(shape)}",
+                    where=self.path.name,
                 )
             ((_, x),) = read_tensors({name: tensor})
             if not np.isfinite(x).all():
                 raise CheckpointError(
-                    f"{self.path.name}: {name}: expected finite numbers, found NaN or infinity"
+                    name, "finite numbers", "NaN or infinity", where=self.path.name
                 )
             return name, x.astype(np.float32)
         return None

@@ -70,8 +70,7 @@ def check_extra() -> None:
     missing = [name for name in ("jinja2", "matplotlib") if find_spec(name) is None]
     if missing:
         raise FerrumError(
-            f"html: a page needs {' and '.join(missing)}, found none: "
-            'pip install "ferrum-numba[report]"'
+            "html", " and ".join(missing), "none", 'pip install "ferrum-numba[report]"'
         )
 
 

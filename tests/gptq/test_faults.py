@@ -122,7 +122,7 @@ AT_LOAD = {
     "qzeros-uint32": rf"^{LAYER}\.qzeros: expected I32 with 2 dim.*found U32 \[2, 32\]",
     "qzeros-row-less": rf"^{LAYER}\.qzeros: expected shape \[2, 32\], .*found \[1, 32\]",
     "qzeros-unpacked": rf"^{LAYER}\.qzeros: expected shape \[2, 32\], .*found \[2, 256\]",
-    "qzeros-mislabelled": rf"^{LAYER}\.qzeros: .*should be 0x77777777 .*found 0x88888888 in all",
+    "qzeros-mislabelled": rf"^{LAYER}\.qzeros: expected 0x77777777 .*found 0x88888888 in all",
     "qzeros-flipped-bit": rf"^{LAYER}\.qzeros: .*found 0x77777577 at \[1, 31\], the first of 1 ",
     "scales-float32": rf"^{LAYER}\.scales: expected F16 or BF16 .*found F32 \[2, 256\]",
     "scales-row-less": rf"^{LAYER}\.scales: expected shape \[2, 256\], .*found \[1, 256\]",

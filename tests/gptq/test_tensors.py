@@ -219,7 +219,7 @@ REFUSALS = {
     ),
     "scales shape": (
         {"scales": GOOD.scales[:, :8].copy()},
-        r"^scales: expected shape \[2, 16\].*check group_size; found \[2, 8\]",
+        r"^scales: expected shape \[2, 16\].*check group_size, found \[2, 8\]",
     ),
     "scales NaN": (
         {"scales": with_value(GOOD.scales, (1, 3), np.nan)},
@@ -231,7 +231,7 @@ REFUSALS = {
     ),
     "group size against shapes": (
         {"group_size": 64},
-        r"^qzeros: expected shape \[1, 2\].*group_size=64; check group_size; found \[2, 2\]",
+        r"^qzeros: expected shape \[1, 2\].*group_size=64; check group_size, found \[2, 2\]",
     ),
     "group size 0": ({"group_size": 0}, r"^group_size: expected a positive.*found 0"),
     "group size of 33 bits": ({"group_size": 1 << 33}, r"^group_size: .*found 8589934592"),

@@ -166,8 +166,8 @@ def test_a_symmetric_layer_with_one_other_zero_is_refused():
     words = np.full((2, 3), 0x77777777, np.int32)
     words[1, 2] ^= 1 << 9
     message = (
-        r"^a\.qzeros: the configuration says symmetric .*should be 0x77777777 .*found 0x77777577 "
-        r'at \[1, 2\], the first of 1 such words\. .*zero_format="v1"'
+        r"^a\.qzeros: expected 0x77777777 .* the configuration says symmetric .*found 0x77777577 "
+        r'at \[1, 2\], the first of 1 such words; .*zero_format="v1"'
     )
     with pytest.raises(CheckpointError, match=message):
         refuse_mislabelled(words, "v1", "a.qzeros", symmetric=True)

@@ -171,7 +171,7 @@ def test_what_does_not_fit() -> None:
     )
     x = np.ones((2, tensors.K), np.float16)
     layer = fe.GptqLinear(tensors, device=CPU, kernel=kernels.act_order(0).name)
-    with pytest.raises(fe.AbiError, match="zero_bias: the weight's zeros are nibble . 1"):
+    with pytest.raises(fe.AbiError, match="zero_bias: expected .*, found nibble . 1"):
         layer(x)
     layer = fe.GptqLinear(tensors, device=CPU)
     kernel = kernels.act_order(1).kernel(CPU)

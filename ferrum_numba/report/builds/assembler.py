@@ -45,7 +45,7 @@ def assemble(text: str, target: str) -> dict[str, Resources]:
                     check=False,
                 )
             except subprocess.TimeoutExpired:
-                raise DeviceError(f"{program} took more than {_TIMEOUT:.0f} s") from None
+                raise DeviceError(program, f"took more than {_TIMEOUT:.0f} s") from None
             except (OSError, subprocess.SubprocessError) as error:
                 problem = problem or f"{program} cannot be run: {error}"
                 continue
@@ -54,7 +54,9 @@ def assemble(text: str, target: str) -> dict[str, Resources]:
         said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         reason = _PLACE.sub("", said[0])
         problem = problem or f"ptxas {_release(program)} refuses it: {reason}"
-    raise DeviceError(problem or "no ptxas on PATH, in CUDA_HOME or in an installed triton")
+    raise DeviceError(
+        "ptxas", "one on PATH, in CUDA_HOME or in an installed triton", problem or "none"
+    )
 
 
 def find_assemblers() -> Iterator[Path]:

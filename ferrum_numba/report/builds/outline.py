@@ -46,7 +46,7 @@ def outline(text: str, entry: str) -> Outline:
     module = read_module(text)
     head = module.entries.get(entry)
     if head is None or head.body is None:
-        raise PtxError(f"entry {entry!r}: its body is not in the PTX")
+        raise PtxError(f"entry {entry!r}", "its body is not in the PTX")
     statements: list[Statement] = []
     declarations: list[str] = []
     for kind, piece, position, loc in read_body(module, head.body):

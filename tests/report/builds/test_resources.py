@@ -40,7 +40,9 @@ def test_without_a_ptxas(monkeypatch, tmp_path):
     monkeypatch.delenv("CUDA_HOME", raising=False)
     monkeypatch.delenv("CUDA_PATH", raising=False)
     monkeypatch.setattr("ferrum_numba.report.builds.assembler.find_spec", lambda name: None)
-    with pytest.raises(DeviceError, match="no ptxas on PATH, in CUDA_HOME or in an installed trit"):
+    with pytest.raises(
+        DeviceError, match="ptxas: expected one on PATH, in CUDA_HOME or in an installed trit"
+    ):
         assemble(fe.W4A16_PTX, "sm_80")
 
 
