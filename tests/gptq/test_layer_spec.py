@@ -61,7 +61,7 @@ def test_act_order_is_what_g_idx_says_not_the_flag(plain):
 
 def test_a_layer_that_a_rule_excludes(plain):
     edit_config(plain / "quantize_config.json", dynamic={"-:.*down_proj": {}})
-    message = rf"{DOWN_PROJ}\.qweight: .*rule '\.\*down_proj' .*excludes it, found one in .*correct the rule"
+    message = rf"{DOWN_PROJ}\.qweight: .*rule .*down_proj.*excludes it, found .*correct the rule"
     damaged(plain, DOWN_PROJ, message)
 
 
