@@ -1,6 +1,6 @@
 """The flow of an entry: blocks, which registers live across them, which are the same in all lanes.
 
-A block ends at a label, a branch or a barrier.  Registers that no block hands to another never
+A block ends at a label, a branch or a barrier, or where it is long.  Registers that no block hands to another never
 leave it, and so become plain values in LLVM IR; the others have a home in the warp's context.
 """
 
@@ -26,6 +26,8 @@ from .ptx import (
 )
 
 EXIT = -1  # the index of the block that a finished warp goes to
+# Instructions after which a block is cut: what LLVM does with one grows faster than its length.
+_LONGEST = 256
 _VARYING_SPECIALS = ("%tid.", "%laneid", "%lanemask_")
 
 
@@ -136,6 +138,10 @@ def _cut(body: Body, threads: int | None) -> list[Block]:
         if not open_block:
             begin()
             block, open_block = blocks[-1], True
+        if len(block.instructions) >= _LONGEST:
+            begin()
+            block.target = blocks[-1].index
+            block = blocks[-1]
         row = table.lookup(statement.opcode)
         ends = row.ends if row is not None and not _is_of_warp(statement) else ""
         if ends == "branch":

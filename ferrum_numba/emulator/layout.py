@@ -76,7 +76,8 @@ IDLE_LIMIT = 1 << 16
 CLOCK_STEP = 1024
 # In divergent control flow each lane has its own next block: lanes that are done have the largest
 # number, lanes at a barrier the next block with a bit that puts it behind all others.
-DONE, WAITING = 0x7FFFFFFF, 0x40000000
+# ELSEWHERE: the block is one of another part of the entry (translate.py).
+DONE, WAITING, ELSEWHERE = 0x7FFFFFFF, 0x40000000, 0x20000000
 # What a warp as a whole goes on with is a block, with WAITING at a barrier, or this; and the phase
 # of a CTA that has not begun.
 FINISHED, FRESH = -1, 2

@@ -16,6 +16,10 @@ from .cache import Cache, key_of
 from .host import Host
 from .library import write
 
+# Instructions beyond which code is compiled without effort, and with less.  With all of it LLVM
+# takes up to 5 ms for one, as its schedulers look at pairs of accesses to memory.
+_LENGTHS = 5000, 2000
+
 llvm.initialize_native_target()
 llvm.initialize_native_asmprinter()
 
@@ -56,13 +60,16 @@ class Code:
     object: bytes
 
     @classmethod
-    def compile(cls, ir: str, needs: Needs, host: Host, checked: bool = False) -> Code:
+    def compile(cls, ir: str, needs: Needs, host: Host, length: int, checked: bool = False) -> Code:
         """Object code of IR text. Raises PtxError where the text is not valid.
 
+        length: number of PTX instructions; more of them are compiled with less effort.
         checked: whether it spends its time in the checks, which are functions of the library: then
-        it is compiled with less effort.
+        it is compiled with less effort, too.
         """
-        return cls(needs, _object(ir, host, effort=1 if checked else 2))
+        most, some = _LENGTHS
+        effort = 0 if length > most else 1 if checked or length > some else 2
+        return cls(needs, _object(ir, host, effort))
 
     @classmethod
     def load(cls, cache: Cache | None, key: str) -> Code | None:

@@ -16,6 +16,7 @@ from .hooks import Hooks
 from .host import Host
 from .layout import LANES, State, Triple
 from .native import Code, Function, Needs, key_of_code
+from .notice import notice
 from .parse import parse_entry
 from .ptx import Body, Instruction
 from .standstill import describe
@@ -150,18 +151,24 @@ class Program:
         code = Code.load(self._cache, key)
         if code is None:
             self.cached = False
-            body = self._body()
-            module = Module(body, self.signature, self._host, partial, self._hooks)
-            needs = Needs(
-                context_bytes=module.layout.nbytes,
-                scratch_bytes=module.builder.scratch_bytes,
-                static_shared=body.static_shared,
-                masked=module.flow.divergent,
-                functions=list(module.library.used),
-            )
-            code = Code.compile(module.text, needs, self._host, checked=self._hooks is not None)
+            lines = self._text.count("\n")
+            with notice(f"making {self.entry} ready for the CPU, {lines:,} lines of PTX …"):
+                code = self._translate(partial)
             code.save(self._cache, key)
         return code
+
+    def _translate(self, partial: bool) -> Code:
+        body = self._body()
+        module = Module(body, self.signature, self._host, partial, self._hooks)
+        needs = Needs(
+            context_bytes=module.layout.nbytes,
+            scratch_bytes=module.builder.scratch_bytes,
+            static_shared=body.static_shared,
+            masked=module.flow.divergent,
+            functions=list(module.library.used),
+        )
+        checked = self._hooks is not None
+        return Code.compile(module.text, needs, self._host, module.length, checked)
 
     def _body(self) -> Body:
         # Not kept: it takes a hundred times the memory of the text, and is seldom needed again.

@@ -4,6 +4,8 @@ Two functions matter.  `warp` runs one warp from where it stopped to its next ba
 `run` runs a range of CTAs, all warps of a CTA in turn from barrier to barrier.  A warp that has
 finished counts as arrived at every later barrier, as on a GPU.
 
+A long entry is cut into parts: functions of consecutive blocks, between which `warp` goes.
+
 Both also stop, and can go on later, where the worker's steps are used up: a step is one
 instruction of one warp, and they are counted where a CTA begins and where a loop closes, so that
 no kernel runs for ever unseen.
@@ -12,6 +14,7 @@ no kernel runs for ever unseen.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
 from ..abi.signature import Signature
@@ -19,11 +22,12 @@ from . import opcodes as opcodes  # fills the table
 from . import runtime as runtime  # fills the library
 from . import table
 from .builder import Builder
-from .flow import EXIT, Block, Flow, analyse, check_end
+from .flow import EXIT, Block, analyse, check_end
 from .hooks import Hooks
 from .host import Host
 from .layout import (
     DONE,
+    ELSEWHERE,
     FINISHED,
     FRESH,
     IDLE_LIMIT,
@@ -43,6 +47,8 @@ from .values import Value
 
 # Choosing the lanes that run next takes about as long as so many instructions.
 _CHOICE_STEPS = 16
+# Instructions of a part.  LLVM's time grows faster than the length of a function.
+_PART = 1024
 
 
 def threads_of(signature: Signature) -> int | None:
@@ -51,7 +57,7 @@ def threads_of(signature: Signature) -> int | None:
 
 
 class Module:
-    """IR text, and what must be known to run it."""
+    """IR text, and what must be known to run it. length: number of instructions."""
 
     def __init__(
         self,
@@ -64,6 +70,7 @@ class Module:
         check_end(body, signature.entry)
         self.flow = analyse(body, threads_of(signature), masked)
         self._ends = list(accumulate(len(block.instructions) + 1 for block in self.flow.blocks))
+        self.length = self._ends[-1]
         self.layout = Layout(self.flow)
         self.library = Library(host)
         params = {p.name: (p.offset, p.size) for p in signature.params}
@@ -98,7 +105,7 @@ class Module:
         zero, no = r.constant("i32", 0), Value("false", "i1")
         grid = [r.cast("zext", load("nctaid", "i32", axis), "i64") for axis in (0, 1)]
         warps, contexts = load("warps", "i32"), load("contexts", "ptr")
-        length = r.op("mul", r.cast("zext", warps, "i64"), self._ends[-1])
+        length = r.op("mul", r.cast("zext", warps, "i64"), self.length)
         last = load("last", "i64")
         ctas = r.loop(load("phase", "i32"), load("warp", "i32"))
         with ctas as (first_phase, first_warp):
@@ -146,9 +153,18 @@ class Module:
         return r.text()
 
     def _warp(self) -> str:
+        parts = _parts(self.flow.blocks)
+        texts = [self._part(i, part) for i, part in enumerate(parts)]
+        if len(parts) > 1:
+            texts.append(_between(parts))
+        return "\n".join(["@zeros = internal constant [16 x i8] zeroinitializer, align 16", *texts])
+
+    def _part(self, number: int, part: Sequence[Block]) -> str:
+        """The function of some blocks; those of other parts are entered through `warp`."""
         b = self.builder
-        divergent = self.flow.divergent
-        for block in self.flow.blocks:
+        divergent, whole = self.flow.divergent, len(part) == len(self.flow.blocks)
+        b.lines = []
+        for block in part:
             b.begin_block()
             b.label(f"bb{block.index}")
             if divergent:
@@ -161,12 +177,15 @@ class Module:
             self._keep(block)
             (_leave_lanes if divergent else _leave)(b, block, self._loop_steps(block))
         blocks, b.lines = b.lines, []
-        self._begin()
-        start = _divergent_start(self.flow) if divergent else self._start()
+        if number == 0:
+            self._begin()
+            b.line(f"br label %{'dispatch' if divergent else 'bb0'}")
+        else:
+            b.line("unreachable")
         return "\n".join(
             [
-                "@zeros = internal constant [16 x i8] zeroinitializer, align 16",
-                "define internal i32 @warp(ptr %ctx, ptr %state, i32 %resume) #0 {",
+                f"define internal i32 @{'warp' if whole else f'part{number}'}"
+                "(ptr %ctx, ptr %state, i32 %resume) #0 {",
                 f"  %scratch.at = getelementptr i8, ptr %state, i64 {state_offset('scratch')}",
                 "  %scratch = load ptr, ptr %scratch.at, align 8",
                 f"  %params.at = getelementptr i8, ptr %state, i64 {state_offset('params')}",
@@ -174,11 +193,11 @@ class Module:
                 f"  %shared.at = getelementptr i8, ptr %state, i64 {state_offset('shared')}",
                 "  %shared = load ptr, ptr %shared.at, align 8",
                 *b.hooks.preamble(),
-                *start,
+                *(_divergent_start(part) if divergent else self._start(part)),
                 "init:",
                 *b.lines,
-                f"  br label %{'dispatch' if divergent else 'bb0'}",
                 *blocks,
+                *([] if divergent else _exits(part)),
                 "exit:",
                 f"  ret i32 {FINISHED}",
                 "}",
@@ -229,12 +248,15 @@ class Module:
         else:
             b.store(b.mask(value), "%ctx", offset, 4)
 
-    def _start(self) -> list[str]:
-        """Go to where the warp stopped."""
-        blocks = self.flow.blocks
+    def _start(self, part: Sequence[Block]) -> list[str]:
+        """Go to where the warp stopped, or where another part left it."""
+        blocks, first, last = self.flow.blocks, part[0].index, part[-1].index
         ways = [block.next for block in blocks if block.exit in ("barrier", "yield")]
         ways += [way for block in blocks if self._loop_steps(block) for way in block.successors]
-        cases = " ".join(f"i32 {i}, label %bb{i}" for i in dict.fromkeys(ways) if i != EXIT)
+        others = [block for block in blocks if not first <= block.index <= last]
+        ways += [way for block in others for way in block.successors]
+        inside = dict.fromkeys(way for way in ways if first <= way <= last)
+        cases = " ".join(f"i32 {i}, label %bb{i}" for i in inside)
         return [f"  switch i32 %resume, label %init [ {cases} ]"]
 
     def _loop_steps(self, block: Block) -> int:
@@ -320,10 +342,70 @@ def _count_steps(b: Builder, block: Block, steps: int, resume: Value) -> None:
     b.label(f"on{block.index}")
 
 
-def _divergent_start(flow: Flow) -> list[str]:
+def _parts(blocks: Sequence[Block]) -> list[list[Block]]:
+    """Consecutive blocks that make a function of some length."""
+    parts: list[list[Block]] = [[]]
+    length = 0
+    for block in blocks:
+        length += len(block.instructions)
+        if length > _PART and parts[-1]:
+            parts.append([])
+            length = len(block.instructions)
+        parts[-1].append(block)
+    return parts
+
+
+def _exits(part: Sequence[Block]) -> Iterator[str]:
+    """Where blocks of a part go on in another."""
+    first, last = part[0].index, part[-1].index
+    for way in sorted({way for block in part for way in block.successors}):
+        if not first <= way <= last:
+            yield f"bb{way}:"
+            yield f"  ret i32 {way | ELSEWHERE}"
+
+
+def _between(parts: Sequence[Sequence[Block]]) -> str:
+    """The function `warp` of an entry of several parts."""
+    cases = " ".join(
+        f"i32 {block.index}, label %to{i}" for i, part in enumerate(parts) for block in part
+    )
+    calls, edges = list[str](), list[str]()
+    for i in range(len(parts)):
+        calls += [
+            f"to{i}:",
+            f"  %left{i} = call i32 @part{i}(ptr %ctx, ptr %state, i32 %at)",
+            "  br label %left",
+        ]
+        edges.append(f"[ %left{i}, %to{i} ]")
+    return "\n".join(
+        [
+            "define internal i32 @warp(ptr %ctx, ptr %state, i32 %resume) #0 {",
+            "begin:",
+            "  br label %go",
+            "go:",
+            "  %at = phi i32 [ %resume, %begin ], [ %next, %on ]",
+            f"  switch i32 %at, label %to0 [ {cases} ]",
+            *calls,
+            "left:",
+            f"  %way = phi i32 {', '.join(edges)}",
+            f"  %least = icmp sge i32 %way, {ELSEWHERE}",
+            f"  %most = icmp slt i32 %way, {WAITING}",
+            "  %goes = and i1 %least, %most",
+            "  br i1 %goes, label %on, label %over",
+            "on:",
+            f"  %next = and i32 %way, {ELSEWHERE - 1}",
+            "  br label %go",
+            "over:",
+            "  ret i32 %way",
+            "}",
+        ]
+    )
+
+
+def _divergent_start(part: Sequence[Block]) -> list[str]:
     """Run the lanes that are furthest behind; where all wait at barriers, let them go on."""
     lanes = f"<{LANES} x i32>"
-    cases = " ".join(f"i32 {b.index}, label %bb{b.index}" for b in flow.blocks)
+    cases = " ".join(f"i32 {b.index}, label %bb{b.index}" for b in part)
     return [
         "  %first = icmp eq i32 %resume, 0",
         f"  %next.at = getelementptr i8, ptr %ctx, i64 {NEXT}",
@@ -334,7 +416,10 @@ def _divergent_start(flow: Flow) -> list[str]:
         f"  %waits = icmp sge i32 %least, {WAITING}",
         "  br i1 %waits, label %barrier, label %go",
         "go:",
-        f"  switch i32 %least, label %exit [ {cases} ]",
+        f"  switch i32 %least, label %elsewhere [ {cases} ]",
+        "elsewhere:",
+        f"  %other = or i32 %least, {ELSEWHERE}",
+        "  ret i32 %other",
         "barrier:",
         f"  %over = icmp eq i32 %least, {DONE}",
         "  br i1 %over, label %exit, label %release",

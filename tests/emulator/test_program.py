@@ -171,7 +171,7 @@ def test_arm64_compiles(features: dict[str, bool]) -> None:
     for masked in (False, True):
         module = Module(parse_entry(text, "k"), Signature.from_ptx(text), host, masked)
         functions = list(module.library.used)
-        code = Code.compile(module.text, Needs(0, 0, 0, masked, functions), host)
+        code = Code.compile(module.text, Needs(0, 0, 0, masked, functions), host, module.length)
         for content in (code.object, *closure(functions, host, cache=None)):
             assert content.startswith(b"\x7fELF")
 

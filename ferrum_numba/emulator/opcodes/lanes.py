@@ -39,7 +39,24 @@ def shuffle(b: Builder, ins: Instruction) -> None:
     b.require_lanes(ins, b.integer(ins.operands[4], 32, ins))
     if ins.operands[0] not in b.flow.varying and is_broadcast(ins):
         return _broadcast(b, ins)
-    value, amount, clamp = (b.vector(b.integer(o, 32, ins)) for o in ins.operands[1:4])
+    target = ins.operands[0]
+    targets = target.elements if isinstance(target, Group) else (target,)
+    for operand, written in zip(targets, _exchanged(b, ins, mode), strict=False):
+        b.write(operand, written, ins)
+    return None
+
+
+def _exchanged(b: Builder, ins: Instruction, mode: str) -> tuple[Value, Value]:
+    """What each lane gets, and whether it comes from within its segment."""
+    value = b.vector(b.integer(ins.operands[1], 32, ins))
+    match ins.operands[2:4]:
+        case (Immediate(bits=amount), Immediate(bits=clamp)):
+            sources = [_source_of(lane, mode, amount, clamp) for lane in range(LANES)]
+            picks = [lane if source is None else source for lane, source in enumerate(sources)]
+            return b.shuffle(value, None, picks), b.numbers(
+                "i1", (int(s is not None) for s in sources)
+            )
+    amount, clamp = (b.vector(b.integer(o, 32, ins)) for o in ins.operands[2:4])
     low = b.constant("i32", 31)
     amount = b.op("and", amount, low)
     segment = b.op("and", b.op("lshr", clamp, 8), low)
@@ -58,13 +75,22 @@ def shuffle(b: Builder, ins: Instruction) -> None:
         else:
             source = b.op("or", first, b.op("and", amount, outside))
         inside = b.compare("icmp sle", source, last)
-    source = b.select(inside, source, _LANE_IDS)
-    result = _gather(b, value, source)
-    target = ins.operands[0]
-    targets = target.elements if isinstance(target, Group) else (target,)
-    for operand, written in zip(targets, (result, inside), strict=False):
-        b.write(operand, written, ins)
-    return None
+    return _gather(b, value, b.select(inside, source, _LANE_IDS)), inside
+
+
+def _source_of(lane: int, mode: str, amount: int, clamp: int) -> int | None:
+    """The lane that a lane gets its value from; None: from none of its segment."""
+    amount, segment, clamp = amount & 31, clamp >> 8 & 31, clamp & 31
+    first = lane & segment
+    last = first | clamp & ~segment
+    source = {
+        "up": lane - amount,
+        "down": lane + amount,
+        "bfly": lane ^ amount,
+        "idx": first | amount & ~segment,
+    }[mode]
+    inside = source >= last if mode == "up" else source <= last
+    return source if inside else None
 
 
 def _broadcast(b: Builder, ins: Instruction) -> None:
