@@ -58,7 +58,8 @@ class FerrumError(Exception):
             self.expected, self.found = said[:2]
             self.remedy = remedy or "".join(said[2:])
             sentence = f"expected {self.expected}, found {self.found}"
-        sentence += f"; {self.remedy}" if self.remedy else ""
+        if self.remedy:
+            sentence += ("\n" if "\n" in sentence else "; ") + self.remedy
         super().__init__(": ".join((*self.where, self.field, sentence)))
 
     def within(self, place: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import pickle
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import ferrum_numba as fe
+from ferrum_numba import errors
 from tests.cli.commands import run, run_json
 from tests.ptx import IOTA
 
@@ -25,6 +27,22 @@ def test_the_message_is_made_of_the_parts() -> None:
     assert error().where == ("step 1", "layer")
     assert str(fe.AbiError("x", "2 rows", 3)) == "x: expected 2 rows, found 3"
     assert str(fe.AbiError("no sentence")) == "no sentence"
+    problem = fe.AbiError("x", "given twice", remedy="leave one out", where="step 1")
+    assert str(problem) == "step 1: x: given twice; leave one out"
+    assert (problem.found, problem.expected, problem.remedy) == ("given twice", "", "leave one out")
+
+
+def test_every_error_that_is_raised_has_parts() -> None:
+    """But those that are made of another one, and that which shows a line of PTX below."""
+    kinds = {name for name, kind in vars(errors).items() if isinstance(kind, type)}
+    package, whole = Path(fe.__file__).parent, []
+    for path in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and len(node.args) == 1:
+                name = getattr(node.func, "id", "")
+                if name in kinds and not isinstance(node.args[0], ast.Starred):
+                    whole.append(path.relative_to(package).as_posix())
+    assert sorted(whole) == ["emulator/program.py", "ptx_text/text.py"]
 
 
 def test_every_kind_has_a_code() -> None:

@@ -125,7 +125,7 @@ def _recorded(target: Path, given: dict[str, Any]) -> Case | Refused:
     if not recording.launches:
         if recording.refused:
             return recording.refused[0]
-        raise RecordingError(f"{target}: it has no launch")
+        raise RecordingError(str(target), "it has no launch")
     return Case.from_recording(recording, _pick(recording.launches, given["number"]))
 
 
@@ -135,7 +135,7 @@ def _pick(launches: Sequence[RecordedLaunch], number: int | None) -> RecordedLau
         failed = (x for x in launches if x.error or (x.before and x.after is None))
         return next(failed, launches[-1])
     if number >= len(launches):
-        raise RecordingError(f"launch {number}: expected 0 to {len(launches) - 1}")
+        raise RecordingError("launch", f"0 to {len(launches) - 1}", number)
     return launches[number]
 
 

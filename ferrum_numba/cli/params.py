@@ -189,8 +189,10 @@ def _recorded(path: str, number: int, other: str | None) -> tuple[list[Annotated
     launches = recording.launches
     if not launches and recording.refused:
         raise AbiError(
-            f"{path}: its launch was refused before it had a parameter block, by "
-            f"{recording.refused[0].error}; ferrum-numba explain {path} looks for the cause"
+            path,
+            "its launch was refused before it had a parameter block, by "
+            f"{recording.refused[0].error}",
+            remedy=f"ferrum-numba explain {path} looks for the cause",
         )
     numbers = [number] if other is None else [number, int(other) if other.isdecimal() else -1]
     blocks = []

@@ -142,8 +142,9 @@ def _run_kernel(device: CheckedCpuDevice, name: str, sizes: dict[str, int], seed
     taken = [p.name for p in sidecar.params if p.role == "size"]
     if not taken:
         raise AbiError(
-            f"{name}: no sidecar declares its arrays, so there is nothing to run it on; launch it "
-            'in Python, on open_device("cpu", checks=("memory", …))'
+            name,
+            "no sidecar declares its arrays, so there is nothing to run it on",
+            remedy='launch it in Python, on open_device("cpu", checks=("memory", …))',
         )
     launch = sample(sidecar, sizes, seed)
     kernel = device.load_module(file.text, sidecar).get_kernel(signature.entry)

@@ -113,7 +113,9 @@ class Stepper:
 
     def _run(self, direction: int) -> None:
         if not self.breakpoints:
-            raise DeviceError("no breakpoints: set one with b, or step with n")
+            raise DeviceError(
+                "breakpoints", "at least one", "none", "set one with b, or step with n"
+            )
         stop = self.replay.run(self.breakpoints, direction)
         if stop is None:
             way = "last" if direction > 0 else "first"
@@ -155,7 +157,7 @@ class Stepper:
     def _delete(self, rest: str) -> None:
         number = int(rest)
         if not 1 <= number <= len(self.breakpoints):
-            raise DeviceError(f"{rest}: there is no such breakpoint; b lists them")
+            raise DeviceError(rest, "there is no such breakpoint", remedy="b lists them")
         del self.breakpoints[number - 1]
         self._break("")
 
@@ -164,11 +166,11 @@ class Stepper:
     def _print(self, rest: str) -> None:
         name, _, ptx_type = rest.partition(" ")
         if not name:
-            raise DeviceError("p: expected a register, such as p %r12")
+            raise DeviceError("p", "a register, such as p %r12", "none")
         name = name if name.startswith("%") else f"%{name}"
         found = self.replay.register(name)
         if found is None:
-            raise DeviceError(f"{name}: not written or read up to here")
+            raise DeviceError(name, "not written or read up to here")
         values, known = found
         if ptx_type:
             values = values.as_type(ptx_type.strip())

@@ -84,7 +84,7 @@ def read_lines(texts: Sequence[str], ptx: str, entry: str) -> frozenset[int]:
                 and body.files.get(i.loc[0], "").endswith(match["file"])
             }
         if not chosen:
-            raise DeviceError(f"--line {text}: no instruction of {entry} is there")
+            raise DeviceError(f"--line {text}", f"no instruction of {entry} is there")
         found |= chosen
     return frozenset(found)
 
@@ -98,7 +98,7 @@ def read_registers(texts: Sequence[str], ptx: str, entry: str) -> list[str]:
         known = {full_name(r) for i in instructions for o in i.operands for r in registers_of(o)}
         unknown = [name for name in names if name not in known]
         if unknown:
-            raise DeviceError(f"--register: {entry} has no {', '.join(unknown)}")
+            raise DeviceError("--register", f"{entry} has no {', '.join(unknown)}")
     return names
 
 

@@ -48,12 +48,16 @@ def kernel_target(
     names = [p.name for p in sidecar.params if p.role == "size"]
     if not names:
         raise AbiError(
-            f"{target}: no sidecar declares its arrays, so there is nothing to launch it on; trace"
-            " a launch of your own in Python: with device.trace() as trace: kernel.launch(…)"
+            target,
+            "no sidecar declares its arrays, so there is nothing to launch it on",
+            remedy="trace a launch of your own in Python: with device.trace() as trace: "
+            "kernel.launch(…)",
         )
     unknown = sorted(set(sizes) - set(names) - {"groups"})
     if unknown:
-        raise AbiError(f"--size: {target} has {', '.join(names)}, found {', '.join(unknown)}")
+        raise AbiError(
+            "--size", f"names among {', '.join(names)}, which {target} has", ", ".join(unknown)
+        )
     known = {**_SIZES, **sizes}
     drawn = sample(sidecar, {"group_size": known["K"], **known}, seed)
     # Some outputs are added to: from NaN nothing but NaN would come.
@@ -98,7 +102,7 @@ def recorded_target(target: str, number: int | None) -> Target:
         assert steps is not None
         result = next(steps)
         if result.verdict in ("fails", "left out"):
-            raise LaunchError(f"launch {number} of {target}: {result.reason}")
+            raise LaunchError(f"launch {number} of {target}", result.reason)
 
     call = recorded.call
     described = f"{call.signature.entry}, launch {number} of {Path(target).name}"

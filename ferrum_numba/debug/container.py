@@ -120,7 +120,7 @@ class ContainerWriter:
         try:
             self._zip.writestr(member, data, how)
         except OSError as error:
-            raise RecordingError(f"{self._path}: cannot be written: {error.strerror}") from error
+            raise RecordingError(str(self._path), f"cannot be written: {error.strerror}") from error
 
     def _next_run(self, last: _Run | None, kind: str, blank: bytes, least: int) -> _Run:
         """A member of blanks, larger than the last one."""
@@ -216,16 +216,16 @@ class Container:
                 self._length = file.seek(0, io.SEEK_END)
                 members = list(islice(self._walk(file), MAX_MEMBERS + 1))
         except OSError as error:
-            raise RecordingError(f"{path}: cannot be read: {error.strerror}") from None
+            raise RecordingError(str(path), f"cannot be read: {error.strerror}") from None
 
         for member in members:
             if member.name in self.members:
-                raise self._wrong(f"expected each member once, found {member.name} twice")
+                raise self._wrong("members", "each of them once", f"{member.name} twice")
             if not self.complete and member.name.startswith("launches/"):
                 member = replace(member, crc=None)  # it may still have been written to
             self.members[member.name] = member
         if len(self.members) > MAX_MEMBERS:
-            raise self._wrong(f"expected at most {MAX_MEMBERS} members")
+            raise self._wrong("members", f"at most {MAX_MEMBERS}", "more")
 
     def text(self, name: str) -> bytes:
         """A member that is text.  Raises RecordingError."""
@@ -241,44 +241,42 @@ class Container:
                 raise ValueError(f"version {major}")
             shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
         except Exception as error:  # NumPy's parser lets errors of many types through
-            raise self._wrong(f"{name}: expected an npy header, found {error!s:.80}") from None
+            raise self._wrong(name, "an npy header", f"{error!s:.80}") from None
         count = 1
         for extent in shape:
             count *= extent
         rest = len(data) - stream.tell()
         if dtype.char not in _DTYPES or fortran or min(shape, default=0) < 0:
-            raise self._wrong(f"{name}: expected numbers in C order, found {dtype} {shape}")
+            raise self._wrong(name, "numbers in C order", f"{dtype} {shape}")
         if count * dtype.itemsize != rest:
-            raise self._wrong(
-                f"{name}: expected {count * dtype.itemsize} bytes for {dtype} {shape}, found {rest}"
-            )
+            raise self._wrong(name, f"{count * dtype.itemsize} bytes for {dtype} {shape}", rest)
         return np.frombuffer(data, dtype, count, stream.tell()).reshape(shape)
 
     def _read(self, name: str, limit: int) -> bytes:
         member = self.members.get(name)
         if member is None:
-            raise self._wrong(f"expected a member {name}, found none")
+            raise self._wrong("members", f"a member {name}", "none")
         if max(member.size, member.stored) > limit:
-            raise self._wrong(f"{name}: expected at most {limit} bytes, found {member.size}")
+            raise self._wrong(name, f"at most {limit} bytes", member.size)
         try:
             with self.path.open("rb") as file:
                 file.seek(member.start)
                 data = file.read(member.stored)
         except OSError as error:
-            raise self._wrong(f"cannot be read: {error.strerror}") from None
+            raise RecordingError(self.path.name, f"cannot be read: {error.strerror}") from None
         if member.deflated:
             try:
                 unpack = zlib.decompressobj(-15)
                 data = unpack.decompress(data, member.size)
                 more = unpack.decompress(unpack.unconsumed_tail, 1) or not unpack.eof
             except zlib.error as error:
-                raise self._wrong(f"{name}: cannot be unpacked: {error}") from None
+                raise self._wrong(name, f"cannot be unpacked: {error}") from None
             if more:
-                raise self._wrong(f"{name}: expected {member.size} bytes, found another number")
+                raise self._wrong(name, f"{member.size} bytes", "another number")
         if len(data) != member.size:
-            raise self._wrong(f"{name}: expected {member.size} bytes, found {len(data)}")
+            raise self._wrong(name, f"{member.size} bytes", len(data))
         if member.crc is not None and zlib.crc32(data) != member.crc:
-            raise self._wrong(f"{name}: its bytes are not those that were written (CRC-32)")
+            raise self._wrong(name, "its bytes are not those that were written (CRC-32)")
         return data
 
     def _walk(self, file: IO[bytes]) -> Iterator[Member]:
@@ -292,12 +290,13 @@ class Container:
                 return
             if len(header) < _LOCAL.size or header[:4] != _MEMBER:
                 if at == 0:
-                    raise self._wrong(
-                        f"expected a recording (a zip file), found one that begins with "
-                        f"{header[:4]!r}"
+                    raise RecordingError(
+                        self.path.name,
+                        "a recording (a zip file)",
+                        f"one that begins with {header[:4]!r}",
                     )
                 if header and header[:4] != _MEMBER[: len(header)]:
-                    raise self._wrong(f"expected a member at byte {at}, found {header[:4]!r}")
+                    raise self._wrong("members", f"one at byte {at}", repr(header[:4]))
                 return
             member = self._member(file, at, header)
             if member is None:
@@ -316,19 +315,19 @@ class Container:
             return None
         name = raw.decode("ascii", "replace")
         if _NAME.fullmatch(name) is None:
-            raise self._wrong(f"expected members of a recording, found {name[:80]!r}")
+            raise self._wrong("members", "those of a recording", repr(name[:80]))
         if flags & ~0x800 or method not in (_STORED, _DEFLATED):
-            raise self._wrong(f"{name}: expected a plain member, found flags {flags:#x}")
+            raise self._wrong(name, "a plain member", f"flags {flags:#x}")
         if start + stored > self._length:
             rest = self._length - start
             lines = name.startswith("launches/")
             return Member(name, start, rest, rest, False, None) if lines else None
         if method == _STORED and stored != size:
-            raise self._wrong(f"{name}: expected {size} bytes, found {stored}")
+            raise self._wrong(name, f"{size} bytes", stored)
         return Member(name, start, stored, size, method == _DEFLATED, crc)
 
-    def _wrong(self, what: str) -> RecordingError:
-        return RecordingError(f"{self.path.name}: {what}")
+    def _wrong(self, *parts: object) -> RecordingError:
+        return RecordingError(*parts, where=self.path.name)
 
 
 def npy(array: NDArray[Any]) -> bytes:

@@ -111,7 +111,7 @@ class Recorder:
         try:
             writer = ContainerWriter(self.path)
         except OSError as error:
-            raise RecordingError(f"{self.path}: cannot be written: {error.strerror}") from None
+            raise RecordingError(str(self.path), f"cannot be written: {error.strerror}") from None
         about = FORMAT | _origin() | {"policy": asdict(self.policy)}
         writer.add("recording.json", _json(about))
         return writer
@@ -119,7 +119,9 @@ class Recorder:
     def start(self) -> None:
         """Become the observer of all launches.  Raises RecordingError where there is another."""
         if observer.current is not None:
-            raise RecordingError(f"{self.path}: launches are already being recorded; end that one")
+            raise RecordingError(
+                str(self.path), "launches are already being recorded", remedy="end that one"
+            )
         observer.current = self
 
     def close(self) -> None:

@@ -122,9 +122,9 @@ class Recording(NotPickled):
         self.origin = self._object("recording.json")
         if any(self.origin.get(key) != value for key, value in FORMAT.items()):
             raise self._wrong(
-                f"recording.json: expected format {FORMAT['format']!r}, version "
-                f"{FORMAT['version']}, found {self.origin.get('format')!r:.80}, version "
-                f"{self.origin.get('version')!r:.80}"
+                "recording.json",
+                f"format {FORMAT['format']!r}, version {FORMAT['version']}",
+                f"{self.origin.get('format')!r:.80}, version {self.origin.get('version')!r:.80}",
             )
         self.launches: list[RecordedLaunch] = []
         self.refused: list[Refused] = []
@@ -186,10 +186,12 @@ class Recording(NotPickled):
         """
         name = f"arrays/{digest}.npy"
         if not self.holds(digest):
-            raise self._wrong(f"{digest[:16]}…: its contents were not recorded, only their digest")
+            raise self._wrong(
+                f"{digest[:16]}…", "its contents were not recorded, only their digest"
+            )
         data = self._container.array(name).reshape(-1).view(np.uint8)
         if data.nbytes != layout.nbytes:
-            raise self._wrong(f"{name}: expected {layout.nbytes} bytes, found {data.nbytes}")
+            raise self._wrong(name, f"{layout.nbytes} bytes", data.nbytes)
         return data.view(numpy_dtype(layout.dtype))
 
     def _read_launches(self) -> None:
@@ -203,11 +205,11 @@ class Recording(NotPickled):
                 else:
                     self._read_lines(data, cut)
             except (ValueError, KeyError, TypeError, RecursionError) as error:
-                raise self._wrong(f"{name}: cannot be read: {error!s:.120}") from None
+                raise self._wrong(name, f"cannot be read: {error!s:.120}") from None
         try:
             self._put_in_order()
         except (ValueError, KeyError, TypeError) as error:
-            raise self._wrong(f"launches: cannot be read: {error!s:.120}") from None
+            raise self._wrong("launches", f"cannot be read: {error!s:.120}") from None
 
     def _read_rows(self, data: bytes, cut: bool) -> None:
         rest = len(data) % ROW.size
@@ -284,7 +286,7 @@ class Recording(NotPickled):
             try:
                 self._calls[number] = self._read_call(fields)
             except (ValueError, KeyError, TypeError, OverflowError) as error:
-                raise self._wrong(f"{name}: cannot be read: {error!s:.120}") from None
+                raise self._wrong(name, f"cannot be read: {error!s:.120}") from None
         return self._calls[number]
 
     def _read_call(self, fields: dict[str, Any]) -> Call:
@@ -315,16 +317,16 @@ class Recording(NotPickled):
         try:
             return self._container.text(name).decode("utf-8")
         except UnicodeDecodeError as error:
-            raise self._wrong(f"{name}: expected UTF-8, found {error.reason}") from None
+            raise self._wrong(name, "UTF-8", error.reason) from None
 
     def _object(self, name: str) -> dict[str, Any]:
         try:
             return _parse(self._container.text(name))
         except (ValueError, RecursionError) as error:
-            raise self._wrong(f"{name}: cannot be read: {error!s:.120}") from None
+            raise self._wrong(name, f"cannot be read: {error!s:.120}") from None
 
-    def _wrong(self, what: str) -> RecordingError:
-        return RecordingError(f"{self.path.name}: {what}")
+    def _wrong(self, *parts: object) -> RecordingError:
+        return RecordingError(*parts, where=self.path.name)
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:

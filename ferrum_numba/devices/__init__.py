@@ -62,9 +62,9 @@ def open_device(
     if name == "cpu":
         return _open_checked(threads, tuple(checks)) if checks else _open_cpu(threads)
     if checks:
-        raise DeviceError(f"checks: only the CPU device has them, found device {name!r}")
+        raise DeviceError("checks", "the CPU device, which alone has them", f"device {name!r}")
     if threads is not None:
-        raise DeviceError(f"threads: only the CPU device has them, found device {name!r}")
+        raise DeviceError("threads", "the CPU device, which alone has them", f"device {name!r}")
     return _open_cuda(int(match[1]) if match[1] else None)
 
 

@@ -181,7 +181,7 @@ class Device(NotPickled, ABC):
         return self._trace(Selection.of(cta, warp, lanes, lines, registers, limit))
 
     def _trace(self, selection: Selection) -> AbstractContextManager[Trace]:
-        raise DeviceError(f"trace: only the CPU device has it, found {self.name}")
+        raise DeviceError("trace", "the CPU device, which alone has it", self.name)
 
     def _new_plan(self) -> LaunchPlan:
         return LaunchPlan(self)
@@ -213,8 +213,10 @@ class Module(NotPickled, ABC):
             declared = Signature.entries(text)
             if declared and sidecar.entry not in declared:
                 raise AbiError(
-                    f"name: the sidecar says {sidecar.entry}, the PTX declares "
-                    f"{', '.join(declared)}; take the sidecar of this build"
+                    "name",
+                    f"one of the PTX's {', '.join(declared)}",
+                    f"{sidecar.entry} in the sidecar",
+                    "take the sidecar of this build",
                 )
             sidecar.check(text, Signature.from_ptx(text, sidecar.entry))
 
@@ -380,8 +382,10 @@ class Kernel(NotPickled, ABC):
         """
         if config.programmatic and not self._waits_for_the_launch_before:
             raise AbiError(
-                "programmatic: the kernel never waits for the launch ahead of it (the PTX has no "
-                "griddepcontrol.wait), so it would read what is not written yet; leave it out"
+                "programmatic",
+                "the kernel never waits for the launch ahead of it (the PTX has no "
+                "griddepcontrol.wait), so it would read what is not written yet",
+                remedy="leave it out",
             )
 
     @cached_property

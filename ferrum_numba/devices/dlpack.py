@@ -101,7 +101,7 @@ def device_of(name: str, array: Any) -> str:
         kind, ordinal = array.__dlpack_device__()
     except Exception as error:  # such as torch's for a tensor without memory
         raise AbiError(
-            f"{name}: {type(array).__name__} does not say where it lies: {error}"
+            name, f"{type(array).__name__} does not say where it lies: {error}"
         ) from error
     if kind in (_CPU, _CUDA_HOST):
         return "cpu"
@@ -120,7 +120,7 @@ def describe(name: str, array: Any) -> ArrayReference:
         capsule = _export(name, array, _LEGACY_DEFAULT)
     tensor, flags = _opened(name, array, capsule)
     if flags & _COPIED:
-        raise AbiError(f"{name}: {type(array).__name__} gives DLPack a copy of itself only")
+        raise AbiError(name, f"{type(array).__name__} gives DLPack a copy of itself only")
     readonly = bool(flags & _READ_ONLY) or is_of_jax(array)
     return _reference(name, tensor, device_of(name, array), readonly)
 
@@ -191,7 +191,7 @@ def _export(name: str, array: Any, stream: int) -> object:
             return array.__dlpack__(**streams)
     except Exception as error:  # each library has its own type for what it cannot export
         raise AbiError(
-            f"{name}: {type(array).__name__} does not give its memory through DLPack: {error}"
+            name, f"{type(array).__name__} does not give its memory through DLPack: {error}"
         ) from error
 
 

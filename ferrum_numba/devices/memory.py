@@ -75,10 +75,11 @@ class DeviceMemory(NotPickled, ABC):
         """The error for memory that there is none of."""
         limit = "none" if self._limit is None else f"{self._limit} bytes"
         return DeviceError(
-            f"{self._device}: allocating {nbytes} bytes{what}: {reason}; this package has "
-            f"{self._in_use} bytes in use and {self.reserved} reserved there, limit: {limit}; drop "
-            f"arrays and layers that are not needed{help_}, or raise device.memory.limit if it is "
-            "set"
+            str(self._device),
+            f"allocating {nbytes} bytes{what}: {reason}; this package has {self._in_use} bytes in "
+            f"use and {self.reserved} reserved there, limit: {limit}",
+            remedy=f"drop arrays and layers that are not needed{help_}, or raise "
+            "device.memory.limit if it is set",
         )
 
     def __repr__(self) -> str:

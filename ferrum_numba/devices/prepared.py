@@ -228,8 +228,9 @@ class PreparedLaunch(NotPickled):
         borrowed = [name for name in self._borrowed if name in self._invocation.bound.arrays]
         if borrowed:
             raise LaunchError(
-                f"{', '.join(borrowed)}: given to `launch` for one launch only; give them to it "
-                "again, or to `update`"
+                ", ".join(borrowed),
+                "given to `launch` for one launch only",
+                remedy="give them to it again, or to `update`",
             )
 
     def _whole(self, changes: dict[str, object]) -> Invocation:

@@ -43,7 +43,9 @@ class LaunchSequence(NotPickled):
         """Within the block the calling thread's launches go into it."""
         thread = threading.get_ident()
         if thread in recordings:
-            raise LaunchError("capture: this thread is recording a plan or a graph already; end it")
+            raise LaunchError(
+                "capture", "this thread is recording a plan or a graph already", remedy="end it"
+            )
         recordings[thread] = self
         try:
             yield
@@ -112,8 +114,9 @@ class LaunchSequence(NotPickled):
     def _require_ended(self) -> None:
         if not self._ended:
             raise LaunchError(
-                f"{self}: its block has not ended yet, or ended with an error; use it after the "
-                "block, or record it again"
+                str(self),
+                "its block has not ended yet, or ended with an error",
+                remedy="use it after the block, or record it again",
             )
 
     @cached_property
@@ -207,10 +210,11 @@ class LaunchGraph(LaunchSequence):
     def _require_captured(self, stream: Any) -> None:
         if stream is not self.stream:
             raise LaunchError(
-                "stream: within capture() launches go to the stream that is captured; "
-                f"expected stream=graph.stream, found {stream!r:.80}"
+                "stream",
+                "graph.stream, as within capture() launches go to the stream that is captured",
+                f"{stream!r:.80}",
             )
 
     def _require_launches(self, count: int) -> None:
         if not count:
-            raise LaunchError("capture: nothing was launched on graph.stream within the block")
+            raise LaunchError("capture", "nothing was launched on graph.stream within the block")

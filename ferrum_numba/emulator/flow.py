@@ -296,7 +296,7 @@ def check_end(body: Body, entry: str) -> None:
     """Raise PtxError for a body without instructions: nothing that was asked for could run."""
     last = next((s for s in reversed(body.statements) if isinstance(s, Instruction)), None)
     if last is None:
-        raise PtxError(f"entry {entry!r} has no instructions")
+        raise PtxError(f"entry {entry!r}", "instructions", "none")
     row = table.lookup(last.opcode)
     stops = last.opcode.base == "trap" or ASSERTION in last.opcode.modifiers
     stops = stops or (row is not None and row.ends == "branch")

@@ -47,7 +47,9 @@ def _object(ir: str, host: Host, effort: int = 2) -> bytes:
         module = llvm.parse_assembly(ir)
         module.verify()
     except RuntimeError as error:
-        raise PtxError(f"internal error: the translation is not valid LLVM IR: {error}") from error
+        raise PtxError(
+            "translation", f"not valid LLVM IR, which is an internal error: {error}"
+        ) from error
     code: bytes = host.machine(effort).emit_object(module)
     return code
 

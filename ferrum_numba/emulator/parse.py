@@ -69,7 +69,7 @@ def parse_entry(text: str, entry: str) -> Body:
     module = read_module(text)
     head = module.entries.get(entry)
     if head is None or head.body is None:
-        raise PtxError(f"entry {entry!r}: its body is not in the PTX")
+        raise PtxError(f"entry {entry!r}", "its body is not in the PTX")
     parser = _Parser(module)
     for declaration, position in module.shared(head):
         parser.declare_shared(declaration, position)

@@ -87,7 +87,9 @@ class Program:
         """
         warps = -(-block[0] * block[1] * block[2] // LANES)
         if min(*grid, *block) < 1 or warps > 32:
-            raise LaunchError(f"grid {grid}, block {block}: expected 1 to 1024 threads in each CTA")
+            raise LaunchError(
+                "block", "1 to 1024 threads in each CTA", f"block {block} of grid {grid}"
+            )
         if len(parameter_block) != self.signature.nbytes:
             raise LaunchError(
                 "parameter block",
@@ -96,7 +98,9 @@ class Program:
             )
         demanded = self.signature.reqntid
         if demanded is not None and (*demanded, 1, 1)[:3] != block:
-            raise LaunchError(f"block {block}: {self.entry} demands {demanded} threads (.reqntid)")
+            raise LaunchError(
+                "block", f"{demanded} threads, as the .reqntid of {self.entry} demands", block
+            )
         function = self._function(partial=bool(block[0] * block[1] * block[2] % LANES))
         try:
             Launch(
@@ -115,10 +119,11 @@ class Program:
             row = table.find(instruction)
             if stopped.places and row.ends:
                 return LaunchError(
-                    f"{self.entry}: CTA {stopped.cta} will never end, for all of its warps wait:\n"
-                    f"{describe(flow.blocks, stopped.places)}\n"
-                    "look for an arrival that is missing, a wait for the wrong phase, or an"
-                    " mbarrier that expects too many arrivals"
+                    self.entry,
+                    f"CTA {stopped.cta} will never end, for all of its warps "
+                    f"wait:\n{describe(flow.blocks, stopped.places)}",
+                    remedy="look for an arrival that is missing, a wait for the wrong phase, or "
+                    "an mbarrier that expects too many arrivals",
                 )
             source = body.files.get(instruction.loc[0]) if instruction.loc else None
             place = f" at {source}:{instruction.loc[1]}" if source and instruction.loc else ""
@@ -127,13 +132,16 @@ class Program:
             )
             refusal = instruction.refuse(fault)
             # What the kernel asked for itself is no fault of the PTX.
-            return LaunchError(str(refusal)) if row.family == "control" else refusal
+            if row.family != "control":
+                return refusal
+            return LaunchError(str(refusal), where=refusal.where, data=refusal.data)
         after = [i for b in flow.blocks[stopped.block :] for i in (*b.instructions, b.last) if i]
         return LaunchError(
-            f"{self.entry}: CTA {stopped.cta} was stopped after {stopped.steps} instructions, its"
-            f" warp {stopped.warp} at PTX line {after[0].line}:\n    {after[0].text.strip()}\n"
-            "if this is no endless loop, set the environment variable FERRUM_CPU_STEPS to more"
-            " (instructions of all warps of one CTA)"
+            self.entry,
+            f"CTA {stopped.cta} was stopped after {stopped.steps} instructions, its warp "
+            f"{stopped.warp} at PTX line {after[0].line}:\n    {after[0].text.strip().rstrip(';')}",
+            remedy="if this is no endless loop, set the environment variable FERRUM_CPU_STEPS to "
+            "more (instructions of all warps of one CTA)",
         )
 
     def _function(self, partial: bool) -> Function:
@@ -175,7 +183,8 @@ class Program:
         body = parse_entry(self._text, self.entry)
         if body.static_shared > LARGEST_SHARED:
             raise PtxError(
-                f"{self.entry} declares {body.static_shared} bytes of shared memory; no GPU has"
-                f" more than {LARGEST_SHARED}"
+                self.entry,
+                f"at most {LARGEST_SHARED} bytes of shared memory, as no GPU has more",
+                body.static_shared,
             )
         return body

@@ -264,8 +264,9 @@ class _Worker:
             self._scratch = aligned(needs.scratch_bytes, 64)
         except (MemoryError, ValueError, OverflowError) as error:
             raise LaunchError(
-                f"no memory for a CTA of {warps} warps with {launch.shared_bytes} bytes of dynamic"
-                f" shared memory: {error}"
+                "shared_bytes",
+                f"no memory for a CTA of {warps} warps with {launch.shared_bytes} bytes of "
+                f"dynamic shared memory: {error}",
             ) from None
         self._behind = self._shared[size:]
         self._contexts = contexts.reshape(warps, needs.context_bytes)
@@ -310,9 +311,11 @@ class _Worker:
             return
         first, last = np.flatnonzero(self._behind)[[0, -1]].tolist()
         raise LaunchError(
-            f"shared_bytes: the kernel stores {first} to {last} bytes behind the "
-            f"{self._state.shared_bytes} bytes of dynamic shared memory that a CTA is given; "
-            'the sidecar\'s shared says what it needs, and the check "memory" which line it is'
+            "shared_bytes",
+            f"the kernel stores {first} to {last} bytes behind the {self._state.shared_bytes} "
+            "bytes of dynamic shared memory that a CTA is given",
+            remedy='the sidecar\'s shared says what it needs, and the check "memory" which line '
+            "it is",
         )
 
     def _run_piece(self, first: int, last: int) -> None:

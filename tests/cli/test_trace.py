@@ -91,7 +91,7 @@ def test_stepping(columns: int) -> None:
     assert "watched: %r8" in output
     assert "no breakpoint was met; this is the first event" in output
     assert "9: there is no such breakpoint" in output
-    assert "no breakpoints: set one with b" in output
+    assert "breakpoints: expected at least one, found none; set one with b" in output
     assert "lane 30" in output
     assert "lanes: expected 0 to 31, found '99'" in output
     assert "frobnicate: no such command" in output
@@ -220,14 +220,14 @@ def test_a_recording(tmp_path: Path) -> None:
         ((*SMALL, "--lanes", "32"), "lanes: expected 0 to 31"),
         ((*SMALL, "--warp", "x"), "warp: expected numbers"),
         ((*SMALL, "--cta", "1,x"), "cta: expected x,y,z or all"),
-        ((*SMALL, "--cta", "9,0,0"), "there is no CTA (9, 0, 0)"),
+        ((*SMALL, "--cta", "9,0,0"), "found (9, 0, 0)"),
         ((*SMALL, "--line", "1"), "no instruction of add_bias is there"),
         ((*SMALL, "--line", "a"), "--line: expected 120"),
         ((*SMALL, "--break", "1"), "no instruction is there"),
         ((*SMALL, "--register", "r999"), "--register: add_bias has no %r999"),
         ((*SMALL, "--warp", "9"), "warp: expected 0 to 3, as the block has 4, found 9"),
         ((*SMALL, "--warp", "2-5"), "found 4, 5"),
-        ((*SMALL, "--break", "f(x)"), "is none; expected registers"),
+        ((*SMALL, "--break", "f(x)"), "expected registers, "),
         ((*SMALL, "--step", "--warp", "all"), "follow one warp"),
         ((*SMALL, "--step", "--line", "117"), "give it as --break"),
         ((*SMALL, "--step", "--json"), "--step and --json"),

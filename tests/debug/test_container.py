@@ -211,7 +211,7 @@ def test_other_files(tmp_path: Path) -> None:
             Recording(path)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("../../etc/passwd", "x")
-    with pytest.raises(fe.RecordingError, match="expected members of a recording, found"):
+    with pytest.raises(fe.RecordingError, match="members: expected those of a recording, found"):
         Recording(path)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("recording.json", b" " * (65 << 20))

@@ -156,11 +156,14 @@ def test_what_the_cpu_cannot_do() -> None:
     with pytest.raises(fe.DeviceError, match="cooperative: the CPU device .* the 2 of this grid"):
         kernel.launch(fe.LaunchConfig(2, 32, cooperative=True), out, 64)
     with pytest.raises(
-        fe.DeviceError, match=r"cluster: the CPU device has no clusters.*\(2, 1, 1\)"
+        fe.DeviceError,
+        match=r"cluster: expected none, as the CPU device has no clusters.*\(2, 1, 1\)",
     ):
         kernel.launch(fe.LaunchConfig(2, 32, cluster=2), out, 64)
     demanding = RANK.replace(".reqntid 32", ".reqntid 32\n.reqnctapercluster 2")
-    with pytest.raises(fe.DeviceError, match=r"cluster: the CPU device has no clusters.*\(2,\)"):
+    with pytest.raises(
+        fe.DeviceError, match=r"cluster: expected none, as the CPU device has no clusters.*\(2,\)"
+    ):
         device.load_module(demanding).get_kernel().launch(fe.LaunchConfig(2, 32), out)
     kernel.launch(fe.LaunchConfig(1, 64, cooperative=True, cluster=1), out, 64)
     np.testing.assert_array_equal(out, np.arange(64))

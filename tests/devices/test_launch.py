@@ -78,7 +78,7 @@ def test_from_files_with_tritons_metadata(device: fe.Device, tmp_path: Path) -> 
     fe.launch_w4a16_gptq(None, kernel, arguments["a"], weight, arguments["c"], canonical.M)
     canonical.check(device, arguments["c"])
     bare = device.load_module(str(path)).get_kernel()
-    with pytest.raises(fe.AbiError, match="has to state num_warps and shared"):
+    with pytest.raises(fe.AbiError, match="sidecar: expected num_warps and shared"):
         fe.launch_w4a16_gptq(None, bare, arguments["a"], weight, arguments["c"], canonical.M)
 
 
@@ -98,7 +98,7 @@ def test_the_shipped_ptx_needs_no_sidecar_at_the_front_door(device: fe.Device) -
     canonical.check(device, arguments["c"])
     v2 = kernels.canonical(0).kernel(device)
     for v1 in (weight, record):
-        with pytest.raises(fe.AbiError, match=r"zero_bias: the weight's zeros are nibble \+ 1"):
+        with pytest.raises(fe.AbiError, match=r"zero_bias: expected .*, found nibble \+ 1"):
             fe.launch_w4a16_gptq(None, v2, arguments["a"], v1, arguments["c"], canonical.M)
     del record.qzeros
     with pytest.raises(fe.AbiError, match="weight: expected qweight, .* no attribute 'qzeros'"):

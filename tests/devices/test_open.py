@@ -37,7 +37,7 @@ def test_no_gpu_here() -> None:
 def test_no_such_gpu() -> None:
     with pytest.raises(fe.DeviceError, match="expected an ordinal below"):
         fe.open_device("cuda:99")
-    with pytest.raises(fe.DeviceError, match="threads: only the CPU"):
+    with pytest.raises(fe.DeviceError, match="threads: expected the CPU device"):
         fe.open_device("cuda", threads=2)
 
 

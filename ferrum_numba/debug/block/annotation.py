@@ -149,7 +149,9 @@ def differences(a: AnnotatedBlock, b: AnnotatedBlock) -> list[Difference]:
     """The parameters whose bytes differ.  Raises AbiError where the signatures do."""
     if [p.ptx_type for p in a.signature.params] != [p.ptx_type for p in b.signature.params]:
         raise AbiError(
-            f"the blocks are of different signatures, {a.signature.entry} and {b.signature.entry}"
+            "block",
+            f"one of {a.signature.entry}'s parameters",
+            f"one of {b.signature.entry}'s, whose signature is another",
         )
     return [Difference(x, y) for x, y in zip(a.fields, b.fields, strict=True) if x.data != y.data]
 

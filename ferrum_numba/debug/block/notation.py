@@ -42,7 +42,7 @@ def read_array(name: str, text: str, free: int) -> ArrayReference:
     try:
         itemsize = dtype_nbytes(match["dtype"])
     except AbiError as error:
-        raise AbiError(f"{name}: {error}") from None
+        raise AbiError(error.field, error.expected, error.found, error.remedy, where=name) from None
     shape = tuple(int(extent) for extent in match["shape"].split(",") if extent.strip())
     return ArrayReference(
         address=int(match["address"], 0) if match["address"] else free,

@@ -115,7 +115,7 @@ class CpuDevice(Device):
     @contextmanager
     def _trace(self, selection: Selection) -> Iterator[Trace]:
         if self._tracer is not None:
-            raise DeviceError(f"trace: {self.name} is being traced already")
+            raise DeviceError("trace", f"{self.name} is being traced already")
         self._tracer = self._new_tracer(selection)
         try:
             yield self._tracer.trace
@@ -148,13 +148,15 @@ class CpuKernel(Kernel):
             raise DeviceError("shared_bytes", f"at most {_MAX_SHARED_BYTES}", config.shared_bytes)
         if config.cooperative and config.ctas > 1:
             raise DeviceError(
-                f"cooperative: the CPU device runs CTAs one after the other, so the {config.ctas} "
-                "of this grid cannot wait for each other; launch it on a GPU"
+                "cooperative",
+                f"the CPU device runs CTAs one after the other, so the {config.ctas} of this grid "
+                "cannot wait for each other",
+                remedy="launch it on a GPU",
             )
         cluster = config.cluster or self.signature.cluster or (1,)
         if any(extent != 1 for extent in cluster):
             raise DeviceError(
-                f"cluster: the CPU device has no clusters, found {cluster}; launch it on a GPU"
+                "cluster", "none, as the CPU device has no clusters", cluster, "launch it on a GPU"
             )
 
     def _enqueue(self, invocation: Invocation, stream: Any) -> None:
@@ -180,9 +182,9 @@ class CpuKernel(Kernel):
         for name, counter in counters.items():
             if counter.any():
                 raise LaunchError(
-                    f"{name}: the kernel has to leave them zero, found byte "
-                    f"{int(np.flatnonzero(counter)[0])} of {counter.nbytes} set after "
-                    f"{self.describe(invocation)}"
+                    name,
+                    f"zeros, as the kernel has to leave them after {self.describe(invocation)}",
+                    f"byte {int(np.flatnonzero(counter)[0])} of {counter.nbytes} set",
                 )
 
     def _run(self, device: CpuDevice, invocation: Invocation, scratch: Mapping[str, int]) -> None:

@@ -36,7 +36,7 @@ def describe(name: str, array: Any, device: str) -> ArrayReference:
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             kind = type(array).__name__
             raise AbiError(
-                f"{name}: the __cuda_array_interface__ of {kind} cannot be read: {error!r}"
+                name, f"the __cuda_array_interface__ of {kind} cannot be read: {error!r}"
             ) from error
     elif dlpack.is_offered(array) and dlpack.device_of(name, array) != "cpu":
         reference = replace(

@@ -121,9 +121,11 @@ class CaptureLock:
             with self._changed:
                 if not self._changed.wait_for(lambda: not self._captures, _PATIENCE):
                     raise LaunchError(
-                        "synchronize: another thread has been capturing a graph on this device "
-                        f"for {_PATIENCE:.0f} s, which waiting would break; end its block first, "
-                        "or wait for a stream alone (stream.synchronize())"
+                        "synchronize",
+                        "another thread has been capturing a graph on this device for "
+                        f"{_PATIENCE:.0f} s, which waiting would break",
+                        remedy="end its block first, or wait for a stream alone "
+                        "(stream.synchronize())",
                     )
             yield
         finally:

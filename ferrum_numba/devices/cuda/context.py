@@ -40,7 +40,7 @@ class Context:
 
     def __enter__(self) -> None:
         if self.lost:
-            raise DeviceError(self.lost)
+            raise DeviceError(self._name, self.lost)
         driver.push_context(self._handle)
 
     def __exit__(
@@ -59,7 +59,7 @@ class Context:
             by = "a kernel took the context with it"
             if "CONTEXT_IS_DESTROYED" in death:
                 by = "the context was destroyed, as numba.cuda.close() and cudaDeviceReset() do"
-            raise LaunchError(f"{self._name}: {by}: {end}") from error
+            raise LaunchError(self._name, f"{by}: {end}") from error
 
     def adopt(self) -> None:
         """Leave the context current in a thread that has none, as CUDA's own runtime does.
@@ -67,7 +67,7 @@ class Context:
         Launches on the default stream need one, and to push it each time costs as much again.
         """
         if self.lost:
-            raise DeviceError(self.lost)
+            raise DeviceError(self._name, self.lost)
         if not driver.has_context():
             driver.push_context(self._handle)
 
@@ -76,7 +76,7 @@ class Context:
         with self:
             death = driver.cause_of_death()
             if death:
-                raise LaunchError(death)
+                raise LaunchError(self._name, death)
 
     def _lose(self, reason: str) -> None:
         self.lost = f"{self._name}: {reason}"

@@ -60,14 +60,15 @@ class CudaDevice(Device):
         """The device of an ordinal, or the current one.  Raises DeviceError where there is none."""
         reason = unusable()
         if reason:
-            raise DeviceError(f'device "cuda": {reason}; use open_device("cpu")')
+            raise DeviceError('device "cuda"', reason, remedy='use open_device("cpu")')
         with cls._lock:
             if ordinal is None:
                 ordinal = driver.current_device() or 0
             if ordinal >= numba_cuda.gpu_count():
                 raise DeviceError(
-                    f'device "cuda:{ordinal}": expected an ordinal below {numba_cuda.gpu_count()}, '
-                    "the number of GPUs here"
+                    f'device "cuda:{ordinal}"',
+                    f"an ordinal below {numba_cuda.gpu_count()}, the number of GPUs here",
+                    ordinal,
                 )
             if ordinal not in cls._opened:
                 cls._opened[ordinal] = cls(ordinal)
@@ -104,7 +105,7 @@ class CudaDevice(Device):
 
     def empty(self, shape: int | Sequence[int], dtype: DTypeLike) -> Any:
         if self._context.lost:
-            raise DeviceError(self._context.lost)
+            raise DeviceError(self.name, self._context.lost)
         return self._arrays.make(shape, dtype)
 
     def to_host(self, array: Any) -> NDArray[Any]:
@@ -112,7 +113,9 @@ class CudaDevice(Device):
             return array
         there = self.describe("array", array)
         if not there.contiguous:
-            raise AbiError("array: expected a C-contiguous array; copy the whole, then slice it")
+            raise AbiError(
+                "array", "a C-contiguous array", "one that is not", "copy the whole, then slice it"
+            )
         self.synchronize()
         own = getattr(array, "dtype", None)
         dtype = own if isinstance(own, np.dtype) else dlpack.dtype_named(there.dtype)
@@ -147,8 +150,9 @@ class CudaDevice(Device):
         recording = sequence.recording_here()
         if isinstance(recording, CudaGraph) and recording.device is self:
             raise LaunchError(
-                "synchronize: this thread is capturing a graph, of which nothing runs before it is "
-                "launched; wait after the block"
+                "synchronize",
+                "this thread is capturing a graph, of which nothing runs before it is launched",
+                remedy="wait after the block",
             )
         with self.current(), self.capture_lock.waiting(), self.in_flight.waited_for():
             driver.synchronize()
@@ -195,7 +199,9 @@ class CudaDevice(Device):
         ordinal = driver.device_of(address)
         if ordinal is None:
             self._context.require_alive()
-            raise AbiError(f"{name}: the driver knows no memory at {address:#x}; was it freed?")
+            raise AbiError(
+                name, f"the driver knows no memory at {address:#x}", remedy="was it freed?"
+            )
         if ordinal != self.ordinal:
             raise AbiError(
                 name,
@@ -224,21 +230,25 @@ class CudaModule(Module):
         if not runs_on(signature.target, device.capability):
             major, minor = device.capability
             raise DeviceError(
-                f".target: the PTX is for {signature.target}, {device.name} "
-                f"({device.product}) is sm_{major}{minor}; take a build for an older target"
+                ".target",
+                f"the PTX is for {signature.target}, {device.name} ({device.product}) is "
+                f"sm_{major}{minor}",
+                remedy="take a build for an older target",
             )
         needed, here = cuda_for_ptx(signature.ptx_version), device.cuda_version
         if needed is None or needed > here:
             raise DeviceError(
-                f".version: the PTX is of ISA {_dotted(signature.ptx_version)}, which needs "
+                ".version",
+                f"the PTX is of ISA {_dotted(signature.ptx_version)}, which needs "
                 f"{loader_for_ptx(signature.ptx_version)}; this driver supports CUDA "
-                f"{_dotted(here)}: update the driver, or compile with a lower ptx_version"
+                f"{_dotted(here)}",
+                remedy="update the driver, or compile with a lower ptx_version",
             )
 
     def _refusal(self, device: CudaDevice, error: Exception) -> PtxError:
         with device.current():
             log = driver.jit_log(self.text)
-        return PtxError(f"the driver refused the PTX: {log or error}")
+        return PtxError("ptx", f"the driver refused the PTX: {log or error}")
 
     def _get(self, signature: Signature) -> CudaKernel:
         device = self.device

@@ -97,7 +97,9 @@ def library() -> ctypes.CDLL:
     try:
         driver = ctypes.CDLL(name)
     except OSError as error:
-        raise DeviceError(f"the CUDA driver library {name} cannot be loaded: {error}") from None
+        raise DeviceError(
+            "libcuda", f"the CUDA driver library {name} cannot be loaded: {error}"
+        ) from None
     for function, arguments in _PROTOTYPES.items():
         if hasattr(driver, function):  # cuKernelGetFunction: since CUDA 12.0
             getattr(driver, function).argtypes = arguments
@@ -118,11 +120,12 @@ def initialise() -> None:
     code = library().cuInit(0)
     if code == _NOT_INITIALISED:  # what a fork of a process that had called it is told
         raise DeviceError(
-            "this process was forked from one that uses CUDA, which the driver does not allow; "
-            'start it with multiprocessing\'s "spawn" method'
+            "process",
+            "this process was forked from one that uses CUDA, which the driver does not allow",
+            remedy='start it with multiprocessing\'s "spawn" method',
         )
     if code != _SUCCESS:
-        raise DeviceError(f"cuInit: {error_name(code)}")
+        raise DeviceError("cuInit", error_name(code))
 
 
 def version() -> tuple[int, int]:
@@ -251,7 +254,7 @@ def launcher() -> Callable[[int, int, None, int], int]:
 def refusal(code: int, what: str) -> LaunchError:
     """The error for a launch that the driver refused; what: the launch in one line."""
     stream = "; is the stream one of this device, and still there?" if code in OTHER_CONTEXT else ""
-    return LaunchError(f"cuLaunchKernelEx: {error_name(code)}: {what}{stream}")
+    return LaunchError("cuLaunchKernelEx", f"{error_name(code)}: {what}{stream}")
 
 
 def priorities() -> tuple[int, int]:
@@ -301,4 +304,4 @@ def may_record(stream: int) -> bool:
 def check(code: int, call: str) -> None:
     """Raise LaunchError unless the driver returned success."""
     if code != _SUCCESS:
-        raise LaunchError(f"{call}: {error_name(code)}")
+        raise LaunchError(call, error_name(code))

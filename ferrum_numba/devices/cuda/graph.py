@@ -41,8 +41,10 @@ class CudaGraph(LaunchGraph):
         self._handle = stream_handle(stream)
         if self._handle in driver.NEVER_CAPTURED:
             raise LaunchError(
-                "stream: expected one other than the default stream, which CUDA does not capture; "
-                "leave it out, or pass device.create_stream()"
+                "stream",
+                "one other than the default stream, which CUDA does not capture",
+                "the default stream",
+                "leave it out, or pass device.create_stream()",
             )
         self._capture = 0  # its number, which is unique in the process
         self._nodes: list[_Node] = []
@@ -102,8 +104,9 @@ class CudaGraph(LaunchGraph):
             last = captures.CaptureState(handle).last
         if len(last) != 1:
             raise LaunchError(
-                "capture: it was broken by an operation that cannot be captured, such as one on "
-                f"the default stream, before {kernel.describe(own)}"
+                "capture",
+                "it was broken by an operation that cannot be captured, such as one on the "
+                f"default stream, before {kernel.describe(own)}",
             )
         self._nodes.append(_Node(last[0], record, arena))
 
@@ -126,8 +129,9 @@ class CudaGraph(LaunchGraph):
             return
         if captured or self.device.is_recording:
             raise LaunchError(
-                f"{self}: it holds work of other libraries, which no plan and no other graph takes "
-                "down; launch it outside of the block"
+                str(self),
+                "it holds work of other libraries, which no plan and no other graph takes down",
+                remedy="launch it outside of the block",
             )
         with self.device.current():
             if self._waits:

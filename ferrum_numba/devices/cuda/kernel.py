@@ -43,16 +43,19 @@ class CudaKernel(Kernel):
         if clustered is not None and gpu.capability < _CLUSTERS_SINCE:
             major, minor = gpu.capability
             raise DeviceError(
-                f"cluster: {gpu.name} ({gpu.product}) is sm_{major}{minor}, which has no "
-                f"clusters (sm_90 and later), found {clustered}"
+                "cluster",
+                f"none, as {gpu.name} ({gpu.product}) is sm_{major}{minor}, which has no clusters "
+                "(sm_90 and later)",
+                clustered,
             )
         if config.priority is not None:
             with gpu.current():
                 highest, lowest = driver.priorities()
             if not highest <= config.priority <= lowest:
                 raise DeviceError(
-                    f"priority: {gpu.name} has {highest} (first) to {lowest} (last), "
-                    f"found {config.priority}"
+                    "priority",
+                    f"{highest} (first) to {lowest} (last), which {gpu.name} has",
+                    config.priority,
                 )
 
     def _allow_shared(self, nbytes: int) -> None:
@@ -61,8 +64,9 @@ class CudaKernel(Kernel):
         gpu = self.gpu
         if nbytes > gpu.max_shared_bytes:
             raise DeviceError(
-                f"shared_bytes: {gpu.name} ({gpu.product}) gives a CTA at most "
-                f"{gpu.max_shared_bytes}, found {nbytes}"
+                "shared_bytes",
+                f"at most {gpu.max_shared_bytes}, which {gpu.name} ({gpu.product}) gives a CTA",
+                nbytes,
             )
         with gpu.current():
             driver.allow_shared(self._handle, nbytes)

@@ -39,7 +39,7 @@ def unusable() -> str | None:
             return None
         return "the driver sees no GPU"
     except DeviceError as error:
-        return str(error)
+        return error.without(error.field)
     except Exception as error:  # Numba raises errors of several unrelated types here
         # Numba's text goes on for lines about environment variables; the first ones say what is.
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -76,7 +76,7 @@ def mapped(shape: int | Sequence[int], dtype: DTypeLike) -> Any:
     try:
         return cuda.mapped_array(shape, dtype)
     except Exception as error:  # each implementation has its own type for it
-        raise DeviceError(f"mapped: allocating {shape} of {np.dtype(dtype)}: {error}") from error
+        raise DeviceError("mapped", f"allocating {shape} of {np.dtype(dtype)}: {error}") from error
 
 
 def load(text: str) -> Any:

@@ -152,7 +152,7 @@ class Instance(Owned):
         """Run all of it on a stream.  Raises LaunchError."""
         code = self._launch(self.handle, stream)
         if code:
-            raise LaunchError(f"cuGraphLaunch: {driver.error_name(code)}")
+            raise LaunchError("cuGraphLaunch", driver.error_name(code))
 
     def set_kernel(
         self,

@@ -69,7 +69,7 @@ class Condition:
             self._tree = ast.parse(plain, mode="eval").body
         except SyntaxError as error:
             raise DeviceError(
-                f"condition {text!r}: {error.msg}; expected one such as '%r12 > 100 and lane < 8'"
+                f"condition {text!r}", "one such as '%r12 > 100 and lane < 8'", error.msg
             ) from None
         self._check(self._tree)
         names = {node.id for node in ast.walk(self._tree) if isinstance(node, ast.Name)}
@@ -110,8 +110,9 @@ class Condition:
 
     def _refuse(self, node: ast.expr) -> DeviceError:
         return DeviceError(
-            f"condition {self.text!r}: {ast.unparse(node)!r} is none; expected registers, numbers,"
-            " comparisons, and, or, not, arithmetic, isnan(), isinf(), abs()"
+            f"condition {self.text!r}",
+            "registers, numbers, comparisons, and, or, not, arithmetic, isnan(), isinf(), abs()",
+            repr(ast.unparse(node)),
         )
 
     def _lanes(self, node: ast.expr, lookup: Lookup) -> _Lanes:
@@ -150,7 +151,7 @@ class Condition:
         try:
             return function(*values)
         except (TypeError, ZeroDivisionError, ValueError) as error:
-            raise DeviceError(f"condition {self.text!r}: {error}") from None
+            raise DeviceError(f"condition {self.text!r}", error) from None
 
     def _register(self, name: str, attribute: str | None, lookup: Lookup) -> _Lanes:
         values = lookup(name)
@@ -161,12 +162,12 @@ class Condition:
             try:
                 values = values.as_type(attribute)
             except ValueError as error:
-                raise DeviceError(f"condition {self.text!r}: {error}") from None
+                raise DeviceError(f"condition {self.text!r}", error) from None
         packed = values.type.endswith("x2")
         if packed != (half is not None):
             expected = f"{name}.lo or {name}.hi" if packed else "a packed type before .lo or .hi"
             raise DeviceError(
-                f"condition {self.text!r}: {name} is {values.type}; expected {expected}"
+                f"condition {self.text!r}", expected, f"{name}, which is {values.type}"
             )
         items = [values.item(lane) for lane in range(LANES)]
         return items if half is None else [item[half] for item in items]  # type: ignore[index]

@@ -64,7 +64,7 @@ class Replay:
         self.launch, self.cta, self.warp = launch, cta, warp
         self.places = launch.of_warp(cta, warp)
         if not len(self.places):
-            raise DeviceError(f"nothing was traced of CTA {cta}, warp {warp}")
+            raise DeviceError(f"CTA {cta}, warp {warp}", "nothing was traced of it")
         self.position = 0
         self._sites = launch.headers["mark"][self.places] - 1
         self._mentions: dict[str, NDArray[np.int64]] = {}
@@ -153,9 +153,11 @@ class Replay:
         names = breakpoint.condition.registers if breakpoint.condition is not None else ()
         unknown = [name for name in names if name not in known]
         if unknown:
-            raise DeviceError(f"break {breakpoint.text}: there is no register {', '.join(unknown)}")
+            raise DeviceError(
+                f"break {breakpoint.text}", f"there is no register {', '.join(unknown)}"
+            )
         if not self._stops(breakpoint):
-            raise DeviceError(f"break {breakpoint.text}: no instruction is there")
+            raise DeviceError(f"break {breakpoint.text}", "no instruction is there")
 
     def _candidates(self, breakpoint: Breakpoint) -> NDArray[np.bool_]:
         """At which positions it may stop, as far as the instruction alone says."""

@@ -76,7 +76,7 @@ class Selection:
         if self.cta is None:
             return None
         if any(place >= extent for place, extent in zip(self.cta, grid, strict=True)):
-            raise DeviceError(f"cta: the grid is {grid}, there is no CTA {self.cta}")
+            raise DeviceError("cta", f"one within the grid {grid}", self.cta)
         x, y, z = self.cta
         return x + grid[0] * (y + grid[1] * z)
 

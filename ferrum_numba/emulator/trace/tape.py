@@ -69,7 +69,7 @@ class Tape:
             self._headers = np.zeros(capacity, HEADER)
             self._payload = np.zeros(capacity * _PAYLOAD_BYTES + widest, np.uint8)
         except (MemoryError, ValueError) as error:
-            raise DeviceError(f"limit: no memory for {capacity:,} events: {error}") from None
+            raise DeviceError("limit", f"no memory for {capacity:,} events: {error}") from None
         self._dump = np.zeros(widest, np.uint8)
         self.state = TapeState(
             headers=self._headers.ctypes.data,

@@ -108,5 +108,5 @@ def test_differences() -> None:
     assert [d.name for d in differences(a, b)] == ["c", "M"]
     assert [d.b.value for d in differences(a, b)] == [8, 11]
     other = fe.Signature.from_ptx(ptx([".param .u32 n"]))
-    with pytest.raises(fe.AbiError, match="different signatures"):
+    with pytest.raises(fe.AbiError, match="whose signature is another"):
         differences(a, annotate(other, bytes(4)))

@@ -135,7 +135,7 @@ def test_ctas_and_warps(threads: int) -> None:
     assert {event.cta for event in launch} == {(4, 0, 0)}
     assert [e.warp for e in of_opcode(launch, "mad.lo.u32")] == [0, 1, 2]
     with pytest.raises(
-        DeviceError, match=r"cta: the grid is \(6, 1, 1\), there is no CTA \(6, 0, 0\)"
+        DeviceError, match=r"cta: expected one within the grid \(6, 1, 1\), found \(6, 0, 0\)"
     ):
         run(body, cta=(6, 0, 0), **options)
     with pytest.raises(DeviceError, match="expected 0 to 2, as the block has 3, found 3, 5"):
