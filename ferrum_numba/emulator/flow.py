@@ -1,7 +1,8 @@
 """The flow of an entry: blocks, which registers live across them, which are the same in all lanes.
 
-A block ends at a label, a branch or a barrier, or where it is long.  Registers that no block hands to another never
-leave it, and so become plain values in LLVM IR; the others have a home in the warp's context.
+A block ends at a label, a branch or a barrier, or where it is long.  Registers that no block hands
+to another never leave it, and so become plain values in LLVM IR; the others have a home in the
+warp's context.
 """
 
 from __future__ import annotations

@@ -50,8 +50,8 @@ def _exchanged(b: Builder, ins: Instruction, mode: str) -> tuple[Value, Value]:
     """What each lane gets, and whether it comes from within its segment."""
     value = b.vector(b.integer(ins.operands[1], 32, ins))
     match ins.operands[2:4]:
-        case (Immediate(bits=amount), Immediate(bits=clamp)):
-            sources = [_source_of(lane, mode, amount, clamp) for lane in range(LANES)]
+        case (Immediate(bits=distance), Immediate(bits=segments)):
+            sources = [_source_of(lane, mode, distance, segments) for lane in range(LANES)]
             picks = [lane if source is None else source for lane, source in enumerate(sources)]
             return b.shuffle(value, None, picks), b.numbers(
                 "i1", (int(s is not None) for s in sources)
