@@ -1,4 +1,4 @@
-"""What the CPU device costs: compile time, and one layer beside NumPy's dequantise + matmul.
+"""Cost of the CPU device: compile time, and one layer beside NumPy's dequantise + matmul.
 
     python scripts/bench_cpu.py [--size 4096] [--m 1 64] [--threads 1 2]
                                 [--checks]
@@ -34,7 +34,7 @@ CHECKS = [("memory",), ("memory", "init", "race"), ("memory", "init", "race", "o
 
 
 def check_costs(tensors: fe.GptqTensors, x: np.ndarray) -> dict[str, float]:
-    """How many times longer a layer takes with checks, on one thread, in CPU time.
+    """Factor by which a layer takes longer with checks, on one thread, in CPU time.
 
     The runs take turns, and the best of each counts: other work on the machine slows all alike.
     """

@@ -30,7 +30,7 @@ INT4_ROWS = 64  # torch's int4 matmul is made for few rows; beyond, it takes sec
 
 
 class Torch:
-    """What torch offers for the same layers: dense float16, and int4 with bfloat16."""
+    """Torch's ways to the same layers: dense float16, and int4 with bfloat16."""
 
     def __init__(self, device: fe.Device) -> None:
         import torch

@@ -1,4 +1,4 @@
-"""What a launch costs the host by every road, and a decode step of a model by call, plan and graph.
+"""Cost of a launch for the host by every road, and of a decode step by call, plan and graph.
 
     python scripts/bench_launch.py [--json] [--decode] [--fused] [--stress LAUNCHES]
 
@@ -111,7 +111,7 @@ class Decode:
             x = outs["down_proj"]
 
     def device_microseconds(self) -> dict[str, float]:
-        """What one kernel of each kind takes, going round the layers' weights."""
+        """Time of one kernel of each kind, going round the layers' weights."""
         times = {}
         for name, (_, k, _) in self.shapes.items():
             x = self.device.to_device(np.ones((1, k), np.float16))

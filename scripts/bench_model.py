@@ -1,4 +1,4 @@
-"""What a token costs with a whole model: prefill and decode, beside the same model dense in torch.
+"""Cost of a token with a whole model: prefill and decode, beside the same model dense in torch.
 
     python scripts/bench_model.py [--like llama-3.1-8b] [--batch 1,16] [--torch]
 

@@ -28,7 +28,7 @@ from ferrum_numba import kernels  # noqa: E402
 
 
 class Pointer:
-    """What Triton asks of a tensor, for a NumPy array."""
+    """NumPy array with all that Triton asks of a tensor."""
 
     def __init__(self, array: np.ndarray) -> None:
         self.array, self.dtype = array, array.dtype.name

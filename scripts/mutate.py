@@ -1,4 +1,4 @@
-"""What the checks find: every barrier, wait, mask, pointer and integer wrong, one at a time.
+"""Findings of the checks where each barrier, wait, mask, pointer and integer is wrong in turn.
 
     python scripts/mutate.py [--kernels PATTERN] [--limit 6] [--jobs 2] [--json FILE]
 

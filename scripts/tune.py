@@ -58,7 +58,7 @@ def measure(
 
 
 def worth_trying(shipped: kernels.Artefact, m: int) -> bool:
-    """Whether its tile has rows enough that weights are not read very often, nor many in vain."""
+    """True if its tile has rows enough to read weights seldom, and not many rows in vain."""
     rows = (shipped.sidecar.tile or {})["BLOCK_M"]
     return (m <= 8 * rows or rows >= 64) and rows <= max(16, 4 * m)
 

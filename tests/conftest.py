@@ -1,4 +1,4 @@
-"""What all tests share: the devices, how examples are drawn, what is said of skipped ones."""
+"""Fixtures of all tests: the devices, the drawing of examples, reasons of skipped tests."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Why tests were skipped, a line a reason; where, say pytest's own `-rs`."""
+    """Print why tests were skipped, a line a reason; pytest's own `-rs` says where."""
     reasons = Counter(report.longrepr[2] for report in terminalreporter.stats.get("skipped", ()))
     for reason, count in reasons.most_common():
         terminalreporter.write_line(f"{count} {reason[0].lower()}{reason[1:]}")

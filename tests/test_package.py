@@ -1,4 +1,4 @@
-"""What holds for the package as a whole: its layers, its imports, its artefacts."""
+"""Properties of the package as a whole: its layers, its imports, its artefacts."""
 
 from __future__ import annotations
 
@@ -135,3 +135,13 @@ def test_an_artefact_that_is_not_shipped() -> None:
 def test_the_tile_is_the_sidecars() -> None:
     assert (fe.BM, fe.BN, fe.BK) == (64, 64, 32)
     assert fe.fn_name() == "w4a16_gptq_gemm_typed"
+
+
+@pytest.mark.parametrize("folder", ["ferrum_numba", "campaigns", "tests"])
+def test_docstrings_begin_with_a_verb_or_the_noun(folder: str) -> None:
+    questions = {"What", "Whether", "Who", "Whose", "Where", "Which", "Why", "How", "When"}
+    for path in sorted((PACKAGE.parent / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
+                first = (ast.get_docstring(node) or "-").split()[0]
+                assert first not in questions, f"{path}:{getattr(node, 'lineno', 1)}"

@@ -1,4 +1,4 @@
-"""What the debugger says first to a fault."""
+"""Answers of the debugger to faults."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .fault import Fault
 
 @dataclass(frozen=True)
 class Answer:
-    """What the debugger said to a fault.  crashed: it raised instead."""
+    """Answer of the debugger to a fault.  crashed: it raised instead."""
 
     area: str
     fault: str
@@ -29,7 +29,7 @@ class Answer:
 
     @property
     def right(self) -> bool:
-        """Whether the first line names the cause."""
+        """True if the first line names the cause."""
         return self.first_line.removeprefix("likely ").split(":")[0] == self.cause
 
 

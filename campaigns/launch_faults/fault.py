@@ -134,7 +134,7 @@ class Launch:
 
 
 def addresses(arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
-    """Where a driver would put them: one after the other, 512 bytes aligned."""
+    """Addresses that a driver would choose: one after the other, 512 bytes aligned."""
     found, at = {}, _FIRST_ADDRESS
     for name, array in arrays.items():
         found[name] = at

@@ -94,7 +94,7 @@ class Arena:
         self.memory[:] = self._start
 
     def result(self) -> bytes:
-        """What a launch has left in memory, but for its workspaces."""
+        """Memory that a launch has left, but for its workspaces."""
         memory = self.memory.copy()
         for name in self._workspaces:
             start = self._places[name]

@@ -152,7 +152,7 @@ class Trial:
         return found
 
     def _abi_refuses(self, mutant: Mutant) -> bool:
-        """Whether a launch with these values, arrays and shared memory raises AbiError."""
+        """True if a launch with these values, arrays and shared memory raises AbiError."""
         references = self._references(mutant)
         config = self.subject.config
         if mutant.shared_bytes is not None:
@@ -174,7 +174,7 @@ class Trial:
 
 
 def _shifted(array: ArrayReference, shift: int) -> ArrayReference:
-    """What is left of an array behind a shifted start, as a flat view of it would be."""
+    """Rest of an array behind a shifted start, as a flat view of it would be."""
     left = array.available - max(shift, 0)
     return ArrayReference(
         array.address + shift,

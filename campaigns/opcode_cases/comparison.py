@@ -31,7 +31,7 @@ def run(device: fe.Device, case: Case, inputs: Sequence[Array], n: int) -> list[
 def differing(
     found: Array, expected: Array, ptx_type: str, rule: Rule
 ) -> tuple[int, int, list[int]]:
-    """How many results differ, how many NaN differ in bits alone, and where the first differ."""
+    """Counts of results that differ and of NaN that differ in bits alone, and the first places."""
     found = np.ascontiguousarray(found).reshape(-1)
     expected = np.ascontiguousarray(expected).reshape(-1)
     x, y = seen(found.view(HELD[ptx_type]), ptx_type), seen(expected.view(HELD[ptx_type]), ptx_type)

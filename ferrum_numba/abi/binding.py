@@ -62,7 +62,7 @@ class Bound:
 
 
 class Movable(NamedTuple):
-    """How an array may be replaced by one that lies elsewhere, and is alike.
+    """Replacement of an array by one that lies elsewhere and is otherwise alike.
 
     align, nbytes: of its address, and from there on.  apart: names and bytes of the arrays that it
     shares no memory with.

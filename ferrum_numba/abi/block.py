@@ -198,7 +198,7 @@ def decode(parameter: Parameter, data: bytes) -> Raw:
 
 
 def _float_kind(parameter: Parameter, value: object) -> str | None:
-    """What float a parameter takes, or None.
+    """Float type that a parameter takes, or None.
 
     PTX declares half and bfloat16 scalars as two bytes or 16 bits.  Which of them it is, the
     sidecar states; else the entry's instructions say, and else a NumPy scalar.

@@ -184,7 +184,7 @@ def _short(number: float) -> str:
 
 
 def _sentence(step: Step, layers: int) -> str:
-    """What a step takes; layers: all that were asked for."""
+    """Sentence that says how long a step takes; layers: all that were asked for."""
     of = f"{layers} layers" if layers != 1 else "1 layer"
     if step.layers != layers:
         of = f"{step.layers} of {of}"

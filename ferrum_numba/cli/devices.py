@@ -37,7 +37,7 @@ def find_device(name: str, threads: int | None = None) -> Device:
 
 
 def describe_device(device: Device) -> dict[str, Any]:
-    """What a device is, in JSON's types."""
+    """Description of a device in JSON's types."""
     # Imported here, since each brings a compiler or a driver that most commands do not need.
     if device.name == "cpu":
         from ..devices.cpu import CpuDevice

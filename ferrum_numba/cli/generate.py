@@ -135,7 +135,7 @@ def load_model(folder: Path, device: Device) -> Model:
 
 @dataclass
 class Run:
-    """What one generation has come to.
+    """Outcome of one generation.
 
     prompt_tokens  that were read
     most           tokens to be generated

@@ -155,7 +155,7 @@ def _version(distribution: str) -> str | None:
 
 
 def _numba_cuda() -> dict[str, str | None]:
-    """Which implementation `import numba.cuda` would give; found without importing it.
+    """Implementation that `import numba.cuda` would give, found without importing it.
 
     numba-cuda redirects that import to a folder of its own.
     """
@@ -199,7 +199,7 @@ def _artefact(name: str) -> dict[str, Any]:
 def _choice(
     device: Device, shape: tuple[int, int, int], group_size: int, act_order: bool
 ) -> dict[str, Any]:
-    """What the catalogue takes for float16 arrays in C order and zeros of format v1."""
+    """Builds that the catalogue chooses for float16 arrays in C order and zeros of format v1."""
     m, n, k = shape
     all_sizes = kernels.contiguous_sizes(m, n, k, group_size)
     broken = [r.text for r in kernels.canonical(1).sidecar.constraints if not r(all_sizes)]

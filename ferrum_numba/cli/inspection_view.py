@@ -87,7 +87,7 @@ def _folder_table(entries: Sequence[tuple[Inspection, InspectedEntry]]) -> Table
 
 
 def _folder_lines(found: Inspection, entry: InspectedEntry) -> Text:
-    """What a row of the table says, for a console that is too narrow for one."""
+    """Text of a table row, for a console that is too narrow for a table."""
     target, driver, nbytes, threads, shared, registers, ctas = _folder_cells(found, entry)
     loader = driver if driver.startswith("CUDA") else f"driver {driver}"
     facts = [loader, f"{nbytes} B params"]
@@ -176,7 +176,7 @@ def _parameter_table(entry: InspectedEntry) -> tuple[list[Column], list[list[str
 
 
 def _role(p: InspectedParameter) -> str:
-    """What it is for, and of what extent."""
+    """Role of a parameter, and its extent."""
     shape = f" ({', '.join(p.shape)})" if p.shape else f" of {p.nbytes} bytes" if p.nbytes else ""
     return p.role.replace("_", " ") + shape + (" or NULL" if p.nullable else "")
 

@@ -25,7 +25,7 @@ _NAMED = 3  # layers that a reason names before it only counts
 
 @dataclass(frozen=True)
 class Line:
-    """What a table says about one layer; a cell for each column.
+    """Row of a table about one layer: a cell for each column.
 
     cause: what is likely wrong, in a sentence.
     """
@@ -79,7 +79,7 @@ def _row(line: Line, prefix: str) -> list[str | Text]:
 
 
 def _text(columns: Sequence[Column], line: Line) -> Text:
-    """What a row of the table says, for a console that is too narrow for one."""
+    """Text of a table row, for a console that is too narrow for a table."""
     cells = (
         f"{column.header.replace(chr(10), ' ')} {cell}"
         for column, cell in zip(columns, line.cells, strict=True)
@@ -90,7 +90,7 @@ def _text(columns: Sequence[Column], line: Line) -> Text:
 
 
 def _shared_prefix(names: Sequence[str]) -> str:
-    """What all names start with, up to a dot; at least the last part of each is left."""
+    """Longest prefix of all names that ends at a dot; at least the last part of each is left."""
     prefix = ""
     for parts in zip(*(name.split(".")[:-1] for name in names), strict=False):
         if len(set(parts)) > 1:
@@ -100,7 +100,7 @@ def _shared_prefix(names: Sequence[str]) -> str:
 
 
 def reasons(lines: Sequence[Line]) -> Iterator[Text]:
-    """Why layers did not pass, and the likely causes; what several share is said once."""
+    """Reasons why layers did not pass, and likely causes; each is listed once."""
     yield from _shared(lines, lambda line: line.reason)
     yield from _shared(lines, lambda line: line.cause)
 
@@ -130,12 +130,12 @@ def _named(layers: Sequence[str]) -> str:
 
 
 def verdict_counts(verdicts: Sequence[Verdict]) -> dict[str, int]:
-    """How many layers came to each verdict, for a summary."""
+    """Count of layers with each verdict, for a summary."""
     return {str(verdict): list(verdicts).count(verdict) for verdict in get_args(Verdict)}
 
 
 def counts(verdicts: Sequence[Verdict]) -> str:
-    """How many layers came to what, such as "7 layers: 6 pass, 1 refused"."""
+    """Counts of verdicts in words, such as "7 layers: 6 pass, 1 refused"."""
     numbers = {verdict: list(verdicts).count(verdict) for verdict in STYLES}
     parts = [f"{number} {name}" for name, number in numbers.items() if number or name == "pass"]
     return f"{len(verdicts)} layer{'s' if len(verdicts) != 1 else ''}: {', '.join(parts)}"

@@ -1,4 +1,4 @@
-"""What stands on the lines of PTX and of the source that it came from."""
+"""Text of the lines of PTX and of the source that it came from."""
 
 from __future__ import annotations
 

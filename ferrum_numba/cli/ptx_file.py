@@ -44,7 +44,7 @@ class PtxFile:
 
     @property
     def sidecar_name(self) -> str | None:
-        """Where the sidecar is from."""
+        """Name of the file that the sidecar is from."""
         if isinstance(self.sidecar, Sidecar):
             return str(kernels.folder() / "catalogue.json")
         return None if self.sidecar is None else str(self.sidecar)

@@ -24,7 +24,7 @@ from .trace_view import show_source_lines, show_traffic, show_values, source_lin
 
 @dataclass(frozen=True)
 class Wanted:
-    """What of a launch is wanted: the options of the command, by their names."""
+    """Options of the command by name: the part of a launch that is wanted."""
 
     cta: tuple[int, ...] | None
     warps: tuple[int, ...] | None
@@ -224,7 +224,7 @@ class Session:
         return found
 
     def _stop(self) -> dict[str, Any] | None:
-        """Where the first breakpoint is met."""
+        """Position of the first breakpoint that is met."""
         replay = self._replay()
         stop = replay.run(self._breakpoints)
         if stop is None:

@@ -1,4 +1,4 @@
-"""What `trace` runs: a shipped kernel or PTX on random arrays, or a launch of a recording."""
+"""Target of `trace`: a shipped kernel or PTX on random arrays, or a launch of a recording."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a trace is shown as: values by instruction, instructions by source line, traffic."""
+"""Views of a trace: values by instruction, instructions by source line, traffic."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def type_text(values: Values) -> str:
 
 
 def source_lines(launch: TracedLaunch) -> list[dict[str, Any]]:
-    """What each source line took, in their order: source, source_line, instructions, and the cost
+    """Totals of each source line, in their order: source, source_line, instructions, and the cost
     and the ideal of its accesses to global (sectors) and shared memory (passes)."""
     found: dict[tuple[str, int], dict[str, Any]] = {}
 
@@ -80,7 +80,7 @@ def source_lines(launch: TracedLaunch) -> list[dict[str, Any]]:
 
 
 def show_source_lines(console: Console, launch: TracedLaunch, sources: Sources) -> None:
-    """How many instructions each source line took, and what its accesses cost."""
+    """Print how many instructions each source line took, and the cost of its accesses."""
     rows = source_lines(launch)
     for file in dict.fromkeys(row["source"] for row in rows):
         table = plain_table()
@@ -176,7 +176,7 @@ def named_values(event: Event) -> Iterable[tuple[str, Values, bool]]:
 
 
 def show_traffic(console: Console, launch: TracedLaunch, sources: Sources) -> None:
-    """What the accesses to global and to shared memory cost, dearest first."""
+    """Print the cost of accesses to global and to shared memory, dearest first."""
     units = {"global": "32-byte sectors", "shared": "passes over the banks"}
     for space, unit in units.items():
         found = traffic(launch, space)

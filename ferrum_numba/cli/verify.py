@@ -227,7 +227,7 @@ def find_devices(names: Sequence[str], threads: int | None = None) -> list[Devic
 
 
 class _Run:
-    """What is to be tested, and on what."""
+    """Layers to test, and the devices and kernels to test them with."""
 
     def __init__(
         self,
@@ -384,7 +384,7 @@ def _summary(results: Sequence[LayerResult], seconds: float) -> dict[str, Any]:
 def _facts(
     devices: Sequence[dict[str, Any]], summary: dict[str, Any], plan: Plan
 ) -> list[tuple[str, str]]:
-    """What the page says above its table."""
+    """Facts that stand above the page's table."""
     reference = "float32 on the host" if plan.oracle is None else f"{plan.oracle.path}"
     seconds = max(summary["seconds"], 1e-9)
     return [

@@ -108,7 +108,7 @@ class Builder(Text):
         raise ins.refuse(f"cannot take {_text(operand)} as an integer")
 
     def local_memory(self) -> Value:
-        """Where local memory begins, for each lane its own, as i64."""
+        """Start of local memory, for each lane its own, as i64."""
         first = Value(self.emit("ptrtoint ptr %ctx to i64"), "i64")
         start, step = self.layout.local, self.layout.local_bytes
         offsets = self.numbers("i64", (start + lane * step for lane in range(LANES)))

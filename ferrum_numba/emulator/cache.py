@@ -79,7 +79,7 @@ class Cache:
                     Path(temporary).unlink()
 
     def _is_private(self) -> bool:
-        """Whether nobody but this user can have written here: entries are code that will run."""
+        """True if nobody but this user can have written here: entries are code that will run."""
         if sys.platform == "win32":
             return True  # LOCALAPPDATA is below the user's profile
         try:

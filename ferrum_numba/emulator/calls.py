@@ -36,7 +36,7 @@ class Function:
 
 @dataclass(frozen=True)
 class Call:
-    """What one call says. guard: the predicate, with `!` where it is negated."""
+    """One call instruction. guard: the predicate, with `!` where it is negated."""
 
     name: str
     result: tuple[str, ...]
@@ -70,7 +70,7 @@ def read_call(statement: Statement) -> Call | None:
 
 
 def passes_parameters(instruction: Instruction) -> bool:
-    """Whether ld.param or st.param is about a call, and not about the entry's parameters."""
+    """True if ld.param or st.param is about a call, and not about the entry's parameters."""
     return bool({"param", "param::func"} & instruction.opcode.modifiers) and any(
         isinstance(o, Address) and isinstance(o.base, Local) for o in instruction.operands
     )

@@ -57,7 +57,7 @@ def constant(text: str) -> int | None:
 
 
 def is_constant(text: str) -> bool:
-    """Whether text begins as a constant does, and not as a name."""
+    """True if text begins as a constant does, and not as a name."""
     return _START.match(text) is not None
 
 

@@ -99,7 +99,7 @@ def analyse(body: Body, threads: int | None, masked: bool) -> Flow:
 
 
 def is_broadcast(instruction: Instruction) -> bool:
-    """Whether a shuffle gives all lanes of the warp one lane's value."""
+    """True if a shuffle gives all lanes of the warp one lane's value."""
     opcode, operands = instruction.opcode, instruction.operands
     if opcode.base != "shfl" or "idx" not in opcode.modifiers or instruction.guard is not None:
         return False
@@ -194,12 +194,12 @@ def _label_of(instruction: Instruction) -> str:
 
 
 def _is_of_warp(instruction: Instruction) -> bool:
-    """Whether this is a barrier of a warp, which ends no block."""
+    """True if this is a barrier of a warp, which ends no block."""
     return "warp" in instruction.opcode.modifiers
 
 
 def _is_of_all(instruction: Instruction, threads: int | None) -> bool:
-    """Whether a barrier is number 0 and of all threads, which ends a block by itself."""
+    """True if a barrier is number 0 and of all threads, which ends a block by itself."""
     opcode = instruction.opcode
     if instruction.guard is not None:
         raise instruction.refuse("the CPU device has barriers of the CTA only without a guard")

@@ -1,4 +1,4 @@
-"""What instrumentation may add to the code of an entry: by default nothing.
+"""Hooks by which instrumentation adds to the code of an entry; by default they add nothing.
 
 The lowering calls a hook at each place of interest.  A hook that returns a value returns what the
 code goes on with, such as the lanes that may access memory.
@@ -129,11 +129,11 @@ class Hooks(Generic[B]):
         """After arrivals at an mbarrier, whose phase may be over."""
 
     def tries(self, b: B, ins: Instruction, over: Value) -> Value:
-        """Whether a wait finds the phase of an mbarrier over, which may be so."""
+        """Condition that a wait finds the phase of an mbarrier over, where it is."""
         return over
 
     def passes(self, b: B, address: Value, over: Value, acts: Value, passed: Value) -> Value:
-        """What a wait at an mbarrier returns. acts, passed: lanes that look, and may go on."""
+        """Result of a wait at an mbarrier. acts, passed: lanes that look, and may go on."""
         return over
 
     # -- products of warp groups ----------------------------------------------------------------

@@ -52,7 +52,7 @@ class Failure(NamedTuple):
 
 
 class HostCalls:
-    """What a worker's native code calls.
+    """Functions of the host that a worker's native code calls.
 
     failure: the first assertion that failed.  error: what a call was broken off by, such as Ctrl-C;
     native code cannot pass it on.

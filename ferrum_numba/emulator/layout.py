@@ -1,4 +1,4 @@
-"""Where things lie in memory: a worker's state, and the context of each warp.
+"""Layout of memory: a worker's state, and the context of each warp.
 
 The state is shared by the warps of the CTA that a worker is running; a context holds what one
 warp keeps from block to block.
@@ -19,7 +19,7 @@ BARRIER_WORDS = 16  # of each named barrier: see opcodes/barrier.py
 
 
 class State(ctypes.Structure):
-    """What a worker needs to run CTAs. Triples are x, y, z.
+    """State of a worker that runs CTAs. Triples are x, y, z.
 
     fault: 0, or 1 + the index of an instruction that could not be run as it should; fault_cta,
         fault_warp: by whom.
@@ -109,7 +109,7 @@ class Layout:
         return self._homes.get(register)
 
     def special(self, name: str) -> tuple[str, int, int] | None:
-        """Where a special register lies: base pointer, offset, number of lanes."""
+        """Place of a special register: base pointer, offset, number of lanes."""
         stem, _, axis = name[1:].partition(".")
         if stem == "tid":
             return "%ctx", TID + "xyz".index(axis) * LANES * 4, LANES

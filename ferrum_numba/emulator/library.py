@@ -17,7 +17,7 @@ ATTRIBUTES = (
 
 
 class Library:
-    """What one module of native code calls: functions of the library by name, and intrinsics.
+    """Functions that one module of native code calls: the library's by name, and intrinsics.
 
     used: the names of the functions.
     """

@@ -26,7 +26,7 @@ llvm.initialize_native_asmprinter()
 
 @dataclass(frozen=True)
 class Needs:
-    """What code needs besides itself, and which blocks it is for.
+    """Requirements of native code: memory, and the blocks that it is for.
 
     context_bytes: size of a warp's context.  scratch_bytes: what a worker lends to the warp that
     runs.  static_shared: bytes of shared memory that the entry declares.

@@ -125,7 +125,7 @@ def _results(ins: Instruction) -> list[Register]:
 
 
 def _sources(ins: Instruction) -> list[Register]:
-    """What it reads; what a load brings from memory has another origin than its address."""
+    """Registers that it reads; the value of a load has another origin than its address."""
     if ins.opcode.base == "ld":
         return []
     mentioned = [r for operand in ins.operands[1:] for r in registers_of(operand)]
@@ -163,7 +163,7 @@ def _joined(masks: Mapping[Register, int], registers: Iterable[Register]) -> int
 
 
 class _Flow:
-    """Which registers each is computed from, and marks, as bits, that they carry along."""
+    """Registers that each is computed from, and marks, as bits, that they carry along."""
 
     def __init__(self, along: _Flow | None = None) -> None:
         self._sources: dict[Register, list[Register]] = along._sources if along else {}

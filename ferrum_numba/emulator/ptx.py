@@ -1,4 +1,4 @@
-"""What PTX text says, as objects: registers, operands, instructions, the body of an entry."""
+"""PTX as objects: registers, operands, instructions, the body of an entry."""
 
 from __future__ import annotations
 

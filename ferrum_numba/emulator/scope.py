@@ -1,4 +1,4 @@
-"""What names hold where: registers and labels within pairs of braces.
+"""Scopes of names: registers and labels within pairs of braces.
 
 Every operation takes a time that does not grow with how deep the braces are.
 """

@@ -1,4 +1,4 @@
-"""What the warps of a CTA wait for, where none of them will ever go on."""
+"""Report of a standstill: the waits of a CTA's warps of which none will ever go on."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FINISHED = 0xFFFFFFFF
 
 @dataclass(frozen=True)
 class Place:
-    """Where a warp stands.
+    """Place at which a warp stands.
 
     resume: what its context says (layout.py).  address, parity: of the mbarrier and the phase that
     it waited for last.  word: what that mbarrier holds.

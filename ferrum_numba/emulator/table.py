@@ -23,7 +23,7 @@ HALVES = ("f16", "f16x2", "bf16", "bf16x2")
 
 @dataclass(frozen=True)
 class Row:
-    """How one opcode of one type is lowered, and what it does.
+    """One opcode of one type: its lowering, and the facts about it.
 
     family: what reports count it with.
     modifiers: those it knows; an instruction with another one is refused.
@@ -117,7 +117,7 @@ def find(instruction: Instruction) -> Row:
 
 
 def accesses(instruction: Instruction, *kinds: Access, shared: bool | None = None) -> bool:
-    """Whether an instruction makes accesses of just these kinds; shared: to which memory."""
+    """True if an instruction makes accesses of just these kinds; shared: to which memory."""
     row = lookup(instruction.opcode)
     if row is None or row.accesses != kinds:
         return False
@@ -125,7 +125,7 @@ def accesses(instruction: Instruction, *kinds: Access, shared: bool | None = Non
 
 
 def in_shared(instruction: Instruction) -> bool:
-    """Whether an instruction names shared memory."""
+    """True if an instruction names shared memory."""
     return any(modifier.startswith("shared") for modifier in instruction.opcode.modifiers)
 
 

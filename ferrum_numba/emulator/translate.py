@@ -260,7 +260,7 @@ class Module:
         return [f"  switch i32 %resume, label %init [ {cases} ]"]
 
     def _loop_steps(self, block: Block) -> int:
-        """How many instructions a loop has that this block closes; 0 where it goes only forward."""
+        """Count of the instructions of the loop that this block closes; 0 if it closes none."""
         first = min(block.successors, default=EXIT)
         if not EXIT < first <= block.index:
             return 0
@@ -309,7 +309,7 @@ def _leave(b: Builder, block: Block, loop_steps: int) -> None:
 
 
 def _waits(b: Builder, block: Block) -> Value:
-    """Whether the warp waits in vain; where all have done so for long, it stops for good."""
+    """True if the warp waits in vain; where all have done so for long, it stops for good."""
     ins = block.last
     assert ins is not None
     if block.exit == "yield":
@@ -356,7 +356,7 @@ def _parts(blocks: Sequence[Block]) -> list[list[Block]]:
 
 
 def _exits(part: Sequence[Block]) -> Iterator[str]:
-    """Where blocks of a part go on in another."""
+    """Exits of a part's blocks into another part."""
     first, last = part[0].index, part[-1].index
     for way in sorted({way for block in part for way in block.successors}):
         if not first <= way <= last:

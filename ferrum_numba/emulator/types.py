@@ -49,7 +49,7 @@ def uses(ins: Instruction) -> list[tuple[Register, str, bool]]:
 
 
 def held_types(instructions: Iterable[Instruction]) -> Mapping[Register, str]:
-    """What each register holds, where those who use it agree on more than its bits."""
+    """Type that each register holds, where its users agree on more than its bits."""
     said: dict[Register, set[str]] = defaultdict(set)
     for instruction in instructions:
         for register, ptx_type, _ in uses(instruction):
@@ -91,7 +91,7 @@ def _fitting(ptx_type: str, register: Register) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Values:
-    """What a register holds in the 32 lanes.
+    """Values of a register in the 32 lanes.
 
     type: of PTX, or "address".  bits: [32], unsigned, as wide as the register.
     """

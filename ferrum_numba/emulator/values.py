@@ -90,15 +90,15 @@ class Text:
         return Value(self.emit(f"phi {first.full_type} {texts}"), first.type, first.n)
 
     def when(self, condition: Value) -> When:
-        """What is emitted within runs only where a condition holds."""
+        """Block whose code runs only where a condition holds."""
         return When(self, condition)
 
     def loop(self, *start: Value) -> Loop:
-        """What is emitted within runs again and again; the values of each turn are yielded."""
+        """Block whose code runs again and again; it yields the values of each turn."""
         return Loop(self, start)
 
     def each_lane(self, mask: Value, *start: Value) -> EachLane:
-        """What is emitted within runs for each lane of a mask; its number is yielded, and what it
+        """Block whose code runs for each lane of a mask; it yields the lane's number, and what it
         is given by the lane before."""
         return EachLane(self, mask, start)
 
@@ -290,7 +290,7 @@ class Text:
         return Value(self.emit(f"inttoptr {address} to {to}"), "ptr", address.n)
 
     def masked_load(self, place: Value, lanes: Value, old: Value) -> Value:
-        """What lies from a place on, of the lanes of a condition."""
+        """Load from a place on, in the lanes of a condition."""
         symbol = f"@llvm.masked.load.v{old.n}{old.type}.p0"
         self.library.declare(f"{old.full_type} {symbol}(ptr, i32, <{old.n} x i1>, {old.full_type})")
         call = f"call {old.full_type} {symbol}({place}, i32 1, {lanes}, {old})"
@@ -311,7 +311,7 @@ class Text:
         self.line(f"call void @llvm.memset.p0.i64({place}, i8 0, {nbytes}, i1 false)")
 
     def gather(self, llvm_type: str, places: Value, lanes: Value, old: Value, align: int) -> Value:
-        """What lies at each lane's place, where a condition holds."""
+        """Load from each lane's place, where a condition holds."""
         lanes, old = self.vector(lanes, places.n), self.vector(old, places.n)
         symbol = f"@llvm.masked.gather.v{places.n}{llvm_type}.v{places.n}p0"
         kinds = f"<{places.n} x ptr>, i32, <{places.n} x i1>, {old.full_type}"
@@ -342,7 +342,7 @@ class When:
         return self
 
     def give(self, value: Value) -> None:
-        """What `otherwise` returns where the condition holds; the last thing in the block."""
+        """Set what `otherwise` returns where the condition holds; comes last in the block."""
         self._given = self._text.block, value
 
     def __exit__(self, *_: object) -> None:
@@ -351,7 +351,7 @@ class When:
         self._text.splats = self._splats  # values of the block are out of reach now
 
     def otherwise(self, value: Value) -> Value:
-        """What was given where the condition held, else a value; right behind the block."""
+        """Value given where the condition held, else another; comes right behind the block."""
         assert self._given is not None
         return self._text.phi([self._given, (self._before, value)])
 

@@ -50,7 +50,7 @@ LARGEST_SHARED = 228 * 1024
 
 @dataclass(frozen=True)
 class Launch:
-    """What all workers of one launch are told. threads: over how many the CTAs are spread.
+    """Order to all workers of one launch. threads: count over which the CTAs are spread.
 
     attach: called with the state of each worker before it runs, where checks are on.
     only: the CTAs that are run, counted along x, then y, then z; None: all.
@@ -193,7 +193,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class _Stop:
-    """Whether the workers of a launch are to stop: a plain flag, which Ctrl-C cannot half set."""
+    """Flag that stops the workers of a launch; it is plain, so that Ctrl-C cannot half set it."""
 
     asked = False
 
@@ -349,7 +349,7 @@ class _Worker:
         return StoppedError(cta, warp, state.fault, block, spent, places, self._host.failure)
 
     def _resume(self, words: Words) -> int:
-        """What a warp goes on with."""
+        """Block that a warp goes on with."""
         if not self._masked or words[RESUME // 4] == 0xFFFFFFFF:
             return int(words[RESUME // 4])
         # Lanes that went different ways have a next block each; the one furthest behind runs.

@@ -17,7 +17,7 @@ messages = []
 
 
 def answer(ids):
-    """What the model says after the ids of the conversation, written as it comes."""
+    """Print the model's answer to the ids of the conversation as it comes."""
     stream, said = text.stream(after=ids), ""
     room = model.config.max_positions - len(ids)
     try:

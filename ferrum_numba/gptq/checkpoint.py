@@ -59,7 +59,7 @@ class TensorSpec:
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint(NotPickled):
-    """What a directory or one safetensors file holds; made by `Checkpoint.open`.
+    """Contents of a directory or of one safetensors file; made by `Checkpoint.open`.
 
     It is a mapping of its layers, too: len(), iteration over names, [name], `name in checkpoint`.
 

@@ -49,7 +49,7 @@ _REMEDY = "only GPTQ checkpoints (gptq, gptq_v2) and auto-round's in GPTQ layout
 
 @dataclass(frozen=True)
 class QuantConfig:
-    """What the configuration says about the quantised layers.
+    """Configuration of the quantised layers.
 
     bits               bits of a weight, unless a rule says otherwise; None if no file says
     group_size         rows in a group; -1 is one group of all rows
@@ -274,7 +274,7 @@ def _checkpoint_format(
 
 
 def _producer(merged: Mapping[str, Any], metadata: Mapping[str, str]) -> str:
-    """Who wrote the tensors, as "name:version" where the version is known."""
+    """Producer of the tensors, as "name:version" where the version is known."""
     meta = merged.get("meta")
     quantizer = meta.get("quantizer") if isinstance(meta, dict) else None
     stamps = [str(stamp) for stamp in (quantizer if isinstance(quantizer, list) else [quantizer])]

@@ -95,7 +95,7 @@ class DenseModel(NotPickled):
 
 
 def is_dense(path: Path) -> bool:
-    """Whether a directory or file has tensors, and none of a quantised layer; reads the headers."""
+    """True if a directory or file has tensors, and none of a quantised layer; reads the headers."""
     return all(_are_dense(read_header(file)[0]) for file in tensor_files(path))
 
 

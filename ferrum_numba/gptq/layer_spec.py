@@ -1,4 +1,4 @@
-"""What a checkpoint says about one quantised layer before its weights are read."""
+"""Specification of one quantised layer, read before its weights."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def _layer_spec(
     config: QuantConfig,
     rule: LayerRule | None,
 ) -> LayerSpec:
-    """What the shapes and types say, checked against the configuration and the layer's rule."""
+    """Specification by shapes and types, checked against the configuration and the layer's rule."""
     _check_types(name, stored)
     bits, configured_group_size, symmetric = _configured(name, config, rule, stored)
     rows, N = stored["qweight"].shape
@@ -326,7 +326,7 @@ def _check_packing(
 
 
 def _advice(stored: Mapping[str, StoredTensor], bits: int) -> str:
-    """What is to do: where all shapes agree on something else than `bits` bits, what that is."""
+    """Remedy: the number of bits on which all shapes agree where that is not `bits`."""
     (rows, columns), (zero_rows, words) = stored["qweight"].shape, stored["qzeros"].shape
     groups, N = stored["scales"].shape
     if zero_rows != groups:

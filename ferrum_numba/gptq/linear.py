@@ -33,7 +33,7 @@ _Pair = tuple[PreparedLaunch, PreparedLaunch | None]  # the GEMM, and what adds 
 
 @dataclass
 class _Shaped:
-    """What a shape of x means.  out: the result's shape.  m: rows.  calls: what computes it.
+    """Plan for a shape of x.  out: the result's shape.  m: rows.  calls: the launches.
 
     strided: whether an x of this shape was seen whose rows lie apart.
     """
@@ -145,7 +145,7 @@ class GptqLinear(NotPickled):
         return sum(array.nbytes for array in arrays if array is not None)
 
     def artefact(self, m: int) -> Artefact:
-        """What multiplies m rows."""
+        """Build that multiplies m rows."""
         weight = self.weight
         if self._fixed is not None:
             return self._fixed
@@ -197,7 +197,7 @@ class GptqLinear(NotPickled):
 
     @property
     def gives_wide(self) -> bool:
-        """Whether `into` computes with this layer: whether a tuned kernel takes its groups."""
+        """True if `into` computes with this layer, as a tuned kernel takes its groups."""
         return self._fixed is None and self._wide(1).takes_wide
 
     def into(self, total: Any, x: Any, *, adds: bool, stream: Any = None) -> None:
@@ -218,7 +218,7 @@ class GptqLinear(NotPickled):
         kernels.launches_on(self.device)(self._wide(m), stream, sizes, arrays)
 
     def _wide(self, m: int) -> Artefact:
-        """What multiplies m rows into float32."""
+        """Kernel that multiplies m rows into float32."""
         weight = self.weight
         shape = (self.device, m, weight.N, weight.K)
         kind = (weight.zero_bias, self.dtype.name)
@@ -252,7 +252,7 @@ class GptqLinear(NotPickled):
             raise AbiError(name, f"an array (..., {columns})", found) from None
 
     def _shaped(self, x: Any) -> _Shaped:
-        """What a shape of x means, remembered.  Raises AbiError for one that does not fit."""
+        """Plan for a shape of x, remembered.  Raises AbiError for one that does not fit."""
         shape = self._shape("x", x)
         if not shape or shape[-1] != self.K:
             raise AbiError("x", f"shape (..., {self.K})", shape)
@@ -322,7 +322,7 @@ class GptqLinear(NotPickled):
         return gemm, add_bias
 
     def _aligned(self, *arrays: Any) -> bool:
-        """Whether every shipped kernel can read these arrays where they lie."""
+        """True if every shipped kernel can read these arrays where they lie."""
         places = (self.device.describe("array", array).address for array in arrays)
         return all(place % _ALIGN == 0 for place in places)
 
@@ -370,7 +370,7 @@ def _canonical(zero_bias: int, act_order: bool, dtype: str) -> Artefact:
 
 
 def _arrays(artefact: Artefact) -> str:
-    """What a kernel takes of a layer: arrays and their types; a bias may be added afterwards."""
+    """Arrays of a layer that a kernel takes, and their types; a bias may be added afterwards."""
     own = (p for p in artefact.sidecar.params if p.role in ("input", "output"))
     return ", ".join(f"{p.name} {p.type}" for p in own if p.name != "bias")
 

@@ -1,4 +1,4 @@
-"""What a synthetic checkpoint is to be: the model's shapes, the dialect, and the files' texts."""
+"""Recipe of a synthetic checkpoint: the model's shapes, the dialect, and the files' texts."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ class Recipe:
 
     @property
     def decoder_layers(self) -> int:
-        """How many decoder layers there are."""
+        """Count of decoder layers."""
         return self.layers or self.shape.num_hidden_layers
 
     def linears(self) -> Iterator[Linear]:
@@ -182,13 +182,13 @@ class Recipe:
         }
 
     def metadata(self) -> dict[str, str]:
-        """What the producer writes into its safetensors files."""
+        """Metadata that the producer writes into its safetensors files."""
         if self.producer == "autogptq":
             return {"format": "pt", "auto_gptq_version": "0.7.1"}
         return {"format": "pt"}
 
     def file_stem(self) -> str:
-        """What the producer calls its safetensors files."""
+        """Name that the producer gives its safetensors files."""
         if self.producer == "autogptq":
             return f"gptq_model-{self.bits}bit-{self.group_size}g"
         return "model"

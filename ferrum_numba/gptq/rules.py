@@ -19,7 +19,7 @@ _UNQUANTISED_BITS = 16
 
 @dataclass(frozen=True)
 class LayerRule:
-    """What applies to some layers.
+    """Settings that apply to some layers.
 
     pattern     a regular expression, matched at the start of the name as GPTQModel does
     exact       whether `pattern` is a layer's whole name instead

@@ -83,7 +83,7 @@ _OTHER_KINDS = {
 
 
 class FileState(NamedTuple):
-    """What changes when a file is replaced or written to: see os.stat_result.
+    """Identity of a file's contents, which changes when it is written to: see os.stat_result.
 
     digest  of the header, for file systems that number a file anew when they have forgotten it
     """
@@ -159,7 +159,7 @@ def read_tensors(tensors: Mapping[str, StoredTensor]) -> Iterator[tuple[str, npt
 
 
 def same_bytes(name: str, a: StoredTensor, b: StoredTensor) -> bool:
-    """Whether the tensor `name` is the same in two files, type, shape and bytes."""
+    """True if the tensor `name` is the same in two files, type, shape and bytes."""
     if (a.dtype, a.shape) != (b.dtype, b.shape):
         return False
     try:
@@ -414,7 +414,7 @@ def _tensor(name: str, entry: object, file: Path, data: int, state: FileState) -
 
 
 def _is_sound(dtype: Any, shape: Any, offsets: Any) -> bool:
-    """Whether an entry's values have the right types and agree: all that `_tensor` asks, fast."""
+    """True if an entry's values have the right types and agree: all that `_tensor` asks, fast."""
     if type(dtype) is not str or type(shape) is not list or type(offsets) is not list:
         return False
     if dtype not in _BITS or len(shape) > _MAX_DIMENSIONS or len(offsets) != 2:
@@ -431,7 +431,7 @@ def _is_sound(dtype: Any, shape: Any, offsets: Any) -> bool:
 
 
 def _is_counts(value: object) -> bool:
-    """Whether value is a list of integers from 0, each within 64 bits."""
+    """True if value is a list of integers from 0, each within 64 bits."""
     return isinstance(value, list) and all(type(n) is int and 0 <= n < 1 << 63 for n in value)
 
 

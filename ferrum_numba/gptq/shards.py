@@ -106,7 +106,7 @@ class Shards:
         return read_tensors({name: self.find(name) for name in names})
 
     def placed(self, name: str) -> str:
-        """Where an index places the tensor `name`, in brackets for a message; else nothing."""
+        """File where an index places the tensor `name`, in brackets for a message; else nothing."""
         return f" (the index places it in {self.index[name]!r})" if name in self.index else ""
 
 

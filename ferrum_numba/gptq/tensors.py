@@ -106,7 +106,7 @@ class GptqTensors:
 
     @cached_property
     def act_order(self) -> bool:
-        """Whether `g_idx` orders the rows otherwise than k // group_size."""
+        """True if `g_idx` orders the rows otherwise than k // group_size."""
         return self.g_idx is not None and is_act_order(self.g_idx, self.group_size)
 
     @property
@@ -117,7 +117,7 @@ class GptqTensors:
 
     @property
     def zero_bias(self) -> int:
-        """What a kernel adds to a stored nibble to get the true zero: 1 for v1, 0 for v2.
+        """Number that a kernel adds to a stored nibble to get the true zero: 1 for v1, 0 for v2.
 
         Raises CheckpointError where no constant does (a producer's v1 with a zero of 0).
         """
@@ -268,7 +268,7 @@ def _part(name: str, size: int, rank: int, world: int) -> tuple[int, int]:
 
 
 def is_act_order(g_idx: npt.NDArray[np.int32], group_size: int) -> bool:
-    """Whether g_idx, int32 [K], differs from arange(K) // group_size."""
+    """True if g_idx, int32 [K], differs from arange(K) // group_size."""
     return not np.array_equal(g_idx, in_order(g_idx.size, group_size))
 
 

@@ -91,7 +91,7 @@ def kernel_words(
 
 
 def has_nibble_f(qzeros: npt.NDArray[np.int32]) -> bool:
-    """Whether any nibble is 0xF: in v1 the mark of a true zero of 0, and of an unclear file."""
+    """True if any nibble is 0xF: in v1 the mark of a true zero of 0, and of an unclear file."""
     words = qzeros.view(np.uint32)
     # A nibble is 0xF where all four bits meet in its lowest one.
     return bool(np.any(words & words >> 1 & words >> 2 & words >> 3 & np.uint32(word_of_ones(4))))

@@ -63,7 +63,7 @@ class Artefact:
 
     @property
     def takes_wide(self) -> bool:
-        """Whether it is a GEMM that gives its result in float32, too."""
+        """True if it is a GEMM that gives its result in float32, too."""
         return any(parameter["name"] == "wide" for parameter in self.record["params"])
 
     @property
@@ -75,7 +75,7 @@ class Artefact:
 
     @cached_property
     def sidecar(self) -> Sidecar:
-        """What its launcher must know."""
+        """Sidecar: the facts that its launcher must know."""
         return Sidecar.read(self.declared)
 
     @property
@@ -98,7 +98,7 @@ class Artefact:
         return device.load_module(self.text, self.sidecar).get_kernel()
 
     def runs_on(self, device: Device) -> bool:
-        """Whether device and driver run it."""
+        """True if device and driver run it."""
         capability = getattr(device, "capability", None)
         newest = getattr(device, "cuda_version", None)
         target, version = self.sidecar.target, self.sidecar.ptx_version
@@ -111,7 +111,7 @@ class Artefact:
         return True
 
     def takes(self, device: Device, sizes: Mapping[str, int]) -> bool:
-        """Whether device and driver run it, and its constraints hold for these integers."""
+        """True if device and driver run it, and its constraints hold for these integers."""
         if not self.runs_on(device):
             return False
         given = {p.name: 1 for p in self.sidecar.params if p.nullable}
@@ -126,7 +126,7 @@ def typed(params: Iterable[Mapping[str, Any]], dtype: str) -> list[dict[str, Any
 
 
 def folder() -> Path:
-    """Where the artefacts lie: beside the code in a wheel, beside the package in a checkout."""
+    """Folder of the artefacts: beside the code in a wheel, beside the package in a checkout."""
     package = Path(__file__).resolve().parent.parent
     for candidate in (package / "ptx", package.parent / "ptx"):
         if candidate.is_dir():

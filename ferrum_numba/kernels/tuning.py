@@ -37,7 +37,7 @@ class Row:
     build: str
 
     def distance(self, n: int, k: int) -> float:
-        """How far another N and K are, on logarithmic scales."""
+        """Distance of another N and K, on logarithmic scales."""
         return math.hypot(math.log(n / self.n), math.log(k / self.k))
 
 
@@ -57,7 +57,7 @@ class Tuning:
             raise AbiError(path.name, f"cannot be read as a tuning table: {error}") from None
 
     def rows(self, device: str) -> tuple[Row, ...]:
-        """What was measured on a device, or the portable rows."""
+        """Rows that were measured on a device, or the portable ones."""
         return self._rows.get(device) or self._rows.get(PORTABLE, ())
 
     def bounds(self, device: str) -> tuple[int, ...]:

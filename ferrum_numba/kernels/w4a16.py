@@ -116,7 +116,7 @@ def prepare_w4a16_gptq(
 
 
 def takes_bias(kernel: Kernel) -> bool:
-    """Whether a GEMM adds the bias itself."""
+    """True if a GEMM adds the bias itself."""
     return _takes(kernel, "bias")
 
 
@@ -154,7 +154,7 @@ def extras(
 
 
 def _zero_bias(weight: PackedWeight) -> int:
-    """What makes a stored nibble the true zero; 1 for a weight that does not say."""
+    """Number that makes a stored nibble the true zero; 1 for a weight that does not say."""
     return int(getattr(weight, "zero_bias", 1))
 
 

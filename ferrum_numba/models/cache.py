@@ -37,7 +37,7 @@ class PagePool:
 
     @property
     def idle(self) -> bool:
-        """Whether nobody holds a page."""
+        """True if nobody holds a page."""
         return len(self._free) == self.count
 
     def take(self, count: int) -> list[int]:

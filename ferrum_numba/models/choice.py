@@ -1,4 +1,4 @@
-"""How the next token is drawn from logits."""
+"""Choice of the next token from logits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..errors import AbiError
 
 @dataclass(frozen=True)
 class Choice:
-    """What a token is drawn by.
+    """Settings by which a token is drawn.
 
     temperature  divides the logits; 0 takes the highest logit
     top_k        of how many highest logits; 0: of all
@@ -41,11 +41,11 @@ class Choice:
 
     @property
     def leaves_out(self) -> bool:
-        """Whether top_k or top_p leave tokens out."""
+        """True if top_k or top_p leave tokens out."""
         return self.temperature > 0 and (self.top_k > 0 or self.top_p < 1)
 
     def arrays(self, device: Device, batch: int) -> dict[str, Any]:
-        """What the sampling kernels take, [batch] each; row b draws with seed + b."""
+        """Arrays for the sampling kernels, [batch] each; row b draws with seed + b."""
         seeds = np.arange(batch, dtype=np.int64) + np.int64(self.seed)
         host = {
             "temperatures": np.full(batch, self.temperature, np.float32),

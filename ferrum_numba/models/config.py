@@ -1,4 +1,4 @@
-"""What a model is, as its config.json says it, checked before a weight is read."""
+"""Configuration of a model, out of its config.json, checked before a weight is read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a model's weights lie in its checkpoint: found, and checked against the configuration.
+"""Names of a model's weights in its checkpoint, checked against the configuration.
 
 Every tensor has to be there in the configuration's shape, and none beside them.
 """

@@ -20,7 +20,7 @@ _CTAS = 528  # four on each multiprocessor of an H200; elsewhere only the speed 
 
 
 class Operations:
-    """What a model does to arrays of one device; every call launches on `stream` and returns.
+    """Operations on arrays of one device; every call launches on `stream` and returns.
 
     Shapes: M rows of activations, in the model's dtype T; x float32 [M, hidden] is the residual
     stream.

@@ -36,12 +36,12 @@ class Part:
 
     @property
     def ends(self) -> bool:
-        """Whether the prompt's last token is here."""
+        """True if the prompt's last token is here."""
         return self.start + self.last - self.first == len(self.prompt.ids)
 
 
 class Reading:
-    """What all sessions of a model read their prompts with, one at a time."""
+    """Reader of prompts that all sessions of a model share, one at a time."""
 
     def __init__(self, forward: Forward) -> None:
         self.forward = forward

@@ -25,7 +25,7 @@ KINDS = ("default", "linear", "dynamic", "llama3", "yarn", "longrope")
 
 @dataclass(frozen=True)
 class RopeSpec:
-    """How positions turn q and k.
+    """Rotation of q and k by position.
 
     kind       one of KINDS
     theta      the base of the frequencies
@@ -55,7 +55,7 @@ class RopeSpec:
 
     @classmethod
     def read(cls, keys: Keys, head_dim: int, names: Mapping[str, str]) -> RopeSpec:
-        """What a config.json says, in the dialect of transformers 5 or the older one.
+        """Read a config.json, in the dialect of transformers 5 or the older one.
 
         Dialects: `rope_parameters` has everything; or `rope_scaling` has what differs from the
         default, and the rest stands at the top. names: other names of kinds. Raises
@@ -83,7 +83,7 @@ class RopeSpec:
 
     @property
     def varies(self) -> bool:
-        """Whether the frequencies depend on the length."""
+        """True if the frequencies depend on the length."""
         return self.kind in ("dynamic", "longrope")
 
     def frequencies(self, length: int) -> tuple[npt.NDArray[np.float32], float]:

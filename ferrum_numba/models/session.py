@@ -242,7 +242,7 @@ class Session(NotPickled):
             self._held, self._ids = [], [None] * self.batch
 
     def _crosses(self, active: Sequence[int], more: int = 0) -> bool:
-        """Whether a text has become so long that all of it turns otherwise."""
+        """True if a text has become so long that all of it turns otherwise."""
         rope = self._model.config.rope
         longest = int(self._where[list(active)].max(initial=0)) + more
         return rope.kind == "longrope" and longest >= rope.limit >= self._read_up_to

@@ -88,7 +88,7 @@ class Tokenizer:
 
     @property
     def has_chat(self) -> bool:
-        """Whether the model has a chat template."""
+        """True if the model has a chat template."""
         return self._template is not None
 
     def encode(self, text: str, special: bool = True) -> list[int]:
@@ -162,13 +162,13 @@ class TextStream:
         return self._release(text)
 
     def end(self) -> str:
-        """What is still held back."""
+        """Text that is still held back."""
         text = self._release(self._pending()) + self._held
         self._held = ""
         return text
 
     def _pending(self) -> str:
-        """What the ids that are not known add to the text of those before them."""
+        """Text that the pending ids add to that of those before them."""
         before = self._tokenizer.decode(self._ids[: self._known])
         return self._tokenizer.decode(self._ids)[len(before) :]
 

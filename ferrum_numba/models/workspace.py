@@ -61,7 +61,7 @@ class Workspace:
 
     @staticmethod
     def nbytes(config: ModelConfig, m: int) -> int:
-        """What a workspace for M rows takes."""
+        """Bytes of a workspace for M rows."""
         wide = config.hidden + config.q_width + 2 * config.kv_width
         return m * (4 * wide + 2 * (config.hidden + 2 * config.q_width + 3 * config.intermediate))
 

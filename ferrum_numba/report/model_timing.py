@@ -1,4 +1,4 @@
-"""What a whole model takes: prompts read, and steps of a batch."""
+"""Times of a whole model: prompts read, and steps of a batch."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def _act_order(zero_format: str, zero_bias: int) -> Build:
 
 @dataclass(frozen=True)
 class DecodeTile:
-    """What a CTA of the decode kernel does: its rows and columns of c, its warps.
+    """Work of a CTA of the decode kernel: its rows and columns of c, its warps.
 
     dependent: whether some shape runs faster with programmatic launches, and when the build lets
     the next launch start: 1 at once, 2 when its products are done; None: there is no such build.
@@ -167,7 +167,7 @@ def _with_dependent(build: Build, start: int | None) -> list[Build]:
 
 @dataclass(frozen=True)
 class MmaTile:
-    """What a CTA of the GEMM for more rows does, and how many CTAs a GPU runs at once, about.
+    """Work of a CTA of the GEMM for more rows, and the rough number of CTAs that run at once.
 
     dependent: as a DecodeTile's.
     """
@@ -240,7 +240,7 @@ def _mma(tile: MmaTile, group: int) -> Build:
 
 @dataclass(frozen=True)
 class ActOrderTile:
-    """What a CTA of the GEMM for activation order does, and how many groups it has room for."""
+    """Work of a CTA of the GEMM for activation order, and the groups that it has room for."""
 
     block_m: int
     block_n: int
@@ -301,7 +301,7 @@ def _act_order_mma(tile: ActOrderTile, symmetric: bool) -> Build:
 
 @dataclass(frozen=True)
 class WgmmaTile:
-    """What a CTA of the GEMM for many rows on Hopper does, and the stages of its ring.
+    """Work of a CTA of the GEMM for many rows on Hopper, and the stages of its ring.
 
     num_warps: those that multiply, in `partitions` of their own; four more copy.
     """

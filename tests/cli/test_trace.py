@@ -19,7 +19,7 @@ SMALL = ("trace", "add_bias.sm_80", "--size", "M=2", "--size", "N=72")
 
 
 def step(*arguments: object, commands: str, columns: int = 80) -> str:
-    """What a session prints, its commands taken from standard input."""
+    """Output of a session whose commands come from standard input."""
     texts = [str(argument) for argument in (*SMALL, "--step", *arguments)]
     result = CliRunner().invoke(app, texts, input=commands, env={"COLUMNS": str(columns)})
     assert result.exit_code == 0, result.output

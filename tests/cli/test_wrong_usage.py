@@ -1,4 +1,4 @@
-"""What is asked of a command in the wrong way: one clear message, exit code 2, and nothing done."""
+"""Wrong usage of commands: one clear message, exit code 2, and nothing done."""
 
 from __future__ import annotations
 

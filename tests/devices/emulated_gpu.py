@@ -100,7 +100,7 @@ class _Current(contextlib.nullcontext[None]):
 
 
 class EmulatedGpu(fe.Device):
-    """What of CudaDevice the launch code uses."""
+    """The part of CudaDevice that the launch code uses."""
 
     capability, product, max_shared_bytes = (9, 0), "emulated", 227 * 1024
 

@@ -103,7 +103,7 @@ def on_gpu(library: str, array: np.ndarray) -> Any:
 
 
 def to_numpy(array: Any) -> np.ndarray:
-    """What on_gpu made, or an array of numba, as NumPy's."""
+    """An array of `on_gpu` or of numba as NumPy's."""
     if type(array).__module__.startswith("torch"):
         array = array.cpu()
         if str(array.dtype) == "torch.bfloat16":  # not one of NumPy's

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def run(code: str, *arguments: str, prelude: str = "") -> str:
-    """What the code prints; it has to end well, and to say nothing on stderr."""
+    """Output of the code, which has to end well, and to say nothing on stderr."""
     # Python 3.12 warns of every fork with threads about; this one knows.
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", prelude + dedent(code)]
     environment = os.environ | {"PYTHONPATH": f"{os.environ.get('PYTHONPATH', '')}:{ROOT}"}

@@ -1,4 +1,4 @@
-"""What only a GPU shows: the driver's errors, other libraries, lifetimes."""
+"""Tests of a GPU alone: the driver's errors, other libraries, lifetimes."""
 
 from __future__ import annotations
 

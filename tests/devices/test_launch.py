@@ -176,7 +176,7 @@ def test_a_missing_argument(device: fe.Device) -> None:
 
 
 def test_the_same_launch_again_and_others_in_between(device: fe.Device) -> None:
-    """What a kernel remembers of the launch before changes nothing in what is refused."""
+    """A kernel that remembers the launch before refuses what it refused."""
     kernel, arguments = canonical.kernel(device), canonical.arguments(device)
     for _ in range(3):
         for changes in ({"M": 6}, {"a": arguments["c"]}, {"lda": 1}, {"N": 512, "stride_qwk": 512}):

@@ -198,7 +198,7 @@ def test_what_is_launched_during_a_wait_is_not_waited_for(emulated: EmulatedGpu)
 
 
 def test_no_memory_before_the_device_has_caught_up(emulated: EmulatedGpu) -> None:
-    """What is in flight is waited for, and what is spare is given back, before it is an error."""
+    """Memory in flight is waited for, and spare memory is given back, before it is an error."""
     kernel = emulated.load_module(IOTA).get_kernel()
     emulated.library.capacity = emulated.library.reserved + 9 * MIB
     emulated.library.lags = True

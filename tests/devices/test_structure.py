@@ -1,4 +1,4 @@
-"""How the files of devices/ depend on each other."""
+"""Dependencies among the files of devices/."""
 
 from __future__ import annotations
 

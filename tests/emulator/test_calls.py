@@ -46,7 +46,7 @@ END: st.global.b32 [%q10], %t3;"""
 
 
 def test_functions_that_call_functions_and_share_memory() -> None:
-    """What a function declares in shared memory is there once, however often it is called."""
+    """Shared memory of a function is there once, however often it is called."""
     head = """.func bump(.param .b32 bump_0);
 .func twice(.param .b32 twice_0) { .reg .b32 %t<2>; ld.param.b32 %t1, [twice_0];
 { .param .b32 p; st.param.b32 [p], %t1; call.uni bump, (p); }

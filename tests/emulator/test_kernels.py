@@ -1,4 +1,4 @@
-"""What Triton makes of kernels of all kinds, on every device; compile_test_kernels.py built them.
+"""Triton's kernels of all kinds on every device; compile_test_kernels.py built them.
 
 A model gets the arrays before the launch and returns what the last ones must be afterwards.
 """

@@ -1,4 +1,4 @@
-"""What accesses of Triton's kernels go by, of every release the same."""
+"""Origins of the accesses of Triton's kernels, the same in every release."""
 
 from __future__ import annotations
 

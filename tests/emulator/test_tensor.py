@@ -232,7 +232,7 @@ COMBINED = {
 
 
 def combined(device: fe.Device, case: Case, operation: str) -> tuple[np.ndarray, np.ndarray]:
-    """What the device makes of a tensor, and what NumPy does."""
+    """Result of the device for a tensor, and NumPy's."""
     x, pairs = tensor(case), box_of(case, case.dims[0])
     low = 0 if np.dtype(case.dtype).kind == "u" else -50
     values = np.random.default_rng(1).integers(low, 120, len(pairs)).astype(case.dtype)

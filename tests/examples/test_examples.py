@@ -21,7 +21,7 @@ ON_THEIR_OWN = sorted({*EXAMPLES} - {"row_softmax", "chat", "real_model"})
 
 
 def run(*command: str, cwd: Path, said: str = "", **environment: str) -> str:
-    """What Python prints for these arguments, given `said` on standard input."""
+    """Output of Python for these arguments, given `said` on standard input."""
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     # numba-cuda's own deprecations, against newer NumPy, are not ours to mend.
     done = subprocess.run(

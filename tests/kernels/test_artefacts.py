@@ -84,7 +84,7 @@ def test_several_groups_a_tile(device: fe.Device, name: str) -> None:
 @pytest.mark.parametrize("name", GEMMS)
 @pytest.mark.parametrize("size", [1e-4, 300.0])
 def test_activations_of_one_sign(device: fe.Device, name: str, size: float) -> None:
-    """Where sum(a) is large beside the result, what the zero takes off must be exact enough."""
+    """With sum(a) large beside the result, the zero's share must be exact enough."""
     artefact, tensors = case(name, 4096, 64, None, int(size > 1))
     rng = np.random.default_rng(11)
     a = (rng.uniform(0.5, 1.5, (4, 4096)) * size).astype(dtype_of(name))

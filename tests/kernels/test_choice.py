@@ -1,4 +1,4 @@
-"""Which artefact is chosen for a shape, and how that is overridden."""
+"""Choice of an artefact for a shape, and how it is overridden."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Described(NamedTuple):
 
 
 def gpu(cuda_version: tuple[int, int]) -> fe.Device:
-    """What the catalogue looks at of an H200."""
+    """The properties of an H200 that the catalogue looks at."""
     return Described("cuda:0", "NVIDIA H200", (9, 0), cuda_version)  # type: ignore[return-value]
 
 

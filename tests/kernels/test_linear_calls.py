@@ -94,7 +94,7 @@ ORDERED = replace(BIASED, g_idx=np.random.default_rng(3).permutation(K).astype(n
 @pytest.mark.parametrize("tensors", [PLAIN, ORDERED], ids=["plain", "ordered"])
 @pytest.mark.parametrize("m", [2, 40])
 def test_columns_of_another_array(device: fe.Device, tensors: fe.GptqTensors, m: int) -> None:
-    """Where tuned kernels cannot read the rows, the canonical one does; nothing is copied."""
+    """The canonical kernel reads rows that tuned ones cannot; nothing is copied."""
     layer = fe.GptqLinear(tensors, device=device)
     plain, out = device.to_device(x_of(m, 7)), blank(device, m, N)
     for columns, first in ((2 * K, 0), (K + 8, 8), (K + 8, 4), (K + 3, 1), (2 * K, 0)):

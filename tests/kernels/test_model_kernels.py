@@ -368,7 +368,7 @@ def logits(random: np.random.Generator) -> Any:
 def thresholds_of(
     launch: Launcher, device: fe.Device, logits: Any, temperatures: Any, top_ks: Any, top_ps: Any
 ) -> Any:
-    """How many tokens of each row are kept, by every build: they agree."""
+    """Count of tokens of each row that are kept, by every build: they agree."""
     counts = []
     rows = len(logits)
     for build in every(device, "token_threshold"):

@@ -1,4 +1,4 @@
-"""What only the tuned GEMMs have: bfloat16 builds, a fused bias, and K split over CTAs."""
+"""Tests of the tuned GEMMs alone: bfloat16 builds, a fused bias, and K split over CTAs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where weights lie: names that are missing, misshapen or in nobody's place are told."""
+"""Names of weights: those that are missing, misshapen or superfluous are told."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def test_a_batch_says_what_its_sequences_say_alone(model: fe.Model) -> None:
 
 
 def test_texts_grow_across_pages(model: fe.Model) -> None:
-    """What a session says behind its page's end is what one long prompt leads to."""
+    """A session says the same across its page's end as after one long prompt."""
     page = model.operations.page
     prompt = [3 + i % 300 for i in range(page - 2)]
     with model.session(1, page + 6) as session:

@@ -110,7 +110,7 @@ def test_chat(folder: Path) -> None:
 
 
 def templated(folder: Path, template: str, **variables: object) -> str:
-    """What a chat_template.jinja makes of a message "hi"; it goes before tokenizer_config.json."""
+    """Text of "hi" by a chat_template.jinja, which goes before tokenizer_config.json."""
     (folder / "chat_template.jinja").write_text(template)
     tokenizer = fe.Tokenizer.load(folder)
     return tokenizer.decode(tokenizer.chat("hi", **variables), special=True)

@@ -187,7 +187,7 @@ def _with_meaning(
 
 
 def _owner(name: str, address: int, arrays: Mapping[str, ArrayReference]) -> str | None:
-    """Whose array an address lies in; the parameter's own where several share the memory."""
+    """Parameter whose array holds an address; its own where several share the memory."""
     for candidate in (name, *arrays):
         array = arrays.get(candidate)
         if array and 0 <= address - array.address < max(array.available, 1):

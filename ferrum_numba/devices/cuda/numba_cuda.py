@@ -31,7 +31,7 @@ _INTEGERS = int, np.integer
 
 @lru_cache(maxsize=1)
 def unusable() -> str | None:
-    """Why no GPU can be used here; None where one can."""
+    """Reason why no GPU can be used here; None where one can."""
     try:
         driver.initialise()
         # Not cuda.is_available(): that also asks for a compiler, which PTX does not need.

@@ -188,7 +188,7 @@ class Bounds(Check):
         return mask
 
     def far(self, b: Builder, run: Run, mask: Value) -> Value:
-        """How the first 16 bytes are aligned, and all of the run."""
+        """The alignment of the first 16 bytes and the whole run are tested."""
         access, here = "load" if run.inward else "store", at_site(run.ins)
         mask = word(b.call(f"bounds_global_{access}_16", "i32", run.address, mask, *here))
         sizes = b.vector(run.sizes)
@@ -220,7 +220,7 @@ def bounds(c: Code, space: str, access: str, nbytes: str) -> None:
 
 
 def _site(c: Code) -> Value:
-    """Where it says what the instruction hit last."""
+    """Address of the note of the array that the instruction hit last."""
     number = c.op("mul", c.cast("zext", c.site, "i64"), SITE_BYTES)
     return c.item("i8", c.field("sites"), number)
 
@@ -302,7 +302,7 @@ def _judge_global(
 def _find(
     c: Code, access: str, place: Value, fits: Callable[[Value, Value], Value]
 ) -> tuple[Value, Value, Value]:
-    """Whether there is an array that may be accessed in this way, which, and else what is wrong.
+    """Find the array that may be accessed in this way; else the kind of error.
 
     fits: says by an offset and the array's length, in bytes, whether it is the one.
     """

@@ -1,4 +1,4 @@
-"""What a check is made of, and what it knows of the entry that it looks at."""
+"""Base class of checks, and the entry as checks see it."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _granule_of(body: Body) -> int:
 
 @dataclass(frozen=True)
 class Room:
-    """What decides how much a check has to keep. ctas: of the launch; warps: of a CTA.
+    """Sizes that decide how much a check has to keep. ctas: of the launch; warps: of a CTA.
 
     nbytes: of shared memory; words: tags for them.  statements: of the entry.
     """
@@ -127,27 +127,27 @@ class Check(Hooks[Builder]):
 
     @property
     def active(self) -> bool:
-        """Whether it has anything to look at in this entry."""
+        """True if it has anything to look at in this entry."""
         return bool(self.asked & self.subject.checks)
 
     def keep(self, room: Room) -> Kept:
-        """What each worker keeps for it."""
+        """Memory that each worker keeps for it."""
         return {}
 
     def advance(self, b: Text, checks: Value, passed: Value, fresh: Value) -> None:
         """A round begins: all warps passed a barrier, or (fresh) begin a CTA."""
 
     def sight(self, ins: Instruction, kept: Kept, record: np.void) -> Mapping[str, object]:
-        """What its texts may name besides; kept: what the worker that recorded kept."""
+        """Further names that its texts may use; kept: memory of the worker that recorded."""
         return {}
 
     def share(self, room: Room) -> Kept:
-        """What all workers of a launch keep for it together."""
+        """Memory that all workers of a launch share for it."""
         return {}
 
 
 def is_strong(ins: Instruction) -> bool:
-    """Whether an access is atomic, or one that never is a race."""
+    """True if an access is atomic, or one that never is a race."""
     strong = {"relaxed", "acquire", "release", "volatile", "mmio"}
     return table.accesses(ins, "atomic") or bool(strong & ins.opcode.modifiers)
 
@@ -162,7 +162,7 @@ HERE = ("ptr %checks", "ptr %ctx")
 
 
 def is_uniform(address: Value, condition: Value | None) -> bool:
-    """Whether an access is one for the whole warp."""
+    """True if an access is one for the whole warp."""
     return address.n == 1 and (condition is None or condition.n == 1)
 
 

@@ -53,7 +53,7 @@ _ACQUIRED, _PUBLISHED, _PHASE = 64, 64 + CLOCK_BYTES, 4  # of an object; at 0 is
 
 
 class Clocks(Check):
-    """What brings some of the warps into an order."""
+    """Order of warps that wait for some of the others, by a vector clock for each warp."""
 
     asked = frozenset({"race"})
     # clocks, objects: see state.py.  planes: for each warp, then for the products of each warp,
@@ -214,7 +214,7 @@ def clocks(c: Code, init: str) -> None:
 
 @code("publish")
 def publish(c: Code, what: str) -> None:
-    """What comes after this gets a later time."""
+    """Publish the warp's clock, then advance it: later accesses get a later time."""
     c.goes()
     (which,) = c.takes("i32")
     its, warp, now = _object(c, which), c.warp(), c.tick()
@@ -235,7 +235,7 @@ def landed(c: Code) -> None:
 
 @code("bulkwait")
 def bulk_wait(c: Code) -> None:
-    """What bulk copies read counts with products, for it is read in the same way."""
+    """Wait for bulk copies, whose reads count with those of products, as they are alike."""
     _reach(c, 64)
 
 
@@ -288,7 +288,7 @@ def _find(c: Code, address: Value) -> Value:
 
 
 def _flips(c: Code, address: Value, its: Value) -> Value:
-    """Whether an mbarrier's phase has changed since this was asked last."""
+    """True if an mbarrier's phase has changed since this was asked last."""
     byte = c.item("i8", c.of_worker("shared"), c.op("add", address, 7))
     phase = c.cast("zext", c.op("and", c.load("i8", 1, byte, 0, 1), 32), "i32")
     before = c.load("i32", 1, its, _PHASE, 4)
@@ -355,7 +355,7 @@ def readers(c: Code, nbytes: str, granule: str) -> None:
 
 
 def any_of(c: Code, condition: Value) -> Value:
-    """Whether a condition holds in any element."""
+    """True if a condition holds in any element."""
     if condition.n == 1:
         return condition
     bits = Value(c.emit(f"bitcast {condition} to i{condition.n}"), f"i{condition.n}")

@@ -89,7 +89,7 @@ def begin(c: Code) -> None:
 
 @code("queue")
 def enqueue(c: Code, nbytes: str, granule: str) -> None:
-    """Where the queue is full, the oldest group lands early."""
+    """Put a copy into the queue; where that is full, the oldest group lands early."""
     to, source, mask, size, base = c.takes(VECTOR, ADDRESSES["global"], "i32", VECTOR, "ptr")
     c.goes()
     queue = _queue(c)

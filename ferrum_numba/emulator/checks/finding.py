@@ -1,4 +1,4 @@
-"""What a check found, as data and as text."""
+"""Findings of checks, as data and as text."""
 
 from __future__ import annotations
 

@@ -166,13 +166,13 @@ def _register(ins: Instruction, use: _Use) -> Register:
 
 
 def _is_from_memory(ins: Instruction) -> bool:
-    """Whether an instruction's numbers come from memory, in which a product's may lie."""
+    """True if an instruction's numbers come from memory, in which a product's may lie."""
     row = table.find(ins)
     return bool(row.accesses) or row.accumulates or "param" in ins.opcode.modifiers
 
 
 def _is_special(b: Builder, value: Value, ptx_type: str) -> Value:
-    """Whether one of a register's numbers is NaN or an infinity."""
+    """True if one of a register's numbers is NaN or an infinity."""
     found = [b.compare("icmp eq", b.op("and", value, mask), mask) for mask in _EXPONENTS[ptx_type]]
     return found[0] if len(found) == 1 else b.op("or", *found)
 

@@ -162,7 +162,7 @@ def marks(c: Code, access: str, nbytes: str, talks: str = "") -> None:
 def _unordered(
     c: Code, talk: Talk, marked: Marked, nbytes: Value, mark: Value, pair: Value
 ) -> tuple[Value, Value]:
-    """Whether an element is another's and nothing lets this warp rely on it; and whose it is: the
+    """Condition that an element is another's on which this warp may not rely, and its owner: the
     CTA's mark, or the warp's number + `WARPS`."""
     tag, written = (c.load("i32", 1, pair, 4 * i, 4) for i in range(2))
     writer = c.op("and", c.op("lshr", tag, 1), 31)
@@ -228,7 +228,7 @@ def confirm(c: Code, space: str, bits: str) -> None:
 
 
 def _fill_chunks(c: Code, address: Value, nbytes: int) -> Value:
-    """Whether every 16 bytes' worth of lanes fill a chunk of their own."""
+    """True if every 16 bytes' worth of lanes fill a chunk of their own."""
     lanes = 16 // nbytes
     heads = c.shuffle(address, None, [lane // lanes * lanes for lane in range(LANES)])
     steps = c.numbers(address.type, (lane % lanes * nbytes for lane in range(LANES)))

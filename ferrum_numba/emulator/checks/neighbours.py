@@ -107,7 +107,7 @@ def _handed_over(flow: Flow) -> set[int]:
 
 
 def _count(c: Code) -> tuple[Value, Value]:
-    """What tags of this warp begin with now, and where that is kept."""
+    """Counter that this warp's tags begin with now, and its address."""
     at = c.item("i32", c.field("meetings"), c.warp())
     return c.load("i32", 1, at, 0, 4), at
 

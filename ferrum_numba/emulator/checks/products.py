@@ -196,7 +196,7 @@ def fence(c: Code) -> None:
 
 
 def _time(c: Code, block: Value, group: Value) -> Value:
-    """Where the time of one of the last eight groups lies."""
+    """Address of the time of one of the last eight groups."""
     slot = c.op("and", group, 7)
     return c.item("i8", block, c.op("add", c.op("shl", slot, 2), 32))
 

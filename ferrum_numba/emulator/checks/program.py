@@ -136,7 +136,7 @@ class CheckedProgram:
 
 
 class _Memory:
-    """What the workers of one launch share, and what each has of its own."""
+    """Memory of the checks: shared by the workers of one launch, and each worker's own."""
 
     def __init__(
         self,

@@ -80,7 +80,7 @@ class Registers(Check):
                 b.call("registers", "void", missing, *at_site(ins))
 
     def _written(self, b: Builder, name: str) -> str:
-        """Where the mask of the lanes lies that have written a register."""
+        """Address of the mask of the lanes that have written a register."""
         base = b.emit(f"getelementptr i8, ptr %checks, i64 {offset('registers')}")
         masks = b.emit(f"load ptr, ptr {base}, align 8")
         warp = b.load("i32", 1, "%ctx", WARP, 4)

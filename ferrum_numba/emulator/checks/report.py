@@ -111,7 +111,7 @@ class Reporter:
         found: tuple[LaunchArray, int] | None,
         record: np.void,
     ) -> dict[str, object]:
-        """What a text may name."""
+        """Names that a finding's text may use."""
         address, nbytes, other = (int(record[name]) for name in ("address", "nbytes", "other"))
         place = f"{space} memory at byte {address} ({nbytes} bytes)"
         by = _user(other)
@@ -191,7 +191,7 @@ class Reporter:
 
 
 def _user(tag: int) -> str:
-    """Who a tag says used a place last; "" for nobody."""
+    """Last user of a place by its tag; "" for nobody."""
     low = tag & 0xFF
     if tag == 0:
         return ""

@@ -1,4 +1,4 @@
-"""What an instrumented run keeps in memory beside the kernel's own: structures and offsets.
+"""Memory that an instrumented run keeps beside the kernel's own: structures and offsets.
 
 Each worker has a `CheckState`, put together from the fields of all checks; the arrays of the launch
 (`Area`) and the shadows of their elements are shared by all workers.
@@ -58,7 +58,7 @@ def add(kinds: Iterable[str], fields: Mapping[str, type]) -> None:
 
 @lru_cache(maxsize=1)
 def check_state() -> type[ctypes.Structure]:
-    """What the instrumented code of one worker needs: the fields of all checks, and these.
+    """Structure for one worker's instrumented code: the fields of all checks, and these.
 
     worker: its State (layout.py).  records: `RECORD` for each instruction and kind.  tape: where a
     trace goes (trace/tape.py), else NULL.  visit: counts calls that found something.  reverse:
@@ -74,7 +74,7 @@ def kinds() -> list[str]:
 
 
 def number_of(kind: str) -> int:
-    """Where the record of a kind lies among those of an instruction."""
+    """Index of a kind's record among those of an instruction."""
     return _KINDS[kind]
 
 

@@ -70,7 +70,7 @@ class Tags(Check):
             b.call(name, "void", checks, passed, fresh)
 
     def access(self, b: Builder, at: Access, condition: Value | None) -> Value | None:
-        """What an atomic operation reads must be there."""
+        """An atomic operation also reads, so its memory must have been written."""
         if at.space == "shared":
             kind = at.kind
             if kind != "store" and is_strong(at.ins):
@@ -105,7 +105,7 @@ class Tags(Check):
 
 
 class _Marker:
-    """What this warp looks at tags with, and the tags that it leaves.
+    """State that this warp compares tags with, and the tags that it leaves.
 
     reads, mine: of a load and a store; many: of several warps that read; pending: of a copy that is
     under way, landed: of one that has landed; atomic: of an atomic operation.
@@ -125,7 +125,7 @@ class _Marker:
         self.atomic = c.op("or", self.mine, AWAITED)
 
     def limit(self, c: Code, tag: Value) -> Value:
-        """What this warp's clock says of who left tags."""
+        """Time up to which this warp's clock orders the warps that left tags."""
         assert self._seen is not None
         who = c.op("and", c.op("lshr", tag, 1), 63)
         place = c.item("i32", self._seen, who)
@@ -134,7 +134,7 @@ class _Marker:
         return c.gather("i32", place, Value("true", "i1"), Value("poison", "i32", tag.n), 4)
 
     def clash(self, c: Code, tag: Value) -> Value:
-        """Whether tags are another's and nothing orders the two."""
+        """True if tags are another's and nothing orders the two."""
         if self.clocks:
             return c.compare("icmp uge", tag, self.limit(c, tag))
         recent = c.compare("icmp uge", tag, self.now)
@@ -142,7 +142,7 @@ class _Marker:
         return c.op("and", recent, others)
 
     def look(self, c: Code, access: str, tag: Value) -> tuple[Value, Value]:
-        """Whether something is wrong with tags, and the tags that they become."""
+        """Compare tags: a condition that holds where something is wrong, and their new values."""
         clash = self.clash(c, tag)
         if access in ("store", "copy"):
             return clash, c.vector(self.mine if access == "store" else self.pending, tag.n)
@@ -213,7 +213,7 @@ def tags(c: Code, access: str, nbytes: str, granule: str, order: str) -> None:
 
 
 def _plane(c: Code, its: _Marker, access: str) -> Value:
-    """Where this warp's loads are noted; those of products apart."""
+    """Address of the notes of this warp's loads; those of products are apart."""
     number = its.warp
     if access == "product":
         number = c.op("add", number, c.of_worker("warps"))
@@ -272,7 +272,7 @@ def _known_rows(c: Code, its: _Marker, count: int, index: Value, kept: Value) ->
 
 @code("land")
 def land(c: Code, nbytes: str, granule: str, how: str = "") -> None:
-    """What a copy brought counts as written by the warp that began it. how: "awaited" or ""."""
+    """Mark a landed copy's bytes as written by the warp that began it. how: "awaited" or ""."""
     address, mask = c.takes(VECTOR, "i32")
     c.goes()
     its = _Marker(c, "epochs")

@@ -31,7 +31,7 @@ _SENDS, _TAKES = frozenset({"release", "acq_rel"}), frozenset({"acquire", "acq_r
 
 
 class Talks(Check):
-    """What lets CTAs rely on each other."""
+    """Order of CTAs that communicate through atomic operations."""
 
     asked = frozenset({"race"})
     # time: counts, over all workers, how CTAs talk to each other.  released: of each CTA and warp
@@ -83,7 +83,7 @@ def cta_of(c: Code) -> Value:
 
 
 def _released(c: Code, cta: Value, warp: Value) -> Value:
-    """Where the first tag lies that a warp of a CTA has not made known."""
+    """Address of the first tag that a warp of a CTA has not published."""
     row = c.op("mul", cta, c.of_worker("warps"))
     return c.item("i32", c.field("released"), c.cast("zext", c.op("add", row, warp), "i64"))
 
@@ -114,7 +114,7 @@ def talk(c: Code, what: str) -> None:
 
 @dataclass(frozen=True)
 class Talk:
-    """What is known of who may rely on whom. cta: the CTA's mark; seen: the warp's clock."""
+    """CTAs that this warp may rely on. cta: the CTA's mark; seen: the warp's clock."""
 
     cta: Value
     warp: Value
@@ -132,7 +132,7 @@ class Talk:
         return c.load("i32", 1, c.item("i32", self.seen, number), 0, 4)
 
     def relies(self, c: Code, mark: Value, tag: Value, written: Value) -> Value:
-        """Whether this warp may rely on what another CTA wrote, whose mark that is."""
+        """True if this warp may rely on what another CTA wrote, whose mark that is."""
         writer = c.op("and", c.op("lshr", tag, 1), 31)
         place = _released(c, c.op("sub", mark, 1), writer)
         told = c.compare("icmp ult", tag, c.load("i32", 1, place, 0, 4))

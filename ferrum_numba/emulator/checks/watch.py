@@ -58,7 +58,7 @@ class Watch(Hooks[Builder]):
         self._bounds = next(check for check in self.checks if isinstance(check, Bounds))
 
     def __repr__(self) -> str:
-        """What the code depends on."""
+        """Name of the checks that the code depends on."""
         asked = frozenset[str]().union(*(check.asked for check in self.checks))
         return f"watch {', '.join(sorted(asked & self.subject.checks))}"
 

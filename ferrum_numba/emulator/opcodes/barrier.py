@@ -97,12 +97,12 @@ def _reduce(b: Builder, place: str, condition: Value, first: Value, opens: Value
 
 
 def number_of(ins: Instruction) -> Operand:
-    """Which barrier a bar.sync or bar.red is."""
+    """Number of the barrier of a bar.sync or bar.red."""
     return ins.operands[1 if "red" in ins.opcode.modifiers else 0]
 
 
 def is_open(b: Builder, ins: Instruction) -> Value:
-    """Whether the barrier that this warp came to last has opened since."""
+    """True if the barrier that this warp came to last has opened since."""
     openings = _word(b, _place(b, ins, number_of(ins)), _OPENINGS)
     return b.compare("icmp ne", openings, b.load("i32", 1, "%ctx", GENERATION, 4))
 

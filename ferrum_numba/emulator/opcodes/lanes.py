@@ -47,7 +47,7 @@ def shuffle(b: Builder, ins: Instruction) -> None:
 
 
 def _exchanged(b: Builder, ins: Instruction, mode: str) -> tuple[Value, Value]:
-    """What each lane gets, and whether it comes from within its segment."""
+    """Value that each lane gets, and a condition: it comes from within the lane's segment."""
     value = b.vector(b.integer(ins.operands[1], 32, ins))
     match ins.operands[2:4]:
         case (Immediate(bits=distance), Immediate(bits=segments)):

@@ -142,7 +142,7 @@ def multiply_matrices(b: Builder, ins: Instruction) -> None:
 
 
 def are_multiplied(kind: str, kind_b: str) -> bool:
-    """Whether A and B may have these types: of 8 bits there are two that go together."""
+    """True if A and B may have these types: of 8 bits there are two that go together."""
     return kind == kind_b or {kind, kind_b} in ({"e4m3", "e5m2"}, {"s8", "u8"})
 
 
@@ -177,7 +177,7 @@ def _partner(b: Builder, ins: Instruction) -> list[Instruction]:
 
 
 def _prepared(b: Builder, ins: Instruction, position: int, kind: str, k: int) -> str:
-    """Where A (position 1) or B (2) lies as numbers; made once for all mma that share it."""
+    """Address of A (position 1) or B (2) as numbers; made once for all mma that share it."""
     registers = k // (4 * ELEMENTS[kind])
     letter, count = ("a", 2 * registers) if position == 1 else ("b", registers)
     operands = elements_of(ins, ins.operands[position], count)

@@ -87,7 +87,7 @@ def convert_address(b: Builder, ins: Instruction) -> None:
 
 @_converts("isspacep", modifiers="global shared shared::cta shared::cluster local", varying=True)
 def is_space(b: Builder, ins: Instruction) -> None:
-    """Whether a generic address lies in shared or local memory; else it is a global one."""
+    """True if a generic address lies in shared or local memory; else it is a global one."""
     expect(ins, 2)
     (space,) = ins.opcode.modifiers
     address = b.integer(ins.operands[1], 64, ins)

@@ -100,7 +100,7 @@ def _form(ins: Instruction) -> tuple[str, str, int]:
 
 
 def _operands(ins: Instruction, kind: str) -> tuple[str, str, Operand]:
-    """Where A and B lie (see runtime/wgmma.py), and the operand that says whether D is added."""
+    """Places of A and B (see runtime/wgmma.py), and the operand that says whether D is added."""
     if len(ins.operands) < 4:
         raise ins.refuse(f"expected at least 4 operands, found {len(ins.operands)}")
     in_registers = isinstance(ins.operands[1], Group)

@@ -26,7 +26,7 @@ def place_of(r: Text, space: str, base: Value, address: Value) -> Value:
 
 
 def in_a_row(r: Text, address: Value, active: Value, nbytes: int) -> Value:
-    """Whether all active lanes lie one after another."""
+    """True if all active lanes lie one after another."""
     start = r.element(address, 0)
     expected = r.op("add", r.vector(start), r.iota(address.type, nbytes))
     strays = r.op("and", r.compare("icmp ne", address, expected), active)

@@ -120,7 +120,7 @@ class Box:
         return count
 
     def row(self, r: Text, number: Value) -> tuple[Value, Value]:
-        """Whether a row is in the tensor, and where that row of the tensor begins."""
+        """Condition that a row is in the tensor, and the place where it begins there."""
         inside, start = Value("true", "i1"), self.address
         for d in range(1, len(self.sizes)):
             k = r.op("add", self.corner[d], r.op("urem", number, self.sizes[d]))
@@ -146,7 +146,7 @@ def box(r: Routine, way: str, rank: str) -> None:
 
 
 def _is_usable(r: Routine, box: Box, way: str, nbytes: Value) -> Value:
-    """Whether a map and the place of a box can be used."""
+    """True if a map and the place of a box can be used."""
     rank, row = len(box.sizes), box.row_bytes(r)
 
     def field(name: str, index: int = 0) -> Value:

@@ -40,7 +40,7 @@ def plane_bytes(kind: str, registers: int) -> int:
 
 
 def number_type(kind: str) -> str:
-    """What the elements of a type are multiplied as."""
+    """Type in which the elements of a type are multiplied."""
     return "i32" if kind in ("s8", "u8") else "float"
 
 

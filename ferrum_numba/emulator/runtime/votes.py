@@ -1,4 +1,4 @@
-"""What each lane learns of the lanes that its member mask names.
+"""Votes and reductions over the lanes that a member mask names.
 
     redux_<operation>(values, members, mask) -> <32 x i32>: operation add, umin, smin, umax, smax,
         and, or, xor

@@ -27,7 +27,7 @@ _LANES = 32
 
 @dataclass(frozen=True, eq=False)
 class Access:
-    """What the lanes of one warp touch with one instruction.
+    """Memory that the lanes of one warp touch with one instruction.
 
     space: "global" or "shared".  kind: "load", "store", "atomic", "ldmatrix" or "stmatrix".
     nbytes: of each lane.
@@ -48,7 +48,7 @@ class Access:
         return tuple(lane for lane in range(_LANES) if self.mask >> lane & 1)
 
     def units(self, size: int) -> NDArray[np.uint64]:
-        """Which units of `size` bytes are touched: their numbers, each once, in order.
+        """Units of `size` bytes that are touched: their numbers, each once, in order.
 
         Of arrays on a GPU; a stretch of 2**40 bytes for each array.
         """
@@ -108,7 +108,7 @@ class Access:
 
     @property
     def _has_pairs(self) -> bool:
-        """Whether each lane asks for the same as its neighbour, where both take part."""
+        """True if each lane asks for the same as its neighbour, where both take part."""
         every = np.arange(_LANES)
         taking = np.isin(every, self.lanes)
         for step in (1, 2):
@@ -135,7 +135,7 @@ class Access:
 
     @property
     def ideal(self) -> int:
-        """What the same bytes would cost where they lay best."""
+        """Cost of the same bytes where they lie best."""
         if self.space == "global":
             return -(-self.unique_bytes // SECTOR)
         return self._least

@@ -114,7 +114,7 @@ class TracedLaunch(Sequence[Event]):
         return Access(space, kind, nbytes, mask, addresses, places)
 
     def values_of(self, place: int, name: str) -> tuple[Values, int]:
-        """What a register that an event mentions holds after it, and in which lanes.
+        """Values of a register after an event that mentions it, and the lanes that they are of.
 
         Raises KeyError where the event does not mention it.
         """

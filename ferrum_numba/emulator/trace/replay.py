@@ -27,7 +27,7 @@ _PLACE = re.compile(
 
 @dataclass(frozen=True)
 class Breakpoint:
-    """Where to stop: on a PTX line, where a source line begins, where a condition holds.
+    """Place to stop: a PTX line, the start of a source line, or where a condition holds.
 
     A condition alone is looked at wherever one of its registers is written.
     """
@@ -112,7 +112,7 @@ class Replay:
         return None
 
     def register(self, name: str, position: int | None = None) -> tuple[Values, int] | None:
-        """What a register holds at the cursor, and in which lanes that is known; None: in none."""
+        """Values of a register at the cursor, and the lanes where they are known; None: in none."""
         last = self.position if position is None else position
         found: tuple[Values, int] | None = None
         for place in self._before(name, last):

@@ -1,4 +1,4 @@
-"""What of a launch is traced."""
+"""Part of a launch that is traced."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MAX_WARPS = 32
 
 @dataclass(frozen=True)
 class Selection:
-    """What of a launch is traced.
+    """Part of a launch that is traced.
 
     cta: (x, y, z), None for all.  warps: numbers in the CTA, None for all.  lanes: whose values are
     of interest; the events have those of all.

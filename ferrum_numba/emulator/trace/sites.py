@@ -74,7 +74,7 @@ Key = tuple[int, str]
 
 
 def key_of(instruction: Instruction) -> Key:
-    """What tells sites apart; a barrier that reduces is two, of one index."""
+    """Key of a site; a barrier that reduces is two sites, of one index."""
     return instruction.index, instruction.opcode.base
 
 

@@ -1,4 +1,4 @@
-"""What traced code writes while it runs, and the function that it writes with.
+"""Tape that traced code writes while it runs, and the function that it writes with.
 
 A tape is two arrays that all workers of a launch share: a header for each event, and its payload,
 whose form is that of its site (sites.py).  It is bounded.  The events that fit are kept from the
@@ -23,7 +23,7 @@ _PAYLOAD_BYTES = 512  # of an event, on average: three registers of 32 bits and 
 
 
 class TapeState(ctypes.Structure):
-    """What the code of a launch finds: where to write, and whose events are wanted.
+    """State of a launch's tape: the place to write to, and the CTAs and warps that are wanted.
 
     count, used: events and bytes of payload that came, also those that did not fit.
     cta: the number of the CTA that is wanted, or -1 for all.  warps: one bit for each warp.

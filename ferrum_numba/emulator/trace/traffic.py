@@ -1,4 +1,4 @@
-"""What each instruction's accesses to memory cost, over all the times that it was executed."""
+"""Cost of each instruction's accesses to memory, over all its executions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How files are damaged: headers rewritten as text, values in place, tensors replaced."""
+"""Ways to damage files: headers rewritten as text, values in place, tensors replaced."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _DTYPE_NAMES = {dtype: name for name, dtype in NUMPY_DTYPES.items()}
 
 @dataclass(frozen=True)
 class Target:
-    """What a fault damages: one layer of the checkpoint in a folder."""
+    """Target of a fault: one layer of the checkpoint in a folder."""
 
     folder: Path
     layer: str

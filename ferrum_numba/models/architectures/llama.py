@@ -13,7 +13,7 @@ from ..keys import Keys
 
 
 class Llama:
-    """How an architecture reads its config.json; a subclass states what differs."""
+    """Reader of an architecture's config.json; a subclass states what differs."""
 
     name = "LlamaForCausalLM"
     model_type = "llama"
@@ -30,7 +30,7 @@ class Llama:
     """Names of ropes that mean another one in this architecture's files."""
 
     def biases(self, keys: Keys) -> tuple[bool, bool, bool]:
-        """Whether q, k and v, whether o, and whether gate, up and down have biases."""
+        """Three flags: q, k and v have biases; o has; gate, up and down have."""
         attention = keys.flag("attention_bias", False)
         return attention, attention, keys.flag("mlp_bias", False)
 
@@ -39,5 +39,5 @@ class Llama:
         return None
 
     def slides(self, keys: Keys, layer: int) -> bool:
-        """Whether a layer slides, where there is a window and no `layer_types`."""
+        """True if a layer slides, where there is a window and no `layer_types`."""
         return True

@@ -25,5 +25,5 @@ class Mistral(Llama):
         return False, False, False
 
     def window(self, keys: Keys) -> int | None:
-        """Where it is null, no layer slides."""
+        """Window of the layers that slide; where it is null, none does."""
         return None if keys["sliding_window"] is None else keys.count("sliding_window")

@@ -23,7 +23,7 @@ def aggregates(draw: st.DrawFn) -> tuple[str, bytes]:
 
 @given(st.lists(st.one_of(typed_values(), aggregates()), max_size=16))
 def test_values_to_bytes_to_values(values: list[tuple[str, int | float | bytes]]) -> None:
-    """What goes into a block comes out of its bytes, and every byte of it is accounted for."""
+    """Values of a block come out of its bytes, and every byte of it is accounted for."""
     params = [
         f".param {kind} p{i}[{len(value)}]" if isinstance(value, bytes) else f".param .{kind} p{i}"
         for i, (kind, value) in enumerate(values)

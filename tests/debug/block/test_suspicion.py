@@ -1,4 +1,4 @@
-"""What a block that is wrong in a known way is suspected of."""
+"""Suspicions about blocks that are wrong in known ways."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Triton makes of kernels of all kinds is clean, and a proxy fence too few is found."""
+"""Triton's kernels of all kinds are clean, and a missing proxy fence is found."""
 
 from __future__ import annotations
 

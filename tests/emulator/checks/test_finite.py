@@ -1,4 +1,4 @@
-"""Where a NaN or an infinity first comes out of finite numbers."""
+"""The first NaN or infinity out of finite numbers is found."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What accesses cost: sectors of global memory, passes over the banks of shared memory."""
+"""Costs of accesses: sectors of global memory, passes over the banks of shared memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is recorded of an instruction: values, types, lanes, and how much of a launch."""
+"""Events of an instruction: values, types, lanes, and the part of a launch."""
 
 from __future__ import annotations
 
