@@ -5,21 +5,18 @@ from __future__ import annotations
 import csv
 import math
 import statistics
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+import ferrum_numba as fe
+from ferrum_numba import kernels
+from ferrum_numba.report.timing import cold_copies
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-import numpy as np  # noqa: E402
-
-import ferrum_numba as fe  # noqa: E402
-from ferrum_numba import kernels  # noqa: E402
-from ferrum_numba.report.timing import cold_copies  # noqa: E402
-
 PEERS = ROOT / "scripts" / "peers_h200.csv"
 READ_BYTES_PER_US = 4.39e6  # of an H200's memory, measured
 FLOP_PER_US = 658e6  # of its tensor cores in float16, measured

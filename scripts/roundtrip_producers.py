@@ -17,7 +17,7 @@ the project's. From the repository's root:
 
 Everything runs on the CPU and writes to a temporary directory. For every quantised layer, the
 reader's weight (its own dequantisation, or its forward pass on the identity matrix where it has
-none) is compared with `Checkpoint.load_dense`, bit for bit. The other way round, the words that the
+none) is compared with `Checkpoint.dense`, bit for bit. The other way round, the words that the
 producer's own packing writes for random levels and zeros, zeros of 0 included, are compared with
 the ones written here. Exits with 1 if any differs.
 """
@@ -120,7 +120,7 @@ def _compare(
     for name, weight in read(path, dtype):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # nobody told who wrote auto-round's zeros
-            expected = checkpoint.load_dense(name, _numpy_dtype(dtype))
+            expected = checkpoint.dense(name, _numpy_dtype(dtype))
         equal += np.array_equal(weight, expected.astype(np.float32))
         found.add(name)
     passed = found == set(checkpoint.layers) and equal == len(found)

@@ -74,7 +74,7 @@ def test_layers_and_foreign_libraries(name: str) -> None:
     assert row not in ("ptx_text", "abi") or "numpy" not in foreign
 
 
-@pytest.mark.parametrize("folder", ["scripts", "campaigns"])
+@pytest.mark.parametrize("folder", ["tests", "scripts", "campaigns"])
 def test_tests_and_scripts_share_campaigns_alone(folder: str) -> None:
     """Neither imports the other; campaigns import neither."""
     others = {"tests", "scripts"} - {folder}

@@ -45,7 +45,7 @@ def _refusals(path: Path) -> Iterator[FerrumError]:
     yield from checkpoint.errors.values()
     for name in checkpoint.layers:
         try:
-            if not checkpoint.load_dense(name).any():
+            if not checkpoint.dense(name).any():
                 yield CheckpointError(
                     name, "weights", "zeros alone: its scales are zero", code="tensor-values"
                 )

@@ -207,7 +207,7 @@ class Checkpoint(NotPickled):
                 name,
                 "a 4-bit layer",
                 f"{spec.bits} bits",
-                "Checkpoint.load_dense dequantises layers of other widths",
+                "Checkpoint.dense dequantises layers of other widths",
             )
         parts = self._read(spec)
         try:

@@ -110,7 +110,7 @@ def _compare_layer(a: Checkpoint, b: Checkpoint, name: str, tolerance: float) ->
     if base.verdict != "pass":
         return base
     try:
-        weights = a.load_dense(name), b.load_dense(name)
+        weights = a.dense(name), b.dense(name)
     except FerrumError as error:
         return replace(base, verdict="refused", reason=error.without(name))
     except Exception as error:  # the other layers are still to be compared
