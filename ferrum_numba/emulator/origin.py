@@ -69,7 +69,7 @@ def origins(text: str, entry: str) -> Mapping[int, Origin]:
 
     found = {}
     for ins in instructions:
-        if "global" not in ins.opcode.modifiers or ins.opcode.base not in ("ld", "st"):
+        if "global" not in ins.opcode.modifiers or ins.opcode.base not in ("ld", "st", "cp"):
             continue
         place = [r for o in ins.operands if isinstance(o, Address) for r in registers_of(o)]
         guard = [ins.guard] if ins.guard else []
@@ -93,6 +93,30 @@ def element_nbytes(text: str, entry: str) -> Mapping[int, int]:
         if len(of) == 1 and origin.steps:
             found.setdefault(of[0], set()).add(min(origin.steps))
     return {index: steps.pop() for index, steps in found.items() if len(steps) == 1}
+
+
+def pointers_of(text: str, entry: str) -> tuple[frozenset[str] | None, frozenset[str] | None]:
+    """Parameters that global memory is read through, and written; None: any.  Raises PtxError.
+
+    Atomic operations are neither.
+    """
+    of = origins(text, entry)
+    found: list[set[str] | None] = [set(), set()]
+    for ins in parse_entry(text, entry).statements:
+        if not isinstance(ins, Instruction) or ins.opcode.base not in ("ld", "st", "cp"):
+            continue
+        base, modifiers = ins.opcode.base, ins.opcode.modifiers
+        near = any(m.startswith(("shared", "local", "param", "const")) for m in modifiers)
+        if "global" not in modifiers if base == "cp" else near:
+            continue
+        bulk = "bulk" in modifiers  # either way
+        names = of[ins.line].address if ins.line in of and not bulk else frozenset[str]()
+        for i, is_so in enumerate((base != "st", base == "st" or bulk)):
+            known = found[i]
+            if is_so and known is not None:
+                found[i] = known | names if names else None
+    read, written = (None if names is None else frozenset(names) for names in found)
+    return read, written
 
 
 def tiles(text: str, entry: str) -> Mapping[str, tuple[int, ...]]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .state import SCRATCH, WRITABLE, Area
+from .state import SCRATCH, SLOT_BYTES, WRITABLE, Area
 
 
 @dataclass(frozen=True)
@@ -56,29 +56,54 @@ class LaunchArray:
 
 
 class Areas:
-    """The arrays in the form that the code reads, and the shadows of those that have one."""
+    """The arrays in the form that the code reads, and the shadows of those that have one.
 
-    def __init__(self, arrays: Sequence[LaunchArray], shadowed: bool, timed: bool = False) -> None:
-        """timed: whether shadows have times too, for CTAs that talk to each other."""
+    slotted, slotted_end: addresses between which all arrays lie that have slots (readers.py).
+    """
+
+    def __init__(
+        self,
+        arrays: Sequence[LaunchArray],
+        shadowed: bool,
+        timed: bool = False,
+        slotted: Collection[LaunchArray] = (),
+    ) -> None:
+        """timed: whether shadows have times too, for CTAs that talk to each other.
+
+        slotted: arrays of which it is kept who read them.
+        """
         self.arrays = arrays
-        self._times: list[NDArray[np.uint32]] = []
+        self._kept: list[NDArray[np.uint32]] = []
         self.table = (Area * max(len(arrays), 1))()
         self.shadows: dict[int, NDArray[np.uint32]] = {}
+        spans: list[tuple[int, int]] = []
         for i, array in enumerate(arrays):
             writable = array.writable and array.role != "input"
             scratch = array.role == "scratch"
             # Of scratch every byte has a mark, for it may be read in other pieces than written.
             granule = 1 if scratch else array.itemsize
             flags = (WRITABLE if writable else 0) | (SCRATCH if scratch and shadowed else 0)
-            shadow = times = None
+            shadow = sites = times = slots = None
             if writable and shadowed and array.nbytes:
-                self.shadows[i] = np.zeros(-(-array.nbytes // granule), np.uint32)
-                shadow = self.shadows[i].ctypes.data
-                if timed:
-                    self._times.append(np.zeros(2 * len(self.shadows[i]), np.uint32))
-                    times = self._times[-1].ctypes.data
-            end = array.address + array.nbytes
-            self.table[i] = Area(array.address, end, shadow, times, flags, granule.bit_length() - 1)
+                count = -(-array.nbytes // granule)
+                self.shadows[i] = np.zeros(count, np.uint32)
+                shadow, sites = self.shadows[i].ctypes.data, self._words(count)
+                times = self._words(2 * count) if timed else None
+                if array in slotted:
+                    slots = self._words(2 * SLOT_BYTES // 4 * count)
+                    spans.append((array.address, array.address + array.nbytes))
+            self.table[i] = Area(
+                array.address,
+                array.address + array.nbytes,
+                *(shadow, sites, times, slots, flags, granule.bit_length() - 1),
+            )
+        self.slotted = min(s for s, _ in spans) if spans else 0
+        self.slotted_end = max(e for _, e in spans) if spans else 0
+
+    def _words(self, count: int) -> int:
+        """The address of so many words, of which only those that are used take memory."""
+        self._kept.append(np.zeros(count, np.uint32))
+        return self._kept[-1].ctypes.data
 
     def writers(self, array: LaunchArray, elements: NDArray[np.int64]) -> NDArray[np.int64]:
         """The numbers of the CTAs that wrote elements of an array that has a shadow; -1: none."""

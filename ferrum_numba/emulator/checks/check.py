@@ -46,8 +46,8 @@ class Subject:
 
     init, race: whether these are asked for; tagged: whether one of them is.
     granule: bytes of shared memory that have a tag of their own.
-    talks: whether CTAs talk to each other through atomic operations: then they may well share
-    elements, one after the other.
+    talks: whether CTAs talk to each other, through atomic operations or loads and stores that are
+    never a race: then they may well share elements, one after the other.
     clocks: whether each warp has a clock, for they wait for some of the others; else stretches of
     time between barriers of all warps are enough.
     """
@@ -60,7 +60,7 @@ class Subject:
         self.flow = analyse(body, threads, masked=False)
         self.instructions = [i for block in self.flow.blocks for i in block.instructions]
         self.granule = _granule_of(body)
-        self.talks = any(table.accesses(i, "atomic", shared=False) for i in self.instructions)
+        self.talks = any(_talks(i) for i in self.instructions)
         orders = any(
             table.find(i).orders or table.accesses(i, "atomic", shared=True)
             for i in self.instructions
@@ -71,6 +71,12 @@ class Subject:
     def mode(self) -> str:
         """The last word of functions that there are for both clocks and epochs."""
         return "clocks" if self.clocks else "epochs"
+
+
+def _talks(ins: Instruction) -> bool:
+    accesses = table.accesses(ins, "load") or table.accesses(ins, "store")
+    strong = accesses and is_strong(ins) and not table.in_shared(ins)
+    return strong or table.accesses(ins, "atomic", shared=False)
 
 
 def _granule_of(body: Body) -> int:

@@ -1,6 +1,6 @@
 """Functions that look at what a kernel does, written line by line; and how a finding is kept.
 
-record(checks, ctx, site, kind, lane, address, bytes, other): a count, and the first example
+record(checks, ctx, site, kind, lane, address, bytes, other, by): a count, and the first example
 """
 
 from __future__ import annotations
@@ -94,11 +94,12 @@ class Code(Routine):
         address: Value,
         nbytes: Value | int,
         other: Value | int = 0,
+        by: Value | int = 0,
     ) -> None:
-        """Record a finding."""
+        """Record a finding. other: who else; by: the site plus 1 of what that did."""
         number = self.constant("i32", number_of(kind)) if isinstance(kind, str) else kind
         wide = self.cast("zext", address, "i64")
-        words = [self.constant("i32", w) if isinstance(w, int) else w for w in (nbytes, other)]
+        words = [self.constant("i32", w) if isinstance(w, int) else w for w in (nbytes, other, by)]
         self.call("record", "void", *self.here, number, lane, wide, *words)
 
 
@@ -110,7 +111,7 @@ def code(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
 @code("record")
 def record(c: Code) -> None:
     c.looks()
-    kind, lane, address, nbytes, other = c.takes("i32", "i32", "i64", "i32", "i32")
+    kind, lane, address, nbytes, other, by = c.takes("i32", "i32", "i64", "i32", "i32", "i32")
     number = c.op("add", c.op("mul", c.site, len(kinds())), kind)
     place = c.op("mul", c.cast("zext", number, "i64"), RECORD.itemsize)
     its = c.item("i8", c.field("records"), place)
@@ -118,7 +119,7 @@ def record(c: Code) -> None:
     with c.when(c.compare("icmp eq", count, 0)):
         cta = c.load("i32", 3, c.field("worker"), state_offset("ctaid"), 4)
         words: dict[str, Value] = {"address": address, "warp": c.warp(), "cta": cta}
-        words |= {"visit": visit, "nbytes": nbytes, "other": other}
+        words |= {"visit": visit, "nbytes": nbytes, "other": other, "by": by}
         for name, value in words.items():
             c.store(value, its, record_offset(name), 4)
     same = c.compare("icmp eq", c.load("i32", 1, its, record_offset("visit"), 4), visit)

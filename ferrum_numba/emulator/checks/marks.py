@@ -5,28 +5,40 @@ marks_<store|atomic>_<bytes>[_talks](addresses, mask, checks, ctx, site): this C
 bulkmarks[_talks](addresses, sizes, mask, checks, ctx, site): the same of runs of bytes
 confirm_<space>_<bits>(base, addresses, values, mask, checks, ctx, site): after a store, every
     lane finds what it stored, or another lane stored something else in its place
-doubt_<space>(checks, lane, address, bytes, other), settle_<space>_<bytes>(addresses, checks,
+doubt_<space>(checks, lane, address, bytes, other, by), settle_<space>_<bytes>(addresses, checks,
     ctx, site): keep what is there before a store, and record what it has changed
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
 
+from .. import table
 from ..builder import Builder
 from ..hooks import Access, Run
 from ..layout import LANES
 from ..ptx import Instruction
-from ..routine import VECTOR
 from ..runtime.access import ADDRESSES, in_a_row
 from ..values import Value
-from .areas import Hint, Marked
+from .areas import Hint, Marked, pieces
 from .check import POINTER, WORD, Check, Kept, Kind, Room, at_site, is_strong, mask_of, zeros
 from .code import Code, code
-from .state import DOUBT_BYTES, DOUBTS, IN_SHARED, WARPS, number_of
+from .readers import find_reader
+from .state import DOUBT_BYTES, DOUBTS, IN_SHARED, READ, WARPS, number_of
 from .talks import Talk, cta_of
+
+_TALKS = (
+    "look for a missing barrier before or after the atomic operation by which the CTAs talk to each"
+    " other, and at its .release and .acquire"
+)
+_SEPARATE = (
+    "CTAs of one launch run in any order: split the launch in two between the accesses, write to"
+    " another array, or let the CTAs wait for each other (atomic operations with .release and"
+    " .acquire, or a grid's barrier in a cooperative launch)"
+)
 
 
 class Marks(Check):
@@ -52,11 +64,9 @@ class Marks(Check):
             "cta-race",
             "race",
             {
-                "global load": "reads {place}, which CTA number {cta} writes, and nothing makes"
-                " sure that it did before; look for a missing barrier before or after the atomic"
-                " operation by which the CTAs talk to each other, and at its .release and .acquire",
-                "global": "writes {place}, which CTA number {cta} also writes; look at the mask,"
-                " the grid and the strides",
+                "global load": "reads {place}, which CTA number {cta} writes{there}, and nothing"
+                " orders the two; {advice}",
+                "global": "writes {place}, which CTA number {cta} {deed}{there}{advice}",
             },
         ),
         Kind(
@@ -82,13 +92,23 @@ class Marks(Check):
         return "_talks" if self.subject.race and self.subject.talks else ""
 
     def access(self, b: Builder, at: Access, condition: Value | None) -> Value | None:
-        strong = is_strong(at.ins)
-        if at.space == "global" and (at.kind != "load" or (self._told and not strong)):
-            name = f"marks_{'atomic' if strong else at.kind}_{at.nbytes}{self._told}"
-            name = f"relies_{at.nbytes}" if at.kind == "load" else name
-            mask = mask_of(b, at.address, condition)
+        if at.space == "global" and at.kind != "load":
+            kind = "atomic" if is_strong(at.ins) else at.kind
+            mask, name = mask_of(b, at.address, condition), f"marks_{kind}_{at.nbytes}{self._told}"
             b.call(name, "void", b.vector(at.address), mask, *at_site(at.ins))
         return condition
+
+    def sight(self, ins: Instruction, kept: Kept, record: np.void) -> Mapping[str, object]:
+        """Which deed of the other CTA it is, and what would order the two."""
+        reads, loads = bool(int(record["other"]) & READ), table.accesses(ins, "load")
+        if not reads and not loads:
+            advice = "; look at the mask, the grid and the strides"
+            return {"deed": "also writes", "advice": advice}
+        advice = _TALKS if self.subject.talks else _SEPARATE
+        return {
+            "deed": "reads",
+            "advice": advice if loads else f", and nothing orders the two; {advice}",
+        }
 
     def stored(
         self, b: Builder, at: Access, value: Value | None = None, condition: Value | None = None
@@ -125,14 +145,18 @@ def marks(c: Code, access: str, nbytes: str, talks: str = "") -> None:
     places, hint, size = c.spread(address), Hint(c), c.constant("i64", int(nbytes))
     own = c.op("add", cta_of(c), 1)
     talk = Talk.read(c) if talks else None
+    c.visits()
     lanes = c.each_lane(mask)
     with lanes as (lane,):
         place = places(lane)
         marked = hint.find(c, lanes, place, size, "shadow")
-        shadow = c.of_area(marked.area, "shadow")
+        shadow, sites, slots = (
+            c.of_area(marked.area, name) for name in ("shadow", "sites", "slots")
+        )
+        slotted = c.compare("icmp ne", slots, Value("null", "ptr"))
         loop = c.loop(marked.first)
         with loop as (e,):
-            at = c.item("i32", shadow, e)
+            at, by = c.item("i32", shadow, e), c.item("i32", sites, e)
             mark = c.load("i32", 1, at, 0, 4)
             pair = None
             if talk is not None:
@@ -145,16 +169,22 @@ def marks(c: Code, access: str, nbytes: str, talks: str = "") -> None:
                 else:
                     doubtful, culprit = _unordered(c, talk, marked, size, mark, pair)
                 with c.when(doubtful):
-                    width = c.constant("i32", int(nbytes))
-                    c.call("doubt_global", "void", c.checks, lane, place, width, culprit)
+                    its = (c.constant("i32", int(nbytes)), culprit, c.load("i32", 1, by, 0, 4))
+                    c.call("doubt_global", "void", c.checks, lane, place, *its)
             if talk is not None and pair is not None:
-                tag = c.constant("i32", 0)  # atomic operations are never a race
-                if access == "store":
-                    own_tag = c.op("or", c.field("stamp"), c.op("shl", talk.warp, 1))
-                    tag = c.op("or", own_tag, 1)
+                tag = talk.tag(c) if access == "store" else c.constant("i32", 0)  # never a race
                 c.store(tag, pair, 0, 4)
                 c.store(c.load("i32", 1, c.field("time"), 0, 4), pair, 4, 4)
+            c.store(c.op("add", c.site, 1), by, 0, 4)
             c.store(own, at, 0, 4)
+            if access == "store":
+                part = marked.is_part(c, size)
+                with c.when(c.op("and", slotted, c.invert(part))):
+                    c.line("fence seq_cst")
+                    reader = find_reader(c, marked, e, own, talk)
+                    with c.when(c.compare("icmp ne", reader.mark, 0)):
+                        its = (marked.address(c, e), int(nbytes), reader.mark, reader.site)
+                        c.record("cta-race", lane, *its)
             more = c.op("add", e, 1)
             loop.again_if(c.compare("icmp ule", more, marked.last), more)
 
@@ -167,8 +197,7 @@ def _unordered(
     tag, written = (c.load("i32", 1, pair, 4 * i, 4) for i in range(2))
     writer = c.op("and", c.op("lshr", tag, 1), 31)
     same_cta = c.compare("icmp eq", mark, talk.cta)
-    shift = c.cast("zext", c.of_area(marked.area, "granule"), "i64")
-    part = c.compare("icmp ult", nbytes, c.op("shl", c.constant("i64", 1), shift))
+    part = marked.is_part(c, nbytes)
     knows = c.compare("icmp ult", tag, talk.known(c, writer))
     knows = c.op("or", knows, c.compare("icmp eq", writer, talk.warp))
     ours = c.op("and", same_cta, c.op("or", knows, part))
@@ -182,26 +211,7 @@ def _unordered(
 @code("bulkmarks")
 def bulk_marks(c: Code, talks: str = "") -> None:
     """Of a bulk copy, 512 bytes at a time."""
-    address, size, mask = c.takes(ADDRESSES["global"], VECTOR, "i32")
-    c.looks()
-    places, sizes = c.spread(address), c.spread(size)
-    name = f"marks_store_16{'_' if talks else ''}{talks}"
-    with c.each_lane(mask) as (lane,):
-        place, nbytes = places(lane), sizes(lane)
-        loop = c.loop(c.constant("i32", 0))
-        with loop as (i,):
-            loop.leave(c.compare("icmp uge", i, nbytes))
-            start = c.op("add", place, c.cast("zext", i, "i64"))
-            at = c.op("add", c.vector(start), c.iota("i64", 16))
-            c.call(name, "void", at, chunks_of(c, c.op("sub", nbytes, i)), *c.here)
-            loop.again(c.op("add", i, 512))
-
-
-def chunks_of(c: Code, nbytes: Value) -> Value:
-    """A mask of the first 16-byte chunks that so many bytes fill, at most 32."""
-    count = c.op("lshr", nbytes, 4)
-    few = c.op("sub", c.op("shl", c.constant("i32", 1), count), 1)
-    return c.select(c.compare("icmp uge", count, LANES), c.constant("i32", -1), few)
+    pieces(c, f"marks_store_16{'_' if talks else ''}{talks}")
 
 
 @code("confirm")
@@ -249,16 +259,22 @@ def _there(c: Code, space: str, address: Value) -> Value:
     return c.pointer(address) if space == "global" else c.item("i8", c.of_worker("shared"), address)
 
 
+def _culprit(c: Code, lane: Value) -> Value:
+    """Who wrote what a lane's doubt is about, and the site plus 1 where it did."""
+    culprits = Value(c.at(c.field("doubts"), LANES * DOUBT_BYTES), "ptr")
+    return c.item("<2 x i32>", culprits, lane)
+
+
 @code("doubt")
 def doubt(c: Code, space: str) -> None:
     """Before the store, keep what is there."""
-    c.checks, lane, address, nbytes, other = c.takes("ptr", "i32", "i64", "i32", "i32")
+    c.checks, lane, address, nbytes, other, by = c.takes("ptr", "i32", "i64", "i32", "i32", "i32")
     doubts, bit = c.field("doubts"), c.op("shl", c.constant("i32", 1), lane)
     c.put("doubted", c.op("or", c.field("doubted"), bit))
     before = c.item("i8", doubts, c.op("mul", lane, DOUBT_BYTES))
     c.copy_bytes(before, _there(c, space, address), c.cast("zext", nbytes, "i64"))
-    others = Value(c.at(doubts, LANES * DOUBT_BYTES), "ptr")
-    c.store(other, c.item("i32", others, lane), 0, 4)
+    for i, value in enumerate((other, by)):
+        c.store(value, _culprit(c, lane), 4 * i, 4)
 
 
 @code("settle")
@@ -277,11 +293,10 @@ def settle(c: Code, space: str, nbytes: str) -> None:
         kept = c.item("i8", doubts, c.op("mul", lane, DOUBT_BYTES))
         before, after = (c.load(item, 1, p, 0, 1) for p in (kept, _there(c, space, place)))
         lanes.next_if(c.compare("icmp eq", before, after))
-        others = Value(c.at(doubts, LANES * DOUBT_BYTES), "ptr")
-        other = c.load("i32", 1, c.item("i32", others, lane), 0, 4)
+        other, by = (c.load("i32", 1, _culprit(c, lane), 4 * i, 4) for i in range(2))
         kind: str | Value = "race"
         if space == "global":
             of_warp = c.compare("icmp ne", c.op("and", other, WARPS), 0)
             numbers = [c.constant("i32", number_of(k)) for k in ("warp-race", "cta-race")]
             kind = c.select(of_warp, *numbers)
-        c.record(kind, lane, place, int(nbytes), other)
+        c.record(kind, lane, place, int(nbytes), other, by)

@@ -14,6 +14,7 @@ from ...abi.signature import Signature
 from ...errors import LaunchError, PtxError
 from ..host import Host
 from ..layout import LANES, State, Triple
+from ..origin import pointers_of
 from ..parse import parse_entry
 from ..program import Program
 from ..ptx import Body
@@ -60,6 +61,11 @@ class CheckedProgram:
         self._threads = threads
 
     @cached_property
+    def _pointers(self) -> tuple[frozenset[str] | None, frozenset[str] | None]:
+        """Parameters that global memory is read and written through; None: any."""
+        return pointers_of(self._text, self.signature.entry)
+
+    @cached_property
     def _unwatched(self) -> Watch:
         """The hooks of the second run of "order"."""
         return Watch(frozenset(), self._body, self._threads)
@@ -91,7 +97,14 @@ class CheckedProgram:
         before = copies(outputs) if self._ordered else []
 
         def memory_of(watch: Watch, reverse: bool) -> _Memory:
-            return _Memory(self, arrays, grid, block, shared_bytes, watch, reverse, tape)
+            slotted = self._slotted(arrays, parameter_block) if watch.subject.race else ()
+            areas = Areas(
+                arrays,
+                watch.subject.tagged,
+                timed=watch.subject.race and watch.subject.talks,
+                slotted=slotted,
+            )
+            return _Memory(self, areas, grid, block, shared_bytes, watch, reverse, tape)
 
         def run(
             program: Program,
@@ -134,6 +147,26 @@ class CheckedProgram:
                 restore(outputs, results)
         return findings
 
+    def _slotted(
+        self, arrays: Sequence[LaunchArray], parameter_block: bytes
+    ) -> Sequence[LaunchArray]:
+        """Arrays that the entry may both read and write."""
+        pointers = {p.name: p.offset for p in self.signature.params if p.size == 8}
+
+        def behind(names: frozenset[str] | None) -> list[LaunchArray]:
+            places = [pointers[name] for name in names or () if name in pointers]
+            addresses = [int.from_bytes(parameter_block[at : at + 8], "little") for at in places]
+            found = [a for a in arrays if any(0 <= x - a.address < a.nbytes for x in addresses)]
+            every = names is None or len(found) < len(places)
+            return list(arrays) if every else found
+
+        loads, stores = map(behind, self._pointers)
+        return [a for a in loads if any(_overlap(a, other) for other in stores)]
+
+
+def _overlap(a: LaunchArray, b: LaunchArray) -> bool:
+    return a.address < b.address + b.nbytes and b.address < a.address + a.nbytes
+
 
 class _Memory:
     """Memory of the checks: shared by the workers of one launch, and each worker's own."""
@@ -141,7 +174,7 @@ class _Memory:
     def __init__(
         self,
         program: CheckedProgram,
-        arrays: Sequence[LaunchArray],
+        areas: Areas,
         grid: Triple,
         block: Triple,
         shared_bytes: int,
@@ -150,7 +183,7 @@ class _Memory:
         tape: int | None = None,
     ) -> None:
         subject, body = watch.subject, program._body
-        self.areas = Areas(arrays, subject.tagged, timed=subject.race and subject.talks)
+        self.areas = areas
         self.limit = body.static_shared + shared_bytes if shared_bytes else body.static_end
         self.kept: list[Kept] = []
         self._watch, self._reverse, self._tape = watch, reverse, tape
@@ -179,6 +212,8 @@ class _Memory:
             "areas": ctypes.addressof(self.areas.table),
             "area_count": len(self.areas.arrays),
             "limit": self.limit,
+            "slotted": self.areas.slotted,
+            "slotted_end": self.areas.slotted_end,
         }
         for check in self._watch.checks:
             kept.update(check.keep(self._room))

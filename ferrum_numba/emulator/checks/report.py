@@ -13,7 +13,7 @@ from ..ptx import Body, Instruction
 from .arrays import Areas, LaunchArray
 from .check import Check, Kept, Kind
 from .finding import Finding
-from .state import AWAITED, IN_SHARED, LANDED, MANY, WARPS, kinds
+from .state import AWAITED, IN_SHARED, LANDED, MANY, READ, WARPS, kinds
 from .watch import ALL
 
 _KINDS = {kind.name: kind for check in ALL for kind in check.kinds}
@@ -124,10 +124,20 @@ class Reporter:
             "other": other,
             "user": by,
             "by": f", {by}" if by else "",
-            "cta": other - 1,
+            "cta": (other & ~READ) - 1,
+            "there": self._at(int(record["by"])),
             "other_warp": other - WARPS,
             "warp": int(record["warp"]),
         }
+
+    def _at(self, site: int) -> str:
+        """Where an instruction stands whose index plus 1 that is; 0: nothing is known."""
+        ins = self._body.statements[site - 1] if site else None
+        if not isinstance(ins, Instruction):
+            return ""
+        file, line = ins.loc if ins.loc else (None, None)
+        source = self._body.files.get(file) if file is not None else None
+        return f" at PTX line {ins.line}" + (f" ({source}:{line})" if source and line else "")
 
     def unwritten(self) -> list[Finding]:
         """Outputs that the launch did not write as a whole."""

@@ -81,21 +81,27 @@ def number_of(kind: str) -> int:
 class Area(ctypes.Structure):
     """One array of the launch. shadow: NULL, or a word for each 2**granule bytes of it.
 
+    sites: NULL, or where each was written last, plus 1.
     times: NULL, or the tag and the time of the last store to each of them (talks.py).
+    slots: NULL, or two of `SLOT_BYTES` for each of them (readers.py).
     """
 
     _fields_ = (
         ("start", ctypes.c_uint64),
         ("end", ctypes.c_uint64),
         ("shadow", ctypes.c_void_p),
+        ("sites", ctypes.c_void_p),
         ("times", ctypes.c_void_p),
+        ("slots", ctypes.c_void_p),
         ("flags", ctypes.c_uint32),
         ("granule", ctypes.c_uint32),
     )
 
 
 WARPS = 1 << 30  # with a warp's number: who else wrote in global memory, and not a CTA
-DOUBT_BYTES, DOUBTS = 16, 32 * 16 + 32 * 4
+READ = 1 << 31  # with a CTA's mark: it read, and did not write
+DOUBT_BYTES, DOUBTS = 16, 32 * 16 + 32 * 8
+SLOT_BYTES = 16
 SITE_BYTES = 16  # i64 first address, i64 number of accesses that fit behind it
 
 RECORD = np.dtype(
@@ -108,6 +114,8 @@ RECORD = np.dtype(
         ("visit", np.uint32),
         ("other", np.uint32),
         ("nbytes", np.uint32),
+        ("by", np.uint32),
+        ("unused", np.uint32),
     ]
 )
 

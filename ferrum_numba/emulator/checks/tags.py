@@ -27,10 +27,10 @@ from ..layout import LANES
 from ..routine import VECTOR
 from ..runtime.access import in_runs
 from ..values import Text, Value
+from .areas import chunks_of
 from .check import LONG, POINTER, WORD, Check, Kept, Kind, Room, at_site, is_strong, mask_of, zeros
 from .clocks import any_of, clear_where_late, own_clock
 from .code import Code, code
-from .marks import chunks_of
 from .state import AWAITED, LANDED, MANY, PENDING, number_of
 
 
@@ -335,7 +335,8 @@ def judge(c: Code, access: str, granule: str, order: str) -> None:
                     doubtful = c.op("and", c.compare("icmp eq", written, 1), c.invert(waits))
                     with c.when(doubtful):
                         wide = c.cast("zext", place, "i64")
-                        c.call("doubt_shared", "void", c.checks, lane, wide, width, tag)
+                        by = c.constant("i32", 0)
+                        c.call("doubt_shared", "void", c.checks, lane, wide, width, tag, by)
                         lanes.next()
                 kinds = [c.constant("i32", number_of(k)) for k in ("pending-copy", "race")]
                 kind = c.select(waits, *kinds)

@@ -3,7 +3,6 @@
     talkbegin(checks, fresh): where a CTA begins (fresh)
     talk_<release|acquire|both>(checks, ctx, mask): an atomic operation or a fence that makes known
         what this warp knows, or lets it rely on what others have made known
-    relies_<bytes>(addresses, mask, checks, ctx, site): a load of what others may have written
 
 A store to global memory leaves the tag that it would leave in shared memory, and a time that all
 CTAs share.  Another CTA may use it where its own CTA has made that tag known, and where this warp,
@@ -20,9 +19,7 @@ from typing import ClassVar
 
 from ..builder import Builder
 from ..ptx import Instruction
-from ..runtime.access import ADDRESSES
 from ..values import Text, Value
-from .areas import Hint
 from .check import HERE, POINTER, Check, Kept, Room, zeros
 from .clocks import own_clock
 from .code import Code, code
@@ -131,6 +128,18 @@ class Talk:
         """The first time of a warp of this CTA that this warp does not know."""
         return c.load("i32", 1, c.item("i32", self.seen, number), 0, 4)
 
+    def tag(self, c: Code) -> Value:
+        """What an access of this warp leaves."""
+        return c.op("or", c.op("or", c.field("stamp"), c.op("shl", self.warp, 1)), 1)
+
+    def unordered(self, c: Code, other: Value, mark: Value, pair: Value) -> Value:
+        """Whether another CTA's access, if it is one, may come after this warp's. pair: its tag,
+        which is 0 for atomic operations, and time."""
+        tag, then = (c.load("i32", 1, pair, 4 * i, 4) for i in range(2))
+        with c.when(c.op("and", other, c.compare("icmp ne", tag, 0))) as judged:
+            judged.give(c.invert(self.relies(c, mark, tag, then)))
+        return judged.otherwise(Value("false", "i1"))
+
     def relies(self, c: Code, mark: Value, tag: Value, written: Value) -> Value:
         """True if this warp may rely on what another CTA wrote, whose mark that is."""
         writer = c.op("and", c.op("lshr", tag, 1), 31)
@@ -150,30 +159,3 @@ class Talk:
                 loop.again(more)
             acquired.give(loop.results[0])
         return acquired.otherwise(Value("false", "i1"))
-
-
-@code("relies")
-def relies(c: Code, nbytes: str) -> None:
-    address, mask = c.takes(ADDRESSES["global"], "i32")
-    c.looks()
-    places, talk, hint = c.spread(address), Talk.read(c), Hint(c)
-    c.visits()
-    lanes = c.each_lane(mask)
-    with lanes as (lane,):
-        place = places(lane)
-        marked = hint.find(c, lanes, place, c.constant("i64", int(nbytes)), "times")
-        shadow, times = c.of_area(marked.area, "shadow"), c.of_area(marked.area, "times")
-        loop = c.loop(marked.first)
-        with loop as (e,):
-            mark = c.load("i32", 1, c.item("i32", shadow, e), 0, 4)
-            pair = c.item("<2 x i32>", times, e)
-            tag, written = (c.load("i32", 1, pair, 4 * i, 4) for i in range(2))
-            none, atomic = c.compare("icmp eq", mark, 0), c.compare("icmp eq", tag, 0)
-            ours = c.op("or", none, c.compare("icmp eq", mark, talk.cta))
-            with c.when(c.invert(c.op("or", ours, atomic))) as judged:
-                judged.give(talk.relies(c, mark, tag, written))
-            with c.when(c.invert(judged.otherwise(Value("true", "i1")))):
-                c.record("cta-race", lane, place, int(nbytes), mark)
-                lanes.next()
-            more = c.op("add", e, 1)
-            loop.again_if(c.compare("icmp ule", more, marked.last), more)

@@ -19,13 +19,15 @@ from .marks import Marks
 from .neighbours import Neighbours
 from .order import Order
 from .products import Products
+from .readers import Readers
 from .registers import Registers
 from .state import offset
 from .tags import Tags
 from .talks import Talks
 
 ALL: Sequence[type[Check]] = (
-    *(Bounds, Registers, Neighbours, Tags, Marks, Copies, Clocks, Talks, Products, Order, Finite),
+    *(Bounds, Registers, Neighbours, Tags, Readers, Marks, Copies, Clocks, Talks, Products),
+    *(Order, Finite),
 )
 """The checks, in the order in which they look at an access: what one refuses the next ignores."""
 

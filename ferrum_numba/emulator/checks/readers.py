@@ -1,0 +1,146 @@
+"""The check "race" between CTAs: who reads an element of global memory that another CTA writes.
+
+reads_<bytes>[_talks](addresses, mask, checks, ctx, site): this CTA reads here;
+    _talks: where CTAs talk to each other
+bulkreads[_talks](addresses, sizes, mask, checks, ctx, site): the same of runs of bytes
+
+Each element that a launch both reads and writes has two slots: of the first CTA that read it, and
+of the last other one.  So whoever writes it finds a reader that it is not, if there is any.  A
+reader leaves its mark before it looks for a writer's, and a writer before it looks for readers': of
+two threads of the host one sees the other.  Accesses to parts of an element are left out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ..builder import Builder
+from ..hooks import Access, Copy, Run
+from ..runtime.access import ADDRESSES
+from ..values import Value
+from .areas import Hint, Marked, pieces
+from .check import LONG, Check, at_site, is_strong, mask_of
+from .code import Code, code
+from .state import READ, SLOT_BYTES
+from .talks import Talk, cta_of
+
+
+class Readers(Check):
+    """Elements that one CTA reads and another writes: Marks has the texts of what is found."""
+
+    asked = frozenset({"race"})
+    # Between these addresses lie all arrays that have slots.
+    fields: ClassVar = {"slotted": LONG, "slotted_end": LONG}
+
+    @property
+    def _told(self) -> str:
+        return "_talks" if self.subject.talks else ""
+
+    def access(self, b: Builder, at: Access, condition: Value | None) -> Value | None:
+        if at.space == "global" and at.kind == "load" and not is_strong(at.ins):
+            mask, name = mask_of(b, at.address, condition), f"reads_{at.nbytes}{self._told}"
+            b.call(name, "void", b.vector(at.address), mask, *at_site(at.ins))
+        return condition
+
+    def copy(self, b: Builder, at: Copy, mask: Value) -> Value:
+        whole = b.op("and", mask, b.mask(b.compare("icmp uge", at.sizes, at.nbytes)))
+        name = f"reads_{at.nbytes}{self._told}"
+        b.call(name, "void", b.vector(at.source), whole, *at_site(at.ins))
+        return mask
+
+    def far(self, b: Builder, run: Run, mask: Value) -> Value:
+        if run.inward:
+            here = at_site(run.ins)
+            b.call(f"bulkreads{self._told}", "void", run.address, run.sizes, mask, *here)
+        return mask
+
+
+@code("reads")
+def reads(c: Code, nbytes: str, talks: str = "") -> None:
+    address, mask = c.takes(ADDRESSES["global"], "i32")
+    c.looks()
+    acts = c.lanes(mask)
+    ends = (c.reduce(f"u{least}", c.select(acts, address, other)) for least, other in _ENDS)
+    below = c.compare("icmp uge", next(ends), c.field("slotted_end"))
+    c.ret_if(c.op("or", below, c.compare("icmp ult", next(ends), c.field("slotted"))))
+    places, hint, size = c.spread(address), Hint(c), c.constant("i64", int(nbytes))
+    own, talk = c.op("add", cta_of(c), 1), Talk.read(c) if talks else None
+    c.visits()
+    lanes = c.each_lane(mask)
+    with lanes as (lane,):
+        marked = hint.find(c, lanes, places(lane), size, "slots")
+        lanes.next_if(marked.is_part(c, size))
+        loop = c.loop(marked.first)
+        with loop as (e,):
+            _enter(c, marked, e, own, talk)
+            mark = c.load("i32", 1, c.item("i32", c.of_area(marked.area, "shadow"), e), 0, 4)
+            other = c.op("and", c.compare("icmp ne", mark, 0), c.compare("icmp ne", mark, own))
+            if talk is not None:
+                pair = c.item("<2 x i32>", c.of_area(marked.area, "times"), e)
+                other = talk.unordered(c, other, mark, pair)
+            with c.when(other):
+                site = c.load("i32", 1, c.item("i32", c.of_area(marked.area, "sites"), e), 0, 4)
+                c.record("cta-race", lane, marked.address(c, e), int(nbytes), mark, site)
+                lanes.next()
+            more = c.op("add", e, 1)
+            loop.again_if(c.compare("icmp ule", more, marked.last), more)
+
+
+_ENDS = (("min", -1), ("max", 0))
+
+
+def _slot(c: Code, marked: Marked, element: Value, number: int) -> Value:
+    """One of an element's slots: mark, site, tag and time of a reader."""
+    place = c.item("i8", c.of_area(marked.area, "slots"), c.op("mul", element, 2 * SLOT_BYTES))
+    return Value(c.at(place, number * SLOT_BYTES), "ptr") if number else place
+
+
+def _enter(c: Code, marked: Marked, element: Value, own: Value, talk: Talk | None) -> None:
+    """Leave this CTA's mark in a slot."""
+    first, second = (_slot(c, marked, element, number) for number in (0, 1))
+    there = c.load("i32", 1, first, 0, 4)
+    with c.when(c.compare("icmp eq", there, 0)) as free:
+        order = "seq_cst seq_cst, align 4"
+        pair = c.emit(f"cmpxchg {first}, i32 0, {own} {order}")
+        free.give(Value(c.emit(f"extractvalue {{ i32, i1 }} {pair}, 0"), "i32"))
+    was = free.otherwise(there)
+    ours = c.op("or", c.compare("icmp eq", was, 0), c.compare("icmp eq", was, own))
+    new = c.compare("icmp ne", c.load("i32", 1, second, 0, 4), own)
+    with c.when(c.op("and", new, c.invert(ours))):
+        c.emit(f"atomicrmw xchg {second}, {own} seq_cst, align 4")
+    slot = c.select(ours, first, second)
+    c.store(c.op("add", c.site, 1), slot, 4, 4)
+    if talk is not None:
+        c.store(talk.tag(c), slot, 8, 4)
+        c.store(c.load("i32", 1, c.field("time"), 0, 4), slot, 12, 4)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Another CTA that read an element. mark: with READ; 0: there is none.  site: where, plus 1."""
+
+    mark: Value
+    site: Value
+
+
+def find_reader(c: Code, marked: Marked, element: Value, own: Value, talk: Talk | None) -> Reader:
+    """A CTA that read an element which this one writes, with nothing that orders the two."""
+    found = [c.constant("i32", 0)] * 2
+    for number in (0, 1):
+        slot = _slot(c, marked, element, number)
+        mark, site = (c.load("i32", 1, slot, 4 * i, 4) for i in range(2))
+        other = c.op("and", c.compare("icmp ne", mark, 0), c.compare("icmp ne", mark, own))
+        if talk is not None:
+            other = talk.unordered(c, other, mark, Value(c.at(slot, 8), "ptr"))
+        pairs = zip((c.op("or", mark, READ), site), found, strict=True)
+        found = [c.select(other, its, before) for its, before in pairs]
+        if talk is not None:  # what comes after this write need not be compared with it
+            c.store(c.constant("i32", 0), slot, 0, 4)
+    return Reader(*found)
+
+
+@code("bulkreads")
+def bulk_reads(c: Code, talks: str = "") -> None:
+    """Of a bulk copy, 512 bytes at a time."""
+    pieces(c, f"reads_16{'_' if talks else ''}{talks}")
