@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,10 @@ from ..debug.explanation import Diagnosis, explain, explain_refused
 from ..debug.recording import RecordedLaunch, Recording, Refused
 from ..errors import FerrumError, RecordingError
 from ..gptq import Checkpoint
-from ..ptx_text import read_ptx
+from ..kernels import artefact
 from .console import facts_table, json_option, standard_output, write_json
 from .options import NUMBER_FROM_ZERO, examples, refuse_options
-from .ptx_file import entry_option, sidecar_option
+from .ptx_file import PtxFile, entry_option, is_ptx, open_ptx, sidecar_option
 
 _OF_PTX = ("source", "arrays", "grid", "threads", "shared_bytes", "entry", "sidecar_path")
 _OF_LAUNCHES = ("number", "expected", "checkpoint", "layer", "seconds")
@@ -38,7 +38,7 @@ _OF_LAUNCHES = ("number", "expected", "checkpoint", "layer", "seconds")
         "ferrum-numba explain damaged",
     ),
 )
-@click.argument("target", type=click.Path(exists=True, path_type=Path))
+@click.argument("target", type=click.Path(path_type=Path))
 @click.option("--launch", "number", type=click.IntRange(min=0), help="Which launch of a recording.")
 @click.option(
     "--expected",
@@ -56,29 +56,29 @@ _OF_LAUNCHES = ("number", "expected", "checkpoint", "layer", "seconds")
     "--bytes",
     "source",
     metavar="SOURCE",
-    help="With a .ptx: the parameter block, as hex digits or a file.",
+    help="With PTX: the parameter block, as hex digits or a file.",
 )
 @click.option(
     "--array",
     "arrays",
     metavar="NAME=FILE.npy[@ADDRESS]",
     multiple=True,
-    help="With a .ptx: an array, and where it lay; by default where the block says.",
+    help="With PTX: an array, and where it lay; by default where the block says.",
 )
 @click.option(
     "--grid",
     metavar="X,Y,Z",
-    help="With a .ptx: CTAs of the launch; by default what the sidecar's rule gives.",
+    help="With PTX: CTAs of the launch; by default what the sidecar's rule gives.",
 )
 @click.option(
     "--threads",
     metavar="X,Y,Z",
-    help="With a .ptx: threads of a CTA; by default what PTX or sidecar ask for.",
+    help="With PTX: threads of a CTA; by default what PTX or sidecar ask for.",
 )
 @click.option(
     "--shared-bytes",
     type=click.IntRange(min=0),
-    help="With a .ptx: dynamic shared memory; by default what the sidecar asks for.",
+    help="With PTX: dynamic shared memory; by default what the sidecar asks for.",
 )
 @entry_option
 @sidecar_option
@@ -96,19 +96,20 @@ def explain_command(
 ) -> None:
     """Name the likely cause of a wrong or failed launch.
 
-    TARGET is a recording (fe.record), a .ptx file with its parameter block and arrays, or a
-    checkpoint. Fixes are tried on the CPU, with checks on; given the expected result it says which
-    one makes the result right. Exits with 1 if something is wrong.
+    TARGET is a recording (fe.record), a .ptx file or the name of a shipped kernel, with parameter
+    block and arrays of its launch, or a checkpoint. Fixes are tried on the CPU, with checks on;
+    given the expected result it says which one makes the result right. Exits with 1 if something is
+    wrong.
     """
     if target.is_dir() or target.suffix == ".safetensors":
         refuse_options(ctx, (*_OF_LAUNCHES, *_OF_PTX), "of a checkpoint every layer is read")
         found = explain_checkpoint(target)
     else:
-        if target.suffix == ".ptx":
+        if is_ptx(target):
             refuse_options(ctx, ("number",), "only a recording has several launches")
         else:
             refuse_options(ctx, _OF_PTX, "the recording says it")
-        case = _ptx_case(target, given) if target.suffix == ".ptx" else _recorded(target, given)
+        case = _ptx_case(target, given) if is_ptx(target) else _recorded(target, given)
         if isinstance(case, Refused):
             found = explain_refused(case)
         else:
@@ -141,20 +142,27 @@ def _pick(launches: Sequence[RecordedLaunch], number: int | None) -> RecordedLau
 
 def _ptx_case(target: Path, given: dict[str, Any]) -> Case:
     if given["source"] is None:
-        raise click.UsageError("--bytes: a .ptx needs the parameter block of its launch")
-    sidecar = given["sidecar_path"] or target.with_suffix(".json")
+        raise click.UsageError("--bytes: PTX needs the parameter block of its launch")
+    file = open_ptx(target, given["sidecar_path"])
     case = Case(
-        ptx=read_ptx(target),
+        ptx=file.text,
         block=_bytes(given["source"]),
         config=LaunchConfig(_extent(given["grid"] or "1"), _extent(given["threads"] or "1")),
         arrays={},
         entry=given["entry"],
-        sidecar=sidecar.read_text(encoding="utf-8") if sidecar.is_file() else None,
+        sidecar=_sidecar(file),
     )
     if any(ptx_clues(case)):  # nothing else can be said of it
         return case
     case = _configured(case, given)
     return replace(case, arrays=dict(_array(case, text) for text in given["arrays"]))
+
+
+def _sidecar(file: PtxFile) -> Mapping[str, Any] | str | None:
+    """The sidecar, as a case takes it."""
+    if isinstance(file.sidecar, Path):
+        return file.sidecar.read_text(encoding="utf-8")
+    return None if file.sidecar is None else artefact(file.name).declared
 
 
 def _configured(case: Case, given: dict[str, Any]) -> Case:

@@ -45,7 +45,7 @@ def record(
     max_bytes: int = 64 << 20,
     every: int | None = None,
 ) -> Iterator[Recorder]:
-    """Write every launch of this process within the block to one file (docs/recording.md).
+    """Write every launch of this process within the block to one file.
 
     arrays, max_bytes, every: see `Policy`.  With contents each launch waits for the device, else
     none does.
