@@ -4,10 +4,7 @@ Importing it loads next to nothing: what writes recordings is `debug.recorder`, 
 `debug.recording`, what runs them again `debug.replay`, and what explains `debug.explanation`.
 """
 
-from collections.abc import Mapping, Sequence
-
-from ..abi import LaunchConfig
-from ..devices import Launchable, observer
+from ..devices import observer
 
 __all__ = ["watch_process"]
 
@@ -21,13 +18,7 @@ def watch_process(path: str | None) -> None:
         record_process(path)
 
 
-def _add_cause(
-    kernel: Launchable,
-    config: LaunchConfig,
-    positional: Sequence[object],
-    named: Mapping[str, object],
-    error: Exception,
-) -> None:
+def _add_cause(launch: observer.RefusedLaunch) -> None:
     from .notes import add_cause
 
-    add_cause(kernel, config, positional, named, error)
+    add_cause(launch)

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..abi import ArrayReference, LaunchConfig, Parameter
 from ..devices import Launchable
+from ..devices.observer import RefusedLaunch
 from .case import Case, CaseArray
 from .causes import CAUSES
 from .recording import numpy_dtype
@@ -21,27 +22,17 @@ from .recording import numpy_dtype
 _TELLING = 0.75  # the weight of evidence that is worth a note
 
 
-def add_cause(
-    kernel: Launchable,
-    config: LaunchConfig,
-    positional: Sequence[object],
-    named: Mapping[str, object],
-    error: Exception,
-) -> None:
+def add_cause(launch: RefusedLaunch) -> None:
     """Add to an error the cause that its launch's arguments show, if they show one."""
-    if hasattr(error, "add_note"):  # since Python 3.11
-        found = likely_cause(kernel, config, positional, named)
+    if hasattr(launch.error, "add_note"):  # since Python 3.11
+        found = likely_cause(launch)
         if found is not None:
-            error.add_note(f"likely cause: {found[1]}")
+            launch.error.add_note(f"likely cause: {found[1]}")
 
 
-def likely_cause(
-    kernel: Launchable,
-    config: LaunchConfig,
-    positional: Sequence[object],
-    named: Mapping[str, object],
-) -> tuple[str, str] | None:
+def likely_cause(launch: RefusedLaunch) -> tuple[str, str] | None:
     """The cause that a launch's arguments show, by its name in `CAUSES` and in words."""
+    kernel, config, positional, named, _ = launch
     names = [p.name for p in kernel.signature.arguments]
     for found in _miscounted(kernel, positional, named):
         return found

@@ -11,7 +11,7 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import cached_property
@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..abi import ArrayReference, LaunchConfig
+from ..abi import ArrayReference
 from ..devices import Device, Invocation, Launchable, observer
 from ..devices.cuda import streams
 from ..devices.launch_log import LaunchLog
-from ..devices.observer import FastPath, Issued
+from ..devices.observer import FastPath, Issued, RefusedLaunch
 from ..errors import FerrumError, RecordingError
 from ..version import __version__
 from .calls import Call, Calls
@@ -302,18 +302,12 @@ class Recorder:
             device = digester.device.name
             self._writer.line(_dumps({"slots": first, "device": device, "digests": digests}))
 
-    def refused(
-        self,
-        kernel: Launchable,
-        config: LaunchConfig,
-        positional: Sequence[object],
-        named: Mapping[str, object],
-        error: Exception,
-    ) -> None:
+    def refused(self, launch: RefusedLaunch) -> None:
         """Write that a launch was refused, and the arguments in words."""
+        kernel, config, positional, named, error = launch
         names = [p.name for p in kernel.signature.arguments]
         given = dict(zip(names, positional, strict=False)) | dict(named)
-        found = likely_cause(kernel, config, positional, named)
+        found = likely_cause(launch)
         with self._lock:
             self._writer.line(
                 _dumps(

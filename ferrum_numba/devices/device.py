@@ -307,20 +307,8 @@ class Kernel(NotPickled, ABC):
         try:
             return self._marshal(config, positional, named)
         except AbiError as error:
-            self._show_refused(config, positional, named, error)
+            observer.show(observer.RefusedLaunch(self, config, positional, named, error))
             raise
-
-    def _show_refused(
-        self,
-        config: LaunchConfig,
-        positional: Sequence[object],
-        named: Mapping[str, object],
-        error: AbiError,
-    ) -> None:
-        if observer.current is not None:
-            observer.current.refused(self, config, positional, named, error)
-        if observer.annotate is not None:
-            observer.annotate(self, config, positional, named, error)
 
     def _issue(self, invocation: Invocation, stream: Any) -> None:
         """Launch what is marshalled already; a plan, a graph or an observer may take it instead."""

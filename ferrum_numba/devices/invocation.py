@@ -6,13 +6,12 @@ offers them, stands above.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
 
 from ..abi import ArrayReference, Bound, LaunchConfig, Movable, ParameterBlock, Sidecar, Signature
-from ..errors import AbiError
 
 
 class Stream(Protocol):
@@ -59,15 +58,6 @@ class Launchable(Protocol):
 
     def _enqueue(self, invocation: Invocation, stream: Any) -> None:
         """Launch, whoever observes."""
-
-    def _show_refused(
-        self,
-        config: LaunchConfig,
-        positional: Sequence[object],
-        named: Mapping[str, object],
-        error: AbiError,
-    ) -> None:
-        """Tell observers of arguments that are refused."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,16 @@ from .invocation import Invocation, Launchable
 FULL, DECLINED = -1, -2
 
 
+class RefusedLaunch(NamedTuple):
+    """A launch whose arguments were refused: the kernel, what it was given, and the error."""
+
+    kernel: Launchable
+    config: LaunchConfig
+    positional: Sequence[object]
+    named: Mapping[str, object]
+    error: Exception
+
+
 class Issuable(Protocol):
     """A launch that may change between its launches, such as a prepared one."""
 
@@ -83,30 +93,18 @@ class Observer(Protocol):
         Numbers count from 1; the caller raises `error`.
         """
 
-    def refused(
-        self,
-        kernel: Launchable,
-        config: LaunchConfig,
-        positional: Sequence[object],
-        named: Mapping[str, object],
-        error: Exception,
-    ) -> None:
+    def refused(self, launch: RefusedLaunch) -> None:
         """Called for a launch whose arguments were refused; the error is raised afterwards."""
 
 
-class Annotator(Protocol):
-    """Says more about a launch whose arguments were refused."""
-
-    def __call__(
-        self,
-        kernel: Launchable,
-        config: LaunchConfig,
-        positional: Sequence[object],
-        named: Mapping[str, object],
-        error: Exception,
-    ) -> None:
-        """Add notes to the error, which is raised afterwards."""
-
-
 current: Observer | None = None
-annotate: Annotator | None = None  # set once by the package, for what lies above devices
+# Adds notes to an error before it is raised; set once by the package, for what lies above devices.
+annotate: Callable[[RefusedLaunch], None] | None = None
+
+
+def show(launch: RefusedLaunch) -> None:
+    """Show a launch whose arguments were refused to all who want to see it."""
+    if current is not None:
+        current.refused(launch)
+    if annotate is not None:
+        annotate(launch)

@@ -9,6 +9,7 @@ from typing import Any
 from ..abi import LaunchConfig, Movable
 from ..errors import AbiError, FerrumError, LaunchError
 from ..pickling import NotPickled
+from . import observer
 from .cache_keys import Key, cache_key, of_torch, readers
 from .invocation import Invocation, Launchable
 
@@ -162,7 +163,7 @@ class PreparedLaunch(NotPickled):
     def _show_refused(self, changes: Mapping[str, object], error: AbiError) -> None:
         """Tell observers of arguments that are refused."""
         given = {**self._invocation.arguments, **changes}
-        self.kernel._show_refused(self.config, (), given, error)
+        observer.show(observer.RefusedLaunch(self.kernel, self.config, (), given, error))
 
     def _launch_as(self, config: LaunchConfig, stream: Any, arguments: dict[str, object]) -> bool:
         """`launch` with all arguments anew, where that is a launch of this configuration.
