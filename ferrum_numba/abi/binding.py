@@ -147,7 +147,7 @@ class Binder:
         return Bound(config, values, arrays, self._demands(config, sizes))
 
     def movable(self, bound: Bound) -> dict[str, Movable]:
-        """Of each array of a launch, what another one has to keep to that is alike."""
+        """Conditions under which another array may replace each array of a launch."""
         nbytes = {name: array.available for name, array in bound.arrays.items()}
         found = {}
         for name, array in bound.arrays.items():

@@ -304,7 +304,7 @@ def _type_name(parameter: Parameter) -> str:
 
 @lru_cache(maxsize=256)
 def _field_names(signature: Signature) -> dict[str, str]:
-    """By parameter, the field of the structure: names from PTX may be anything."""
+    """Field of the structure by parameter: names from PTX may be anything."""
     return {p.name: f"p{p.index}" for p in signature.params}
 
 

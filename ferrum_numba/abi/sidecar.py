@@ -138,7 +138,7 @@ class Sidecar:
 
     @classmethod
     def read(cls, source: Sidecar | Mapping[str, Any] | str | Path | None) -> Sidecar:
-        """From a path to a JSON file, JSON text, a mapping, or nothing.  Raises AbiError."""
+        """Read a JSON file, by its path, JSON text, a mapping, or nothing.  Raises AbiError."""
         if source is None:
             return _EMPTY
         if isinstance(source, Sidecar):

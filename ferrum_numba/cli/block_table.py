@@ -185,7 +185,7 @@ def short_name(name: str, entry: str) -> str:
 
 
 def column_width(names: Iterable[str]) -> int:
-    """Of a column of names: they stay whole as long as they are of a usual length."""
+    """Width of a column of names, which stay whole as long as they are of a usual length."""
     return min(max(map(len, names), default=0), _LONG_NAME)
 
 

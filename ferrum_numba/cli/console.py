@@ -85,7 +85,7 @@ class _Console(Console):
                 yield Segment(harmless(segment.text), segment.style)
 
     def on_broken_pipe(self) -> None:
-        """Nobody reads on, as after `| head`: end, with nothing on standard error."""
+        """End quietly where nobody reads on, as after `| head`."""
         try:
             super().on_broken_pipe()
         except SystemExit:

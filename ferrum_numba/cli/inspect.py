@@ -96,7 +96,7 @@ def _inspect(opened: PtxFile, entry: str | None = None) -> Inspection:
 
 
 def _assembled(found: Inspection, opened: PtxFile) -> Inspection:
-    """With what ptxas says, where there is one."""
+    """Inspection with ptxas's resources, where there is a ptxas."""
     resources: dict[str, Resources] = {}
     reason = ""
     try:
@@ -110,7 +110,7 @@ def _assembled(found: Inspection, opened: PtxFile) -> Inspection:
 
 
 def loaded(opened: PtxFile, name: str, entry: str | None = None) -> tuple[Inspection, Loading]:
-    """With what a device says: whether it takes each entry, and on a GPU what each takes there."""
+    """Inspection with a device's answer: whether it takes each entry, and the GPU's resources."""
     device = find_device(name)
     found = _inspect(opened, entry)
     # With a sidecar that disagrees, whether the PTX alone would load is still worth knowing.

@@ -89,7 +89,7 @@ def score(model_dir: Path, file: TextIO, length: int | None, device: str, as_jso
 def _log_probabilities(
     model: Model, windows: Iterator[list[int]]
 ) -> Iterator[npt.NDArray[np.float64]]:
-    """Of each window's tokens but the first, the natural logarithm of their probability."""
+    """Natural logarithm of the probability of each window's tokens but the first."""
     for ids in windows:
         logits = model.logits(np.array(ids, np.int32))[0, :-1]
         peak = logits.max(axis=-1, keepdims=True)

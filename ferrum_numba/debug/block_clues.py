@@ -98,7 +98,7 @@ def _kind_of(case: Case, name: str) -> str:
 
 
 def _itemsize(case: Case, name: str, right: Truth) -> int:
-    """Of the array that a stride belongs to; 1 for a size."""
+    """Item size of the array that a stride belongs to; 1 for a size."""
     votes = right.votes.get(name, [])
     of = next((v.array for v in votes if v.where.startswith("strides")), None)
     return case.arrays[of].values.itemsize if of else 1

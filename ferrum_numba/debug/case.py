@@ -41,7 +41,7 @@ class CaseArray:
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """In elements."""
+        """Strides in elements."""
         return tuple(stride // self.values.itemsize for stride in self.values.strides)
 
     def holds(self, address: int) -> bool:
@@ -49,7 +49,7 @@ class CaseArray:
         return 0 <= address - self.address < max(self.nbytes, 1)
 
     def reference(self, device: str) -> ArrayReference:
-        """As the ABI describes arrays."""
+        """Description of the array as the ABI has it."""
         values = self.values
         return ArrayReference(
             address=self.address,
@@ -134,7 +134,7 @@ class Case:
 
     @cached_property
     def signature(self) -> Signature:
-        """Of the entry, with the sidecar's names where those fit.  Raises PtxError, AbiError."""
+        """Signature with the sidecar's names where those fit.  Raises PtxError, AbiError."""
         return self.declared.declare(self._plain)
 
     @cached_property
@@ -156,7 +156,7 @@ class Case:
         return read_block(self.block, self.signature.params)
 
     def with_values(self, **values: int) -> Case:
-        """With some values of the block replaced, and the grid by the sidecar's rule."""
+        """Case with some values of the block replaced, and the grid by the sidecar's rule."""
         block = bytearray(self.block)
         for name, value in values.items():
             p = self.signature[name]
@@ -166,7 +166,7 @@ class Case:
         return replace(self, block=bytes(block)).with_grid()
 
     def with_grid(self) -> Case:
-        """With the grid that the sidecar's rule gives for the block's sizes, if it can."""
+        """Case with the grid that the sidecar's rule gives for the block's sizes, if it can."""
         sizes = {name: value for name, value in self.values.items() if type(value) is int}
         try:
             grid = self.declared.grid_for(sizes)
@@ -177,11 +177,11 @@ class Case:
             return self
 
     def with_config(self, **changes: Any) -> Case:
-        """With grid, block or shared_bytes replaced."""
+        """Case with grid, block or shared_bytes replaced."""
         return replace(self, config=replace(self.config, **changes))
 
     def with_array(self, name: str, values: NDArray[Any]) -> Case:
-        """With another array in its place, the block's address for it moved along."""
+        """Case with another array in its place, the block's address for it moved along."""
         old = self.arrays[name]
         address = old.address
         if values.nbytes > old.values.nbytes:  # where nothing else lies

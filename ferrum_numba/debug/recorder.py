@@ -78,7 +78,7 @@ def _free(path: Path) -> Path:
 
 
 def _forget() -> None:
-    """In a forked process: the file belongs to the other one."""
+    """Stop recording in a forked process: the file belongs to the other one."""
     if isinstance(observer.current, Recorder):
         observer.current = None
 

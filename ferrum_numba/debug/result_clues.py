@@ -103,7 +103,7 @@ def _untouched(
 
 
 def _matrix(values: NDArray[Any], like: NDArray[Any]) -> Matrix:
-    """As float64 [rows, columns], rows as `like` has them."""
+    """Array as float64 [rows, columns], rows as `like` has them."""
     width = like.shape[-1] if like.ndim > 1 else like.size
     return np.ascontiguousarray(values).astype(np.float64).reshape(-1, width)
 
@@ -166,7 +166,7 @@ def _reordered(name: str, result: NDArray[Any], expected: NDArray[Any], near: fl
 
 
 def _order(ours: Matrix, theirs: Matrix, near: float) -> NDArray[np.intp] | None:
-    """For each row of theirs the row of ours that it is, if that is one order of all rows."""
+    """Row of ours that each row of theirs is, if that is one order of all rows."""
     if not 1 < len(ours) <= _MOST_ROWS or ours.shape[1] < 2:
         return None
     squares = (ours**2).sum(1)[None] + (theirs**2).sum(1)[:, None] - 2 * theirs @ ours.T

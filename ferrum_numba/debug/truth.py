@@ -46,7 +46,7 @@ class Truth:
 
 
 def truth(case: Case) -> Truth:
-    """Of the integers that shapes and strides of declared arrays tell; the majority counts.
+    """Integers that shapes and strides of declared arrays tell; the majority counts.
 
     Where arrays disagree and none has the majority, the block's own value decides.
     """

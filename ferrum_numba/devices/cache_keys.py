@@ -81,7 +81,7 @@ def _of_numba(array: Any) -> Key:
 
 
 def of_torch(array: Any) -> Key:
-    """Of a tensor: its library knows on which device its memory lies, which is there as it is."""
+    """Key of a tensor: its library knows on which device its memory lies."""
     # The strides alone would not tell a conjugate, but then it is complex, which nobody takes.
     try:
         layout = array.shape, array.stride(), array.dtype, array.device, array.requires_grad

@@ -73,7 +73,7 @@ class Invocation:
 
     @property
     def config(self) -> LaunchConfig:
-        """Its launch configuration."""
+        """Launch configuration."""
         return self.bound.config
 
     def __repr__(self) -> str:

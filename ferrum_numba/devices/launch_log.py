@@ -109,7 +109,7 @@ class LaunchLog:
         return number - self._first
 
     def begin_rows(self, address: int, count: int) -> None:
-        """From now on numbers have rows, the next one that at the address."""
+        """Give rows to numbers from now on, that at the address to the next one."""
         self._begin(self.count, count, address)
 
     def end_rows(self) -> None:

@@ -244,7 +244,7 @@ class Builder(Text):
         return self.invert(value) if ins.guard_negated else value
 
     def condition(self, ins: Instruction) -> Value | None:
-        """In which lanes an instruction acts: guard and active lanes; None for all."""
+        """Lanes in which an instruction acts: guard and active lanes; None for all."""
         if ins.guard is None:
             return self.active
         guard = self.guard_of(ins)

@@ -88,11 +88,11 @@ class Hooks(Generic[B]):
     # -- accesses -------------------------------------------------------------------------------
 
     def access(self, b: B, at: Access, condition: Value | None) -> Value | None:
-        """Those of the lanes (None: of all) that may access global or shared memory."""
+        """Lanes of the condition (None: of all) that may access global or shared memory."""
         return condition
 
     def local(self, b: B, at: Access, condition: Value | None) -> Value | None:
-        """Those of the lanes that may access local memory, of which each has its own."""
+        """Lanes of the condition that may access local memory, of which each has its own."""
         return condition
 
     def stored(
@@ -122,7 +122,7 @@ class Hooks(Generic[B]):
         """A warp has to wait at a named barrier, or may go on."""
 
     def mbarrier(self, b: B, at: Access, condition: Value | None) -> Value | None:
-        """Those of the lanes that may use an mbarrier."""
+        """Lanes of the condition that may use an mbarrier."""
         return condition
 
     def changed(self, b: B, address: Value, mask: Value) -> None:
@@ -156,7 +156,7 @@ class Hooks(Generic[B]):
     # -- asynchronous copies --------------------------------------------------------------------
 
     def copy(self, b: B, at: Copy, mask: Value) -> Value | None:
-        """Those of the lanes that may copy; None where the copy is done later."""
+        """Lanes of the mask that may copy; None where the copy is done later."""
         return mask
 
     def commit(self, b: B) -> None:
@@ -169,15 +169,15 @@ class Hooks(Generic[B]):
         """Let all copies land, for which an mbarrier waits and this warp does not."""
 
     def near(self, b: B, run: Run, mask: Value) -> Value:
-        """Those of the lanes that may copy to or from shared memory."""
+        """Lanes of the mask that may copy to or from shared memory."""
         return mask
 
     def far(self, b: B, run: Run, mask: Value) -> Value:
-        """Those of them that may copy from or to global memory."""
+        """Lanes of the mask that may copy from or to global memory."""
         return mask
 
     def box(self, b: B, ins: Instruction, name: str, box: Box, mask: Value) -> Value:
-        """Those of them that may copy a box of a tensor. name: the copy's way and rank."""
+        """Lanes of the mask that may copy a box of a tensor. name: the copy's way and rank."""
         return mask
 
     def waited_for_bulk(self, b: B) -> None:

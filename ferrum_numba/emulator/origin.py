@@ -41,7 +41,7 @@ class Origin:
 
 @lru_cache(maxsize=64)
 def origins(text: str, entry: str) -> Mapping[int, Origin]:
-    """Of every access to global memory, by its line in the PTX.  Raises PtxError."""
+    """Origins of every access to global memory, by its line in the PTX.  Raises PtxError."""
     instructions = [s for s in parse_entry(text, entry).statements if isinstance(s, Instruction)]
     sources, added = _Flow(), _Flow()
     names: list[str] = []

@@ -127,7 +127,7 @@ class QuantConfig:
 
     @classmethod
     def stated(cls, group_size: int, zero_format: ZeroFormat) -> QuantConfig:
-        """For files without a configuration: what the caller states; the shapes give the bits."""
+        """Configuration by the caller, for files without one; the shapes give the bits."""
         return cls(
             bits=None,
             group_size=group_size,

@@ -137,7 +137,7 @@ def _groups_without_spread(
     present, starts = present[long], starts[long]
 
     def levels(number: int) -> npt.NDArray[np.uint32]:
-        """Of the groups' rows of this number, [groups that are long enough, N]."""
+        """Levels of the groups' rows of this number, [groups that are long enough, N]."""
         row = order[starts + number]
         shift = (row % NIBBLES * 4).astype(np.uint32)[:, None]
         found: npt.NDArray[np.uint32] = tensors.qweight.view(np.uint32)[row // NIBBLES] >> shift

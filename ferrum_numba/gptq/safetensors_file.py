@@ -436,7 +436,7 @@ def _is_counts(value: object) -> bool:
 
 
 def _check_layout(tensors: Mapping[str, StoredTensor], file: Path, data: int, size: int) -> None:
-    """That the tensors, in the order of their bytes, fill the file: no overlap, hole or rest."""
+    """Check that the tensors fill the file in the order of their bytes: no overlap, no hole."""
     end, before = data, "the header"
     for name, tensor in tensors.items():
         if tensor.begin != end:

@@ -111,7 +111,7 @@ class Shards:
 
 
 def _choose(name: str, copies: Sequence[StoredTensor], index: Mapping[str, str]) -> StoredTensor:
-    """That of several tensors of one name which the index means."""
+    """Tensor that the index means, of several of one name."""
     for tensor in copies:
         if tensor.file.name == index.get(name):
             return tensor
@@ -150,7 +150,7 @@ def _warn_of_others(copies: Mapping[str, Sequence[StoredTensor]], index: Mapping
 
 
 def _in_order(names: Iterable[str]) -> Iterator[str]:
-    """By the name before the last dot, layer 2 before layer 10, and then by what follows."""
+    """Sort key: the name before the last dot, layer 2 before layer 10, and then the rest."""
     parts: dict[str, list[str]] = {}
     for name in names:
         parts.setdefault(name.rpartition(".")[0], []).append(name)

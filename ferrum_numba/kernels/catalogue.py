@@ -56,7 +56,7 @@ class Artefact:
 
     @cached_property
     def fields(self) -> dict[str, Any]:
-        """All that it is looked up by."""
+        """Fields by which it is looked up."""
         said = {**self.record, **self.row}
         own = {name: said[name] for name in ("dtype", "target", "num_warps")}
         return {**said["constants"], **said["tile"], **own, "kernel": said["name"]}

@@ -49,7 +49,7 @@ class Tuning:
 
     @classmethod
     def read(cls, path: Path) -> Tuning:
-        """From the JSON file.  Raises AbiError."""
+        """Read the table from the JSON file.  Raises AbiError."""
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             return cls({device: [_row(r) for r in rows] for device, rows in content.items()})

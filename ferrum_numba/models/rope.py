@@ -196,5 +196,5 @@ def _parameters(kind: str, own: Keys, positions: int, limit: int, size: int) -> 
 
 
 def _growth(factor: float, scale: float) -> float:
-    """By how much yarn sharpens attention."""
+    """Factor by which yarn sharpens attention."""
     return 0.1 * scale * math.log(factor) + 1 if factor > 1 else 1.0

@@ -52,7 +52,7 @@ class Session(NotPickled):
     """
 
     def __init__(self, model: Decoder, batch: int, length: int, choice: Choice) -> None:
-        """As `Model.session` makes it."""
+        """Make a session; see `Model.session`."""
         operations, config, device = model.operations, model.config, model.device
         self.batch, self.length = batch, length
         self._model, self._choice = model, choice
@@ -167,7 +167,7 @@ class Session(NotPickled):
         return self.draw(more=True)
 
     def draw(self, more: bool) -> Ids:
-        """As `step`; more: whether another token is wanted, so that its logits may be computed."""
+        """Like `step`; more: another token is wanted, so that its logits may be computed."""
         self._require_open()
         if not (active := self._active):
             raise AbiError("step", "a sequence", "none", "prefill() a prompt first")

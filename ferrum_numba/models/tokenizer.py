@@ -144,7 +144,7 @@ class TextStream:
     """
 
     def __init__(self, tokenizer: Tokenizer, after: Sequence[int], stop: Sequence[str]) -> None:
-        """As `Tokenizer.stream` makes it. Raises FerrumError for a stop text that is empty."""
+        """Make a stream; see `Tokenizer.stream`. Raises FerrumError for an empty stop text."""
         if not all(stop):
             raise FerrumError("stop", "texts of at least a character", "an empty one")
         self._tokenizer, self._stop = tokenizer, tuple(stop)

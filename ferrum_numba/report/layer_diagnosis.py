@@ -169,5 +169,5 @@ def _zoom(steps: Float32Array, rows: npt.NDArray[Any], near: int, column: int) -
 
 
 def _rounded(values: Float32Array) -> tuple[tuple[float, ...], ...]:
-    """As numbers of three digits: what a picture shows, and little to store."""
+    """Numbers of three digits: enough for a picture, and little to store."""
     return tuple(tuple(float(f"{value:.3g}") for value in row) for row in values.tolist())

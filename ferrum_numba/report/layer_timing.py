@@ -86,7 +86,7 @@ def time_layers(
 
 
 def steps(results: Sequence[KindResult], m_values: Sequence[int]) -> list[Step]:
-    """For each M what all layers that were timed take together."""
+    """Time of all layers that were timed together, for each M."""
     return [_step(results, place, m) for place, m in enumerate(m_values)]
 
 

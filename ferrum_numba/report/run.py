@@ -35,7 +35,7 @@ def select_layers(checkpoint: Checkpoint, patterns: Sequence[str]) -> list[str]:
 
 
 def matching(names: Sequence[str], patterns: Sequence[str], of: str) -> list[str]:
-    """Those of some layers' names that match one of the glob patterns, or all; of: a checkpoint.
+    """Names of layers that match one of the glob patterns, or all; of: a checkpoint.
 
     Raises CheckpointError for a pattern that matches no name: it is most likely misspelt.
     """

@@ -18,7 +18,7 @@ _MOST_COPIES = 128  # of layers so small that launching them costs more than rea
 
 
 def cold_copies(device: Device, nbytes: int) -> int:
-    """In how many places a layer of so many bytes has to lie, so that going round finds it cold.
+    """Count of copies of a layer of so many bytes with which going round finds it cold.
 
     One on the CPU device, whose kernels are bound by arithmetic.
     """

@@ -196,7 +196,7 @@ def _owner(name: str, address: int, arrays: Mapping[str, ArrayReference]) -> str
 
 
 def _needed(declaration: Declaration | None, sizes: Mapping[str, int]) -> int | None:
-    """None also where the sizes of a broken block give no extent, or strides lead backwards."""
+    """Bytes that a parameter needs; None where a broken block or strides backwards give none."""
     if declaration is None:
         return None
     try:

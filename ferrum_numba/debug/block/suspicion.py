@@ -266,7 +266,7 @@ def _byte_strides(block: AnnotatedBlock) -> Iterator[Suspicion]:
 
 
 def _value(rule: Expression, sizes: Mapping[str, int]) -> int | None:
-    """None where the block's sizes give the rule no value."""
+    """Value of a rule; None where the block's sizes give it none."""
     try:
         return rule(sizes)
     except AbiError:

@@ -98,7 +98,7 @@ class InFlight:
             return False
 
     def drop(self, stream: Any, handle: int, describe: Describe, objects: object) -> None:
-        """As `keep`, from a finaliser: it may run within `keep` itself, and in any context."""
+        """Like `keep`, from a finaliser: it may run within `keep` itself, and in any context."""
         self._dropped.append((stream, handle, describe, objects))
 
     @contextmanager

@@ -177,7 +177,7 @@ class StreamStates:
             self._retire(state, self._used())
 
     def abandon(self) -> None:
-        """Nobody uses the launches any more; for finalisers."""
+        """Give the launches up, which nobody uses any more; for finalisers."""
         used = self._used()
         for state in self._states.values():
             if not state.fleeting:

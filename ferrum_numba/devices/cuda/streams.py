@@ -117,7 +117,7 @@ class Behind:
 
 
 def others(stream: int, waits: Iterable[Callable[[int], None]]) -> list[Callable[[int], None]]:
-    """Those waits that are for more than the stream's own order."""
+    """Waits for more than the stream's own order."""
     return [w for w in waits if not (isinstance(w, Behind) and w.stream == stream)]
 
 

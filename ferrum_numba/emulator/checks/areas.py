@@ -25,7 +25,7 @@ class Marked:
         return c.cast("zext", c.of_area(self.area, "granule"), "i64")
 
     def is_part(self, c: Code, nbytes: Value) -> Value:
-        """Whether so many bytes are less than an element."""
+        """True if so many bytes are less than an element."""
         return c.compare("icmp ult", nbytes, c.op("shl", c.constant("i64", 1), self._shift(c)))
 
     def address(self, c: Code, element: Value) -> Value:

@@ -30,7 +30,7 @@ class LaunchArray:
     strides: tuple[int, ...] = ()
 
     def positions(self) -> NDArray[np.int64]:
-        """Of each element, in C order, where it lies: in elements from the start."""
+        """Offset of each element, in C order, in elements from the start."""
         if not self.shape:
             return np.arange(self.nbytes // self.itemsize)
         places = np.zeros((), np.int64)

@@ -149,7 +149,7 @@ class Bounds(Check):
     def descriptor(
         self, b: Builder, ins: Instruction, value: Value, form: str, rows: int, row: Value
     ) -> Value:
-        """One that leads to nothing but shared memory; what is read there is looked at, too."""
+        """Descriptor that leads to nothing but shared memory; reads through it are tested, too."""
         subject = self.subject
         granule = subject.granule if subject.tagged else 0
         name = f"descriptor_{form}_{rows}_{granule}_{subject.mode}"
@@ -163,7 +163,7 @@ class Bounds(Check):
         return b.op("or", over, b.compare("icmp eq", acts, 0))
 
     def copy(self, b: Builder, at: Copy, mask: Value) -> Value:
-        """Of a source that is shorter the first and the last byte are tested."""
+        """Test a copy; of a source that is shorter, the first and the last byte."""
         source, sizes, here = at.source, at.sizes, at_site(at.ins)
         whole = b.mask(b.compare("icmp uge", sizes, at.nbytes))
         some = b.mask(b.compare("icmp ne", sizes, 0))
@@ -396,7 +396,7 @@ def runs(c: Code, access: str) -> None:
 
 @code("boxruns")
 def box_runs(c: Code, way: str, rank: str) -> None:
-    """On the way out the last 16 bytes of a row are written as a whole."""
+    """Test a box's rows; on the way out the last 16 bytes of a row are written as a whole."""
     shared, maps, coordinates, mask = c.takes(*BOX)
     c.looks()
     c.visits()

@@ -99,7 +99,7 @@ class Clocks(Check):
         b.call("landed", "void", *HERE)
 
     def waited_for_bulk(self, b: Builder) -> None:
-        """It counts as for all of them."""
+        """Count the wait as one for all copies."""
         b.call("bulkwait", "void", *HERE)
 
     def arrives(self, b: Builder, ins: Instruction, number: Operand, opens: Value) -> None:

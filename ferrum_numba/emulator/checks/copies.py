@@ -52,7 +52,7 @@ class Copies(Check):
         b.call("queuebegin", "void", *HERE)
 
     def copy(self, b: Builder, at: Copy, mask: Value) -> None:
-        """It is put into the warp's queue."""
+        """Put the copy into the warp's queue."""
         name = f"queue_{at.nbytes}_{self.subject.granule}"
         b.call(name, "void", at.to, at.source, mask, at.sizes, "ptr %shared", *HERE)
 

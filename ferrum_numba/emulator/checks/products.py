@@ -181,7 +181,7 @@ def _fill(c: Code, block: Value, place: int, word: int) -> None:
 
 @code("productbegin")
 def begin(c: Code) -> None:
-    """Nothing is under way, and no fence has come: each set counts as written."""
+    """State at the start: nothing is under way, no fence has come, each set counts as written."""
     c.goes()
     block = _block(c)
     c.store(Value("zeroinitializer", "i32", 2), block, 0, 8)

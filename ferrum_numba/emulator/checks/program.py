@@ -72,7 +72,7 @@ class CheckedProgram:
 
     @cached_property
     def _plain(self) -> Program:
-        """For the second run of "order", which comes where nothing was found and has to be safe."""
+        """Program for the second run of "order", which follows a clean one and has to be safe."""
         if repr(self._watch) == repr(self._unwatched):
             return self.program
         return Program(self._text, self.signature, self._host, self._unwatched)

@@ -21,7 +21,7 @@ from .state import offset
 
 
 class Registers(Check):
-    """Of each lane of a warp: has it written the registers that it reads?"""
+    """Check that each lane of a warp has written the registers that it reads."""
 
     asked = frozenset({"init"})
     kinds = (

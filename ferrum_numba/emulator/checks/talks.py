@@ -133,7 +133,7 @@ class Talk:
         return c.op("or", c.op("or", c.field("stamp"), c.op("shl", self.warp, 1)), 1)
 
     def unordered(self, c: Code, other: Value, mark: Value, pair: Value) -> Value:
-        """Whether another CTA's access, if it is one, may come after this warp's. pair: its tag,
+        """True if another CTA's access, if it is one, may come after this warp's. pair: its tag,
         which is 0 for atomic operations, and time."""
         tag, then = (c.load("i32", 1, pair, 4 * i, 4) for i in range(2))
         with c.when(c.op("and", other, c.compare("icmp ne", tag, 0))) as judged:

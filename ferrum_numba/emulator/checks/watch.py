@@ -82,7 +82,7 @@ class Watch(Hooks[Builder]):
         return b.select(self._reversed, back, warp)
 
     def rows(self, b: Builder, ins: Instruction, address: Value, count: int, kind: str) -> Value:
-        """As accesses of 16 bytes; those that are not allowed lead to a dump."""
+        """Test rows as accesses of 16 bytes; those that are not allowed lead to a dump."""
         rows = b.lanes(lanes_of_rows(b, count))
         allowed = Watch.access(self, b, Access(ins, "shared", address, 16, kind), rows)
         assert allowed is not None

@@ -232,7 +232,7 @@ def extend(b: Builder, ins: Instruction) -> None:
 
 @lowers("bmsk", types=("b32",), modifiers="clamp wrap")
 def mask(b: Builder, ins: Instruction) -> None:
-    """So many ones (b) from bit a on. .wrap: both modulo 32; .clamp: at most 32."""
+    """Mask of b ones from bit a on. .wrap: both modulo 32; .clamp: at most 32."""
     expect(ins, 3)
     place, count = (b.integer(operand, 32, ins) for operand in ins.operands[1:])
     if "wrap" in ins.opcode.modifiers:

@@ -64,7 +64,7 @@ def product(b: Builder, ins: Instruction, x: Value, y: Value) -> Value:
 
 
 def _types_of_product(opcode: Opcode) -> list[str]:
-    """Of .wide the result and what is added have twice the bits."""
+    """Types of result, factors and summand; of .wide the first and the last are twice as wide."""
     kind = opcode.type
     wide = f"{kind[0]}{2 * width(kind)}" if "wide" in opcode.modifiers else kind
     return [wide, kind, kind, wide]

@@ -102,7 +102,7 @@ _FRAGMENTS = {"f16": "f16x2", "bf16": "bf16x2", "tf32": "f32", "f64": "f64"}
 
 
 def types_of_product(opcode: Opcode) -> list[str]:
-    """Of the registers of D, A, B and, of mma, C, which hold one or more elements each."""
+    """Types of the registers of D, A, B and, of mma, C, which hold one or more elements each."""
     to, *factors = opcode.types[:3]
     sums = {"f16": "f16x2"}.get(to, to)
     packed = [_FRAGMENTS.get(kind, "b32") for kind in factors]
@@ -236,7 +236,7 @@ def write_results(b: Builder, ins: Instruction, results: Sequence[Value]) -> Non
     operands=types_of_product,
 )
 def multiply_doubles(b: Builder, ins: Instruction) -> None:
-    """As for the other types, one element a register; of m8n8k4 the lower half is not there."""
+    """Elements in registers as for the other types; of m8n8k4 the lower half is not there."""
     check_whole_warp(ins, b, 4)
     shapes = [m for m in ins.opcode.modifiers if m[0] == "m"]
     if len(shapes) != 1 or set(ins.opcode.types) != {"f64"}:

@@ -289,6 +289,6 @@ _FENCES = "cta cluster gpu sys gl sc acq_rel acquire release proxy async alias t
     "membar", "fence", modifiers=f"{_FENCES} global shared::cta mbarrier_init", writes=0
 )
 def fence(b: Builder, ins: Instruction) -> None:
-    """Of all kinds and for all proxies: there is one memory here, and one way to it."""
+    """Fences of all kinds and for all proxies: there is one memory here, and one way to it."""
     b.hooks.fence(b, ins)
     b.line("fence seq_cst")

@@ -97,7 +97,7 @@ def _widened(r: Routine, half: Value) -> Value:
 
 
 def _chosen(r: Routine, operation: str, x: Value, y: Value, seen: Value, its: Value) -> Value:
-    """Of two numbers the lesser or greater; of a number and NaN the number; -0 is less than +0."""
+    """The lesser or greater of two numbers; of a number and NaN the number; -0 is less than +0."""
     least = operation == "min"
     first = r.op("or", r.compare("fcmp olt" if least else "fcmp ogt", x, y), _is_nan(r, y))
     both = r.op("or" if least else "and", seen, its)

@@ -22,7 +22,7 @@ _FORMS = {
 
 @routine("widen")
 def widen(r: Routine, kind: str) -> None:
-    """In a float's place a number is too small; the multiplication is exact, for denormals too."""
+    """Widen halves: in a float's place they are too small by a power of two, which is exact."""
     bits, place, scale, special = _FORMS[kind]
     (given,) = r.takes(f"<32 x i{bits}>")
     wide = r.cast("zext", given, "i32")

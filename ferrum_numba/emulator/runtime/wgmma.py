@@ -24,7 +24,7 @@ from .tiles import ELEMENTS, number_type, plane_bytes
 
 @routine("chunks")
 def chunks(r: Routine, major: str) -> None:
-    """Of an atom 2^s chunks lie side by side, eight such rows one below the other.
+    """An atom has 2^s chunks side by side, eight such rows one below the other.
 
     K contiguous: rows are those of M or N, columns the chunks along K.  Otherwise rows are those of
     K, columns chunks of eight along M or N; without swizzle the offsets change places.
@@ -87,7 +87,7 @@ def wgmma(r: Routine, kind: str, kind_b: str, n: str, a: str, b: str) -> None:
     r.call(f"prepare_a_{kind}_4", "void", prepared_a, *fragments)
 
     def multiply(column: Value, count: int) -> None:
-        """With so many tiles of 8 columns of B, from `column` on."""
+        """Multiply with so many tiles of 8 columns of B, from `column` on."""
         name = f"ldmatrix_{2 * count}" + ("_trans" if b == "mn" else "")
         r.call(name, "void", base, addresses_of(r, b_from, b, "b", column), registers_b)
         found = [r.load("i32", LANES, registers_b, 128 * i, 64) for i in range(2 * count)]

@@ -70,7 +70,7 @@ class Access:
 
     @property
     def used(self) -> int:
-        """Of the bytes in the sectors that are moved, how many per cent are used."""
+        """Per cent of the bytes in moved sectors that are used."""
         return 100 * self.unique_bytes // (SECTOR * self.sectors)
 
     @property
@@ -79,7 +79,7 @@ class Access:
         return len(self.units(LINE))
 
     def phases(self) -> Iterator[tuple[list[int], dict[int, list[int]]]]:
-        """For each phase of an access to shared memory: its lanes, and what each bank is asked for.
+        """Phases of an access to shared memory: the lanes, and the words asked of each bank.
 
         The latter as words of four bytes, each once.
         """
@@ -120,7 +120,7 @@ class Access:
 
     @cached_property
     def degrees(self) -> tuple[int, ...]:
-        """Of each phase how many words the busiest bank is asked for: 1 is free of conflicts."""
+        """Words that the busiest bank is asked for in each phase: 1 is free of conflicts."""
         return tuple(max(map(len, banks.values())) for _, banks in self.phases())
 
     @property

@@ -48,7 +48,7 @@ class Event:
         return lanes_of(self.mask)
 
     def rows(self, lanes: Iterator[int] | range | tuple[int, ...]) -> Iterator[dict[str, Any]]:
-        """For each register and each of these lanes: one value, as JSON has it.
+        """Rows, one for each register and each of these lanes, in JSON's types.
 
         What was read is told of the lanes that came to it, what was written of those that executed
         it.

@@ -82,7 +82,7 @@ class Replay:
         self.position = min(max(self.position + steps, 0), len(self) - 1)
 
     def move_line(self, direction: int) -> None:
-        """To the first event of the next source line (1), or of the one before (-1)."""
+        """Move to the first event of the next source line (1), or of the one before (-1)."""
         here = self._source(self.position)
         position = self.position
         while 0 <= position + direction < len(self) and self._source(position) == here:

@@ -163,4 +163,4 @@ HEADER_FAULTS: Mapping[str, Fault] = {
 
 
 def _ignore(value: object) -> None:
-    """For changes that return what nobody asked for."""
+    """Drop the value that a change returns."""

@@ -18,5 +18,5 @@ class Qwen3(Qwen2):
     defaults: ClassVar = {**Qwen2.defaults, "head_dim": 128}
 
     def biases(self, keys: Keys) -> tuple[bool, bool, bool]:
-        """As the file says; none in the MLP."""
+        """Biases as the file says; none in the MLP."""
         return (*Llama.biases(self, keys)[:2], False)

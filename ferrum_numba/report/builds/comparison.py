@@ -76,7 +76,7 @@ class BuildComparison:
 
     @property
     def changes(self) -> tuple[Change, ...]:
-        """Of all entries, each once."""
+        """Differences of all entries, each once."""
         lost = [Change("entry", f"B has no entry {name}") for name in self.only_a]
         return tuple(dict.fromkeys([*lost, *(c for e in self.entries for c in e.changes)]))
 
