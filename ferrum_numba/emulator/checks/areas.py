@@ -29,7 +29,7 @@ class Marked:
         return c.compare("icmp ult", nbytes, c.op("shl", c.constant("i64", 1), self._shift(c)))
 
     def address(self, c: Code, element: Value) -> Value:
-        """Where an element lies."""
+        """Address of an element."""
         offset = c.op("shl", element, self._shift(c))
         return c.op("add", c.of_area(self.area, "start"), offset)
 

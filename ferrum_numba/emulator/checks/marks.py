@@ -99,7 +99,7 @@ class Marks(Check):
         return condition
 
     def sight(self, ins: Instruction, kept: Kept, record: np.void) -> Mapping[str, object]:
-        """Which deed of the other CTA it is, and what would order the two."""
+        """The other CTA's access, and what would order the two."""
         reads, loads = bool(int(record["other"]) & READ), table.accesses(ins, "load")
         if not reads and not loads:
             advice = "; look at the mask, the grid and the strides"
@@ -260,7 +260,7 @@ def _there(c: Code, space: str, address: Value) -> Value:
 
 
 def _culprit(c: Code, lane: Value) -> Value:
-    """Who wrote what a lane's doubt is about, and the site plus 1 where it did."""
+    """Writer of the value that a lane doubts, and its site plus 1."""
     culprits = Value(c.at(c.field("doubts"), LANES * DOUBT_BYTES), "ptr")
     return c.item("<2 x i32>", culprits, lane)
 

@@ -131,7 +131,7 @@ class Reporter:
         }
 
     def _at(self, site: int) -> str:
-        """Where an instruction stands whose index plus 1 that is; 0: nothing is known."""
+        """Place of the instruction whose index plus 1 this is; 0: nothing is known."""
         ins = self._body.statements[site - 1] if site else None
         if not isinstance(ins, Instruction):
             return ""

@@ -129,7 +129,7 @@ class Talk:
         return c.load("i32", 1, c.item("i32", self.seen, number), 0, 4)
 
     def tag(self, c: Code) -> Value:
-        """What an access of this warp leaves."""
+        """Tag that an access of this warp leaves."""
         return c.op("or", c.op("or", c.field("stamp"), c.op("shl", self.warp, 1)), 1)
 
     def unordered(self, c: Code, other: Value, mark: Value, pair: Value) -> Value:
