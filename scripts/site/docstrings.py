@@ -7,8 +7,11 @@ from typing import Any
 
 import griffe
 
-_ITEM = re.compile(r"^([A-Za-z_][\w, .\"…-]*?) {2,}(\S.*)$")
+_ALIGNED = re.compile(r"^([A-Za-z_]\w*(?:, (?:\.\.\.|[A-Za-z_]\w*))*) {2,}(\S.*)$")  # name  meaning
+_NAMED = re.compile(r"^([a-z_]\w*(?:, [a-zA-Z_]\w*)*): (.*)$")  # name: meaning
+_WITHIN = re.compile(r"(?<=[.;])  (?=[a-z_]\w*(?:, \w+)*: )")  # name: meaning.  name: meaning
 _CODE = re.compile(r"(`[^`]*`)")
+_MARKUP = str.maketrans({"*": r"\*", "_": r"\_", "[": r"\[", "]": r"\]", "<": "&lt;", ">": "&gt;"})
 
 
 class AsMarkdown(griffe.Extension):
@@ -29,22 +32,23 @@ def _paragraph(text: str) -> str:
     if all(line.startswith("    ") for line in lines):
         code = "\n".join(line[4:] for line in lines)
         return f"```python\n{code}\n```"
-    if _ITEM.match(lines[0]) is None:
-        return _escaped(text)
-    items: list[str] = []
-    for line in lines:
-        found = _ITEM.match(line)
-        if found:
-            names = ", ".join(f"`{name.strip()}`" for name in found[1].split(","))
-            items.append(f"- {names}: {_escaped(found[2])}")
+    found: list[str] = []
+    listed = False
+    for line in _WITHIN.sub("\n", text).split("\n"):
+        item = _ALIGNED.match(line) or _NAMED.match(line)
+        if item:
+            names = ", ".join(f"`{name.strip()}`" for name in item[1].split(","))
+            found += [""] * (bool(found) and not listed)
+            found.append(f"- {names}: {_escaped(item[2])}")
+            listed = True
+        elif listed:
+            found[-1] += f" {_escaped(line.strip())}"
         else:
-            items[-1] += f" {_escaped(line.strip())}"
-    return "\n".join(items)
+            found.append(_escaped(line))
+    return "\n".join(found)
 
 
 def _escaped(text: str) -> str:
     """Text whose stars, angles and brackets are no markup; code in backticks stays."""
     parts = _CODE.split(text)
-    return "".join(
-        part if part.startswith("`") else re.sub(r"([*<>\[\]_])", r"\\\1", part) for part in parts
-    )
+    return "".join(part if part.startswith("`") else part.translate(_MARKUP) for part in parts)
