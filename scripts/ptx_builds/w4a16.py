@@ -86,6 +86,7 @@ def _act_order(zero_format: str, zero_bias: int) -> Build:
     return replace(
         _canonical(zero_format, zero_bias),
         kernel="w4a16_gptq_gemm_act_order",
+        archive="w4a16_gptq_gemm_act_order",
         params=_act_order_params(),
         constraints=[*SIZES, "groups >= 1"],
     )
