@@ -419,19 +419,20 @@ def test_time_is_all_that_the_command_took(monkeypatch, tmp_path):
     """Each step is made to take a second of a clock that only they move."""
     pytest.importorskip("jinja2", reason="the report extra is not installed")
     seconds = [0.0]
-    verify_module = importlib.import_module("ferrum_numba.cli.verify")
 
-    def slowly(name):
-        step = getattr(verify_module, name)
+    def slowly(module, name):
+        module = importlib.import_module(f"ferrum_numba.cli.{module}")
+        step = getattr(module, name)
 
         def slow(*arguments, **options):
             seconds[0] += 1
             return step(*arguments, **options)
 
-        monkeypatch.setattr(verify_module, name, slow)
+        monkeypatch.setattr(module, name, slow)
 
-    for name in ("find_devices", "verify_layers", "write_page"):
-        slowly(name)
+    slowly("verify", "find_devices")
+    slowly("verification", "verify_layers")
+    slowly("verify", "write_page")
     monkeypatch.setattr(clock.time, "perf_counter", lambda: seconds[0])
     options = ("--m", 1, "--html", tmp_path / "page.html")
     result = run("verify", fixture("gm_v1_sym_g128"), *ON_CPU, *options)
