@@ -5,11 +5,6 @@
     own(address, bytes, lane, checks, ctx) -> i1: whether it is no array's of the launch and yet may
         be used: of the module's own arrays, or a generic address of the CTA's shared memory or of
         the lane's local memory
-    runs_<load|store>(addresses, sizes, mask, checks, ctx, site) -> lanes whose run may be touched
-    boxruns_<in|out>_<rank>(shared addresses, map addresses, coordinates, mask, checks, ctx, site)
-        -> lanes of whose box every row that lies in the tensor may be touched (runtime/tensors.py)
-    run_<load|store>(address, size, lane, checks, ctx, site) -> i1: whether one run of bytes may be,
-        which may go on from one array to the next where they touch
     descriptor_<a|b>_<major>_<rows>_<granule>_<epochs|clocks>(descriptor, row, checks, ctx, site)
         -> of wgmma; granule 0: only where it leads is looked at
 
@@ -20,8 +15,7 @@ and one comparison.
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
@@ -31,10 +25,7 @@ from ..hooks import Access, Box, Copy, Run
 from ..layout import Layout
 from ..library import Library
 from ..ptx import Array, Instruction
-from ..routine import VECTOR
 from ..runtime.access import ADDRESSES
-from ..runtime.tensors import BOX
-from ..runtime.tensors import Box as BoxOfLane
 from ..runtime.wgmma import addresses_of
 from ..values import EachLane, Value
 from .check import (
@@ -52,7 +43,8 @@ from .check import (
     zeros,
 )
 from .code import Code, code
-from .state import IN_SHARED, SCRATCH, SITE_BYTES, WRITABLE, Area, number_of, offset
+from .runs import find, is_scratch, unwritten
+from .state import IN_SHARED, SITE_BYTES, number_of, offset
 
 _WORDS = ("i32", "i32")
 _ALIGNED = "the access has to be aligned to its size"
@@ -272,7 +264,7 @@ def _judge_global(
         room = c.compare("icmp uge", c.op("sub", length, offset), size)
         return c.op("and", c.compare("icmp ule", offset, length), room)
 
-    found, area, problem = _find(c, access, place, fits)
+    found, area, problem = find(c, access, place, fits)
     with c.when(c.invert(found)):
         own = c.call("own", "i1", place, size, lane, c.checks, c.ctx)
         with c.when(Value(own, "i1")):
@@ -285,9 +277,9 @@ def _judge_global(
     start, end = c.of_area(area, "start"), c.of_area(area, "end")
     if access == "load":
         # Scratch is never remembered as what an instruction hit last, so all reads come here.
-        with c.when(_is_scratch(c, area)):
+        with c.when(is_scratch(c, area)):
             offset = c.op("sub", place, start)
-            first, _ = _unwritten(c, area, offset, c.op("add", offset, size))
+            first, _ = unwritten(c, area, offset, c.op("add", offset, size))
             with c.when(c.compare("icmp ne", first, c.op("add", offset, size))):
                 c.record("uninitialised-scratch", lane, place, nbytes)
             lanes.next(masks[1])
@@ -297,136 +289,6 @@ def _judge_global(
     c.store(first, site, 0, 8)
     c.store(c.op("udiv", c.op("sub", end, first), size), site, 8, 8)
     lanes.next(masks[1])
-
-
-def _find(
-    c: Code, access: str, place: Value, fits: Callable[[Value, Value], Value]
-) -> tuple[Value, Value, Value]:
-    """Find the array that may be accessed in this way; else the kind of error.
-
-    fits: says by an offset and the array's length, in bytes, whether it is the one.
-    """
-    areas, count = c.field("areas"), c.field("area_count")
-    loop = c.loop(c.constant("i32", 0), c.constant("i32", number_of("out-of-bounds")))
-    with loop as (i, problem):
-        loop.leave(c.compare("icmp uge", i, count), i, problem)
-        area = c.item("i8", areas, c.op("mul", i, ctypes.sizeof(Area)))
-        start = c.of_area(area, "start")
-        length = c.op("sub", c.of_area(area, "end"), start)
-        inside = usable = fits(c.op("sub", place, start), length)
-        if access == "store":
-            flags = c.op("and", c.of_area(area, "flags"), WRITABLE)
-            usable = c.op("and", inside, c.compare("icmp ne", flags, 0))
-        loop.leave(usable, i, problem)
-        read_only = c.constant("i32", number_of("read-only"))
-        loop.again(c.op("add", i, 1), c.select(inside, read_only, problem))
-    number, problem = loop.results
-    area = c.item("i8", areas, c.op("mul", number, ctypes.sizeof(Area)))
-    return c.compare("icmp ult", number, count), area, problem
-
-
-def _is_scratch(c: Code, area: Value) -> Value:
-    return c.compare("icmp ne", c.op("and", c.of_area(area, "flags"), SCRATCH), 0)
-
-
-def _unwritten(c: Code, area: Value, offset: Value, end: Value) -> tuple[Value, Value]:
-    """The first stretch of bytes of scratch that nobody wrote; its start is `end` for none."""
-    shadow = c.of_area(area, "shadow")
-    loop = c.loop(offset, end)
-    with loop as (i, first):
-        loop.leave(c.compare("icmp uge", i, end), i, first)
-        mark = c.load("i32", 1, c.item("i32", shadow, i), 0, 4)
-        marked, begun = c.compare("icmp ne", mark, 0), c.compare("icmp ne", first, end)
-        loop.leave(c.op("and", marked, begun), i, first)
-        begins = c.op("or", marked, begun)
-        loop.again(c.op("add", i, 1), c.select(begins, first, i))
-    behind, first = loop.results
-    return first, behind
-
-
-@code("run")
-def run(c: Code, access: str) -> None:
-    """Array after array; what is recorded is the whole run.
-
-    A read of scratch memory that nobody wrote is recorded and goes on, as with other accesses.
-    """
-    address, nbytes, lane = c.takes("i64", "i64", "i32")
-    c.looks()
-    behind = c.op("add", address, nbytes)
-    loop = c.loop(address)
-    with loop as (place,):
-        left = c.op("sub", behind, place)
-        found, area, problem = _find(
-            c, access, place, lambda offset, length: c.compare("icmp ult", offset, length)
-        )
-        with c.when(c.invert(found)):
-            own = Value(c.call("own", "i1", place, left, lane, c.checks, c.ctx), "i1")
-            c.ret_if(own, own)
-            c.record(problem, lane, address, c.cast("trunc", nbytes, "i32"))
-            c.ret(own)
-        end = c.of_area(area, "end")
-        to_end = c.op("sub", end, place)
-        if access == "load":
-            with c.when(_is_scratch(c, area)):
-                start = c.of_area(area, "start")
-                offset = c.op("sub", place, start)
-                last = c.op("add", offset, c.intrinsic("llvm.umin", to_end, left))
-                first, behind_first = _unwritten(c, area, offset, last)
-                with c.when(c.compare("icmp ne", first, last)):
-                    size = c.cast("trunc", c.op("sub", behind_first, first), "i32")
-                    c.record("uninitialised-scratch", lane, c.op("add", start, first), size)
-        loop.leave(c.compare("icmp uge", to_end, left))
-        loop.again(end)
-    c.ret(Value("true", "i1"))
-
-
-@code("runs")
-def runs(c: Code, access: str) -> None:
-    address, size, mask = c.takes(ADDRESSES["global"], VECTOR, "i32")
-    c.looks()
-    c.visits()
-    places, sizes = c.spread(address), c.spread(size)
-    lanes = c.each_lane(mask, c.constant("i32", 0))
-    with lanes as (lane, allowed):
-        nbytes = c.cast("zext", sizes(lane), "i64")
-        fine = Value(c.call(f"run_{access}", "i1", places(lane), nbytes, lane, *c.here), "i1")
-        lanes.next(c.op("or", allowed, c.op("shl", c.cast("zext", fine, "i32"), lane)))
-    c.ret(lanes.results[0])
-
-
-@code("boxruns")
-def box_runs(c: Code, way: str, rank: str) -> None:
-    """Test a box's rows; on the way out the last 16 bytes of a row are written as a whole."""
-    shared, maps, coordinates, mask = c.takes(*BOX)
-    c.looks()
-    c.visits()
-    near, addresses = c.spread(shared), c.spread(maps)
-    lanes = c.each_lane(mask, c.constant("i32", 0))
-    with lanes as (lane, allowed):
-        box = BoxOfLane.read(c, near(lane), addresses(lane), coordinates, lane, int(rank))
-        low = c.intrinsic("llvm.smax", box.corner[0], c.constant("i64", 0))
-        end = c.op("add", box.corner[0], box.sizes[0])
-        high = c.intrinsic("llvm.smin", end, box.extents[0])
-        rows = c.select(
-            c.compare("icmp slt", low, high), box.times_rows(c, c.constant("i64", 1)), 0
-        )
-        low_bytes, high_bytes = (c.op("shl", v, box.log2) for v in (low, high))
-        whole = 15 if way == "out" else 0
-        high_bytes = c.op("and", c.op("add", high_bytes, whole), ~whole)
-        nbytes = c.op("sub", high_bytes, low_bytes)
-        loop = c.loop(c.constant("i64", 0))
-        with loop as (number,):
-            loop.leave(c.compare("icmp uge", number, rows))
-            inside, start = box.row(c, number)
-            with c.when(inside):
-                name = f"run_{'load' if way == 'in' else 'store'}"
-                first = c.op("add", start, low_bytes)
-                fine = Value(c.call(name, "i1", first, nbytes, lane, *c.here), "i1")
-                with c.when(c.invert(fine)):
-                    lanes.next(allowed)
-            loop.again(c.op("add", number, 1))
-        lanes.next(c.op("or", allowed, c.op("shl", c.constant("i32", 1), lane)))
-    c.ret(lanes.results[0])
 
 
 @code("descriptor")
