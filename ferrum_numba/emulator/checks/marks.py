@@ -183,8 +183,8 @@ def marks(c: Code, access: str, nbytes: str, talks: str = "") -> None:
                     c.line("fence seq_cst")
                     reader = find_reader(c, marked, e, own, talk)
                     with c.when(c.compare("icmp ne", reader.mark, 0)):
-                        its = (marked.address(c, e), int(nbytes), reader.mark, reader.site)
-                        c.record("cta-race", lane, *its)
+                        where = (marked.address(c, e), int(nbytes))
+                        c.record("cta-race", lane, *where, reader.mark, reader.site)
             more = c.op("add", e, 1)
             loop.again_if(c.compare("icmp ule", more, marked.last), more)
 
