@@ -5,5 +5,6 @@ program.run(grid=(1, 4, 1), block=(128, 1, 1), shared_bytes=8192, parameter_bloc
 """
 
 from .program import Program
+from .worker import MOST_WAITING
 
-__all__ = ["Program"]
+__all__ = ["MOST_WAITING", "Program"]

@@ -148,6 +148,9 @@ class Builder(Text):
             return self.constant("i32", 0)
         if name.startswith(("%clock", "%globaltimer")):
             return self.clock(name)
+        if name in ("%envreg1", "%envreg2"):
+            at = state_offset("workspace") + (4 if name == "%envreg1" else 0)
+            return self.load("i32", 1, "%state", at, 4)
         if name in _SINGLE:  # a cluster is one CTA
             return self.constant("i32", _SINGLE[name])
         if name.startswith("%lanemask_"):
@@ -265,6 +268,20 @@ class Builder(Text):
             known = self.load(kind, 1, "%state", place, width)
             who = self.select(fault, self.load(kind, 1, own, own_place, width), known)
             self.store(who, "%state", place, width)
+
+    def polls(self, ins: Instruction, address: Value, condition: Value | None) -> None:
+        """Note what is read that others may write meanwhile, of the first lane that reads."""
+        mask = self.mask(condition)
+        lane = self.op("and", self.intrinsic("llvm.cttz", mask, extra="i1 false"), LANES - 1)
+        place = Value(self.emit(f"extractelement {self.vector(address)}, {lane}"), address.type)
+        acts = self.compare("icmp ne", mask, 0)
+        for field, value, align in (
+            ("polled", place, 8),
+            ("poll", self.constant("i32", ins.index + 1), 4),
+        ):
+            at = state_offset(field)
+            old = self.load(value.type, 1, "%state", at, align)
+            self.store(self.select(acts, value, old), "%state", at, align)
 
     def require_lanes(self, ins: Instruction, members: Value | None = None) -> None:
         """Report a fault unless all lanes that must take part (None: all) are here.

@@ -29,6 +29,9 @@ class State(ctypes.Structure):
     host: the function for calls that the host carries out (host_calls.py).
     clock: the CTA's time in ns, from 0 on.
     idle: how often warps have waited in vain since one last went on from a wait, or arrived.
+    polled, poll: the address that was read last with an order, or by an atomic operation, and 1 +
+        the index of the instruction.
+    workspace: of the grid's barrier.
     checks: what the code needs where checks are on (checks/state.py), else NULL.
     barriers: the sixteen named ones.
     """
@@ -52,6 +55,9 @@ class State(ctypes.Structure):
         ("warp", ctypes.c_uint32),
         ("phase", ctypes.c_uint32),
         ("idle", ctypes.c_uint32),
+        ("polled", ctypes.c_uint64),
+        ("workspace", ctypes.c_uint64),
+        ("poll", ctypes.c_uint32),
         ("checks", ctypes.c_void_p),
         ("fault_cta", ctypes.c_int64),
         ("fault_warp", ctypes.c_uint32),

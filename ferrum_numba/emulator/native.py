@@ -32,6 +32,7 @@ class Needs:
     runs.  static_shared: bytes of shared memory that the entry declares.
     masked: whether it masks lanes, so that it takes blocks with a partial warp.
     functions: those of the library that it calls.
+    talks: whether CTAs may wait for each other: it reads what others may write meanwhile.
     """
 
     context_bytes: int
@@ -39,6 +40,7 @@ class Needs:
     static_shared: int
     masked: bool
     functions: Sequence[str]
+    talks: bool = False
 
 
 def _object(ir: str, host: Host, effort: int = 2) -> bytes:

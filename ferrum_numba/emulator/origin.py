@@ -20,6 +20,7 @@ from .ptx import (
 )
 
 _LEAST_TILE = 16
+_ACCESSES = ("ld", "st", "cp", "atom", "red")
 _ELEMENTS = (1, 2, 4, 8)  # sizes in bytes; each is a bit of its own
 
 
@@ -69,7 +70,7 @@ def origins(text: str, entry: str) -> Mapping[int, Origin]:
 
     found = {}
     for ins in instructions:
-        if "global" not in ins.opcode.modifiers or ins.opcode.base not in ("ld", "st", "cp"):
+        if "global" not in ins.opcode.modifiers or ins.opcode.base not in _ACCESSES:
             continue
         place = [r for o in ins.operands if isinstance(o, Address) for r in registers_of(o)]
         guard = [ins.guard] if ins.guard else []

@@ -17,11 +17,13 @@ from .host import Host
 from .layout import LANES, State, Triple
 from .native import Code, Function, Needs, key_of_code
 from .notice import notice
+from .origin import origins
 from .parse import parse_entry
 from .ptx import Body, Instruction
-from .standstill import describe
+from .seat import LARGEST_SHARED, StoppedError
+from .standstill import Polls, describe
 from .translate import Module, threads_of
-from .worker import LARGEST_SHARED, Launch, StoppedError
+from .worker import Launch
 
 
 class Program:
@@ -107,12 +109,24 @@ class Program:
                 function, grid, block, shared_bytes, parameter_block, threads, attach, only, silent
             ).run()
         except StoppedError as stopped:
-            raise self._explain(stopped) from None
+            raise self._explain(stopped, parameter_block, grid) from None
 
-    def _explain(self, stopped: StoppedError) -> PtxError | LaunchError:
+    def _explain(
+        self, stopped: StoppedError, parameter_block: bytes, grid: Triple
+    ) -> PtxError | LaunchError:
         """The error that names the instruction at which a CTA stopped."""
         body = self._body()
         flow = analyse(body, threads_of(self.signature), masked=False)
+        if stopped.waits:
+            polls = Polls(
+                body,
+                flow.blocks,
+                origins(self._text, self.entry),
+                self.signature,
+                parameter_block,
+            )
+            ended = grid[0] * grid[1] * grid[2] - len(stopped.waits)
+            return LaunchError(f"{self.entry}: {polls.describe(stopped.waits, ended)}")
         if stopped.fault:
             instruction = body.statements[stopped.fault - 1]
             assert isinstance(instruction, Instruction)
@@ -174,6 +188,7 @@ class Program:
             static_shared=body.static_shared,
             masked=module.flow.divergent,
             functions=list(module.library.used),
+            talks=module.talks,
         )
         checked = self._hooks is not None
         return Code.compile(module.text, needs, self._host, module.length, checked)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import ctypes
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ..abi import Signature
+from . import table
 from .flow import Block
 from .layout import WAITING
-from .ptx import Instruction
+from .origin import Origin
+from .ptx import Body, Instruction
 from .runtime.mbarriers import BYTES, COUNT, PHASE
 
 _FINISHED = 0xFFFFFFFF
+_SHOWN = 4  # lines about CTAs that wait for different things
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,20 @@ class Place:
     address: int
     parity: int
     word: int
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Place of a CTA that waits for others.
+
+    block: that its first warp goes on with.  address: what was polled last, and site: 1 + the index
+    of the instruction; 0 where the entry polls nothing with .relaxed, .acquire, .volatile or atom.
+    """
+
+    cta: tuple[int, int, int]
+    block: int
+    address: int
+    site: int
 
 
 def describe(blocks: Sequence[Block], places: Sequence[Place]) -> str:
@@ -69,3 +88,89 @@ def _warps(warps: list[int]) -> str:
     if warps == list(range(warps[0], warps[-1] + 1)):
         return f"warps {warps[0]}-{warps[-1]}"
     return f"warps {', '.join(map(str, warps))}"
+
+
+class Polls:
+    """Description of what CTAs poll that wait for each other."""
+
+    def __init__(
+        self,
+        body: Body,
+        blocks: Sequence[Block],
+        origins: Mapping[int, Origin],
+        signature: Signature,
+        parameter_block: bytes,
+    ) -> None:
+        """origins: of each access to global memory, by its line."""
+        self._body, self._blocks, self._origins = body, blocks, origins
+        self._pointers = {
+            p.name: int.from_bytes(parameter_block[p.offset : p.offset + 8], "little")
+            for p in signature.params
+            if p.size == 8
+        }
+
+    def describe(self, waits: Sequence[Wait], ended: int) -> str:
+        """Say what the CTAs that are left wait for, and what writes it."""
+        groups: dict[str, list[Wait]] = {}
+        for wait in waits:
+            groups.setdefault(self._line(wait), []).append(wait)
+        lines = [f"  {_ctas(group)}: {line}" for line, group in groups.items()]
+        if len(lines) > _SHOWN:
+            lines[_SHOWN:] = [f"  and {len(lines) - _SHOWN} more"]
+        polled = {self._name(wait.address)[0] for wait in waits if wait.site}
+        return "\n".join(
+            [
+                f"deadlock: the {len(waits)} CTAs that are left ({ended} have ended) wait for each"
+                " other, and nothing that they poll changes any more:",
+                *lines,
+                *self._writers(polled),
+                "look for a CTA that ended, or went on, without writing there, for a count of CTAs"
+                " that is not the grid's, and for counters that were not zero at the start",
+            ]
+        )
+
+    def _line(self, wait: Wait) -> str:
+        ins = self._body.statements[wait.site - 1] if wait.site else None
+        if not isinstance(ins, Instruction):
+            after = [i for b in self._blocks[wait.block :] for i in (*b.instructions, b.last) if i]
+            return f"go round in the loop at PTX line {after[0].line}{self._source(after[0])}"
+        name, offset = self._name(wait.address)
+        nbytes = 8 if ins.opcode.type.endswith("64") else 4
+        word = int.from_bytes(ctypes.string_at(wait.address, nbytes), "little")
+        place = f"{name}+{offset}" if name else "the address"
+        text = " ".join(ins.text.split())
+        return (
+            f"poll {place} ({wait.address:#x}), which holds {word}, at PTX line"
+            f" {ins.line}{self._source(ins)}: {text}"
+        )
+
+    def _name(self, address: int) -> tuple[str, int]:
+        """The parameter that an address is counted from, and how far it is."""
+        below = [(at, name) for name, at in self._pointers.items() if 0 < at <= address]
+        at, name = max(below, default=(address, ""))
+        return name, address - at
+
+    def _source(self, ins: Instruction) -> str:
+        file, line = ins.loc or (None, None)
+        source = self._body.files.get(file) if file is not None else None
+        return f" ({source}:{line})" if source and line else ""
+
+    def _writers(self, polled: set[str]) -> list[str]:
+        """The instructions that write what is polled, as far as their addresses tell."""
+        found = []
+        for ins in self._body.statements:
+            if not isinstance(ins, Instruction) or not (
+                table.accesses(ins, "store") or table.accesses(ins, "atomic")
+            ):
+                continue
+            origin = self._origins.get(ins.line)
+            if origin is not None and origin.address & polled:
+                text = " ".join(ins.text.split())
+                found.append(f"  written by PTX line {ins.line}{self._source(ins)}: {text}")
+        return found
+
+
+def _ctas(waits: Sequence[Wait]) -> str:
+    shown = ", ".join(str(wait.cta) for wait in waits[:3])
+    more = f" and {len(waits) - 3} more" if len(waits) > 3 else ""
+    return f"CTA{'s' if len(waits) > 1 else ''} {shown}{more}"

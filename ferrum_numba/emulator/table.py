@@ -129,6 +129,19 @@ def in_shared(instruction: Instruction) -> bool:
     return any(modifier.startswith("shared") for modifier in instruction.opcode.modifiers)
 
 
+def is_strong(instruction: Instruction) -> bool:
+    """True if an access is atomic, or never is a race."""
+    strong = {"relaxed", "acquire", "release", "volatile", "mmio"}
+    return accesses(instruction, "atomic") or bool(strong & instruction.opcode.modifiers)
+
+
+def talks(instruction: Instruction) -> bool:
+    """True if CTAs may talk to each other by an access, which others may make at the same time."""
+    if accesses(instruction, "load") or accesses(instruction, "store"):
+        return is_strong(instruction) and not in_shared(instruction)
+    return accesses(instruction, "atomic", shared=False)
+
+
 def written(instruction: Instruction) -> list[Register]:
     """The registers that an instruction writes."""
     operands = instruction.operands[: find(instruction).writes]

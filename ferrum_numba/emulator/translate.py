@@ -57,7 +57,10 @@ def threads_of(signature: Signature) -> int | None:
 
 
 class Module:
-    """IR text, and what must be known to run it. length: number of instructions."""
+    """IR text, and what must be known to run it. length: number of instructions.
+
+    talks: whether CTAs may wait for each other.
+    """
 
     def __init__(
         self,
@@ -71,6 +74,7 @@ class Module:
         self.flow = analyse(body, threads_of(signature), masked)
         self._ends = list(accumulate(len(block.instructions) + 1 for block in self.flow.blocks))
         self.length = self._ends[-1]
+        self.talks = any(table.talks(i) for block in self.flow.blocks for i in block.instructions)
         self.layout = Layout(self.flow)
         self.library = Library(host)
         params = {p.name: (p.offset, p.size) for p in signature.params}

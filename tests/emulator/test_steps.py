@@ -70,7 +70,7 @@ INNER:
     for _ in range(40):
         x = 3 * x + x.reshape(-1, 2)[:, ::-1].ravel() + np.uint32(3)
     for slice_steps in (1, 7, 1000, 1 << 22):
-        monkeypatch.setattr("ferrum_numba.emulator.worker._SLICE", slice_steps)
+        monkeypatch.setattr("ferrum_numba.emulator.seat._SLICE", slice_steps)
         out = np.zeros((3, block), np.uint32)
         run(entry(1, body), out, grid=3, block=block, shared_bytes=4 * block)
         assert (out == x).all(), slice_steps

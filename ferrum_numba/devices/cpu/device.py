@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from ...abi import ArrayReference, LaunchConfig, Sidecar, Signature
-from ...emulator import Program
+from ...emulator import MOST_WAITING, Program
 from ...errors import DeviceError, LaunchError
 from .. import arrays
 from ..device import Device, Kernel, Module
@@ -146,12 +146,9 @@ class CpuKernel(Kernel):
         super()._require_possible(config)
         if config.shared_bytes > _MAX_SHARED_BYTES:
             raise DeviceError("shared_bytes", f"at most {_MAX_SHARED_BYTES}", config.shared_bytes)
-        if config.cooperative and config.ctas > 1:
+        if config.cooperative and config.ctas > MOST_WAITING:
             raise DeviceError(
-                "cooperative",
-                f"the CPU device runs CTAs one after the other, so the {config.ctas} of this grid "
-                "cannot wait for each other",
-                remedy="launch it on a GPU",
+                "cooperative", f"at most {MOST_WAITING} CTAs, as any GPU holds", config.ctas
             )
         cluster = config.cluster or self.signature.cluster or (1,)
         if any(extent != 1 for extent in cluster):

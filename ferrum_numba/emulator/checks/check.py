@@ -15,8 +15,8 @@ from ..builder import Builder
 from ..flow import analyse
 from ..hooks import Hooks
 from ..ptx import Body, Instruction
+from ..seat import aligned
 from ..values import Text, Value
-from ..worker import aligned
 from . import state
 
 POINTER, WORD, LONG = ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint64
@@ -60,7 +60,7 @@ class Subject:
         self.flow = analyse(body, threads, masked=False)
         self.instructions = [i for block in self.flow.blocks for i in block.instructions]
         self.granule = _granule_of(body)
-        self.talks = any(_talks(i) for i in self.instructions)
+        self.talks = any(table.talks(i) for i in self.instructions)
         orders = any(
             table.find(i).orders or table.accesses(i, "atomic", shared=True)
             for i in self.instructions
@@ -71,12 +71,6 @@ class Subject:
     def mode(self) -> str:
         """The last word of functions that there are for both clocks and epochs."""
         return "clocks" if self.clocks else "epochs"
-
-
-def _talks(ins: Instruction) -> bool:
-    accesses = table.accesses(ins, "load") or table.accesses(ins, "store")
-    strong = accesses and is_strong(ins) and not table.in_shared(ins)
-    return strong or table.accesses(ins, "atomic", shared=False)
 
 
 def _granule_of(body: Body) -> int:
@@ -150,12 +144,6 @@ class Check(Hooks[Builder]):
     def share(self, room: Room) -> Kept:
         """Memory that all workers of a launch share for it."""
         return {}
-
-
-def is_strong(ins: Instruction) -> bool:
-    """True if an access is atomic, or one that never is a race."""
-    strong = {"relaxed", "acquire", "release", "volatile", "mmio"}
-    return table.accesses(ins, "atomic") or bool(strong & ins.opcode.modifiers)
 
 
 def at_site(ins: Instruction) -> tuple[str, str, str]:

@@ -24,7 +24,7 @@ from ..ptx import Instruction
 from ..runtime.access import ADDRESSES, in_a_row
 from ..values import Value
 from .areas import Hint, Marked, pieces
-from .check import POINTER, WORD, Check, Kept, Kind, Room, at_site, is_strong, mask_of, zeros
+from .check import POINTER, WORD, Check, Kept, Kind, Room, at_site, mask_of, zeros
 from .code import Code, code
 from .readers import find_reader
 from .state import DOUBT_BYTES, DOUBTS, IN_SHARED, READ, WARPS, number_of
@@ -93,7 +93,7 @@ class Marks(Check):
 
     def access(self, b: Builder, at: Access, condition: Value | None) -> Value | None:
         if at.space == "global" and at.kind != "load":
-            kind = "atomic" if is_strong(at.ins) else at.kind
+            kind = "atomic" if table.is_strong(at.ins) else at.kind
             mask, name = mask_of(b, at.address, condition), f"marks_{kind}_{at.nbytes}{self._told}"
             b.call(name, "void", b.vector(at.address), mask, *at_site(at.ins))
         return condition

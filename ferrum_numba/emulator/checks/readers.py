@@ -15,12 +15,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from .. import table
 from ..builder import Builder
 from ..hooks import Access, Copy, Run
 from ..runtime.access import ADDRESSES
 from ..values import Value
 from .areas import Hint, Marked, pieces
-from .check import LONG, Check, at_site, is_strong, mask_of
+from .check import LONG, Check, at_site, mask_of
 from .code import Code, code
 from .state import READ, SLOT_BYTES
 from .talks import Talk, cta_of
@@ -38,7 +39,7 @@ class Readers(Check):
         return "_talks" if self.subject.talks else ""
 
     def access(self, b: Builder, at: Access, condition: Value | None) -> Value | None:
-        if at.space == "global" and at.kind == "load" and not is_strong(at.ins):
+        if at.space == "global" and at.kind == "load" and not table.is_strong(at.ins):
             mask, name = mask_of(b, at.address, condition), f"reads_{at.nbytes}{self._told}"
             b.call(name, "void", b.vector(at.address), mask, *at_site(at.ins))
         return condition

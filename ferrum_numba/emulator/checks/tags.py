@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import ClassVar
 
+from .. import table
 from ..builder import Builder
 from ..hooks import Access, Copy, Run
 from ..layout import LANES
@@ -28,7 +29,7 @@ from ..routine import VECTOR
 from ..runtime.access import in_runs
 from ..values import Text, Value
 from .areas import chunks_of
-from .check import LONG, POINTER, WORD, Check, Kept, Kind, Room, at_site, is_strong, mask_of, zeros
+from .check import LONG, POINTER, WORD, Check, Kept, Kind, Room, at_site, mask_of, zeros
 from .clocks import any_of, clear_where_late, own_clock
 from .code import Code, code
 from .state import AWAITED, LANDED, MANY, PENDING, number_of
@@ -73,7 +74,7 @@ class Tags(Check):
         """An atomic operation also reads, so its memory must have been written."""
         if at.space == "shared":
             kind = at.kind
-            if kind != "store" and is_strong(at.ins):
+            if kind != "store" and table.is_strong(at.ins):
                 strong = kind if kind == "atomic" else "strong"
                 kind = strong if self.subject.clocks else "load"
             self._look(b, at._replace(kind=kind), mask_of(b, at.address, condition))

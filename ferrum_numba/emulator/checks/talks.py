@@ -1,6 +1,6 @@
 """The check "race" of CTAs that talk to each other: what one wrote, and who may rely on it.
 
-    talkbegin(checks, fresh): where a CTA begins (fresh)
+    talkround(checks, passed, fresh): a CTA begins (fresh), or all warps passed a barrier
     talk_<release|acquire|both>(checks, ctx, mask): an atomic operation or a fence that makes known
         what this warp knows, or lets it rely on what others have made known
 
@@ -33,7 +33,8 @@ class Talks(Check):
     asked = frozenset({"race"})
     # time: counts, over all workers, how CTAs talk to each other.  released: of each CTA and warp
     # the first tag that is not known to others.  acquired: of each warp of this CTA when it last
-    # acquired something: the time, and its tag.
+    # acquired something: the time, and its tag; then the same as it was at the last barrier of all
+    # warps, for a warp may have gone on from there before others do.
     fields: ClassVar = {"time": POINTER, "released": POINTER, "acquired": POINTER}
 
     @property
@@ -41,13 +42,13 @@ class Talks(Check):
         return super().active and self.subject.talks
 
     def keep(self, room: Room) -> Kept:
-        return {"acquired": zeros(64)}
+        return {"acquired": zeros(2 * 64)}
 
     def share(self, room: Room) -> Kept:
         return {"time": zeros(1), "released": zeros(room.ctas * room.warps)}
 
     def advance(self, b: Text, checks: Value, passed: Value, fresh: Value) -> None:
-        b.call("talkbegin", "void", checks, b.op("and", passed, fresh))
+        b.call("talkround", "void", checks, passed, fresh)
 
     def releases(self, b: Builder, ins: Instruction) -> None:
         if _SENDS & ins.opcode.modifiers:
@@ -67,11 +68,14 @@ class Talks(Check):
             b.call(f"talk_{what}", "void", *HERE, b.mask(b.condition(ins)))
 
 
-@code("talkbegin")
+@code("talkround")
 def begin(c: Code) -> None:
-    c.checks, fresh = c.takes("ptr", "i1")
+    c.checks, passed, fresh = c.takes("ptr", "i1", "i1")
+    c.ret_if(c.invert(passed))
+    now, nbytes = c.field("acquired"), c.constant("i64", 256)
     with c.when(fresh):
-        c.clear_bytes(c.field("acquired"), c.constant("i64", 256))
+        c.clear_bytes(now, nbytes)
+    c.copy_bytes(Value(c.at(now, 256), "ptr"), now, nbytes)
 
 
 def cta_of(c: Code) -> Value:
@@ -149,11 +153,12 @@ class Talk:
             loop = c.loop(c.constant("i32", 0))
             with loop as (w,):
                 pair = c.item("i32", self.acquired, c.op("shl", w, 1))
-                time, its = (c.load("i32", 1, pair, 4 * i, 4) for i in range(2))
-                own = c.compare("icmp eq", w, self.warp)
-                reaches = c.op("or", own, c.compare("icmp ult", its, self.known(c, w)))
-                fine = c.op("and", c.compare("icmp ugt", time, written), reaches)
-                loop.leave(fine, Value("true", "i1"))
+                own, known = c.compare("icmp eq", w, self.warp), self.known(c, w)
+                for offset in (0, 256):
+                    time, its = (c.load("i32", 1, pair, offset + 4 * i, 4) for i in range(2))
+                    reaches = c.op("or", own, c.compare("icmp ult", its, known))
+                    fine = c.op("and", c.compare("icmp ugt", time, written), reaches)
+                    loop.leave(fine, Value("true", "i1"))
                 more = c.op("add", w, 1)
                 loop.leave(c.compare("icmp uge", more, self.warps), Value("false", "i1"))
                 loop.again(more)

@@ -87,6 +87,8 @@ def _apply(b: Builder, ins: Instruction, operands: tuple[Operand, ...]) -> list[
     condition = b.hooks.access(b, Access(ins, space, address, nbytes, "atomic"), b.condition(ins))
     b.hooks.releases(b, ins)
     mask = b.mask(condition)
+    if space == "global":
+        b.polls(ins, address, condition)
     results = []
     for i, source in enumerate(_elements(ins, operands[1])):
         value = b.vector(_bits(b, ins, source, bits))

@@ -6,6 +6,7 @@ offsets into the CTA's buffer.  All accesses of several lanes are calls of the l
 
 from __future__ import annotations
 
+from .. import table
 from ..builder import Builder
 from ..hooks import Access, Copy
 from ..layout import LANES
@@ -100,6 +101,8 @@ def load(b: Builder, ins: Instruction) -> None:
             values = _load_lanes(b, space, b.vector(address), bits, len(targets), condition)
         if space == "global":
             b.hooks.acquires(b, ins)
+            if table.is_strong(ins):
+                b.polls(ins, address, condition)
     for target, value in zip(targets, values, strict=True):
         if target is None:
             continue
