@@ -18,6 +18,7 @@ import numpy as np
 import ferrum_numba as fe
 from ferrum_numba.gptq import MODELS
 from ferrum_numba.models import Model, ModelConfig
+from ferrum_numba.models.mlp import Mlp
 from ferrum_numba.models.operations import Operations
 from ferrum_numba.models.weights import DenseLinear, Layer, Weights
 from ferrum_numba.report.model_timing import read_bytes, time_prefill, time_step
@@ -57,7 +58,7 @@ def random_model(name: str, device: fe.Device) -> Model:
     for _ in range(config.layers):
         qkv, o, gate_up, down = (fe.GptqLinear(t, device=device) for t in tensors)
         norms = [device.to_device(ones.copy()) for _ in range(2)]
-        layers.append(Layer(norms[0], qkv, (None, None), o, norms[1], gate_up, down))
+        layers.append(Layer(norms[0], qkv, (None, None), o, norms[1], Mlp(gate_up, down)))
     table = (random.standard_normal((config.vocab, h), np.float32) / np.sqrt(h)).astype(np.float16)
     embedding = device.to_device(table)
     head = DenseLinear(operations, device.to_device(table[::-1].copy()))

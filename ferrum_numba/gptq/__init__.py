@@ -8,6 +8,7 @@ from .config import QuantConfig
 from .conversion import quantize_checkpoint
 from .dense import DenseModel
 from .example import example_checkpoint
+from .experts import GptqExperts, Routing, StackedWeight
 from .fusion import fuse
 from .layer_spec import GroupIndex, LayerSpec
 from .linear import GptqLinear
@@ -23,6 +24,7 @@ __all__ = [
     "PRODUCERS",
     "Checkpoint",
     "DenseModel",
+    "GptqExperts",
     "GptqLinear",
     "GptqTensors",
     "GroupIndex",
@@ -30,6 +32,8 @@ __all__ = [
     "LayerSpec",
     "QuantConfig",
     "Recipe",
+    "Routing",
+    "StackedWeight",
     "TensorSpec",
     "ZeroFormat",
     "example_checkpoint",

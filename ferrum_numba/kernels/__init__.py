@@ -21,6 +21,7 @@ from .choice import (
     of_dtype,
     tuning,
 )
+from .experts import ExpertTiles, choose_expert_tiles
 from .repeated import Launches, launches_on
 from .tuning import Tuning, m_class
 from .w4a16 import (
@@ -46,6 +47,7 @@ __all__ = [
     "W4A16_PTX",
     "W4A16_SIDECAR",
     "Artefact",
+    "ExpertTiles",
     "Launches",
     "PackedWeight",
     "Tuning",
@@ -56,6 +58,7 @@ __all__ = [
     "canonical",
     "choose",
     "choose_act_order",
+    "choose_expert_tiles",
     "contiguous_sizes",
     "device_name",
     "find",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from .architectures import Llama, find_architecture
+from .experts import ExpertsConfig
 from .keys import Keys
 from .rope import RopeSpec
 
@@ -25,9 +26,8 @@ _NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "embedding_multiplier": (None, 1, 1.0),
     "residual_multiplier": (None, 1, 1.0),
     "logits_scaling": (None, 1, 1.0),
-    "num_local_experts": (None, 0, 1),
-    "num_experts": (None, 0, 1),
 }
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,8 @@ class ModelConfig:
     qkv_bias, o_bias, mlp_bias  whether q, k, v; o; gate, up, down have biases
     qk_norm        whether q and k of each head pass an RMSNorm over head_dim before they turn
     rope           how positions turn q and k
+    experts        of layers that have experts in the place of an MLP; None where none has
+    sparse         for each layer, whether it has experts
     """
 
     architecture: str
@@ -71,6 +73,8 @@ class ModelConfig:
     mlp_bias: bool
     qk_norm: bool
     rope: RopeSpec
+    experts: ExpertsConfig | None
+    sparse: tuple[bool, ...]
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], dtype: str | None = None) -> ModelConfig:
@@ -95,7 +99,8 @@ class ModelConfig:
         """
         architecture = find_architecture(Keys(config))
         keys = Keys({**architecture.defaults, **config})
-        _refuse_other_arithmetic(keys)
+        experts = architecture.experts(keys)
+        _refuse_other_arithmetic(keys, experts)
         hidden, heads = keys.count("hidden_size"), keys.count("num_attention_heads")
         kv_heads = keys.count("num_key_value_heads", heads)
         if heads % kv_heads:
@@ -126,6 +131,10 @@ class ModelConfig:
             mlp_bias=mlp_bias,
             qk_norm=architecture.qk_norm,
             rope=RopeSpec.read(keys, head_dim, architecture.rope_names),
+            experts=experts,
+            sparse=tuple(
+                experts is not None and architecture.is_sparse(keys, i) for i in range(layers)
+            ),
         )
 
     @property
@@ -144,11 +153,12 @@ def eos_ids(config: Keys, generation: Keys) -> tuple[int, ...]:
     return generation.token_ids("eos_token_id") or config.token_ids("eos_token_id")
 
 
-def _refuse_other_arithmetic(keys: Keys) -> None:
+def _refuse_other_arithmetic(keys: Keys, experts: ExpertsConfig | None) -> None:
     if keys["hidden_act"] not in (None, *_ACTIVATIONS):
         expected = f"one of {', '.join(_ACTIVATIONS)}"
         raise keys.error("hidden_act", expected, "other activations are not computed here")
-    for key, neutral in _NEUTRAL.items():
+    others = {} if experts else dict.fromkeys(_EXPERTS, (None, 0, 1))
+    for key, neutral in {**_NEUTRAL, **others}.items():
         if keys[key] not in neutral:
             raise keys.error(key, "none", "models that have it are not computed here")
 

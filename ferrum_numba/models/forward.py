@@ -41,9 +41,7 @@ class Forward:
                 does.attend_many(work, part, kept, window, stream)
             layer.o.into(work.x, work.attended, adds=True, stream=stream)
             does.norm(work.x, layer.post_norm, work.normed, stream)
-            layer.gate_up(work.normed, out=work.both, stream=stream)
-            does.gate(work.both, work.gated, stream)
-            layer.down.into(work.x, work.gated, adds=True, stream=stream)
+            layer.mlp(does, work, stream)
 
     def finish(self, work: Workspace, normed: Any, stream: Any) -> None:
         """The last norm of what a pass left: T [M, hidden]."""

@@ -5,6 +5,7 @@ Every tensor has to be there in the configuration's shape, and none beside them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
 
@@ -17,6 +18,12 @@ _PREFIXES = ("model.", "model.language_model.")
 # What files carry along: transformers computes it, and so do we.
 _IGNORED = "rotary_emb.inv_freq"
 _FLOATS = ("float16", "bfloat16", "float32")
+# Of experts in files: what goes before their numbers, and gate, up and down.
+_EXPERTS = (
+    ("mlp.", ("gate_proj", "up_proj", "down_proj")),
+    ("block_sparse_moe.", ("w1", "w3", "w2")),
+)
+_SHARED = ("mlp.shared_expert", "mlp.shared_experts")
 _PARTS = ("qweight", "qzeros", "scales", "g_idx", "bias")
 
 
@@ -37,11 +44,37 @@ class Linear:
 
 
 @dataclass(frozen=True)
+class MlpNames:
+    """down(silu(gate(x)) * up(x)).
+
+    gate_up  gate and up; or one layer, gate's columns first
+    """
+
+    gate_up: tuple[Linear, ...]
+    down: Linear
+
+
+@dataclass(frozen=True)
+class ExpertsNames:
+    """A mixture of experts.
+
+    router   its layer, whose columns are the experts
+    experts  gate, up and down of each
+    shared   of an MLP that all tokens go to, and of its gate; None where there is none
+    """
+
+    router: Linear
+    experts: tuple[tuple[Linear, Linear, Linear], ...]
+    shared: MlpNames | None
+    shared_gate: Linear | None
+
+
+@dataclass(frozen=True)
 class LayerNames:
     """A decoder layer. Norms are names of tensors [hidden], q_norm and k_norm [head_dim].
 
-    qkv      q, k and v; or one layer whose columns are theirs, in this order
-    gate_up  gate and up; or one layer, gate's columns first
+    qkv  q, k and v; or one layer whose columns are theirs, in this order
+    mlp  or the experts in its place
     """
 
     input_norm: str
@@ -50,8 +83,7 @@ class LayerNames:
     k_norm: str | None
     o: Linear
     post_norm: str
-    gate_up: tuple[Linear, ...]
-    down: Linear
+    mlp: MlpNames | ExpertsNames
 
 
 @dataclass(frozen=True)
@@ -79,7 +111,8 @@ class ModelNames:
         names = cls(
             embedding=finder.tensor(prefix + _EMBEDDING, config.vocab, config.hidden),
             layers=tuple(
-                finder.layer(f"{prefix}layers.{number}.") for number in range(config.layers)
+                finder.layer(f"{prefix}layers.{number}.", sparse)
+                for number, sparse in enumerate(config.sparse)
             ),
             norm=finder.tensor(f"{prefix}norm.weight", config.hidden),
             head=finder.head(),
@@ -131,10 +164,10 @@ class _Finder:
             return (self.linear(whole, K, sum(parts.values()), bias),)
         return tuple(self.linear(name, K, N, bias) for name, N in parts.items())
 
-    def layer(self, prefix: str) -> LayerNames:
+    def layer(self, prefix: str, sparse: bool) -> LayerNames:
         """The decoder layer whose names begin with `prefix`."""
         config, attention, mlp = self.config, f"{prefix}self_attn.", f"{prefix}mlp."
-        q, kv, inner = config.q_width, config.kv_width, config.intermediate
+        q, kv = config.q_width, config.kv_width
         norm = (config.head_dim,) if config.qk_norm else None
         return LayerNames(
             input_norm=self.tensor(f"{prefix}input_layernorm.weight", config.hidden),
@@ -148,14 +181,60 @@ class _Finder:
             k_norm=self.tensor(f"{attention}k_norm.weight", *norm) if norm else None,
             o=self.linear(f"{attention}o_proj", q, config.hidden, config.o_bias),
             post_norm=self.tensor(f"{prefix}post_attention_layernorm.weight", config.hidden),
-            gate_up=self.fused(
-                f"{mlp}gate_up_proj",
-                {f"{mlp}{part}_proj": inner for part in ("gate", "up")},
-                config.hidden,
-                config.mlp_bias,
-            ),
-            down=self.linear(f"{mlp}down_proj", inner, config.hidden, config.mlp_bias),
+            mlp=self.experts(prefix) if sparse else self.mlp(mlp, config.intermediate),
         )
+
+    def mlp(self, prefix: str, width: int) -> MlpNames:
+        """The MLP whose names begin with `prefix`."""
+        hidden, bias = self.config.hidden, self.config.mlp_bias
+        parts = {f"{prefix}{part}_proj": width for part in ("gate", "up")}
+        return MlpNames(
+            gate_up=self.fused(f"{prefix}gate_up_proj", parts, hidden, bias),
+            down=self.linear(f"{prefix}down_proj", width, hidden, bias),
+        )
+
+    def experts(self, prefix: str) -> ExpertsNames:
+        """The experts of the decoder layer whose names begin with `prefix`."""
+        config, spec = self.config, self.config.experts
+        assert spec is not None
+        tensors, hidden = self.checkpoint.tensors, config.hidden
+        whole, parts = next(
+            (own for own in _EXPERTS if f"{prefix}{own[0]}gate.weight" in tensors), _EXPERTS[0]
+        )
+        shapes = ((hidden, spec.width), (hidden, spec.width), (spec.width, hidden))
+        experts = [
+            tuple(
+                self.linear(f"{prefix}{whole}experts.{number}.{part}", K, N, False)
+                for part, (K, N) in zip(parts, shapes, strict=True)
+            )
+            for number in range(spec.count)
+        ]
+        self._refuse_dense([linear for expert in experts for linear in expert])
+        shared = next(
+            (own for own in _SHARED if any(n.startswith(f"{prefix}{own}.") for n in tensors)),
+            _SHARED[0],
+        )
+        return ExpertsNames(
+            router=self.linear(f"{prefix}{whole}gate", hidden, spec.count, False),
+            experts=tuple(experts),  # type: ignore[arg-type]
+            shared=self.mlp(f"{prefix}{shared}.", spec.shared) if spec.shared else None,
+            shared_gate=self.linear(f"{prefix}{_SHARED[0]}_gate", hidden, 1, False)
+            if spec.shared_gate
+            else None,
+        )
+
+    def _refuse_dense(self, linears: Sequence[Linear]) -> None:
+        """Refuse experts that are not all quantised to 4 bits, by their names."""
+        layers = self.checkpoint.layers
+        wrong = {
+            own.name: f"{layers[own.name].bits} bits" if own.quantised else "no quantised tensors"
+            for own in linears
+            if not own.quantised or layers[own.name].bits != 4
+        }
+        if wrong:
+            name, found = next(iter(wrong.items()))
+            more = f" (and {len(wrong) - 1} more experts' layers)" if len(wrong) > 1 else ""
+            self._refuse(f"{name}{more}", "4 bits, for all experts run in one launch", found)
 
     def head(self) -> Linear | None:
         """The head, None where it is tied; a copy that a tied model carries along is not read."""

@@ -11,8 +11,10 @@ import numpy as np
 from .. import kernels
 from ..devices import Device
 from ..errors import CheckpointError
-from ..kernels import Artefact
+from ..gptq import Routing
+from ..kernels import Artefact, ExpertTiles
 from .config import ModelConfig
+from .experts import ExpertsConfig
 from .workspace import Pages, Rows, Segment, Workspace
 
 _FEW_SPLITS, _SPLITS = 8, 32  # of a context over CTAs, at most, by the build
@@ -116,6 +118,30 @@ class Operations:
         """y = silu(gate) * up; both T [M, 2 I], y T [M, I]."""
         sizes = {"M": y.shape[0], "I": y.shape[1]}
         self._launch(self._typed("silu_mul"), stream, sizes, {"both": both, "y": y})
+
+    def choose(self, logits: Any, weights: Any, ids: Any, spec: ExpertsConfig, stream: Any) -> None:
+        """The experts of each row of logits float32 [M, E], and what they count."""
+        sizes = {"M": logits.shape[0], "E": spec.count, "top_k": spec.top_k, "sigmoid": 0}
+        sizes |= {"renormalise": int(spec.renormalise), "scale": 1.0}
+        arrays = {"logits": logits, "bias": None, "weights": weights, "ids": ids}
+        self._launch(self._build("moe_route"), stream, sizes, arrays)
+
+    def align(
+        self, ids: Any, routing: Routing, tiles: ExpertTiles, spec: ExpertsConfig, stream: Any
+    ) -> None:
+        """The choices `ids` int32 [C] in the blocks of `routing`."""
+        sizes = {"T": ids.shape[0], "E": spec.count, "block": tiles.block}
+        sizes |= {"blocks": routing.expert_ids.shape[0], "span": tiles.span}
+        arrays = {"topk_ids": ids, **vars(routing)}
+        self._launch(self._build("moe_align"), stream, sizes, arrays)
+
+    def sum(
+        self, x: Any, parts: Any, shared: Any, gate: Any, spec: ExpertsConfig, stream: Any
+    ) -> None:
+        """x float32 [M, H] += each row's parts, and sigmoid(gate) * shared."""
+        sizes = {"M": x.shape[0], "H": x.shape[1], "top_k": spec.top_k}
+        arrays = {"x": x, "parts": parts, "shared": shared, "gate": gate}
+        self._launch(self._typed("moe_sum"), stream, sizes, arrays)
 
     def dense(
         self, a: Any, weight: Any, bias: Any, c: Any, stream: Any, *, wide: bool, adds: bool

@@ -11,10 +11,11 @@ import numpy.typing as npt
 
 from ..devices import Device
 from ..errors import CheckpointError
-from ..gptq import Checkpoint, GptqLinear
+from ..gptq import Checkpoint, GptqExperts, GptqLinear, GptqTensors, StackedWeight
 from ..gptq.dequantise import rounded
 from ..gptq.fusion import fuse
-from .names import LayerNames, Linear, ModelNames
+from .mlp import Mixture, Mlp
+from .names import ExpertsNames, LayerNames, Linear, MlpNames, ModelNames
 from .operations import Operations
 from .workspace import DTYPES
 
@@ -49,8 +50,7 @@ class Layer:
     head_norms: tuple[Any, Any]
     o: GptqLinear | DenseLinear
     post_norm: Any
-    gate_up: GptqLinear | DenseLinear
-    down: GptqLinear | DenseLinear
+    mlp: Mlp | Mixture
 
 
 @dataclass(frozen=True)
@@ -162,9 +162,34 @@ class _Reader:
             head_norms=(self.norm(names.q_norm), self.norm(names.k_norm)),
             o=self.linear((names.o,)),
             post_norm=self.norm(names.post_norm),
-            gate_up=self.linear(names.gate_up),
-            down=self.linear((names.down,)),
+            mlp=self.mlp(names.mlp) if isinstance(names.mlp, MlpNames) else self.mixture(names.mlp),
         )
+
+    def mlp(self, names: MlpNames) -> Mlp:
+        """An MLP."""
+        return Mlp(self.linear(names.gate_up), self.linear((names.down,)))
+
+    def mixture(self, names: ExpertsNames) -> Mixture:
+        """A mixture of experts, each expert's tensors read into their place."""
+        spec = self.operations.config.experts
+        assert spec is not None
+        stacks = [
+            StackedWeight.of(map(self._expert, its), spec.count, self.device, self.dtype)
+            for its in zip(*names.experts, strict=True)
+        ]
+        experts = GptqExperts(*stacks, device=self.device, dtype=self.dtype)
+        self.nbytes += experts.nbytes
+        return Mixture(
+            spec,
+            self.linear((names.router,)),
+            experts,
+            self.mlp(names.shared) if names.shared else None,
+            self.linear((names.shared_gate,)) if names.shared_gate else None,
+        )
+
+    def _expert(self, part: Linear) -> GptqTensors:
+        self._count(f"{part.name}.{end}" for end in _ENDINGS)
+        return self.checkpoint.load(part.name)
 
 
 def load_weights(

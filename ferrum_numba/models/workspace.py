@@ -9,6 +9,7 @@ import ml_dtypes
 import numpy as np
 
 from ..devices import Device
+from .choices import Choices
 from .config import ModelConfig
 
 Pages = tuple[Any, Any]
@@ -56,20 +57,28 @@ class Workspace:
         self.qkv = empty((m, config.q_width + 2 * config.kv_width), np.float32)
         self.q = empty((m, config.q_width), dtype)
         self.attended = empty((m, config.q_width), dtype)
-        self.both = empty((m, 2 * config.intermediate), dtype)
-        self.gated = empty((m, config.intermediate), dtype)
+        inner = 0 if all(config.sparse) else config.intermediate
+        self.both = empty((m, 2 * inner), dtype)
+        self.gated = empty((m, inner), dtype)
+        spec = config.experts
+        self.choices = None if spec is None else Choices(spec, config.hidden, dtype, device, m)
 
     @staticmethod
     def nbytes(config: ModelConfig, m: int) -> int:
         """Bytes of a workspace for M rows."""
         wide = config.hidden + config.q_width + 2 * config.kv_width
-        return m * (4 * wide + 2 * (config.hidden + 2 * config.q_width + 3 * config.intermediate))
+        inner, spec = 0 if all(config.sparse) else config.intermediate, config.experts
+        mixed = Choices.nbytes(spec, config.hidden, m) if spec else 0
+        return m * (4 * wide + 2 * (config.hidden + 2 * config.q_width + 3 * inner)) + mixed
 
     def rows(self, first: int, last: int) -> Workspace:
         """The same arrays, of these rows alone."""
         part = object.__new__(Workspace)
         part.__dict__ = {
-            name: array[first:last] for name, array in self.__dict__.items() if name != "m"
+            name: array[first:last]
+            for name, array in self.__dict__.items()
+            if name not in ("m", "choices")
         }
         part.m = last - first
+        part.choices = None if self.choices is None else self.choices.rows(part.m)
         return part

@@ -1,14 +1,18 @@
 """Sort the choices of experts into blocks of rows that go to one expert each.
 
-    topk_ids                int32 [T]               the expert of each choice; token = choice / top_k
-    sorted_token_ids        int32 [blocks * block]  choices by expert, in their order; every expert's
-                                                    last block is filled up with T
+    topk_ids                int32 [T]               the expert of each choice, choice / top_k
+                                                    being its token
+    sorted_token_ids        int32 [blocks * block]  choices by expert, in their order; every
+                                                    expert's last block is filled up with T
     expert_ids              int32 [blocks]          the expert of each block
     num_tokens_post_padded  int32 [1]               choices and fillings
+    tiles                   int32 [1 + blocks]      how many tiles of up to `span` blocks of one
+                                                    expert there are, and of each 16 times its first
+                                                    block and how many it has; or NULL
 
 The contract is vLLM's `moe_align_block_size`.  An expert that nobody chose has no block; choices
 that are no expert's (another machine's) are left out.  What lies behind num_tokens_post_padded is
-not written.  One CTA takes one expert, and counts all of them, so that there is nothing to wait for.
+not written.  One CTA takes one expert, and counts all of them: there is nothing to wait for.
 """
 
 import triton
@@ -18,7 +22,8 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 @triton.jit
 def moe_align(
-    topk_ids, sorted_token_ids, expert_ids, num_tokens_post_padded, T, E, block, blocks,
+    topk_ids, sorted_token_ids, expert_ids, num_tokens_post_padded, tiles,
+    T, E, block, blocks, span,
     BLOCK: tl.constexpr, BLOCK_E: tl.constexpr, DEPENDENT: tl.constexpr = 0,
 ):  # fmt: skip
     if DEPENDENT:
@@ -32,12 +37,27 @@ def moe_align(
         ids = tl.load(topk_ids + first + i, mask=first + i < T, other=-1)
         inside = (ids >= 0) & (ids < E)
         counts += tl.histogram(tl.where(inside, ids, 0), BLOCK_E, mask=inside)
-    padded = (counts + block - 1) // block * block
-    start = tl.sum(tl.where(e < own, padded, 0))
+    whole = (counts + block - 1) // block
+    start = tl.sum(tl.where(e < own, whole, 0)) * block
     count = tl.sum(tl.where(e == own, counts, 0))
-    end = start + (count + block - 1) // block * block
+    own_blocks = (count + block - 1) // block
+    end = start + own_blocks * block
     if own == E - 1:
         tl.store(num_tokens_post_padded, end)
+    if tiles.to(tl.int64) != 0:
+        # Five blocks of eight are four and one: anything else is one tile.
+        number = (whole + span - 1) // span + (whole % span == 5).to(tl.int32)
+        before = tl.sum(tl.where(e < own, number, 0))
+        mine = tl.sum(tl.where(e == own, number, 0))
+        if own == E - 1:
+            tl.store(tiles, before + mine)
+        for first in range(0, mine, BLOCK):
+            at = (first + i) * span
+            at = tl.where(at > own_blocks, own_blocks - 1, at)
+            size = tl.minimum(own_blocks - at, span)
+            size = tl.where(size == 5, 4, size)
+            packed = (start // block + at) * 16 + size
+            tl.store(tiles + 1 + before + first + i, packed, mask=first + i < mine)
     if count > 0:
         place = start
         for first in range(0, T, BLOCK):
@@ -47,7 +67,9 @@ def moe_align(
             tl.store(sorted_token_ids + place + rank, first + i, mask=mine)
             place += tl.sum(mine.to(tl.int32))
         for first in range(place, end, BLOCK):
-            tl.store(sorted_token_ids + first + i, tl.zeros([BLOCK], tl.int32) + T, mask=first + i < end)
+            tl.store(
+                sorted_token_ids + first + i, tl.zeros([BLOCK], tl.int32) + T, mask=first + i < end
+            )
         for first in range(start // block, end // block, BLOCK):
             blank = tl.zeros([BLOCK], tl.int32)
             tl.store(expert_ids + first + i, blank + own, mask=first + i < end // block)

@@ -8,8 +8,8 @@
     renormalise                   1: the weights of a token are divided by their sum
     scale                         multiplies them at the end
 
-All in float32.  The lowest expert wins a tie; a NaN is never chosen before a number.  One warp takes
-one token.
+All in float32.  The lowest expert wins a tie; a NaN is never chosen before a number.  One warp
+takes one token.
 """
 
 import triton

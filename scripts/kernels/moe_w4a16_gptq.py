@@ -1,17 +1,18 @@
 """The W4A16 GEMM of many experts for few rows each, on the experts' tensors as the file has them.
 
-    c[id, N] = f(a[id / top_k, K] @ expert(id)[K, N])        for each choice id of an expert
+    c[id, N] = weights[id] * (a[id / top_k, K] @ expert(id)[K, N])    for each choice id
 
     a                       T     [cdiv(T, top_k), K]  activations
     experts                 int64 [E, 3]               addresses of each expert's qweight int32
                                                        [K/8, N], scales T [ceil(K/G), N] and qzeros
                                                        int32 [ceil(K/G), N/8]; GATED: [E, 6], those
                                                        of gate and then those of up
-    sorted_token_ids        int32 [blocks * BLOCK_M]   choices by expert, in blocks; T and above: none
+    sorted_token_ids        int32 [blocks * BLOCK_M]   choices by expert, in blocks; from T on: none
     expert_ids              int32 [blocks]             the expert of each block; below 0: zeros
     num_tokens_post_padded  int32 [1]                  rows of blocks that there are
     weights                 float32 [T]                multiply the rows of c; or NULL
-    c                       T     [T, N], GATED: silu(gate) * up; float32 [T, N] else
+    c                       T     [T, N]               GATED: silu(gate) * up; rounded once
+    wide                    float32 [T, N]             takes the result in place of c; or NULL
 
 T of the sizes is the number of choices, `top_k` how many of them share a row of a.  Routing is as
 vLLM has it, and is never read by the host: `blocks` bounds what there may be.
@@ -26,7 +27,7 @@ rows, in elements, the same for all experts: a fused [E, K/8, 2 N] is no other c
 
 from linear_layouts import along, linear_layout, log2
 from mma_operands import next_group, pairs_layout, words_layout
-from mma_outputs import in_file_order
+from mma_outputs import in_file_order, store_outputs
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
@@ -70,6 +71,7 @@ def moe_w4a16_gptq(
     num_tokens_post_padded,
     weights,
     c,
+    wide,
     T,
     N,
     K,
@@ -197,7 +199,7 @@ def moe_w4a16_gptq(
         m = gl.arange(0, BLOCK_M, gl.SliceLayout(0, c_at))
         columns = first_quad * 4 + gl.arange(0, BLOCK_N // 2, gl.SliceLayout(1, c_at))
         ids = gl.load(own_ids + m)
-        at = c + (ids.to(gl.int64)[None, :] * N + columns[:, None])
+        at = ids.to(gl.int64)[None, :] * N + columns[:, None]
         mask = (ids < T)[None, :] & (columns < N)[:, None]
         if GATED:
             low = low / (1 + gl.exp(-low)) * high
@@ -205,7 +207,8 @@ def moe_w4a16_gptq(
             factor = gl.load(weights + ids, mask=ids < T, other=0)[None, :]
             low *= factor
             high *= factor
-        gl.store(at, low.to(c.dtype.element_ty), mask=mask)
+        store_outputs(low, c, at, wide, at, 0, mask, dtype)
         if not GATED:
+            at += BLOCK_N // 2
             mask = (ids < T)[None, :] & (columns + BLOCK_N // 2 < N)[:, None]
-            gl.store(at + BLOCK_N // 2, high.to(c.dtype.element_ty), mask=mask)
+            store_outputs(high, c, at, wide, at, 0, mask, dtype)

@@ -1,10 +1,12 @@
-"""The W4A16 GEMM of many experts for many rows each, on Hopper, on the tensors as the file has them.
+"""The W4A16 GEMM of many experts for many rows each, on Hopper, on their tensors as they lie.
 
-Parameters, routing and result are those of moe_w4a16_gptq.py, blocks being of 64 rows, and
+Parameters, routing and result are those of moe_w4a16_gptq.py, blocks being of UNIT rows, and
 
     tiles    int32 [1 + blocks]   how many tiles there are, and of each its first block and how many
-                                  blocks of one expert it has, up to 4, as 8 * first + count; or
-                                  NULL: each block is a tile
+                                  blocks of one expert it has, up to BLOCK_M / UNIT, as
+                                  16 * first + count; or NULL: each block is a tile
+
+A tile's rows are multiplied as the next power of two of blocks, its weights dequantised once.
 
 Warps are specialised, as in w4a16_gptq_gemm_wgmma.py, and what is told there of stages, chunks and
 registers holds here.  Activations come row by row, as the routing has them, by cp.async.
@@ -14,6 +16,7 @@ up, so that one thread has both.
 """
 
 from linear_layouts import along, linear_layout, log2
+from mma_outputs import store_outputs
 from tile_schedule import place_of
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
@@ -26,8 +29,6 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from wgmma_operands import _dequantise
-
-UNIT = gl.constexpr(64)  # rows of a block
 
 
 @gluon.constexpr_function
@@ -79,7 +80,9 @@ def _scales_layout(TILES, WARPS, GATED):
 
 
 @gluon.jit
-def _words_of(ring, first: gl.constexpr, TILES: gl.constexpr, GATED: gl.constexpr, at: gl.constexpr):
+def _words_of(
+    ring, first: gl.constexpr, TILES: gl.constexpr, GATED: gl.constexpr, at: gl.constexpr
+):
     """Words [EIGHTS, eights of columns, 8] in shared memory -> [EIGHTS, TILES, 8 (g), 2 (r)]."""
     WARPS: gl.constexpr = gl.num_warps()
     EIGHTS: gl.constexpr = ring.shape[0]
@@ -116,7 +119,8 @@ def _affine_of(
             s_ring.slice(first, TILES, 0).load(own), s_ring.slice(HALF + first, TILES, 0).load(own)
         )
         zero = gl.join(
-            _nibbles(z_ring.slice(first, TILES, 0), own), _nibbles(z_ring.slice(HALF + first, TILES, 0), own)
+            _nibbles(z_ring.slice(first, TILES, 0), own),
+            _nibbles(z_ring.slice(HALF + first, TILES, 0), own),
         )
     else:
         scale = s_ring.slice(2 * first, 2 * TILES, 0).load(own).reshape([TILES, 8, 2])
@@ -204,12 +208,14 @@ def _next(group, row, K, group_size, rows: gl.constexpr):
 
 
 @gluon.jit
-def _place(tile, tiles, num_tokens_post_padded, N, COLUMNS: gl.constexpr, BAND: gl.constexpr):
+def _place(
+    tile, tiles, num_tokens_post_padded, N,
+    UNIT: gl.constexpr, COLUMNS: gl.constexpr, BAND: gl.constexpr,
+):  # fmt: skip
     """A tile's first block, its blocks and its first column; no blocks where there is no such."""
+    high = gl.load(num_tokens_post_padded) // UNIT
     if tiles.to(gl.int64) != 0:
         high = gl.load(tiles)
-    else:
-        high = gl.load(num_tokens_post_padded) // UNIT
     line, column = place_of(tile, high, N, 1, COLUMNS, BAND)
     first = line
     count = 1
@@ -217,16 +223,30 @@ def _place(tile, tiles, num_tokens_post_padded, N, COLUMNS: gl.constexpr, BAND: 
         count = 0
     elif tiles.to(gl.int64) != 0:
         packed = gl.load(tiles + 1 + line)
-        first = packed // 8
-        count = packed % 8
+        first = packed // 16
+        count = packed % 16
     return first, count, column
+
+
+@gluon.jit
+def _power(count):
+    """The next power of two of up to 8 blocks."""
+    return gl.where(count > 4, 8, gl.where(count > 2, 4, count))
+
+
+@gluon.jit
+def _here(x):
+    """x, in a way that what depends on it is not computed ahead of loops and kept in registers."""
+    return gl.inline_asm_elementwise(
+        "mov.b32 $0, $1;", "=r,r", [x], gl.int32, is_pure=False, pack=1
+    )
 
 
 @gluon.jit
 def _copy(
     sources, sizes,
     BLOCK_M: gl.constexpr, TILE_N: gl.constexpr, BLOCK_K: gl.constexpr, STAGES: gl.constexpr,
-    SPANS: gl.constexpr, BAND: gl.constexpr, GATED: gl.constexpr,
+    SPANS: gl.constexpr, BAND: gl.constexpr, GATED: gl.constexpr, UNIT: gl.constexpr,
 ):  # fmt: skip
     """The copying warps: all steps of all of the program's tiles, one after the other."""
     a, experts, sorted_token_ids, expert_ids, num_tokens_post_padded, tiles = sources[:6]
@@ -240,32 +260,38 @@ def _copy(
     gdc_wait()
     n = T * 0  # stages so far
     tile = gl.program_id(0)
-    first, count, column = _place(tile, tiles, num_tokens_post_padded, N, COLUMNS, BAND)
+    first, count, column = _place(tile, tiles, num_tokens_post_padded, N, UNIT, COLUMNS, BAND)
     k = gl.arange(0, BLOCK_K, along(a_at, 1))
     row = gl.arange(0, UNIT, along(a_at, 0))
     while count > 0:
         expert = gl.load(expert_ids + first)
         there = gl.where(expert < 0, 0, K)  # nothing of an expert that is not here
         table = experts + gl.maximum(expert, 0).to(gl.int64) * (3 * PARTS)
-        gate = (_pointer(table, 0, gl.int32), _pointer(table, 1, dtype), _pointer(table, 2, gl.int32))
+        gate = (
+            _pointer(table, 0, gl.int32),
+            _pointer(table, 1, dtype),
+            _pointer(table, 2, gl.int32),
+        )
         own = sorted_token_ids + first * UNIT
         filling = gl.minimum(gl.load(own), T - 1)
         rows = ()
+        high = _power(count)
         for i in gl.static_range(BLOCK_M // UNIT):
             ids = gl.load(own + i * UNIT + row, mask=row * 0 + i < count, other=T)
-            ids = gl.where(ids < T, ids, filling) // top_k
-            rows = rows + (a + (ids.to(gl.int64) * a_step),)
+            rows = rows + (gl.where(ids < T, ids, filling) // top_k,)
         group = gl.program_id(0) * 0
         place = group
-        for step in range(0, gl.cdiv(K, BLOCK_K)):
+        for step in range(gl.cdiv(K, BLOCK_K)):
             stage = n % STAGES
             mbarrier.wait(empty.index(stage), (n // STAGES & 1) ^ 1)
             inside = (k // 8 < there // 8 - step * (BLOCK_K // 8))[None, :]
             for i in gl.static_range(BLOCK_M // UNIT):
-                if i < count:
-                    from_ = gl.multiple_of(rows[i], 16)[:, None] + (step * BLOCK_K + k)[None, :]
+                if i < high:
+                    start = a + (_here(rows[i]).to(gl.int64) * a_step)
+                    from_ = gl.multiple_of(start, 16)[:, None] + (step * BLOCK_K + k)[None, :]
+                    from_ = gl.multiple_of(from_, [1, 8])
                     to = a_ring.index(stage).slice(i * UNIT, UNIT, 0)
-                    async_copy.async_copy_global_to_shared(to, gl.multiple_of(from_, [1, 8]), inside)
+                    async_copy.async_copy_global_to_shared(to, from_, inside & (i < count))
             _copy_weights(
                 gate, 0, q_ring, s_ring, z_ring, stage, step, column, group, place, N, there,
                 group_size, q_step, s_step, z_step, COLUMNS // 8, BLOCK_K, SPANS,
@@ -284,18 +310,18 @@ def _copy(
             async_copy.mbarrier_arrive(full.index(stage), increment_count=False)
             n += 1
         tile += gl.num_programs(0)
-        first, count, column = _place(tile, tiles, num_tokens_post_padded, N, COLUMNS, BAND)
+        first, count, column = _place(tile, tiles, num_tokens_post_padded, N, UNIT, COLUMNS, BAND)
 
 
 @gluon.jit
 def _tile(
-    results, rings, n, first, column, zero_bias, T, N, K,
+    results, rings, n, first_row, rows_there, column, zero_bias, T, N, K,
     ROWS: gl.constexpr, PARTITION: gl.constexpr, PARTITIONS: gl.constexpr, TILE_N: gl.constexpr,
     BLOCK_K: gl.constexpr, STAGES: gl.constexpr, SPANS: gl.constexpr, CHUNK: gl.constexpr,
     GATED: gl.constexpr,
 ):  # fmt: skip
     """ROWS rows of one partition's columns of a tile, to the stored result."""
-    sorted_token_ids, weights, c = results
+    sorted_token_ids, weights, c, wide = results
     a_ring, q_ring, s_ring, z_ring, full, empty = rings
     WARPS: gl.constexpr = gl.num_warps()
     BLOCK_N: gl.constexpr = TILE_N // PARTITIONS
@@ -307,7 +333,7 @@ def _tile(
     operand: gl.constexpr = gl.DotOperandLayout(0, mma, 2)
     total = gl.zeros([BLOCK_N, ROWS], gl.float32, mma)
     before = gl.zeros([BLOCK_N, CHUNK], s_ring.dtype, operand)
-    for step in range(0, gl.cdiv(K, BLOCK_K)):
+    for step in range(gl.cdiv(K, BLOCK_K)):
         stage = n % STAGES
         mbarrier.wait(full.index(stage), n // STAGES & 1)
         fence_async_shared()  # cp.async wrote what wgmma reads
@@ -336,7 +362,7 @@ def _tile(
     to: gl.constexpr = _outputs_layout(ROWS, TILES, WARPS)
     total = total.reshape([TILES, 2, 8, ROWS]).permute([3, 0, 2, 1])
     total = gl.convert_layout(total, to, assert_trivial=True)
-    own = sorted_token_ids + first * UNIT
+    own = sorted_token_ids + first_row
     if GATED:
         low, high = gl.split(total)
         at_: gl.constexpr = low.type.layout
@@ -344,34 +370,38 @@ def _tile(
         line: gl.constexpr = gl.SliceLayout(0, at_)
         columns = gl.arange(0, TILES, along(line, 0))[:, None] * 8
         columns += column + PARTITION * (BLOCK_N // 2) + gl.arange(0, 8, along(line, 1))[None, :]
-        ids = gl.load(own + gl.arange(0, ROWS, along(at_, 0)))
+        m = gl.arange(0, ROWS, along(at_, 0))
+        ids = gl.load(own + m, mask=m < rows_there, other=T)
         mask = (ids < T)[:, None, None] & (columns < N)[None, :, :]
-        there = c + (ids.to(gl.int64) * N)[:, None, None] + columns[None, :, :]
+        there = (ids.to(gl.int64) * N)[:, None, None] + columns[None, :, :]
     else:
         values = total
         line: gl.constexpr = gl.SliceLayout(0, to)
         columns = gl.arange(0, TILES, along(line, 0))[:, None, None] * 16
-        columns += column + PARTITION * BLOCK_N + gl.arange(0, 8, along(line, 1))[None, :, None] * 2
+        columns += column + PARTITION * BLOCK_N
+        columns = columns + gl.arange(0, 8, along(line, 1))[None, :, None] * 2
         columns = columns + gl.arange(0, 2, along(line, 2))[None, None, :]
-        ids = gl.load(own + gl.arange(0, ROWS, along(to, 0)))
+        m = gl.arange(0, ROWS, along(to, 0))
+        ids = gl.load(own + m, mask=m < rows_there, other=T)
         mask = (ids < T)[:, None, None, None] & (columns // 8 < N // 8)[None, :, :, :]
         row = gl.multiple_of(ids.to(gl.int64) * (N // 8 * 8), 8)
-        there = c + row[:, None, None, None] + columns[None, :, :, :]
+        there = row[:, None, None, None] + columns[None, :, :, :]
     if weights.to(gl.int64) != 0:
         factor = gl.load(weights + ids, mask=ids < T, other=0)
         if GATED:
             values *= factor[:, None, None]
         else:
             values *= factor[:, None, None, None]
-    gl.store(there, values.to(c.dtype.element_ty), mask=mask)
+    store_outputs(values, c, there, wide, there, 0, mask, s_ring.dtype)
     return n
 
 
 @gluon.jit
 def _multiply(
-    results, rings, routing, sizes, PARTITION: gl.constexpr, PARTITIONS: gl.constexpr,
+    results, rings, routing, sizes,
+    PARTITION: gl.constexpr, PARTITIONS: gl.constexpr, CHUNK: gl.constexpr,
     BLOCK_M: gl.constexpr, TILE_N: gl.constexpr, BLOCK_K: gl.constexpr, STAGES: gl.constexpr,
-    SPANS: gl.constexpr, BAND: gl.constexpr, CHUNK: gl.constexpr, GATED: gl.constexpr,
+    SPANS: gl.constexpr, BAND: gl.constexpr, GATED: gl.constexpr, UNIT: gl.constexpr,
 ):  # fmt: skip
     """One partition of the multiplying warps, tile by tile."""
     num_tokens_post_padded, tiles = routing
@@ -380,16 +410,17 @@ def _multiply(
     gdc_wait()
     n = T * 0
     tile = gl.program_id(0)
-    first, count, column = _place(tile, tiles, num_tokens_post_padded, N, COLUMNS, BAND)
+    first, count, column = _place(tile, tiles, num_tokens_post_padded, N, UNIT, COLUMNS, BAND)
     while count > 0:
         for i in gl.static_range(log2(BLOCK_M // UNIT) + 1):
-            if count == 2**i:
+            if (count > 2**i // 2) & (count <= 2**i):
                 n = _tile(
-                    results, rings, n, first, column, zero_bias, T, N, K, 2**i * UNIT,
-                    PARTITION, PARTITIONS, TILE_N, BLOCK_K, STAGES, SPANS, CHUNK, GATED,
+                    results, rings, n, first * UNIT, count * UNIT, column, zero_bias, T, N, K,
+                    2**i * UNIT, PARTITION, PARTITIONS, TILE_N, BLOCK_K, STAGES, SPANS, CHUNK,
+                    GATED,
                 )  # fmt: skip
         tile += gl.num_programs(0)
-        first, count, column = _place(tile, tiles, num_tokens_post_padded, N, COLUMNS, BAND)
+        first, count, column = _place(tile, tiles, num_tokens_post_padded, N, UNIT, COLUMNS, BAND)
 
 
 @gluon.jit
@@ -401,6 +432,7 @@ def moe_w4a16_gptq_wgmma(
     num_tokens_post_padded,
     weights,
     c,
+    wide,
     T,
     N,
     K,
@@ -417,6 +449,7 @@ def moe_w4a16_gptq_wgmma(
     BLOCK_M: gl.constexpr,
     BLOCK_N: gl.constexpr,
     BLOCK_K: gl.constexpr,
+    UNIT: gl.constexpr,
     GROUP: gl.constexpr,
     GATED: gl.constexpr,
     STAGES: gl.constexpr,
@@ -454,14 +487,19 @@ def moe_w4a16_gptq_wgmma(
         a, experts, sorted_token_ids, expert_ids, num_tokens_post_padded, tiles,
         a_ring, q_ring, s_ring, z_ring, full, empty,
     )  # fmt: skip
-    results = (sorted_token_ids, weights, c)
+    results = (sorted_token_ids, weights, c, wide)
     routing = (num_tokens_post_padded, tiles)
     few = (zero_bias, T, N, K)
     if PARTITIONS == 1:
         gl.warp_specialize(
             [
-                (_multiply, (results, rings, routing, few, 0, 1, BLOCK_M, BLOCK_N, BLOCK_K, STAGES, SPANS, BAND, CHUNK, GATED)),
-                (_copy, (sources, sizes, BLOCK_M, BLOCK_N, BLOCK_K, STAGES, SPANS, BAND, GATED)),
+                (_multiply, (
+                    results, rings, routing, few, 0, 1, CHUNK,
+                    BLOCK_M, BLOCK_N, BLOCK_K, STAGES, SPANS, BAND, GATED, UNIT,
+                )),
+                (_copy, (
+                    sources, sizes, BLOCK_M, BLOCK_N, BLOCK_K, STAGES, SPANS, BAND, GATED, UNIT,
+                )),
             ],
             [COPY_WARPS],
             [COPY_REGISTERS],
@@ -469,9 +507,17 @@ def moe_w4a16_gptq_wgmma(
     else:
         gl.warp_specialize(
             [
-                (_multiply, (results, rings, routing, few, 0, 2, BLOCK_M, BLOCK_N, BLOCK_K, STAGES, SPANS, BAND, CHUNK, GATED)),
-                (_multiply, (results, rings, routing, few, 1, 2, BLOCK_M, BLOCK_N, BLOCK_K, STAGES, SPANS, BAND, CHUNK, GATED)),
-                (_copy, (sources, sizes, BLOCK_M, BLOCK_N, BLOCK_K, STAGES, SPANS, BAND, GATED)),
+                (_multiply, (
+                    results, rings, routing, few, 0, 2, CHUNK,
+                    BLOCK_M, BLOCK_N, BLOCK_K, STAGES, SPANS, BAND, GATED, UNIT,
+                )),
+                (_multiply, (
+                    results, rings, routing, few, 1, 2, CHUNK,
+                    BLOCK_M, BLOCK_N, BLOCK_K, STAGES, SPANS, BAND, GATED, UNIT,
+                )),
+                (_copy, (
+                    sources, sizes, BLOCK_M, BLOCK_N, BLOCK_K, STAGES, SPANS, BAND, GATED, UNIT,
+                )),
             ],
             [4, COPY_WARPS],
             [COPY_REGISTERS, COPY_REGISTERS],

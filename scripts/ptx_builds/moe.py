@@ -38,9 +38,16 @@ ALIGN = _build(
         _tensor("sorted_token_ids", "*i32", "blocks * block", role="argument"),
         _tensor("expert_ids", "*i32", "blocks", role="argument"),
         _tensor("num_tokens_post_padded", "*i32", "1", role="argument"),
+        _optional(_tensor("tiles", "*i32", "blocks + 1", role="argument", align=4)),
         *integers("size", "T", "E", "block", "blocks"),
+        *integers("argument", "span"),
     ],
-    constraints=["E <= BLOCK_E", "blocks * block >= min(T, E) * (block - 1) + T"],
+    constraints=[
+        "E <= BLOCK_E",
+        "span >= 1",
+        "span <= 8",
+        "blocks >= (min(T, E) * (block - 1) + T) // block",
+    ],
 )
 SUM = _build(
     "moe_sum",
@@ -58,16 +65,17 @@ SUM = _build(
 )
 
 
-def _gemm_params(gated: bool) -> list[dict[str, Any]]:
+def _gemm_params(block: str) -> list[dict[str, Any]]:
     """The parameters of all GEMMs of experts."""
     return [
         _tensor("a", "*T", "cdiv(T, top_k)", "K"),
-        _tensor("experts", "*i64", "E", "6" if gated else "3"),
-        _tensor("sorted_token_ids", "*i32", "blocks * BLOCK_M"),
+        _tensor("experts", "*i64", "E", "3 + 3 * GATED"),
+        _tensor("sorted_token_ids", "*i32", f"blocks * {block}"),
         _tensor("expert_ids", "*i32", "blocks"),
         _tensor("num_tokens_post_padded", "*i32", "1", align=4),
         _optional(_tensor("weights", "*fp32", "T")),
-        _tensor("c", "*T" if gated else "*fp32", "T", "N", role="output"),
+        _optional(_tensor("c", "*T", "T", "N", role="output")),
+        _optional(_tensor("wide", "*fp32", "T", "N", role="argument")),
         *integers("size", "T", "N", "K", "E", "group_size", "top_k", "blocks"),
         *integers("stride", "stride_am", "stride_qwk", "stride_sk", "stride_qzk"),
         *integers("argument", "zero_bias"),
@@ -82,15 +90,15 @@ class FewTile:
     block_n: int
     num_warps: int
     group: int = 128
+    max_registers: int | None = None
+    mark: str = ""
 
 
 FEW_TILES = [
-    FewTile(8, 64, 4),
-    FewTile(8, 64, 8),
-    FewTile(16, 64, 4),
-    FewTile(16, 64, 8),
-    FewTile(8, 64, 4, group=32),
-    FewTile(16, 64, 4, group=32),
+    FewTile(8, 64, 2),
+    FewTile(16, 64, 2),
+    FewTile(8, 64, 2, group=32),
+    FewTile(16, 64, 2, group=32),
 ]
 
 
@@ -107,20 +115,22 @@ def _few(tile: FewTile, gated: bool) -> Build:
         ("cdiv(N * (GATED + 1), BLOCK_N)", "blocks", "1"),
         archive=ARCHIVE,
         label=(
-            f"m{tile.block_m}n{tile.block_n}w{tile.num_warps}",
+            f"m{tile.block_m}n{tile.block_n}w{tile.num_warps}{tile.mark}",
             f"g{tile.group}",
             "gated" if gated else "down",
         ),
         ptx_version="7.4",  # cache hints
         num_warps=tile.num_warps,
         constants={"APART": 0},
-        params=_gemm_params(gated),
+        params=_gemm_params("BLOCK_M"),
         constraints=[
             *("N >= 8", "N % 8 == 0", "K >= 8", "K % 8 == 0"),
             *("group_size >= 1", "group_size % GROUP == 0 or group_size >= K"),
             *("stride_am % 8 == 0", "stride_qwk % 4 == 0", "stride_sk % 4 == 0"),
             "zero_bias == 0 or zero_bias == 1",
+            "c != 0 or wide != 0",
         ],
+        max_registers=tile.max_registers,
     )
 
 
@@ -137,17 +147,18 @@ class ManyTile:
     partitions: int = 1
     group: int = 64
     copy: int = 96
+    unit: int = 64
+    mark: str = ""
 
 
 def _many(tile: ManyTile, gated: bool) -> Build:
-    params = _gemm_params(gated)
-    params = [p | {"shape": ["blocks * 64"]} if p["name"] == "sorted_token_ids" else p for p in params]
     return _build(
         "moe_w4a16_gptq_wgmma",
         {
             "BLOCK_M": tile.block_m,
             "BLOCK_N": tile.block_n,
             "BLOCK_K": tile.block_k,
+            "UNIT": tile.unit,
             "GROUP": tile.group,
             "GATED": int(gated),
         },
@@ -156,7 +167,7 @@ def _many(tile: ManyTile, gated: bool) -> Build:
         target="sm_90a",
         ptx_version="8.0",
         label=(
-            f"m{tile.block_m}n{tile.block_n}",
+            f"m{tile.block_m}u{tile.unit}n{tile.block_n}{tile.mark}",
             f"g{tile.group}",
             "gated" if gated else "down",
         ),
@@ -168,12 +179,13 @@ def _many(tile: ManyTile, gated: bool) -> Build:
             "COPY_REGISTERS": tile.copy if tile.partitions == 1 else 168,
             "PARTITIONS": tile.partitions,
         },
-        params=[*params, _optional(_tensor("tiles", "*i32", "blocks + 1", align=4))],
+        params=[*_gemm_params("UNIT"), _optional(_tensor("tiles", "*i32", "blocks + 1", align=4))],
         constraints=[
             *("N >= 8", "N % 8 == 0", "K >= 8", "K % 8 == 0"),
             *("group_size >= 1", "group_size % GROUP == 0 or group_size >= K"),
             *("stride_am % 8 == 0", "stride_qwk % 4 == 0", "stride_sk % 8 == 0"),
             "zero_bias == 0 or zero_bias == 1",
+            "c != 0 or wide != 0",
         ],
         programmatic=True,
         even_registers=tile.partitions > 1,

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from ferrum_numba.gptq import Checkpoint
 from ferrum_numba.models import Linear, ModelConfig, ModelNames
+from ferrum_numba.models.names import ExpertsNames, MlpNames
 
 Array = npt.NDArray[np.float32]
 
@@ -31,9 +32,9 @@ class Reference:
         x = self.tensor(self.names.embedding)[np.atleast_2d(ids)]
         for number, names in enumerate(self.names.layers):
             x = x + self._attention(number, self._norm(x, names.input_norm))
-            gate_up = self._linears(names.gate_up, self._norm(x, names.post_norm))
-            gate, up = np.split(gate_up, 2, axis=-1)
-            x = x + self._linears((names.down,), gate / (1 + np.exp(-gate)) * up)
+            normed = self._norm(x, names.post_norm)
+            mixed = isinstance(names.mlp, ExpertsNames)
+            x = x + (self._mixture if mixed else self._mlp)(names.mlp, normed)
         x = self._norm(x, self.names.norm)
         head = self.names.head
         return (
@@ -69,6 +70,37 @@ class Reference:
             bias = self.tensor(f"{linear.name}.bias") if linear.bias else np.float32(0)
             outputs.append(x @ self.weight(linear.name) + bias)
         return np.concatenate(outputs, axis=-1)
+
+    def _mlp(self, names: MlpNames, x: Array) -> Array:
+        gate, up = np.split(self._linears(names.gate_up, x), 2, axis=-1)
+        return self._linears((names.down,), gate / (1 + np.exp(-gate)) * up)
+
+    def _mixture(self, names: ExpertsNames, x: Array) -> Array:
+        spec = self.config.experts
+        ids, weights = self.choose(names, x)
+        total = np.zeros_like(x)
+        for number, (gate, up, down) in enumerate(names.experts):
+            weight = np.sum(weights * (ids == number), axis=-1, keepdims=True)
+            mine = weight[..., 0] != 0
+            total[mine] += weight[mine] * self._mlp(MlpNames((gate, up), down), x[mine])
+        if names.shared is not None:
+            shared = self._mlp(names.shared, x)
+            if spec.shared_gate:
+                shared /= 1 + np.exp(-self._linears((names.shared_gate,), x))
+            total += shared
+        return total
+
+    def choose(self, names: ExpertsNames, x: Array) -> tuple[npt.NDArray[np.intp], Array]:
+        """(ids, weights), both [..., top_k], of the experts that each row of x goes to."""
+        spec = self.config.experts
+        scores = self._linears((names.router,), x)
+        scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        scores /= scores.sum(axis=-1, keepdims=True)
+        ids = np.argsort(-scores, axis=-1, kind="stable")[..., : spec.top_k]
+        weights = np.take_along_axis(scores, ids, -1)
+        if spec.renormalise:
+            weights /= weights.sum(axis=-1, keepdims=True)
+        return ids, weights
 
     def _norm(self, x: Array, name: str) -> Array:
         mean = np.mean(np.square(x), axis=-1, keepdims=True)

@@ -29,10 +29,10 @@ def agree(found: npt.NDArray[np.float32], expected: npt.NDArray[np.float32], dty
 @pytest.mark.parametrize("name", MODELS)
 def test_real_models_say_what_their_oracles_say(device: fe.Device, name: str) -> None:
     folder = FIXTURES / "models" / name
-    oracle, model = (
-        load_file(folder / "oracle_model.safetensors"),
-        fe.Model.load(folder, device=device),
-    )
+    oracle = load_file(folder / "oracle_model.safetensors")
+    # Where the best two tokens are nearer than bfloat16 tells apart, in float16.
+    near = oracle["greedy_margin"].min() <= CLOSE["bfloat16"]
+    model = fe.Model.load(folder, device=device, dtype="float16" if near else None)
     agree(model.logits(oracle["ids"]), oracle["logits_f32"], model.config.dtype)
     answer = oracle["greedy_ids"].tolist()
     assert oracle["greedy_margin"].min() > CLOSE[model.config.dtype]

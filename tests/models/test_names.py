@@ -27,7 +27,7 @@ def test_split_and_fused() -> None:
     assert (k.N, v.N) == (64, 64)
     assert llama.head is not None
     assert (llama.head.name, llama.head.N, llama.head.quantised) == ("lm_head", 320, False)
-    ((qkv,), (gate_up,)) = phi3.layers[0].qkv, phi3.layers[0].gate_up
+    ((qkv,), (gate_up,)) = phi3.layers[0].qkv, phi3.layers[0].mlp.gate_up
     assert (qkv.N, gate_up.N) == (512, 768)
     assert gate_up.name == "model.layers.0.mlp.gate_up_proj"
 

@@ -80,7 +80,7 @@ def test_fused_layers_are_their_parts_side_by_side(tmp_path: Path) -> None:
     )
     assert [len(layer.qkv) for layer in (*fused.names.layers, *split.names.layers)] == [1, 1, 3, 3]
     for whole, parts in zip(fused.names.layers, split.names.layers, strict=True):
-        for one, many in ((whole.qkv, parts.qkv), (whole.gate_up, parts.gate_up)):
+        for one, many in ((whole.qkv, parts.qkv), (whole.mlp.gate_up, parts.mlp.gate_up)):
             (fused_one,) = one
             columns = np.split(
                 fused.weight(fused_one.name), np.cumsum([part.N for part in many])[:-1], axis=1

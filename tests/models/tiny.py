@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ _LONG = {
     "short_factor": [1.0 + j / 8 for j in range(12)],
     "long_factor": [2.0 + j for j in range(12)],
 }
+
+_MIXED = {"num_experts_per_tok": 2, "moe_intermediate_size": 32}
 
 KINDS: dict[str, dict[str, Any]] = {
     "llama2": {},
@@ -71,6 +73,28 @@ KINDS: dict[str, dict[str, Any]] = {
         "partial_rotary_factor": 0.75,
         "rope_scaling": {"type": "longrope", **_LONG},
     },
+    "mixtral": {"architecture": "MixtralForCausalLM", **_MIXED, "num_local_experts": 5},
+    "mixtral_hub_names": {
+        "architecture": "MixtralForCausalLM",
+        **_MIXED,
+        "expert_names": ("block_sparse_moe.", ("w1", "w3", "w2")),
+        "num_local_experts": 4,
+    },
+    "qwen2_moe": {
+        "architecture": "Qwen2MoeForCausalLM",
+        **_MIXED,
+        "num_experts": 6,
+        "shared_expert_intermediate_size": 64,
+        "mlp_only_layers": [1],
+    },
+    "qwen3_moe": {
+        "architecture": "Qwen3MoeForCausalLM",
+        **_MIXED,
+        "num_experts": 8,
+        "num_experts_per_tok": 3,
+        "norm_topk_prob": True,
+        "dtype": "bfloat16",
+    },
     "tied": {"tie_word_embeddings": True},
     "quantised_head": {"quantised_head": True},
     "act_order": {"act_order": True},
@@ -94,6 +118,7 @@ def make_model(
     wide: Collection[str] = (),
     dense: Collection[str] = (),
     prefix: str = "model.",
+    expert_names: tuple[str, Sequence[str]] = ("mlp.", ("gate_proj", "up_proj", "down_proj")),
     seed: int = 0,
     **keys: Any,
 ) -> Path:
@@ -142,9 +167,10 @@ def make_model(
             name = f"{layer}self_attn.{name}_proj"
             writer.linear(name, config.hidden, N, config.qkv_bias)
         writer.linear(f"{layer}self_attn.o_proj", q, config.hidden, config.o_bias)
-        for name, N in ({"gate_up": 2 * inner} if fused else {"gate": inner, "up": inner}).items():
-            writer.linear(f"{layer}mlp.{name}_proj", config.hidden, N, config.mlp_bias)
-        writer.linear(f"{layer}mlp.down_proj", inner, config.hidden, config.mlp_bias)
+        if config.sparse[number]:
+            writer.experts(layer, expert_names)
+        else:
+            writer.mlp(f"{layer}mlp.", inner, fused)
     writer.norm(f"{prefix}norm.weight", config.hidden)
     if quantised_head:
         writer.linear("lm_head", config.hidden, config.vocab, False)
@@ -169,6 +195,7 @@ class _Writer:
         dense: Collection[str],
         seed: int,
     ) -> None:
+        self.config = config
         self.group_size, self.act_order, self.seed = group_size, act_order, seed
         self.wide, self.left_dense = tuple(wide), tuple(dense)
         code = "F16" if config.dtype == "float16" else "BF16"
@@ -184,6 +211,26 @@ class _Writer:
     def dense(self, name: str, rows: int, columns: int, scale: float) -> None:
         values = self.random(name).standard_normal((rows, columns)) * scale
         self.tensors[name] = values.astype(self.dtype)
+
+    def mlp(self, prefix: str, inner: int, fused: bool = False) -> None:
+        hidden, bias = self.config.hidden, self.config.mlp_bias
+        for name, N in ({"gate_up": 2 * inner} if fused else {"gate": inner, "up": inner}).items():
+            self.linear(f"{prefix}{name}_proj", hidden, N, bias)
+        self.linear(f"{prefix}down_proj", inner, hidden, bias)
+
+    def experts(self, layer: str, names: tuple[str, Sequence[str]]) -> None:
+        spec, hidden = self.config.experts, self.config.hidden
+        whole, (gate, up, down) = names
+        # Choices that are far from a tie, whatever the rounding.
+        self.dense(f"{layer}{whole}gate.weight", spec.count, hidden, scale=8 / hidden**0.5)
+        for number in range(spec.count):
+            expert = f"{layer}{whole}experts.{number}."
+            for name in (gate, up):
+                self.linear(expert + name, hidden, spec.width, False)
+            self.linear(expert + down, spec.width, hidden, False)
+        if spec.shared:
+            self.mlp(f"{layer}mlp.shared_expert.", spec.shared)
+            self.dense(f"{layer}mlp.shared_expert_gate.weight", 1, hidden, scale=hidden**-0.5)
 
     def linear(self, name: str, K: int, N: int, bias: bool) -> None:
         """A layer whose outputs have a variance of about 1, where its inputs have."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ...emulator.checks import LaunchArray
+from ..addresses import reached_from
+from ..arrays import describe
 from ..invocation import Invocation, Launchable
 
 
@@ -48,4 +50,12 @@ def launch_arrays(
                 strides,
             )
         )
+        for inner, array in reached_from(reference.address).items():
+            there = describe(inner, array)
+            size, writable = there.itemsize, not there.readonly
+            arrays.append(
+                LaunchArray(
+                    f"{name}.{inner}", there.address, there.available, size, "input", writable
+                )
+            )
     return arrays

@@ -3,11 +3,14 @@
 from ..keys import Keys
 from .llama import Llama
 from .mistral import Mistral
+from .mixtral import Mixtral
 from .phi3 import Phi3
 from .qwen2 import Qwen2
 from .qwen3 import Qwen3
+from .qwen_moe import Qwen2Moe, Qwen3Moe
 
-ARCHITECTURES = {own.name: own for own in (Llama(), Mistral(), Qwen2(), Qwen3(), Phi3())}
+_DENSE = (Llama(), Mistral(), Qwen2(), Qwen3(), Phi3())
+ARCHITECTURES = {own.name: own for own in (*_DENSE, Mixtral(), Qwen2Moe(), Qwen3Moe())}
 """By the name that config.json has them under."""
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from ..experts import ExpertsConfig
 from ..keys import Keys
 
 
@@ -40,4 +41,12 @@ class Llama:
 
     def slides(self, keys: Keys, layer: int) -> bool:
         """True if a layer slides, where there is a window and no `layer_types`."""
+        return True
+
+    def experts(self, keys: Keys) -> ExpertsConfig | None:
+        """The experts of layers that have some; None where no layer has."""
+        return None
+
+    def is_sparse(self, keys: Keys, layer: int) -> bool:
+        """Whether a layer has experts in the place of an MLP, where the model has some."""
         return True

@@ -1,0 +1,238 @@
+"""The experts of one layer on a device: grouped W4A16 on their tensors as the file has them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import kernels
+from ..devices import Device
+from ..devices.addresses import AddressTable
+from ..errors import CheckpointError
+from ..kernels import ExpertTiles
+from .dequantise import rounded
+from .tensors import GptqTensors
+from .zeros import kernel_words, word_of_ones
+
+_PARTS = ("qweight", "scales", "qzeros")
+
+
+@dataclass(frozen=True, eq=False)
+class Routing:
+    """Choices of experts, sorted into blocks as vLLM's `moe_align_block_size` sorts them.
+
+    sorted_token_ids        int32 [blocks * block]  choices by expert, each expert's last block
+                                                    filled up with numbers from `choices` on
+    expert_ids              int32 [blocks]          the expert of each block; below 0: none here
+    num_tokens_post_padded  int32 [1]               how much of sorted_token_ids there is
+    tiles                   int32 [1 + blocks]      as `moe_align` makes them, or None
+
+    All are arrays of the device, and the host never reads them.
+    """
+
+    sorted_token_ids: Any
+    expert_ids: Any
+    num_tokens_post_padded: Any
+    tiles: Any = None
+
+
+@dataclass(frozen=True, eq=False)
+class StackedWeight:
+    """The same layer of all experts: qweight int32 [E, K/8, N], scales [E, groups, N], qzeros int32
+    [E, groups, N/8], arrays of one device in C order.  The true zero is nibble + zero_bias."""
+
+    qweight: Any
+    scales: Any
+    qzeros: Any
+    group_size: int
+    zero_bias: int
+
+    @property
+    def experts(self) -> int:
+        return int(self.qweight.shape[0])
+
+    @property
+    def K(self) -> int:  # noqa: N802  as a PackedWeight's
+        return int(self.qweight.shape[1]) * 8
+
+    @property
+    def N(self) -> int:  # noqa: N802
+        return int(self.qweight.shape[2])
+
+    @property
+    def nbytes(self) -> int:
+        return int(self.qweight.nbytes + self.scales.nbytes + self.qzeros.nbytes)
+
+    @property
+    def group(self) -> int:
+        """Rows in a group, 0 where it is all of K."""
+        return 0 if self.group_size >= self.K else self.group_size
+
+    def addresses(self, device: Device) -> npt.NDArray[np.int64]:
+        """int64 [E, 3]: where each expert's qweight, scales and qzeros begin."""
+        columns = []
+        for part in _PARTS:
+            array = getattr(self, part)
+            first = device.describe(part, array).address
+            columns.append(first + np.arange(self.experts) * (array.nbytes // self.experts))
+        return np.stack(columns, 1)
+
+    @classmethod
+    def of(
+        cls, tensors: Iterable[GptqTensors], count: int, device: Device, dtype: npt.DTypeLike
+    ) -> StackedWeight:
+        """`count` experts' tensors, each copied to its place on the device as it comes.
+
+        No word is repacked.  Scales are rounded to `dtype`; zeros whose format has no constant bias
+        are rewritten, as GptqLinear's are.  Raises CheckpointError for an expert that differs from
+        the first in shape or groups, for rows in activation order and for biases.
+        """
+        dtype, zeros = np.dtype(dtype), []
+        for number, expert in enumerate(tensors):
+            if number == 0:
+                first = expert
+                qweight = device.empty((count, *expert.qweight.shape), np.int32)
+                scales = device.empty((count, *expert.scales.shape), dtype)
+            _check(expert, first, number)
+            device.write(qweight[number], expert.qweight)
+            own = expert.scales
+            device.write(
+                scales[number], own if own.dtype == dtype else rounded("scales", own, dtype)
+            )
+            zeros.append(kernel_words(expert.qzeros, expert.zero_format))
+        zero_bias = min(bias for _, bias in zeros)
+        ones = np.uint32(word_of_ones(4))
+        words = [
+            words if bias == zero_bias else (words.view(np.uint32) + ones).view(np.int32)
+            for words, bias in zeros
+        ]
+        qzeros = device.to_device(np.stack(words))
+        return cls(qweight, scales, qzeros, first.group_size, zero_bias)
+
+
+def _check(expert: GptqTensors, first: GptqTensors, number: int) -> None:
+    for field in ("K", "N", "group_size"):
+        found, expected = getattr(expert, field), getattr(first, field)
+        if found != expected:
+            raise CheckpointError(field, f"{expected} in all experts", f"{found} in {number}")
+    if expert.act_order:
+        raise CheckpointError(
+            "g_idx",
+            "rows in the order of their groups in all experts",
+            f"activation order in {number}",
+            "quantise experts with desc_act false",
+        )
+    if expert.bias is not None and np.any(expert.bias):
+        raise CheckpointError("bias", "none in experts", f"one in {number}")
+
+
+class GptqExperts:
+    """The MLPs of all experts of a layer: y = weight · down(silu(gate(x)) * up(x)) for each choice.
+
+    Launches are grouped: one for gate and up, one for down, whatever the routing.
+    """
+
+    def __init__(
+        self,
+        gate: StackedWeight,
+        up: StackedWeight,
+        down: StackedWeight,
+        *,
+        device: Device,
+        dtype: npt.DTypeLike = np.float16,
+    ) -> None:
+        """Raises CheckpointError for weights that do not fit each other."""
+        self.device, self.dtype = device, np.dtype(dtype)
+        self.gate, self.up, self.down = gate, up, down
+        shape = (gate.experts, gate.K, gate.N, gate.group_size, gate.zero_bias)
+        found = (up.experts, up.K, up.N, up.group_size, up.zero_bias)
+        if found != shape:
+            named = "experts, K, N, group_size and zero_bias"
+            raise CheckpointError("up", f"{named} of gate, {shape}", found)
+        if (down.experts, down.K) != (gate.experts, gate.N):
+            expected = f"{gate.experts} experts with K={gate.N}"
+            raise CheckpointError("down", expected, f"{down.experts} with K={down.K}")
+        self.experts, self.hidden, self.width = gate.experts, gate.K, gate.N
+        self._tables = (self._table(gate=gate, up=up), self._table(down=down))
+        self._launch = kernels.launches_on(device)
+
+    def _table(self, **weights: StackedWeight) -> AddressTable:
+        arrays = {f"{n}.{part}": getattr(w, part) for n, w in weights.items() for part in _PARTS}
+        addresses = np.hstack([weight.addresses(self.device) for weight in weights.values()])
+        return AddressTable(self.device, addresses, arrays)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the experts take on the device."""
+        return self.gate.nbytes + self.up.nbytes + self.down.nbytes
+
+    def tiles(self, choices: int) -> ExpertTiles:
+        """The builds that compute so many choices, and the blocks that they want."""
+        groups = (self.gate.group, self.down.group)
+        name = self.dtype.name
+        return kernels.choose_expert_tiles(self.device, choices, self.experts, groups, name)
+
+    def __call__(
+        self, x: Any, routing: Routing, weights: Any, gated: Any, parts: Any, stream: Any = None
+    ) -> None:
+        """Compute all choices: those of a token follow each other, and share its row of x.
+
+        x        T [M, hidden]
+        routing  in the blocks of `tiles(choices)`
+        weights  float32 [choices], what each choice counts
+        gated    T [choices, width], overwritten with silu(gate) * up
+        parts    float32 [choices, hidden], overwritten with the weighted results
+        """
+        choices = gated.shape[0]
+        tiles = self.tiles(choices)
+        self._half(tiles.gate_up, 0, x, routing, None, gated, choices // x.shape[0], stream)
+        self._half(tiles.down, 1, gated, routing, weights, parts, 1, stream)
+
+    def _half(
+        self,
+        build: kernels.Artefact,
+        half: int,
+        a: Any,
+        routing: Routing,
+        weights: Any,
+        c: Any,
+        top_k: int,
+        stream: Any,
+    ) -> None:
+        weight, own = (self.gate, self.down)[half], routing
+        N, K = weight.N, weight.K
+        arrays = {
+            "a": a,
+            "experts": self._tables[half].array,
+            "sorted_token_ids": own.sorted_token_ids,
+            "expert_ids": own.expert_ids,
+            "num_tokens_post_padded": own.num_tokens_post_padded,
+            "weights": weights,
+            "c": None if half else c,
+            "wide": c if half else None,
+        }
+        if "UNIT" in build.fields:
+            arrays["tiles"] = own.tiles
+        sizes = {"T": c.shape[0], "N": N, "K": K, "E": self.experts}
+        sizes |= {"group_size": weight.group_size, "top_k": top_k}
+        sizes |= {"blocks": own.expert_ids.shape[0], "stride_am": K}
+        sizes |= {"stride_qwk": N, "stride_sk": N, "stride_qzk": N // 8}
+        self._launch(build, stream, sizes | {"zero_bias": weight.zero_bias}, arrays)
+
+    def __repr__(self) -> str:
+        return (
+            f"<GptqExperts {self.experts} of {self.hidden} → {self.width} → {self.hidden}, "
+            f"{self.nbytes / 1e6:.0f} MB on {self.device.name}>"
+        )
+
+
+def load_experts(
+    layers: Sequence[Sequence[GptqTensors]], device: Device, dtype: npt.DTypeLike
+) -> GptqExperts:
+    """The experts whose gate, up and down are these tensors."""
+    gate, up, down = (StackedWeight.of(its, len(its), device, dtype) for its in layers)
+    return GptqExperts(gate, up, down, device=device, dtype=dtype)

@@ -1,0 +1,287 @@
+"""Routing, the grouped GEMMs of experts and their sum, against NumPy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import ferrum_numba as fe
+from ferrum_numba import kernels
+from ferrum_numba.devices.addresses import AddressTable
+from ferrum_numba.gptq import GptqExperts, Routing, StackedWeight
+from tests.kernels.test_model_kernels import DTYPES, Launcher, every, floats, nothing
+
+CHECKS = ("memory", "init", "race")
+RELATIVE = {"float16": 1e-3, "bfloat16": 8e-3}
+
+
+@pytest.fixture(
+    params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)],
+    scope="module",
+)
+def device(request: pytest.FixtureRequest) -> fe.Device:
+    """The CPU with all checks, and a GPU."""
+    cpu = request.param == "cpu"
+    return fe.open_device("cpu", checks=CHECKS) if cpu else fe.open_device("cuda")
+
+
+@pytest.fixture
+def launch(device: fe.Device) -> Launcher:
+    return Launcher(device)
+
+
+@pytest.fixture
+def random() -> np.random.Generator:
+    return np.random.default_rng(11)
+
+
+def softmax(x: Any) -> Any:
+    x = np.exp(x - x.max(axis=-1, keepdims=True))
+    return x / x.sum(axis=-1, keepdims=True)
+
+
+@pytest.mark.parametrize("sigmoid", [0, 1])
+@pytest.mark.parametrize("renormalise", [0, 1])
+def test_moe_route(
+    device: fe.Device,
+    launch: Launcher,
+    random: np.random.Generator,
+    sigmoid: int,
+    renormalise: int,
+) -> None:
+    logits, bias = floats(random, 7, 60), floats(random, 60)
+    logits[3] = 1.0  # all alike: the lowest experts win
+    scores = 1 / (1 + np.exp(-logits)) if sigmoid else softmax(logits)
+    added = bias if sigmoid else None
+    order = np.argsort(-(scores + bias if sigmoid else logits), axis=1, kind="stable")[:, :4]
+    expected = np.take_along_axis(scores, order, 1)
+    if renormalise:
+        expected = expected / expected.sum(axis=1, keepdims=True)
+    for build in every(device, "moe_route"):
+        weights, ids = nothing(7, 4), np.full((7, 4), -1, np.int32)
+        launch(build, logits=logits, bias=added, weights=weights, ids=ids, M=7, E=60, top_k=4,
+               sigmoid=sigmoid, renormalise=renormalise, scale=2.0)  # fmt: skip
+        np.testing.assert_array_equal(ids, order)
+        np.testing.assert_allclose(weights, 2 * expected, rtol=1e-5)
+
+
+def aligned(ids: Any, experts: int, block: int) -> tuple[Any, Any]:
+    """(sorted_token_ids, expert_ids) as vLLM's moe_align_block_size has them."""
+    rows, owners = [], []
+    for expert in range(experts):
+        mine = np.flatnonzero(ids == expert)
+        count = -(-len(mine) // block)
+        rows.append(np.pad(mine, (0, count * block - len(mine)), constant_values=ids.size))
+        owners += [expert] * count
+    return np.concatenate(rows), np.array(owners)
+
+
+def tiled(owners: Any, span: int) -> list[int]:
+    """16 * first block + blocks of each tile; five of eight blocks are four and one."""
+    found, first = [], 0
+    while first < len(owners):
+        run = int(np.argmin(np.append(owners[first:], -1) == owners[first]))
+        size = {5: 4}.get(min(run, span), min(run, span))
+        found.append(16 * first + size)
+        first += size
+    return found
+
+
+@pytest.mark.parametrize(("block", "span"), [(8, 1), (16, 4), (16, 8)])
+@pytest.mark.parametrize("kind", ["any", "one expert", "elsewhere"])
+def test_moe_align(
+    device: fe.Device,
+    launch: Launcher,
+    random: np.random.Generator,
+    block: int,
+    span: int,
+    kind: str,
+) -> None:
+    experts, ids = 20, random.integers(0, 20, 1300).astype(np.int32)
+    ids[ids == 3] = 4
+    if kind == "one expert":
+        ids[:] = 7
+    if kind == "elsewhere":  # of other machines
+        ids[::3] = -1
+    rows, owners = aligned(ids, experts, block)
+    blocks = (ids.size + experts * (block - 1)) // block
+    for build in every(device, "moe_align"):
+        found = [np.full(size, -7, np.int32) for size in (blocks * block, blocks, 1, blocks + 1)]
+        names = ("sorted_token_ids", "expert_ids", "num_tokens_post_padded", "tiles")
+        launch(build, topk_ids=ids, **dict(zip(names, found, strict=True)), T=ids.size, E=experts,
+               block=block, blocks=blocks, span=span)  # fmt: skip
+        assert found[2][0] == len(rows)
+        np.testing.assert_array_equal(found[0][: len(rows)], rows)
+        np.testing.assert_array_equal(found[1][: len(owners)], owners)
+        expected = tiled(owners, span)
+        assert found[3][: 1 + len(expected)].tolist() == [len(expected), *expected]
+        assert (found[0][len(rows) :] == -7).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_moe_sum(
+    device: fe.Device, launch: Launcher, random: np.random.Generator, dtype: str
+) -> None:
+    x, parts, gate = floats(random, 3, 136), floats(random, 12, 136), floats(random, 3)
+    shared = floats(random, 3, 136, dtype=dtype)
+    for build in every(device, "moe_sum", dtype=dtype):
+        for own, factor in ((None, 0.0), (gate, 1 / (1 + np.exp(-gate[:, None])))):
+            found = x.copy()
+            launch(build, x=found, parts=parts, shared=None if own is None else shared, gate=own,
+                   M=3, H=136, top_k=4)  # fmt: skip
+            expected = x + parts.reshape(3, 4, 136).sum(1) + factor * shared.astype(np.float32)
+            np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def tensors(
+    random: np.random.Generator, K: int, N: int, group: int, dtype: str, zeros: str
+) -> fe.GptqTensors:
+    groups = 1 if group == -1 else -(-K // group)
+    words = random.integers(0, 2**32, (K // 8 + groups, N), np.uint32).view(np.int32)
+    return fe.GptqTensors(
+        qweight=words[: K // 8].copy(),
+        qzeros=words[K // 8 :, : N // 8].copy(),
+        scales=(random.uniform(0.5, 1.5, (groups, N)) / 5 / np.sqrt(K)).astype(DTYPES[dtype]),
+        group_size=group,
+        zero_format=zeros,  # type: ignore[arg-type]
+    )
+
+
+class Layer:
+    """Experts of random weights on a device, and what NumPy makes of a token that goes to one."""
+
+    def __init__(
+        self,
+        device: fe.Device,
+        random: np.random.Generator,
+        experts: int,
+        hidden: int,
+        width: int,
+        group: int,
+        dtype: str,
+        zeros: str = "v1",
+    ) -> None:
+        shapes = ((hidden, width), (hidden, width), (width, hidden))
+        self.dtype = DTYPES[dtype]
+        layers = [
+            [tensors(random, K, N, group, dtype, zeros) for _ in range(experts)] for K, N in shapes
+        ]
+        self.weights = [[t.dequantize(np.float32) for t in its] for its in layers]
+        stacks = [StackedWeight.of(its, experts, device, self.dtype) for its in layers]
+        self.experts = GptqExperts(*stacks, device=device, dtype=self.dtype)
+        self.device = device
+
+    def expected(self, x: Any, ids: Any, weights: Any) -> Any:
+        parts = np.empty((ids.size, x.shape[1]), np.float32)
+        for choice, expert in enumerate(ids.ravel()):
+            row = x[choice // ids.shape[1]].astype(np.float32)
+            gate, up = (row @ self.weights[i][expert] for i in (0, 1))
+            gated = (gate / (1 + np.exp(-gate)) * up).astype(self.dtype).astype(np.float32)
+            parts[choice] = weights.ravel()[choice] * (gated @ self.weights[2][expert])
+        return parts
+
+    def found(self, x: Any, ids: Any, weights: Any) -> Any:
+        """What the grouped GEMMs make of a routing that NumPy made."""
+        there, own = self.device.to_device, self.experts
+        tiles = own.tiles(ids.size)
+        rows, owners = aligned(ids.ravel(), own.experts, tiles.block)
+        blocks = tiles.blocks(ids.size, own.experts)
+        room = [np.full(size, 2**30, np.int32) for size in (blocks * tiles.block, blocks)]
+        room[0][: len(rows)], room[1][: len(owners)] = rows, owners
+        list_ = tiled(owners, tiles.span)
+        packed = np.zeros(1 + blocks, np.int32)
+        packed[: 1 + len(list_)] = [len(list_), *list_]
+        count = np.array([len(rows)], np.int32)
+        routing = Routing(*(there(a) for a in (*room, count, packed)))
+        gated = self.device.empty((ids.size, own.width), self.dtype)
+        parts = self.device.empty((ids.size, own.hidden), np.float32)
+        own(there(x), routing, there(weights.ravel()), gated, parts)
+        self.device.synchronize()
+        return self.device.to_host(parts)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("experts", "hidden", "width", "group", "zeros", "tokens", "top_k"),
+    [
+        (6, 256, 96, 32, "v1", 1, 2),
+        (5, 128, 104, 32, "v2", 9, 3),
+        (3, 320, 128, 64, "v1", 40, 2),
+        (3, 256, 136, 128, "v1", 40, 2),
+        (4, 64, 768, -1, "v1", 3, 1),
+    ],
+)
+def test_experts(
+    device: fe.Device,
+    random: np.random.Generator,
+    dtype: str,
+    experts: int,
+    hidden: int,
+    width: int,
+    group: int,
+    zeros: str,
+    tokens: int,
+    top_k: int,
+) -> None:
+    layer = Layer(device, random, experts, hidden, width, group, dtype, zeros)
+    x = floats(random, tokens, hidden, dtype=dtype)
+    ids = np.argsort(random.random((tokens, experts)), axis=1)[:, :top_k].astype(np.int32)
+    weights = random.random((tokens, top_k), np.float32)
+    expected, found = layer.expected(x, ids, weights), layer.found(x, ids, weights)
+    assert np.linalg.norm(found - expected) < RELATIVE[dtype] * np.linalg.norm(expected)
+    np.testing.assert_array_equal(found, layer.found(x, ids, weights))
+
+
+def test_a_token_does_not_see_the_others(device: fe.Device, random: np.random.Generator) -> None:
+    """Bitwise: other tokens, their experts and the order of all."""
+    layer = Layer(device, random, 4, 128, 64, 32, "float16")
+    x = floats(random, 12, 128, dtype="float16")
+    ids = random.integers(0, 4, (12, 1)).astype(np.int32)
+    weights = np.ones((12, 1), np.float32)
+    alone = layer.found(x, ids, weights)[5]
+    order = random.permutation(12)
+    place = int(np.flatnonzero(order == 5)[0])
+    np.testing.assert_array_equal(layer.found(x[order], ids[order], weights)[place], alone)
+    others = floats(random, 12, 128, dtype="float16")
+    others[5], ids[:5] = x[5], ids[5]  # all before it go where it goes
+    np.testing.assert_array_equal(layer.found(others, ids, weights)[5], alone)
+
+
+def test_all_to_one_expert_and_an_expert_elsewhere(
+    device: fe.Device, random: np.random.Generator
+) -> None:
+    layer = Layer(device, random, 3, 64, 32, 32, "float16")
+    x, weights = floats(random, 40, 64, dtype="float16"), np.ones((40, 1), np.float32)
+    ids = np.full((40, 1), 1, np.int32)
+    expected, found = layer.expected(x, ids, weights), layer.found(x, ids, weights)
+    assert np.linalg.norm(found - expected) < 1e-3 * np.linalg.norm(expected)
+    build = layer.experts.tiles(1).gate_up
+    there = layer.device.to_device
+    c = layer.device.to_device(np.full((1, 32), 7, np.float16))
+    block = layer.experts.tiles(1).block
+    rows = np.full(block, 1, np.int32)
+    rows[0] = 0
+    sizes = {"T": 1, "N": 32, "K": 64, "E": 3, "group_size": 32, "top_k": 1, "blocks": 1}
+    sizes |= {"stride_am": 64, "stride_qwk": 32, "stride_sk": 32, "stride_qzk": 4, "zero_bias": 1}
+    arrays = {"a": there(x[:1]), "experts": layer.experts._tables[0].array, "weights": None}
+    arrays |= {"sorted_token_ids": there(rows), "expert_ids": there(np.array([-1], np.int32))}
+    arrays |= {"num_tokens_post_padded": there(np.array([block], np.int32)), "c": c, "wide": None}
+    kernels.launches_on(device)(build, None, sizes, arrays)
+    device.synchronize()
+    np.testing.assert_array_equal(device.to_host(c), np.zeros((1, 32), np.float16))
+
+
+def test_checks_know_what_a_table_leads_to(random: np.random.Generator) -> None:
+    """Only what stands in the table may be read through it."""
+    device = fe.open_device("cpu", checks=("memory",))
+    layer = Layer(device, random, 2, 64, 32, 32, "float16")
+    stray = layer.experts._tables[0].array.copy()
+    own = layer.experts._tables[0]
+    x, ids = floats(random, 1, 64, dtype="float16"), np.zeros((1, 1), np.int32)
+    layer.found(x, ids, np.ones((1, 1), np.float32))
+    layer.experts._tables = (AddressTable(device, stray, {}), layer.experts._tables[1])
+    with pytest.raises(fe.SanitizerError, match="out of bounds|out-of-bounds"):
+        layer.found(x, ids, np.ones((1, 1), np.float32))
+    assert own.arrays.keys() >= {"gate.qweight", "up.qzeros"}
