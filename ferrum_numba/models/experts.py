@@ -1,4 +1,4 @@
-"""What a mixture of experts is, as a config.json says it."""
+"""A mixture of experts, as a config.json describes it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What follows attention in a layer: an MLP, or a mixture of experts."""
+"""An MLP, or a mixture of experts: the second half of a layer."""
 
 from __future__ import annotations
 

@@ -183,7 +183,7 @@ class Layer:
         return parts
 
     def found(self, x: Any, ids: Any, weights: Any) -> Any:
-        """What the grouped GEMMs make of a routing that NumPy made."""
+        """Results of the grouped GEMMs, with a routing that NumPy made."""
         there, own = self.device.to_device, self.experts
         tiles = own.tiles(ids.size)
         rows, owners = aligned(ids.ravel(), own.experts, tiles.block)

@@ -48,5 +48,5 @@ class Llama:
         return None
 
     def is_sparse(self, keys: Keys, layer: int) -> bool:
-        """Whether a layer has experts in the place of an MLP, where the model has some."""
+        """True where a layer has experts in the place of an MLP, if the model has some."""
         return True
