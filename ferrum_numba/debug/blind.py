@@ -50,11 +50,17 @@ def _moved(case: Case) -> Iterator[Hypothesis]:
     values = case.values
     names = [n for n in case.arrays if isinstance(values.get(n), int)]
     for one, two in list(combinations(names, 2))[:_MOST]:
+        exchanged = case.with_values(**{one: values[two], two: values[one]})
+        if all(case.arrays[name].address == values[name] for name in (one, two)):
+            # The arrays are known by the parameters that took them: they change names as well, so
+            # that what comes out is looked for where the output points now.
+            arrays = {**case.arrays, one: case.arrays[two], two: case.arrays[one]}
+            exchanged = replace(exchanged, arrays=arrays)
         yield Hypothesis(
             "pointers-swapped",
             f"{one} and {two} are both arrays of the launch",
             0.2,
-            case.with_values(**{one: values[two], two: values[one]}),
+            exchanged,
             f"{one} and {two} exchanged",
         )
     for here, there in list(permutations(range(len(names)), 2))[:_MOST]:

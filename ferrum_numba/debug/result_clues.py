@@ -130,6 +130,8 @@ def _added(case: Case, name: str, missing: Matrix, near: float) -> str:
     for other, array in case.arrays.items():
         if array.values.size == missing.size and other != name:
             values = _matrix(array.values, missing)
+            if not np.isfinite(values).all():
+                continue
             for sign, word in ((1, "+"), (-1, "-")):
                 if np.linalg.norm(missing - sign * values) <= near:
                     return f"expected is {name} {word} {other}, such as a residual"

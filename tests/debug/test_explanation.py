@@ -15,6 +15,7 @@ from campaigns.launch_faults import AREAS
 from campaigns.launch_faults.answer import ask, ask_checkpoint
 from campaigns.launch_faults.checkpoints import CAUSES as CHECKPOINT_CAUSES
 from campaigns.launch_faults.fault import w4a16
+from ferrum_numba import examples
 from ferrum_numba.debug.case import Case
 from ferrum_numba.debug.causes import CAUSES
 from ferrum_numba.debug.explanation import explain
@@ -142,6 +143,24 @@ def test_a_wrong_part_is_named() -> None:
     expected[16:, 3] += 5
     found = explain(launch.but(expected=expected).case(), seconds=0.1)
     assert found.wrong == "rows 16 to 20 of 21, column 3 of 200 of c"
+
+
+@pytest.mark.parametrize("before", [0, 3, np.nan])
+def test_an_input_and_the_output_exchanged(tmp_path: Path, before: float) -> None:
+    """Of a kernel that no sidecar describes: the result is looked for where the fix puts it."""
+    folder, path = Path(examples.__file__).parent, tmp_path / "run.ferrum"
+    device = fe.open_device("cpu")
+    module = device.load_module(folder / "row_softmax.ptx", folder / "row_softmax.json")
+    x = np.random.default_rng(0).standard_normal((5, 700)).astype(np.float32)
+    expected = np.exp(x) / np.exp(x).sum(axis=1, keepdims=True)
+    config = fe.LaunchConfig(grid=5, block=128, shared_bytes=16)
+    with fe.record(path):  # out comes first
+        module.get_kernel().launch(config, x.copy(), np.full_like(x, before), 700)
+    recording = fe.Recording(path)
+    case = Case.from_recording(recording, recording[0])
+    found = explain(replace(case, expected={"row_softmax_param_0": expected}))
+    assert found.first_line.startswith("pointers-swapped: two arrays are exchanged; with ")
+    assert found.suspects[0].verdict == "proved"
 
 
 def test_from_a_recording(tmp_path: Path) -> None:
