@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import copy
 import pickle
 from pathlib import Path
@@ -10,7 +9,6 @@ from pathlib import Path
 import pytest
 
 import ferrum_numba as fe
-from ferrum_numba import errors
 from tests.cli.commands import run, run_json
 from tests.ptx import IOTA
 
@@ -30,19 +28,6 @@ def test_the_message_is_made_of_the_parts() -> None:
     problem = fe.AbiError("x", "given twice", remedy="leave one out", where="step 1")
     assert str(problem) == "step 1: x: given twice; leave one out"
     assert (problem.found, problem.expected, problem.remedy) == ("given twice", "", "leave one out")
-
-
-def test_every_error_that_is_raised_has_parts() -> None:
-    """But those that are made of another one, and that which shows a line of PTX below."""
-    kinds = {name for name, kind in vars(errors).items() if isinstance(kind, type)}
-    package, whole = Path(fe.__file__).parent, []
-    for path in package.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and len(node.args) == 1:
-                name = getattr(node.func, "id", "")
-                if name in kinds and not isinstance(node.args[0], ast.Starred):
-                    whole.append(path.relative_to(package).as_posix())
-    assert sorted(whole) == ["emulator/program.py", "ptx_text/text.py"]
 
 
 def test_every_kind_has_a_code() -> None:
@@ -93,3 +78,14 @@ def test_the_command_line_prints_the_parts(tmp_path: Path) -> None:
     result = run("verify", tmp_path)
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.rstrip() == f"error: {found['error']['message']}"
+
+
+def test_the_command_line_prints_what_is_wrong_with_its_use(tmp_path: Path) -> None:
+    code, found = run_json("verify", tmp_path, "--seed", "x")
+    assert (code, found["error"]["kind"], found["error"]["code"]) == (2, "UsageError", "usage")
+    assert found["error"]["field"] == "--seed"
+    code, found = run_json(
+        "verify", tmp_path, "--resume", tmp_path / "a", "--jsonl", tmp_path / "b"
+    )
+    assert (code, found["error"]["code"]) == (2, "usage")
+    assert found["error"]["message"].startswith("--jsonl: not with --resume")

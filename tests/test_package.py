@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import ferrum_numba as fe
-from ferrum_numba import kernels
+from ferrum_numba import errors, kernels
 from ferrum_numba.abi import ptx_digest
 from tests.conftest import FIXTURES
 
@@ -135,6 +135,19 @@ def test_an_artefact_that_is_not_shipped() -> None:
 def test_the_tile_is_the_sidecars() -> None:
     assert (fe.BM, fe.BN, fe.BK) == (64, 64, 32)
     assert fe.fn_name() == "w4a16_gptq_gemm_typed"
+
+
+def test_every_error_that_is_raised_has_parts() -> None:
+    """But those that are made of another one, and that which shows a line of PTX below."""
+    kinds = {name for name, kind in vars(errors).items() if isinstance(kind, type)}
+    whole = []
+    for path in MODULES.values():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and len(node.args) == 1:
+                name = getattr(node.func, "id", "")
+                if name in kinds and not isinstance(node.args[0], ast.Starred):
+                    whole.append(path.relative_to(PACKAGE).as_posix())
+    assert sorted(whole) == ["emulator/program.py", "ptx_text/text.py"]
 
 
 @pytest.mark.parametrize("folder", ["ferrum_numba", "campaigns", "tests"])

@@ -68,6 +68,10 @@ class _App(click.Group):
                     write_json({"error": error.to_json() | {"message": message}})
                 kind = _NoDevice if isinstance(error, NoSuchDevice) else _BadInput
                 raise kind(message) from error
+            except click.UsageError as error:
+                if wants_json(ctx):
+                    write_json({"error": _usage(error)})
+                raise
             except KeyboardInterrupt:
                 interruption.leaving()
                 raise SystemExit(interruption.EXIT_CODE) from None
@@ -76,6 +80,14 @@ class _App(click.Group):
                 if error.filename is None:
                     _drop_output()
                 raise _BadInput(f"{where}: {error.strerror or error}") from error
+
+
+def _usage(error: click.UsageError) -> dict[str, str]:
+    """A mistake in the use of a command, as errors of this package are in JSON."""
+    found = {"kind": "UsageError", "code": "usage", "message": error.format_message()}
+    if isinstance(error, click.BadParameter) and error.param is not None:
+        found["field"] = max(error.param.opts, key=len)
+    return found
 
 
 def _drop_output() -> None:

@@ -34,6 +34,7 @@ json_option: Callable[[Any], Any] = click.option(
     "as_json",
     is_flag=True,
     callback=_remember,
+    is_eager=True,  # also where another option is wrong
     help="Print one JSON object instead of tables.",
 )
 

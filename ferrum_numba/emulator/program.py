@@ -126,7 +126,7 @@ class Program:
                 parameter_block,
             )
             ended = grid[0] * grid[1] * grid[2] - len(stopped.waits)
-            return LaunchError(f"{self.entry}: {polls.describe(stopped.waits, ended)}")
+            return LaunchError(self.entry, polls.describe(stopped.waits, ended))
         if stopped.fault:
             instruction = body.statements[stopped.fault - 1]
             assert isinstance(instruction, Instruction)

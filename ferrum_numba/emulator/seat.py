@@ -101,8 +101,9 @@ class Seat:
             self._scratch = aligned(needs.scratch_bytes, 64)
         except (MemoryError, ValueError, OverflowError) as error:
             raise LaunchError(
-                f"no memory for a CTA of {warps} warps with {shared_bytes} bytes of dynamic"
-                f" shared memory: {error}"
+                "shared_bytes",
+                f"no memory for a CTA of {warps} warps with {shared_bytes} bytes of dynamic "
+                f"shared memory: {error}",
             ) from None
         self._used, self._behind = self._shared[:size], self._shared[size:]
         self._contexts = contexts.reshape(warps, needs.context_bytes)

@@ -111,8 +111,10 @@ class _Seats:
         """Let the CTA of a seat wait for others."""
         if len(self.waiting) >= MOST_WAITING:
             raise LaunchError(
-                f"{MOST_WAITING} CTAs wait for others that have not begun; no GPU holds as many at"
-                " once, so there the launch would not end; launch fewer CTAs"
+                "grid",
+                f"{MOST_WAITING} CTAs wait for others that have not begun; no GPU holds as many "
+                "at once, so there the launch would not end",
+                remedy="launch fewer CTAs",
             )
         self.waiting.append(seat)
 
