@@ -110,8 +110,9 @@ class _Reader:
 
     def tied(self, name: str, embedding: Any) -> DenseLinear:
         """The head that an embedding is, too."""
-        if embedding.dtype != self.dtype:
-            embedding = self._place(self._host(name, self.dtype))
+        if embedding.dtype != self.dtype:  # its bytes are counted already
+            array = rounded(name, self.checkpoint.array(name), self.dtype)
+            embedding = self._place(array)
         return DenseLinear(self.operations, embedding)
 
     def linear(self, parts: tuple[Linear, ...]) -> GptqLinear | DenseLinear:
@@ -123,11 +124,11 @@ class _Reader:
             whole = fuse(tensors) if len(parts) > 1 else tensors[0]
         except CheckpointError:  # they do not share their groups
             return self._dense(parts)
-        for part in parts:
-            self._count(f"{part.name}.{end}" for end in _ENDINGS)
         layer = GptqLinear(whole, device=self.device, dtype=self.dtype)
         if not layer.gives_wide:
             return self._dense(parts)
+        for part in parts:
+            self._count(f"{part.name}.{end}" for end in _ENDINGS)
         self.nbytes += layer.nbytes
         return layer
 

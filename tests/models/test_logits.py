@@ -39,6 +39,17 @@ def test_real_models_say_what_their_oracles_say(device: fe.Device, name: str) ->
     assert list(model.generate(oracle["greedy_prompt"], max_new_tokens=len(answer))) == answer
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("kind", ["tied", "one_layer_of_8_bits", "some_layers_dense"])
+def test_progress_counts_each_tensor_once(tmp_path: Path, kind: str, dtype: str) -> None:
+    folder, cpu = make_model(tmp_path / "model", **KINDS[kind]), fe.open_device("cpu")
+    calls: list[tuple[int, int]] = []
+    fe.Model.load(folder, device=cpu, dtype=dtype, progress=lambda *call: calls.append(call))
+    read = [done for done, _ in calls]
+    assert read == sorted(read)
+    assert read[-1] == calls[-1][1]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_of_model(device: fe.Device, tmp_path: Path, kind: str) -> None:
     """All positions at once; and token by token, each one of the likeliest after those before."""
