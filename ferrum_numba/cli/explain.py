@@ -23,6 +23,7 @@ from ..debug.recording import RecordedLaunch, Recording, Refused
 from ..errors import FerrumError, RecordingError
 from ..gptq import Checkpoint
 from ..kernels import artefact
+from .confinement import ConfinedCommand, confined
 from .console import facts_table, json_option, standard_output, write_json
 from .options import NUMBER_FROM_ZERO, examples, refuse_options
 from .ptx_file import PtxFile, entry_option, is_ptx, open_ptx, sidecar_option
@@ -33,6 +34,7 @@ _OF_LAUNCHES = ("number", "expected", "checkpoint", "layer", "seconds")
 
 @click.command(
     "explain",
+    cls=ConfinedCommand,
     epilog=examples(
         "ferrum-numba explain run.ferrum",
         "ferrum-numba explain damaged",
@@ -90,6 +92,7 @@ _OF_LAUNCHES = ("number", "expected", "checkpoint", "layer", "seconds")
     help="How long fixes are tried.",
 )
 @json_option
+@confined
 @click.pass_context
 def explain_command(
     ctx: click.Context, /, target: Path, seconds: float, as_json: bool, **given: Any
@@ -97,9 +100,9 @@ def explain_command(
     """Name the likely cause of a wrong or failed launch.
 
     TARGET is a recording (fe.record), a .ptx file or the name of a shipped kernel, with parameter
-    block and arrays of its launch, or a checkpoint. Fixes are tried on the CPU, with checks on;
-    given the expected result it says which one makes the result right. Exits with 1 if something is
-    wrong.
+    block and arrays of its launch, or a checkpoint. Fixes are tried on the CPU, with checks on, in
+    a process of its own with limits; given the expected result it says which one makes the result
+    right. Exits with 1 if something is wrong.
     """
     if target.is_dir() or target.suffix == ".safetensors":
         refuse_options(ctx, (*_OF_LAUNCHES, *_OF_PTX), "of a checkpoint every layer is read")

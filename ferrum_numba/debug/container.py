@@ -14,6 +14,7 @@ import ctypes
 import io
 import mmap
 import re
+import stat
 import struct
 import time
 import zipfile
@@ -34,6 +35,7 @@ FORMAT = {"format": "ferrum recording", "version": 1}  # as recording.json state
 MAX_TEXT_BYTES = 64 << 20  # of a PTX, a JSON or a run of launches, unpacked
 MAX_ARRAY_BYTES = 1 << 31  # of one array
 MAX_MEMBERS = 1_000_000
+_MAX_RATIO = 256  # of unpacked bytes to stored ones: text comes to 30
 
 _NAME = re.compile(
     r"recording\.json|ptx/[0-9a-f]{64}\.ptx|sidecars/[0-9a-f]{64}\.json|"
@@ -212,6 +214,8 @@ class Container:
         self.members: dict[str, Member] = {}
         self.complete = False
         try:
+            if not stat.S_ISREG(path.stat().st_mode):
+                raise RecordingError(str(path), "a regular file", "a folder, device or pipe")
             with path.open("rb") as file:
                 self._length = file.seek(0, io.SEEK_END)
                 members = list(islice(self._walk(file), MAX_MEMBERS + 1))
@@ -258,6 +262,9 @@ class Container:
             raise self._wrong("members", f"a member {name}", "none")
         if max(member.size, member.stored) > limit:
             raise self._wrong(name, f"at most {limit} bytes", member.size)
+        if member.deflated and member.size > _MAX_RATIO * (member.stored + 256):
+            most = f"at most {_MAX_RATIO} bytes for each that is stored"
+            raise self._wrong(name, most, f"{member.size} for {member.stored}")
         try:
             with self.path.open("rb") as file:
                 file.seek(member.start)

@@ -136,10 +136,13 @@ def closure(names: Sequence[str], host: Host, cache: Cache | None) -> Iterator[b
 
 
 class Function:
-    """Code in memory, ready to be called: `call(state)` as translate.py has it."""
+    """Code in memory, ready to be called: `call(state)` as translate.py has it.
 
-    def __init__(self, code: Code, host: Host, cache: Cache | None) -> None:
-        self.needs = code.needs
+    name: of the entry.
+    """
+
+    def __init__(self, code: Code, name: str, host: Host, cache: Cache | None) -> None:
+        self.needs, self.name = code.needs, name.encode()
         self.idle: dict[object, list[Any]] = {}  # workers that its launches have left; see worker
         empty = llvm.parse_assembly("")
         self._engine = llvm.create_mcjit_compiler(empty, host.machine())

@@ -162,7 +162,7 @@ class Program:
         """The code; for blocks with a partial warp in the form that masks lanes."""
         with self._lock:
             if partial not in self._functions:
-                function = Function(self._code(partial), self._host, self._cache)
+                function = Function(self._code(partial), self.entry, self._host, self._cache)
                 self._functions[partial] = function
                 if function.needs.masked:  # it masks lanes anyway, and does for both
                     self._functions.setdefault(True, function)

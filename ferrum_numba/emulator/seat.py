@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ..errors import LaunchError
+from .faults import faults
 from .host_calls import Failure, HostCalls
 from .layout import (
     FRESH,
@@ -90,7 +91,8 @@ class Seat:
         needs = function.needs
         x, y, z = block
         warps = -(-x * y * z // LANES)
-        self._call, self._masked = function.call, needs.masked
+        self._call, self._masked, self._name = function.call, needs.masked, function.name
+        self._faults = faults()
         self._first_slice = _FIRST_SLICE if needs.talks else _SLICE
         self._params = ctypes.create_string_buffer(parameters + 1)
         try:
@@ -151,7 +153,11 @@ class Seat:
         state = self._state
         cta = state.cta
         state.steps = given = min(self._slice, self._limit)
+        if self._faults is not None:
+            self._faults.runs(self._name, state)
         over = not self._call(ctypes.addressof(state))
+        if self._faults is not None:
+            self._faults.rests()
         if self._host.error is not None:
             raise self._host.error
         # What was spent on CTAs that are done by now does not count for this one.
