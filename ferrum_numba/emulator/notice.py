@@ -12,7 +12,10 @@ _PATIENCE = 2.0  # seconds
 
 @contextmanager
 def notice(text: str) -> Iterator[None]:
-    """Write a line to stderr if what is done in the block takes more than two seconds."""
+    """Write a line to a terminal if what is done in the block takes more than two seconds."""
+    if sys.stderr is None or not sys.stderr.isatty():  # a log has no reader who waits
+        yield
+        return
     timer = threading.Timer(_PATIENCE, lambda: print(text, file=sys.stderr, flush=True))
     timer.daemon = True
     timer.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -69,6 +70,7 @@ def test_a_notice_comes_where_it_takes_long(
     from ferrum_numba.emulator import notice
 
     monkeypatch.setattr(notice, "_PATIENCE", 0.0)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     monkeypatch.setenv("FERRUM_CACHE_DIR", "")
     out = np.zeros(64, np.uint32)
     work = "\n".join(_STEP.format(i + 7) for i in range(400))
