@@ -2,7 +2,8 @@
 
     python scripts/bench_launch.py [--json] [--decode] [--fused] [--stress LAUNCHES]
 
-The roads launch one tiny canonical GEMM (21 parameters).  --decode: the linear layers of one decode
+The roads launch one tiny canonical GEMM (21 parameters); of those whose arrays move, or whose
+result is new each time, the peer's cost stands beside.  --decode: the linear layers of one decode
 step of Llama-3.1-8B, M = 1, with weights of their own, against the sum of what the device takes for
 each kernel.  --stress: so many launches from 8 threads by all of our roads, and the memory before
 and after.
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from launch_roads import Launch, Road, bare, others, ours
+from launch_roads import PEERS, Launch, Road, bare, moving, others, ours
 from numba import cuda
 
 import ferrum_numba as fe
@@ -77,7 +78,7 @@ def microseconds(road: Road, device: fe.Device) -> float:
 def roads(device: fe.Device) -> dict[str, float | None]:
     """Microseconds a launch, by road; None where the library is not there."""
     launch = Launch(device)
-    found = {**bare(launch), **ours(launch), **dict(others(launch))}
+    found = {**bare(launch), **ours(launch), **dict(others(launch)), **dict(moving(launch))}
     return {
         name: None if road is None else microseconds(road, device) for name, road in found.items()
     }
@@ -217,13 +218,17 @@ def show(found: dict[str, Any]) -> None:
     times = found.get("roads", {})
     if times:
         floor, cupy = times["ctypes, prebuilt"], times["CuPy RawKernel"]
-        print(f"{'road':<30}{'us':>8}{'/ ctypes':>10}{'/ driver':>10}{'/ CuPy':>10}")
+        print(f"{'road':<32}{'us':>8}{'/ ctypes':>10}{'/ driver':>10}{'/ CuPy':>10}")
         for name, us in times.items():
             if us is None:
-                print(f"{name:<30}  (not there)")
+                print(f"{name:<32}  (not there)")
                 continue
             ratios = [us / floor, us / times["the driver alone"], us / cupy if cupy else 0]
-            print(f"{name:<30}{us:>8.2f}" + "".join(f"{ratio:>10.2f}" for ratio in ratios))
+            line = f"{name:<32}{us:>8.2f}" + "".join(f"{ratio:>10.2f}" for ratio in ratios)
+            peer, enough = PEERS.get(name, ("", 0.0))
+            if times.get(peer):
+                line += f"   {us / times[peer]:.2f} of {peer}, {enough} is enough"
+            print(line)
     for part in ("decode", "stress"):
         for key, value in found.get(part, {}).items():
             text = (

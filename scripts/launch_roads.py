@@ -23,6 +23,17 @@ from ferrum_numba.devices.cuda.streams import stream_handle
 
 M, N, K, GROUP_SIZE = 1, 64, 128, 128
 STEPS = 100  # launches in a plan and in a graph
+MOVING = 64  # arrays that are taken by turns where they move
+# Of a road with arrays that move, or with a new result: the peer's, and how much of its time is
+# enough.
+PEERS = {
+    "GptqLinear(x), new result": ("torch.mm, new result", 1.0),
+    "GptqLinear(torch's), new result": ("torch.mm, new result", 1.0),
+    "GptqLinear, torch's move": ("torch.mm(out=), torch's move", 0.8),
+    "GptqLinear, CuPy's move": ("CuPy RawKernel, CuPy's move", 1.0),
+    "kernel.launch, CuPy's move": ("CuPy RawKernel, CuPy's move", 1.0),
+    "kernel.launch, one moves": ("CuPy RawKernel", 1.0),
+}
 
 Road = Callable[[int], object]
 
@@ -99,6 +110,141 @@ def ours(launch: Launch) -> dict[str, Road]:
     }
 
 
+def moving(launch: Launch) -> Iterator[tuple[str, Road | None]]:
+    """Arrays that lie elsewhere at each launch, and new results, by ours and by others."""
+    kernel, config, layer, stream = launch.kernel, launch.config, launch.layer, launch.stream
+
+    def one_moves(count: int) -> None:
+        a, qweight, scales, qzeros, _ = launch.arrays
+        sizes, outs = launch.sizes.values(), launch.others
+        for i in range(count):
+            kernel.launch(config, a, qweight, scales, qzeros, outs[i % 2], *sizes, stream=stream)
+
+    yield "kernel.launch, one moves", one_moves
+    yield "GptqLinear(x), new result", repeated(lambda: layer(launch.x, stream=stream))
+    for make, names in (
+        (_torch_moves, ("GptqLinear(torch's), new result", "torch.mm, new result",
+                        "GptqLinear, torch's move", "torch.mm(out=), torch's move")),
+        (_tvm_moves, ("tvm-ffi, torch's move",)),
+        (_cupy_moves, ("GptqLinear, CuPy's move", "kernel.launch, CuPy's move",
+                       "CuPy RawKernel, CuPy's move")),
+    ):  # fmt: skip
+        try:
+            yield from zip(names, make(launch), strict=True)
+        except (ImportError, AttributeError):
+            yield from dict.fromkeys(names).items()
+
+
+def _torch_moves(launch: Launch) -> list[Road]:
+    torch = importlib.import_module("torch")
+    layer, stream = launch.layer, torch.cuda.ExternalStream(launch.handle)
+    x, out, w = _torch_arrays(torch)
+
+    def within(road: Road) -> Road:
+        def run(count: int) -> None:
+            with torch.cuda.stream(stream), torch.no_grad():
+                road(count)
+
+        return run
+
+    def new_results(count: int) -> None:
+        for i in range(count):
+            layer(x[i % MOVING], stream=stream)
+
+    def new_products(count: int) -> None:
+        for i in range(count):
+            torch.mm(x[i % MOVING], w)
+
+    def layers(count: int) -> None:
+        for i in range(count):
+            layer(x[i % MOVING], out=out[i % MOVING], stream=stream)
+
+    def products(count: int) -> None:
+        for i in range(count):
+            torch.mm(x[i % MOVING], w, out=out[i % MOVING])
+
+    return [within(road) for road in (new_results, new_products, layers, products)]
+
+
+def _torch_arrays(torch: Any) -> tuple[list[Any], list[Any], Any]:
+    """Inputs and results, MOVING of each, and a dense weight."""
+    kind = {"dtype": torch.float16, "device": "cuda"}
+    xs = [torch.ones((M, K), **kind) for _ in range(MOVING)]
+    return xs, [torch.empty((M, N), **kind) for _ in range(MOVING)], torch.ones((K, N), **kind)
+
+
+def _tvm_moves(launch: Launch) -> list[Road]:
+    """A function of C++ that is called through tvm-ffi, as one would write it for this kernel."""
+    cpp, torch = importlib.import_module("tvm_ffi.cpp"), importlib.import_module("torch")
+    sizes = ", ".join(f"int64_t {name}" for name in launch.sizes)
+    values = ", ".join(f"static_cast<int32_t>({name})" for name in launch.sizes)
+    places = ", ".join(f"&size[{i}]" for i in range(len(launch.sizes)))
+    source = f"""
+    using tvm::ffi::TensorView;
+    using Launch = int (*)(void*, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned,
+                           unsigned, void*, void**, void**);
+    void launch(int64_t call, int64_t function, int64_t grid, int64_t block, int64_t shared,
+                int64_t stream, TensorView a, TensorView qweight, TensorView scales,
+                TensorView qzeros, TensorView c, {sizes}) {{
+      void* at[] = {{a.data_ptr(), qweight.data_ptr(), scales.data_ptr(), qzeros.data_ptr(),
+                    c.data_ptr(), nullptr, nullptr}};
+      int32_t size[] = {{{values}}};
+      void* params[] = {{&at[0], &at[1], &at[2], &at[3], &at[4], {places}, &at[5], &at[6]}};
+      int code = reinterpret_cast<Launch>(call)(
+          reinterpret_cast<void*>(function), grid, 1, 1, block, 1, 1, shared,
+          reinterpret_cast<void*>(stream), params, nullptr);
+      TVM_FFI_CHECK(code == 0, RuntimeError) << "cuLaunchKernel: " << code;
+    }}"""
+    call = cpp.load_inline("launch_roads", cpp_sources=source, functions=["launch"]).launch
+    x, out, _ = _torch_arrays(torch)
+    _, qweight, scales, qzeros, _ = [torch.as_tensor(a, device="cuda") for a in launch.arrays]
+    config = launch.config
+    start = (
+        ctypes.cast(driver.library().cuLaunchKernel, c_void_p).value,
+        launch.kernel._handle,  # type: ignore[attr-defined]
+        *(config.grid[0], config.block[0], config.shared_bytes, launch.handle),
+    )
+    counts = tuple(launch.sizes.values())
+
+    def road(count: int) -> None:
+        for i in range(count):
+            call(*start, x[i % MOVING], qweight, scales, qzeros, out[i % MOVING], *counts)
+
+    return [road]
+
+
+def _cupy_moves(launch: Launch) -> list[Road]:
+    cupy = importlib.import_module("cupy")
+    kernel, layer, config = launch.kernel, launch.layer, launch.config
+    raw, arrays, counts = _cupy_kernel(cupy, launch)
+    x = [cupy.ones((M, K), np.float16) for _ in range(MOVING)]
+    out = [cupy.empty((M, N), np.float16) for _ in range(MOVING)]
+    _, qweight, scales, qzeros, _ = arrays
+    sizes, stream = tuple(launch.sizes.values()), cupy.cuda.ExternalStream(launch.handle)
+
+    def layers(count: int) -> None:
+        with stream:
+            for i in range(count):
+                layer(x[i % MOVING], out=out[i % MOVING], stream=stream)
+
+    def launches(count: int) -> None:
+        with stream:
+            for i in range(count):
+                kernel.launch(
+                    *(config, x[i % MOVING], qweight, scales, qzeros, out[i % MOVING], *sizes),
+                    stream=stream,
+                )
+
+    def raws(count: int) -> None:
+        grid, block, shared = config.grid, config.block, config.shared_bytes
+        with stream:
+            for i in range(count):
+                given = (x[i % MOVING], qweight, scales, qzeros, out[i % MOVING], *counts)
+                raw(grid, block, given, shared_mem=shared)
+
+    return [layers, launches, raws]
+
+
 def bare(launch: Launch) -> dict[str, Road]:
     """The driver's calls, everything prebuilt, and the driver alone."""
     block = launch.kernel.prepare(launch.config, *launch.arguments).invocation.block
@@ -173,14 +319,20 @@ def _numba(launch: Launch) -> Road:
     return repeated(lambda: call(function, *extents, handle, arguments))
 
 
-def _cupy(launch: Launch) -> Road:
-    cupy = importlib.import_module("cupy")
+def _cupy_kernel(cupy: Any, launch: Launch) -> tuple[Any, list[Any], tuple[Any, ...]]:
+    """The kernel, its arrays and its numbers as CuPy takes them."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.ptx"
         path.write_text(fe.W4A16_PTX)
         kernel = cupy.RawModule(path=str(path)).get_function(fe.fn_name())
     arrays = [cupy.asarray(array) for array in launch.arrays]
-    arguments = (*arrays, *map(np.int32, launch.sizes.values()), np.uint64(0), np.uint64(0))
+    return kernel, arrays, (*map(np.int32, launch.sizes.values()), np.uint64(0), np.uint64(0))
+
+
+def _cupy(launch: Launch) -> Road:
+    cupy = importlib.import_module("cupy")
+    kernel, arrays, counts = _cupy_kernel(cupy, launch)
+    arguments = (*arrays, *counts)
     config, stream = launch.config, cupy.cuda.ExternalStream(launch.handle)
 
     def road(count: int) -> None:

@@ -124,6 +124,10 @@ class ParameterBlock:
         if self._unset:
             self._unset -= encoded.keys()
 
+    def pointer(self, name: str) -> ctypes.c_uint64:
+        """The field of a pointer, in place; valid as long as this object lives."""
+        return ctypes.c_uint64.from_address(self._base + self.signature[name].offset)
+
     def _require_complete(self) -> None:
         if self._unset:
             missing = [p.name for p in self.signature.params if p.name in self._unset]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,7 @@ def _reader(kind: type) -> Callable[[Any], Key]:
     if hasattr(kind, "device_ctypes_pointer"):
         return _of_numba
     if hasattr(kind, "data_ptr") and hasattr(kind, "stride"):
-        return of_torch
+        return _of_torch
     if kind.__module__.partition(".")[0] == "cupy":
         return _of_cupy
     return _of_interface
@@ -73,15 +74,17 @@ def _of_numpy(array: Any) -> Key:
 
 
 def _of_numba(array: Any) -> Key:
-    try:
-        address = array.device_ctypes_pointer.value or 0
-    except ReferenceError:  # its context was closed
-        return _unknown(array)
+    address = getattr(array, "ferrum_address", None)  # of this package's own: see ArrayMaker
+    if address is None:
+        try:
+            address = array.device_ctypes_pointer.value or 0
+        except ReferenceError:  # its context was closed
+            return _unknown(array)
     return (type(array), array.shape, array.strides, array.dtype, array.stream), address
 
 
-def of_torch(array: Any) -> Key:
-    """Key of a tensor: its library knows on which device its memory lies."""
+def _of_torch(array: Any) -> Key:
+    """Key of a tensor, which knows its device."""
     # The strides alone would not tell a conjugate, but then it is complex, which nobody takes.
     try:
         layout = array.shape, array.stride(), array.dtype, array.device, array.requires_grad
@@ -91,12 +94,26 @@ def of_torch(array: Any) -> Key:
 
 
 def _of_cupy(array: Any) -> Key:
+    """Of CuPy's array, which knows its device, too."""
     try:
+        memory = array.data
         # The stream of its interface is whichever is current when that is asked for.
-        stream = sys.modules["cupy"].cuda.get_current_stream().ptr
-        return (type(array), array.shape, array.strides, array.dtype, stream), array.data.ptr
+        stream = _current_of_cupy()()
+        layout = type(array), array.shape, array.strides, array.dtype, memory.device_id, stream
+        return layout, memory.ptr
     except (AttributeError, LookupError):  # something else of CuPy's
         return _of_interface(array)
+
+
+@cache
+def _current_of_cupy() -> Callable[[], int]:
+    """CuPy's function for the handle of the stream that is current in the calling thread."""
+    backend = sys.modules.get("cupy_backends.cuda.stream")
+    found: Callable[[], int] | None = getattr(backend, "get_current_stream_ptr", None)
+    if found is not None:  # of later versions; a stream object costs as much as all the rest
+        return found
+    current = sys.modules["cupy"].cuda.get_current_stream
+    return lambda: int(current().ptr)
 
 
 def _of_interface(array: Any) -> Key:
@@ -114,3 +131,7 @@ def _of_interface(array: Any) -> Key:
         return (type(array), *fields, readonly, str(getattr(array, "dtype", ""))), address or 0
     except (AttributeError, LookupError, TypeError, ValueError):  # `describe` says what is wrong
         return _unknown(array)
+
+
+# Of libraries that know on which device an array's memory lies, and that it is there.
+trusted = frozenset((_of_torch, _of_cupy))

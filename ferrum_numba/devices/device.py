@@ -33,6 +33,7 @@ from . import observer, sequence
 from .invocation import Invocation
 from .memory import DeviceMemory
 from .prepared import PreparedLaunch
+from .repeated_call import RepeatedCall
 from .sequence import LaunchGraph, LaunchPlan
 
 if TYPE_CHECKING:  # it takes llvmlite
@@ -281,16 +282,13 @@ class Kernel(NotPickled, ABC):
         if sequence.recordings:
             self._issue(self._marshal_seen(config, arguments, named), stream)
             return
-        given = named
-        if arguments:
-            given = {**dict(zip(self._names, arguments, strict=False)), **named}
-        call: PreparedLaunch | None = getattr(self._own, "call", None)
-        distinct = len(given) == len(arguments) + len(named)
-        if call is not None and distinct and call._launch_as(config, stream, given):
+        call: RepeatedCall | None = getattr(self._own, "call", None)
+        if call is not None and call.repeat(config, stream, arguments, named):
             return
         # Not as the thread launched it before: all of it is looked at.
         invocation = self._marshal_seen(config, arguments, named)
-        self._own.call = self._prepared(invocation, given)
+        launch = self._prepared(invocation, invocation.arguments)
+        self._own.call = RepeatedCall(launch, self._names, arguments, named)
         self._issue(invocation, stream)
 
     def prepare(self, config: LaunchConfig, *arguments: object, **named: object) -> PreparedLaunch:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +10,7 @@ from ..abi import LaunchConfig, Movable
 from ..errors import AbiError, FerrumError, LaunchError
 from ..pickling import NotPickled
 from . import observer
-from .cache_keys import Key, cache_key, of_torch, readers
+from .cache_keys import Key, cache_key, readers, trusted
 from .invocation import Invocation, Launchable
 
 # In place of cache keys while arguments change: broken off in between, none is taken for what was
@@ -36,7 +36,7 @@ class PreparedLaunch(NotPickled):
         self.kernel = kernel
         self._invocation = invocation
         self._movable: Mapping[str, Movable] | None = None
-        self._moved: dict[str, int] = {}  # addresses that are in the block, not in _invocation
+        self._moved = False  # whether _places and the block are ahead of _invocation
         self._held: dict[str, Key | int] = {}  # cache keys of what `update` was given
         self._borrowed: dict[str, Key | int] = {}  # and of what `launch` was
         if borrowed is not None:
@@ -55,8 +55,9 @@ class PreparedLaunch(NotPickled):
     def invocation(self) -> Invocation:
         """The launch as it is now; its block is the one that the next call hands over."""
         if self._moved:
-            before, moved, self._moved = self._invocation, self._moved, {}
-            self._invocation = replace(before, bound=before.bound.at(moved))
+            before = self._invocation
+            self._invocation = replace(before, bound=before.bound.at(self._places))
+            self._moved = False
         return self._invocation
 
     def __call__(self, stream: Any = None) -> None:
@@ -104,40 +105,44 @@ class PreparedLaunch(NotPickled):
         self._move(addresses)
 
     def _note_places(self) -> None:
-        arrays = self._invocation.bound.arrays
-        self._places = {name: array.address for name, array in arrays.items()}
-        self._movable = None
+        now = self._invocation
+        self._places = {name: array.address for name, array in now.bound.arrays.items()}
+        self._pointers = {name: now.block.pointer(name) for name in self._places}
+        self._movable, self._moved = None, False
 
     def _may_move(self, addresses: Mapping[str, int], doubtful: Iterable[int]) -> bool:
         """True if arrays that are like those before may lie at these addresses.
 
         doubtful: those that the device is asked for.
         """
-        places, movable = self._places, self._movable
+        places = self._places if len(addresses) == 1 else {**self._places, **addresses}
+        movable = self._movable
         if movable is None:
             movable = self._movable = self.kernel._movable(self._invocation.bound)
         for name, address in addresses.items():
             found = movable.get(name)
-            if found is None or not address or address % found.align:
+            if found is None:
                 return False
-            end = address + found.nbytes
-            for other, nbytes in found.apart:
-                place = addresses[other] if other in addresses else places[other]
-                if place < end and address < place + nbytes:
+            align, nbytes, apart = found
+            if not address or address % align:
+                return False
+            end = address + nbytes
+            for other, size in apart:
+                place = places[other]
+                if place < end and address < place + size:
                     return False
         return not doubtful or all(map(self.kernel._holds, doubtful))
 
     def _move(self, addresses: Mapping[str, int]) -> None:
         """Put in the addresses of arrays that are like those before."""
-        self._invocation.block.write(addresses)
-        self._moved.update(addresses)
-        self._places.update(addresses)
+        self._moved = True
+        for name, address in addresses.items():
+            self._pointers[name].value = self._places[name] = address
 
     def _restore(self, before: Invocation) -> None:
         """Undo a change that could not be carried through."""
         before.block.write(before.bound.values)
         self._invocation = before
-        self._moved.clear()
         self._note_places()
 
     def launch(self, stream: Any = None, **changes: object) -> None:
@@ -152,7 +157,7 @@ class PreparedLaunch(NotPickled):
         except AbiError as error:
             self._show_refused(changes, error)
             raise
-        self._send(stream, changes)
+        self._send(stream, changes, changes.values())
 
     def _comparable(self, keys: dict[str, Key | int]) -> dict[str, Key | int]:
         """These keys; an array that was copied into the block may be another where it lay."""
@@ -165,54 +170,46 @@ class PreparedLaunch(NotPickled):
         given = {**self._invocation.arguments, **changes}
         observer.show(observer.RefusedLaunch(self.kernel, self.config, (), given, error))
 
-    def _launch_as(self, config: LaunchConfig, stream: Any, arguments: dict[str, object]) -> bool:
-        """`launch` with all arguments anew, where that is a launch of this configuration.
-
-        Returns False, and launches nothing, where it is another, or something does not fit.
-        """
-        if arguments.keys() != self._borrowed.keys():
-            return False
-        try:
-            self._borrow(arguments)
-        except AbiError:
-            return False
-        if self._invocation.bound.config != config:
-            return False
-        self._send(stream, arguments)
-        return True
-
-    def _send(self, stream: Any, changes: dict[str, object]) -> None:
-        self.kernel._issue(self._whole(changes), stream)
+    def _send(self, stream: Any, names: Iterable[str], values: Collection[object]) -> None:
+        """Launch what was borrowed, which stays alive until that is done."""
+        self.kernel._issue(self._whole(names, values), stream)
 
     def _borrow(self, changes: dict[str, object]) -> None:
         """Take over what is new in `changes`, without holding it."""
         borrowed = self._borrowed
-        found: dict[str, Key | int] = {}
+        moved: dict[str, Key | int] = {}
         addresses: dict[str, int] = {}
         doubtful: list[int] = []
         for name, value in changes.items():
             known = borrowed.get(name)
             if type(value) is int:
-                if type(known) is not int or known != value:
-                    found[name] = value
+                if value != known:
+                    break
                 continue
             reader = readers[type(value)]
             key = layout, address = reader(value)
-            if type(known) is tuple and layout == known[0]:
-                if address == known[1]:
-                    continue
-                addresses[name] = address
-                if reader is not of_torch:
+            if type(known) is not tuple or layout != known[0]:
+                break
+            if address != known[1]:
+                moved[name], addresses[name] = key, address
+                if reader not in trusted:
                     doubtful.append(address)
-            found[name] = key
-        if not found:
-            return
-        if len(addresses) == len(found) and self._may_move(addresses, doubtful):
-            for name in found:
-                borrowed[name] = _CHANGING
-            self._move(addresses)
-            borrowed.update(found)
-            return
+        else:
+            if not moved:
+                return
+            if self._may_move(addresses, doubtful):
+                for name in moved:
+                    borrowed[name] = _CHANGING
+                self._move(addresses)
+                borrowed.update(moved)
+                return
+        self._borrow_others(changes)
+
+    def _borrow_others(self, changes: Mapping[str, object]) -> None:
+        """Take over what is in `changes`, and is not just elsewhere: all of it is looked at."""
+        borrowed = self._borrowed
+        found = {name: cache_key(value) for name, value in changes.items()}
+        found = {name: key for name, key in found.items() if key != borrowed.get(name)}
         self._borrowed = borrowed | dict.fromkeys(found, _CHANGING)
         try:
             self._change({name: changes[name] for name in found}, hold=False)
@@ -234,9 +231,11 @@ class PreparedLaunch(NotPickled):
                 remedy="give them to it again, or to `update`",
             )
 
-    def _whole(self, changes: dict[str, object]) -> Invocation:
+    def _whole(self, names: Iterable[str], values: Collection[object]) -> Invocation:
+        """The launch as it is now, with what was borrowed for it."""
         invocation = self.invocation
-        return replace(invocation, arguments={**invocation.arguments, **changes})
+        borrowed = dict(zip(names, values, strict=True))
+        return replace(invocation, arguments={**invocation.arguments, **borrowed})
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.kernel.describe(self.invocation)}>"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from ctypes import POINTER, c_char_p, c_float, c_int, c_size_t, c_uint, c_uint8, c_uint64, c_void_p
@@ -277,15 +278,26 @@ def outside_of_captures() -> Iterator[None]:
         exchange(ctypes.byref(mode))
 
 
+class _Answer(threading.local):
+    """A number for the driver to write, and its place: one a thread, made once."""
+
+    def __init__(self) -> None:
+        self.number = c_int()
+        self.place = ctypes.byref(self.number)
+
+
+_answer = _Answer()
+
+
 def is_capturing(stream: int) -> bool:
     """True if launches on this stream are recorded into a graph instead of run."""
     if stream in NEVER_CAPTURED:
         return False
-    status = c_int()
-    code = library().cuStreamIsCapturing(stream, ctypes.byref(status))
+    answer = _answer
+    code = library().cuStreamIsCapturing(stream, answer.place)
     if code:
         check(code, "cuStreamIsCapturing")
-    return status.value != 0
+    return answer.number.value != 0
 
 
 def may_record(stream: int) -> bool:

@@ -27,10 +27,14 @@ Describe = Callable[[], str]
 
 @dataclass
 class _Batch:
-    """Launches of one stream, and what they use; `event` is behind all of them, once it is set."""
+    """Launches of one stream, and what they use; `event` is behind all of them, once it is set.
 
-    stream: Any  # keeps the handle valid
+    stream: keeps the handle valid, unless it is fleeting.
+    """
+
+    stream: Any
     handle: int
+    fleeting: bool
     launches: list[tuple[Describe, object]] = field(default_factory=list)
     nbytes: int = 0
     event: Event | None = None
@@ -76,13 +80,16 @@ class InFlight:
         if handle > PER_THREAD and self._captured(handle, objects):
             return
         with self._lock:
-            self._add(stream, handle, describe, objects, nbytes)
-            full = self._count >= _LAUNCHES or self._open_nbytes >= _NBYTES
-            done: list[_Batch] = []
-            if full or is_fleeting(stream, handle):
-                # To ask for an event would break a capture of another library's.
-                with self._current(), driver.outside_of_captures():
-                    done = self._seal()
+            batch = self._open.get(handle) or self._begin(stream, handle)
+            batch.launches.append((describe, objects))
+            batch.nbytes += nbytes
+            self._open_nbytes += nbytes
+            self._count += 1
+            if self._count < _LAUNCHES and self._open_nbytes < _NBYTES and not batch.fleeting:
+                return
+            # To ask for an event would break a capture of another library's.
+            with self._current(), driver.outside_of_captures():
+                done = self._seal()
         if done:  # outside the lock: what is freed there may run any code
             with self._current(), driver.outside_of_captures():
                 done.clear()
@@ -157,25 +164,20 @@ class InFlight:
             shown += [f"perhaps {launch!r}" for launch in list(self._watched)[:_PERHAPS]]
         return "; ".join(shown) or "no launch of this package"
 
-    def _add(
-        self, stream: Any, handle: int, describe: Describe, objects: object, nbytes: int = 0
-    ) -> None:
-        batch = self._open.get(handle)
-        if batch is None:
-            batch = self._open[handle] = _Batch(stream, handle)
-        batch.launches.append((describe, objects))
-        batch.nbytes += nbytes
-        self._open_nbytes += nbytes
-        self._count += 1
+    def _begin(self, stream: Any, handle: int) -> _Batch:
+        batch = self._open[handle] = _Batch(stream, handle, is_fleeting(stream, handle))
+        return batch
 
     def _seal(self) -> list[_Batch]:
         """Set an event behind each open batch; returns those that are done, to be let go of."""
         while self._dropped:
-            self._add(*self._dropped.popleft())
+            stream, handle, *launch = self._dropped.popleft()
+            batch = self._open.get(handle) or self._begin(stream, handle)
+            batch.launches.append((launch[0], launch[1]))
         for handle, batch in list(self._open.items()):
             try:
                 if not driver.may_record(handle):
-                    if is_fleeting(batch.stream, handle):  # it cannot be asked again
+                    if batch.fleeting:  # it cannot be asked again
                         self._sealed.append(self._open.pop(handle))
                     continue
                 batch.event = self._spare.pop() if self._spare else Event()

@@ -141,8 +141,8 @@ class ArrayMaker:
             block = self._pool.allocate(form.nbytes)
         array = form.array.__new__(form.array)
         array.__dict__.update(form.attributes)
-        place = form.place(block.address)
-        array.gpu_data = form.memory(form.context, place, form.nbytes, owner=block)
+        address = array.ferrum_address = block.address
+        array.gpu_data = form.memory(form.context, form.place(address), form.nbytes, owner=block)
         return array
 
     def _form(

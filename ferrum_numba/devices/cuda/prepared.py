@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from ...errors import FerrumError
@@ -55,26 +55,26 @@ class CudaPreparedLaunch(PreparedLaunch):
             if code:
                 self._again(code, last)
 
-    def _send(self, stream: Any, changes: dict[str, object]) -> None:
+    def _send(self, stream: Any, names: Iterable[str], values: Collection[object]) -> None:
         self._last = NOT_READY  # a plain call has to see that something is borrowed
         last = self._last_borrowed
         if stream is not last.stream or sequence.recordings:
-            last = self._last_borrowed = self._issue(self._whole(changes), stream, last)
+            whole = self._whole(names, values)
+            last = self._last_borrowed = self._issue(whole, stream, last)
         elif (watching := observer.current) is not None:
             found = last.state.issue(watching)
             if found and not self._issued(found, watching, last):
-                self.kernel._issue(self._whole(changes), stream)
+                self.kernel._issue(self._whole(names, values), stream)
         elif last.scratch and driver.is_capturing(last.handle):
-            self.kernel._issue(self._whole(changes), stream)
+            self.kernel._issue(self._whole(names, values), stream)
             return
         else:
             code = self._driver(last.config, last.function, None, last.extra)
             if code:
                 self._again(code, last)
         if last is not NOT_READY:
-            self._in_flight.keep(
-                stream, last.handle, self._describe, changes, self._borrowed_nbytes
-            )
+            nbytes = self._borrowed_nbytes
+            self._in_flight.keep(stream, last.handle, self._describe, values, nbytes)
 
     def _change(self, changes: Mapping[str, object], hold: bool) -> None:
         before = self.invocation

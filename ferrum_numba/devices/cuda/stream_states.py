@@ -146,9 +146,8 @@ class StreamStates:
         """Arrays of the one launch, whose block it is, lie elsewhere; nobody held those before."""
         for state in self._states.values():
             state.fast_path = NO_FAST_PATH
-            for record in state.records:
-                if record.block is not block:
-                    record.block.write(addresses)
+            if (own := state.records[0].block) is not block:
+                own.write(addresses)
 
     def retire(self, objects: object) -> None:
         """Keep what is held no longer alive until earlier launches finish."""

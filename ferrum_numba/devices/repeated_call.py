@@ -1,0 +1,76 @@
+"""A call of `kernel.launch`, kept so that the next one like it costs what has changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
+from typing import Any
+
+from ..abi import LaunchConfig
+from ..errors import AbiError
+from .prepared import PreparedLaunch
+
+
+class RepeatedCall:
+    """The launch that a call made, and the form of its arguments: names and types, in order.
+
+    Integers are compared all at once; of arrays, where they lie.
+    """
+
+    def __init__(
+        self,
+        launch: PreparedLaunch,
+        names: Sequence[str],
+        positional: Sequence[object],
+        named: Mapping[str, object],
+    ) -> None:
+        """names: of the parameters, in the kernel's order."""
+        self._launch = launch
+        self._count, self._named = len(positional), tuple(named)
+        self._names = (*names[: self._count], *self._named)
+        given = (*positional, *named.values())
+        self._types = tuple(map(type, given))
+        numbers = [i for i, kind in enumerate(self._types) if kind is int]
+        others = [i for i, kind in enumerate(self._types) if kind is not int]
+        self._numbers, self._others = _picker(numbers), _picker(others)
+        self._values = self._numbers(given)
+        self._other_names = [self._names[i] for i in others]
+
+    def repeat(
+        self,
+        config: LaunchConfig,
+        stream: Any,
+        positional: Sequence[object],
+        named: Mapping[str, object],
+    ) -> bool:
+        """Launch with these arguments, where that is a launch of the same form and configuration.
+
+        Returns False, and launches nothing, where it is another, or something does not fit.
+        """
+        if len(positional) != self._count or (tuple(named) if named else ()) != self._named:
+            return False
+        given = (*positional, *named.values()) if named else positional
+        if tuple(map(type, given)) != self._types:
+            return False
+        launch, values = self._launch, self._numbers(given)
+        try:
+            if values == self._values:
+                launch._borrow(dict(zip(self._other_names, self._others(given), strict=False)))
+            else:
+                self._values = ()  # broken off, or refused: whatever they are now
+                launch._borrow(dict(zip(self._names, given, strict=True)))
+        except AbiError:
+            return False
+        now = launch._invocation.bound.config
+        if now is not config and now != config:
+            return False
+        self._values = values
+        launch._send(stream, self._names, given)
+        return True
+
+
+def _picker(places: Sequence[int]) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
+    """A function that takes these places of a sequence; of a single one twice."""
+    if not places:
+        return lambda given: ()
+    return itemgetter(*places, *places[: len(places) == 1])
