@@ -37,6 +37,7 @@ from .gptq import (
     QuantConfig,
     TensorSpec,
     example_checkpoint,
+    load_layers,
 )
 from .kernels import BK, BM, BN, W4A16_PTX, Artefact, W4A16Weight, fn_name, launch_w4a16_gptq
 from .models import Model, ModelConfig, Session, TextStream, Tokenizer
@@ -118,6 +119,7 @@ __all__ = [
     "fn_name",
     "kernels",
     "launch_w4a16_gptq",
+    "load_layers",
     "open_device",
     "record",
 ]

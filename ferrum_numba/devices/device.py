@@ -84,8 +84,11 @@ class Device(NotPickled, ABC):
     def _load(self, text: str, sidecar: Sidecar) -> Module: ...
 
     @abstractmethod
-    def to_device(self, array: Any) -> Any:
-        """`array` as a C-contiguous array of this device; one that already lies here as it is."""
+    def to_device(self, array: Any, *, align: int = 1) -> Any:
+        """`array` as a C-contiguous array of this device; one that already lies here as it is.
+
+        align: bytes; host memory that begins at no multiple of them is copied, here too.
+        """
 
     @abstractmethod
     def empty(self, shape: int | Sequence[int], dtype: Any) -> Any:

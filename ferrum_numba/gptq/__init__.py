@@ -12,6 +12,7 @@ from .experts import GptqExperts, Routing, StackedWeight
 from .fusion import fuse
 from .layer_spec import GroupIndex, LayerSpec
 from .linear import GptqLinear
+from .loading import load_layers
 from .quantise import quantize
 from .recipe import MODELS, PRODUCERS, Recipe
 from .rules import LayerRule
@@ -38,6 +39,7 @@ __all__ = [
     "ZeroFormat",
     "example_checkpoint",
     "fuse",
+    "load_layers",
     "make_checkpoint",
     "quantize",
     "quantize_checkpoint",

@@ -194,12 +194,13 @@ class Checkpoint(NotPickled):
             zero_format is not None,
         )
 
-    def load(self, name: str) -> GptqTensors:
+    def load(self, name: str, *, mapped: bool = False) -> GptqTensors:
         """The tensors of the layer `name`, copied from disk as they are there.
 
-        Warns where nothing tells how a true zero of 0 was written. Raises CheckpointError for an
-        unknown name, one of `problems`, another width than 4 bits, values that cannot be, and a
-        layer whose zeros contradict the configuration.
+        mapped: large ones are not copied but the file's own pages, see `array`. Warns where nothing
+        tells how a true zero of 0 was written. Raises CheckpointError for an unknown name, one of
+        `problems`, another width than 4 bits, values that cannot be, and a layer whose zeros
+        contradict the configuration.
         """
         spec = self._spec(name)
         if spec.bits != 4:
@@ -209,7 +210,7 @@ class Checkpoint(NotPickled):
                 f"{spec.bits} bits",
                 "Checkpoint.dense dequantises layers of other widths",
             )
-        parts = self._read(spec)
+        parts = self._read(spec, mapped)
         try:
             return GptqTensors(
                 qweight=parts["qweight"],
@@ -244,12 +245,14 @@ class Checkpoint(NotPickled):
         """Name -> file of every tensor that an index names and no file has."""
         return MappingProxyType(self._shards.missing)
 
-    def array(self, name: str) -> npt.NDArray[Any]:
+    def array(self, name: str, *, mapped: bool = False) -> npt.NDArray[Any]:
         """The values of the tensor `name`, such as "model.norm.weight", as they are stored.
 
-        A new array of its dtype and shape in C order, bfloat16 as ml_dtypes.bfloat16. It is read,
-        not mapped: what happens to the file later cannot reach it. Raises CheckpointError for an
-        unknown or missing name, and for a dtype that NumPy does not have.
+        A new array of its dtype and shape in C order, bfloat16 as ml_dtypes.bfloat16. It is read:
+        what happens to the file later cannot reach it. With `mapped` a tensor of 1 MiB or more is
+        the file's own pages instead, which takes no memory: the file has to stay as it is while
+        the array is used. Raises CheckpointError for an unknown or missing name, and for a dtype
+        that NumPy does not have.
         """
         if name not in self._shards.tensors:
             if name in self.missing:
@@ -258,7 +261,7 @@ class Checkpoint(NotPickled):
             raise CheckpointError(
                 name, "the name of a tensor", f"none of that name in {self.path}", hint
             )
-        ((_, array),) = self._shards.read([name])
+        ((_, array),) = self._shards.read([name], mapped=mapped)
         return array
 
     def dense(self, name: str, dtype: npt.DTypeLike = np.float16) -> npt.NDArray[Any]:
@@ -271,7 +274,7 @@ class Checkpoint(NotPickled):
         if name not in self.layers and name not in self.problems:
             stored = self._shards.tensors.get(f"{name}.weight")
             if stored is not None and stored.dtype in _FLOATS and len(stored.shape) == 2:
-                return rounded(f"{name}.weight", self.array(f"{name}.weight").T, dtype)
+                return rounded(f"{name}.weight", self.array(f"{name}.weight", mapped=True).T, dtype)
         spec = self._spec(name)
         planar = self.quantization.checkpoint_format == "gptq_p" and spec.bits == 3
         if spec.bits not in WIDTHS or planar:
@@ -284,7 +287,7 @@ class Checkpoint(NotPickled):
                 ),
                 "let the producer convert it",
             )
-        parts = self._read(spec)
+        parts = self._read(spec, mapped=True)
         try:
             check_finite("scales", parts["scales"])
             return dequantize_words(
@@ -302,11 +305,12 @@ class Checkpoint(NotPickled):
 
     load_dense = dense  # its earlier name
 
-    def _read(self, spec: LayerSpec) -> dict[str, npt.NDArray[Any]]:
+    def _read(self, spec: LayerSpec, mapped: bool) -> dict[str, npt.NDArray[Any]]:
         """The arrays of a layer by part, zeros and groups checked against the configuration."""
         wanted = [part for part in _PARTS if part != "g_idx" or self.g_idx == "file"]
         names = [f"{spec.name}.{part}" for part in wanted]
-        stored = self._shards.read(name for name in names if name in self._shards.tensors)
+        there = [name for name in names if name in self._shards.tensors]
+        stored = self._shards.read(there, mapped=mapped)
         parts = {name.removeprefix(f"{spec.name}."): array for name, array in stored}
         if not self._trust_labels:
             _check_zeros(spec, self.quantization.zero_format, parts["qzeros"])

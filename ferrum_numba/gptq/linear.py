@@ -6,6 +6,7 @@ import math
 import os
 import threading
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ from .checkpoint import Checkpoint
 from .tensors import GptqTensors
 from .zeros import kernel_words
 
-_ALIGN = 16  # bytes, the strictest that a shipped kernel asks for
 # By the layer's dtype: the relative error of rounding once to it.
 _ROUNDING = {np.dtype(np.float16): 2.0**-11, np.dtype(ml_dtypes.bfloat16): 2.0**-8}
 _SYMMETRIC_ZERO = 8  # the true zero of all weights that are quantised symmetrically
@@ -98,7 +98,7 @@ class GptqLinear(NotPickled):
             raise AbiError("dtype", "float16 or bfloat16", self.dtype.name)
         self.K, self.N, self.group_size = tensors.K, tensors.N, tensors.group_size
         words, zero_bias = kernel_words(tensors.qzeros, tensors.zero_format)
-        to_device = self.device.to_device
+        to_device = partial(self.device.to_device, align=kernels.ALIGN)
         self.weight = W4A16Weight(
             qweight=to_device(tensors.qweight),
             scales=to_device(_rounded("scales", tensors.scales, self.dtype)),
@@ -114,10 +114,6 @@ class GptqLinear(NotPickled):
             self.bias = to_device(_rounded("bias", tensors.bias, self.dtype))
         self._g_idx = to_device(tensors.g_idx) if tensors.act_order else None
         self._fixed = _fixed(kernel, zero_bias, tensors.act_order, self.dtype.name)
-        others = [array for array in (self.bias, self._g_idx) if array is not None]
-        aligned = self._aligned(self.weight.qweight, self.weight.scales, *others)
-        if self._fixed is None and not aligned:  # a view of a file, on the CPU device
-            self._fixed = _canonical(zero_bias, tensors.act_order, self.dtype.name)
         self._bounds = kernels.ACT_ORDER_BOUNDS
         if self._g_idx is None:
             self._bounds = kernels.tuning().bounds(kernels.device_name(self.device))
@@ -135,7 +131,7 @@ class GptqLinear(NotPickled):
     ) -> GptqLinear:
         """The layer `name` of a checkpoint.  Raises CheckpointError."""
         checkpoint = path if isinstance(path, Checkpoint) else Checkpoint.open(path)
-        return cls(checkpoint.load(name), device=device, kernel=kernel, dtype=dtype)
+        return cls(checkpoint.load(name, mapped=True), device=device, kernel=kernel, dtype=dtype)
 
     @property
     def nbytes(self) -> int:
@@ -277,18 +273,18 @@ class GptqLinear(NotPickled):
         row = self._row_stride(x)
         if row is None:
             return None
-        aligned = self._aligned(x)
+        aligned = self.device.describe("x", x).address % kernels.ALIGN == 0
         key, known = (kernels.m_class(m, self._bounds), row, aligned), self._calls.strided
         if key not in known:
             if len(known) >= _SHAPES:
                 known.clear()
             any_rows = _canonical(self.weight.zero_bias, self._g_idx is not None, self.dtype.name)
             nbytes = row * self.dtype.itemsize
-            build = self.artefact(m) if aligned and nbytes % _ALIGN == 0 else any_rows
+            build = self.artefact(m) if aligned and nbytes % kernels.ALIGN == 0 else any_rows
             if self._fixed not in (None, build):
                 raise AbiError(
                     "x",
-                    f"rows that begin at multiples of {_ALIGN} bytes, for {self._fixed.name}",
+                    f"rows {kernels.ALIGN} bytes apart, or a multiple, for {self._fixed.name}",
                     f"rows {nbytes} bytes apart",
                     f"copy it first, or leave kernel={self._fixed.name!r} out",
                 )
@@ -320,11 +316,6 @@ class GptqLinear(NotPickled):
                 self.device, out, self.bias, m, self.N, self.dtype.name
             )
         return gemm, add_bias
-
-    def _aligned(self, *arrays: Any) -> bool:
-        """True if every shipped kernel can read these arrays where they lie."""
-        places = (self.device.describe("array", array).address for array in arrays)
-        return all(place % _ALIGN == 0 for place in places)
 
     def _repr_html_(self) -> str:
         kinds = [("bias", self.bias is not None), ("activation order", self._g_idx is not None)]

@@ -6,9 +6,10 @@ the format section of the safetensors README.
 
 Read here rather than by the safetensors package for two reasons. What a header claims is compared
 with the file before a byte is allocated for it, and the message says which tensor, what was
-expected and what was found. And values are read with seek and read, which costs a tensor's own
-bytes; faulting pages in through a memory map of a cold file costs many times as much for the many
-small `g_idx`.
+expected and what was found. And small values are read with seek and read, which costs a tensor's
+own bytes; faulting pages in through a memory map of a cold file costs many times as much for the
+many small `g_idx`. Large ones can be mapped: they go to a GPU, or are computed with, from where the
+system keeps the file's pages.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import mmap
 import os
 import sys
 from collections import Counter
@@ -66,11 +68,13 @@ _BITS = {name: dtype.itemsize * 8 for name, dtype in NUMPY_DTYPES.items()} | {
 }
 
 _LENGTH_BYTES = 8
+_DATA_ALIGN = 64
 _METADATA = "__metadata__"
 _FIELDS = {"dtype", "shape", "data_offsets"}
 _MAX_DIMENSIONS = 64
 _MAX_DIGITS = 20  # of 2^64
 _CHUNK_BYTES = 1 << 20
+_MAPPED_BYTES = 1 << 20  # of a tensor, from which on it is mapped where that is asked for
 _AGAIN = "download the file again"
 # What stands under such a name in the wild, by its first bytes.
 _OTHER_KINDS = {
@@ -140,11 +144,16 @@ def read_header(file: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
     return tensors, metadata
 
 
-def read_tensors(tensors: Mapping[str, StoredTensor]) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+def read_tensors(
+    tensors: Mapping[str, StoredTensor], *, mapped: bool = False
+) -> Iterator[tuple[str, npt.NDArray[Any]]]:
     """(name, values) of `tensors`, each read once into a new C-ordered array.
 
     In the order of the files and of the bytes in them, whatever the order asked. Raises
     CheckpointError for a file that is not as it was when its header was read.
+    mapped: tensors from 1 MiB on are the file's pages. What is written to such an array is its own;
+    what another program writes to the file later may show, and where it cuts the file short, the
+    system ends the process that looks there.
     """
     by_place = sorted(tensors.items(), key=lambda item: (str(item[1].file), item[1].begin))
     for file, stored in groupby(by_place, key=lambda item: item[1].file):
@@ -153,7 +162,8 @@ def read_tensors(tensors: Mapping[str, StoredTensor]) -> Iterator[tuple[str, npt
                 for number, (name, tensor) in enumerate(stored):
                     if not number:  # nothing is allocated for what is not there
                         _check_state(handle, name, tensor)
-                    yield name, _read(handle, name, tensor)
+                    reads = _map if mapped and tensor.nbytes >= _MAPPED_BYTES else _read
+                    yield name, reads(handle, name, tensor)
         except OSError as error:
             raise _unreadable(file, error) from error
 
@@ -196,7 +206,8 @@ def write_file(
         entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % _LENGTH_BYTES)  # aligns the data, as the format asks of writers
+    # Aligns the data further than the format asks of writers, so that kernels read mapped pages.
+    text += b" " * (-(_LENGTH_BYTES + len(text)) % _DATA_ALIGN)
     written = 0
     try:
         with replacing(file) as handle:
@@ -499,7 +510,7 @@ def _check_state(handle: FileIO, name: str, tensor: StoredTensor) -> None:
     )
 
 
-def _read(handle: FileIO, name: str, tensor: StoredTensor) -> npt.NDArray[Any]:
+def _dtype(name: str, tensor: StoredTensor) -> np.dtype[Any]:
     if tensor.dtype not in NUMPY_DTYPES:
         raise CheckpointError(
             name,
@@ -508,7 +519,28 @@ def _read(handle: FileIO, name: str, tensor: StoredTensor) -> npt.NDArray[Any]:
             where=tensor.file,
             code="tensor-type",
         )
-    array = np.empty(tensor.shape, NUMPY_DTYPES[tensor.dtype])
+    return NUMPY_DTYPES[tensor.dtype]
+
+
+def _map(handle: FileIO, name: str, tensor: StoredTensor) -> npt.NDArray[Any]:
+    """The file's pages as an array, which keeps them mapped."""
+    dtype = _dtype(name, tensor)
+    before = tensor.begin % mmap.ALLOCATIONGRANULARITY
+    pages = mmap.mmap(
+        handle.fileno(),
+        before + tensor.nbytes,
+        access=mmap.ACCESS_COPY,
+        offset=tensor.begin - before,
+    )
+    if hasattr(mmap, "MADV_WILLNEED"):  # all of it is on its way before anybody looks at it
+        pages.madvise(mmap.MADV_WILLNEED)
+    _check_state(handle, name, tensor)
+    flat = np.frombuffer(pages, np.uint8, tensor.nbytes, before)
+    return flat.view(dtype).reshape(tensor.shape)
+
+
+def _read(handle: FileIO, name: str, tensor: StoredTensor) -> npt.NDArray[Any]:
+    array = np.empty(tensor.shape, _dtype(name, tensor))
     rest = memoryview(array.reshape(-1).view(np.uint8).data)
     handle.seek(tensor.begin)
     while len(rest):

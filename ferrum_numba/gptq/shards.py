@@ -101,9 +101,14 @@ class Shards:
         there = name not in self.index or (self.folder / self.index[name]).is_file()
         return "tensor-missing" if there else "checkpoint-file-missing"
 
-    def read(self, names: Iterable[str]) -> Iterator[tuple[str, npt.NDArray[Any]]]:
-        """(name, a copy in C order) of each tensor of `names`; bfloat16 as ml_dtypes.bfloat16."""
-        return read_tensors({name: self.find(name) for name in names})
+    def read(
+        self, names: Iterable[str], *, mapped: bool = False
+    ) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+        """(name, values in C order) of each tensor of `names`; bfloat16 as ml_dtypes.bfloat16.
+
+        mapped: large ones are the file's pages, see `read_tensors`; else all are copies.
+        """
+        return read_tensors({name: self.find(name) for name in names}, mapped=mapped)
 
     def placed(self, name: str) -> str:
         """File where an index places the tensor `name`, in brackets for a message; else nothing."""

@@ -347,9 +347,20 @@ def _check_shape(name: str, array: Array, shape: tuple[int, ...], source: str) -
         )
 
 
+# Of halves, whose exponent is all ones where the number is not finite; NumPy converts each.
+_NOT_FINITE = {_FLOAT16: np.uint16(0x7C00), BFLOAT16: np.uint16(0x7F80)}
+
+
+def _is_finite(array: Array) -> bool:
+    limit = _NOT_FINITE.get(array.dtype)
+    if limit is None or not array.size:
+        return bool(np.isfinite(array).all())
+    return bool((array.view(np.uint16) & np.uint16(0x7FFF)).max() < limit)
+
+
 def check_finite(name: str, array: Array) -> None:
-    finite = np.isfinite(array)
-    if not finite.all():
+    if not _is_finite(array):
+        finite = np.isfinite(array)
         where = np.argwhere(~finite)
         index = [int(i) for i in where[0]]
         raise CheckpointError(

@@ -100,14 +100,14 @@ def has_nibble_f(qzeros: npt.NDArray[np.int32]) -> bool:
 def symmetric_words(
     shape: tuple[int, int], stores_true_zero: bool, bits: int
 ) -> npt.NDArray[np.int32]:
-    """`qzeros` of a symmetric layer: int32 of `shape` [groups, N*bits/32].
+    """`qzeros` of a symmetric layer: int32 of `shape` [groups, N*bits/32], one row read by all.
 
     The true zero is 2^(bits-1). stores_true_zero: as v2 does; v1 stores one less.
     """
     groups, columns = shape
     stored = (1 << bits - 1) - (0 if stores_true_zero else 1)
     row = pack_columns(np.full((1, columns * WORD_BITS // bits), stored, np.uint8), bits)
-    return np.repeat(row, groups, axis=0)
+    return np.broadcast_to(row, (groups, row.shape[1]))
 
 
 def plain_format(qzeros: npt.NDArray[np.int32], zero_format: ZeroFormat) -> ZeroFormat:

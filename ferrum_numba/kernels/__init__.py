@@ -2,6 +2,7 @@
 
 from .act_order import prepare_act_order
 from .catalogue import (
+    ALIGN,
     Artefact,
     artefact,
     builds,
@@ -41,6 +42,7 @@ from .w4a16 import (
 
 __all__ = [
     "ACT_ORDER_BOUNDS",
+    "ALIGN",
     "BK",
     "BM",
     "BN",

@@ -27,6 +27,9 @@ from ..errors import AbiError, did_you_mean
 from ..notebook import facts
 from .archive import unpack
 
+ALIGN = 16
+"""Bytes that addresses of arrays are multiples of: the strictest that a shipped kernel asks for."""
+
 _POINTERS = {"float16": "*fp16", "bfloat16": "*bf16", "float32": "*fp32"}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -9,11 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .. import kernels
 from ..devices import Device
 from ..errors import CheckpointError
 from ..gptq import Checkpoint, GptqExperts, GptqLinear, GptqTensors, StackedWeight
 from ..gptq.dequantise import rounded
 from ..gptq.fusion import fuse
+from ..gptq.loading import at_a_time
 from .mlp import Mixture, Mlp
 from .names import ExpertsNames, LayerNames, Linear, MlpNames, ModelNames
 from .operations import Operations
@@ -21,6 +24,7 @@ from .workspace import DTYPES
 
 Progress = Callable[[int, int], None]
 
+_AT_A_TIME = 2  # decoder layers that are read, each of which takes memory where parts are joined
 _ENDINGS = ("qweight", "qzeros", "scales", "g_idx", "bias")
 
 
@@ -82,13 +86,20 @@ class _Reader:
         self.device: Device = operations.device
         self.dtype = DTYPES[operations.config.dtype]
         self.nbytes = self._read = 0
+        self._counting = threading.Lock()  # layers are read side by side
         self._progress = progress
         self._total = sum(checkpoint.tensors[name].nbytes for name in names.tensors)
 
     def _count(self, names: Iterable[str]) -> None:
         tensors = self.checkpoint.tensors
-        self._read += sum(tensors[name].nbytes for name in names if name in tensors)
-        self._progress(self._read, self._total)
+        nbytes = sum(tensors[name].nbytes for name in names if name in tensors)
+        with self._counting:
+            self._read += nbytes
+            self._progress(self._read, self._total)
+
+    def _placed(self, nbytes: int) -> None:
+        with self._counting:
+            self.nbytes += nbytes
 
     def norm(self, name: str | None) -> Any:
         """A norm's weights, float32, or None."""
@@ -100,13 +111,13 @@ class _Reader:
         return self._place(self._host(name, stored))
 
     def _host(self, name: str, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-        array = self.checkpoint.array(name)
+        array = self.checkpoint.array(name, mapped=True)
         self._count([name])
         return array if array.dtype == dtype else rounded(name, array, dtype)
 
     def _place(self, array: npt.NDArray[Any]) -> Any:
-        self.nbytes += array.nbytes
-        return self.device.to_device(array)
+        self._placed(array.nbytes)
+        return self.device.to_device(array, align=kernels.ALIGN)
 
     def tied(self, name: str, embedding: Any) -> DenseLinear:
         """The head that an embedding is, too."""
@@ -119,7 +130,7 @@ class _Reader:
         """Layers of one input as one: quantised where all are in one way, else dense."""
         if not all(p.quantised and self.checkpoint.layers[p.name].bits == 4 for p in parts):
             return self._dense(parts)
-        tensors = [self.checkpoint.load(part.name) for part in parts]
+        tensors = [self.checkpoint.load(part.name, mapped=True) for part in parts]
         try:
             whole = fuse(tensors) if len(parts) > 1 else tensors[0]
         except CheckpointError:  # they do not share their groups
@@ -129,7 +140,7 @@ class _Reader:
             return self._dense(parts)
         for part in parts:
             self._count(f"{part.name}.{end}" for end in _ENDINGS)
-        self.nbytes += layer.nbytes
+        self._placed(layer.nbytes)
         return layer
 
     def _dense(self, parts: tuple[Linear, ...]) -> DenseLinear:
@@ -199,14 +210,15 @@ def load_weights(
     operations: Operations,
     progress: Progress = lambda done, total: None,
 ) -> Weights:
-    """All weights of a model. progress(bytes read, bytes in all) is called after each tensor.
+    """All weights of a model. progress(bytes read, bytes in all) is called after each tensor, from
+    one thread at a time.
 
     Raises CheckpointError for what a checkpoint cannot have, and for values that the model's
     dtype cannot hold.
     """
     reader = _Reader(names, checkpoint, operations, progress)
     embedding = reader.embedding(names.embedding)
-    layers = tuple(reader.layer(layer) for layer in names.layers)
+    layers = tuple(at_a_time(reader.layer, names.layers, _AT_A_TIME))
     norm = reader.norm(names.norm)
     head = reader.linear((names.head,)) if names.head else reader.tied(names.embedding, embedding)
     return Weights(embedding, layers, norm, head, reader.nbytes)

@@ -64,6 +64,8 @@ class EmulatedDriver:
         self._foreign: list[ForeignCapture] = []
         self.capacity = 1 << 34  # bytes of memory
         self.lags = False  # whether work takes its time: no event is ever done
+        self._host: dict[int, np.ndarray] = {}  # pinned
+        self._copying: list[tuple[int, int, int]] = []  # to, from, bytes: not yet read
         self._captures: dict[int, Graph] = {}  # by stream
         self._graphs: dict[int, Graph] = {}  # instances, too
         self._ties: dict[int, tuple[int, int]] = {}
@@ -120,7 +122,10 @@ class EmulatedDriver:
             ("cuMemGetInfo_v2", (p, p), self._done),
             ("cuMemsetD8Async", (n, c_uint8, n, p), self._fill),
             ("cuStreamCreate", (p, c_uint), lambda out, _: self._new(out)),
-            ("cuStreamSynchronize", (p,), self._done),
+            ("cuMemHostAlloc", (p, n, c_uint), self._allocate_host),
+            ("cuMemFreeHost", (p,), lambda at: self._done(self._host.pop(at))),
+            ("cuMemcpyHtoDAsync_v2", (n, p, n, p), self._copy_later),
+            ("cuStreamSynchronize", (p,), lambda _: self._finish_copies()),
             ("cuStreamDestroy_v2", (p,), self._done),
             ("cuEventCreate", (p, c_uint), lambda out, _: self._new(out)),
             ("cuEventRecord", (p, p), lambda _, stream: self._record(stream)),
@@ -184,6 +189,21 @@ class EmulatedDriver:
 
     def _wait(self, _: int) -> int:
         self.lags = False
+        return self._finish_copies()
+
+    def _allocate_host(self, out: int, nbytes: int, _: int) -> int:
+        memory = np.full(nbytes, 0xAB, np.uint8)
+        self._host[memory.ctypes.data] = memory
+        return _put(out, memory.ctypes.data)
+
+    def _copy_later(self, to: int, source: int, nbytes: int, _: object) -> int:
+        self._copying.append((to, source, nbytes))
+        return SUCCESS
+
+    def _finish_copies(self) -> int:
+        for to, source, nbytes in self._copying:
+            ctypes.memmove(to, source, nbytes)
+        self._copying.clear()
         return SUCCESS
 
     def _record(self, stream: int | None) -> int:

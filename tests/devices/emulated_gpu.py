@@ -117,7 +117,7 @@ class EmulatedGpu(fe.Device):
     def _load(self, text: str, sidecar: fe.Sidecar) -> EmulatedModule:
         return EmulatedModule(self, text, sidecar)
 
-    def to_device(self, array: Any) -> Any:
+    def to_device(self, array: Any, *, align: int = 1) -> Any:
         there = self.empty(np.shape(array), array.dtype)
         there.host[...] = array
         return there

@@ -54,6 +54,38 @@ def test_what_the_package_writes_is_read(tmp_path):
     check(dict(read_tensors(stored)), TENSORS)
 
 
+def test_large_tensors_are_the_files_pages(tmp_path):
+    """As long as they are used; what is written to them is their own."""
+    tensors = {
+        "small": np.arange(5, dtype=np.int32),
+        "odd": np.arange(3, dtype=np.uint8),
+        "large": np.arange(1 << 18, dtype=np.int32).reshape(512, 512),
+        "bf": np.ones((1 << 10, 1 << 9), ml_dtypes.bfloat16),
+    }
+    file = tmp_path / "a.safetensors"
+    write_file(file, header_of(tensors), tensors.values())
+    stored, _ = read_header(file)
+    found = dict(read_tensors(stored, mapped=True))
+    check(found, tensors)
+    assert {name: array.flags.owndata for name, array in found.items()} == {
+        "small": True,
+        "odd": True,
+        "large": False,
+        "bf": False,
+    }
+    tracemalloc.start()
+    again = dict(read_tensors({"large": stored["large"]}, mapped=True))
+    assert tracemalloc.get_traced_memory()[1] < 1 << 16
+    tracemalloc.stop()
+    found["large"][0, 0] = -1
+    assert again["large"][0, 0] == 0
+    file.rename(tmp_path / "b.safetensors")
+    check(again, {"large": tensors["large"]})
+    file.write_bytes((tmp_path / "b.safetensors").read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match="cut short"):
+        dict(read_tensors({"bf": stored["bf"]}, mapped=True))
+
+
 def test_what_is_written_the_package_reads(tmp_path):
     file = tmp_path / "a.safetensors"
     nbytes = write_file(file, header_of(TENSORS), TENSORS.values(), {"format": "pt"})

@@ -53,9 +53,9 @@ class CpuDevice(Device):
     def _load(self, text: str, sidecar: Sidecar) -> CpuModule:
         return CpuModule(self, text, sidecar)
 
-    def to_device(self, array: Any) -> NDArray[Any]:
+    def to_device(self, array: Any, *, align: int = 1) -> NDArray[Any]:
         host = arrays.view("array", array)
-        if host.flags.c_contiguous:
+        if host.flags.c_contiguous and host.ctypes.data % align == 0:
             return host
         copy = self.empty(host.shape, host.dtype)
         copy[...] = host

@@ -25,6 +25,7 @@ from .objects import Stream
 from .plan import CudaLaunchPlan
 from .pool import Pool
 from .scratch import CudaScratch
+from .staging import Staging
 from .streams import PER_THREAD, Behind, integer_handle, stream_handle
 
 
@@ -48,7 +49,8 @@ class CudaDevice(Device):
             info, self._without_freeing = numba_cuda.context()
             # For copies: the default stream is out of reach while another thread captures, and a
             # stream that waits for no other would not wait for a copy there.
-            self._copies = numba_cuda.stream_of(Stream(blocking=True))
+            own = Stream(blocking=True)
+            self._copies, self._staging = numba_cuda.stream_of(own), Staging(own)
             self.capability: tuple[int, int] = tuple(info.compute_capability)
             self.cuda_version = driver.version()  # the newest that the driver supports
             self.max_shared_bytes: int = info.MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
@@ -87,7 +89,7 @@ class CudaDevice(Device):
     def _load(self, text: str, sidecar: Sidecar) -> CudaModule:
         return CudaModule(self, text, sidecar)
 
-    def to_device(self, array: Any) -> Any:
+    def to_device(self, array: Any, *, align: int = 1) -> Any:
         if not (dlpack.is_offered(array) and dlpack.device_of("array", array) == "cpu"):
             self.describe("array", array)
             return array
@@ -97,10 +99,7 @@ class CudaDevice(Device):
             # As bytes: bfloat16 has no buffer interface.
             flat = np.asarray(host, order="C").reshape(-1).view(np.uint8)
             with self.current(), driver.outside_of_captures():
-                place = integer_handle(there.device_ctypes_pointer)
-                target = bytes_at(place, host.nbytes, there)
-                target.copy_to_device(flat, stream=self._copies)
-                self._copies.synchronize()
+                self._staging.copy(flat, integer_handle(there.device_ctypes_pointer))
         return there
 
     def empty(self, shape: int | Sequence[int], dtype: DTypeLike) -> Any:
@@ -141,10 +140,8 @@ class CudaDevice(Device):
         self.synchronize()
         if host.nbytes:
             flat = np.asarray(host, order="C").reshape(-1).view(np.uint8)
-            with self.current():
-                target = bytes_at(there.address, host.nbytes, array)
-                target.copy_to_device(flat, stream=self._copies)
-                self._copies.synchronize()
+            with self.current(), driver.outside_of_captures():
+                self._staging.copy(flat, there.address)
 
     def synchronize(self) -> None:
         recording = sequence.recording_here()

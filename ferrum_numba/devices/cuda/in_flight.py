@@ -171,9 +171,9 @@ class InFlight:
     def _seal(self) -> list[_Batch]:
         """Set an event behind each open batch; returns those that are done, to be let go of."""
         while self._dropped:
-            stream, handle, *launch = self._dropped.popleft()
+            stream, handle, describe, objects = self._dropped.popleft()
             batch = self._open.get(handle) or self._begin(stream, handle)
-            batch.launches.append((launch[0], launch[1]))
+            batch.launches.append((describe, objects))
         for handle, batch in list(self._open.items()):
             try:
                 if not driver.may_record(handle):

@@ -8,8 +8,10 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable
-from ctypes import c_float, c_int, c_uint, c_void_p
+from ctypes import c_float, c_int, c_uint, c_uint8, c_void_p
 from typing import Any
+
+import numpy as np
 
 from ...errors import LaunchError
 from . import driver
@@ -69,6 +71,29 @@ class Stream(Owned):
     def __del__(self) -> None:
         if self.handle:
             self._give_back((self._destroy, self.handle))
+
+
+class PinnedMemory(Owned):
+    """Host memory that a GPU copies from by itself, while the host goes on.
+
+    bytes: all of it, uint8.
+    """
+
+    _address = c_void_p()
+
+    def __init__(self, nbytes: int) -> None:
+        """Raises LaunchError where the system pins no more."""
+        super().__init__()
+        self._address = c_void_p()
+        self._free = driver.library().cuMemFreeHost
+        code = driver.library().cuMemHostAlloc(ctypes.byref(self._address), nbytes, 0)
+        driver.check(code, f"cuMemHostAlloc({nbytes})")
+        self.address = self._address.value or 0
+        self.bytes = np.ctypeslib.as_array((c_uint8 * nbytes).from_address(self.address))
+
+    def __del__(self) -> None:
+        if self._address:
+            self._give_back((self._free, self._address))
 
 
 class Event(Owned):

@@ -1,0 +1,78 @@
+"""Copies from the host to a GPU at the rate at which the host reads.
+
+Threads read the source, which may be a file's pages, into one pinned buffer, while the GPU copies
+what is in the other one.  So a file is read by several threads at a time, and nothing waits for
+anything but the slower of the two.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import driver
+from .objects import Event, PinnedMemory, Stream
+
+_BUFFER = 16 << 20  # bytes of a buffer, of which there are two
+_SLICE = 2 << 20  # bytes that a thread reads at a time; what has no more goes the driver's own way
+_THREADS = 8
+
+Bytes = NDArray[np.uint8]
+
+
+class Staging:
+    """The buffers and threads of one GPU, made when they are needed.  Safe from any thread."""
+
+    def __init__(self, stream: Stream) -> None:
+        """stream: what copies."""
+        self._stream = stream
+        self._lock = threading.Lock()
+        self._buffers: list[tuple[PinnedMemory, Event]] = []
+        self._readers: ThreadPoolExecutor | None = None
+
+    def copy(self, source: Bytes, address: int) -> None:
+        """Copy contiguous bytes to an address of the device; they are there when this returns.
+
+        The context is current.  Raises LaunchError.
+        """
+        with self._lock:
+            try:
+                if source.nbytes <= _SLICE:
+                    self._enqueue(address, source.ctypes.data, source.nbytes)
+                else:
+                    self._copy(source, address)
+            finally:  # broken off, too: nothing may still read what the caller has, or the buffers
+                self._stream.synchronize()
+
+    def _copy(self, source: Bytes, address: int) -> None:
+        if not self._buffers:
+            self._buffers = [(PinnedMemory(_BUFFER), Event()) for _ in range(2)]
+        for number, start in enumerate(range(0, source.nbytes, _BUFFER)):
+            buffer, copied = self._buffers[number % 2]
+            if number >= 2:
+                copied.synchronize()
+            part = source[start : start + _BUFFER]
+            self._read(part, buffer.bytes)
+            self._enqueue(address + start, buffer.address, part.nbytes)
+            copied.record(self._stream.handle)
+
+    def _enqueue(self, address: int, source: int, nbytes: int) -> None:
+        handle, copy = self._stream.handle, driver.library().cuMemcpyHtoDAsync_v2
+        driver.check(copy(address, source, nbytes, handle), "cuMemcpyHtoDAsync")
+
+    def _read(self, part: Bytes, buffer: Bytes) -> None:
+        """Read bytes into a buffer, by several threads where they are many."""
+
+        def read(start: int) -> None:
+            stop = min(start + _SLICE, part.nbytes)
+            np.copyto(buffer[start:stop], part[start:stop])
+
+        if self._readers is None:
+            count = min(_THREADS, os.cpu_count() or 1)
+            self._readers = ThreadPoolExecutor(count, thread_name_prefix="staging")
+        for _ in self._readers.map(read, range(0, part.nbytes, _SLICE)):
+            pass

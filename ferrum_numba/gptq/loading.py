@@ -1,0 +1,63 @@
+"""Layers of a checkpoint onto a device, several at a time: one is checked while another is read."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from ..devices import Device, open_device
+from .checkpoint import Checkpoint
+from .linear import GptqLinear
+
+_THREADS = 4
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+def load_layers(
+    path: str | Path | Checkpoint,
+    names: Iterable[str] | None = None,
+    *,
+    device: Device | None = None,
+    dtype: npt.DTypeLike = np.float16,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, GptqLinear]:
+    """The layers of a checkpoint by name, in the order asked; all of 4 bits where `names` is left
+    out.
+
+    progress: called with (layers loaded, layers in all), from one thread at a time.  Raises
+    CheckpointError as `GptqLinear.load` does, for the first layer that cannot be loaded.
+    """
+    checkpoint = path if isinstance(path, Checkpoint) else Checkpoint.open(path)
+    if names is None:
+        names = (name for name, spec in checkpoint.layers.items() if spec.bits == 4)
+    wanted, there = list(names), device or open_device()
+    done, lock = 0, threading.Lock()
+
+    def load(name: str) -> GptqLinear:
+        nonlocal done
+        layer = GptqLinear.load(checkpoint, name, device=there, dtype=dtype)
+        with lock:
+            done += 1
+            progress(done, len(wanted))
+        return layer
+
+    return dict(zip(wanted, at_a_time(load, wanted, _THREADS), strict=True))
+
+
+def at_a_time(
+    work: Callable[[_Item], _Result], items: Iterable[_Item], threads: int
+) -> Iterator[_Result]:
+    """The results in order, so many items at a time; after an error, or Ctrl-C, none is begun."""
+    with ThreadPoolExecutor(threads, thread_name_prefix="loading") as pool:
+        try:
+            yield from pool.map(work, items)
+        finally:
+            pool.shutdown(cancel_futures=True)
