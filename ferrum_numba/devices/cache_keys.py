@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -98,22 +97,11 @@ def _of_cupy(array: Any) -> Key:
     try:
         memory = array.data
         # The stream of its interface is whichever is current when that is asked for.
-        stream = _current_of_cupy()()
+        stream = sys.modules["cupy"].cuda.get_current_stream().ptr
         layout = type(array), array.shape, array.strides, array.dtype, memory.device_id, stream
         return layout, memory.ptr
     except (AttributeError, LookupError):  # something else of CuPy's
         return _of_interface(array)
-
-
-@cache
-def _current_of_cupy() -> Callable[[], int]:
-    """CuPy's function for the handle of the stream that is current in the calling thread."""
-    backend = sys.modules.get("cupy_backends.cuda.stream")
-    found: Callable[[], int] | None = getattr(backend, "get_current_stream_ptr", None)
-    if found is not None:  # of later versions; a stream object costs as much as all the rest
-        return found
-    current = sys.modules["cupy"].cuda.get_current_stream
-    return lambda: int(current().ptr)
 
 
 def _of_interface(array: Any) -> Key:

@@ -37,6 +37,7 @@ class PreparedLaunch(NotPickled):
         self._invocation = invocation
         self._movable: Mapping[str, Movable] | None = None
         self._moved = False  # whether _places and the block are ahead of _invocation
+        self._moving = False  # whether the block is ahead of _borrowed
         self._held: dict[str, Key | int] = {}  # cache keys of what `update` was given
         self._borrowed: dict[str, Key | int] = {}  # and of what `launch` was
         if borrowed is not None:
@@ -72,16 +73,17 @@ class PreparedLaunch(NotPickled):
         and then changes nothing.
         """
         found = {name: cache_key(value) for name, value in changes.items()}
-        addresses, same = {}, 0
+        moved: dict[str, int] = {}
+        same = 0
         for name, key in found.items():
             held = self._held.get(name)
             if type(key) is tuple and type(held) is tuple and key[0] == held[0]:
-                addresses[name] = key[1]
+                moved[name] = key[1]
             elif key == held:
                 same += 1
-        moved = len(addresses) + same == len(changes)
-        if moved and self._may_move(addresses, addresses.values()):
-            self._exchange(addresses, changes)
+        like = len(moved) + same == len(changes) and all(map(self.kernel._holds, moved.values()))
+        if like and self._may_move(moved):
+            self._exchange(moved, changes)
         else:
             try:
                 self._change(changes, hold=True)
@@ -98,11 +100,11 @@ class PreparedLaunch(NotPickled):
         self._invocation = self.kernel._remarshal(self.invocation, changes, hold)
         self._note_places()
 
-    def _exchange(self, addresses: Mapping[str, int], changes: Mapping[str, object]) -> None:
+    def _exchange(self, moved: Mapping[str, int], changes: Mapping[str, object]) -> None:
         """Hold arrays that lie elsewhere, and are alike, in place of those before."""
         now = self._invocation
         self._invocation = Invocation(now.bound, now.block, {**now.arguments, **changes})
-        self._move(addresses)
+        self._move(moved)
 
     def _note_places(self) -> None:
         now = self._invocation
@@ -110,16 +112,13 @@ class PreparedLaunch(NotPickled):
         self._pointers = {name: now.block.pointer(name) for name in self._places}
         self._movable, self._moved = None, False
 
-    def _may_move(self, addresses: Mapping[str, int], doubtful: Iterable[int]) -> bool:
-        """True if arrays that are like those before may lie at these addresses.
-
-        doubtful: those that the device is asked for.
-        """
-        places = self._places if len(addresses) == 1 else {**self._places, **addresses}
+    def _may_move(self, moved: Mapping[str, int]) -> bool:
+        """True if arrays that are like those before, and are there, may lie at these addresses."""
+        places = self._places if len(moved) == 1 else {**self._places, **moved}
         movable = self._movable
         if movable is None:
             movable = self._movable = self.kernel._movable(self._invocation.bound)
-        for name, address in addresses.items():
+        for name, address in moved.items():
             found = movable.get(name)
             if found is None:
                 return False
@@ -131,12 +130,12 @@ class PreparedLaunch(NotPickled):
                 place = places[other]
                 if place < end and address < place + size:
                     return False
-        return not doubtful or all(map(self.kernel._holds, doubtful))
+        return True
 
-    def _move(self, addresses: Mapping[str, int]) -> None:
+    def _move(self, moved: Mapping[str, int]) -> None:
         """Put in the addresses of arrays that are like those before."""
         self._moved = True
-        for name, address in addresses.items():
+        for name, address in moved.items():
             self._pointers[name].value = self._places[name] = address
 
     def _restore(self, before: Invocation) -> None:
@@ -176,10 +175,11 @@ class PreparedLaunch(NotPickled):
 
     def _borrow(self, changes: dict[str, object]) -> None:
         """Take over what is new in `changes`, without holding it."""
+        if self._moving:  # broken off: nobody knows where the arrays are
+            self._borrowed, self._moving = dict.fromkeys(self._borrowed, _CHANGING), False
         borrowed = self._borrowed
-        moved: dict[str, Key | int] = {}
-        addresses: dict[str, int] = {}
-        doubtful: list[int] = []
+        keys: dict[str, Key] = {}
+        moved: dict[str, int] = {}
         for name, value in changes.items():
             known = borrowed.get(name)
             if type(value) is int:
@@ -191,17 +191,17 @@ class PreparedLaunch(NotPickled):
             if type(known) is not tuple or layout != known[0]:
                 break
             if address != known[1]:
-                moved[name], addresses[name] = key, address
-                if reader not in trusted:
-                    doubtful.append(address)
+                if reader not in trusted and not self.kernel._holds(address):
+                    break
+                keys[name], moved[name] = key, address
         else:
             if not moved:
                 return
-            if self._may_move(addresses, doubtful):
-                for name in moved:
-                    borrowed[name] = _CHANGING
-                self._move(addresses)
-                borrowed.update(moved)
+            if self._may_move(moved):
+                self._moving = True
+                self._move(moved)
+                borrowed.update(keys)
+                self._moving = False
                 return
         self._borrow_others(changes)
 

@@ -65,7 +65,9 @@ def test_after_an_error_none_is_begun() -> None:
             go_on.wait(5)
         return item
 
+    results = at_a_time(work, range(100), 2)
+    assert next(results) == 0
+    go_on.set()
     with pytest.raises(ValueError, match="the second"):
-        for _ in at_a_time(work, range(100), 2):
-            go_on.set()
+        next(results)
     assert len(begun) < 100

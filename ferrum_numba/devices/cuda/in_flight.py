@@ -77,8 +77,13 @@ class InFlight:
         is fleeting an event is set at once.  Of a stream that is being captured the graph holds
         them.
         """
-        if handle > PER_THREAD and self._captured(handle, objects):
-            return
+        if not (handle > PER_THREAD and self._captured(handle, objects)):
+            self.add(stream, handle, describe, objects, nbytes)
+
+    def add(
+        self, stream: Any, handle: int, describe: Describe, objects: object, nbytes: int
+    ) -> None:
+        """As `keep`, of a stream that is known not to be captured."""
         with self._lock:
             batch = self._open.get(handle) or self._begin(stream, handle)
             batch.launches.append((describe, objects))

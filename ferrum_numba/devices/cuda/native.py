@@ -1,4 +1,8 @@
-"""Native code of the host, compiled by numba: loops over launches."""
+"""Native code of the host: what takes several calls of the driver in one call from Python.
+
+Loops are compiled by numba.  What the first launch of a process needs is LLVM IR, which compiles in
+a fraction of the time.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from ctypes import CFUNCTYPE, c_int, c_int64, c_uint64, c_void_p
 from functools import lru_cache
 from typing import Any
 
+import llvmlite.binding as llvm
 from numba import cfunc, types
 from numba.extending import intrinsic
 
@@ -15,7 +20,50 @@ from .. import launch_log as log
 from ..observer import DECLINED, FULL
 from . import driver
 
+CODE = 0xFFFFFFFF  # of what `launcher` returns: the driver's code
 FAILED_BITS = 32  # of what `loop` returns: the driver's code below, the launch's number above
+
+
+def launcher() -> Callable[[int, int, int, int], int]:
+    """Launches, and asks whether the stream is being captured: takes a LaunchRecord's row, and the
+    stream's handle.
+
+    Returns the driver's code of the launch, and above its 32 bits 1 where the stream is captured.
+    """
+    asked = _address(driver.library().cuStreamIsCapturing)
+    return _launcher(_address(driver.launcher()), asked)
+
+
+@lru_cache(maxsize=4)
+def _launcher(launch: int, asked: int) -> Callable[[int, int, int, int], int]:
+    # The default streams, up to 2, are asked by nobody: arrays of theirs are no graph's.
+    code = f"""
+        define i64 @launch(i64 %config, i64 %function, i64 %extra, i64 %stream) {{
+          %status = alloca i32
+          store i32 0, ptr %status
+          %driver = inttoptr i64 {launch} to ptr
+          %code = call i32 %driver(i64 %config, i64 %function, i64 0, i64 %extra)
+          %named = icmp ugt i64 %stream, 2
+          br i1 %named, label %ask, label %end
+        ask:
+          %capturing = inttoptr i64 {asked} to ptr
+          %unused = call i32 %capturing(i64 %stream, ptr %status)
+          br label %end
+        end:
+          %found = load i32, ptr %status
+          %is = icmp ne i32 %found, 0
+          %bit = zext i1 %is to i64
+          %high = shl i64 %bit, 32
+          %low = zext i32 %code to i64
+          %both = or i64 %high, %low
+          ret i64 %both
+        }}"""
+    module = llvm.parse_assembly(code)
+    machine = llvm.Target.from_default_triple().create_target_machine()
+    engine = llvm.create_mcjit_compiler(module, machine)
+    engine.finalize_object()
+    _kept.append(engine)
+    return CFUNCTYPE(c_int64, *(c_void_p,) * 4)(engine.get_function_address("launch"))
 
 
 def loop() -> Callable[[int, int], int]:

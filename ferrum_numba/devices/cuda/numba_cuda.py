@@ -108,6 +108,25 @@ class _Form:
     context: Any
 
 
+def _gpu_data(array: Any, name: str) -> Any:
+    """`__getattr__` of an array in a pool's memory: numba's memory object, once it is asked for.
+
+    numba's own kernels and copies take it; launches here take the address.
+    """
+    if name != "gpu_data":
+        raise AttributeError(f"{type(array).__name__!r} object has no attribute {name!r}")
+    form: _Form = array._form
+    place = form.place(array.ferrum_address)
+    array.gpu_data = form.memory(form.context, place, form.nbytes, owner=array._block)
+    return array.gpu_data
+
+
+@lru_cache(maxsize=1)
+def _in_pool(array: Any) -> Any:
+    """numba's type of arrays, for those in a pool's memory."""
+    return type(array.__name__, (array,), {"__getattr__": _gpu_data})
+
+
 class ArrayMaker:
     """Makes arrays of numba.cuda in memory of a pool.
 
@@ -141,8 +160,7 @@ class ArrayMaker:
             block = self._pool.allocate(form.nbytes)
         array = form.array.__new__(form.array)
         array.__dict__.update(form.attributes)
-        address = array.ferrum_address = block.address
-        array.gpu_data = form.memory(form.context, form.place(address), form.nbytes, owner=block)
+        array._block, array.ferrum_address = block, block.address
         return array
 
     def _form(
@@ -155,8 +173,13 @@ class ArrayMaker:
         array, memory = type(flat)(shape, strides, dtype, gpu_data=flat.gpu_data), flat.gpu_data
         if len(self._forms) >= _SHAPES:
             self._forms.clear()
-        parts = type(array), vars(array) | {"gpu_data": None}, type(memory)
-        return _Form(nbytes, *parts, type(memory.device_pointer), memory.context)
+        attributes = vars(array)
+        del attributes["gpu_data"]
+        place = type(memory.device_pointer)
+        kind = _in_pool(type(array))
+        form = _Form(nbytes, kind, attributes, type(memory), place, memory.context)
+        attributes["_form"] = form
+        return form
 
 
 def bytes_at(address: int, nbytes: int, owner: object) -> Any:

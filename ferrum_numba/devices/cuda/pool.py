@@ -132,14 +132,11 @@ class Pool(DeviceMemory):
             yield
 
     def _collect(self) -> None:
-        try:
-            while True:
-                address, size = self._dropped.popleft()
-                self._spare.setdefault(size, []).append(address)
-                self._spare_bytes += size
-                self._in_use -= size
-        except IndexError:
-            pass
+        while self._dropped:
+            address, size = self._dropped.popleft()
+            self._spare.setdefault(size, []).append(address)
+            self._spare_bytes += size
+            self._in_use -= size
 
     def _take(self, spare: list[int], size: int) -> Block:
         self._spare_bytes -= size

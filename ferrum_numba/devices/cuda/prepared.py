@@ -10,7 +10,7 @@ from .. import observer, sequence
 from ..invocation import Invocation
 from ..launch_log import refused
 from ..prepared import PreparedLaunch
-from . import driver
+from . import driver, native
 from .gpu import GpuKernel
 from .stream_states import NO_STREAM, NOT_READY, Ready, StreamStates
 from .streams import order, others, stream_handle
@@ -33,7 +33,7 @@ class CudaPreparedLaunch(PreparedLaunch):
     ) -> None:
         super().__init__(kernel, invocation, borrowed)
         self._states = StreamStates(kernel.gpu, [self])
-        self._driver = driver.launcher()
+        self._driver, self._launch = driver.launcher(), native.launcher()
         self._in_flight = kernel.gpu.in_flight
         self._last = self._last_borrowed = NOT_READY
         self._in_flight.watch(self)
@@ -69,26 +69,30 @@ class CudaPreparedLaunch(PreparedLaunch):
             self.kernel._issue(self._whole(names, values), stream)
             return
         else:
-            code = self._driver(last.config, last.function, None, last.extra)
-            if code:
+            found = self._launch(last.config, last.function, last.extra, last.handle)
+            if not found:
+                self._in_flight.add(
+                    stream, last.handle, self._describe, values, self._borrowed_nbytes
+                )
+                return
+            if code := found & native.CODE:
                 self._again(code, last)
         if last is not NOT_READY:
-            nbytes = self._borrowed_nbytes
-            self._in_flight.keep(stream, last.handle, self._describe, values, nbytes)
+            self._in_flight.keep(stream, last.handle, self._describe, values, self._borrowed_nbytes)
 
     def _change(self, changes: Mapping[str, object], hold: bool) -> None:
         before = self.invocation
         super()._change(changes, hold)
         self._follow(before, changes)
 
-    def _exchange(self, addresses: Mapping[str, int], changes: Mapping[str, object]) -> None:
+    def _exchange(self, moved: Mapping[str, int], changes: Mapping[str, object]) -> None:
         held = self._invocation.arguments
-        super()._exchange(addresses, changes)
-        self._states.retire([held.get(name) for name in addresses])
+        super()._exchange(moved, changes)
+        self._states.retire([held.get(name) for name in moved])
 
-    def _move(self, addresses: Mapping[str, int]) -> None:
-        super()._move(addresses)
-        self._states.moved(self._invocation.block, addresses)
+    def _move(self, moved: Mapping[str, int]) -> None:
+        super()._move(moved)
+        self._states.moved(self._invocation.block, moved)
 
     def _follow(self, before: Invocation, changes: Mapping[str, object]) -> None:
         """Let the streams' states follow a change; undo it where that fails."""
