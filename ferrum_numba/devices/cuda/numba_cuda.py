@@ -176,8 +176,8 @@ class ArrayMaker:
         attributes = vars(array)
         del attributes["gpu_data"]
         place = type(memory.device_pointer)
-        kind = _in_pool(type(array))
-        form = _Form(nbytes, kind, attributes, type(memory), place, memory.context)
+        own: Any = type(array)
+        form = _Form(nbytes, _in_pool(own), attributes, type(memory), place, memory.context)
         attributes["_form"] = form
         return form
 
