@@ -18,8 +18,8 @@ from ferrum_numba.abi import ptx_digest
 from tests.conftest import FIXTURES
 
 PACKAGE = Path(fe.__file__).parent
-ROWS = ["errors", "version", "notebook", "pickling", "ptx_text", "abi", "emulator", "devices",
-        "kernels", "gptq", "models", "report", "debug", "cli"]  # fmt: skip
+ROWS = ["errors", "version", "notebook", "pickling", "ptx_text", "machine_code", "abi", "emulator",
+        "devices", "kernels", "gptq", "models", "report", "debug", "cli"]  # fmt: skip
 
 CUDA = PACKAGE / "devices" / "cuda"
 NUMBA = [CUDA / "numba_cuda.py", CUDA / "native.py"]
@@ -72,7 +72,7 @@ def test_layers_and_foreign_libraries(name: str) -> None:
     assert "llvmlite" not in foreign or row == "emulator" or path == CUDA / "native.py"
     assert not any(n.startswith("numba.cuda") for n in names)
     assert "numba" not in foreign or path in NUMBA
-    assert row not in ("ptx_text", "abi") or "numpy" not in foreign
+    assert row not in ("ptx_text", "machine_code", "abi") or "numpy" not in foreign
 
 
 @pytest.mark.parametrize("folder", ["tests", "scripts", "campaigns"])

@@ -34,6 +34,7 @@ Raw = int | float | bytes  # a value as a field takes it
 _FLOAT_CODES = {"f16": "<e", "f32": "<f", "f64": "<d"}  # struct's; it has no bf16
 _FLOATS = {"fp16": "f16", "fp32": "f32", "fp64": "f64", "f16": "f16", "f32": "f32", "f64": "f64"}
 _FLOATS |= {"bf16": "bf16"}
+_UNTYPED = {"b32": "f32", "b64": "f64"}  # what a number that is no integer is, where bits are
 _HALVES = {"float16": "f16", "bfloat16": "bf16"}  # by the dtype's name of a NumPy scalar
 
 
@@ -213,6 +214,8 @@ def _float_kind(parameter: Parameter, value: object) -> str | None:
         given = _HALVES.get(_dtype_name(value))
         number = given or _is_real(value) or (parameter.count and type(value) is int)
         return (parameter.half or given) if number else None
+    if parameter.c_type is None and _is_real(value):
+        return _UNTYPED.get(parameter.ptx_type) or _FLOATS.get(parameter.ptx_type)
     return _FLOATS.get(parameter.c_type or parameter.ptx_type)
 
 

@@ -38,6 +38,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from ..errors import AbiError
+from ..machine_code import Cubin
 from .expression import Expression, expression
 from .signature import SCRATCH_ROLES, Role, Signature
 
@@ -56,6 +57,7 @@ _OUR_KEYS = {
     *("params", "tile", "constants", "grid", "constraints", "min_driver", "triton_version"),
     *("source", "source_sha256", "ptx_sha256"),
 }
+_OF_MACHINE_CODE = (0, 0)  # in place of a PTX version
 _PARAMETER_KEYS = {"name", "type", "role", "shape", "strides", "align", "nullable", "nbytes"}
 _OF_THIS_BUILD = "take the sidecar of this build"
 
@@ -189,8 +191,8 @@ class Sidecar:
         values = {**(self.tile or {}), **sizes}
         return tuple(rule(values) for rule in self.grid)
 
-    def check(self, text: str, signature: Signature) -> None:
-        """Compare with the PTX text and its signature; AbiError names both sides."""
+    def check(self, code: str | Cubin, signature: Signature) -> None:
+        """Compare with the PTX text, or the cubin, and its signature; AbiError names both sides."""
         for field, ours, theirs in (
             ("name", self.entry, signature.entry),
             ("target", self.target, signature.target),
@@ -198,10 +200,11 @@ class Sidecar:
         ):
             # `sm_90` in Triton's metadata stands for the sm_90a that it writes into the PTX.
             same = ours == theirs or (field == "target" and f"{ours}a" == theirs)
-            if ours is not None and not same:
+            if ours is not None and theirs != _OF_MACHINE_CODE and not same:
+                which = "PTX" if isinstance(code, str) else "cubin"
                 raise AbiError(
                     field,
-                    f"{_shown(theirs)}, as the PTX says",
+                    f"{_shown(theirs)}, as the {which} says",
                     f"{_shown(ours)} in the sidecar",
                     _OF_THIS_BUILD,
                 )
@@ -216,9 +219,11 @@ class Sidecar:
                     f"{self.num_warps} ({self.num_warps * 32} threads) in the sidecar",
                     _OF_THIS_BUILD,
                 )
-        self._check_build(text)
+        if not isinstance(code, str):
+            return
+        self._check_build(code)
         if self.ptx_sha256 is not None:
-            digest = ptx_digest(text)
+            digest = ptx_digest(code)
             if digest != self.ptx_sha256:
                 raise AbiError(
                     "ptx_sha256",

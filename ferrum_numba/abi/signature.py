@@ -17,6 +17,7 @@ from typing import Literal
 
 from ..errors import AbiError, PtxError
 from ..notebook import table
+from ..machine_code import Cubin, CubinParameter
 from ..ptx_text import Head, PtxModule, not_ptx, read_module, read_variable, refuse
 
 Role = Literal[
@@ -91,7 +92,8 @@ class Signature:
     """The contract of an entry: its parameters in order, and what the PTX says about its launch.
 
     nbytes: size of the parameter block in bytes.
-    target: e.g. "sm_80".  ptx_version: (major, minor) of the PTX ISA.
+    target: e.g. "sm_80".  ptx_version: (major, minor) of the PTX ISA; (0, 0) for machine
+    code.
     reqntid: the block that the kernel demands, 1 to 3 numbers, or None.
     maxntid: likewise one that has as many threads as a block may have.
     cluster: the CTAs of a cluster that it demands (.reqnctapercluster), likewise.
@@ -167,6 +169,35 @@ class Signature:
             maxntid=head.directives.get("maxntid"),
         )
 
+    @classmethod
+    def of(cls, code: str | Cubin, entry: str | None = None) -> Signature:
+        """The signature of an entry of PTX text, or of a cubin.
+
+        A cubin has no names and no types: its parameters are bits of a size, and have the names
+        that compilers write into PTX.  Raises as `from_ptx` does.
+        """
+        if isinstance(code, str):
+            return cls.from_ptx(code, entry)
+        if entry is None:
+            if len(code.entries) > 1:
+                raise AbiError(f"entry: the cubin has {', '.join(code.entries)}; name one of them")
+            entry = next(iter(code.entries))
+        if entry not in code.entries:
+            raise PtxError(
+                f"entry {entry!r}: not in the cubin, which has {', '.join(code.entries)}"
+            )
+        found = code.entries[entry]
+        return cls(
+            entry=entry,
+            params=tuple(_untyped(i, entry, p) for i, p in enumerate(found.params)),
+            nbytes=max((p.offset + p.size for p in found.params), default=0),
+            target=code.target,
+            ptx_version=(0, 0),
+            reqntid=found.required_threads,
+            cluster=found.cluster,
+            maxntid=found.max_threads,
+        )
+
     def __hash__(self) -> int:
         return self._hash
 
@@ -189,9 +220,9 @@ class Signature:
         return hash((self.entry, self.params, self.target))
 
     @staticmethod
-    def entries(text: str) -> list[str]:
-        """The names of all entries that PTX text declares."""
-        return list(read_module(text).entries)
+    def entries(code: str | Cubin) -> list[str]:
+        """The names of all entries of PTX text, or of a cubin."""
+        return list(read_module(code).entries if isinstance(code, str) else code.entries)
 
     def __getitem__(self, name: str) -> Parameter:
         if name not in self._by_name:
@@ -279,6 +310,20 @@ class Signature:
             )
         scratch = (replace(p, role=role) for p, role in zip(tail, roles, strict=True))
         return replace(self, params=(*self.params[:first], *scratch))
+
+
+def _untyped(index: int, entry: str, parameter: CubinParameter) -> Parameter:
+    size, offset = parameter.size, parameter.offset
+    plain = size in (2, 4, 8)
+    return Parameter(
+        index=index,
+        name=f"{entry}_param_{index}",
+        ptx_type=f"b{8 * size}" if plain else "b8",
+        offset=offset,
+        size=size,
+        align=size if plain else max(offset & -offset, 1),
+        count=None if plain or size == 1 else size,
+    )
 
 
 # The PTX sizes that a type in Triton's terms may have.  Triton writes integers of either sign as

@@ -10,6 +10,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ from ..abi import (
 )
 from ..errors import AbiError, DeviceError
 from ..pickling import NotPickled
+from ..machine_code import Cubin, Fatbin, is_machine_code, read_code
 from ..ptx_text import read_module, read_ptx
 from . import observer, sequence
 from .invocation import Invocation
@@ -60,28 +62,44 @@ class Device(NotPickled, ABC):
     memory: DeviceMemory
 
     def __init__(self) -> None:
-        self._modules: dict[tuple[str, Sidecar], Module] = {}
+        self._modules: dict[tuple[str | Cubin, Sidecar], _Loaded] = {}
         self._loading = threading.Lock()
 
     def load_module(
-        self, ptx: str | Path, sidecar: Sidecar | Mapping[str, Any] | str | Path | None = None
+        self,
+        code: str | bytes | Path,
+        sidecar: Sidecar | Mapping[str, Any] | str | Path | None = None,
     ) -> Module:
-        """Load PTX, given as text or as the path of a file; the same module for the same content.
+        """Load PTX, a cubin or a fatbin; the same module for the same content.
 
+        code: PTX as text, a cubin or a fatbin as bytes, or the path of a file of either.  Of a
+        fatbin the cubin for this GPU is taken, else its PTX.  Different code is compiled side by
+        side where threads ask for it.
         sidecar: JSON text, the path of a JSON file, a mapping, or nothing.
 
-        Raises PtxError for PTX that cannot be read, AbiError where sidecar and PTX disagree,
+        Raises PtxError for code that cannot be read, AbiError where sidecar and code disagree,
         DeviceError where this device cannot run it.
         """
-        text, described = read_ptx(ptx), Sidecar.read(sidecar)
-        key = (text, described)
+        key = self._read(code), Sidecar.read(sidecar)
         with self._loading:
-            if key not in self._modules:
-                self._modules[key] = self._load(text, described)
-            return self._modules[key]
+            loaded = self._modules.setdefault(key, _Loaded())
+        with loaded.lock:
+            if loaded.module is None:
+                loaded.module = self._load(*key)
+            return loaded.module
+
+    def _read(self, code: str | bytes | Path) -> str | Cubin:
+        if isinstance(code, (str, Path)) and not is_machine_code(code):
+            return read_ptx(code)
+        found = read_code(code)
+        return self._pick(found) if isinstance(found, Fatbin) else found
 
     @abstractmethod
-    def _load(self, text: str, sidecar: Sidecar) -> Module: ...
+    def _pick(self, fatbin: Fatbin) -> str | Cubin:
+        """What of a fatbin this device runs.  Raises DeviceError where it is nothing."""
+
+    @abstractmethod
+    def _load(self, code: str | Cubin, sidecar: Sidecar) -> Module: ...
 
     @abstractmethod
     def to_device(self, array: Any, *, align: int = 1) -> Any:
@@ -201,28 +219,39 @@ class Device(NotPickled, ABC):
         return f"<{type(self).__name__} {self.name}>"
 
 
-class Module(NotPickled, ABC):
-    """PTX that a device has loaded; made by `Device.load_module`, and loaded once.
+@dataclass
+class _Loaded:
+    """A module, once it is loaded; lock: of the thread that loads it."""
 
-    device: where.  text: the PTX.  sidecar: what it was loaded with; empty where there was none.
+    module: Module | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class Module(NotPickled, ABC):
+    """PTX, or a cubin, that a device has loaded; made by `Device.load_module`, and loaded once.
+
+    device: where.  text: the PTX; nothing for a cubin.  sidecar: what it was loaded with; empty
+    where there was none.
     """
 
-    def __init__(self, device: Device, text: str, sidecar: Sidecar) -> None:
+    def __init__(self, device: Device, code: str | Cubin, sidecar: Sidecar) -> None:
         self.device = device
-        self.text = text
+        self.code = code
+        self.text = code if isinstance(code, str) else ""
         self.sidecar = sidecar
         self._kernels: dict[str, Kernel] = {}
         self._compiling = threading.Lock()
         if sidecar.entry is not None:
-            declared = Signature.entries(text)
+            declared = Signature.entries(code)
             if declared and sidecar.entry not in declared:
+                which = "PTX" if self.text else "cubin"
                 raise AbiError(
                     "name",
-                    f"one of the PTX's {', '.join(declared)}",
+                    f"one of the {which}'s {', '.join(declared)}",
                     f"{sidecar.entry} in the sidecar",
                     "take the sidecar of this build",
                 )
-            sidecar.check(text, Signature.from_ptx(text, sidecar.entry))
+            sidecar.check(code, Signature.of(code, sidecar.entry))
 
     def get_kernel(self, entry: str | None = None) -> Kernel:
         """The kernel of an entry; it may be left out where the sidecar or the PTX names only one.
@@ -230,10 +259,10 @@ class Module(NotPickled, ABC):
         Raises PtxError for an entry that the PTX does not have, AbiError where sidecar and PTX
         disagree.
         """
-        signature = Signature.from_ptx(self.text, entry or self.sidecar.entry)
+        signature = Signature.of(self.code, entry or self.sidecar.entry)
         with self._compiling:
             if signature.entry not in self._kernels:
-                self.sidecar.check(self.text, signature)
+                self.sidecar.check(self.code, signature)
                 self._kernels[signature.entry] = self._get(self.sidecar.declare(signature))
             return self._kernels[signature.entry]
 
@@ -261,7 +290,8 @@ class Kernel(NotPickled, ABC):
         sidecar = module.sidecar
         # Without a sidecar nothing says which pointers are scratch; those that are never read need
         # not be given in any case.
-        unread = () if sidecar.params or sidecar.scratch else signature.unread(module.text)
+        known = sidecar.params or sidecar.scratch or not module.text
+        unread = () if known else signature.unread(module.text)
         self._own = threading.local()  # the call that each thread made last
         self._names = tuple(p.name for p in signature.arguments)
         self._binder = Binder(signature, sidecar, module.device.describe, unread)
@@ -373,12 +403,14 @@ class Kernel(NotPickled, ABC):
             raise AbiError(
                 "programmatic",
                 "the kernel never waits for the launch ahead of it (the PTX has no "
-                "griddepcontrol.wait), so it would read what is not written yet",
+                "griddepcontrol.wait, or the cubin's sidecar no launch_pdl), so it would read what is not written yet",
                 remedy="leave it out",
             )
 
     @cached_property
     def _waits_for_the_launch_before(self) -> bool:
+        if not self.module.text:  # of a cubin its sidecar says so
+            return self.sidecar.programmatic
         code = read_module(self.module.text).code(self.signature.entry)
         return "griddepcontrol.wait" in code
 

@@ -26,6 +26,7 @@ from ferrum_numba.devices.cuda.plan import CudaLaunchPlan
 from ferrum_numba.devices.cuda.pool import Block, Pool
 from ferrum_numba.devices.cuda.scratch import CudaScratch
 from ferrum_numba.devices.cuda.streams import stream_handle
+from ferrum_numba.machine_code import Cubin, Fatbin
 from tests.conftest import DEVICES
 from tests.devices.emulated_driver import EmulatedDriver
 
@@ -114,8 +115,12 @@ class EmulatedGpu(fe.Device):
     def current(self) -> _Current:
         return _Current()
 
-    def _load(self, text: str, sidecar: fe.Sidecar) -> EmulatedModule:
-        return EmulatedModule(self, text, sidecar)
+    def _pick(self, fatbin: Fatbin) -> str:
+        assert fatbin.ptx is not None
+        return fatbin.ptx
+
+    def _load(self, code: str | Cubin, sidecar: fe.Sidecar) -> EmulatedModule:
+        return EmulatedModule(self, code, sidecar)
 
     def to_device(self, array: Any, *, align: int = 1) -> Any:
         there = self.empty(np.shape(array), array.dtype)

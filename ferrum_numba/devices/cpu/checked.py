@@ -64,7 +64,7 @@ class CheckedCpuDevice(CpuDevice):
 
         return Tracer(selection, self.checks, self.report)
 
-    def _load(self, text: str, sidecar: Sidecar) -> CheckedModule:
+    def _new_module(self, text: str, sidecar: Sidecar) -> CheckedModule:
         return CheckedModule(self, text, sidecar)
 
 

@@ -15,6 +15,7 @@ from numpy.typing import DTypeLike, NDArray
 from ...abi import ArrayReference, LaunchConfig, Sidecar, Signature
 from ...emulator import MOST_WAITING, Program
 from ...errors import DeviceError, LaunchError
+from ...machine_code import Cubin, Fatbin
 from .. import arrays
 from ..device import Device, Kernel, Module
 from ..invocation import Invocation
@@ -50,7 +51,18 @@ class CpuDevice(Device):
         self._own = threading.local()
         self._tracer: Tracer | None = None
 
-    def _load(self, text: str, sidecar: Sidecar) -> CpuModule:
+    def _pick(self, fatbin: Fatbin) -> str:
+        text = fatbin.ptx
+        if text is None:
+            raise _machine_code(", ".join(fatbin.targets))
+        return text
+
+    def _load(self, code: str | Cubin, sidecar: Sidecar) -> CpuModule:
+        if isinstance(code, Cubin):
+            raise _machine_code(code.target)
+        return self._new_module(code, sidecar)
+
+    def _new_module(self, text: str, sidecar: Sidecar) -> CpuModule:
         return CpuModule(self, text, sidecar)
 
     def to_device(self, array: Any, *, align: int = 1) -> NDArray[Any]:
@@ -197,6 +209,12 @@ class CpuKernel(Kernel):
             parameter_block=invocation.block.to_bytes(),
             threads=device.threads,
         )
+
+
+def _machine_code(targets: str) -> DeviceError:
+    return DeviceError(
+        "code", "PTX, on the CPU device", f"machine code for {targets}", "take the PTX beside it"
+    )
 
 
 def _bytes_at(address: int, nbytes: int) -> NDArray[np.uint8]:

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from ...abi import ArrayReference, Sidecar, Signature, cuda_for_ptx, loader_for_ptx, runs_on
-from ...errors import AbiError, DeviceError, FerrumError, LaunchError, PtxError
+from ...errors import AbiError, DeviceError, LaunchError, PtxError
+from ...machine_code import Cubin, Fatbin
 from .. import arrays as host_arrays
 from .. import dlpack, sequence
 from ..device import Device, Module
 from . import arrays, driver, numba_cuda
 from .captures import CaptureLock
+from .compiled import CompiledCode
 from .context import Context
 from .graph import CudaGraph
 from .in_flight import InFlight
 from .kernel import CudaKernel
 from .numba_cuda import bytes_at, unusable
-from .objects import Stream
+from .objects import LoadedCode, Stream
 from .plan import CudaLaunchPlan
 from .pool import Pool
 from .scratch import CudaScratch
@@ -86,8 +90,39 @@ class CudaDevice(Device):
     def _abandon(self) -> None:
         self._without_freeing.__enter__()
 
-    def _load(self, text: str, sidecar: Sidecar) -> CudaModule:
-        return CudaModule(self, text, sidecar)
+    def _pick(self, fatbin: Fatbin) -> str | Cubin:
+        found = fatbin.cubin_for(self.capability) or fatbin.ptx
+        if found is None:
+            targets = ", ".join(fatbin.targets)
+            raise DeviceError(
+                f"fatbin: its code is for {targets}, {self.name} ({self.product}) is "
+                f"{self.architecture}; build it for that, or with PTX"
+            )
+        return found
+
+    def _load(self, code: str | Cubin, sidecar: Sidecar) -> CudaModule:
+        return CudaModule(self, code, sidecar)
+
+    @property
+    def architecture(self) -> str:
+        """What PTX and machine code for this GPU are for, such as "sm_90"."""
+        return "sm_{}{}".format(*self.capability)
+
+    def compile(self, text: str) -> bytes:
+        """The cubin that the driver's compiler makes of PTX for this GPU.
+
+        Raises PtxError for PTX that it refuses.
+        """
+        with self.current(), driver.outside_of_captures():
+            try:
+                return driver.compile_ptx(text)
+            except LaunchError as error:
+                raise PtxError(f"the driver refused the PTX: {error}") from error
+
+    @cached_property
+    def compiled(self) -> CompiledCode | None:
+        """Compiled code that is carried along, of $FERRUM_COMPILED."""
+        return CompiledCode.named(self.capability, self.cuda_version)
 
     def to_device(self, array: Any, *, align: int = 1) -> Any:
         if not (dlpack.is_offered(array) and dlpack.device_of("array", array) == "cpu"):
@@ -209,30 +244,59 @@ class CudaDevice(Device):
 
 
 class CudaModule(Module):
-    """PTX that the driver has compiled for one context."""
+    """Code that the driver has loaded into one context: PTX that it compiles, or a cubin."""
 
-    def __init__(self, device: CudaDevice, text: str, sidecar: Sidecar) -> None:
-        super().__init__(device, text, sidecar)
-        self._require_runnable(device, text)
+    device: CudaDevice
+
+    def __init__(self, device: CudaDevice, code: str | Cubin, sidecar: Sidecar) -> None:
+        super().__init__(device, code, sidecar)
+        if isinstance(code, Cubin):
+            self._require_cubin(device, code)
+            self._loaded = self._load(code.data)
+        else:
+            self._require_runnable(device, code)
+            self._loaded = self._carried(code) or self._load(code.encode())
+
+    def _load(self, code: bytes) -> LoadedCode:
         try:
-            with device.current(), driver.outside_of_captures():
-                self._handle = numba_cuda.load(text)
-        except FerrumError:
-            raise
-        except Exception as error:  # each implementation wraps the driver's error in its own type
-            raise self._refusal(device, error) from error
+            with self.device.current(), driver.outside_of_captures():
+                return LoadedCode(code)
+        except LaunchError as error:
+            what = "PTX" if self.text else "cubin"
+            raise PtxError(f"the driver refused the {what}: {error}") from error
+
+    def _carried(self, text: str) -> LoadedCode | None:
+        """What was compiled before and carried along; None where that does not load."""
+        compiled = self.device.compiled
+        cubin = compiled.find(text) if compiled else None
+        if compiled is None or cubin is None:
+            return None
+        try:
+            return self._load(cubin)
+        except PtxError as error:
+            warnings.warn(
+                f"{compiled.path(text)}: {error}; the PTX is compiled instead", stacklevel=2
+            )
+            return None
+
+    def _require_cubin(self, device: CudaDevice, cubin: Cubin) -> None:
+        if not cubin.runs_on(device.capability):
+            raise DeviceError(
+                f"cubin: it is machine code for {cubin.target}, {device.name} ({device.product}) "
+                f"is {device.architecture}; build it for that, or take the PTX"
+            )
 
     def _require_runnable(self, device: CudaDevice, text: str) -> None:
         signature = Signature.from_ptx(text, self.sidecar.entry or _first_entry(text))
         if not runs_on(signature.target, device.capability):
-            major, minor = device.capability
             raise DeviceError(
                 ".target",
                 f"the PTX is for {signature.target}, {device.name} ({device.product}) is "
-                f"sm_{major}{minor}",
+                f"{device.architecture}",
                 remedy="take a build for an older target",
             )
-        needed, here = cuda_for_ptx(signature.ptx_version), device.cuda_version
+        version, here = signature.ptx_version, device.cuda_version
+        needed = cuda_for_ptx(version)
         if needed is None or needed > here:
             raise DeviceError(
                 ".version",
@@ -242,22 +306,11 @@ class CudaModule(Module):
                 remedy="update the driver, or compile with a lower ptx_version",
             )
 
-    def _refusal(self, device: CudaDevice, error: Exception) -> PtxError:
-        with device.current():
-            log = driver.jit_log(self.text)
-        return PtxError("ptx", f"the driver refused the PTX: {log or error}")
-
     def _get(self, signature: Signature) -> CudaKernel:
         device = self.device
-        assert isinstance(device, CudaDevice)
-        try:
-            with device.current(), driver.outside_of_captures():
-                function, handle = numba_cuda.function(self._handle, signature.entry)
-        except FerrumError:
-            raise
-        except Exception as error:  # numba-cuda compiles here, not when the module is created
-            raise self._refusal(device, error) from error
-        return CudaKernel(self, device, signature, function, handle)
+        with device.current(), driver.outside_of_captures():
+            handle = self._loaded.function(signature.entry)
+        return CudaKernel(self, device, signature, self._loaded, handle)
 
 
 def _first_entry(text: str) -> str | None:

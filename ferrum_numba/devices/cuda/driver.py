@@ -23,10 +23,17 @@ _PROTOTYPES = {
     "cuGetErrorName": (c_int, POINTER(c_char_p)),
     "cuGetErrorString": (c_int, POINTER(c_char_p)),
     "cuPointerGetAttribute": (c_void_p, c_int, c_uint64),
-    "cuKernelGetFunction": (POINTER(c_void_p), c_void_p),
     "cuFuncSetAttribute": (c_void_p, c_int, c_int),
     "cuModuleLoadDataEx": (POINTER(c_void_p), c_char_p, c_uint, POINTER(c_int), POINTER(c_void_p)),
     "cuModuleUnload": (c_void_p,),
+    "cuModuleGetFunction": (POINTER(c_void_p), c_void_p, c_char_p),
+    "cuLinkCreate_v2": (c_uint, POINTER(c_int), POINTER(c_void_p), POINTER(c_void_p)),
+    "cuLinkAddData_v2": (
+        *(c_void_p, c_int, c_char_p, c_size_t, c_char_p, c_uint),
+        *(POINTER(c_int), POINTER(c_void_p)),
+    ),
+    "cuLinkComplete": (c_void_p, POINTER(c_void_p), POINTER(c_size_t)),
+    "cuLinkDestroy": (c_void_p,),
     "cuEventCreate": (POINTER(c_void_p), c_uint),
     "cuEventRecord": (c_void_p, c_void_p),
     "cuEventQuery": (c_void_p,),
@@ -86,6 +93,7 @@ NEVER_CAPTURED = (0, 1)  # the legacy default stream, by both of its handles
 CAPTURE_RELAXED = 2  # CU_STREAM_CAPTURE_MODE_RELAXED
 _CAPTURE_IMPLICIT = 906  # CUDA_ERROR_STREAM_CAPTURE_IMPLICIT
 _JIT_ERROR_LOG, _JIT_ERROR_LOG_BYTES = 5, 6  # CU_JIT_ERROR_LOG_BUFFER(_SIZE_BYTES)
+_LINK_PTX = 1  # CU_JIT_INPUT_PTX
 _SUCCESS, _NOT_INITIALISED = 0, 3
 # What a launch is told in a thread that has no context, or that of another device:
 # CUDA_ERROR_INVALID_CONTEXT, CUDA_ERROR_INVALID_HANDLE.
@@ -105,7 +113,7 @@ def library() -> ctypes.CDLL:
             "libcuda", f"the CUDA driver library {name} cannot be loaded: {error}"
         ) from None
     for function, arguments in _PROTOTYPES.items():
-        if hasattr(driver, function):  # cuKernelGetFunction: since CUDA 12.0
+        if hasattr(driver, function):  # older ones do not have all
             getattr(driver, function).argtypes = arguments
             getattr(driver, function).restype = c_int
     return driver
@@ -190,27 +198,64 @@ def cause_of_death() -> str | None:
     return None if code == _SUCCESS else error_name(code)
 
 
-def jit_log(text: str) -> str:
-    """The log of the driver's compiler for PTX that it refuses; needs a current context."""
-    size = 16384
-    buffer = ctypes.create_string_buffer(size)
-    options = (c_int * 2)(_JIT_ERROR_LOG, _JIT_ERROR_LOG_BYTES)
-    values = (c_void_p * 2)(ctypes.addressof(buffer), size)
-    module = c_void_p()
-    code = library().cuModuleLoadDataEx(ctypes.byref(module), text.encode(), 2, options, values)
-    if code == _SUCCESS:
-        library().cuModuleUnload(module)
-        return ""
-    log = buffer.value.decode(errors="replace").strip()
-    return f"{error_name(code)}: {log}" if log else error_name(code)
+class _Log:
+    """Options with which the driver's compiler says what is wrong.  text: what it said."""
+
+    count = 2
+
+    def __init__(self) -> None:
+        size = 16384
+        self._buffer = ctypes.create_string_buffer(size)
+        self.names = (c_int * 2)(_JIT_ERROR_LOG, _JIT_ERROR_LOG_BYTES)
+        self.values = (c_void_p * 2)(ctypes.addressof(self._buffer), size)
+
+    def check(self, code: int, call: str) -> None:
+        """Raise LaunchError, with the log, unless the driver returned success."""
+        if code != _SUCCESS:
+            text = self._buffer.value.decode(errors="replace").strip()
+            raise LaunchError(f"{call}: {error_name(code)}{': ' if text else ''}{text}")
 
 
-def function_of(kernel: int) -> int:
-    """The CUfunction, in the current context, of a context-independent CUkernel."""
+def load_module(code: bytes) -> int:
+    """A module of the current context: of PTX, which the driver compiles, or of a cubin.
+
+    Raises LaunchError, with the compiler's log, where the driver refuses it.
+    """
+    module, log = c_void_p(), _Log()
+    found = library().cuModuleLoadDataEx(
+        ctypes.byref(module), code, log.count, log.names, log.values
+    )
+    log.check(found, "cuModuleLoadDataEx")
+    return module.value or 0
+
+
+def function_of(module: int, entry: str) -> int:
+    """A function of a module.  Raises LaunchError where it has none of that name."""
     function = c_void_p()
-    code = library().cuKernelGetFunction(ctypes.byref(function), kernel)
-    check(code, "cuKernelGetFunction")
+    code = library().cuModuleGetFunction(ctypes.byref(function), module, entry.encode())
+    check(code, f"cuModuleGetFunction({entry})")
     return function.value or 0
+
+
+def compile_ptx(text: str) -> bytes:
+    """The cubin that the driver's compiler makes of PTX for the current context's GPU.
+
+    Raises LaunchError, with its log.
+    """
+    state, image, nbytes, log = c_void_p(), c_void_p(), c_size_t(), _Log()
+    code = text.encode() + b"\0"
+    found = library().cuLinkCreate_v2(log.count, log.names, log.values, ctypes.byref(state))
+    log.check(found, "cuLinkCreate")
+    try:
+        found = library().cuLinkAddData_v2(
+            *(state, _LINK_PTX, code, len(code), b"ptx", 0, None, None)
+        )
+        log.check(found, "cuLinkAddData")
+        found = library().cuLinkComplete(state, ctypes.byref(image), ctypes.byref(nbytes))
+        log.check(found, "cuLinkComplete")
+        return ctypes.string_at(image.value or 0, nbytes.value)
+    finally:
+        library().cuLinkDestroy(state)
 
 
 def allow_shared(function: int, nbytes: int) -> None:

@@ -1,4 +1,4 @@
-"""Device arrays, streams and modules of numba.cuda.
+"""Device arrays and streams of numba.cuda.
 
 The only file that imports it.  It works with Numba's built-in implementation and with NVIDIA's
 numba-cuda; where the two differ, handles are reduced to integers (`integer_handle`).
@@ -23,7 +23,6 @@ from ...errors import DeviceError
 from . import driver
 from .objects import Stream
 from .pool import Block, Pool
-from .streams import integer_handle
 
 _SHAPES = 256  # of arrays that are remembered
 _INTEGERS = int, np.integer
@@ -77,23 +76,6 @@ def mapped(shape: int | Sequence[int], dtype: DTypeLike) -> Any:
         return cuda.mapped_array(shape, dtype)
     except Exception as error:  # each implementation has its own type for it
         raise DeviceError("mapped", f"allocating {shape} of {np.dtype(dtype)}: {error}") from error
-
-
-def load(text: str) -> Any:
-    """A module of the current context.  Raises an error of the implementation's own type."""
-    return cuda.current_context().create_module_ptx(text)
-
-
-def function(module: Any, entry: str) -> tuple[Any, int]:
-    """A function of a module, and its handle for the driver.
-
-    Raises an error of the implementation's own type: numba-cuda compiles here, not in `load`.
-    """
-    found = module.get_function(entry)
-    handle = integer_handle(found.handle)
-    if type(found.handle).__name__ == "CUkernel":  # numba-cuda's, of no context
-        handle = driver.function_of(handle)
-    return found, handle
 
 
 @dataclass

@@ -73,6 +73,25 @@ class Stream(Owned):
             self._give_back((self._destroy, self.handle))
 
 
+class LoadedCode(Owned):
+    """Code that the driver has loaded into the current context; see `driver.load_module`."""
+
+    _handle = 0
+
+    def __init__(self, code: bytes) -> None:
+        super().__init__()
+        self._unload = driver.library().cuModuleUnload
+        self._handle = driver.load_module(code)
+
+    def function(self, entry: str) -> int:
+        """The handle of a function, valid as long as this object lives."""
+        return driver.function_of(self._handle, entry)
+
+    def __del__(self) -> None:
+        if self._handle:
+            self._give_back((self._unload, self._handle))
+
+
 class PinnedMemory(Owned):
     """Host memory that a GPU copies from by itself, while the host goes on.
 
