@@ -28,6 +28,7 @@ from .sanitize import sanitize
 from .score import score
 from .trace import trace
 from .verify import verify
+from .warm import warm
 
 
 class _BadInput(click.ClickException):
@@ -120,5 +121,6 @@ for command in (
     explain_command,
     generate,
     score,
+    warm,
 ):
     app.add_command(command)

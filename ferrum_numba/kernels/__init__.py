@@ -24,6 +24,7 @@ from .choice import (
 )
 from .experts import ExpertTiles, choose_expert_tiles
 from .repeated import Launches, launches_on
+from .together import load_together
 from .tuning import Tuning, m_class
 from .w4a16 import (
     BK,
@@ -69,6 +70,7 @@ __all__ = [
     "launch_config",
     "launch_w4a16_gptq",
     "launches_on",
+    "load_together",
     "m_class",
     "names",
     "of_dtype",

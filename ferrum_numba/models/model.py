@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .. import kernels
 from ..devices import Device, open_device
 from ..errors import AbiError
 from ..gptq import Checkpoint
 from ..pickling import NotPickled
+from .builds import needed
 from .cache import PagePool
 from .choice import Choice
 from .config import ModelConfig
@@ -23,7 +25,7 @@ from .forward import Forward
 from .ids import checked_ids
 from .names import ModelNames
 from .operations import Operations
-from .reading import Prompt, Reading
+from .reading import CHUNK, Prompt, Reading
 from .session import Seat, Session
 from .weights import Layer, Progress, Weights, load_weights
 
@@ -85,6 +87,9 @@ class Model(NotPickled):
         checkpoint = Checkpoint.open(path)
         names = ModelNames.find(config, checkpoint)
         operations = Operations(config, device or open_device())
+        if operations.device.name != "cpu":  # compiled while the weights are read
+            builds = needed(names, checkpoint, operations, (1, CHUNK))
+            kernels.load_together(builds, operations.device, wait=False)
         weights = load_weights(names, checkpoint, operations, progress)
         return cls(config, weights, operations, cache_tokens)
 

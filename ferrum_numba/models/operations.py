@@ -60,6 +60,25 @@ class Operations:
     def _typed(self, kernel: str, **fields: Any) -> Artefact:
         return self._build(kernel, dtype=self.config.dtype, **fields)
 
+    def builds(self) -> list[Artefact]:
+        """Those that every text needs, GEMMs aside: a prompt's, and one sequence's steps."""
+        return [
+            self._build("embed_rows", dtype=self.config.dtype),
+            self._norm_build(),
+            self._typed("rotary_append", BLOCK_D=self._padded),
+            self._typed("attention_decode", BLOCK_D=self._padded, BLOCK_S=_SPLITS),
+            self._typed("attention_prefill", BLOCK_D=self._padded),
+            self._typed("silu_mul"),
+            self._build("sample_token"),
+        ]
+
+    def dense_build(self, m: int, *, wide: bool) -> Artefact:
+        """What multiplies m rows by a dense weight."""
+        return self._typed("dense_gemm", WIDE=int(wide), SWAP=int(m <= 16))
+
+    def _norm_build(self) -> Artefact:
+        return self._typed("rms_norm", BLOCK=1024 if self.config.hidden <= 1024 else 4096)
+
     def embed(self, ids: Any, table: Any, x: Any, stream: Any) -> None:
         """x = table[ids]; ids int32 [M], table float16 or bfloat16 [V, H]."""
         sizes = {"T": x.shape[0], "V": table.shape[0], "H": table.shape[1]}
@@ -69,9 +88,7 @@ class Operations:
     def norm(self, x: Any, weight: Any, y: Any, stream: Any) -> None:
         """y = x / rms(x) * weight; x float32 [M, H], weight float32 [H], y T [M, H]."""
         sizes = {"M": x.shape[0], "H": x.shape[1], "eps": self.config.eps}
-        block = 1024 if self.config.hidden <= 1024 else 4096
-        build = self._typed("rms_norm", BLOCK=block)
-        self._launch(build, stream, sizes, {"x": x, "weight": weight, "y": y})
+        self._launch(self._norm_build(), stream, sizes, {"x": x, "weight": weight, "y": y})
 
     def rotate(
         self, work: Workspace, norms: tuple[Any, Any], rows: Rows, cache: Pages, stream: Any
@@ -152,7 +169,7 @@ class Operations:
         """
         m = a.shape[0]
         sizes = {"M": m, "N": weight.shape[0], "K": weight.shape[1], "adds": int(adds)}
-        build = self._typed("dense_gemm", WIDE=int(wide), SWAP=int(m <= 16))
+        build = self.dense_build(m, wide=wide)
         self._launch(build, stream, sizes, {"a": a, "weight": weight, "bias": bias, "c": c})
 
     def threshold(
