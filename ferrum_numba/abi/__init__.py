@@ -10,6 +10,7 @@ from .expression import Expression, expression
 from .launch import LaunchConfig
 from .sidecar import Declaration, Scratch, Sidecar, ptx_digest
 from .signature import Parameter, Role, Signature
+from .triton_build import TritonBuild
 from .versions import cuda_for_ptx, driver_for_ptx, loader_for_ptx, runs_on
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "Scratch",
     "Sidecar",
     "Signature",
+    "TritonBuild",
     "cuda_for_ptx",
     "driver_for_ptx",
     "expression",

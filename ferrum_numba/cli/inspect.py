@@ -8,9 +8,10 @@ from pathlib import Path
 
 import click
 
-from ..abi import Sidecar
+from ..abi import Sidecar, TritonBuild
 from ..devices.resources import Resources
 from ..errors import AbiError, DeviceError, FerrumError, PtxError
+from ..machine_code import is_machine_code
 from ..report.builds import (
     InspectedEntry,
     Inspection,
@@ -18,12 +19,15 @@ from ..report.builds import (
     SidecarVerdict,
     Unreadable,
     assemble,
+    inspect_build,
+    inspect_code,
     inspect_ptx,
     with_resources,
 )
 from .console import json_option, standard_output, write_json
 from .devices import NoSuchDevice, device_option, find_device
 from .inspection_view import show_folder, show_inspection
+from .machine_code_view import show_agreement, show_machine_code
 from .options import examples
 from .ptx_file import PtxFile, entry_option, open_ptx, sidecar_option
 
@@ -56,8 +60,14 @@ def inspect(
 
     TARGET is a .ptx file, a folder of them, or the name of a shipped kernel (see info --kernels).
     Registers and occupancy are those of ptxas, where one is installed, or of the GPU that --device
-    names. Exits with 1 if a sidecar disagrees with its PTX, or the device refuses it.
+    names. Of a cubin or a fatbin it says what machine code tells; a folder of Triton's cache is shown as
+    one build, whose PTX, cubin and metadata are compared. Exits with 1 if a sidecar disagrees with
+    its PTX, such parts with each other, or the device refuses it.
     """
+    if is_machine_code(target):
+        if as_text or everything or device or entry or sidecar_path:
+            raise click.UsageError("machine code: no other option than --json")
+        ctx.exit(_machine_code(Path(target), as_json))
     if as_text:
         if as_json or everything or device or entry or sidecar_path:
             raise click.UsageError("--text: not with other options")
@@ -66,6 +76,8 @@ def inspect(
     if Path(target).is_dir():
         if entry or sidecar_path:
             raise click.UsageError("--entry, --sidecar: not with a folder")
+        if any(Path(target).glob("*.cubin")):
+            ctx.exit(_triton_build(Path(target), device, everything, as_json))
         ctx.exit(_folder(Path(target), device, as_json))
     opened = open_ptx(target, sidecar_path)
     if device is None:
@@ -78,6 +90,34 @@ def inspect(
         console = standard_output()
         show_inspection(console, found, loading, everything)
     ctx.exit(_exit_code(found, loading))
+
+
+def _machine_code(path: Path, as_json: bool) -> int:
+    found = inspect_code(path)
+    if as_json:
+        write_json(vars(found))
+    else:
+        show_machine_code(standard_output(), found)
+    return 0
+
+
+def _triton_build(folder: Path, device: str | None, everything: bool, as_json: bool) -> int:
+    """A folder of Triton's cache; the exit code."""
+    build = TritonBuild.open(folder)
+    code = inspect_build(build)
+    path = folder / f"{build.name}.ptx"
+    opened = open_ptx(path)
+    found, loading = (inspected(opened), None) if device is None else loaded(opened, device)
+    if as_json:
+        extra = {"device": loading} if loading else {}
+        write_json({**vars(found), "machine_code": code, **extra})
+    else:
+        console = standard_output()
+        show_inspection(console, found, loading, everything)
+        show_machine_code(console, code)
+        console.print()
+        show_agreement(console, code)
+    return max(_exit_code(found, loading), int(bool(code.disagreements)))
 
 
 def inspected(opened: PtxFile, entry: str | None = None) -> Inspection:

@@ -26,6 +26,7 @@ from ..abi import (
     ParameterBlock,
     Sidecar,
     Signature,
+    TritonBuild,
 )
 from ..errors import AbiError, DeviceError
 from ..pickling import NotPickled
@@ -62,7 +63,7 @@ class Device(NotPickled, ABC):
     memory: DeviceMemory
 
     def __init__(self) -> None:
-        self._modules: dict[tuple[str | Cubin, Sidecar], _Loaded] = {}
+        self._modules: dict[tuple[Any, ...], _Loaded] = {}
         self._loading = threading.Lock()
 
     def load_module(
@@ -73,14 +74,20 @@ class Device(NotPickled, ABC):
         """Load PTX, a cubin or a fatbin; the same module for the same content.
 
         code: PTX as text, a cubin or a fatbin as bytes, or the path of a file of either.  Of a
-        fatbin the cubin for this GPU is taken, else its PTX.  Different code is compiled side by
-        side where threads ask for it.
+        fatbin the cubin for this GPU is taken, else its PTX.  A folder of Triton's cache opens as
+        one: its PTX says what launches expect, its cubin runs where this GPU takes it, and its
+        metadata is the sidecar.  Different code is compiled side by side where threads ask for it.
         sidecar: JSON text, the path of a JSON file, a mapping, or nothing.
 
         Raises PtxError for code that cannot be read, AbiError where sidecar and code disagree,
         DeviceError where this device cannot run it.
         """
-        key = self._read(code), Sidecar.read(sidecar)
+        build = None
+        if isinstance(code, (str, Path)) and "\n" not in str(code) and Path(code).is_dir():
+            build = TritonBuild.open(Path(code))
+            build.check()
+            code, sidecar = build.ptx, build.sidecar if sidecar is None else sidecar
+        key = self._read(code), Sidecar.read(sidecar), build.cubin if build else None
         with self._loading:
             loaded = self._modules.setdefault(key, _Loaded())
         with loaded.lock:
@@ -99,7 +106,8 @@ class Device(NotPickled, ABC):
         """What of a fatbin this device runs.  Raises DeviceError where it is nothing."""
 
     @abstractmethod
-    def _load(self, code: str | Cubin, sidecar: Sidecar) -> Module: ...
+    def _load(self, code: str | Cubin, sidecar: Sidecar, assembled: Cubin | None) -> Module:
+        """assembled: a cubin of the PTX, for devices that run it."""
 
     @abstractmethod
     def to_device(self, array: Any, *, align: int = 1) -> Any:

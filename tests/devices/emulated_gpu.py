@@ -119,7 +119,9 @@ class EmulatedGpu(fe.Device):
         assert fatbin.ptx is not None
         return fatbin.ptx
 
-    def _load(self, code: str | Cubin, sidecar: fe.Sidecar) -> EmulatedModule:
+    def _load(
+        self, code: str | Cubin, sidecar: fe.Sidecar, assembled: Cubin | None
+    ) -> EmulatedModule:
         return EmulatedModule(self, code, sidecar)
 
     def to_device(self, array: Any, *, align: int = 1) -> Any:

@@ -46,6 +46,39 @@ def test_machine_code(gpu: Any, how: str) -> None:
     assert np.array_equal(sums(gpu, given), EXPECTED)
 
 
+@pytest.mark.parametrize("target", ["sm80", "sm90"])
+def test_a_folder_of_tritons_cache(device: fe.Device, target: str) -> None:
+    """It opens as one thing, wherever its code runs."""
+    capability = getattr(device, "capability", (9, 0))
+    if capability[0] < int(target[2]):
+        pytest.skip("its PTX is for later GPUs")
+    kernel = device.load_module(FOLDER / f"triton_{target}").get_kernel()
+    x = device.to_device(np.arange(300, dtype=np.float16))
+    out = device.empty(300, np.float16)
+    kernel.launch(fe.LaunchConfig(2, 128), x, x, out, 0.5, 300)
+    device.synchronize()
+    assert np.array_equal(device.to_host(out), (np.arange(300) * 1.5).astype(np.float16))
+
+
+def test_a_folder_whose_parts_disagree(tmp_path: Path) -> None:
+    cpu = fe.open_device("cpu")
+    for path in (FOLDER / "triton_sm80").iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "add_scaled.cubin").write_bytes((FOLDER / "sum_up_sm80.cubin").read_bytes())
+    with pytest.raises(fe.AbiError, match="the PTX declares add_scaled, the cubin has .*sum_up"):
+        cpu.load_module(tmp_path)
+    (tmp_path / "add_scaled.cubin").write_bytes(
+        (FOLDER / "triton_sm90" / "add_scaled.cubin").read_bytes()
+    )
+    with pytest.raises(fe.AbiError, match="target: the PTX says sm_80, the cubin sm_90"):
+        cpu.load_module(tmp_path)
+    (tmp_path / "add_scaled.cubin").unlink()
+    assert cpu.load_module(tmp_path).get_kernel().signature.entry == "add_scaled"
+    (tmp_path / "add_scaled.json").unlink()
+    with pytest.raises(fe.AbiError, match="a folder of Triton's cache"):
+        cpu.load_module(tmp_path)
+
+
 @pytest.mark.gpu
 def test_bits_of_a_number(gpu: Any) -> None:
     """A cubin has no types: a number that is no integer is a float of the parameter's size."""

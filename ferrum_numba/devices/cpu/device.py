@@ -57,7 +57,7 @@ class CpuDevice(Device):
             raise _machine_code(", ".join(fatbin.targets))
         return text
 
-    def _load(self, code: str | Cubin, sidecar: Sidecar) -> CpuModule:
+    def _load(self, code: str | Cubin, sidecar: Sidecar, assembled: Cubin | None) -> CpuModule:
         if isinstance(code, Cubin):
             raise _machine_code(code.target)
         return self._new_module(code, sidecar)

@@ -100,8 +100,8 @@ class CudaDevice(Device):
             )
         return found
 
-    def _load(self, code: str | Cubin, sidecar: Sidecar) -> CudaModule:
-        return CudaModule(self, code, sidecar)
+    def _load(self, code: str | Cubin, sidecar: Sidecar, assembled: Cubin | None) -> CudaModule:
+        return CudaModule(self, code, sidecar, assembled)
 
     @property
     def architecture(self) -> str:
@@ -248,11 +248,20 @@ class CudaModule(Module):
 
     device: CudaDevice
 
-    def __init__(self, device: CudaDevice, code: str | Cubin, sidecar: Sidecar) -> None:
+    def __init__(
+        self,
+        device: CudaDevice,
+        code: str | Cubin,
+        sidecar: Sidecar,
+        assembled: Cubin | None,
+    ) -> None:
+        """assembled: a cubin of the PTX, which is taken where this GPU runs it."""
         super().__init__(device, code, sidecar)
         if isinstance(code, Cubin):
             self._require_cubin(device, code)
             self._loaded = self._load(code.data)
+        elif assembled is not None and assembled.runs_on(device.capability):
+            self._loaded = self._load(assembled.data)
         else:
             self._require_runnable(device, code)
             self._loaded = self._carried(code) or self._load(code.encode())

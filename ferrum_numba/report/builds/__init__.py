@@ -22,6 +22,14 @@ from .inspection import (
     inspect_ptx,
     with_resources,
 )
+from .machine_code import (
+    InspectedCode,
+    InspectedCubin,
+    InspectedMember,
+    MachineCode,
+    inspect_build,
+    inspect_code,
+)
 
 __all__ = [
     "Access",
@@ -31,10 +39,14 @@ __all__ = [
     "Count",
     "EntryComparison",
     "Family",
+    "InspectedCode",
+    "InspectedCubin",
     "InspectedEntry",
+    "InspectedMember",
     "InspectedParameter",
     "Inspection",
     "Loading",
+    "MachineCode",
     "Needs",
     "SidecarVerdict",
     "SourceDifference",
@@ -44,6 +56,8 @@ __all__ = [
     "assemble",
     "compare_builds",
     "dotted",
+    "inspect_build",
+    "inspect_code",
     "inspect_ptx",
     "with_resources",
 ]
