@@ -1,4 +1,4 @@
-"""How long a fresh process takes to load the kernels of a Llama-3.1-8B, the driver's cache off.
+"""Time that a fresh process takes to load the kernels of a Llama-3.1-8B, the driver's cache off.
 
     python scripts/bench_cold.py [--json]
 
@@ -17,8 +17,6 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import ferrum_numba as fe
 from ferrum_numba import kernels

@@ -1,4 +1,4 @@
-"""How fast a checkpoint's layers come onto a device, beside safetensors' own loader to the GPU.
+"""Rate at which a checkpoint's layers come onto a device, beside safetensors' own loader.
 
     python scripts/bench_load.py [--folder FOLDER] [--layers N] [--device cpu] [--json]
 
@@ -15,15 +15,12 @@ import importlib
 import json
 import os
 import statistics
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import ferrum_numba as fe
 from ferrum_numba.gptq.recipe import Recipe

@@ -16,8 +16,8 @@ from functools import cached_property
 from typing import Literal
 
 from ..errors import AbiError, PtxError
-from ..notebook import table
 from ..machine_code import Cubin, CubinParameter
+from ..notebook import table
 from ..ptx_text import Head, PtxModule, not_ptx, read_module, read_variable, refuse
 
 Role = Literal[
@@ -180,7 +180,7 @@ class Signature:
             return cls.from_ptx(code, entry)
         if entry is None:
             if len(code.entries) > 1:
-                raise AbiError(f"entry: the cubin has {', '.join(code.entries)}; name one of them")
+                raise AbiError("entry", f"one of {', '.join(code.entries)}", "none named")
             entry = next(iter(code.entries))
         if entry not in code.entries:
             raise PtxError(

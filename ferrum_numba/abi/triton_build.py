@@ -52,7 +52,7 @@ class TritonBuild:
         )
 
     def disagreements(self) -> Iterator[str]:
-        """What the parts say differently of the same thing, a sentence each."""
+        """Sentences, one for each thing that the parts say differently."""
         try:
             signature = Signature.from_ptx(self.ptx, self.sidecar.entry)
             self.sidecar.check(self.ptx, signature)
@@ -81,8 +81,9 @@ class TritonBuild:
         found = list(self.disagreements())
         if found:
             raise AbiError(
-                f"{self.folder}: {'; '.join(found)}; its files are of several builds: delete the "
-                "folder, and compile again"
+                str(self.folder),
+                "; ".join(found),
+                remedy="its files are of several builds: delete the folder, and compile again",
             )
 
 

@@ -60,9 +60,9 @@ def inspect(
 
     TARGET is a .ptx file, a folder of them, or the name of a shipped kernel (see info --kernels).
     Registers and occupancy are those of ptxas, where one is installed, or of the GPU that --device
-    names. Of a cubin or a fatbin it says what machine code tells; a folder of Triton's cache is shown as
-    one build, whose PTX, cubin and metadata are compared. Exits with 1 if a sidecar disagrees with
-    its PTX, such parts with each other, or the device refuses it.
+    names. Of a cubin or a fatbin it says what machine code tells; a folder of Triton's cache is
+    shown as one build, whose PTX, cubin and metadata are compared. Exits with 1 if a sidecar
+    disagrees with its PTX, such parts with each other, or the device refuses it.
     """
     if is_machine_code(target):
         if as_text or everything or device or entry or sidecar_path:

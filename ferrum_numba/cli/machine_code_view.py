@@ -26,7 +26,7 @@ def show_machine_code(console: Console, found: MachineCode) -> None:
 
 
 def show_agreement(console: Console, found: MachineCode) -> None:
-    """Whether the parts of a folder of Triton's cache say the same."""
+    """Say if the parts of a folder of Triton's cache agree."""
     about = f"parts of {found.name}"
     if not found.disagreements:
         console.print(verdict(about, "agrees", ""))

@@ -65,7 +65,7 @@ def warm(model_dir: Path, folder: Path, device: str, as_json: bool) -> None:
 
 
 def builds_of(model_dir: Path, device: Device) -> set[Artefact]:
-    """What a model needs, for any number of rows.  Raises CheckpointError."""
+    """The builds that a model needs, for any number of rows.  Raises CheckpointError."""
     config, checkpoint = ModelConfig.load(model_dir), Checkpoint.open(model_dir)
     names = ModelNames.find(config, checkpoint)
     bounds = kernels.tuning().bounds(kernels.device_name(device))

@@ -29,8 +29,8 @@ from ..abi import (
     TritonBuild,
 )
 from ..errors import AbiError, DeviceError
-from ..pickling import NotPickled
 from ..machine_code import Cubin, Fatbin, is_machine_code, read_code
+from ..pickling import NotPickled
 from ..ptx_text import read_module, read_ptx
 from . import observer, sequence
 from .invocation import Invocation
@@ -103,7 +103,7 @@ class Device(NotPickled, ABC):
 
     @abstractmethod
     def _pick(self, fatbin: Fatbin) -> str | Cubin:
-        """What of a fatbin this device runs.  Raises DeviceError where it is nothing."""
+        """The part of a fatbin that this device runs.  Raises DeviceError where there is none."""
 
     @abstractmethod
     def _load(self, code: str | Cubin, sidecar: Sidecar, assembled: Cubin | None) -> Module:
@@ -411,7 +411,8 @@ class Kernel(NotPickled, ABC):
             raise AbiError(
                 "programmatic",
                 "the kernel never waits for the launch ahead of it (the PTX has no "
-                "griddepcontrol.wait, or the cubin's sidecar no launch_pdl), so it would read what is not written yet",
+                "griddepcontrol.wait, or the cubin's sidecar no launch_pdl), so it would read what "
+                "is not written yet",
                 remedy="leave it out",
             )
 

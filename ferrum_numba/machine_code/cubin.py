@@ -42,7 +42,7 @@ class CubinParameter:
 
 @dataclass(frozen=True)
 class CubinEntry:
-    """What a cubin says of an entry.
+    """An entry, as its cubin describes it.
 
     nbytes: of the parameter block.  registers: of a thread.  local_bytes: of a thread's stack.
     shared_bytes: static, of a CTA.  max_threads, required_threads: a block, or None.

@@ -73,7 +73,7 @@ class Operations:
         ]
 
     def dense_build(self, m: int, *, wide: bool) -> Artefact:
-        """What multiplies m rows by a dense weight."""
+        """The build that multiplies m rows by a dense weight."""
         return self._typed("dense_gemm", WIDE=int(wide), SWAP=int(m <= 16))
 
     def _norm_build(self) -> Artefact:

@@ -69,7 +69,7 @@ def test_warm_without_a_gpu(tmp_path: Path) -> None:
 
 @pytest.mark.gpu
 def test_warm(gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it writes is what a model's launches load."""
+    """A model's launches load the files that it writes."""
     code, found = run_json("warm", MODEL, "--into", tmp_path / "code")
     assert code == 0
     assert len(found["files"]) >= 9

@@ -95,8 +95,10 @@ class CudaDevice(Device):
         if found is None:
             targets = ", ".join(fatbin.targets)
             raise DeviceError(
-                f"fatbin: its code is for {targets}, {self.name} ({self.product}) is "
-                f"{self.architecture}; build it for that, or with PTX"
+                "fatbin",
+                f"code for {self.architecture}, which {self.name} ({self.product}) is",
+                f"code for {targets}",
+                "build it for that, or with PTX",
             )
         return found
 
@@ -105,7 +107,7 @@ class CudaDevice(Device):
 
     @property
     def architecture(self) -> str:
-        """What PTX and machine code for this GPU are for, such as "sm_90"."""
+        """The name of its architecture in PTX and machine code, such as "sm_90"."""
         return "sm_{}{}".format(*self.capability)
 
     def compile(self, text: str) -> bytes:
@@ -117,7 +119,7 @@ class CudaDevice(Device):
             try:
                 return driver.compile_ptx(text)
             except LaunchError as error:
-                raise PtxError(f"the driver refused the PTX: {error}") from error
+                raise PtxError("ptx", f"the driver refused it: {error}") from error
 
     @cached_property
     def compiled(self) -> CompiledCode | None:
@@ -271,11 +273,11 @@ class CudaModule(Module):
             with self.device.current(), driver.outside_of_captures():
                 return LoadedCode(code)
         except LaunchError as error:
-            what = "PTX" if self.text else "cubin"
-            raise PtxError(f"the driver refused the {what}: {error}") from error
+            what = "ptx" if self.text else "cubin"
+            raise PtxError(what, f"the driver refused it: {error}") from error
 
     def _carried(self, text: str) -> LoadedCode | None:
-        """What was compiled before and carried along; None where that does not load."""
+        """The code that was compiled before and carried along; None where that does not load."""
         compiled = self.device.compiled
         cubin = compiled.find(text) if compiled else None
         if compiled is None or cubin is None:
@@ -291,8 +293,11 @@ class CudaModule(Module):
     def _require_cubin(self, device: CudaDevice, cubin: Cubin) -> None:
         if not cubin.runs_on(device.capability):
             raise DeviceError(
-                f"cubin: it is machine code for {cubin.target}, {device.name} ({device.product}) "
-                f"is {device.architecture}; build it for that, or take the PTX"
+                "cubin",
+                f"machine code for {device.architecture}, which {device.name} ({device.product}) "
+                "is",
+                f"for {cubin.target}",
+                "build it for that, or take the PTX",
             )
 
     def _require_runnable(self, device: CudaDevice, text: str) -> None:

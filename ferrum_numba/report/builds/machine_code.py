@@ -1,4 +1,4 @@
-"""What a cubin, a fatbin or a folder of Triton's cache says of itself."""
+"""Inspection of machine code: a cubin, a fatbin, or a folder of Triton's cache."""
 
 from __future__ import annotations
 
