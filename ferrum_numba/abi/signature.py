@@ -183,9 +183,7 @@ class Signature:
                 raise AbiError("entry", f"one of {', '.join(code.entries)}", "none named")
             entry = next(iter(code.entries))
         if entry not in code.entries:
-            raise PtxError(
-                f"entry {entry!r}: not in the cubin, which has {', '.join(code.entries)}"
-            )
+            raise PtxError("entry", f"one of the cubin's {', '.join(code.entries)}", repr(entry))
         found = code.entries[entry]
         return cls(
             entry=entry,

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import click
 
-from ..abi import Sidecar, TritonBuild
+from ..abi import LaunchConfig, Sidecar, TritonBuild
+from ..devices import Kernel
 from ..devices.resources import Resources
 from ..errors import AbiError, DeviceError, FerrumError, PtxError
 from ..machine_code import is_machine_code
@@ -16,6 +17,7 @@ from ..report.builds import (
     InspectedEntry,
     Inspection,
     Loading,
+    Needs,
     SidecarVerdict,
     Unreadable,
     assemble,
@@ -168,11 +170,20 @@ def loaded(opened: PtxFile, name: str, entry: str | None = None) -> tuple[Inspec
             unknown = f"{device.name} refuses it"
             rest = (with_resources(e, None, found.target, unknown) for e in found.entries)
             return replace(found, entries=tuple(rest)), refused
-        measure = getattr(kernel, "resources", None)
-        needs, unknown = each.needs, f"{device.name} has no registers"
-        resources = measure(needs.most_threads, needs.shared_bytes or 0) if measure else None
-        entries.append(with_resources(each, resources, found.target, unknown))
+        unknown = f"{device.name} has no registers"
+        entries.append(with_resources(each, _measured(kernel, each.needs), found.target, unknown))
     return replace(found, entries=tuple(entries)), Loading(device.name, "loads")
+
+
+def _measured(kernel: Kernel, needs: Needs) -> Resources | None:
+    """What the driver says of a kernel; None on the CPU device."""
+    if kernel.module.device.name == "cpu":
+        return None
+    found = kernel.attributes
+    if needs.most_threads is None:
+        return found
+    config = LaunchConfig(needs.cluster or 1, needs.most_threads, needs.shared_bytes or 0)
+    return replace(found, ctas_per_sm=kernel.occupancy(config).ctas_per_sm)
 
 
 def load_entry(name: str, ptx: str, sidecar: Sidecar, entry: str) -> Loading:

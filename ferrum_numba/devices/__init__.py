@@ -12,7 +12,7 @@ from .device import Device, Kernel, Module
 from .invocation import Invocation, Launchable, Stream
 from .memory import DeviceMemory
 from .prepared import PreparedLaunch
-from .resources import Resources
+from .resources import Occupancy, Resources
 from .sequence import LaunchGraph, LaunchPlan
 
 __all__ = [

@@ -37,6 +37,7 @@ from .invocation import Invocation
 from .memory import DeviceMemory
 from .prepared import PreparedLaunch
 from .repeated_call import RepeatedCall
+from .resources import Occupancy, Resources
 from .sequence import LaunchGraph, LaunchPlan
 
 if TYPE_CHECKING:  # it takes llvmlite
@@ -338,6 +339,23 @@ class Kernel(NotPickled, ABC):
         Raises AbiError as `launch` does.
         """
         return self._prepared(self._marshal_seen(config, arguments, named))
+
+    @property
+    def attributes(self) -> Resources:
+        """Registers and memory that the kernel takes, by the driver.  Raises DeviceError for the
+        CPU device, which has no registers to count."""
+        raise self._no_gpu("attributes")
+
+    def occupancy(self, config: LaunchConfig) -> Occupancy:
+        """How much of a launch the GPU holds at once, clusters included, by the driver.
+
+        Raises DeviceError for the CPU device, and for a configuration that the GPU cannot launch.
+        """
+        raise self._no_gpu("occupancy")
+
+    def _no_gpu(self, what: str) -> DeviceError:
+        device = self.module.device.name
+        return DeviceError(what, "a kernel of a GPU, whose driver says it", f"one on {device}")
 
     def _marshal_seen(
         self, config: LaunchConfig, positional: Sequence[object], named: Mapping[str, object]

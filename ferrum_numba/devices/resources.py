@@ -1,4 +1,4 @@
-"""Registers and memory that a compiled kernel takes of a GPU."""
+"""Registers and memory that a compiled kernel takes of a GPU, and how many CTAs fit on it."""
 
 from __future__ import annotations
 
@@ -25,3 +25,24 @@ class Resources:
     constant_bytes: int | None = None
     max_threads: int | None = None
     ctas_per_sm: int | None = None
+
+
+@dataclass(frozen=True)
+class Occupancy:
+    """What a GPU holds at once of a launch, by the driver.
+
+    ctas_per_sm, warps_per_sm: on one SM; 0 where not even one CTA fits.  most_warps_per_sm: that
+    an SM has room for.  sms: of the GPU.
+    clusters: on the whole GPU, of a launch in clusters; None without.
+    """
+
+    ctas_per_sm: int
+    warps_per_sm: int
+    most_warps_per_sm: int
+    sms: int
+    clusters: int | None
+
+    @property
+    def share(self) -> float:
+        """The warps that an SM holds, as a part of those that it has room for: 0 to 1."""
+        return self.warps_per_sm / self.most_warps_per_sm

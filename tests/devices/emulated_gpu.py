@@ -103,7 +103,7 @@ class _Current(contextlib.nullcontext[None]):
 class EmulatedGpu(fe.Device):
     """The part of CudaDevice that the launch code uses."""
 
-    capability, product, max_shared_bytes = (9, 0), "emulated", 227 * 1024
+    capability, product, max_shared_bytes, ordinal = (9, 0), "emulated", 227 * 1024, 0
 
     def __init__(self, library: EmulatedDriver) -> None:
         super().__init__()

@@ -52,6 +52,7 @@ _PROTOTYPES = {
     "cuStreamGetCtx": (c_void_p, POINTER(c_void_p)),
     "cuFuncGetAttribute": (POINTER(c_int), c_int, c_void_p),
     "cuOccupancyMaxActiveBlocksPerMultiprocessor": (POINTER(c_int), c_void_p, c_int, c_size_t),
+    "cuOccupancyMaxActiveClusters": (POINTER(c_int), c_void_p, c_void_p),
     "cuLaunchKernelEx": (c_void_p,) * 4,
     "cuCtxGetStreamPriorityRange": (POINTER(c_int), POINTER(c_int)),
     "cuDeviceGetAttribute": (POINTER(c_int), c_int, c_int),
@@ -89,6 +90,7 @@ _POINTER_DEVICE_ORDINAL = 9  # CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
 _FUNC_MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 # CU_FUNC_ATTRIBUTE_...
 _FUNC_ATTRIBUTES = {"max_threads": 0, "shared": 1, "constant": 2, "local": 3, "registers": 4}
+_SMS, _THREADS_OF_SM = 16, 39  # CU_DEVICE_ATTRIBUTE_...
 NEVER_CAPTURED = (0, 1)  # the legacy default stream, by both of its handles
 CAPTURE_RELAXED = 2  # CU_STREAM_CAPTURE_MODE_RELAXED
 _CAPTURE_IMPLICIT = 906  # CUDA_ERROR_STREAM_CAPTURE_IMPLICIT
@@ -284,6 +286,25 @@ def resident_ctas(function: int, threads: int, shared_bytes: int) -> int:
     )
     check(code, "cuOccupancyMaxActiveBlocksPerMultiprocessor")
     return number.value
+
+
+def resident_clusters(function: int, config: int) -> int:
+    """The number of clusters that the GPU holds at once; config: the address of a CUlaunchConfig."""
+    number = c_int()
+    code = library().cuOccupancyMaxActiveClusters(ctypes.byref(number), function, config)
+    check(code, "cuOccupancyMaxActiveClusters")
+    return number.value
+
+
+def sms(ordinal: int) -> tuple[int, int]:
+    """The number of SMs of a device, and of threads that each has room for."""
+    found = []
+    for attribute in (_SMS, _THREADS_OF_SM):
+        number = c_int()
+        code = library().cuDeviceGetAttribute(ctypes.byref(number), attribute, ordinal)
+        check(code, "cuDeviceGetAttribute")
+        found.append(number.value)
+    return found[0], found[1]
 
 
 @lru_cache(maxsize=1)

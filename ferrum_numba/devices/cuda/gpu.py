@@ -34,6 +34,7 @@ class Current(Protocol):
 class Gpu(Place, Protocol):
     """One GPU.  product: its name in words.  capability: (major, minor)."""
 
+    ordinal: int
     product: str
     capability: tuple[int, int]
     max_shared_bytes: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -10,7 +11,7 @@ from ...abi import LaunchConfig, ParameterBlock, Signature
 from ...errors import DeviceError
 from ..device import Kernel, Module
 from ..invocation import Invocation
-from ..resources import Resources
+from ..resources import Occupancy, Resources
 from ..scratch import ScratchArena
 from . import driver
 from .gpu import Gpu
@@ -19,6 +20,7 @@ from .prepared import CudaPreparedLaunch
 from .streams import order, stream_handle
 
 _DEFAULT_SHARED_BYTES = 48 * 1024  # beyond it a function must be told first
+_WARP = 32
 _CLUSTERS_SINCE = (9, 0)  # compute capability
 
 
@@ -72,18 +74,11 @@ class CudaKernel(Kernel):
             driver.allow_shared(self._handle, nbytes)
         self._allowed_shared = nbytes
 
-    def resources(self, threads: int | None = None, shared_bytes: int = 0) -> Resources:
-        """The registers and memory that the kernel takes, by the driver.
-
-        threads, shared_bytes: of a CTA, for the number of CTAs that an SM holds.
-        """
+    @property
+    def attributes(self) -> Resources:
         gpu = self.gpu
         with gpu.current():
             found = driver.attributes(self._handle)
-            ctas = None
-            if threads is not None:
-                self._allow_shared(shared_bytes)
-                ctas = driver.resident_ctas(self._handle, threads, shared_bytes)
         return Resources(
             source=f"the driver, on {gpu.name} ({gpu.product})",
             registers=found["registers"],
@@ -91,8 +86,28 @@ class CudaKernel(Kernel):
             local_bytes=found["local"],
             constant_bytes=found["constant"],
             max_threads=found["max_threads"],
-            ctas_per_sm=ctas,
         )
+
+    def occupancy(self, config: LaunchConfig) -> Occupancy:
+        self._require_possible(config)
+        gpu, cluster = self.gpu, config.cluster or self.signature.cluster
+        with gpu.current():
+            ctas = driver.resident_ctas(self._handle, config.threads, config.shared_bytes)
+            clusters = None
+            if cluster is not None:
+                x, y, z = (*cluster, 1, 1)[:3]
+                record = LaunchRecord(
+                    self._handle, replace(config, cluster=(x, y, z)), self._no_block, 0
+                )
+                clusters = driver.resident_clusters(self._handle, record.row[0])
+            sms, threads = driver.sms(gpu.ordinal)
+        warps = ctas * -(-config.threads // _WARP)
+        return Occupancy(ctas, warps, threads // _WARP, sms, clusters)
+
+    @cached_property
+    def _no_block(self) -> ParameterBlock:
+        """A block for the record of a launch that is never made."""
+        return ParameterBlock.from_bytes(self.signature, bytes(self.signature.nbytes))
 
     @cached_property
     def owes_scratch(self) -> bool:
