@@ -176,7 +176,7 @@ def loaded(opened: PtxFile, name: str, entry: str | None = None) -> tuple[Inspec
 
 
 def _measured(kernel: Kernel, needs: Needs) -> Resources | None:
-    """What the driver says of a kernel; None on the CPU device."""
+    """The driver's word on a kernel; None on the CPU device."""
     if kernel.module.device.name == "cpu":
         return None
     found = kernel.attributes

@@ -24,6 +24,7 @@ __all__ = [
     "LaunchPlan",
     "Launchable",
     "Module",
+    "Occupancy",
     "PreparedLaunch",
     "Resources",
     "Stream",

@@ -347,7 +347,7 @@ class Kernel(NotPickled, ABC):
         raise self._no_gpu("attributes")
 
     def occupancy(self, config: LaunchConfig) -> Occupancy:
-        """How much of a launch the GPU holds at once, clusters included, by the driver.
+        """The part of a launch that the GPU holds at once, clusters included, by the driver.
 
         Raises DeviceError for the CPU device, and for a configuration that the GPU cannot launch.
         """

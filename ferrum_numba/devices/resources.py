@@ -29,7 +29,7 @@ class Resources:
 
 @dataclass(frozen=True)
 class Occupancy:
-    """What a GPU holds at once of a launch, by the driver.
+    """The part of a launch that a GPU holds at once, by the driver.
 
     ctas_per_sm, warps_per_sm: on one SM; 0 where not even one CTA fits.  most_warps_per_sm: that
     an SM has room for.  sms: of the GPU.

@@ -289,7 +289,7 @@ def resident_ctas(function: int, threads: int, shared_bytes: int) -> int:
 
 
 def resident_clusters(function: int, config: int) -> int:
-    """The number of clusters that the GPU holds at once; config: the address of a CUlaunchConfig."""
+    """The number of clusters that the GPU holds at once; config: a CUlaunchConfig's address."""
     number = c_int()
     code = library().cuOccupancyMaxActiveClusters(ctypes.byref(number), function, config)
     check(code, "cuOccupancyMaxActiveClusters")
