@@ -6,7 +6,6 @@ import platform
 from collections import Counter
 from fnmatch import fnmatchcase
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from rich.table import Table
 
 from .. import kernels
 from ..devices import Device
+from ..devices.cuda import implementation
 from ..errors import AbiError, DeviceError, did_you_mean
 from ..gptq import Checkpoint
 from ..models import ModelConfig, ModelNames
@@ -155,16 +155,11 @@ def _version(distribution: str) -> str | None:
 
 
 def _numba_cuda() -> dict[str, str | None]:
-    """Implementation that `import numba.cuda` would give, found without importing it.
-
-    numba-cuda redirects that import to a folder of its own.
-    """
-    spec = find_spec("numba.cuda")
-    if spec is None:
+    """The implementation of numba.cuda that is used, found without importing it."""
+    found = implementation.find()
+    if found is None:
         return {"implementation": None, "version": None}
-    if "numba_cuda" in (spec.origin or ""):
-        return {"implementation": "numba-cuda", "version": _version("numba-cuda")}
-    return {"implementation": "built-in", "version": _version("numba")}
+    return {"implementation": found.name, "version": found.version}
 
 
 def _devices() -> list[dict[str, Any]]:
@@ -224,8 +219,9 @@ def _show(found: dict[str, Any]) -> None:
     for name, number in found["versions"].items():
         lines.add_row(name, number or "not installed")
     cuda = found["numba_cuda"]
-    which = {"built-in": "built into numba", "numba-cuda": "NVIDIA's numba-cuda", None: "none"}
-    lines.add_row("numba.cuda", f"{which[cuda['implementation']]} {cuda['version'] or ''}".strip())
+    which = {"built-in": "built into numba", None: "none"}
+    name = which.get(cuda["implementation"], f"NVIDIA's {cuda['implementation']}")
+    lines.add_row("numba.cuda", f"{name} {cuda['version'] or ''}".strip())
     for device in found["devices"]:
         reason = device.get("unusable")
         line = f"{device['name']}: none usable: {reason}" if reason else device_line(device)

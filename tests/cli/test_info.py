@@ -23,7 +23,7 @@ def test_json_has_versions_devices_and_artefacts():
     assert versions["ferrum-numba"] == fe.__version__
     assert versions["python"] == platform.python_version()
     assert (versions["numba"], versions["numpy"]) == (numba.__version__, np.__version__)
-    assert found["numba_cuda"]["implementation"] in ("built-in", "numba-cuda")
+    assert found["numba_cuda"]["implementation"] in ("built-in", "numba-cuda", "numba-cuda-mlir")
     cpu, *gpus = found["devices"]
     assert (cpu["name"], cpu["threads"]) == ("cpu", fe.open_device("cpu").threads)
     assert cpu["product"]

@@ -1,11 +1,12 @@
 """Device arrays and streams of numba.cuda.
 
-The only file that imports it.  It works with Numba's built-in implementation and with NVIDIA's
-numba-cuda; where the two differ, handles are reduced to integers (`integer_handle`).
+The only file that imports it, whichever implementation that is (`implementation.py`); where they
+differ, handles are reduced to integers (`integer_handle`).
 """
 
 from __future__ import annotations
 
+import importlib
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -16,13 +17,27 @@ from operator import index
 from typing import Any
 
 import numpy as np
-from numba import cuda
 from numpy.typing import DTypeLike
 
 from ...errors import DeviceError
-from . import driver
+from . import driver, implementation
 from .objects import Stream
 from .pool import Block, Pool
+
+
+def _imported() -> Any:
+    found = implementation.find()
+    if found is None:
+        raise DeviceError(
+            "numba.cuda",
+            "an implementation of it",
+            "none",
+            "install numba-cuda or numba-cuda-mlir",
+        )
+    return importlib.import_module(found.module)
+
+
+cuda = _imported()
 
 _SHAPES = 256  # of arrays that are remembered
 _INTEGERS = int, np.integer
