@@ -41,7 +41,9 @@ _HALVES = {"float16": "f16", "bfloat16": "bf16"}  # by the dtype's name of a Num
 class ParameterBlock:
     """The block of one launch, a ctypes structure with one field a parameter.
 
-    A field's place is the PTX's: natural alignment, or what `.align` demands.  Scratch pointers
+    A field's place is the PTX's: natural alignment, or what `.align` demands; or another one that
+    the signature's `places` give, in which case `to_bytes` puts it where the PTX has it.  `nbytes`
+    are those at `address`.  Scratch pointers
     start as NULL; every other parameter has to be set before the bytes are read.  Addresses are
     integers here: this is the place where a launch is spelt out byte by byte.
     """
@@ -50,6 +52,8 @@ class ParameterBlock:
         self.signature = signature
         self._structure = _structure(signature)()
         self._base = ctypes.addressof(self._structure)
+        places, self.nbytes = signature.handed_over
+        self._places = dict(zip((p.name for p in signature.params), places, strict=True))
         self._fields = _field_names(signature)
         self._unset = {p.name for p in signature.params if p.role not in SCRATCH_ROLES}
 
@@ -95,7 +99,9 @@ class ParameterBlock:
                 "is it of another entry or build?",
             )
         block = cls(signature)
-        ctypes.memmove(block._base, data, len(data))
+        for p in signature.params:
+            part = data[p.offset : p.offset + p.size]
+            ctypes.memmove(block._base + block._places[p.name], part, p.size)
         block._unset.clear()
         return block
 
@@ -109,7 +115,7 @@ class ParameterBlock:
     def copy(self) -> ParameterBlock:
         """A block of its own with the same bytes."""
         twin = ParameterBlock(self.signature)
-        ctypes.memmove(twin._base, self._base, self.signature.nbytes)
+        ctypes.memmove(twin._base, self._base, self.nbytes)
         twin._unset = set(self._unset)
         return twin
 
@@ -118,8 +124,7 @@ class ParameterBlock:
         fields, structure = self._fields, self._structure
         for name, value in encoded.items():
             if isinstance(value, bytes):
-                parameter = self.signature[name]
-                ctypes.memmove(self._base + parameter.offset, value, parameter.size)
+                ctypes.memmove(self._base + self._places[name], value, len(value))
             else:
                 setattr(structure, fields[name], value)
         if self._unset:
@@ -127,7 +132,7 @@ class ParameterBlock:
 
     def pointer(self, name: str) -> ctypes.c_uint64:
         """The field of a pointer, in place; valid as long as this object lives."""
-        return ctypes.c_uint64.from_address(self._base + self.signature[name].offset)
+        return ctypes.c_uint64.from_address(self._base + self._places[name])
 
     def _require_complete(self) -> None:
         if self._unset:
@@ -138,7 +143,13 @@ class ParameterBlock:
         """The block's `signature.nbytes` bytes.  Raises AbiError while a parameter is unset."""
         if self._unset:
             self._require_complete()
-        return ctypes.string_at(self._base, self.signature.nbytes)
+        if self.signature.places is None:
+            return ctypes.string_at(self._base, self.nbytes)
+        data = bytearray(self.signature.nbytes)
+        for p in self.signature.params:
+            place = self._base + self._places[p.name]
+            data[p.offset : p.offset + p.size] = ctypes.string_at(place, p.size)
+        return bytes(data)
 
     @property
     def address(self) -> int:
@@ -153,7 +164,7 @@ class ParameterBlock:
         """
         self._require_complete()
         params = self.signature.params
-        return (ctypes.c_void_p * len(params))(*(self._base + p.offset for p in params))
+        return (ctypes.c_void_p * len(params))(*(self._base + self._places[p.name] for p in params))
 
 
 def encode(parameter: Parameter, value: object) -> Raw:
@@ -317,20 +328,21 @@ def _field_names(signature: Signature) -> dict[str, str]:
 
 @lru_cache(maxsize=256)
 def _structure(signature: Signature) -> type[ctypes.Structure]:
-    """A structure class whose fields lie at the signature's offsets."""
+    """A structure class whose fields lie where a launch hands the parameters over."""
     fields: list[
         tuple[str, type[ctypes._SimpleCData[int]] | type[ctypes.Array[ctypes.c_uint8]]]
     ] = []
     end = 0
-    for p in signature.params:
-        if p.offset > end:
-            fields.append((f"pad{p.index}", ctypes.c_uint8 * (p.offset - end)))
+    places, nbytes = signature.handed_over
+    for p, place in zip(signature.params, places, strict=True):
+        if place > end:
+            fields.append((f"pad{p.index}", ctypes.c_uint8 * (place - end)))
         scalar = _CTYPES[p.ptx_type]
         fields.append((f"p{p.index}", scalar if p.count is None else scalar * p.count))  # type: ignore[arg-type]
-        end = p.offset + p.size
+        end = place + p.size
     # Offsets come from PTX, so padding is spelt out and the compiler's own is switched off.
     namespace = {"_pack_": 1, "_layout_": "ms", "_fields_": fields}
     structure = type(f"{signature.entry}_block", (ctypes.Structure,), namespace)
-    if ctypes.sizeof(structure) != signature.nbytes:
-        raise AssertionError(f"{ctypes.sizeof(structure)} != {signature.nbytes}")
+    if ctypes.sizeof(structure) != nbytes:
+        raise AssertionError(f"{ctypes.sizeof(structure)} != {nbytes}")
     return structure

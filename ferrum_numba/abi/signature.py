@@ -97,6 +97,7 @@ class Signature:
     reqntid: the block that the kernel demands, 1 to 3 numbers, or None.
     maxntid: likewise one that has as many threads as a block may have.
     cluster: the CTAs of a cluster that it demands (.reqnctapercluster), likewise.
+    places: the offsets at which a launch hands the parameters over; None where they are PTX's.
     """
 
     entry: str
@@ -107,6 +108,7 @@ class Signature:
     reqntid: tuple[int, ...] | None = None
     cluster: tuple[int, ...] | None = None
     maxntid: tuple[int, ...] | None = None
+    places: tuple[int, ...] | None = None
 
     @classmethod
     def from_ptx(cls, text: str, entry: str | None = None) -> Signature:
@@ -254,6 +256,14 @@ class Signature:
         """
         longer = f"{self.entry}_{name}"
         return self[longer if longer in self._by_name else name].name
+
+    @cached_property
+    def handed_over(self) -> tuple[tuple[int, ...], int]:
+        """The offsets at which a launch hands the parameters over, and the bytes of them all."""
+        if self.places is None:
+            return tuple(p.offset for p in self.params), self.nbytes
+        ends = (at + p.size for at, p in zip(self.places, self.params, strict=True))
+        return self.places, max(ends, default=0)
 
     @cached_property
     def arguments(self) -> tuple[Parameter, ...]:

@@ -17,7 +17,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import mmap
 import os
 import sys
 from collections import Counter
@@ -31,6 +30,7 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
+from ..devices.file_pages import FilePages
 from ..errors import CheckpointError
 from .files import open_regular, replacing
 
@@ -151,9 +151,9 @@ def read_tensors(
 
     In the order of the files and of the bytes in them, whatever the order asked. Raises
     CheckpointError for a file that is not as it was when its header was read.
-    mapped: tensors from 1 MiB on are the file's pages. What is written to such an array is its own;
-    what another program writes to the file later may show, and where it cuts the file short, the
-    system ends the process that looks there.
+    mapped: tensors from 1 MiB on are the file's pages, which nobody may write. What another program
+    writes to the file later may show, and where it cuts the file short, the system ends the process
+    that looks there.
     """
     by_place = sorted(tensors.items(), key=lambda item: (str(item[1].file), item[1].begin))
     for file, stored in groupby(by_place, key=lambda item: item[1].file):
@@ -525,18 +525,9 @@ def _dtype(name: str, tensor: StoredTensor) -> np.dtype[Any]:
 def _map(handle: FileIO, name: str, tensor: StoredTensor) -> npt.NDArray[Any]:
     """The file's pages as an array, which keeps them mapped."""
     dtype = _dtype(name, tensor)
-    before = tensor.begin % mmap.ALLOCATIONGRANULARITY
-    pages = mmap.mmap(
-        handle.fileno(),
-        before + tensor.nbytes,
-        access=mmap.ACCESS_COPY,
-        offset=tensor.begin - before,
-    )
-    if hasattr(mmap, "MADV_WILLNEED"):  # all of it is on its way before anybody looks at it
-        pages.madvise(mmap.MADV_WILLNEED)
+    pages = FilePages.map(handle.fileno(), tensor.begin, tensor.nbytes)
     _check_state(handle, name, tensor)
-    flat = np.frombuffer(pages, np.uint8, tensor.nbytes, before)
-    return flat.view(dtype).reshape(tensor.shape)
+    return pages.view(dtype).reshape(tensor.shape)
 
 
 def _read(handle: FileIO, name: str, tensor: StoredTensor) -> npt.NDArray[Any]:

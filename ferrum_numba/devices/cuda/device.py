@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -31,6 +32,9 @@ from .pool import Pool
 from .scratch import CudaScratch
 from .staging import Staging
 from .streams import PER_THREAD, Behind, integer_handle, stream_handle
+
+# Bytes; a parameter that is aligned further may lie elsewhere than the PTX has it.
+_PLAINLY_ALIGNED = 16
 
 
 class CudaDevice(Device):
@@ -324,6 +328,9 @@ class CudaModule(Module):
         device = self.device
         with device.current(), driver.outside_of_captures():
             handle = self._loaded.function(signature.entry)
+            if any(p.align > _PLAINLY_ALIGNED for p in signature.params):
+                places = driver.parameter_places(handle, len(signature.params))
+                signature = replace(signature, places=places)
         return CudaKernel(self, device, signature, self._loaded, handle)
 
 

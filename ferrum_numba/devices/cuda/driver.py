@@ -26,6 +26,7 @@ _PROTOTYPES = {
     "cuFuncSetAttribute": (c_void_p, c_int, c_int),
     "cuModuleLoadDataEx": (POINTER(c_void_p), c_char_p, c_uint, POINTER(c_int), POINTER(c_void_p)),
     "cuModuleUnload": (c_void_p,),
+    "cuFuncGetParamInfo": (c_void_p, c_size_t, POINTER(c_size_t), POINTER(c_size_t)),
     "cuModuleGetFunction": (POINTER(c_void_p), c_void_p, c_char_p),
     "cuLinkCreate_v2": (c_uint, POINTER(c_int), POINTER(c_void_p), POINTER(c_void_p)),
     "cuLinkAddData_v2": (
@@ -237,6 +238,23 @@ def function_of(module: int, entry: str) -> int:
     code = library().cuModuleGetFunction(ctypes.byref(function), module, entry.encode())
     check(code, f"cuModuleGetFunction({entry})")
     return function.value or 0
+
+
+def parameter_places(function: int, count: int) -> tuple[int, ...] | None:
+    """The offsets at which a function takes its parameters; None where the driver does not say.
+
+    An assembler aligns a parameter by its address among the GPU's constants, which begin at no
+    multiple of 64, so that one with `.align 64` lies elsewhere than the PTX ISA lays it.
+    """
+    if not hasattr(library(), "cuFuncGetParamInfo"):  # before CUDA 12.4
+        return None
+    found = []
+    for index in range(count):
+        offset = c_size_t()
+        code = library().cuFuncGetParamInfo(function, index, ctypes.byref(offset), None)
+        check(code, f"cuFuncGetParamInfo({index})")
+        found.append(offset.value)
+    return tuple(found)
 
 
 def compile_ptx(text: str) -> bytes:

@@ -58,7 +58,7 @@ class LaunchRecord:
     ) -> None:
         self.block = block
         self._config = _Config(stream=stream)
-        self._nbytes = c_size_t(block.signature.nbytes)
+        self._nbytes = c_size_t(block.nbytes)
         self._extra = (c_uint64 * 5)(
             *(_BUFFER_POINTER, block.address, _BUFFER_SIZE, ctypes.addressof(self._nbytes), _END)
         )

@@ -58,6 +58,8 @@ def _launcher(launch: int, asked: int) -> Callable[[int, int, int, int], int]:
           %both = or i64 %high, %low
           ret i64 %both
         }}"""
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
     module = llvm.parse_assembly(code)
     machine = llvm.Target.from_default_triple().create_target_machine()
     engine = llvm.create_mcjit_compiler(module, machine)

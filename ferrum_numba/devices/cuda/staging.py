@@ -1,8 +1,7 @@
 """Copies from the host to a GPU at the rate at which the host reads.
 
-Threads read the source, which may be a file's pages, into one pinned buffer, while the GPU copies
-what is in the other one.  So a file is read by several threads at a time, and nothing waits for
-anything but the slower of the two.
+Threads read the source, which may be a file, into one pinned buffer, while the GPU copies what is
+in the other one: nothing waits for anything but the slower of the two.
 """
 
 from __future__ import annotations
@@ -14,6 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
+from ...errors import LaunchError
+from ..file_pages import Extent, extent_of
 from . import driver
 from .objects import Event, PinnedMemory, Stream
 
@@ -65,14 +66,29 @@ class Staging:
         driver.check(copy(address, source, nbytes, handle), "cuMemcpyHtoDAsync")
 
     def _read(self, part: Bytes, buffer: Bytes) -> None:
-        """Read bytes into a buffer, by several threads where they are many."""
+        """Read bytes into a buffer, by several threads; a file's pages by reading the file."""
+        extent = extent_of(part)
 
         def read(start: int) -> None:
             stop = min(start + _SLICE, part.nbytes)
-            np.copyto(buffer[start:stop], part[start:stop])
+            if extent is None:
+                np.copyto(buffer[start:stop], part[start:stop])
+            else:
+                _read_file(extent, start, buffer[start:stop])
 
         if self._readers is None:
             count = min(_THREADS, os.cpu_count() or 1)
             self._readers = ThreadPoolExecutor(count, thread_name_prefix="staging")
         for _ in self._readers.map(read, range(0, part.nbytes, _SLICE)):
             pass
+
+
+def _read_file(extent: Extent, start: int, buffer: Bytes) -> None:
+    """Fill a buffer from a file: reading it costs less than faulting its pages in."""
+    done, view = 0, buffer.data
+    while done < len(view):
+        at = extent.begin + start + done
+        count = os.preadv(extent.descriptor, [view[done:]], at)
+        if not count:
+            raise LaunchError("file", f"bytes at {at}", "its end: it was cut short meanwhile")
+        done += count
