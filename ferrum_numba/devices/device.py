@@ -110,6 +110,17 @@ class Device(NotPickled, ABC):
     def _load(self, code: str | Cubin, sidecar: Sidecar, assembled: Cubin | None) -> Module:
         """assembled: a cubin of the PTX, for devices that run it."""
 
+    @property
+    def compiles_side_by_side(self) -> bool:
+        """True if `compile_ahead` gains by being called in several threads at a time."""
+        return False
+
+    def compile_ahead(self, text: str) -> None:
+        """Compile PTX that is going to be loaded, where that can be done apart from loading it.
+
+        Whatever is wrong with it `load_module` says.
+        """
+
     @abstractmethod
     def to_device(self, array: Any, *, align: int = 1) -> Any:
         """`array` as a C-contiguous array of this device; one that already lies here as it is.

@@ -12,13 +12,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from ...abi import ArrayReference, Sidecar, Signature, cuda_for_ptx, loader_for_ptx, runs_on
+from ...abi import (
+    ArrayReference,
+    Sidecar,
+    Signature,
+    cuda_for_ptx,
+    loader_for_ptx,
+    ptx_digest,
+    runs_on,
+)
 from ...errors import AbiError, DeviceError, LaunchError, PtxError
 from ...machine_code import Cubin, Fatbin
 from .. import arrays as host_arrays
 from .. import dlpack, sequence
 from ..device import Device, Module
-from . import arrays, driver, numba_cuda
+from . import arrays, driver, jit_link, numba_cuda
 from .captures import CaptureLock
 from .compiled import CompiledCode
 from .context import Context
@@ -47,6 +55,7 @@ class CudaDevice(Device):
         super().__init__()
         self.name = f"cuda:{ordinal}"
         self.ordinal = ordinal
+        self.ahead: dict[str, bytes] = {}  # cubins of PTX that is going to be loaded, by its digest
         self.in_flight = InFlight(self.current)
         self.capture_lock = CaptureLock()
         self._context = Context(ordinal, self.in_flight.describe, self._abandon)
@@ -124,6 +133,29 @@ class CudaDevice(Device):
                 return driver.compile_ptx(text)
             except LaunchError as error:
                 raise PtxError("ptx", f"the driver refused it: {error}") from error
+
+    @property
+    def compiles_side_by_side(self) -> bool:
+        return self.compiled is not None or jit_link.find(self.cuda_version) is not None
+
+    def compile_ahead(self, text: str) -> None:
+        linker = jit_link.find(self.cuda_version)
+        carried = self.compiled is not None and self.compiled.path(text).is_file()
+        if linker is None or carried:
+            return
+        from ...emulator.cache import Cache, key_of  # the same cache, and few processes need it
+
+        architecture, cache = _architecture(text, self.capability), Cache.of_user()
+        key = key_of("nvJitLink {}.{}".format(*linker.version), architecture, text)
+        cubin = cache.load(key) if cache else None
+        if cubin is None:
+            try:
+                cubin = linker.compile(text, architecture)
+            except PtxError:
+                return
+            if cache:
+                cache.store(key, cubin)
+        self.ahead[ptx_digest(text)] = cubin
 
     @cached_property
     def compiled(self) -> CompiledCode | None:
@@ -281,17 +313,15 @@ class CudaModule(Module):
             raise PtxError(what, f"the driver refused it: {error}") from error
 
     def _carried(self, text: str) -> LoadedCode | None:
-        """The code that was compiled before and carried along; None where that does not load."""
-        compiled = self.device.compiled
-        cubin = compiled.find(text) if compiled else None
-        if compiled is None or cubin is None:
+        """The code that was compiled before, carried along or ahead; None where none loads."""
+        compiled, ahead = self.device.compiled, self.device.ahead
+        cubin = (compiled.find(text) if compiled else None) or ahead.pop(ptx_digest(text), None)
+        if cubin is None:
             return None
         try:
             return self._load(cubin)
         except PtxError as error:
-            warnings.warn(
-                f"{compiled.path(text)}: {error}; the PTX is compiled instead", stacklevel=2
-            )
+            warnings.warn(f"compiled code: {error}; the PTX is compiled instead", stacklevel=2)
             return None
 
     def _require_cubin(self, device: CudaDevice, cubin: Cubin) -> None:
@@ -332,6 +362,13 @@ class CudaModule(Module):
                 places = driver.parameter_places(handle, len(signature.params))
                 signature = replace(signature, places=places)
         return CudaKernel(self, device, signature, self._loaded, handle)
+
+
+def _architecture(text: str, capability: tuple[int, int]) -> str:
+    """The GPU's architecture, with the letter of PTX that is for it alone."""
+    target = Signature.from_ptx(text, _first_entry(text)).target
+    plain = "sm_{}{}".format(*capability)
+    return target if target.rstrip("af") == plain else plain
 
 
 def _first_entry(text: str) -> str | None:
