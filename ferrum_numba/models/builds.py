@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from .. import kernels
 from ..gptq import Checkpoint
 from ..kernels import Artefact
-from .names import Linear, ModelNames
+from .names import Linear, MlpNames, ModelNames
 from .operations import Operations
 
 
@@ -16,12 +16,13 @@ def needed(
 ) -> set[Artefact]:
     """The builds that compute with so many rows at a time: 1 for a step, more for prompts.
 
-    What values alone decide, such as a layer whose zeros are all 8, may take others, which are
-    loaded when they are first launched.
+    What values alone decide, such as a layer whose zeros are all 8, may take others, and experts
+    have kernels of their own: these are loaded when they are first launched.
     """
     layer, counts = names.layers[0], tuple(rows)
-    groups = [layer.qkv, (layer.o,), layer.gate_up, (layer.down,)]
-    groups += [(names.head,)] if names.head else []
+    groups = [layer.qkv, (layer.o,), *([(names.head,)] if names.head else [])]
+    if isinstance(layer.mlp, MlpNames):
+        groups += [layer.mlp.gate_up, (layer.mlp.down,)]
     found = set(operations.builds())
     for parts in groups:
         found.update(_of_linear(parts, checkpoint, operations, counts))

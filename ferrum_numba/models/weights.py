@@ -190,7 +190,7 @@ class _Reader:
             for its in zip(*names.experts, strict=True)
         ]
         experts = GptqExperts(*stacks, device=self.device, dtype=self.dtype)
-        self.nbytes += experts.nbytes
+        self._placed(experts.nbytes)
         return Mixture(
             spec,
             self.linear((names.router,)),
