@@ -190,6 +190,7 @@ SCREENS_OF: dict[str, tuple[str, ...]] = {
     "explain": ("explain", "damaged"),
     "generate": ("generate", "example", "--prompt", "Once upon a time", "--max-new-tokens", "8"),
     "score": ("score", "example", "--text", "text.txt"),
+    "warm": ("warm", "example", "--into", "compiled", "--device", "cpu"),
 }
 
 

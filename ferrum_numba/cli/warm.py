@@ -19,9 +19,15 @@ from ..models.operations import Operations
 from ..models.reading import CHUNK
 from .console import json_option, standard_output, write_json
 from .devices import describe_device, device_line, device_option, find_device
+from .options import examples
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "ferrum-numba warm ./Llama-3.1-8B-GPTQ --into ./compiled",
+        "FERRUM_COMPILED=./compiled ferrum-numba generate ./Llama-3.1-8B-GPTQ --prompt Hello",
+    )
+)
 @click.argument("model_dir", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option(
     "--into",

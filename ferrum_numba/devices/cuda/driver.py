@@ -216,7 +216,7 @@ class _Log:
         """Raise LaunchError, with the log, unless the driver returned success."""
         if code != _SUCCESS:
             text = self._buffer.value.decode(errors="replace").strip()
-            raise LaunchError(f"{call}: {error_name(code)}{': ' if text else ''}{text}")
+            raise LaunchError(call, f"{error_name(code)}{': ' if text else ''}{text}")
 
 
 def load_module(code: bytes) -> int:
