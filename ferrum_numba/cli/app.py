@@ -21,6 +21,7 @@ from .generate import generate
 from .info import info
 from .inspect import inspect
 from .make import make
+from .options import examples
 from .params import params
 from .remedies import as_options, options_of
 from .replay import replay_command
@@ -98,7 +99,13 @@ def _drop_output() -> None:
     os.close(nowhere)
 
 
-@click.group(cls=_App, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_App,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=examples(
+        "ferrum-numba make example", "ferrum-numba verify example", "ferrum-numba verify --help"
+    ),
+)
 @click.version_option(__version__, prog_name="ferrum-numba")
 def app() -> None:
     """Run precompiled Triton kernels, on NVIDIA GPUs and on the CPU.

@@ -44,7 +44,7 @@ _M_VALUES = (1, 16)
 @click.argument("path", type=click.Path(path_type=Path))
 @layers_option
 @m_values_option(_M_VALUES, "Rows of x (M, K): how many tokens a step computes at a time.")
-@click.option("--model", "whole", is_flag=True, help="Time the whole model in place of its layers.")
+@click.option("--model", "whole", is_flag=True, help="Time the whole model instead of its layers.")
 @numbers_option("--batch", "batch", "B", (1,), "With --model: sequences that a step continues.")
 @numbers_option("--context", "context", "T", (512,), "With --model: their tokens.")
 @device_option("auto (a GPU, else the CPU; the default), cpu, cuda or cuda:N.", default="auto")
@@ -61,7 +61,7 @@ def bench(
     device: str,
     as_json: bool,
 ) -> None:
-    """Time a GPTQ checkpoint's layers, and what a step of all takes.
+    """Time a GPTQ checkpoint's layers, and a step of all of them.
 
     Of the layers of PATH, a model's directory or one .safetensors file, times the first one of
     each kind by the kernels that the catalogue chooses, beside the canonical kernel and, on the

@@ -42,7 +42,7 @@ _NOT_WITH_DENSE = ("devices", "device", "html")
     metavar="DEVICE DEVICE",
     help="Compare the results of A's layers on two devices, such as cpu cuda, instead of B.",
 )
-@device_option("Also load the builds there; or compare the results of the checkpoints there.")
+@device_option("Load the builds on this device, too; or compare the checkpoints' results there.")
 @layers_option
 @click.option(
     "--tolerance",

@@ -89,7 +89,7 @@ _OF_LAUNCHES = ("number", "expected", "checkpoint", "layer", "seconds")
     type=NUMBER_FROM_ZERO,
     default=20.0,
     show_default=True,
-    help="How long fixes are tried.",
+    help="Seconds for which fixes are tried.",
 )
 @json_option
 @confined

@@ -37,10 +37,10 @@ def _read_ids(ctx: click.Context, param: click.Parameter, value: str | None) -> 
     )
 )
 @click.argument("model_dir", type=click.Path(path_type=Path))
-@click.option("--prompt", metavar="TEXT", help="The text to go on with.")
+@click.option("--prompt", metavar="TEXT", help="The text to continue.")
 @click.option("--chat", metavar="TEXT", help="What to answer, by the model's chat template.")
 @click.option(
-    "--ids", metavar="ID,ID,...", callback=_read_ids, help="Token ids to go on with; prints ids."
+    "--ids", metavar="ID,ID,...", callback=_read_ids, help="Token ids to continue; prints ids."
 )
 @click.option(
     "--max-new-tokens",
@@ -89,7 +89,7 @@ def generate(
     device: str,
     as_json: bool,
 ) -> None:
-    """Go on with a text, or answer it, token by token.
+    """Continue a text, or answer it, token by token.
 
     MODEL_DIR is a GPTQ model's directory. Prints the text as it comes, up to the model's end of
     text, one of --stop, --max-new-tokens or Ctrl-C, which keeps what is there and exits with 130;

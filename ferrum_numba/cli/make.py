@@ -66,6 +66,7 @@ def _read_fault(ctx: click.Context, param: click.Parameter, value: str | None) -
     callback=lambda ctx, param, value: int(value),
     default="4",
     show_default=True,
+    help="Width of a weight.",
 )
 @group_size_option("Rows in a group; -1: one group.", default=128)
 @click.option(
@@ -97,14 +98,14 @@ def _read_fault(ctx: click.Context, param: click.Parameter, value: str | None) -
     type=click.Choice(["float16", "bfloat16"]),
     default="float16",
     show_default=True,
-    help="Of the scales and of what is not quantised.",
+    help="Type of the scales and of what is not quantised.",
 )
 @click.option("--mixed", is_flag=True, help="8 bits for mlp.down_proj, by a rule.")
 @click.option("--lm-head", is_flag=True, help="Quantise the head too, in 8 bits.")
 @click.option("--layers-only", is_flag=True, help="No embeddings, norms and dense head.")
 @click.option("--shards", type=click.IntRange(min=1), default=1, show_default=True, help="Files.")
 @click.option(
-    "--fault", metavar="NAME", callback=_read_fault, help="Damage it in this way, in the end."
+    "--fault", metavar="NAME", callback=_read_fault, help="Damage the checkpoint in this way."
 )
 @seed_option("the weights")
 @click.option(

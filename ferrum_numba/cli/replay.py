@@ -49,7 +49,7 @@ def replay_command(
     tolerance: float | None,
     as_json: bool,
 ) -> None:
-    """Run a recording again, and say where it comes out otherwise.
+    """Run a recording again, and name where it comes out otherwise.
 
     RUN is a file that fe.record or $FERRUM_RECORD wrote. Each launch starts from the arrays that
     were recorded. Launches run in a process of their own, with limits, and on the CPU with the

@@ -19,6 +19,7 @@ from . import clock
 from .console import json_option, standard_output, write_json
 from .devices import device_option, find_device
 from .options import (
+    Decorator,
     checks_option,
     examples,
     refuse_options,
@@ -37,6 +38,12 @@ if TYPE_CHECKING:
 _SIZES = {"M": 5, "N": 72, "K": 272}
 
 
+def _size_option(flag: str, name: str, help: str) -> Decorator:
+    """A size of the arrays, at least 1."""
+    least = click.IntRange(min=1)
+    return click.option(flag, type=least, default=_SIZES[name], show_default=True, help=help)
+
+
 @click.command(
     epilog=examples(
         "ferrum-numba sanitize add_bias.sm_80 --checks memory,race",
@@ -50,9 +57,9 @@ _SIZES = {"M": 5, "N": 72, "K": 272}
     help="Run a layer of this checkpoint, a model's directory or one .safetensors file.",
 )
 @click.option("--layer", help="Which layer of the checkpoint.")
-@click.option("--m", type=click.IntRange(min=1), default=_SIZES["M"], show_default=True)
-@click.option("--n", type=click.IntRange(min=1), default=_SIZES["N"], show_default=True)
-@click.option("--k", type=click.IntRange(min=1), default=_SIZES["K"], show_default=True)
+@_size_option("--m", "M", "Rows of x and of the result.")
+@_size_option("--n", "N", "Columns of the weight.")
+@_size_option("--k", "K", "Rows of the weight.")
 @click.option(
     "--group-size", type=click.IntRange(min=1), help="Rows in a group. Default: K, one group."
 )
@@ -79,7 +86,7 @@ def sanitize(
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Run a kernel on the CPU and look at every access.
+    """Run a kernel on the CPU and check every access.
 
     TARGET is a shipped kernel's name (see info --kernels), a pattern such as 'w4a16*' for several,
     or the path of a .ptx file whose sidecar declares its arrays; it is run on random arrays of the

@@ -44,7 +44,7 @@ _LENGTH = 512  # tokens at a time: with a vocabulary of 128k, 260 MB of logits
 @device_option("auto (a GPU, else the CPU; the default), cpu, cuda or cuda:N.", default="auto")
 @json_option
 def score(model_dir: Path, file: TextIO, length: int | None, device: str, as_json: bool) -> None:
-    """Tell how likely a model finds a text: its perplexity.
+    """Measure a model's perplexity on a text.
 
     The model of the directory MODEL_DIR reads FILE in windows, each from the last token of the one
     before, and every token but the very first is judged by those before it in its window: the

@@ -27,7 +27,11 @@ _folder = click.Path(exists=True, file_okay=False, path_type=Path)
 @entry_option
 @sidecar_option
 @click.option(
-    "--launch", "number", metavar="N", type=click.IntRange(min=0), help="Which of a recording."
+    "--launch",
+    "number",
+    metavar="N",
+    type=click.IntRange(min=0),
+    help="Which launch of a recording.",
 )
 @repeated_option(
     "--size", "sizes", "NAME=N", "A size of the launch. Default: M=5, N=72, K=272, group_size=K."
@@ -66,14 +70,14 @@ _folder = click.Path(exists=True, file_okay=False, path_type=Path)
     metavar="FILE.png",
 )
 @repeated_option(
-    "--source", "folders", "DIR", "Where the source files are that the PTX names.", _folder
+    "--source", "folders", "DIR", "Folder of the source files that the PTX names.", _folder
 )
 @click.option(
     "--limit",
     type=click.IntRange(min=1),
     default=200_000,
     show_default=True,
-    help="How many events are kept, the first ones.",
+    help="Keep at most so many events, the first ones.",
 )
 @json_option
 @click.pass_context

@@ -67,7 +67,7 @@ from .verification import Verification
     type=click.Choice(list(NUMPY_DTYPES)),
     default="float16",
     show_default=True,
-    help="Of x and y, and of what is computed.",
+    help="Type of x, of y and of the computation.",
 )
 @repeated_option(
     "--kernel",
@@ -94,17 +94,19 @@ from .verification import Verification
     type=click.Choice(get_args(GroupIndex)),
     default="file",
     show_default=True,
-    help="ignore: rows are in order, whatever the files' g_idx say.",
+    help="ignore: read rows in order, whatever g_idx says.",
 )
-@click.option("--unindexed", is_flag=True, help="Test layers too that the index does not name.")
+@click.option("--unindexed", is_flag=True, help="Also test layers that the index does not name.")
 @click.option("--strict", is_flag=True, help="Exit with 1 for warnings about a layer's values.")
 @repeated_option(
     "--explain",
     "explain",
     "GLOB",
-    "Look into layers that match though they pass; those that fail are looked into anyway.",
+    "Diagnose layers that match even if they pass; those that fail always are.",
 )
-@file_option("--resume", "JSON lines to skip finished layers by, and to go on.")
+@file_option(
+    "--resume", "Go on with a run: skip the layers in FILE (JSON lines), append the others."
+)
 @file_option("--jsonl", "Write a line of JSON for each layer as it is done.")
 @output_option("--junit", "Write JUnit XML.")
 @output_option("--html", "Write a page: where errors lie, and their likely causes.")
