@@ -28,6 +28,7 @@ __all__ = [
     "PreparedLaunch",
     "Resources",
     "Stream",
+    "given_or_open",
     "open_device",
 ]
 
@@ -67,6 +68,19 @@ def open_device(
     if threads is not None:
         raise DeviceError("threads", "the CPU device, which alone has them", f"device {name!r}")
     return _open_cuda(int(match[1]) if match[1] else None)
+
+
+def given_or_open(device: Device | None) -> Device:
+    """The device that was given, or where that is None the usual one.
+
+    Raises DeviceError for what is no device, such as its name.
+    """
+    if device is None:
+        return open_device()
+    if not isinstance(device, Device):
+        remedy = f"pass open_device({device!r})" if isinstance(device, str) else ""
+        raise DeviceError("device", "a device", f"{device!r:.80}", remedy)
+    return device
 
 
 @cache

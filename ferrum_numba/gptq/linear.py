@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import kernels
-from ..devices import Device, PreparedLaunch, open_device
-from ..errors import AbiError, CheckpointError, DeviceError, LaunchError
+from ..devices import Device, PreparedLaunch, given_or_open
+from ..errors import AbiError, CheckpointError, LaunchError
 from ..kernels import Artefact, W4A16Weight
 from ..notebook import facts
 from ..pickling import NotPickled
@@ -90,9 +90,7 @@ class GptqLinear(NotPickled):
             raise AbiError(
                 "tensors", "GptqTensors, such as Checkpoint.load returns", type(tensors).__name__
             )
-        if isinstance(device, str):
-            raise DeviceError("device", "a device", f"{device!r}", f"pass open_device({device!r})")
-        self.device = device or open_device()
+        self.device = given_or_open(device)
         self.dtype = np.dtype(dtype)
         if self.dtype not in _ROUNDING:
             raise AbiError("dtype", "float16 or bfloat16", self.dtype.name)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import kernels
-from ..devices import Device, open_device
+from ..devices import Device, given_or_open
 from ..errors import AbiError
 from ..gptq import Checkpoint
 from ..pickling import NotPickled
@@ -83,10 +83,11 @@ class Model(NotPickled):
         Raises CheckpointError, before a weight is read, for what is not computed here and for
         tensors that are missing or have no place.
         """
+        device = given_or_open(device)
         config = ModelConfig.load(path, dtype)
         checkpoint = Checkpoint.open(path)
         names = ModelNames.find(config, checkpoint)
-        operations = Operations(config, device or open_device())
+        operations = Operations(config, device)
         if operations.device.name != "cpu":  # compiled while the weights are read
             builds = needed(names, checkpoint, operations, (1, CHUNK))
             kernels.load_together(builds, operations.device, wait=False)

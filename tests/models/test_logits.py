@@ -50,6 +50,11 @@ def test_progress_counts_each_tensor_once(tmp_path: Path, kind: str, dtype: str)
     assert read[-1] == calls[-1][1]
 
 
+def test_a_name_is_no_device(tmp_path: Path) -> None:
+    with pytest.raises(fe.DeviceError, match=r"device: expected a device, found 'cpu'; pass open_"):
+        fe.Model.load(tmp_path, device="cpu")
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_of_model(device: fe.Device, tmp_path: Path, kind: str) -> None:
     """All positions at once; and token by token, each one of the likeliest after those before."""
