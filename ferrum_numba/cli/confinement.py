@@ -52,7 +52,7 @@ class _Said(click.ClickException):
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
-        self.exit_code = exit_code
+        self.exit_code = exit_code  # type: ignore[misc]  # click looks at the instance
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _Said, (self.message, self.exit_code)
