@@ -196,5 +196,5 @@ def test_more_ctas_than_fit_at_once(gpu: fe.Device) -> None:
 @pytest.mark.gpu
 def test_a_priority_that_the_device_does_not_have(gpu: fe.Device) -> None:
     kernel = gpu.load_module(IOTA).get_kernel()
-    with pytest.raises(fe.DeviceError, match=r"priority: cuda:0 has -\d \(first\) to 0 .*found 7"):
+    with pytest.raises(fe.DeviceError, match=r"priority: expected -\d \(first\) to 0 .*found 7"):
         kernel.launch(fe.LaunchConfig(1, 32, priority=7), gpu.empty(8, np.int32), 8)
