@@ -25,7 +25,7 @@ from .config import QuantConfig, config_file_names, read_model_config
 from .dequantise import dequantize_words, rounded
 from .layer_spec import GroupIndex, LayerSpec, read_layer_specs, unindexed_layers
 from .packing import WIDTHS, unpack_columns
-from .safetensors_file import NUMPY_DTYPES
+from .safetensors_header import NUMPY_DTYPES
 from .shards import Shards
 from .tensors import GptqTensors, check_finite, check_groups_used
 from .zeros import (

@@ -18,7 +18,8 @@ from .config import read_model_config
 from .files import new_folder, write_json
 from .packing import NIBBLES
 from .quantise import quantize
-from .safetensors_file import NUMPY_DTYPES, StoredTensor, write_file
+from .safetensors_file import write_file
+from .safetensors_header import NUMPY_DTYPES, StoredTensor
 from .shards import INDEX_PATTERN, Shards
 from .tensors import effective_group_size
 

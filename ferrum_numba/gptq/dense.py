@@ -14,7 +14,7 @@ from ..errors import CheckpointError, did_you_mean
 from ..pickling import NotPickled
 from .layer_spec import LayerSpec
 from .names import spellings
-from .safetensors_file import read_header
+from .safetensors_header import read_header
 from .shards import Shards, tensor_files
 
 _FLOATS = ("F16", "BF16", "F32")

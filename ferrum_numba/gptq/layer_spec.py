@@ -11,7 +11,7 @@ from ..notebook import facts
 from .config import QuantConfig
 from .packing import NIBBLES, WIDTHS, WORD_BITS, period
 from .rules import LayerRule
-from .safetensors_file import StoredTensor
+from .safetensors_header import StoredTensor
 from .shards import Shards
 from .tensors import effective_group_size, is_act_order
 

@@ -19,7 +19,8 @@ import numpy.typing as npt
 
 from ..errors import CheckpointError
 from .files import read_json
-from .safetensors_file import StoredTensor, read_header, read_tensors, same_bytes
+from .safetensors_file import read_tensors, same_bytes
+from .safetensors_header import StoredTensor, read_header
 
 _NAMED = 8  # files, in a message
 INDEX_PATTERN = "*.safetensors.index.json"

@@ -20,7 +20,8 @@ import numpy.typing as npt
 from .files import new_folder, write_json
 from .packing import WORD_BITS, pack_columns
 from .recipe import Linear, Producer, Recipe
-from .safetensors_file import NUMPY_DTYPES, write_file
+from .safetensors_file import write_file
+from .safetensors_header import NUMPY_DTYPES
 from .syllables import tokenizer_configuration, tokenizer_file
 from .tensors import effective_group_size
 from .zeros import symmetric_words, word_of_ones

@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from ..errors import CheckpointError, FerrumError
 from ..gptq import Checkpoint, DenseModel, LayerSpec
-from ..gptq.safetensors_file import StoredTensor, read_header, read_tensors
+from ..gptq.safetensors_file import read_tensors
+from ..gptq.safetensors_header import StoredTensor, read_header
 from .layer_test import Verdict
 from .tolerance import Float32Array
 

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import CheckpointError
-from ..gptq.safetensors_file import StoredTensor, read_header, read_tensors
+from ..gptq.safetensors_file import read_tensors
+from ..gptq.safetensors_header import StoredTensor, read_header
 
 
 @dataclass(frozen=True)

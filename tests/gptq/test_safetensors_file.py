@@ -15,12 +15,8 @@ from safetensors.numpy import load_file, save_file
 
 from ferrum_numba.devices.file_pages import extent_of
 from ferrum_numba.errors import CheckpointError
-from ferrum_numba.gptq.safetensors_file import (
-    NUMPY_DTYPES,
-    read_header,
-    read_tensors,
-    write_file,
-)
+from ferrum_numba.gptq.safetensors_file import read_tensors, write_file
+from ferrum_numba.gptq.safetensors_header import NUMPY_DTYPES, read_header
 from tests.gptq.fixtures import FOLDER, refused
 
 TENSORS = {

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ferrum_numba.gptq.packing import pack_columns
-from ferrum_numba.gptq.safetensors_file import NUMPY_DTYPES, write_file
+from ferrum_numba.gptq.safetensors_file import write_file
+from ferrum_numba.gptq.safetensors_header import NUMPY_DTYPES
 from ferrum_numba.models import ModelConfig
 
 _CODES = {dtype: code for code, dtype in NUMPY_DTYPES.items()}

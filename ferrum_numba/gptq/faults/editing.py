@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import CheckpointError
-from ..safetensors_file import NUMPY_DTYPES, read_header, read_tensors, write_file
+from ..safetensors_file import read_tensors, write_file
+from ..safetensors_header import NUMPY_DTYPES, read_header
 from ..shards import INDEX_PATTERN, Shards
 
 Array = npt.NDArray[Any]

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..safetensors_file import MAX_HEADER_BYTES
+from ..safetensors_header import MAX_HEADER_BYTES
 from .editing import (
     Fault,
     Header,
