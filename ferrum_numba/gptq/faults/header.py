@@ -100,8 +100,8 @@ HEADER_FAULTS: Mapping[str, Fault] = {
         "a header beyond the format's own limit", _announce_over_the_limit
     ),
     "header-length-short": bytes_fault(
-        "a header length that is ten bytes short",
-        lambda file: write_header(file, (text := header_text(file)), len(text) - 10),
+        "a header length that is ten bytes short of the JSON",
+        lambda file: write_header(file, (text := header_text(file)), len(text.rstrip()) - 10),
     ),
     "header-of-nothing": header_fault("a header of NUL bytes", lambda h, t: b"\0" * 64),
     "header-not-utf8": header_fault("a header that is not UTF-8", lambda h, t: b'{"\xff": 1}'),
