@@ -179,4 +179,9 @@ def write_json(value: Mapping[str, Any]) -> None:
     """
     text = json.dumps(as_json(value), indent=2, ensure_ascii=False, allow_nan=False)
     text = _COMMANDS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
-    standard_output().out(text, highlight=False)
+    console = standard_output()
+    try:  # not through the console, which takes a second a megabyte
+        console.file.write(f"{text}\n")
+        console.file.flush()
+    except BrokenPipeError:
+        console.on_broken_pipe()

@@ -44,7 +44,7 @@ from .ptx_file import PtxFile, entry_option, open_ptx, sidecar_option
 @entry_option
 @sidecar_option
 @device_option("Also load the entries there: whether this device can run them, and what they take.")
-@click.option("--all", "everything", is_flag=True, help="Every opcode and every source line.")
+@click.option("--all", "everything", is_flag=True, help="Every entry, opcode and source line.")
 @click.option("--text", "as_text", is_flag=True, help="Print the PTX itself, and nothing else.")
 @json_option
 @click.pass_context

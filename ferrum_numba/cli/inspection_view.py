@@ -24,6 +24,7 @@ from .block_table import column_width, short_name
 from .console import facts_table, plain_table
 from .fitting import Column, print_fitted
 
+_ENTRIES = 32  # that are shown
 _OPCODES = 4  # of a family, that are named
 _LINES = 6  # of a source file, that are named
 _GOOD = ("agrees", "none", "loads")
@@ -37,10 +38,14 @@ def show_inspection(
     for name, value in _file_facts(found):
         lines.add_row(name, value)
     console.print(lines)
-    for entry in found.entries:
+    shown = found.entries if everything else found.entries[:_ENTRIES]
+    for entry in shown:
         console.print(f"\nentry {entry.entry}", style="bold")
         _show_entry(console, entry, found.target, everything)
     console.print()
+    if len(shown) < len(found.entries):
+        more = len(found.entries) - len(shown)
+        console.print(f"and {more:,} more entries; --entry NAME shows one, --all every one\n")
     sidecar = found.sidecar
     about = f"sidecar {sidecar.path}" if sidecar.path else "sidecar"
     console.print(verdict(about, sidecar.verdict, sidecar.reason))

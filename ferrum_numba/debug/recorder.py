@@ -363,7 +363,7 @@ def _bytes_of(device: Device, array: ArrayReference) -> NDArray[np.uint8]:
     if not array.available:
         return np.zeros(0, np.uint8)
     if device.name != "cpu":
-        data: NDArray[np.uint8] = device.to_host(_Extent(array))
+        data: NDArray[np.uint8] = device.to_host(_Extent(array), copy=False)
         return data
     buffer = (ctypes.c_uint8 * array.available).from_address(array.address)
     return np.ctypeslib.as_array(buffer)

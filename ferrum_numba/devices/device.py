@@ -122,10 +122,12 @@ class Device(NotPickled, ABC):
         """
 
     @abstractmethod
-    def to_device(self, array: Any, *, align: int = 1) -> Any:
-        """`array` as a C-contiguous array of this device; one that already lies here as it is.
+    def to_device(self, array: Any, *, copy: bool = True, align: int = 1) -> Any:
+        """C-contiguous copy of an array of the host on this device; an array of a GPU as it is.
 
-        align: bytes; host memory that begins at no multiple of them is copied, here too.
+        copy: False shares the host's memory where the device can, as the CPU device does: what
+        kernels write is then written there.
+        align: bytes; host memory that begins at no multiple of them is copied in any case.
         """
 
     @abstractmethod
@@ -136,8 +138,11 @@ class Device(NotPickled, ABC):
         """
 
     @abstractmethod
-    def to_host(self, array: Any) -> Any:
-        """`array` as a NumPy array, after all work that was enqueued before on the device."""
+    def to_host(self, array: Any, *, copy: bool = True) -> Any:
+        """NumPy copy of an array of this device, after all work that was enqueued before.
+
+        copy: False shares the memory where that is the host's, as on the CPU device.
+        """
 
     @abstractmethod
     def mapped(self, shape: int | Sequence[int], dtype: Any) -> Any:

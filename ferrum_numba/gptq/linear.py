@@ -96,7 +96,7 @@ class GptqLinear(NotPickled):
             raise AbiError("dtype", "float16 or bfloat16", self.dtype.name)
         self.K, self.N, self.group_size = tensors.K, tensors.N, tensors.group_size
         words, zero_bias = kernel_words(tensors.qzeros, tensors.zero_format)
-        to_device = partial(self.device.to_device, align=kernels.ALIGN)
+        to_device = partial(self.device.to_device, copy=False, align=kernels.ALIGN)
         self.weight = W4A16Weight(
             qweight=to_device(tensors.qweight),
             scales=to_device(_rounded("scales", tensors.scales, self.dtype)),
@@ -233,7 +233,8 @@ class GptqLinear(NotPickled):
                 "pass device.to_device(x)",
             )
         self._shaped(x)  # before it is copied
-        return np.asarray(self.device.to_host(self(self.device.to_device(x), stream=stream)))
+        y = self(self.device.to_device(x, copy=False), stream=stream)
+        return np.asarray(self.device.to_host(y, copy=False))
 
     def _shape(self, name: str, array: Any) -> tuple[int, ...]:
         """An array's shape.  Raises AbiError for what is no array."""

@@ -117,7 +117,7 @@ class _Reader:
 
     def _place(self, array: npt.NDArray[Any]) -> Any:
         self._placed(array.nbytes)
-        return self.device.to_device(array, align=kernels.ALIGN)
+        return self.device.to_device(array, copy=False, align=kernels.ALIGN)
 
     def tied(self, name: str, embedding: Any) -> DenseLinear:
         """The head that an embedding is, too."""

@@ -124,7 +124,7 @@ class EmulatedGpu(fe.Device):
     ) -> EmulatedModule:
         return EmulatedModule(self, code, sidecar)
 
-    def to_device(self, array: Any, *, align: int = 1) -> Any:
+    def to_device(self, array: Any, *, copy: bool = True, align: int = 1) -> Any:
         there = self.empty(np.shape(array), array.dtype)
         there.host[...] = array
         return there
@@ -135,7 +135,7 @@ class EmulatedGpu(fe.Device):
         memory = (ctypes.c_uint8 * nbytes).from_address(block.address)
         return EmulatedArray(np.frombuffer(memory, dtype).reshape(shape), block)
 
-    def to_host(self, array: Any) -> Any:
+    def to_host(self, array: Any, *, copy: bool = True) -> Any:
         return array.host.copy()
 
     def mapped(self, shape: Any, dtype: Any) -> Any:

@@ -53,24 +53,24 @@ def test_dlpack_arrays_on_the_cpu() -> None:
     ids=lambda a: f"{a.dtype}{a.shape}",
 )
 def test_host_arrays_are_viewed_not_copied(array: np.ndarray) -> None:
-    view = CPU.to_host(DlpackOnly(array))
+    view = CPU.to_host(DlpackOnly(array), copy=False)
     assert (view.dtype, view.shape) == (array.dtype, array.shape)
     np.testing.assert_array_equal(view, array)
     assert array.size == 0 or np.shares_memory(view, array)
     if array.flags.c_contiguous and array.size:
-        assert np.shares_memory(CPU.to_device(DlpackOnly(array)), array)
+        assert np.shares_memory(CPU.to_device(DlpackOnly(array), copy=False), array)
 
 
 def test_a_producer_from_before_dlpack_1_0() -> None:
     array = np.arange(12.0).reshape(3, 4)[:, 1:]
-    view = CPU.to_host(OldDlpack(array))
+    view = CPU.to_host(OldDlpack(array), copy=False)
     np.testing.assert_array_equal(view, array)
     assert np.shares_memory(view, array)
 
 
 def test_bfloat16_and_an_offset_through_dlpack() -> None:
     memory = np.arange(6, dtype=np.float32).astype(ml_dtypes.bfloat16).reshape(2, 3)
-    view = CPU.to_host(Capsule(memory, code=4, bits=16, byte_offset=64))
+    view = CPU.to_host(Capsule(memory, code=4, bits=16, byte_offset=64), copy=False)
     assert view.dtype == ml_dtypes.bfloat16
     np.testing.assert_array_equal(view, memory)
     view[0, 0] = 7
@@ -78,7 +78,7 @@ def test_bfloat16_and_an_offset_through_dlpack() -> None:
 
 
 def test_a_view_keeps_the_array_alive() -> None:
-    view = CPU.to_host(DlpackOnly(np.full(10**6, 5, np.int32)))
+    view = CPU.to_host(DlpackOnly(np.full(10**6, 5, np.int32)), copy=False)
     np.testing.assert_array_equal(np.full(10**6, 7, np.int32) - view, 2)
 
 

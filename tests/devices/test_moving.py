@@ -202,3 +202,23 @@ def test_a_torch_tensor_that_was_freed(gpu: fe.Device) -> None:
         layer(xs[0].clone().requires_grad_(), out=out)
     layer(xs[2], out=out)
     canonical.check(gpu, out)
+
+
+def test_what_kernels_write_stays_on_the_device(device: fe.Device) -> None:
+    """The caller's own array is not written, on either device, unless it is shared."""
+    mine = np.arange(8, dtype=np.int32)
+    there = device.to_device(mine)
+    device.write(there, np.zeros(8, np.int32))
+    np.testing.assert_array_equal(mine, np.arange(8))
+    back = device.to_host(there)
+    device.write(there, np.ones(8, np.int32))
+    np.testing.assert_array_equal(back, np.zeros(8))
+
+
+def test_sharing_where_it_is_asked_for() -> None:
+    device, mine = fe.open_device("cpu"), np.arange(8, dtype=np.int32)
+    shared = device.to_device(mine, copy=False)
+    assert np.shares_memory(shared, mine)
+    assert np.shares_memory(device.to_host(shared, copy=False), mine)
+    turned = np.zeros((3, 4)).T
+    assert not np.shares_memory(device.to_device(turned, copy=False), turned)

@@ -18,8 +18,8 @@ AWQ_ORDER = [0, 2, 4, 6, 1, 3, 5, 7]
 class FaultyCpu(CpuDevice):
     """A CPU device whose memory turns over bit 3 of every packed word."""
 
-    def to_device(self, array: Any) -> Any:
-        values = super().to_device(array)
+    def to_device(self, array: Any, **options: Any) -> Any:
+        values = super().to_device(array, **options)
         return values ^ np.int32(8) if values.dtype == np.int32 else values
 
 

@@ -65,19 +65,20 @@ class CpuDevice(Device):
     def _new_module(self, text: str, sidecar: Sidecar) -> CpuModule:
         return CpuModule(self, text, sidecar)
 
-    def to_device(self, array: Any, *, align: int = 1) -> NDArray[Any]:
+    def to_device(self, array: Any, *, copy: bool = True, align: int = 1) -> NDArray[Any]:
         host = arrays.view("array", array)
-        if host.flags.c_contiguous and host.ctypes.data % align == 0:
+        if not copy and host.flags.c_contiguous and host.ctypes.data % align == 0:
             return host
-        copy = self.empty(host.shape, host.dtype)
-        copy[...] = host
-        return copy
+        there = self.empty(host.shape, host.dtype)
+        there[...] = host
+        return there
 
     def empty(self, shape: int | Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
         return self.memory.allocate(np.empty, shape, dtype)
 
-    def to_host(self, array: Any) -> NDArray[Any]:
-        return arrays.view("array", array)
+    def to_host(self, array: Any, *, copy: bool = True) -> NDArray[Any]:
+        host = arrays.view("array", array)
+        return host.copy() if copy else host
 
     def mapped(self, shape: int | Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
         return np.zeros(shape, dtype)

@@ -162,7 +162,7 @@ class CudaDevice(Device):
         """Compiled code that is carried along, of $FERRUM_COMPILED."""
         return CompiledCode.named(self.capability, self.cuda_version)
 
-    def to_device(self, array: Any, *, align: int = 1) -> Any:
+    def to_device(self, array: Any, *, copy: bool = True, align: int = 1) -> Any:
         if not (dlpack.is_offered(array) and dlpack.device_of("array", array) == "cpu"):
             self.describe("array", array)
             return array
@@ -180,9 +180,9 @@ class CudaDevice(Device):
             raise DeviceError(self.name, self._context.lost)
         return self._arrays.make(shape, dtype)
 
-    def to_host(self, array: Any) -> NDArray[Any]:
+    def to_host(self, array: Any, *, copy: bool = True) -> NDArray[Any]:
         if isinstance(array, np.ndarray):
-            return array
+            return array.copy() if copy else array
         there = self.describe("array", array)
         if not there.contiguous:
             raise AbiError(
@@ -196,9 +196,9 @@ class CudaDevice(Device):
             return np.empty(there.shape, dtype)
         with self.current():
             view = bytes_at(there.address, nbytes, array)
-            copy = view.copy_to_host(stream=self._copies)
+            read = view.copy_to_host(stream=self._copies)
             self._copies.synchronize()
-            host: NDArray[Any] = copy.view(dtype).reshape(there.shape)
+            host: NDArray[Any] = read.view(dtype).reshape(there.shape)
             return host
 
     def mapped(self, shape: int | Sequence[int], dtype: DTypeLike) -> Any:

@@ -16,6 +16,7 @@ from pathlib import Path
 from ...devices.resources import Resources
 from ...errors import DeviceError
 
+_MOST_ENTRIES = 500
 _TIMEOUT = 20.0  # seconds; a stranger's text can keep ptxas busy for ever
 _ENTRY = re.compile(r"Compiling entry function '([^']+)'")
 _PROPERTIES = re.compile(r"Function properties for (\S+)")
@@ -30,6 +31,9 @@ def assemble(text: str, target: str) -> dict[str, Resources]:
 
     Raises DeviceError where there is no ptxas, or none that takes the text, with its reason.
     """
+    entries = text.count(".entry")
+    if entries > _MOST_ENTRIES:
+        raise DeviceError("ptxas", f"at most {_MOST_ENTRIES} entries", entries)
     problem = ""
     for program in find_assemblers():
         with tempfile.TemporaryDirectory() as folder:
