@@ -31,7 +31,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -39,12 +39,12 @@ from typing import Any, get_args
 
 from ..errors import AbiError
 from ..machine_code import Cubin
-from .expression import Expression, expression
+from . import sidecar_fields as read
+from .expression import Expression
 from .signature import SCRATCH_ROLES, Role, Signature
 
 # Our PTX says in a comment what it was built with, so that a sidecar of another build is caught
 # even where nobody computed a digest.
-_GPU_TARGET = re.compile(r"GPUTarget\(backend='cuda', arch=(\d+)\b.*\)")  # Triton's, as text
 _BUILD_COMMENT = re.compile(r"^// ferrum-build: (\{.*\})\s*$", re.MULTILINE)
 
 _PLAIN_KEYS = {
@@ -236,7 +236,7 @@ class Sidecar:
         comment = _BUILD_COMMENT.search(text)
         if comment is None:
             return
-        build = _load_json(comment[1], "the PTX's ferrum-build comment")
+        build = read.load_json(comment[1], "the PTX's ferrum-build comment")
         mine = {
             "tile": self.tile,
             "constants": self.constants,
@@ -274,20 +274,9 @@ def _dump(mapping: Mapping[str, Any]) -> str:
         raise AbiError("sidecar", "JSON values", error) from None
 
 
-def _load_json(text: str, what: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        what_else = "this is PTX, its sidecar is the .json" if ".version" in text[:4096] else ""
-        raise AbiError(what, f"not JSON: {error}", remedy=what_else) from None
-    if not isinstance(value, dict):
-        raise AbiError(what, "a JSON object", type(value).__name__)
-    return value
-
-
 @lru_cache(maxsize=128)
 def _parse(text: str) -> Sidecar:
-    fields = _load_json(text, "sidecar")
+    fields = read.load_json(text, "sidecar")
     if "shared_mem" in fields:
         fields.setdefault("shared", fields["shared_mem"])
         if fields["shared"] != fields.pop("shared_mem"):
@@ -307,24 +296,24 @@ def _parse(text: str) -> Sidecar:
                 f"unknown key {', '.join(unknown)}",
                 code="sidecar-misspelt",
             )
-    params = tuple(_declaration(i, p) for i, p in enumerate(_sequence(fields, "params")))
+    params = tuple(_declaration(i, p) for i, p in enumerate(read.sequence(fields, "params")))
     sidecar = Sidecar(
-        entry=_string(fields, "name"),
-        num_warps=_count(fields, "num_warps", 1, 32),
-        num_ctas=_count(fields, "num_ctas", 1, 16) or 1,
-        num_stages=_count(fields, "num_stages", 0, 64),
-        shared_bytes=_count(fields, "shared", 0, 2**31 - 1),
-        target=_target(fields.get("target")),
-        ptx_version=_ptx_version(fields.get("ptx_version")),
+        entry=read.string(fields, "name"),
+        num_warps=read.count(fields, "num_warps", 1, 32),
+        num_ctas=read.count(fields, "num_ctas", 1, 16) or 1,
+        num_stages=read.count(fields, "num_stages", 0, 64),
+        shared_bytes=read.count(fields, "shared", 0, 2**31 - 1),
+        target=read.target(fields.get("target")),
+        ptx_version=read.ptx_version(fields.get("ptx_version")),
         scratch=_scratch(fields),
         params=params,
-        tile=_integers(fields, "tile"),
-        constants=_integers(fields, "constants"),
-        grid=_grid(_sequence(fields, "grid")),
-        constraints=tuple(map(_expression, _sequence(fields, "constraints"))),
-        ptx_sha256=_string(fields, "ptx_sha256"),
-        programmatic=_flag(fields, "launch_pdl"),
-        cooperative=_flag(fields, "launch_cooperative_grid"),
+        tile=read.integers(fields, "tile"),
+        constants=read.integers(fields, "constants"),
+        grid=read.grid(read.sequence(fields, "grid")),
+        constraints=tuple(map(read.expression_of, read.sequence(fields, "constraints"))),
+        ptx_sha256=read.string(fields, "ptx_sha256"),
+        programmatic=read.flag(fields, "launch_pdl"),
+        cooperative=read.flag(fields, "launch_cooperative_grid"),
     )
     _check_names(sidecar)
     return sidecar
@@ -355,92 +344,13 @@ def _check_names(sidecar: Sidecar) -> None:
             )
 
 
-def _string(fields: Mapping[str, Any], key: str) -> str | None:
-    value = fields.get(key)
-    if value is not None and not isinstance(value, str):
-        raise AbiError(key, "a string", f"{value!r}", where="sidecar")
-    return value
-
-
-def _count(fields: Mapping[str, Any], key: str, low: int, high: int) -> int | None:
-    value = fields.get(key)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise AbiError(key, f"an integer from {low} to {high}", f"{value!r}", where="sidecar")
-    return value
-
-
-def _flag(fields: Mapping[str, Any], key: str) -> bool:
-    value = fields.get(key, False)
-    if not isinstance(value, bool):
-        raise AbiError(key, "true or false", f"{value!r}", where="sidecar")
-    return value
-
-
-def _sequence(fields: Mapping[str, Any], key: str) -> Sequence[Any]:
-    value = fields.get(key, [])
-    if not isinstance(value, list):
-        raise AbiError(key, "a list", f"{value!r}", where="sidecar")
-    return value
-
-
-def _integers(fields: Mapping[str, Any], key: str) -> Mapping[str, int] | None:
-    value = fields.get(key)
-    if value is None:
-        return None
-    if not isinstance(value, dict) or any(type(n) is not int for n in value.values()):
-        raise AbiError(key, "names with integers", f"{value!r}", where="sidecar")
-    return value
-
-
-def _expression(text: object) -> Expression:
-    if not isinstance(text, str):
-        raise AbiError("sidecar", "an expression as a string", f"{text!r}")
-    return expression(text)
-
-
-def _grid(rules: Sequence[Any]) -> tuple[Expression, Expression, Expression] | None:
-    if not rules:
-        return None
-    if len(rules) != 3:
-        raise AbiError("grid", "three expressions (x, y, z)", list(rules), where="sidecar")
-    x, y, z = map(_expression, rules)
-    return x, y, z
-
-
-def _target(value: object) -> str | None:
-    if isinstance(value, str) and (arch := _GPU_TARGET.fullmatch(value)):
-        return f"sm_{arch[1]}"
-    if value is None or isinstance(value, str):
-        return value
-    if (
-        isinstance(value, dict)
-        and value.get("backend") == "cuda"
-        and type(value.get("arch")) is int
-    ):
-        return f"sm_{value['arch']}"
-    raise AbiError("target", '"sm_XY" or a CUDA target of Triton', f"{value!r}", where="sidecar")
-
-
-def _ptx_version(value: object) -> tuple[int, int] | None:
-    if value is None:
-        return None
-    if type(value) is int:
-        return divmod(value, 10)
-    match = re.fullmatch(r"(\d+)\.(\d)", value) if isinstance(value, str) else None
-    if match is None:
-        raise AbiError("ptx_version", '"7.0" or 70', f"{value!r}", where="sidecar")
-    return int(match[1]), int(match[2])
-
-
 def _scratch(fields: Mapping[str, Any]) -> tuple[Scratch, ...]:
     """The scratch pointers in Triton's order; a kind whose size is not stated has no pointer."""
     scratch = []
     roles: tuple[Role, ...] = ("global_scratch", "profile_scratch")
     for role in roles:
-        size = _count(fields, f"{role}_size", 0, 2**31 - 1)
-        align = _count(fields, f"{role}_align", 1, 2**20)
+        size = read.count(fields, f"{role}_size", 0, 2**31 - 1)
+        align = read.count(fields, f"{role}_align", 1, 2**20)
         if size is not None:
             scratch.append(Scratch(role, size, align or 1))
     return tuple(scratch)
@@ -458,7 +368,7 @@ def _declaration(index: int, fields: object) -> Declaration:
             where="sidecar",
             code="sidecar-misspelt",
         )
-    name, type_, role = (_string(fields, key) or "" for key in ("name", "type", "role"))
+    name, type_, role = (read.string(fields, key) or "" for key in ("name", "type", "role"))
     if role not in get_args(Role):
         raise AbiError(
             "role",
@@ -467,8 +377,8 @@ def _declaration(index: int, fields: object) -> Declaration:
             where=f"sidecar: {name}",
             code="sidecar-misspelt",
         )
-    shape = tuple(map(_expression, _sequence(fields, "shape")))
-    strides = tuple(map(_expression, _sequence(fields, "strides")))
+    shape = tuple(map(read.expression_of, read.sequence(fields, "shape")))
+    strides = tuple(map(read.expression_of, read.sequence(fields, "strides")))
     if len(shape) != len(strides):
         raise AbiError(
             name,
@@ -476,7 +386,7 @@ def _declaration(index: int, fields: object) -> Declaration:
             f"{len(shape)} extents but {len(strides)} strides",
             where="sidecar",
         )
-    align = _count(fields, "align", 1, 4096)
+    align = read.count(fields, "align", 1, 4096)
     nullable = fields.get("nullable", False)
     if type(nullable) is not bool or (nullable and (type_[:1] != "*" or role in SCRATCH_ROLES)):
         raise AbiError(
@@ -485,7 +395,7 @@ def _declaration(index: int, fields: object) -> Declaration:
             f"{nullable!r} for {type_} ({role})",
             where=f"sidecar: {name}",
         )
-    nbytes = _expression(fields["nbytes"]) if "nbytes" in fields else None
+    nbytes = read.expression_of(fields["nbytes"]) if "nbytes" in fields else None
     if (nbytes is not None) != (role in ("workspace", "counters")) or (nbytes and type_[:1] != "*"):
         raise AbiError(
             name,
