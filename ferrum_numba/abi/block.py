@@ -284,11 +284,7 @@ def _encode_float(parameter: Parameter, kind: str, value: object) -> Raw:
     try:
         data = _pack(kind, number)
     except OverflowError:
-        raise AbiError(
-            parameter.name,
-            f"a number within {_type_name(parameter)}",
-            f"{number}, which does not fit",
-        ) from None
+        raise AbiError(parameter.name, f"{number} does not fit {_type_name(parameter)}") from None
     if parameter.count is not None:
         return data
     if _CTYPES[parameter.ptx_type] in (ctypes.c_float, ctypes.c_double):
