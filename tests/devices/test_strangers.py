@@ -113,7 +113,7 @@ def test_files_that_are_not_there(device: fe.Device, tmp_path: Path) -> None:
         device.load_module(tmp_path / "nowhere.ptx")
     with pytest.raises(fe.AbiError, match="nowhere.json: cannot be read"):
         device.load_module(IOTA, tmp_path / "nowhere.json")
-    with pytest.raises(fe.PtxError, match="expected a path or text, found bytes"):
+    with pytest.raises(fe.PtxError, match="code: expected a cubin or a fatbin, found bytes"):
         device.load_module(b"")  # type: ignore[arg-type]
 
 
