@@ -13,7 +13,10 @@ import pytest
 
 import ferrum_numba as fe
 from ferrum_numba import gptq, models
+from ferrum_numba.debug.case import Case
+from ferrum_numba.debug.explanation import explain
 from ferrum_numba.pickling import NotPickled
+from ferrum_numba.report import Plan, compare_checkpoints, verify_layers
 from tests.conftest import FIXTURES
 from tests.test_package import MODULES
 
@@ -46,6 +49,9 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         *(recording, recording[0], recording[0].call, fe.ParameterBlock(kernel.signature)),
         *(model, model.session(length=16), fe.LaunchConfig(grid=1, block=32)),
         fe.Finding("memory", "out-of-bounds", "reads behind x", instruction="ld", line=3),
+        *verify_layers(checkpoint, [(NAME, Plan(m_values=(1,)))], [device]),
+        *compare_checkpoints(checkpoint, checkpoint, [NAME]),
+        explain(Case.from_recording(recording, recording[0]), seconds=0.1),
     ]
     return {type(each).__name__: each for each in found}
 
@@ -60,6 +66,7 @@ def test_reprs_are_short(objects: dict[str, Any]) -> None:
 def test_notebook_tables_escape_what_strangers_wrote(objects: dict[str, Any]) -> None:
     shown = {name for name, each in objects.items() if hasattr(each, "_repr_html_")}
     expected = {"Checkpoint", "LayerSpec", "GptqLinear", "Signature", "Finding", "Recording"}
+    expected |= {"LayerResult", "Comparison", "Diagnosis"}
     assert expected <= shown
     for name in shown:
         html = objects[name]._repr_html_()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from ..errors import FerrumError
+from ..notebook import facts
 from .array_clues import content_clues, guesses, place_clues, type_clues
 from .blind import blind_guesses
 from .block_clues import integer_clues, length_clues, number_clues, pointer_clues
@@ -108,6 +109,9 @@ class Diagnosis:
             rest = sorted(others.values(), key=lambda s: -s.weight)[:3]
             found += [("less likely", f"{s} ({s.evidence})") for s in rest]
         return found
+
+    def _repr_html_(self) -> str:
+        return facts(self.first_line, self.rows())
 
     def __str__(self) -> str:
         return "\n".join([self.first_line, *(f"{label}: {text}" for label, text in self.rows())])

@@ -13,6 +13,7 @@ import numpy as np
 from ..devices import Device
 from ..errors import FerrumError
 from ..gptq import Checkpoint, GptqLinear, LayerSpec
+from ..notebook import facts
 from .layer_diagnosis import LayerDiagnosis, diagnose_difference
 from .layer_test import Verdict
 from .probe import outputs
@@ -53,6 +54,17 @@ class Comparison:
     reason: str = ""
     explanation: LayerDiagnosis | None = None
     seconds: float = 0.0
+
+    def _repr_html_(self) -> str:
+        pairs = (
+            ("K, N", f"{self.K}, {self.N}"),
+            ("formats", f"{self.format_a}, {self.format_b}"),
+            ("equal", f"{self.equal:.2%}"),
+            ("max abs error", f"{self.max_abs_error:.1e}"),
+            ("relative error", f"{self.relative_error:.1e}"),
+            ("reason", self.reason),
+        )
+        return facts(f"{self.layer}: {self.verdict}", pairs)
 
 
 def compare_checkpoints(

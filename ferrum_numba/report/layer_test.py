@@ -100,6 +100,10 @@ class LayerResult:
     seconds: float
     warnings: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        error = f", relative error {self.relative_error:.1e}" if self.measurements else ""
+        return f"<LayerResult {self.layer} on {self.device}: {self.verdict}{error}>"
+
     def _repr_html_(self) -> str:
         headers = ("M", "kernel", "max abs error", "relative error", "of bound", "ms")
         rows = (
