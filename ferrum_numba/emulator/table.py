@@ -105,6 +105,11 @@ def find(instruction: Instruction) -> Row:
     """The row of an instruction. Raises PtxError where there is none."""
     opcode = instruction.opcode
     row = lookup(opcode)
+    if row is None and opcode.base.startswith("tcgen05"):
+        raise instruction.refuse(
+            "the CPU device has no tensor memory and none of the tcgen05 instructions of sm_100 and"
+            " its kind; compile the kernel for sm_90, or launch it on such a GPU"
+        )
     if row is None:
         raise instruction.refuse("the CPU device does not have this instruction")
     unknown = opcode.modifiers - row.modifiers

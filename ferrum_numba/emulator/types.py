@@ -20,7 +20,7 @@ from . import table
 from .ptx import Address, Instruction, Register, registers_of
 
 ADDRESS = "address"
-_BITS = {"f16x2": 32, "bf16x2": 32, "bf16": 16, "pred": 1, "tf32": 32}
+_BITS = {"f32x2": 64, "f16x2": 32, "bf16x2": 32, "bf16": 16, "pred": 1, "tf32": 32}
 
 Bits = NDArray[np.unsignedinteger[Any]]
 
@@ -30,6 +30,7 @@ _DTYPES: dict[str, Any] = {
     "bf16": ml_dtypes.bfloat16,
     "bf16x2": ml_dtypes.bfloat16,
     "f32": np.float32,
+    "f32x2": np.float32,
     "f64": np.float64,
 }
 

@@ -16,7 +16,8 @@ from .module import PtxModule
 from .text import refuse
 
 _TYPE = re.compile(
-    r"[busf](?:8|16|32|64)|b128|[us]16x2|f16x2|bf16|bf16x2|tf32|pred|e4m3|e5m2|e4m3x2|e5m2x2|[us][24]|b1"
+    r"[busf](?:8|16|32|64)|b128|[us]16x2|f16x2|f32x2|bf16|bf16x2|tf32|pred|e4m3|e5m2"
+    r"|e4m3x2|e5m2x2|[us][24]|b1"
 )
 _PIECE = re.compile(
     r"\s*(?!\s)(?:(?P<brace>[{}])"

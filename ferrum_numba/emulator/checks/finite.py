@@ -33,6 +33,7 @@ _EXPONENTS = {
     "f16x2": (0x7C00, 0x7C000000),
     "bf16x2": (0x7F80, 0x7F800000),
     "f32": (0x7F800000,),
+    "f32x2": (0x7F800000, 0x7F800000 << 32),
     "f64": (0x7FF0 << 48,),
 }
 _SHOWN = 7  # registers whose values are kept; behind them is whether they are

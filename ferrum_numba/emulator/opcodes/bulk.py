@@ -15,6 +15,16 @@ from .memory import address_of
 
 lowers = rows_of("async copy")
 
+_REDUCED = {
+    "add": ("u32", "s32", "u64", "s64", "f16", "bf16", "f32", "f64"),
+    "min": ("u32", "s32", "u64", "s64", "f16", "bf16"),
+    "max": ("u32", "s32", "u64", "s64", "f16", "bf16"),
+    "and": ("b32", "b64"),
+    "or": ("b32", "b64"),
+    "xor": ("b32", "b64"),
+    "inc": ("u32",),
+    "dec": ("u32",),
+}
 _SPACES = "shared::cluster shared::cta global mbarrier::complete_tx::bytes bulk_group"
 _GROUPS = ({"commit_group"}, {"wait_group"}, {"wait_group", "read"})
 
@@ -51,3 +61,25 @@ def copy(b: Builder, ins: Instruction) -> None:
         place = place_of(b, ins, ins.operands[3])
         come = b.op("sub", b.constant("i32", 0), sizes)
         change(b, ins, place, nbytes=come, publishes="copies")
+
+
+@lowers(
+    "cp.reduce.async.bulk",
+    modifiers=f"global shared::cta bulk_group noftz level::cache_hint {' '.join(_REDUCED)}",
+    writes=0,
+)
+def combine(b: Builder, ins: Instruction) -> None:
+    """Operands: [global], [shared], bytes: each element by an atomic operation."""
+    operations = ins.opcode.modifiers & _REDUCED.keys()
+    name, kind = min(operations, default=""), ins.opcode.type
+    if len(operations) != 1 or kind not in _REDUCED[name] or len(ins.operands) < 3:
+        raise ins.refuse("the CPU device does not have this operation on this type")
+    if not ins.opcode.modifiers >= {"bulk_group", "global", "shared::cta"}:
+        raise ins.refuse("the CPU device reduces from the CTA's shared to global memory, in groups")
+    address = b.vector(address_of(b, ins, ins.operands[0], "global"))
+    near = b.vector(address_of(b, ins, ins.operands[1], "shared"))
+    sizes = b.vector(b.integer(ins.operands[2], 32, ins))
+    mask = b.mask(b.condition(ins))
+    mask = b.hooks.near(b, Run(ins, near, sizes, inward=False), mask)
+    mask = b.hooks.far(b, Run(ins, address, sizes, inward=True), mask)  # no store that may race
+    b.call(f"bulkreduce_{name}_{kind}", "void", "ptr %shared", near, address, sizes, mask)

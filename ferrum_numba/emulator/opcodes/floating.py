@@ -100,8 +100,16 @@ def absolute(b: Builder, ins: Instruction) -> None:
 
 @lowers("min", "max", types=FLOATS, modifiers="ftz NaN xorsign abs")
 def extremum(b: Builder, ins: Instruction) -> None:
+    """Of two numbers, or on newer targets of three."""
+    of_three = len(ins.operands) == 4 and ins.opcode.type == "f32"
+    if of_three and "xorsign" not in ins.opcode.modifiers:
+        values = reals(b, ins)
+        if "abs" in ins.opcode.modifiers:
+            values = [b.intrinsic("llvm.fabs", value) for value in values]
+        x, y, z = values
+        return finish(b, ins, _extreme(b, ins, _extreme(b, ins, x, y), z))
     expect(ins, 3)
-    finish(b, ins, extreme(b, ins, *reals(b, ins)))
+    return finish(b, ins, extreme(b, ins, *reals(b, ins)))
 
 
 def extreme(b: Builder, ins: Instruction, x: Value, y: Value) -> Value:
@@ -131,8 +139,23 @@ def _extreme(b: Builder, ins: Instruction, x: Value, y: Value) -> Value:
     value = b.select(b.compare("fcmp oeq", x, y), b.bitcast(both, x.type), value)
     if "NaN" not in ins.opcode.modifiers:
         return value
-    nan = Value("0x7FF8000000000000", x.type)
+    nan = Value("0x7FFFFFFFE0000000" if x.type == "float" else "0x7FF8000000000000", x.type)
     return b.select(b.compare("fcmp uno", x, y), nan, value)
+
+
+@lowers("add", "sub", "mul", "fma", types=("f32x2",), modifiers="rn ftz")
+def packed(b: Builder, ins: Instruction) -> None:
+    """Two floats side by side in each register."""
+    count = 4 if ins.opcode.base == "fma" else 3
+    expect(ins, count)
+    words = b.together(*(b.integer(operand, 64, ins) for operand in ins.operands[1:]))
+    values = [b.split(word, "float") for word in words]
+    flushes = "ftz" in ins.opcode.modifiers
+    if flushes:
+        values = [b.flush(value) for value in values]
+    fused = count == 4
+    value = b.intrinsic("llvm.fma", *values) if fused else b.op("f" + ins.opcode.base, *values)
+    b.write(ins.operands[0], b.join(b.flush(value) if flushes else value, "i64"), ins)
 
 
 @lowers("copysign", types=FLOATS)

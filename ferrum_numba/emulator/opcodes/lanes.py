@@ -171,6 +171,31 @@ def reduce(b: Builder, ins: Instruction) -> None:
     b.write(ins.operands[0], _among(b, ins, f"redux_{prefix}{name}", value, members), ins)
 
 
+@lowers("redux", types=("f32",), modifiers="sync min max abs NaN", varying=True)
+def reduce_floats(b: Builder, ins: Instruction) -> None:
+    """The least or greatest number of all lanes that the mask names; NaN only with .NaN."""
+    expect(ins, 3)
+    modes = ins.opcode.modifiers & {"min", "max"}
+    if len(modes) != 1:
+        raise ins.refuse("expected .min or .max")
+    (mode,) = modes
+    value = b.vector(b.integer(ins.operands[1], 32, ins))
+    members = b.integer(ins.operands[2], 32, ins)
+    b.require_lanes(ins, members)
+    if "abs" in ins.opcode.modifiers:
+        value = b.op("and", value, 0x7FFFFFFF)
+    # Integers in the order of the numbers; NaN comes first or last of all.
+    least, most = -0x80000000, 0x7FFFFFFF
+    is_first = (mode == "min") == ("NaN" in ins.opcode.modifiers)
+    nan = b.compare("icmp ugt", b.op("and", value, 0x7FFFFFFF), 0x7F800000)
+    key = b.op("xor", value, b.op("and", b.op("ashr", value, 31), 0x7FFFFFFF))
+    key = b.select(nan, b.constant("i32", least if is_first else most), key)
+    found = _among(b, ins, f"redux_s{mode}", key, members)
+    back = b.op("xor", found, b.op("and", b.op("ashr", found, 31), 0x7FFFFFFF))
+    none = b.compare("icmp eq", found, least)
+    b.write(ins.operands[0], b.select(none, b.constant("i32", 0x7FFFFFFF), back), ins)
+
+
 def _among(b: Builder, ins: Instruction, name: str, value: Value, members: Value) -> Value:
     """A function's result for each lane, from the lanes that its member mask names."""
     acts = b.mask(b.condition(ins))

@@ -6,6 +6,8 @@ offsets into the CTA's buffer.  All accesses of several lanes are calls of the l
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from .. import table
 from ..builder import Builder
 from ..hooks import Access, Copy
@@ -21,7 +23,7 @@ _SPACES = {"global": "global", "shared": "shared", "shared::cta": "shared", "par
 _SPACES |= {"local": "global", "const": "global"}
 _ORDER = "weak relaxed volatile mmio cta gpu sys cluster"
 _CACHE = "ca cg cs lu cv nc wb wt level::cache_hint"
-_OTHER = "v2 v4 global shared shared::cta param local const"
+_OTHER = "v2 v4 v8 global shared shared::cta param local const"
 
 
 def space_of(ins: Instruction) -> str:
@@ -64,14 +66,21 @@ def _local_address(b: Builder, ins: Instruction, operand: Address) -> Value:
 
 
 def _targets(ins: Instruction, operand: Operand) -> tuple[Operand | None, ...]:
-    count = {"v2": 2, "v4": 4}
+    count = {"v2": 2, "v4": 4, "v8": 8}
     widths = [count[m] for m in ins.opcode.modifiers if m in count]
     elements = operand.elements if isinstance(operand, Group) else (operand,)
     if len(elements) != (widths[0] if widths else 1):
-        raise ins.refuse(f"{len(elements)} registers do not fit .v2 or .v4")
-    if len(elements) * _element_bits(ins) > 128:
-        raise ins.refuse("the CPU device loads and stores at most 128 bits a lane")
+        raise ins.refuse(f"{len(elements)} registers do not fit .v2, .v4 or .v8")
+    if len(elements) * _element_bits(ins) > 256:
+        raise ins.refuse("the CPU device loads and stores at most 256 bits a lane")
     return elements
+
+
+def _pieces(bits: int, count: int) -> Iterator[tuple[int, int]]:
+    """Offset in bytes and number of elements of each access of up to 128 bits a lane."""
+    most = 128 // bits
+    for first in range(0, count, most):
+        yield first * bits // 8, min(most, count - first)
 
 
 def _element_bits(ins: Instruction) -> int:
@@ -93,12 +102,15 @@ def load(b: Builder, ins: Instruction) -> None:
         values = _load_param(b, ins, bits, len(targets))
     else:
         address = address_of(b, ins, ins.operands[1], space)
-        nbytes = bits * len(targets) // 8
-        condition = _watched(b, Access(ins, space, address, nbytes, "load"))
-        if address.n == 1 and (condition is None or condition.n == 1):
-            values = _load_uniform(b, space, address, bits, len(targets), condition)
-        else:
-            values = _load_lanes(b, space, b.vector(address), bits, len(targets), condition)
+        values = []
+        for offset, count in _pieces(bits, len(targets)):
+            place = b.op("add", address, offset) if offset else address
+            at = Access(ins, space, place, bits * count // 8, "load")
+            condition = _watched(b, at)
+            if address.n == 1 and (condition is None or condition.n == 1):
+                values += _load_uniform(b, space, place, bits, count, condition)
+            else:
+                values += _load_lanes(b, space, b.vector(place), bits, count, condition)
         if space == "global":
             b.hooks.acquires(b, ins)
             if table.is_strong(ins):
@@ -171,14 +183,18 @@ def store(b: Builder, ins: Instruction) -> None:
     sources = _targets(ins, ins.operands[1])
     values = [_stored(b, ins, source, bits) for source in sources]
     address = b.vector(address_of(b, ins, ins.operands[0], space))
-    at = Access(ins, space, address, bits * len(values) // 8, "store")
-    condition = _watched(b, at)
     is_seen = "local" not in ins.opcode.modifiers  # by others
-    if is_seen:
-        b.hooks.releases(b, ins)
-    whole = _store_lanes(b, space, address, [b.vector(v) for v in values], condition)
-    if is_seen:
-        b.hooks.stored(b, at, whole, condition)
+    for offset, count in _pieces(bits, len(values)):
+        place = b.op("add", address, offset) if offset else address
+        at = Access(ins, space, place, bits * count // 8, "store")
+        condition = _watched(b, at)
+        if is_seen:
+            b.hooks.releases(b, ins)
+        first = 8 * offset // bits
+        part = [b.vector(value) for value in values[first : first + count]]
+        whole = _store_lanes(b, space, place, part, condition)
+        if is_seen:
+            b.hooks.stored(b, at, whole, condition)
 
 
 def _stored(b: Builder, ins: Instruction, source: Operand | None, bits: int) -> Value:
