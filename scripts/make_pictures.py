@@ -2,8 +2,8 @@
 
     python scripts/make_pictures.py [block layout terminal peers screens]
 
-docs/pictures/ and docs/screens/ are what this wrote.  `peers` draws docs/pictures/w4a16.csv, whose
-first line says what was measured; put in new measurements, and draw again.
+docs/pictures/ and docs/screens/ are what this wrote.  `peers` draws docs/pictures/w4a16.csv, what
+`bench_gemm.py --csv` wrote behind a line that says what was measured: put in another, draw again.
 """
 
 from __future__ import annotations
@@ -153,10 +153,8 @@ def peers() -> None:
     mpl.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "w4a16", "font.family": "sans-serif"}
     lines = (PICTURES / "w4a16.csv").read_text(encoding="utf-8").splitlines()
     ratios: dict[int, list[float]] = {}
-    for row in csv.DictReader(lines[1:]):
-        names = [n for n in row if n.endswith("_us") and n not in ("ours_us", "floor_us")]
-        best = min(float(row[name]) for name in names if row[name])
-        ratios.setdefault(int(row["M"]), []).append(float(row["ours_us"]) / best)
+    for row in csv.DictReader(line for line in lines if not line.startswith("#")):
+        ratios.setdefault(int(row["M"]), []).append(float(row["/best"]))
     ms = sorted(ratios)
     means = [math.exp(sum(map(math.log, ratios[m])) / len(ratios[m])) for m in ms]
     figure, axes = plt.subplots(figsize=(8, 3.2), layout="constrained")
