@@ -34,11 +34,12 @@ class Forward:
         for layer, kept, window in zip(weights.layers, cache, does.config.windows, strict=True):
             does.norm(work.x, layer.input_norm, work.normed, stream)
             layer.qkv.into(work.qkv, work.normed, adds=False, stream=stream)
-            does.rotate(work, layer.head_norms, rows, kept, stream)
             if segments is None:
-                does.attend_one(work, rows, kept, window, stream)
-            for part in segments or ():
-                does.attend_many(work, part, kept, window, stream)
+                does.attend_one(work, layer.head_norms, rows, kept, window, stream)
+            else:
+                does.rotate(work, layer.head_norms, rows, kept, stream)
+                for part in segments:
+                    does.attend_many(work, part, kept, window, stream)
             layer.o.into(work.x, work.attended, adds=True, stream=stream)
             does.norm(work.x, layer.post_norm, work.normed, stream)
             layer.mlp(does, work, stream)

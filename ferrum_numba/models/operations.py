@@ -97,28 +97,28 @@ class Operations:
 
         norms: q's and k's weights float32 [D], or None.
         """
-        sizes = {"T": work.m, **self._heads, "R": self.config.rope.size, "eps": self.config.eps}
-        sizes |= {"P": rows.turns[0].shape[0], "C": cache[0].shape[0]}
-        sizes |= dict(zip("BS", rows.pages.shape, strict=True))
-        arrays = {"qkv": work.qkv, "q_norm": norms[0], "k_norm": norms[1], "q": work.q}
-        arrays |= {"cosines": rows.turns[0], "sines": rows.turns[1], "pages": rows.pages}
-        arrays |= {"sequences": rows.sequences, "positions": rows.positions}
+        sizes, arrays = self._rotation(work, norms, rows, cache)
+        arrays |= {"q": work.q, "sequences": rows.sequences}
         build = self._typed("rotary_append", BLOCK_D=self._padded)
-        self._launch(build, stream, sizes, arrays | _cache(cache))
+        self._launch(build, stream, sizes | {"T": work.m}, arrays)
 
     def attend_one(
-        self, work: Workspace, rows: Rows, cache: Pages, window: int | None, stream: Any
+        self,
+        work: Workspace,
+        norms: tuple[Any, Any],
+        rows: Rows,
+        cache: Pages,
+        window: int | None,
+        stream: Any,
     ) -> None:
-        """work.attended = attention of work.q, one token of each sequence."""
+        """work.attended = attention of work.qkv, one token of each sequence, and as `rotate`."""
         batch, width = rows.pages.shape
         splits = min(_SPLITS, max(1, _CTAS // (batch * self.config.kv_heads)), 2 * width)
-        sizes = {"B": batch, **self._heads, "C": cache[0].shape[0], "S": width}
+        sizes, arrays = self._rotation(work, norms, rows, cache)
         sizes |= {"window": window or 0, "SPLITS": splits, "scale": self._scale}
-        arrays = {"q": work.q, "pages": rows.pages, "positions": rows.positions}
-        arrays |= {"out": work.attended} | _cache(cache)
         most = _FEW_SPLITS if self._sums_few and splits <= _FEW_SPLITS else _SPLITS
         build = self._typed("attention_decode", BLOCK_D=self._padded, BLOCK_S=most)
-        self._launch(build, stream, sizes, arrays)
+        self._launch(build, stream, sizes, arrays | {"out": work.attended})
 
     def attend_many(
         self, work: Workspace, part: Segment, cache: Pages, window: int | None, stream: Any
@@ -200,6 +200,17 @@ class Operations:
         arrays = {name: choice[name] for name in ("temperatures", "thresholds", "seeds")}
         arrays |= {"logits": logits, "tokens": tokens, "mail": mail, "positions": positions}
         self._launch(self._build("sample_token"), stream, sizes, arrays)
+
+    def _rotation(
+        self, work: Workspace, norms: tuple[Any, Any], rows: Rows, cache: Pages
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The sizes and arrays by which q, k and v of rows turn, and come into the cache."""
+        sizes = {**self._heads, "R": self.config.rope.size, "eps": self.config.eps}
+        sizes |= {"P": rows.turns[0].shape[0], "C": cache[0].shape[0]}
+        sizes |= dict(zip("BS", rows.pages.shape, strict=True))
+        arrays = {"qkv": work.qkv, "q_norm": norms[0], "k_norm": norms[1]}
+        arrays |= {"cosines": rows.turns[0], "sines": rows.turns[1], "pages": rows.pages}
+        return sizes, arrays | {"positions": rows.positions} | _cache(cache)
 
     @property
     def _scale(self) -> float:

@@ -1,7 +1,14 @@
 """Attention of one new token a sequence over its paged cache, the context shared out over CTAs.
 
-    q        T     [B, HEADS * D]       rotated
-    keys     T     [C, KV, PAGE, D]     the cache, the new token's key and value included
+The new token's q and k are normed and turned here, and its k and v appended to the cache, as
+rotary_append does it for many tokens.
+
+    qkv      float32 [B, (HEADS + 2 * KV) * D]   columns of q's heads, then k's, then v's
+    q_norm   float32 [D], or NULL       RMS norm over each head of q
+    k_norm   float32 [D], or NULL
+    cosines  float32 [P, R / 2]         of position * frequency, one row a position
+    sines    float32 [P, R / 2]
+    keys     T     [C, KV, PAGE, D]     the cache
     values   T     [C, KV, PAGE, D]
     pages    int32 [B, S]               the cache's page of each PAGE positions
     positions int32 [B]                 of the new token; a negative one: the row is left as it is
@@ -15,12 +22,13 @@ float32, with the scores times `scale`.  A CTA takes the query heads of one key 
 SPLITS shares of the context, BLOCK_N positions at a time; the last CTA of a head to arrive sums the
 splits in their order, so results repeat bit by bit.
 
-A programmatic launch reads positions, pages and, where EARLY is 1, keys and values of tokens before
-the new one, while the launches ahead of it still run: only the new token's may be theirs.
+A programmatic launch reads all but qkv, where EARLY is 1 keys and values of the first block too,
+while the launches ahead of it still run: none of them may write those.
 """
 
 import triton
 import triton.language as tl
+from rotary import rotated, rotation
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 
@@ -64,8 +72,8 @@ def _add_block(
 
 @triton.jit
 def attention_decode(
-    q, keys, values, pages, positions, out, B, HEADS, KV, D, C, S, window, SPLITS, scale,
-    workspace, counters,
+    qkv, q_norm, k_norm, cosines, sines, keys, values, pages, positions, out,
+    B, HEADS, KV, D, R, P, C, S, window, SPLITS, eps, scale, workspace, counters,
     PAGE: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_D: tl.constexpr,
     BLOCK_S: tl.constexpr, SUM_G: tl.constexpr, STAGES: tl.constexpr, EARLY: tl.constexpr,
     DEPENDENT: tl.constexpr = 0,
@@ -86,6 +94,7 @@ def attention_decode(
         real = (d < D)[None, :]
         there = (g < group)[:, None] & real
         own = row * (HEADS * D) + ((head * group + g) * D)[:, None] + d[None, :]
+        dtype: tl.constexpr = keys.dtype.element_ty
         scale *= 1.4426950408889634
 
         begin = tl.where(window > 0, tl.maximum(position + 1 - window, 0), 0)
@@ -100,7 +109,7 @@ def attention_decode(
         per_page: tl.constexpr = PAGE // BLOCK_N
         page = tl.load(own_pages + low // per_page, mask=low < high, other=0).to(tl.int64)
         new_page = tl.load(own_pages + position // PAGE).to(tl.int64)
-        new = ((new_page * KV + head) * PAGE + position % PAGE) * D + d
+        new = ((new_page * KV + head) * PAGE + position % PAGE) * D + d[None, :]
         if EARLY:
             first_k = low * BLOCK_N + n
             line = (page * KV + head) * PAGE + low % per_page * BLOCK_N
@@ -108,18 +117,25 @@ def attention_decode(
             old = (first_k < position)[:, None] & real & (low < high)
             first_key = tl.load(keys + early, mask=old, other=0.0)
             first_value = tl.load(values + early, mask=old, other=0.0)
-        if DEPENDENT:
-            gdc_wait()
-        query = tl.load(q + own, mask=there, other=0.0)
-
         # The new token first, in the split that has its block: no maximum stays infinite there.
         mine = (low <= newest) & (newest < high)
-        new_key = tl.load(keys + new, mask=mine & (d < D), other=0.0).to(tl.float32)
-        new_value = tl.load(values + new, mask=mine & (d < D), other=0.0).to(tl.float32)
-        score = tl.sum(query.to(tl.float32) * new_key[None, :], 1) * scale
+        partner, q_own, q_theirs = rotation(q_norm, cosines, sines, position, d, D, R, True)
+        _, k_own, k_theirs = rotation(k_norm, cosines, sines, position, d, D, R, True)
+        if DEPENDENT:
+            gdc_wait()
+        fresh = qkv + row * ((HEADS + 2 * KV) * D)
+        q_heads = fresh + ((head * group + g) * D)[:, None]
+        query = rotated(q_heads, there, d, partner, q_own, q_theirs, q_norm, D, eps).to(dtype)
+        k_head = fresh + ((HEADS + head + tl.arange(0, 1)) * D)[:, None]
+        its = real & mine
+        new_key = rotated(k_head, its, d, partner, k_own, k_theirs, k_norm, D, eps).to(dtype)
+        new_value = tl.load(k_head + KV * D + d[None, :], mask=its, other=0.0).to(dtype)
+        tl.store(keys + new, new_key, mask=its)
+        tl.store(values + new, new_value, mask=its)
+        score = tl.sum(query.to(tl.float32) * new_key.to(tl.float32), 1) * scale
         most = tl.where(mine, score, float("-inf"))
         weights = tl.where(mine, 1.0, tl.zeros([BLOCK_G], tl.float32))
-        total = tl.zeros([BLOCK_G, BLOCK_D], tl.float32) + new_value[None, :]
+        total = tl.zeros([BLOCK_G, BLOCK_D], tl.float32) + new_value.to(tl.float32)
         if EARLY:
             if low < high:
                 most, weights, total = _add_block(
@@ -132,8 +148,9 @@ def attention_decode(
             line = (page * KV + head) * PAGE + index % per_page * BLOCK_N
             at = (line + n)[:, None] * D + d[None, :]
             k = index * BLOCK_N + n
-            key = tl.load(keys + at, mask=real, other=0.0)
-            value = tl.load(values + at, mask=(k < position)[:, None] & real, other=0.0)
+            old = (k < position)[:, None] & real
+            key = tl.load(keys + at, mask=old, other=0.0)
+            value = tl.load(values + at, mask=old, other=0.0)
             most, weights, total = _add_block(
                 key, value, k, query, position, begin, scale, most, weights, total
             )

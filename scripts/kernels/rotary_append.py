@@ -11,13 +11,14 @@
     q            T       [T, HEADS * D]              rotated
     keys, values T       [C, KV, PAGE, D]            the cache
 
-T is float16 or bfloat16; all is computed in float32 and rounded once.  Element j of the first R of
-a head turns with element j + R / 2; those from R on pass.  One CTA takes BLOCK_H heads of one row.
-A programmatic launch reads all but qkv before the launches ahead of it are done.
+T is float16 or bfloat16; all is computed in float32, as rotary.py says, and rounded once.  One CTA
+takes BLOCK_H heads of one row.  A programmatic launch reads all but qkv before the launches ahead
+of it are done.
 """
 
 import triton
 import triton.language as tl
+from rotary import rotated, rotation
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 
@@ -46,31 +47,16 @@ def rotary_append(
 
         heads = first + tl.arange(0, BLOCK_H)
         columns = tl.arange(0, BLOCK_D)
-        partner = tl.where(columns < R // 2, columns + R // 2, columns - R // 2)
-        partner = tl.where(columns < R, partner, columns)
         there = (heads < count)[:, None] & (columns < D)[None, :]
         norm = tl.where(is_q, q_norm.to(tl.int64), tl.where(is_v, 0, k_norm.to(tl.int64)))
-        weight = norm.to(q_norm.dtype)
-        normed = (norm != 0) & (columns < D)
-        own = tl.load(weight + columns, mask=normed, other=1.0)
-        theirs = tl.load(weight + partner, mask=normed, other=1.0)
-        turns = (columns < R) & ~is_v
-        angle = position.to(tl.int64) * (R // 2) + columns % (R // 2)
-        cosine = tl.load(cosines + angle, mask=turns, other=1.0)
-        sine = tl.load(sines + angle, mask=turns, other=0.0)
-        sine = tl.where(columns < R // 2, -sine, sine)
+        norm = norm.to(q_norm.dtype)
+        partner, own, theirs = rotation(norm, cosines, sines, position, columns, D, R, ~is_v)
         sequence = tl.load(sequences + row).to(tl.int64)
         page = tl.load(pages + sequence * S + position // PAGE).to(tl.int64)
         if DEPENDENT:
             gdc_wait()
         source = qkv + row * ((HEADS + 2 * KV) * D) + ((before + heads) * D)[:, None]
-        turned = tl.load(source + columns[None, :], mask=there, other=0.0)
-        other = tl.load(source + partner[None, :], mask=there & ~is_v, other=0.0)
-        scale = 1 / tl.sqrt_rn(tl.sum(turned * turned, 1, keep_dims=True) / D + eps)
-        scale = tl.where(norm != 0, scale, 1.0)
-        own = (own * cosine)[None, :]
-        theirs = (theirs * sine)[None, :]
-        turned = turned * (scale * own) + other * (scale * theirs)
+        turned = rotated(source, there, columns, partner, own, theirs, norm, D, eps)
         turned = turned.to(q.dtype.element_ty)
         if is_q:
             there_q = q + row * (HEADS * D) + (heads * D)[:, None] + columns[None, :]

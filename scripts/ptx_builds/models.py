@@ -11,7 +11,6 @@ from .build import Build, array, integers, owned
 ARCHIVE = "models"
 PAGE = 128  # positions of a page of the cache
 HEAD_SIZES = (64, 128, 256)  # the paddings of head_dim
-ROWS_OF_HEADS = ("B", "HEADS * D")
 CACHE = ("C", "KV", "PAGE", "D")
 
 
@@ -77,6 +76,13 @@ RMS_NORM = [
     )
     for block, warps in ((1024, 4), (4096, 8))
 ]
+# Where q, k and v come from, and how they turn.
+ROTATION = [
+    _optional(_tensor("q_norm", "*fp32", "D")),
+    _optional(_tensor("k_norm", "*fp32", "D")),
+    _tensor("cosines", "*fp32", "P", "R // 2"),
+    _tensor("sines", "*fp32", "P", "R // 2"),
+]
 ROTARY_APPEND = [
     _build(
         "rotary_append",
@@ -84,10 +90,7 @@ ROTARY_APPEND = [
         ("T", "cdiv(HEADS, BLOCK_H) + 2 * cdiv(KV, BLOCK_H)", "1"),
         params=[
             _tensor("qkv", "*fp32", "T", "(HEADS + 2 * KV) * D"),
-            _optional(_tensor("q_norm", "*fp32", "D")),
-            _optional(_tensor("k_norm", "*fp32", "D")),
-            _tensor("cosines", "*fp32", "P", "R // 2"),
-            _tensor("sines", "*fp32", "P", "R // 2"),
+            *ROTATION,
             _tensor("sequences", "*i32", "T"),
             _tensor("positions", "*i32", "T", align=4),
             _tensor("pages", "*i32", "B", "S"),
@@ -114,20 +117,22 @@ ATTENTION_DECODE = [
         ("B", "KV", "SPLITS"),
         constants={"STAGES": 2, "SUM_G": 2 if block == 256 else 4, "EARLY": 1},
         params=[
-            _tensor("q", "*T", *ROWS_OF_HEADS),
-            _tensor("keys", "*T", *CACHE),
-            _tensor("values", "*T", *CACHE),
+            _tensor("qkv", "*fp32", "B", "(HEADS + 2 * KV) * D"),
+            *ROTATION,
+            _tensor("keys", "*T", *CACHE, role="argument"),
+            _tensor("values", "*T", *CACHE, role="argument"),
             _tensor("pages", "*i32", "B", "S"),
             _tensor("positions", "*i32", "B"),
-            _tensor("out", "*T", *ROWS_OF_HEADS, role="argument"),
-            *integers("size", "B", "HEADS", "KV", "D", "C", "S"),
+            _tensor("out", "*T", "B", "HEADS * D", role="argument"),
+            *integers("size", "B", "HEADS", "KV", "D", "R", "P", "C", "S"),
             *integers("argument", "window", "SPLITS"),
-            *_floats("scale"),
+            *_floats("eps", "scale"),
             owned("workspace", "*fp32", "4 * B * KV * SPLITS * BLOCK_G * (BLOCK_D + 2)"),
             owned("counters", "*i32", "4 * B * KV"),
         ],
         constraints=[
-            *("D <= BLOCK_D", "D % 8 == 0", "HEADS % KV == 0", "HEADS // KV <= BLOCK_G"),
+            *("D <= BLOCK_D", "D % 8 == 0", "R <= D", "R % 2 == 0"),
+            *("HEADS % KV == 0", "HEADS // KV <= BLOCK_G"),
             *("window >= 0", "SPLITS >= 1", "SPLITS <= BLOCK_S"),
         ],
     )

@@ -109,6 +109,33 @@ def test_rms_norm(
         assert error(y, expected) < ROUNDING[dtype]
 
 
+class Rotation:
+    """Norms and angles of heads, and what becomes of them in float64."""
+
+    def __init__(
+        self, random: np.random.Generator, head_dim: int, turned: int, normed: bool
+    ) -> None:
+        self.turned = turned
+        self.q_norm, self.k_norm = (floats(random, head_dim) if normed else None for _ in range(2))
+        angles = np.arange(300)[:, None] * 100.0 ** -np.linspace(0, 1, turned // 2)
+        self.cosines, self.sines = (f(angles).astype(np.float32) for f in (np.cos, np.sin))
+        self.arguments = {"q_norm": self.q_norm, "k_norm": self.k_norm, "eps": 1e-6}
+        self.arguments |= {"cosines": self.cosines, "sines": self.sines, "R": turned, "P": 300}
+
+    def split(self, row: Any, heads: int, kv_heads: int, position: int) -> list[Any]:
+        """q [heads, D] and k [kv_heads, D] normed and turned, and v [kv_heads, D], of a row."""
+        own = row.astype(np.float64).reshape(heads + 2 * kv_heads, -1)
+        q, k, v = np.split(own, [heads, heads + kv_heads])
+        return [self._turn(q, self.q_norm, position), self._turn(k, self.k_norm, position), v]
+
+    def _turn(self, x: Any, weight: Any, position: int) -> Any:
+        if weight is not None:
+            x = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * weight
+        low, high, rest = np.split(x, [self.turned // 2, self.turned], 1)
+        cos, sin = self.cosines[position], self.sines[position]
+        return np.concatenate([low * cos - high * sin, high * cos + low * sin, rest], 1)
+
+
 @pytest.mark.parametrize(
     ("head_dim", "turned", "heads", "kv_heads", "normed"),
     [(64, 64, 6, 2, False), (32, 16, 8, 8, True), (96, 96, 9, 3, True), (256, 256, 2, 1, False)],
@@ -128,9 +155,7 @@ def test_rotary_append(
     for build in every(device, "rotary_append", dtype=dtype, BLOCK_D=block):
         page = build.fields["PAGE"]
         qkv = floats(random, 4, (heads + 2 * kv_heads) * head_dim)
-        norms = [floats(random, head_dim) if normed else None for _ in range(2)]
-        angles = np.arange(300)[:, None] * 100.0 ** -np.linspace(0, 1, turned // 2)
-        cosines, sines = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+        rotation = Rotation(random, head_dim, turned, normed)
         sequences = np.array([0, 0, 1, 1], np.int32)
         positions = np.array([3, 2 * page + 1, page, -1], np.int32)
         pages = np.array([[2, 4, 6], [1, 3, 5]], np.int32)
@@ -139,10 +164,6 @@ def test_rotary_append(
         launch(
             build,
             qkv=qkv,
-            q_norm=norms[0],
-            k_norm=norms[1],
-            cosines=cosines,
-            sines=sines,
             sequences=sequences,
             positions=positions,
             pages=pages,
@@ -153,32 +174,18 @@ def test_rotary_append(
             HEADS=heads,
             KV=kv_heads,
             D=head_dim,
-            R=turned,
-            P=300,
             B=2,
             S=3,
             C=7,
-            eps=1e-6,
-        )
-
-        def turn(x: Any, weight: Any, position: int) -> Any:
-            if weight is not None:
-                x = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * weight
-            low, high = x[:, : turned // 2], x[:, turned // 2 : turned]
-            cos, sin = cosines[position], sines[position]  # noqa: B023
-            rotated = [low * cos - high * sin, high * cos + low * sin, x[:, turned:]]
-            return np.concatenate(rotated, 1)
-
-        own = np.split(
-            qkv.astype(np.float64).reshape(4, -1, head_dim), [heads, heads + kv_heads], 1
+            **rotation.arguments,
         )
         for row in range(3):
             position = int(positions[row])
+            own_q, own_k, own_v = rotation.split(qkv[row], heads, kv_heads, position)
             there = pages[sequences[row], position // page], slice(None), position % page
-            found = q[row].reshape(heads, head_dim)
-            assert error(found, turn(own[0][row], norms[0], position)) < ROUNDING[dtype]
-            assert error(keys[there], turn(own[1][row], norms[1], position)) < ROUNDING[dtype]
-            assert error(values[there], own[2][row]) < ROUNDING[dtype]
+            assert error(q[row].reshape(heads, head_dim), own_q) < ROUNDING[dtype]
+            assert error(keys[there], own_k) < ROUNDING[dtype]
+            assert error(values[there], own_v) < ROUNDING[dtype]
         assert not q[3].any()
         assert np.count_nonzero(values.any(-1)) == 3 * kv_heads
 
@@ -245,13 +252,16 @@ def test_attention_decode(
         if splits > build.fields["BLOCK_S"]:
             continue
         positions = np.array([200, -1, 63], np.int32)
-        cache = Cache(random, build.fields["PAGE"], kv_heads, head_dim, positions + 1, dtype)
-        q = floats(random, 3, heads * head_dim, dtype=dtype)
+        ends = np.maximum(positions, 0)
+        cache = Cache(random, build.fields["PAGE"], kv_heads, head_dim, ends, dtype)
+        turned, normed = head_dim // 2, kv_heads == 2
+        rotation = Rotation(random, head_dim, turned, normed)
+        qkv = floats(random, 3, (heads + 2 * kv_heads) * head_dim)
         out = np.full((3, heads * head_dim), 7).astype(DTYPES[dtype])
         count, width = len(cache.keys), cache.pages.shape[1]
         launch(
             build,
-            q=q,
+            qkv=qkv,
             keys=cache.keys,
             values=cache.values,
             pages=cache.pages,
@@ -266,11 +276,15 @@ def test_attention_decode(
             window=window,
             SPLITS=splits,
             scale=head_dim**-0.5,
+            **rotation.arguments,
         )
         for row in (0, 2):
             position = int(positions[row])
-            own = q[row].reshape(1, heads, head_dim)
-            expected = attention(own, *cache.of(row, position + 1), position, window)
+            q, k, v = rotation.split(qkv[row], heads, kv_heads, position)
+            keys, values = cache.of(row, position + 1)
+            assert error(keys[-1], k) < ROUNDING[dtype]
+            assert error(values[-1], v) < ROUNDING[dtype]
+            expected = attention(q[None], keys, values, position, window)
             assert error(out[row].reshape(1, heads, head_dim), expected) < ROUNDING[dtype]
         assert (out[1] == 7).all()
 

@@ -1,0 +1,37 @@
+"""Rotary embedding of heads, with an RMS norm over each before it; all in float32.
+
+Element j of the first R of a head turns with element j + R / 2; those from R on pass.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def rotation(norm, cosines, sines, position, columns, D, R, turns):
+    """How the heads of a token at `position` turn: each column's partner, and the factors of both.
+
+    norm: the norm's weights float32 [D], or NULL.  cosines, sines: float32 [P, R / 2].  turns: not
+    for heads that are only normed.
+    """
+    partner = tl.where(columns < R // 2, columns + R // 2, columns - R // 2)
+    partner = tl.where(columns < R, partner, columns)
+    normed = (norm.to(tl.int64) != 0) & (columns < D)
+    own = tl.load(norm + columns, mask=normed, other=1.0)
+    theirs = tl.load(norm + partner, mask=normed, other=1.0)
+    turned = (columns < R) & turns
+    angle = position.to(tl.int64) * (R // 2) + columns % (R // 2)
+    cosine = tl.load(cosines + angle, mask=turned, other=1.0)
+    sine = tl.load(sines + angle, mask=turned, other=0.0)
+    sine = tl.where(columns < R // 2, -sine, sine)
+    return partner, own * cosine, theirs * sine
+
+
+@triton.jit
+def rotated(source, there, columns, partner, own, theirs, norm, D, eps):
+    """Heads [H, D], normed and turned.  source: pointers to them, [H, 1].  there: [H, D]."""
+    values = tl.load(source + columns[None, :], mask=there, other=0.0)
+    others = tl.load(source + partner[None, :], mask=there, other=0.0)
+    scale = 1 / tl.sqrt_rn(tl.sum(values * values, 1, keep_dims=True) / D + eps)
+    scale = tl.where(norm.to(tl.int64) != 0, scale, 1.0)
+    return values * (scale * own[None, :]) + others * (scale * theirs[None, :])
