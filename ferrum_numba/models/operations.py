@@ -113,10 +113,11 @@ class Operations:
     ) -> None:
         """work.attended = attention of work.qkv, one token of each sequence, and as `rotate`."""
         batch, width = rows.pages.shape
-        splits = min(_SPLITS, max(1, _CTAS // (batch * self.config.kv_heads)), 2 * width)
+        shares = max(1, _CTAS // (batch * self.config.kv_heads))
+        most = _FEW_SPLITS if self._sums_few and shares <= _FEW_SPLITS else _SPLITS
+        splits = min(shares, most, 2 * width)
         sizes, arrays = self._rotation(work, norms, rows, cache)
         sizes |= {"window": window or 0, "SPLITS": splits, "scale": self._scale}
-        most = _FEW_SPLITS if self._sums_few and splits <= _FEW_SPLITS else _SPLITS
         build = self._typed("attention_decode", BLOCK_D=self._padded, BLOCK_S=most)
         self._launch(build, stream, sizes, arrays | {"out": work.attended})
 

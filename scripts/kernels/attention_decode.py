@@ -22,8 +22,8 @@ float32, with the scores times `scale`.  A CTA takes the query heads of one key 
 SPLITS shares of the context, BLOCK_N positions at a time; the last CTA of a head to arrive sums the
 splits in their order, so results repeat bit by bit.
 
-A programmatic launch reads all but qkv, where EARLY is 1 keys and values of the first block too,
-while the launches ahead of it still run: none of them may write those.
+A programmatic launch reads all but qkv, the first block of keys and values too, while the launches
+ahead of it still run: none of them may write those.
 """
 
 import triton
@@ -46,7 +46,8 @@ def sum_splits(
     most = tl.load(theirs + BLOCK_G * BLOCK_D + g, there, float("-inf"), cache_modifier=".cg")
     weights = tl.load(theirs + BLOCK_G * (BLOCK_D + 1) + g, there, 0.0, cache_modifier=".cg")
     at = theirs[:, :, None] + (g * BLOCK_D)[:, :, None] + d[None, None, :]
-    parts = tl.load(at, there[:, :, None], 0.0, cache_modifier=".cg")
+    real = there[:, :, None] & (d < D)[None, None, :]
+    parts = tl.load(at, real, 0.0, cache_modifier=".cg")
     highest = tl.max(most, 0)
     grown = tl.where(there, tl.exp2(most - highest[None, :]), 0.0)
     total = tl.sum(parts * grown[:, :, None], 0) / tl.sum(weights * grown, 0)[:, None]
@@ -61,7 +62,7 @@ def _add_block(
 ):  # fmt: skip
     """The maxima, weights and sums with one more block of keys and values [BLOCK_N, BLOCK_D]."""
     scores = tl.dot(query, key.T) * scale
-    scores = tl.where(((k < position) & (k >= begin))[None, :], scores, float("-inf"))
+    scores = tl.where(((k <= position) & (k >= begin))[None, :], scores, float("-inf"))
     higher = tl.maximum(most, tl.max(scores, 1))
     shrunk = tl.exp2(most - higher)
     parts = tl.exp2(scores - higher[:, None])
@@ -75,7 +76,7 @@ def attention_decode(
     qkv, q_norm, k_norm, cosines, sines, keys, values, pages, positions, out,
     B, HEADS, KV, D, R, P, C, S, window, SPLITS, eps, scale, workspace, counters,
     PAGE: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_D: tl.constexpr,
-    BLOCK_S: tl.constexpr, SUM_G: tl.constexpr, STAGES: tl.constexpr, EARLY: tl.constexpr,
+    BLOCK_S: tl.constexpr, SUM_G: tl.constexpr, STAGES: tl.constexpr,
     DEPENDENT: tl.constexpr = 0,
 ):  # fmt: skip
     if DEPENDENT:
@@ -86,7 +87,14 @@ def attention_decode(
     position = tl.load(positions + row)
     # `// 8 * 8` tells the compiler what the constraints promise: rows are aligned.
     D = D // 8 * 8
-    if position >= 0:
+    begin = tl.where(window > 0, tl.maximum(position + 1 - window, 0), 0)
+    newest = position // BLOCK_N
+    first = begin // BLOCK_N
+    count = newest + 1 - first
+    share = tl.cdiv(count, SPLITS)
+    low = first + split * share
+    if (position >= 0) & (low <= newest):
+        last = tl.minimum(low + share - 1, newest)
         group = HEADS // KV
         g = tl.arange(0, BLOCK_G)
         d = tl.arange(0, BLOCK_D)
@@ -97,82 +105,68 @@ def attention_decode(
         dtype: tl.constexpr = keys.dtype.element_ty
         scale *= 1.4426950408889634
 
-        begin = tl.where(window > 0, tl.maximum(position + 1 - window, 0), 0)
-        first = begin // BLOCK_N
-        newest = position // BLOCK_N
-        count = newest + 1 - first
-        share = tl.cdiv(count, SPLITS)
-        low = first + tl.minimum(split * share, count)
-        high = first + tl.minimum(split * share + share, count)
-
+        # The last block goes first, since the new token is in it, if in any.
         own_pages = pages + row * S
         per_page: tl.constexpr = PAGE // BLOCK_N
-        page = tl.load(own_pages + low // per_page, mask=low < high, other=0).to(tl.int64)
-        new_page = tl.load(own_pages + position // PAGE).to(tl.int64)
-        new = ((new_page * KV + head) * PAGE + position % PAGE) * D + d[None, :]
-        if EARLY:
-            first_k = low * BLOCK_N + n
-            line = (page * KV + head) * PAGE + low % per_page * BLOCK_N
-            early = (line + n)[:, None] * D + d[None, :]
-            old = (first_k < position)[:, None] & real & (low < high)
-            first_key = tl.load(keys + early, mask=old, other=0.0)
-            first_value = tl.load(values + early, mask=old, other=0.0)
-        # The new token first, in the split that has its block: no maximum stays infinite there.
-        mine = (low <= newest) & (newest < high)
+        page = tl.load(own_pages + last // per_page).to(tl.int64)
+        line = (page * KV + head) * PAGE + last % per_page * BLOCK_N
+        at = (line + n)[:, None] * D + d[None, :]
+        k = last * BLOCK_N + n
+        old = (k < position)[:, None] & real
+        key = tl.load(keys + at, mask=old, other=0.0)
+        value = tl.load(values + at, mask=old, other=0.0)
         partner, q_own, q_theirs = rotation(q_norm, cosines, sines, position, d, D, R, True)
         _, k_own, k_theirs = rotation(k_norm, cosines, sines, position, d, D, R, True)
+        page = tl.load(own_pages + low // per_page, mask=low < last, other=0).to(tl.int64)
         if DEPENDENT:
             gdc_wait()
         fresh = qkv + row * ((HEADS + 2 * KV) * D)
         q_heads = fresh + ((head * group + g) * D)[:, None]
         query = rotated(q_heads, there, d, partner, q_own, q_theirs, q_norm, D, eps).to(dtype)
+        its = real & (last == newest)
         k_head = fresh + ((HEADS + head + tl.arange(0, 1)) * D)[:, None]
-        its = real & mine
         new_key = rotated(k_head, its, d, partner, k_own, k_theirs, k_norm, D, eps).to(dtype)
         new_value = tl.load(k_head + KV * D + d[None, :], mask=its, other=0.0).to(dtype)
+        new = (line + position % BLOCK_N) * D + d[None, :]
         tl.store(keys + new, new_key, mask=its)
         tl.store(values + new, new_value, mask=its)
-        score = tl.sum(query.to(tl.float32) * new_key.to(tl.float32), 1) * scale
-        most = tl.where(mine, score, float("-inf"))
-        weights = tl.where(mine, 1.0, tl.zeros([BLOCK_G], tl.float32))
-        total = tl.zeros([BLOCK_G, BLOCK_D], tl.float32) + new_value.to(tl.float32)
-        if EARLY:
-            if low < high:
-                most, weights, total = _add_block(
-                    first_key, first_value, first_k, query, position, begin, scale,
-                    most, weights, total,
-                )  # fmt: skip
-            low += 1
-            page = tl.load(own_pages + low // per_page, mask=low < high, other=0).to(tl.int64)
-        for index in tl.range(low, high, num_stages=STAGES):
+        key = tl.where((k == position)[:, None], new_key, key)
+        value = tl.where((k == position)[:, None], new_value, value)
+        most = tl.full([BLOCK_G], float("-inf"), tl.float32)
+        weights = tl.zeros([BLOCK_G], tl.float32)
+        total = tl.zeros([BLOCK_G, BLOCK_D], tl.float32)
+        most, weights, total = _add_block(
+            key, value, k, query, position, begin, scale, most, weights, total
+        )
+        for index in tl.range(low, last, num_stages=STAGES):
             line = (page * KV + head) * PAGE + index % per_page * BLOCK_N
             at = (line + n)[:, None] * D + d[None, :]
-            k = index * BLOCK_N + n
-            old = (k < position)[:, None] & real
-            key = tl.load(keys + at, mask=old, other=0.0)
-            value = tl.load(values + at, mask=old, other=0.0)
+            key = tl.load(keys + at, mask=real, other=0.0)
+            value = tl.load(values + at, mask=real, other=0.0)
             most, weights, total = _add_block(
-                key, value, k, query, position, begin, scale, most, weights, total
-            )
+                key, value, index * BLOCK_N + n, query, position, begin, scale,
+                most, weights, total,
+            )  # fmt: skip
             after = index + 1
-            page = tl.load(own_pages + after // per_page, mask=after < high, other=0).to(tl.int64)
+            page = tl.load(own_pages + after // per_page, mask=after < last, other=0).to(tl.int64)
 
-        if SPLITS == 1:
+        if share >= count:
             result = (total / weights[:, None]).to(out.dtype.element_ty)
             tl.store(out + own, result, mask=there)
         else:
             size: tl.constexpr = BLOCK_G * (BLOCK_D + 2)
             cell = workspace + (row * KV + head) * SPLITS * size
             part = cell + split * size
-            tl.store(part + g[:, None] * BLOCK_D + d[None, :], total)
+            tl.store(part + g[:, None] * BLOCK_D + d[None, :], total, mask=there)
             tl.store(part + BLOCK_G * BLOCK_D + g, most)
             tl.store(part + BLOCK_G * (BLOCK_D + 1) + g, weights)
             tl.debug_barrier()  # all of this CTA's stores come before its arrival
             arrived = tl.atomic_add(counters + row * KV + head, 1, sem="acq_rel", scope="gpu")
-            if arrived == SPLITS - 1:
+            used = tl.cdiv(count, share)
+            if arrived == used - 1:
                 tl.store(counters + row * KV + head, 0)
                 for first_g in range(0, group, SUM_G):
                     sum_splits(
                         cell, out + row * (HEADS * D) + head * group * D, first_g, group,
-                        tl.cdiv(count, share), D, BLOCK_G, BLOCK_D, BLOCK_S, SUM_G,
+                        used, D, BLOCK_G, BLOCK_D, BLOCK_S, SUM_G,
                     )  # fmt: skip

@@ -32,6 +32,7 @@ def rotated(source, there, columns, partner, own, theirs, norm, D, eps):
     """Heads [H, D], normed and turned.  source: pointers to them, [H, 1].  there: [H, D]."""
     values = tl.load(source + columns[None, :], mask=there, other=0.0)
     others = tl.load(source + partner[None, :], mask=there, other=0.0)
-    scale = 1 / tl.sqrt_rn(tl.sum(values * values, 1, keep_dims=True) / D + eps)
-    scale = tl.where(norm.to(tl.int64) != 0, scale, 1.0)
-    return values * (scale * own[None, :]) + others * (scale * theirs[None, :])
+    turned = values * own[None, :] + others * theirs[None, :]
+    if norm.to(tl.int64) != 0:
+        turned /= tl.sqrt_rn(tl.sum(values * values, 1, keep_dims=True) / D + eps)
+    return turned

@@ -109,13 +109,14 @@ ATTENTION_DECODE = [
         "attention_decode",
         {
             "PAGE": PAGE,
-            "BLOCK_N": 64,
+            "BLOCK_N": columns,
             "BLOCK_G": 16,
             "BLOCK_D": block,
             "BLOCK_S": splits,
         },
         ("B", "KV", "SPLITS"),
-        constants={"STAGES": 2, "SUM_G": 2 if block == 256 else 4, "EARLY": 1},
+        num_warps=2 * warps if block == 256 else warps,
+        constants={"STAGES": 2, "SUM_G": 4},
         params=[
             _tensor("qkv", "*fp32", "B", "(HEADS + 2 * KV) * D"),
             *ROTATION,
@@ -137,7 +138,8 @@ ATTENTION_DECODE = [
         ],
     )
     for block in HEAD_SIZES
-    for splits in (8, 32)  # many where few sequences leave the GPU idle
+    # Many splits where few sequences leave the GPU idle; small CTAs where there are enough.
+    for columns, warps, splits in ((64, 4, 32), (32, 2, 8))
 ]
 ATTENTION_PREFILL = [
     _build(
