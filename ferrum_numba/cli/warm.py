@@ -24,8 +24,8 @@ from .options import examples
 
 @click.command(
     epilog=examples(
-        "ferrum-numba warm ./Llama-3.1-8B-GPTQ --into ./compiled",
-        "FERRUM_COMPILED=./compiled ferrum-numba generate ./Llama-3.1-8B-GPTQ --prompt Hello",
+        "ferrum-numba warm example --into compiled",
+        "FERRUM_COMPILED=compiled ferrum-numba generate example --prompt Hello",
     )
 )
 @click.argument("model_dir", type=click.Path(exists=True, file_okay=False, path_type=Path))
@@ -39,7 +39,7 @@ from .options import examples
 @device_option("The GPU to compile for; the default is cuda.", default="cuda")
 @json_option
 def warm(model_dir: Path, folder: Path, device: str, as_json: bool) -> None:
-    """Compile the kernels that a model needs for this GPU and this driver.
+    """Compile the kernels that a model needs for this GPU.
 
     A process that is started with FERRUM_COMPILED=FOLDER loads what is there in place of PTX that
     the driver would compile: in a fresh container, which has no cache of the driver's, that takes
