@@ -5,14 +5,13 @@
 Python blocks of a page share their names, but for those of README.md, each of which stands alone.
 Blocks of sh run in the page's folder, by bash.  Others are not run.  A comment before a block may
 say `<!-- exit: 1 -->`, the code that its last command ends with; `<!-- needs: torch gpu -->`,
-modules, programs or a GPU without which it is passed over; or `<!-- not run: WHY -->`.
+modules, or a GPU, without which it is passed over; or `<!-- not run: WHY -->`.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -44,7 +43,7 @@ def _has(name: str) -> bool:
         from ferrum_numba.devices.cuda.numba_cuda import unusable
 
         return not unusable()
-    return find_spec(name) is not None or shutil.which(name) is not None
+    return find_spec(name) is not None
 
 
 def blocks(page: Path) -> list[Block]:
