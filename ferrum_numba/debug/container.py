@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import io
 import mmap
+import os
 import re
 import stat
 import struct
@@ -84,7 +85,11 @@ class ContainerWriter:
         self._write(name, data, _DEFLATED if pack else _STORED)
 
     def line(self, text: str) -> None:
-        """One line of the launches, in the file when this returns."""
+        """One line of the launches, in the file when this returns.
+
+        Raises RecordingError for a full disk, or where another process has cut the file.
+        """
+        self._require_whole()
         data = f"{text}\n".encode()
         if self._lines is None or not self._lines.put(data):
             self._lines = self._next_run(self._lines, "jsonl", b"\n", len(data))
@@ -96,6 +101,7 @@ class ContainerWriter:
         Whoever writes to the last ones has to have ended; those that were not written count for
         nothing.
         """
+        self._require_whole()
         run = self._rows = self._next_run(self._rows, "rows", b"\0", ROW.size * least)
         return run.address, (run.end - run.at) // ROW.size
 
@@ -103,10 +109,17 @@ class ContainerWriter:
         """One launch, in the file when this returns, as one of the rows; number: from 1 on."""
         run = self._rows
         assert run is not None
+        self._require_whole()
         _pack_row(run.map, run.at + index * ROW.size, at, stream, call, flags, number)
 
     def close(self) -> None:
-        """End the file with the directory that other programs read."""
+        """End the file with the directory that other programs read; one that was cut stays so."""
+        try:
+            self._require_whole()
+        except RecordingError:
+            self._zip.fp = None  # so that it writes no directory
+            self._file.close()
+            return
         for run in (self._lines, self._rows):
             if run is not None:
                 if run.stop == self._zip.start_dir:  # the last member: its blanks may go
@@ -117,6 +130,14 @@ class ContainerWriter:
         with suppress(OSError):  # a full disk: our reader goes without the directory
             self._zip.close()
         self._file.close()
+
+    def _require_whole(self) -> None:
+        """Raise RecordingError where the file is shorter than its maps, whose ends are then gone."""
+        end = max((run.stop for run in (self._lines, self._rows) if run is not None), default=0)
+        size = os.fstat(self._file.fileno()).st_size
+        if size < end:
+            said = f"{size}, for another process has cut it"
+            raise RecordingError(str(self._path), f"{end} bytes or more", said)
 
     def _write(self, member: str | zipfile.ZipInfo, data: bytes, how: int = _STORED) -> None:
         try:

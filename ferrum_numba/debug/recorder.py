@@ -29,10 +29,11 @@ from ..devices.observer import FastPath, Issued, RefusedLaunch
 from ..errors import FerrumError, RecordingError
 from ..version import __version__
 from .calls import Call, Calls
-from .container import CAPTURED, FORMAT, GRAPH, ContainerWriter, npy
+from .container import CAPTURED, FORMAT, GRAPH, npy
 from .digest import Digester
 from .notes import likely_cause
 from .policy import DIGEST_SHARE, Arrays, Policy
+from .safe_writer import SafeWriter
 
 _now = time.perf_counter
 
@@ -67,7 +68,7 @@ def record_process(path: str | Path) -> None:
     The file comes with the first launch.  One that is there already is left alone, for a process
     may start others: then it is run.1.ferrum instead of run.ferrum, and so on.
     """
-    recorder = Recorder(_free(Path(path)), Policy())
+    recorder = Recorder(_free(Path(path)), Policy(), strict=False)
     recorder.start()
     atexit.register(recorder.close)
 
@@ -90,8 +91,9 @@ if hasattr(os, "register_at_fork"):
 class Recorder:
     """A recording under way, as `fe.record` gives it: `launches` so far, the file's `path`."""
 
-    def __init__(self, path: Path, policy: Policy) -> None:
-        self.path = path
+    def __init__(self, path: Path, policy: Policy, *, strict: bool = True) -> None:
+        """strict: whether a file that cannot be begun raises RecordingError, or warns."""
+        self.path, self._strict = path, strict
         self.policy = policy
         self._written: set[str] = set()
         self._calls = Calls(policy, self._once)
@@ -106,15 +108,17 @@ class Recorder:
         return self._log.count
 
     @cached_property
-    def _writer(self) -> ContainerWriter:
-        """The file, from the first thing on that is written.  Raises RecordingError."""
-        try:
-            writer = ContainerWriter(self.path)
-        except OSError as error:
-            raise RecordingError(str(self.path), f"cannot be written: {error.strerror}") from None
+    def _writer(self) -> SafeWriter:
+        """The file, from the first thing on that is written."""
         about = FORMAT | _origin() | {"policy": asdict(self.policy)}
-        writer.add("recording.json", _json(about))
+        writer = SafeWriter(self.path, self._stop)
+        (writer.begin if self._strict else writer.try_to_begin)(_json(about))
         return writer
+
+    def _stop(self) -> None:
+        """Record nothing more."""
+        if observer.current is self:
+            observer.current = None
 
     def start(self) -> None:
         """Become the observer of all launches.  Raises RecordingError where there is another."""
@@ -127,8 +131,9 @@ class Recorder:
     def close(self) -> None:
         """End the recording; doing so twice is doing it once."""
         with self._lock:
-            if observer.current is self:
-                observer.current = None
+            stopped = "_writer" in vars(self) and self._writer.stopped
+            if observer.current is self or stopped:
+                self._stop()
                 for digester in self._digesters.values():
                     self._read_digests(digester)
                 self._log.end_rows()

@@ -148,7 +148,7 @@ class Builder(Text):
             return self.constant("i32", 0)
         if name.startswith(("%clock", "%globaltimer")):
             return self.clock(name)
-        if name in ("%envreg1", "%envreg2"):
+        if name in ("%envreg1", "%envreg2"):  # where cooperative groups keep the grid's barrier
             at = state_offset("workspace") + (4 if name == "%envreg1" else 0)
             return self.load("i32", 1, "%state", at, 4)
         if name in _SINGLE:  # a cluster is one CTA

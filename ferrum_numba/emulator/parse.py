@@ -59,7 +59,7 @@ _ADDRESS = re.compile(r"\[\s*(?P<base>[\w$%.]+)\s*(?P<offset>[-+].*)?\]", re.DOT
 _BOX = re.compile(r"\[(?P<map>[^,{}]*),\s*(?P<coordinates>\{[^{}]*\})\s*\]", re.DOTALL)
 _SPECIAL = re.compile(
     r"%(?:(?:tid|ntid|ctaid|nctaid|cluster_ctaid|cluster_nctaid|clusterid|nclusterid)\.[xyz]"
-    r"|laneid|warpid|nwarpid|smid|nsmid|clock|clock64|clock_hi|globaltimer(?:_lo|_hi)?|lanemask_\w+"
+    r"|laneid|warpid|nwarpid|smid|nsmid|clock|clock64|clock_hi|globaltimer(?:_lo|_hi)?|envreg[12]|lanemask_\w+"
     r"|cluster_ctarank|cluster_nctarank|dynamic_smem_size|total_smem_size|gridid)"
 )
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ..abi.signature import Signature
 from ..errors import LaunchError, PtxError
@@ -77,13 +81,14 @@ class Program:
         attach: Callable[[State], None] | None = None,
         only: Sequence[int] | None = None,
         silent: bool = False,
+        workspace: NDArray[np.uint8] | None = None,
     ) -> None:
         """Run all CTAs of a grid; return when they are done.
 
         grid, block: CTAs and threads in x, y, z.  shared_bytes: dynamic shared memory of a CTA.
         parameter_block: `signature.nbytes` bytes; pointers in it are addresses of this process.
         threads: over how many threads of the host the CTAs are spread.
-        attach, only, silent: see Launch; for code that carries checks.
+        attach, only, silent, workspace: see Launch; for code that carries checks.
 
         Raises LaunchError for what does not fit the entry, and for a CTA that does not end.
         """
@@ -105,9 +110,10 @@ class Program:
             )
         function = self._function(partial=bool(block[0] * block[1] * block[2] % LANES))
         try:
-            Launch(
+            launch = Launch(
                 function, grid, block, shared_bytes, parameter_block, threads, attach, only, silent
-            ).run()
+            )
+            (launch if workspace is None else replace(launch, workspace=workspace)).run()
         except StoppedError as stopped:
             raise self._explain(stopped, parameter_block, grid) from None
 

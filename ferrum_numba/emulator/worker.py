@@ -7,9 +7,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from queue import SimpleQueue
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import DeviceError, LaunchError
 from .layout import State, Triple
@@ -23,7 +26,8 @@ MOST_WAITING = 148 * 32
 """CTAs that may wait for others at once: more than that no GPU holds."""
 # Turns in a row that all CTAs which are left come back from as they were: they will for ever.
 _STILL = 16
-_WORKSPACE = 64  # bytes that a grid's barrier uses, of a cooperative launch
+WORKSPACE = 64
+"""Bytes that a grid's barrier uses, of a cooperative launch."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class Launch:
     attach: called with the state of each worker before it runs, where checks are on.
     only: the CTAs that are run, counted along x, then y, then z; None: all.
     silent: whether what they print is dropped.
+    workspace: zeroed memory of the grid's barrier, WORKSPACE bytes.
     """
 
     function: Function
@@ -44,6 +49,7 @@ class Launch:
     attach: Callable[[State], None] | None = None
     only: Sequence[int] | None = None
     silent: bool = False
+    workspace: NDArray[np.uint8] = field(default_factory=lambda: aligned(WORKSPACE, 64))
 
     def run(self) -> None:
         """Run the CTAs.
@@ -89,7 +95,6 @@ class _Seats:
 
     def __init__(self, launch: Launch) -> None:
         self._launch, self._limit = launch, step_limit()
-        self._workspace = aligned(_WORKSPACE, 64)
         self.all: list[Seat] = []
         self.waiting: list[Seat] = []
 
@@ -102,7 +107,7 @@ class _Seats:
             size = len(launch.parameter_block)
             its = (launch.function, launch.block, launch.shared_bytes, size)
             seat = Seat(*its, launch.attach, launch.silent)
-        workspace = self._workspace.ctypes.data
+        workspace = launch.workspace.ctypes.data
         seat.take(launch.grid, launch.parameter_block, workspace, self._limit)
         self.all.append(seat)
         return seat

@@ -18,7 +18,9 @@ from ..origin import pointers_of
 from ..parse import parse_entry
 from ..program import Program
 from ..ptx import Body
+from ..seat import aligned
 from ..translate import threads_of
+from ..worker import WORKSPACE
 from .arrays import Areas, LaunchArray
 from .check import Kept, Room
 from .finding import Finding
@@ -106,6 +108,10 @@ class CheckedProgram:
             )
             return _Memory(self, areas, grid, block, shared_bytes, watch, reverse, tape)
 
+        workspace = aligned(WORKSPACE, 64)
+        barrier = LaunchArray("the grid's barrier", workspace.ctypes.data, WORKSPACE)
+        arrays = [*arrays, barrier]
+
         def run(
             program: Program,
             memory: _Memory,
@@ -121,6 +127,7 @@ class CheckedProgram:
                 attach=memory.attach,
                 only=only,
                 silent=silent,
+                workspace=workspace,
             )
 
         memory = memory_of(self._watch, reverse=False)
