@@ -1,4 +1,17 @@
-"""Run precompiled Triton kernels from Python without torch, on NVIDIA GPUs and on the CPU."""
+"""Run precompiled Triton kernels from Python without torch, on NVIDIA GPUs and on the CPU.
+
+    import ferrum_numba as fe
+
+    device = fe.open_device()                       # the GPU where one is usable, else the CPU
+    checkpoint = fe.Checkpoint.open(folder)         # a mapping of its GPTQ layers
+    layer = fe.GptqLinear.load(checkpoint, name, device=device)
+    y = layer(x)                                    # x (..., K) -> y (..., N)
+    model = fe.Model.load(folder, device=device)    # token ids in, token ids out
+    kernel = device.load_module("any.ptx", sidecar="any.json").get_kernel()
+
+`fe.example_checkpoint()` makes a folder to try that on.  `fe.kernels` has the shipped builds,
+`ferrum_numba.gptq` what makes checkpoints.  `python -m ferrum_numba.examples` lists programs.
+"""
 
 import importlib
 import os
