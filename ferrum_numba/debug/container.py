@@ -132,7 +132,7 @@ class ContainerWriter:
         self._file.close()
 
     def _require_whole(self) -> None:
-        """Raise RecordingError where the file is shorter than its maps, whose ends are then gone."""
+        """Raise RecordingError where the file is shorter than its maps."""
         end = max((run.stop for run in (self._lines, self._rows) if run is not None), default=0)
         size = os.fstat(self._file.fileno()).st_size
         if size < end:

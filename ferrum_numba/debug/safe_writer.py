@@ -85,7 +85,7 @@ class SafeWriter:
             self._stop()
             text = str(error) if isinstance(error, RecordingError) else f"{self._path}: {error}"
             warnings.warn(
-                f"{text}; recording stops here: what was written stays readable, and launches go on",
+                f"{text}; recording stops here: what was written stays readable, launches go on",
                 RuntimeWarning,
                 stacklevel=2,
             )
