@@ -113,7 +113,7 @@ def layout() -> None:
 
 
 def run(*command: str, cwd: Path, width: int = 80) -> str:
-    """What a command prints, standard output and error, on a terminal of `width` columns."""
+    """Output and errors of a command on a terminal of `width` columns."""
     environment = os.environ | {"COLUMNS": str(width), "FERRUM_DEVICE": "cpu"}
     environment |= {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(

@@ -80,8 +80,8 @@ def compare(
 ) -> None:
     """Compare builds of a kernel, GPTQ checkpoints, or devices.
 
-    Two .ptx files, or names of shipped kernels: can what launches A launch B, and how do their
-    instructions differ. Exits with 1 if a launcher would have to change, or if the device refuses
+    Two .ptx files, or names of shipped kernels: can a launcher of A launch B, and how do their
+    instructions differ? Exits with 1 if a launcher would have to change, or if the device refuses
     one of them.
 
     Two checkpoints: their layers by the dequantised weights, so that two formats of the same

@@ -59,7 +59,7 @@ def _show(console: Console, found: BuildComparison, loadings: Sequence[Loading])
     for side, names in (("A", found.only_a), ("B", found.only_b)):
         if names:
             console.print(f"\nonly in {side}: {', '.join(names)}")
-    console.print("\ncan what launches A launch B?")
+    console.print("\ncan a launcher of A launch B?")
     word, _, rest = found.sentence.partition(":")
     console.print(Text.assemble((word, "green" if found.launches else "bold red"), f":{rest}"))
 

@@ -17,7 +17,7 @@ V1, V2 = (f"w4a16_gptq_gemm_typed.v{n}.sm_80" for n in (1, 2))
 def test_two_shipped_kernels():
     result = run("compare", V1, V2)
     assert (result.exit_code, result.stderr) == (0, "")
-    assert "yes: what launches A launches B" in result.stdout.splitlines()[-1]
+    assert "yes: a launcher of A launches B" in result.stdout.splitlines()[-1]
     code, found = run_json("compare", V1, V2)
     assert (code, found["launches"]) == (0, True)
     assert found["sentence"] in result.stdout

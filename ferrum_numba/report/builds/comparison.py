@@ -82,7 +82,7 @@ class BuildComparison:
 
     @property
     def launches(self) -> bool:
-        """True if what launches A launches B as it is."""
+        """True if a launcher of A launches B as it is."""
         return not any(change.needed for change in self.changes)
 
     @property
@@ -94,7 +94,7 @@ class BuildComparison:
         conditions = [change.what for change in self.changes if not change.needed]
         if needed:
             return f"no: {'; '.join(needed)}"
-        answer = "yes: what launches A launches B"
+        answer = "yes: a launcher of A launches B"
         return f"{answer}; {'; '.join(conditions)}" if conditions else answer
 
 

@@ -47,7 +47,7 @@ def test_a_build_launches_as_itself(path):
 def test_builds_that_launch_alike():
     found = compare_builds(shipped(), shipped("w4a16_gptq_gemm_typed.v2.sm_80"))
     assert found.launches
-    assert found.sentence.startswith("yes: what launches A launches B; B computes something else")
+    assert found.sentence.startswith("yes: a launcher of A launches B; B computes something else")
     assert [c.subject for c in found.changes] == ["constants"]
 
 
