@@ -14,8 +14,6 @@ Needs triton==3.6.0 (`pip install .[compile]`), no GPU and no torch.
 from __future__ import annotations
 
 import argparse
-import hashlib
-import importlib
 import json
 import os
 import re
@@ -24,12 +22,19 @@ import tempfile
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from itertools import groupby
-from modulefinder import ModuleFinder
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ptx_builds import BUILDS, Build
+from ptx_builds.source import SOURCES, digest, load
+
+from ferrum_numba.abi import Sidecar, Signature, driver_for_ptx, ptx_digest
+from ferrum_numba.errors import AbiError
+from ferrum_numba.kernels import Artefact, artefact, names
+from ferrum_numba.kernels.archive import pack, unpack
+from ferrum_numba.kernels.catalogue import typed
+
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = ROOT / "scripts" / "kernels"
 ARTEFACTS = ROOT / "ptx"
 CATALOGUE = "catalogue.json"
 TUNING = "w4a16_tuning.json"  # measured by scripts/tune.py, not compiled
@@ -45,16 +50,6 @@ _TABLE = re.compile(
     r"st\.shared\.b32\s+\[(?P=place)\], 0;",
     re.DOTALL,
 )
-# The ABI's own rules, also from a bare checkout; and what the kernels import from each other.
-sys.path[:0] = [str(ROOT), str(SOURCES)]
-
-from ptx_builds import BUILDS, Build  # noqa: E402
-
-from ferrum_numba.abi import Sidecar, Signature, driver_for_ptx, ptx_digest  # noqa: E402
-from ferrum_numba.errors import AbiError  # noqa: E402
-from ferrum_numba.kernels import Artefact, artefact, names  # noqa: E402
-from ferrum_numba.kernels.archive import pack, unpack  # noqa: E402
-from ferrum_numba.kernels.catalogue import typed  # noqa: E402
 
 
 class Built(NamedTuple):
@@ -76,7 +71,7 @@ def compile_build(build: Build) -> Built:
     if triton.__version__ != TRITON_VERSION:
         raise SystemExit(f"triton: expected {TRITON_VERSION}, found {triton.__version__}")
     source = SOURCES / f"{build.kernel}.py"
-    kernel = getattr(importlib.import_module(source.stem), build.kernel)
+    kernel = getattr(load(source.stem), build.kernel)
     constants = build.tile | build.constants
     params = typed(build.params, build.dtype)
     signature = {p["name"]: p["type"] for p in params}
@@ -167,20 +162,9 @@ def _sidecar(build: Build, text: str, metadata: Any, source: Path) -> dict[str, 
         ],
         "triton_version": TRITON_VERSION,
         "source": source.relative_to(ROOT).as_posix(),
-        "source_sha256": _source_digest(source),
+        "source_sha256": digest(source),
         "ptx_sha256": ptx_digest(text),
     }
-
-
-def _source_digest(source: Path) -> str:
-    """SHA-256 of a source and, by their names, of the modules beside it that it imports."""
-    finder = ModuleFinder([str(SOURCES)])
-    finder.run_script(str(source))
-    imported = {Path(str(module.__file__)) for module in finder.modules.values()} - {source}
-    digest = hashlib.sha256()
-    for file in [source, *sorted(imported)]:
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
 
 
 def _check(sidecar: Sidecar, text: str, build: Build) -> None:

@@ -10,21 +10,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 import time
-from pathlib import Path
 from typing import Any
 
 os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent), str(HERE / "kernels")]
+import numpy as np
+from ptx_builds.source import load
+from triton.runtime import interpreter
 
-import numpy as np  # noqa: E402
-from triton.runtime import interpreter  # noqa: E402
-from w4a16_gptq_gemm_typed import w4a16_gptq_gemm_typed  # noqa: E402
-
-from campaigns.layers import random_tensors  # noqa: E402
-from ferrum_numba import kernels  # noqa: E402
+from campaigns.layers import random_tensors
+from ferrum_numba import kernels
 
 
 class Pointer:
@@ -66,8 +61,9 @@ def main() -> None:
     tile = {"BLOCK_M": kernels.BM, "BLOCK_N": kernels.BN, "BLOCK_K": kernels.BK, "ZERO_BIAS": 1}
     accept_numpy()
     grid = (-(-M // kernels.BM), -(-N // kernels.BN))
+    kernel = load("w4a16_gptq_gemm_typed").w4a16_gptq_gemm_typed
     start = time.perf_counter()
-    w4a16_gptq_gemm_typed[grid](*arrays, *integers, **tile)
+    kernel[grid](*arrays, *integers, **tile)
     seconds = time.perf_counter() - start
     error = np.abs(c - a.astype(np.float32) @ tensors.dequantize().astype(np.float32)).max()
     print(json.dumps({"ms": seconds * 1e3, "largest_error": float(error)}))

@@ -77,7 +77,7 @@ def test_layers_and_foreign_libraries(name: str) -> None:
 
 @pytest.mark.parametrize("folder", ["tests", "scripts", "campaigns"])
 def test_tests_and_scripts_share_campaigns_alone(folder: str) -> None:
-    """Neither imports the other; campaigns import neither."""
+    """Neither imports the other, campaigns import neither, and none says where modules lie."""
     others = {"tests", "scripts"} - {folder}
     for path in sorted((PACKAGE.parent / folder).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -85,6 +85,7 @@ def test_tests_and_scripts_share_campaigns_alone(folder: str) -> None:
             if isinstance(node, ast.ImportFrom) and not node.level:
                 names = [str(node.module)]
             assert not others & {name.partition(".")[0] for name in names}, path
+            assert not isinstance(node, ast.Attribute) or ast.unparse(node) != "sys.path", path
 
 
 def test_the_main_job_imports_no_peer() -> None:
