@@ -21,7 +21,6 @@ import numpy as np
 import ferrum_numba as fe
 
 HERE = Path(__file__).parent / "public_kernels"
-sys.path.insert(0, str(HERE))
 CHECKS = ("memory", "init", "race", "order")
 
 
@@ -99,8 +98,8 @@ def row(
 
 
 def rows(names: list[str], folder: Path) -> Any:
-    from cuda_cases import CASES as CUDA
-    from triton_kernels import CASES as TRITON
+    from public_kernels.cuda_cases import CASES as CUDA
+    from public_kernels.triton_kernels import CASES as TRITON
 
     for case in TRITON:
         name = f"{case.name} sm_{case.capability}"
