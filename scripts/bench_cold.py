@@ -31,7 +31,7 @@ WAYS = ("one by one", "side by side", "carried along")
 
 
 def builds_of(device: fe.Device) -> list[kernels.Artefact]:
-    """What a first text needs."""
+    """Builds that a first text needs."""
     shape = MODELS[LIKE]
     with tempfile.TemporaryDirectory() as folder:
         configuration = Recipe(like=LIKE).model_configuration()
@@ -76,7 +76,7 @@ def compile_into(folder: str) -> None:
 
 
 def fresh(*arguments: str, **variables: str) -> str:
-    """What this script prints in a process of its own, in which nothing is cached."""
+    """Output of this script in a process of its own, in which nothing is cached."""
     variables = {**os.environ, "CUDA_CACHE_DISABLE": "1", **variables}
     command = [sys.executable, __file__, *arguments]
     done = subprocess.run(command, env=variables, check=True, capture_output=True, text=True)

@@ -32,7 +32,7 @@ Load = Callable[[], object]
 
 
 def loaders(folder: Path, device: fe.Device) -> dict[str, Load]:
-    """What loads the folder, by name; the checkpoint is opened each time."""
+    """Ways to load the folder, by name; the checkpoint is opened each time."""
 
     def one_by_one() -> object:
         checkpoint = fe.Checkpoint.open(folder)

@@ -79,7 +79,7 @@ def block() -> None:
 
 
 def layout() -> None:
-    """Which lane of a quad loads which word of qweight, and which k's its nibbles are."""
+    """Picture of the words of qweight that each lane of a quad loads, and of their nibbles' k's."""
     cell, left, top = 25, 96, 52
     parts = [
         note(

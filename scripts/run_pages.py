@@ -31,7 +31,7 @@ class Block(NamedTuple):
     said: dict[str, str]
 
     def lacks(self) -> str:
-        """What it needs and is not here; empty for nothing."""
+        """Requirement of a page that is not here; empty for none."""
         for name in ("not run", "command"):  # README's commands of a clone are run by CI
             if name in self.said:
                 return self.said[name]

@@ -84,7 +84,7 @@ def _gemm_params(block: str) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class FewTile:
-    """What a CTA of the GEMM for few rows of each expert does: its rows, columns and warps."""
+    """Work of a CTA of the GEMM for few rows of each expert: its rows, columns and warps."""
 
     block_m: int
     block_n: int
@@ -136,7 +136,7 @@ def _few(tile: FewTile, gated: bool) -> Build:
 
 @dataclass(frozen=True)
 class ManyTile:
-    """What a CTA of the GEMM for many rows does on Hopper; as a WgmmaTile."""
+    """Work of a CTA of the GEMM for many rows on Hopper; like a WgmmaTile."""
 
     block_m: int
     block_n: int

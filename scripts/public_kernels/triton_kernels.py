@@ -319,7 +319,7 @@ case(
 
 @triton.jit
 def dropout(x, out, n, p, seed, B: tl.constexpr):
-    """Which are kept is not known here; those that are, are scaled."""
+    """Dropout: the kept elements, which are not known here, are scaled."""
     at = tl.program_id(0) * B + tl.arange(0, B)
     keep = tl.rand(seed, at) > p
     v = tl.load(x + at, at < n, other=0.0)

@@ -83,7 +83,7 @@ def _browser(profile: str) -> Any:
 
 
 def _look(browser: Any, base: str, pages: list[str]) -> list[str]:
-    """What is wrong on the pages."""
+    """Problems on the pages."""
     wrong: list[str] = []
     anchors: dict[str, set[str]] = {}
     links: dict[str, set[str]] = {}
