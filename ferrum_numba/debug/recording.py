@@ -110,6 +110,7 @@ class Refused:
 class Recording(NotPickled):
     """A recording's file, a sequence of its launches: len(), iteration, [number].
 
+    launches: in order.  refused: those whose arguments were refused before they reached a device.
     complete: whether it was closed; one of a crash was not.
 
     Raises RecordingError for a file that is no recording or is damaged.
