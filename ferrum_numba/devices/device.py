@@ -7,13 +7,15 @@ block) is common; a backend adds where its arrays lie and how it enqueues a fini
 from __future__ import annotations
 
 import threading
+import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from numpy.typing import NDArray
 
@@ -62,9 +64,12 @@ class Device(NotPickled, ABC):
 
     name: str
     memory: DeviceMemory
+    keeps_modules: ClassVar[int | None] = None
+    """How many modules that nobody holds are kept loaded; None: all."""
 
     def __init__(self) -> None:
         self._modules: dict[tuple[Any, ...], _Loaded] = {}
+        self._recent: OrderedDict[int, Module] = OrderedDict()
         self._loading = threading.Lock()
 
     def load_module(
@@ -92,9 +97,20 @@ class Device(NotPickled, ABC):
         with self._loading:
             loaded = self._modules.setdefault(key, _Loaded())
         with loaded.lock:
-            if loaded.module is None:
-                loaded.module = self._load(*key)
-            return loaded.module
+            module = loaded.module()
+            if module is None:
+                module = self._load(*key)
+                loaded.module = weakref.ref(module, lambda _: self._modules.pop(key, None))
+            self._keep(module)
+            return module
+
+    def _keep(self, module: Module) -> None:
+        """Hold a module for a while, though nobody else may."""
+        with self._loading:
+            self._recent[id(module)] = module
+            self._recent.move_to_end(id(module))
+            while self.keeps_modules is not None and len(self._recent) > self.keeps_modules:
+                self._recent.popitem(last=False)
 
     def _read(self, code: str | bytes | Path) -> str | Cubin:
         if isinstance(code, (str, Path)) and not is_machine_code(code):
@@ -246,9 +262,9 @@ class Device(NotPickled, ABC):
 
 @dataclass
 class _Loaded:
-    """A module, once it is loaded; lock: of the thread that loads it."""
+    """Reference to a module, once it is loaded; lock: of the thread that loads it."""
 
-    module: Module | None = None
+    module: Callable[[], Module | None] = field(default=lambda: None)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 

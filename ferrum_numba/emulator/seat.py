@@ -93,7 +93,9 @@ class Seat:
         warps = -(-x * y * z // LANES)
         self._call, self._masked, self._name = function.call, needs.masked, function.name
         self._faults = faults()
-        self._first_slice = _FIRST_SLICE if needs.talks else _SLICE
+        # With checks a step takes longer, and Ctrl-C should not have to wait.
+        self._longest = _SLICE if attach is None else _SLICE >> 5
+        self._first_slice = _FIRST_SLICE if needs.talks else self._longest
         self._params = ctypes.create_string_buffer(parameters + 1)
         try:
             contexts = aligned(warps * needs.context_bytes, 64)
@@ -178,7 +180,7 @@ class Seat:
             self.quiet += 1
             self._slice = min(self._slice, _FIRST_SLICE)
         else:
-            self.quiet, self._slice = 0, min(2 * self._slice, _SLICE)
+            self.quiet, self._slice = 0, min(2 * self._slice, self._longest)
             self._seen.append(known)
 
     @property
@@ -189,7 +191,7 @@ class Seat:
     @property
     def polls(self) -> bool:
         """True if the CTA should give way to others."""
-        patient = self._first_slice == _SLICE or self.spent < _PATIENCE * _SLICE
+        patient = self._first_slice == self._longest or self.spent < _PATIENCE * _SLICE
         return self.quiet >= 2 or not patient
 
     def leave_others(self) -> tuple[int, int]:

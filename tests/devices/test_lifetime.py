@@ -12,6 +12,7 @@ import pytest
 import ferrum_numba as fe
 from tests.devices.foreign import on_gpu
 from tests.devices.processes import run
+from tests.emulator.harness import entry
 from tests.ptx import DELAY
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -295,3 +296,16 @@ def test_a_fork_before_cuda_is_used() -> None:
     print(child(work), child(work))
     """
     assert run(code, prelude=PRELUDE + FORK) == "0 0\n"
+
+
+def test_modules_that_nobody_holds_are_unloaded() -> None:
+    device = fe.open_device("cpu", threads=1)
+    text = entry(1, "mov.u32 %t1, {}; st.global.b32 [%q0], %t1;")
+    held = device.load_module(text.replace("{}", "1"))
+    seen = [weakref.ref(device.load_module(text.replace("{}", str(i)))) for i in range(2, 102)]
+    gc.collect()
+    assert sum(module() is not None for module in seen) <= device.keeps_modules
+    assert device.load_module(text.replace("{}", "1")) is held
+    again, out = device.load_module(text.replace("{}", "2")), np.zeros(1, np.uint32)
+    again.get_kernel().launch(fe.LaunchConfig(1, 32), out)
+    assert out[0] == 2

@@ -41,6 +41,8 @@ class CpuStream:
 class CpuDevice(Device):
     """Runs CTAs on `threads` threads (None: one for each core that the process may use)."""
 
+    keeps_modules = 64
+
     def __init__(self, threads: int | None = None) -> None:
         super().__init__()
         if threads is not None and threads < 1:
