@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from queue import SimpleQueue
 
 import numpy as np
@@ -49,7 +49,7 @@ class Launch:
     attach: Callable[[State], None] | None = None
     only: Sequence[int] | None = None
     silent: bool = False
-    workspace: NDArray[np.uint8] = field(default_factory=lambda: aligned(WORKSPACE, 64))
+    workspace: NDArray[np.uint8] = field(default_factory=partial(aligned, WORKSPACE, 64))
 
     def run(self) -> None:
         """Run the CTAs.
@@ -68,7 +68,8 @@ class Launch:
             workers[0].run(pieces)
         else:
             _run_together(workers, pieces, seats)
-        _take_turns(seats)
+        if seats.waiting:
+            _take_turns(seats)
         if self.attach is None:  # else the checks have found it, and left it out
             for seat in seats.all:
                 seat.check_shared()
