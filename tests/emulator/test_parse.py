@@ -143,5 +143,5 @@ def test_falling_off_the_end() -> None:
 def test_unknown_entry_and_empty_body() -> None:
     with pytest.raises(PtxError, match="nosuch"):
         Program.compile(entry(1, ""), "nosuch")
-    with pytest.raises(PtxError, match="no instructions"):
+    with pytest.raises(PtxError, match="expected instructions, found none"):
         Program.compile(".version 8.0\n.target sm_80\n.entry k() { }", "k")
