@@ -30,7 +30,7 @@ class LaunchConfig:
     priority: over other streams' launches; smaller numbers go first.  None: the stream's own.
 
     On the CPU device, where every launch is done when it returns, programmatic and priority change
-    nothing; it refuses clusters, and cooperative grids of more than one CTA.
+    nothing.
 
     Raises AbiError for a number that is out of CUDA's range.
     """

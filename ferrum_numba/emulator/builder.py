@@ -24,9 +24,7 @@ from .ptx import (
 )
 from .values import Text, Value, bits_of
 
-_SINGLE = {f"%cluster_ctaid.{axis}": 0 for axis in "xyz"}
-_SINGLE |= {f"%cluster_nctaid.{axis}": 1 for axis in "xyz"}
-_SINGLE |= {"%cluster_ctarank": 0, "%cluster_nctarank": 1, "%gridid": 0, "%nsmid": 1}
+_SINGLE = {"%gridid": 0, "%nsmid": 1}
 
 
 class Builder(Text):
@@ -151,11 +149,15 @@ class Builder(Text):
         if name in ("%envreg1", "%envreg2"):  # where cooperative groups keep the grid's barrier
             at = state_offset("workspace") + (4 if name == "%envreg1" else 0)
             return self.load("i32", 1, "%state", at, 4)
-        if name in _SINGLE:  # a cluster is one CTA
+        if name in _SINGLE:
             return self.constant("i32", _SINGLE[name])
         if name.startswith("%lanemask_"):
             return self.lane_masks(name)
-        name = name.replace("%clusterid", "%ctaid").replace("%nclusterid", "%nctaid")
+        if name.startswith(("%clusterid", "%nclusterid")):
+            axis = name[-2:]
+            of = "%ctaid" if name[1] == "c" else "%nctaid"
+            ctas, its = (self.special(Special(n + axis), ins) for n in (of, "%cluster_nctaid"))
+            return self.op("udiv", ctas, its)
         field = self.layout.special(name)
         if field is not None:
             base, offset, n = field

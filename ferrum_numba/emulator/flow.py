@@ -156,6 +156,17 @@ def _cut(body: Body, threads: int | None) -> list[Block]:
                 block.next = blocks[-1].index
             else:
                 open_block = False
+        elif ends == "barrier" and "cluster" in statement.opcode.modifiers:
+            if "arrive" in statement.opcode.modifiers:
+                opcode = replace(statement.opcode, base="cluster arrival")
+                block.instructions.append(replace(statement, opcode=opcode))
+                continue
+            begin()
+            block.target = blocks[-1].index
+            block = blocks[-1]
+            block.exit, block.last, block.target = "poll", statement, block.index
+            begin()
+            block.next = blocks[-1].index
         elif ends == "barrier" and _is_of_all(statement, threads):
             block.exit, block.last = "barrier", statement
             begin()

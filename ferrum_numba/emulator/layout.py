@@ -32,6 +32,8 @@ class State(ctypes.Structure):
     polled, poll: the address that was read last with an order, or by an atomic operation, and 1 +
         the index of the instruction.
     workspace: of the grid's barrier.
+    cluster, cluster_ctaid: CTAs of the cluster, and which of them this one is; cluster_ctas,
+        cluster_rank: likewise as one number.  cluster_barrier: where its barrier's words lie.
     checks: what the code needs where checks are on (checks/state.py), else NULL.
     barriers: the sixteen named ones.
     """
@@ -58,6 +60,11 @@ class State(ctypes.Structure):
         ("polled", ctypes.c_uint64),
         ("workspace", ctypes.c_uint64),
         ("poll", ctypes.c_uint32),
+        ("cluster", ctypes.c_uint32 * 3),
+        ("cluster_ctaid", ctypes.c_uint32 * 3),
+        ("cluster_ctas", ctypes.c_uint32),
+        ("cluster_rank", ctypes.c_uint32),
+        ("cluster_barrier", ctypes.c_void_p),
         ("checks", ctypes.c_void_p),
         ("fault_cta", ctypes.c_int64),
         ("fault_warp", ctypes.c_uint32),
@@ -75,8 +82,14 @@ def state_offset(name: str) -> int:
 # that it came to last, and the phase that it waited for there; WAIT_TRIED: whether in vain.
 RESUME, WARP, VALID, GENERATION, NEXT, TID = 0, 4, 8, 12, 64, 192
 WAIT_ADDRESS, WAIT_PARITY, WAIT_TRIED = 16, 20, 24
+# How often the cluster's barrier had opened before, when the warp came to it.
+CLUSTER_GENERATION = 28
+# From the shared memory of one CTA of a cluster to that of the next, in bytes.
+CLUSTER_STRIDE = 1 << 20
 # Waits in vain, one after the other and nothing else, after which a CTA will never end.
 IDLE_LIMIT = 1 << 16
+# In a cluster, after which a CTA gives way to the others.
+CLUSTER_PATIENCE = 32
 # Nanoseconds that pass from one look at a clock to the next, whichever warp looks: runs repeat, and
 # waits end soon.  It is as coarse as the timers of GPUs.
 CLOCK_STEP = 1024
@@ -119,13 +132,16 @@ class Layout:
         stem, _, axis = name[1:].partition(".")
         if stem == "tid":
             return "%ctx", TID + "xyz".index(axis) * LANES * 4, LANES
-        if stem in ("ctaid", "nctaid", "ntid"):
+        stem = {"cluster_nctaid": "cluster"}.get(stem, stem)
+        if stem in ("ctaid", "nctaid", "ntid", "cluster", "cluster_ctaid"):
             return "%state", state_offset(stem) + "xyz".index(axis) * 4, 1
         if stem == "warpid":
             return "%ctx", WARP, 1
         fields = {
             "nwarpid": "warps",
             "dynamic_smem_size": "shared_bytes",
+            "cluster_ctarank": "cluster_rank",
+            "cluster_nctarank": "cluster_ctas",
         }
         return ("%state", state_offset(fields[stem]), 1) if stem in fields else None
 

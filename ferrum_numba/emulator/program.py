@@ -82,13 +82,16 @@ class Program:
         only: Sequence[int] | None = None,
         silent: bool = False,
         workspace: NDArray[np.uint8] | None = None,
+        cluster: Triple = (1, 1, 1),
+        windows: NDArray[np.uint8] | None = None,
     ) -> None:
         """Run all CTAs of a grid; return when they are done.
 
         grid, block: CTAs and threads in x, y, z.  shared_bytes: dynamic shared memory of a CTA.
         parameter_block: `signature.nbytes` bytes; pointers in it are addresses of this process.
         threads: over how many threads of the host the CTAs are spread.
-        attach, only, silent, workspace: see Launch; for code that carries checks.
+        cluster: CTAs of a cluster, a divisor of the grid.
+        attach, only, silent, workspace, windows: see Launch; for code that carries checks.
 
         Raises LaunchError for what does not fit the entry, and for a CTA that does not end.
         """
@@ -113,7 +116,9 @@ class Program:
             launch = Launch(
                 function, grid, block, shared_bytes, parameter_block, threads, attach, only, silent
             )
-            (launch if workspace is None else replace(launch, workspace=workspace)).run()
+            if workspace is not None:
+                launch = replace(launch, workspace=workspace)
+            replace(launch, cluster=cluster, windows=windows).run()
         except StoppedError as stopped:
             raise self._explain(stopped, parameter_block, grid) from None
 

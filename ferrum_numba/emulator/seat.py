@@ -86,8 +86,12 @@ class Seat:
         parameters: int,
         attach: Callable[[State], None] | None = None,
         silent: bool = False,
+        shared: Bytes | None = None,
     ) -> None:
-        """parameters: bytes of the parameter block.  attach, silent: see Launch (worker.py)."""
+        """parameters: bytes of the parameter block.  attach, silent: see Launch (worker.py).
+
+        shared: the CTA's memory, where it is part of a cluster's.
+        """
         needs = function.needs
         x, y, z = block
         warps = -(-x * y * z // LANES)
@@ -101,7 +105,8 @@ class Seat:
             contexts = aligned(warps * needs.context_bytes, 64)
             size = needs.static_shared + shared_bytes
             # As much as any GPU has: a launch that asks for too little does not hit other memory.
-            self._shared = aligned(max(size, LARGEST_SHARED) + _MARGIN, 1024)
+            room = max(size, LARGEST_SHARED) + _MARGIN
+            self._shared = aligned(room, 1024) if shared is None else shared[:room]
             self._scratch = aligned(needs.scratch_bytes, 64)
         except (MemoryError, ValueError, OverflowError) as error:
             raise LaunchError(
@@ -113,7 +118,11 @@ class Seat:
         self._contexts = contexts.reshape(warps, needs.context_bytes)
         _fill_contexts(self._contexts, block)
         self._host = HostCalls(silent)
+        self._barrier = np.zeros(2, np.uint32)  # of a cluster that is one CTA
         self._state = State(
+            cluster=(1, 1, 1),
+            cluster_ctas=1,
+            cluster_barrier=self._barrier.ctypes.data,
             ntid=block,
             warps=warps,
             shared_bytes=shared_bytes,
@@ -134,6 +143,14 @@ class Seat:
         self._state.workspace = workspace
         self._host.failure = self._host.error = None
         ctypes.memmove(self._params, parameter_block, len(parameter_block))
+
+    def join(self, cluster: Triple, rank: int, barrier: Words) -> None:
+        """Become the place of one CTA of each cluster. barrier: two words that all of it have."""
+        x, y, z = cluster
+        state, self._barrier = self._state, barrier
+        state.cluster, state.cluster_ctas, state.cluster_rank = cluster, x * y * z, rank
+        state.cluster_ctaid = (rank % x, rank // x % y, rank // (x * y))
+        state.cluster_barrier = barrier.ctypes.data
 
     def begin(self, first: int, last: int) -> None:
         """Have CTAs take place here, from the first to the one before the last."""
@@ -164,7 +181,7 @@ class Seat:
             raise self._host.error
         # What was spent on CTAs that are done by now does not count for this one.
         if state.cta == cta:
-            self.spent += given - state.steps
+            self.spent += given - state.steps if state.steps != -1 else 0  # else it gave way
         else:
             self._forget()
         if state.fault or (not over and self.spent > self._limit):

@@ -26,6 +26,7 @@ from .flow import EXIT, Block, analyse, check_end
 from .hooks import Hooks
 from .host import Host
 from .layout import (
+    CLUSTER_PATIENCE,
     DONE,
     ELSEWHERE,
     FINISHED,
@@ -325,9 +326,15 @@ def _waits(b: Builder, block: Block) -> Value:
     before = b.load("i32", 1, "%state", state_offset("idle"), 4)
     more = b.op("add", before, 1)
     idle = b.select(waits, more, 0)
-    b.store(idle, "%state", state_offset("idle"), 4)
-    stuck = b.compare("icmp ugt", idle, IDLE_LIMIT)
+    ctas = b.load("i32", 1, "%state", state_offset("cluster_ctas"), 4)
+    alone = b.compare("icmp ule", ctas, 1)
+    stuck = b.op("and", b.compare("icmp ugt", idle, IDLE_LIMIT), alone)
     b.stop(ins, b.cast("zext", stuck, "i32"))
+    # Others of its cluster may do what it waits for.
+    gives_way = b.compare("icmp ugt", idle, CLUSTER_PATIENCE)
+    gives_way = b.op("and", gives_way, b.invert(alone))
+    b.store(b.select(gives_way, b.constant("i32", 0), idle), "%state", state_offset("idle"), 4)
+    stuck = b.op("or", stuck, gives_way)
     left = b.load("i64", 1, "%state", state_offset("steps"), 8)
     left = b.select(stuck, b.constant("i64", -1), left)
     b.store(left, "%state", state_offset("steps"), 8)

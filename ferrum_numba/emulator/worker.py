@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -9,13 +10,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache, partial
+from itertools import product
 from queue import SimpleQueue
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DeviceError, LaunchError
-from .layout import State, Triple
+from .layout import CLUSTER_STRIDE, State, Triple
 from .native import Function
 from .seat import Seat, aligned
 
@@ -38,6 +40,7 @@ class Launch:
     only: the CTAs that are run, counted along x, then y, then z; None: all.
     silent: whether what they print is dropped.
     workspace: zeroed memory of the grid's barrier, WORKSPACE bytes.
+    cluster: CTAs of a cluster; windows: their shared memory, CLUSTER_STRIDE bytes each.
     """
 
     function: Function
@@ -50,12 +53,17 @@ class Launch:
     only: Sequence[int] | None = None
     silent: bool = False
     workspace: NDArray[np.uint8] = field(default_factory=partial(aligned, WORKSPACE, 64))
+    cluster: Triple = (1, 1, 1)
+    windows: NDArray[np.uint8] | None = None
 
     def run(self) -> None:
         """Run the CTAs.
 
         Raises StoppedError for one that cannot go on, LaunchError for stores behind shared memory.
         """
+        if self.cluster != (1, 1, 1):
+            self._run_clusters()
+            return
         ctas = self.grid[0] * self.grid[1] * self.grid[2]
         threads = max(1, min(self.threads, ctas))
         # Many pieces for each thread: one that is held up leaves its last ones to the others.
@@ -69,11 +77,33 @@ class Launch:
         else:
             _run_together(workers, pieces, seats)
         if seats.waiting:
-            _take_turns(seats)
+            _take_turns(seats, sorted(seats.waiting, key=lambda seat: seat.cta))
         if self.attach is None:  # else the checks have found it, and left it out
             for seat in seats.all:
                 seat.check_shared()
             self._idle().extend(seats.all[: 2 * threads])
+
+    def _run_clusters(self) -> None:
+        """Run one cluster after the other; its CTAs take turns."""
+        seats, (cx, cy, cz) = _Seats(self), self.cluster
+        windows = self.windows if self.windows is not None else cluster_windows(self.cluster)
+        barrier = np.zeros(2, np.uint32)
+        members = []
+        for rank in range(cx * cy * cz):
+            start = rank * CLUSTER_STRIDE
+            members.append(seats.take(windows[start : start + CLUSTER_STRIDE]))
+            members[-1].join(self.cluster, rank, barrier)
+        gx, gy, gz = self.grid
+        for z, y, x in product(range(0, gz, cz), range(0, gy, cy), range(0, gx, cx)):
+            barrier[:] = 0
+            for rank, seat in enumerate(members):
+                at = (x + rank % cx, y + rank // cx % cy, z + rank // (cx * cy))
+                cta = at[0] + gx * (at[1] + gy * at[2])
+                seat.begin(cta, cta + 1)
+            _take_turns(seats, members)
+        if self.attach is None:
+            for seat in members:
+                seat.check_shared()
 
     def _idle(self) -> list[Seat]:
         """Seats that launches like this one have left: no two launches have the same."""
@@ -99,15 +129,16 @@ class _Seats:
         self.all: list[Seat] = []
         self.waiting: list[Seat] = []
 
-    def take(self) -> Seat:
-        """One that is free."""
+    def take(self, window: NDArray[np.uint8] | None = None) -> Seat:
+        """One that is free. window: the shared memory of a new one."""
         launch = self._launch
-        try:
-            seat = launch._idle().pop()
-        except IndexError:
+        idle = launch._idle() if window is None else []
+        if idle:
+            seat = idle.pop()
+        else:
             size = len(launch.parameter_block)
             its = (launch.function, launch.block, launch.shared_bytes, size)
-            seat = Seat(*its, launch.attach, launch.silent)
+            seat = Seat(*its, launch.attach, launch.silent, window)
         workspace = launch.workspace.ctypes.data
         seat.take(launch.grid, launch.parameter_block, workspace, self._limit)
         self.all.append(seat)
@@ -125,13 +156,18 @@ class _Seats:
         self.waiting.append(seat)
 
 
-def _take_turns(seats: _Seats) -> None:
+def cluster_windows(cluster: Triple) -> NDArray[np.uint8]:
+    """Shared memory of a cluster's CTAs."""
+    return aligned(math.prod(cluster) * CLUSTER_STRIDE, 1024)
+
+
+def _take_turns(seats: _Seats, left: list[Seat]) -> None:
     """Run CTAs that wait for each other, for a slice each.
 
     Where all of them come back as they were, again and again, and none has ended in the meantime,
     nobody will ever write what they poll.
     """
-    left, still = sorted(seats.waiting, key=lambda seat: seat.cta), 0
+    still = 0
     while left and not seats.asked:
         before, left = left, [seat for seat in left if not seat.run()]
         is_still = len(left) == len(before) and all(seat.quiet for seat in left)

@@ -155,32 +155,21 @@ def test_what_the_cpu_cannot_do() -> None:
     out = np.zeros(64, np.int32)
     with pytest.raises(fe.DeviceError, match="cooperative: expected at most 4736 CTAs.*1000000"):
         kernel.launch(fe.LaunchConfig(10**6, 32, cooperative=True), out, 64)
-    with pytest.raises(
-        fe.DeviceError,
-        match=r"cluster: expected none, as the CPU device has no clusters.*\(2, 1, 1\)",
-    ):
-        kernel.launch(fe.LaunchConfig(2, 32, cluster=2), out, 64)
-    demanding = RANK.replace(".reqntid 32", ".reqntid 32\n.reqnctapercluster 2")
-    with pytest.raises(
-        fe.DeviceError, match=r"cluster: expected none, as the CPU device has no clusters.*\(2,\)"
-    ):
-        device.load_module(demanding).get_kernel().launch(fe.LaunchConfig(2, 32), out)
     kernel.launch(fe.LaunchConfig(2, 32, cooperative=True, cluster=1), out, 64)
     np.testing.assert_array_equal(out, np.arange(64))
     fitting = device.load_module(split.TEXT, split.SIDECAR).get_kernel()
     fitting.prepare(fe.LaunchConfig((2, 1), 32, cooperative=True), out[:2], out[2:3], 1)()
 
 
-@pytest.mark.gpu
-def test_clusters(gpu: Any) -> None:
-    if gpu.capability < (9, 0):
+def test_clusters(device: fe.Device) -> None:
+    if getattr(device, "capability", (9, 0)) < (9, 0):
         pytest.skip("clusters need sm_90")
-    kernel = gpu.load_module(RANK).get_kernel()
-    out = gpu.to_device(np.full(8, -1, np.int32))
+    kernel = device.load_module(RANK).get_kernel()
+    out = device.to_device(np.full(8, -1, np.int32))
     kernel.launch(fe.LaunchConfig(8, 32, cluster=4), out)
-    np.testing.assert_array_equal(gpu.to_host(out), [0, 1, 2, 3] * 2)
+    np.testing.assert_array_equal(device.to_host(out), [0, 1, 2, 3] * 2)
     kernel.launch(fe.LaunchConfig(8, 32), out)
-    np.testing.assert_array_equal(gpu.to_host(out), [0] * 8)
+    np.testing.assert_array_equal(device.to_host(out), [0] * 8)
 
 
 @pytest.mark.gpu

@@ -11,7 +11,7 @@ from ...emulator.checks import CHECKS, CheckedProgram, Finding
 from ...errors import DeviceError, SanitizerError
 from ..invocation import Invocation
 from .device import CpuDevice, CpuKernel, CpuModule
-from .launch_arrays import launch_arrays, launch_integers
+from .launch_arrays import cluster_of, launch_arrays, launch_integers
 
 if TYPE_CHECKING:
     from ...emulator.trace import Selection
@@ -102,6 +102,7 @@ class CheckedKernel(CpuKernel):
             parameter_block=block,
             arrays=arrays,
             threads=device.threads,
+            cluster=cluster_of(self, config),
         )
         if "memory" in device.checks:
             bound = invocation.bound

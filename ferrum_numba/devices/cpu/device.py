@@ -21,6 +21,7 @@ from ..device import Device, Kernel, Module
 from ..invocation import Invocation
 from ..memory import HostMemory
 from ..scratch import ScratchArena
+from .launch_arrays import cluster_of
 
 if TYPE_CHECKING:
     from ...emulator.trace import Selection
@@ -165,11 +166,6 @@ class CpuKernel(Kernel):
             raise DeviceError(
                 "cooperative", f"at most {MOST_WAITING} CTAs, as any GPU holds", config.ctas
             )
-        cluster = config.cluster or self.signature.cluster or (1,)
-        if any(extent != 1 for extent in cluster):
-            raise DeviceError(
-                "cluster", "none, as the CPU device has no clusters", cluster, "launch it on a GPU"
-            )
 
     def _enqueue(self, invocation: Invocation, stream: Any) -> None:
         device = self.module.device
@@ -211,6 +207,7 @@ class CpuKernel(Kernel):
             shared_bytes=config.shared_bytes,
             parameter_block=invocation.block.to_bytes(),
             threads=device.threads,
+            cluster=cluster_of(self, config),
         )
 
 

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ...abi import LaunchConfig
 from ...emulator.checks import LaunchArray
 from ..addresses import reached_from
 from ..arrays import describe
 from ..invocation import Invocation, Launchable
+
+
+def cluster_of(kernel: Launchable, config: LaunchConfig) -> tuple[int, int, int]:
+    """CTAs of a cluster, as the launch or the PTX says."""
+    x, y, z = (*(config.cluster or kernel.signature.cluster or ()), 1, 1, 1)[:3]
+    return x, y, z
 
 
 def launch_integers(kernel: Launchable, invocation: Invocation) -> dict[str, int]:

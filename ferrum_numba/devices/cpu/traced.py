@@ -8,7 +8,7 @@ from ...emulator.checks import Finding
 from ...emulator.trace import Selection, TracedProgram
 from ..invocation import Invocation, Launchable
 from ..trace import Trace
-from .launch_arrays import launch_arrays
+from .launch_arrays import cluster_of, launch_arrays
 
 
 class Tracer:
@@ -47,6 +47,7 @@ class Tracer:
             parameter_block=invocation.block.to_bytes(),
             arrays=launch_arrays(kernel, invocation, scratch),
             threads=threads,
+            cluster=cluster_of(kernel, config),
             number=len(self.trace.launches),
         )
         self.trace.launches.append(launch)

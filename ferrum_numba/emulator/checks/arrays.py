@@ -16,7 +16,8 @@ class LaunchArray:
     """An array that a kernel was given. address: of its first byte; nbytes: up to its last one.
 
     role: "output": all of it has to be written; "input": none of it may be; "scratch": what is
-    read has to be written before; "": nothing is known.
+    read has to be written before; "shared": of a cluster or a grid, and no argument; "": nothing is
+    known.
     shape, strides: in elements and bytes; () and () where it is plain bytes.
     """
 
@@ -84,7 +85,7 @@ class Areas:
             granule = 1 if scratch else array.itemsize
             flags = (WRITABLE if writable else 0) | (SCRATCH if scratch and shadowed else 0)
             shadow = sites = times = slots = None
-            if writable and shadowed and array.nbytes:
+            if writable and shadowed and array.nbytes and array.role != "shared":
                 count = -(-array.nbytes // granule)
                 self.shadows[i] = np.zeros(count, np.uint32)
                 shadow, sites = self.shadows[i].ctypes.data, self._words(count)
@@ -128,5 +129,6 @@ class Areas:
             behind = address - (array.address + array.nbytes) + 1
             return max(array.address - address, behind, 0)
 
-        best = min(self.arrays, key=distance, default=None)
+        given = [array for array in self.arrays if array.role != "shared"]
+        best = min(given, key=distance, default=None)
         return None if best is None else (best, address - best.address)

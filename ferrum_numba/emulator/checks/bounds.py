@@ -22,7 +22,7 @@ import numpy as np
 
 from ..builder import Builder
 from ..hooks import Access, Box, Copy, Run
-from ..layout import Layout
+from ..layout import CLUSTER_STRIDE, Layout, state_offset
 from ..library import Library
 from ..ptx import Array, Instruction
 from ..runtime.access import ADDRESSES
@@ -116,12 +116,23 @@ class Bounds(Check):
         """The lanes inside shared memory. In line, for a call would cost more than the test."""
         log2, addresses = at.nbytes.bit_length() - 1, b.vector(at.address)
         turned = addresses
+        if "shared::cluster" in at.ins.opcode.modifiers:  # the place in the CTA that it is of
+            turned = b.op("and", addresses, CLUSTER_STRIDE - 1)
         if log2:  # misaligned offsets become huge
             shift = b.vector(b.constant("i32", log2))
-            turned = b.intrinsic("llvm.fshr", addresses, addresses, shift)
+            turned = b.intrinsic("llvm.fshr", turned, turned, shift)
         limit = b.load("i32", 1, "%checks", offset("limit"), 4)
         room = b.op("lshr", limit, log2)
-        bad = b.op("and", b.mask(b.compare("icmp uge", turned, room)), mask)
+        outside = b.compare("icmp uge", turned, room)
+        if "shared::cluster" in at.ins.opcode.modifiers:
+            rank, ctas = (
+                b.load("i32", 1, "%state", state_offset(f"cluster_{name}"), 4)
+                for name in ("rank", "ctas")
+            )
+            steps = b.op("ashr", addresses, CLUSTER_STRIDE.bit_length() - 1)
+            none = b.compare("icmp uge", b.op("add", steps, b.vector(rank)), ctas)
+            outside = b.op("or", outside, none)
+        bad = b.op("and", b.mask(outside), mask)
         with b.when(b.compare("icmp ne", bad, 0)):
             width = b.constant("i32", at.nbytes)
             b.call("judge_shared", "i32", addresses, bad, width, *at_site(at.ins))

@@ -20,7 +20,7 @@ from ..program import Program
 from ..ptx import Body
 from ..seat import aligned
 from ..translate import threads_of
-from ..worker import WORKSPACE
+from ..worker import WORKSPACE, cluster_windows
 from .arrays import Areas, LaunchArray
 from .check import Kept, Room
 from .finding import Finding
@@ -89,6 +89,7 @@ class CheckedProgram:
         arrays: Sequence[LaunchArray],
         threads: int = 1,
         tape: int | None = None,
+        cluster: Triple = (1, 1, 1),
     ) -> list[Finding]:
         """Run a grid as Program.run does; return what the checks found.
 
@@ -109,8 +110,14 @@ class CheckedProgram:
             return _Memory(self, areas, grid, block, shared_bytes, watch, reverse, tape)
 
         workspace = aligned(WORKSPACE, 64)
-        barrier = LaunchArray("the grid's barrier", workspace.ctypes.data, WORKSPACE)
+        its = ("the grid's barrier", workspace.ctypes.data, WORKSPACE)
+        barrier = LaunchArray(*its, role="shared")
         arrays = [*arrays, barrier]
+        windows = None
+        if cluster != (1, 1, 1):  # generic addresses reach the shared memory of all of it
+            windows = cluster_windows(cluster)
+            its = ("the cluster's shared memory", windows.ctypes.data, windows.nbytes)
+            arrays.append(LaunchArray(*its, role="shared"))
 
         def run(
             program: Program,
@@ -128,6 +135,8 @@ class CheckedProgram:
                 only=only,
                 silent=silent,
                 workspace=workspace,
+                cluster=cluster,
+                windows=windows,
             )
 
         memory = memory_of(self._watch, reverse=False)

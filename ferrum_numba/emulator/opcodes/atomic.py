@@ -30,7 +30,8 @@ _INTEGERS = {
 }
 _FLOATS = ("f32", "f64", "f16", "f16x2", "bf16", "bf16x2")
 _TYPES = sorted({*_FLOATS}.union(*_INTEGERS.values()))
-_MODIFIERS = f"{_ORDER} global shared shared::cta noftz v2 v4 v8 {' '.join(_INTEGERS)}"
+_SPACES = "global shared shared::cta shared::cluster"
+_MODIFIERS = f"{_ORDER} {_SPACES} noftz v2 v4 v8 {' '.join(_INTEGERS)}"
 
 
 @lowers("atom", types=_TYPES, modifiers=_MODIFIERS, varying=True, accesses=("atomic",))

@@ -9,7 +9,7 @@ Source: PTX ISA, "bar, barrier".
 from __future__ import annotations
 
 from ..builder import Builder
-from ..layout import BARRIER_WORDS, GENERATION, LANES, state_offset
+from ..layout import BARRIER_WORDS, CLUSTER_GENERATION, GENERATION, LANES, state_offset
 from ..ptx import Immediate, Instruction, Operand
 from ..table import rows_of
 from ..values import Value
@@ -96,13 +96,45 @@ def _reduce(b: Builder, place: str, condition: Value, first: Value, opens: Value
         b.store(b.select(opens, value, _word(b, place, done)), place, 4 * done, 4)
 
 
+@lowers(
+    "cluster arrival",
+    modifiers="cluster arrive aligned release relaxed",
+    writes=0,
+    orders=True,
+)
+def arrive_in_cluster(b: Builder, ins: Instruction) -> None:
+    """barrier.cluster.arrive: all threads of all CTAs of the cluster are expected."""
+    b.require_lanes(ins)
+    place = b.load("ptr", 1, "%state", state_offset("cluster_barrier"), 8)
+    count, openings = (b.load("i32", 1, place, 4 * i, 4) for i in range(2))
+    sizes = ("warps", "cluster_ctas")
+    warps, ctas = (b.load("i32", 1, "%state", state_offset(name), 4) for name in sizes)
+    count = b.op("add", count, 1)
+    opens = b.compare("icmp uge", count, b.op("mul", warps, ctas))
+    b.store(openings, "%ctx", CLUSTER_GENERATION, 4)
+    b.store(b.select(opens, b.constant("i32", 0), count), place, 0, 4)
+    b.store(b.op("add", openings, b.cast("zext", opens, "i32")), place, 4, 4)
+    b.store(b.constant("i32", 0), "%state", state_offset("idle"), 4)
+    # Warps that wait know what all warps of this CTA did, once the last has come.
+    b.hooks.arrives(b, ins, _CLUSTERS, Value("true", "i1"))
+
+
+_CLUSTERS = Immediate(15)  # the object that checks take for a cluster's barrier
+
+
 def number_of(ins: Instruction) -> Operand:
     """Number of the barrier of a bar.sync or bar.red."""
+    if "cluster" in ins.opcode.modifiers:
+        return _CLUSTERS
     return ins.operands[1 if "red" in ins.opcode.modifiers else 0]
 
 
 def is_open(b: Builder, ins: Instruction) -> Value:
     """True if the barrier that this warp came to last has opened since."""
+    if "cluster" in ins.opcode.modifiers:
+        place = b.load("ptr", 1, "%state", state_offset("cluster_barrier"), 8)
+        since = b.load("i32", 1, "%ctx", CLUSTER_GENERATION, 4)
+        return b.compare("icmp ne", b.load("i32", 1, place, 4, 4), since)
     openings = _word(b, _place(b, ins, number_of(ins)), _OPENINGS)
     return b.compare("icmp ne", openings, b.load("i32", 1, "%ctx", GENERATION, 4))
 
@@ -120,7 +152,12 @@ def result(b: Builder, ins: Instruction) -> None:
     b.write(ins.operands[0], value, ins)
 
 
-@lowers("bar", "barrier", modifiers=f"warp sync arrive {_MODIFIERS}", writes=0, ends="barrier")
+@lowers(
+    *("bar", "barrier"),
+    modifiers=f"warp sync arrive wait cluster acquire release relaxed {_MODIFIERS}",
+    writes=0,
+    ends="barrier",
+)
 def of_warp(b: Builder, ins: Instruction) -> None:
     """bar.warp.sync, which ends no block: the lanes of a warp are together anyway."""
     if ins.opcode.modifiers != {"warp", "sync"}:

@@ -19,11 +19,13 @@ from ..values import Value, bits_of
 lowers = rows_of("memory")
 
 _SPACES = {"global": "global", "shared": "shared", "shared::cta": "shared", "param": "param"}
+# Of another CTA of the cluster: an offset from this one's, which may be negative.
+_SPACES |= {"shared::cluster": "shared"}
 # Local memory and constants lie in the host's memory too.
 _SPACES |= {"local": "global", "const": "global"}
 _ORDER = "weak relaxed volatile mmio cta gpu sys cluster"
 _CACHE = "ca cg cs lu cv nc wb wt level::cache_hint"
-_OTHER = "v2 v4 v8 global shared shared::cta param local const"
+_OTHER = "v2 v4 v8 global shared shared::cta shared::cluster param local const"
 
 
 def space_of(ins: Instruction) -> str:

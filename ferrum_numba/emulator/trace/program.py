@@ -45,6 +45,7 @@ class TracedProgram:
         arrays: Sequence[LaunchArray],
         threads: int = 1,
         number: int = 0,
+        cluster: Triple = (1, 1, 1),
     ) -> tuple[TracedLaunch, FerrumError | None]:
         """Run a grid as CheckedProgram.run does; return what was recorded.
 
@@ -61,6 +62,7 @@ class TracedProgram:
                 block=block,
                 shared_bytes=shared_bytes,
                 parameter_block=parameter_block,
+                cluster=cluster,
                 arrays=arrays,
                 threads=threads,
                 tape=tape.address,
