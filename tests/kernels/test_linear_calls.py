@@ -125,7 +125,7 @@ def test_rows_that_the_wanted_kernel_cannot_read(device: fe.Device) -> None:
     layer = fe.GptqLinear(PLAIN, device=device, kernel=name)
     x = device.to_device(np.ones((2, K + 4), np.float16))[:, :K]
     with pytest.raises(
-        fe.AbiError, match="x: expected rows that .* 520 bytes apart; copy it first"
+        fe.AbiError, match="x: expected rows 16 bytes .*, found rows 520 bytes apart; copy it first"
     ):
         layer(x, out=blank(device, 2, N))
 
