@@ -23,6 +23,7 @@ _DTYPES = frozenset(
     ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
 ) | frozenset(("float16", "bfloat16", "float32", "float64"))
 _MAX_DIMENSIONS = 32
+_MAX_ELEMENT_BYTES = 1 << 40  # of an array's elements, one place in memory counted as often
 _MAX_BLOCK_BYTES = 32764  # PTX ISA, "Kernel Function Parameters"
 
 
@@ -395,6 +396,8 @@ def _read_layout(fields: Mapping[str, Any]) -> Layout:
         strides = tuple(math.prod(shape[i + 1 :]) * size for i in range(len(shape)))
     if len(strides) != len(shape) or min(strides, default=0) < 0:
         raise ValueError(f"strides {list(strides)} for shape {list(shape)}")
+    if math.prod(shape) * size > _MAX_ELEMENT_BYTES:  # with strides of 0 in a few bytes
+        raise ValueError(f"an array of {math.prod(shape)} elements")
     reach = sum((n - 1) * s for n, s in zip(shape, strides, strict=True) if s > 0)
     if 0 not in shape and reach + size > layout.nbytes:
         raise ValueError(f"an array that reaches over {reach + size} of {layout.nbytes} bytes")

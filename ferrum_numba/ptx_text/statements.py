@@ -38,8 +38,8 @@ class Opcode:
     """`mul.wide.u32`, taken apart: base "mul", types ("u32",), modifiers {"wide"}.
 
     The operations of an mbarrier, and those on a tensor map, have little in common: there the
-    base is two words, such as "mbarrier.init"; and bulk copies are "cp.async.bulk", those of
-    tensors "cp.async.bulk.tensor".
+    base is two words, such as "mbarrier.init" or "wmma.load"; and bulk copies are "cp.async.bulk",
+    those of tensors "cp.async.bulk.tensor".
     """
 
     text: str
@@ -57,7 +57,7 @@ class Opcode:
 def read_opcode(text: str) -> Opcode:
     """Take an opcode apart at its dots."""
     base, *rest = text.split(".")
-    if base in ("mbarrier", "tensormap") and rest:
+    if base in ("mbarrier", "tensormap", "wmma") and rest:
         base = f"{base}.{rest.pop(0)}"
     elif "bulk" in rest[:3]:  # cp.async.bulk, cp.reduce.async.bulk
         count = rest.index("bulk") + 1

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import signal
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +35,7 @@ def recorded(path: Path, ptx: str, array: np.ndarray) -> Path:
 
 
 def edited(path: Path, old: str, new: str) -> Path:
-    """The recording with another text of its PTX, as long as the old one, and its checksums."""
-    import hashlib
-    import zipfile
-
+    """The recording with another text of its PTX, and the digests that name it."""
     with zipfile.ZipFile(path) as file:
         members = [(info, file.read(info)) for info in file.infolist()]
     texts = {i.filename: data.replace(old.encode(), new.encode()) for i, data in members}
@@ -125,11 +125,43 @@ def test_only_regular_files_are_opened(tmp_path: Path) -> None:
 
 
 def test_what_unpacks_to_far_more_is_refused(tmp_path: Path) -> None:
-    import zipfile
-
     path = tmp_path / "bomb.ferrum"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
         text = '{"format": "ferrum recording", "version": 1}'
         file.writestr("recording.json", text + " " * 10**7)
     with pytest.raises(RecordingError, match=r"recording\.json: expected at most 256 bytes for"):
         fe.Recording(path)
+
+
+def with_call(path: Path, change: Any) -> Path:
+    """The recording with its call changed."""
+    with zipfile.ZipFile(path) as file:
+        members = {info.filename: file.read(info) for info in file.infolist()}
+    with zipfile.ZipFile(path, "w") as file:
+        for name, data in members.items():
+            if name.startswith("calls/"):
+                call = json.loads(data)
+                change(call)
+                data = json.dumps(call).encode()
+            file.writestr(name, data)
+    return path
+
+
+def test_an_array_of_more_elements_than_memory_has(stores: Path) -> None:
+    def change(call: Any) -> None:
+        for array in call["arrays"].values():
+            array |= {"shape": [1 << 62], "strides": [0]}
+
+    huge = with_call(stores, change)
+    for command in ("replay", "explain"):
+        result = run(command, huge)
+        assert result.exit_code == 2
+        assert f"an array of {1 << 62} elements" in result.stderr
+
+
+def test_a_grid_of_two_thousand_million_ctas(stores: Path) -> None:
+    huge = with_call(stores, lambda call: call["config"].update(grid=[2**31 - 1, 1, 1]))
+    result = run("replay", huge, "--device", "cpu", "--time-limit", "1")
+    assert result.exit_code == 2
+    assert "time: expected at most 1 s" in result.stderr
+    assert "are too many to try" in run("explain", huge).stdout

@@ -112,7 +112,7 @@ def load(b: Builder, ins: Instruction) -> None:
             if address.n == 1 and (condition is None or condition.n == 1):
                 values += _load_uniform(b, space, place, bits, count, condition)
             else:
-                values += _load_lanes(b, space, b.vector(place), bits, count, condition)
+                values += load_lanes(b, space, b.vector(place), bits, count, condition)
         if space == "global":
             b.hooks.acquires(b, ins)
             if table.is_strong(ins):
@@ -153,7 +153,7 @@ def _load_uniform(
     return [b.load(f"i{bits}", 1, place, i * bits // 8, 1) for i in range(count)]
 
 
-def _load_lanes(
+def load_lanes(
     b: Builder, space: str, address: Value, bits: int, count: int, condition: Value | None
 ) -> list[Value]:
     """All elements of a lane in one access, then taken apart."""
@@ -194,7 +194,7 @@ def store(b: Builder, ins: Instruction) -> None:
             b.hooks.releases(b, ins)
         first = 8 * offset // bits
         part = [b.vector(value) for value in values[first : first + count]]
-        whole = _store_lanes(b, space, place, part, condition)
+        whole = store_lanes(b, space, place, part, condition)
         if is_seen:
             b.hooks.stored(b, at, whole, condition)
 
@@ -205,7 +205,7 @@ def _stored(b: Builder, ins: Instruction, source: Operand | None, bits: int) -> 
     return b.integer(source, bits, ins)
 
 
-def _store_lanes(
+def store_lanes(
     b: Builder, space: str, address: Value, values: list[Value], condition: Value | None
 ) -> Value | None:
     """Store the elements of a lane in one access; return them as one, where 64 bits hold them."""
