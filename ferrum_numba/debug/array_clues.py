@@ -152,6 +152,10 @@ def content_clues(case: Case) -> Iterator[Hypothesis]:
         if array.values.dtype.kind not in "fV":
             continue
         wrong = ~np.isfinite(array.values.astype(np.float64))
+        after = case.found.get(name)
+        if after is not None and after.shape == wrong.shape:
+            # What came out finite there was written, not read: memory that nobody had filled.
+            wrong &= ~np.isfinite(after.astype(np.float64))
         if wrong.any():
             index = ", ".join(map(str, np.argwhere(wrong)[0]))
             told = f"{name}[{index}] is {array.values[tuple(np.argwhere(wrong)[0])]}"

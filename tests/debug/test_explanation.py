@@ -145,6 +145,23 @@ def test_a_wrong_part_is_named() -> None:
     assert found.wrong == "rows 16 to 20 of 21, column 3 of 200 of c"
 
 
+def test_memory_that_an_output_had_before_is_no_input(tmp_path: Path) -> None:
+    """Of a kernel that no sidecar describes: what it overwrites may have been anything."""
+    folder, device = Path(examples.__file__).parent, fe.open_device("cpu")
+    module = device.load_module(folder / "row_softmax.ptx", folder / "row_softmax.json")
+    config = fe.LaunchConfig(grid=5, block=128, shared_bytes=16)
+    out, x = np.full((5, 700), np.nan, np.float32), np.ones((5, 700), np.float32)
+    for poisoned in (False, True):
+        if poisoned:
+            x[2, 3] = np.inf
+        path = tmp_path / f"{poisoned}.ferrum"
+        with fe.record(path):
+            module.get_kernel().launch(config, out.copy(), x, 700)
+        recording = fe.Recording(path)
+        found = explain(Case.from_recording(recording, recording[0]), seconds=2)
+        assert (found.suspects[0].cause == "input-not-finite") == poisoned
+
+
 @pytest.mark.parametrize("before", [0, 3, np.nan])
 def test_an_input_and_the_output_exchanged(tmp_path: Path, before: float) -> None:
     """Of a kernel that no sidecar describes: the result is looked for where the fix puts it."""
