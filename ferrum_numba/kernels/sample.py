@@ -42,7 +42,13 @@ def sample(sidecar: Sidecar, sizes: Mapping[str, int], seed: int = 0) -> Sample:
     }
     missing = [p.name for p in sidecar.params if p.role == "size" and p.name not in sizes]
     if missing or not sidecar.params:
-        raise AbiError(", ".join(missing) or "sizes", "a value", "none", where=sidecar.entry)
+        raise AbiError(
+            ", ".join(missing) or "sizes",
+            "a value",
+            "none",
+            "give it; on the command line by --size NAME=N",
+            where=sidecar.entry,
+        )
     random = np.random.default_rng(seed)
     arrays: dict[str, NDArray[np.generic]] = {}
     for declaration in sidecar.params:
