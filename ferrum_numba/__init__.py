@@ -31,6 +31,7 @@ from .devices import (
     Occupancy,
     PreparedLaunch,
     Resources,
+    TensorMap,
     open_device,
 )
 from .errors import (
@@ -122,6 +123,7 @@ __all__ = [
     "Session",
     "Sidecar",
     "Signature",
+    "TensorMap",
     "TensorSpec",
     "TextStream",
     "Tokenizer",

@@ -222,6 +222,9 @@ class Binder:
                     )
                 values[name] = array.address
             else:
+                mapped = getattr(value, "tensor_map_of", None)
+                if mapped is not None:  # it has to be made for the launch's device
+                    self._describe(name, mapped)
                 values[name] = encode(parameter, value)
         return values, arrays
 

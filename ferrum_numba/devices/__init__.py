@@ -14,6 +14,7 @@ from .memory import DeviceMemory
 from .prepared import PreparedLaunch
 from .resources import Occupancy, Resources
 from .sequence import LaunchGraph, LaunchPlan
+from .tensor_map import TensorMap
 
 __all__ = [
     "Device",
@@ -28,6 +29,7 @@ __all__ = [
     "PreparedLaunch",
     "Resources",
     "Stream",
+    "TensorMap",
     "given_or_open",
     "open_device",
 ]

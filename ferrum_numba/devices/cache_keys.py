@@ -16,6 +16,7 @@ import numpy as np
 
 from . import dlpack
 from .arrays import interface_of
+from .tensor_map import TensorMap
 
 Key = tuple[object, int]
 
@@ -39,6 +40,8 @@ def cache_key(value: object) -> Key | int:
 def _reader(kind: type) -> Callable[[Any], Key]:
     if issubclass(kind, (float, np.floating)):
         return _of_float
+    if issubclass(kind, TensorMap):
+        return _of_tensor_map
     if issubclass(kind, np.void):  # its fields may be written
         return _unknown
     if issubclass(kind, (int, np.generic, type(None))):
@@ -65,6 +68,10 @@ def _of_scalar(value: object) -> Key:
 
 def _of_float(value: Any) -> Key:
     return (type(value), value, math.copysign(1.0, value)), 0  # -0.0 == 0.0
+
+
+def _of_tensor_map(value: TensorMap) -> Key:
+    return (TensorMap, value.tobytes()), 0
 
 
 def _of_numpy(array: Any) -> Key:

@@ -480,7 +480,7 @@ class Kernel(NotPickled, ABC):
         """The launch in one line, for the messages of errors."""
         config, values = invocation.config, invocation.bound.values
         sizes = ", ".join(
-            f"{p.name} = {values[p.name]!r}"
+            f"{p.name} = {_shown(values[p.name])}"
             for p in self.signature.arguments
             if p.role != "stride" and p.name not in invocation.bound.arrays and not p.is_pointer
         )
@@ -491,3 +491,8 @@ class Kernel(NotPickled, ABC):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.signature.entry} on {self.module.device.name}>"
+
+
+def _shown(value: int | float | bytes) -> str:
+    """A parameter's value in a message."""
+    return f"{len(value)} bytes" if isinstance(value, bytes) else repr(value)

@@ -101,9 +101,15 @@ class Builder(Text):
             return self.constant(llvm_type, self.shared[operand.name])
         if isinstance(operand, Symbol) and operand.name in self.arrays and bits == 64:
             return Value(self.emit(f'ptrtoint ptr @"array.{operand.name}" to i64'), "i64")
+        if isinstance(operand, Symbol) and operand.name in self.params and bits == 64:
+            return self.op("add", self.params_start(), self.params[operand.name][0])
         if isinstance(operand, Local):
             return self.constant(llvm_type, operand.offset)
         raise ins.refuse(f"cannot take {_text(operand)} as an integer")
+
+    def params_start(self) -> Value:
+        """Address of the parameter block, as i64."""
+        return Value(self.emit("ptrtoint ptr %params to i64"), "i64")
 
     def local_memory(self) -> Value:
         """Start of local memory, for each lane its own, as i64."""

@@ -9,6 +9,7 @@ from ...emulator.checks import LaunchArray
 from ..addresses import reached_from
 from ..arrays import describe
 from ..invocation import Invocation, Launchable
+from ..tensor_map import TensorMap
 
 
 def cluster_of(kernel: Launchable, config: LaunchConfig) -> tuple[int, int, int]:
@@ -63,6 +64,15 @@ def launch_arrays(
             arrays.append(
                 LaunchArray(
                     f"{name}.{inner}", there.address, there.available, size, "input", writable
+                )
+            )
+    for name, value in invocation.arguments.items():
+        if isinstance(value, TensorMap):
+            there = describe(name, value.tensor_map_of)
+            writable = not there.readonly
+            arrays.append(
+                LaunchArray(
+                    name, there.address, there.available, there.itemsize, "", writable, there.shape
                 )
             )
     return arrays

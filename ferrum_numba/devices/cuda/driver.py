@@ -10,7 +10,7 @@ import ctypes
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from ctypes import POINTER, c_char_p, c_float, c_int, c_size_t, c_uint, c_uint8, c_uint64, c_void_p
 from functools import lru_cache
@@ -68,6 +68,10 @@ _PROTOTYPES = {
     "cuMemHostAlloc": (POINTER(c_void_p), c_size_t, c_uint),
     "cuMemFreeHost": (c_void_p,),
     "cuMemcpyHtoDAsync_v2": (c_uint64, c_void_p, c_size_t, c_void_p),
+    "cuTensorMapEncodeTiled": (
+        *(c_void_p, c_int, c_uint, c_uint64, POINTER(c_uint64), POINTER(c_uint64)),
+        *(POINTER(c_uint), POINTER(c_uint), c_int, c_int, c_int, c_int),
+    ),
     "cuStreamQuery": (c_void_p,),
     "cuMemsetD8Async": (c_uint64, c_uint8, c_size_t, c_void_p),
     "cuStreamCreate": (POINTER(c_void_p), c_uint),
@@ -351,6 +355,37 @@ def priorities() -> tuple[int, int]:
     code = library().cuCtxGetStreamPriorityRange(ctypes.byref(least), ctypes.byref(greatest))
     check(code, "cuCtxGetStreamPriorityRange")
     return greatest.value, least.value
+
+
+def encode_tensor_map(
+    element: int,
+    address: int,
+    extents: Sequence[int],
+    strides: Sequence[int],
+    box: Sequence[int],
+    swizzle: int,
+    promotion: int,
+    nan: bool,
+) -> bytes:
+    """The driver's tensor map of an array, the last dimension first; strides without its own.
+
+    element, swizzle, promotion: by their numbers in CUDA's headers.  Raises LaunchError where the
+    driver takes no such map, DeviceError where it is too old for any.
+    """
+    if not hasattr(library(), "cuTensorMapEncodeTiled"):
+        raise DeviceError(
+            "the CUDA driver is too old", "one with tensor maps (CUDA 12)", "an older one"
+        )
+    rank, space = len(extents), (c_uint8 * (128 + 64))()
+    at = -(-ctypes.addressof(space) // 64) * 64
+    code = library().cuTensorMapEncodeTiled(
+        *(at, element, rank, address),
+        *((c_uint64 * rank)(*extents), (c_uint64 * rank)(*strides)),
+        *((c_uint * rank)(*box), (c_uint * rank)(*(1,) * rank)),
+        *(0, swizzle, promotion, int(nan)),
+    )
+    check(code, "cuTensorMapEncodeTiled")
+    return ctypes.string_at(at, 128)
 
 
 @contextmanager

@@ -72,11 +72,11 @@ def move_predicate(b: Builder, ins: Instruction) -> None:
 
 @_converts("cvta", types=("u32", "u64"), modifiers="to global shared shared::cta local param const")
 def convert_address(b: Builder, ins: Instruction) -> None:
-    """Generic addresses are the host's, and so are those of .global and .const."""
+    """Generic addresses are the host's, and so are those of .global, .const and .param."""
     expect(ins, 2)
     modifiers = ins.opcode.modifiers
-    if "param" in modifiers or ins.opcode.type != "u64":
-        raise ins.refuse("the CPU device converts .u64 addresses, and not of .param")
+    if ins.opcode.type != "u64":
+        raise ins.refuse("the CPU device converts .u64 addresses")
     value = b.integer(ins.operands[1], 64, ins)
     if modifiers & {"shared", "shared::cta", "local"}:
         start = Value(b.emit("ptrtoint ptr %shared to i64"), "i64")

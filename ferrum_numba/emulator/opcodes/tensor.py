@@ -24,12 +24,12 @@ _SPACES = "shared::cluster shared::cta global"
 _RANKS = tuple(f"{rank}d" for rank in range(1, 6))
 _FAULT = (
     "CTA {cta}, warp {warp}: no tensor map, or no place of a box, that the CPU device can take. It"
-    " takes maps that tensormap.replace has made, of the instruction's rank, with element strides"
-    " of 1, no interleave and zeros as fill; boxes of 1 to 256 elements a dimension, whose rows are"
-    " multiples of 16 bytes, no wider than the swizzle, and begin at a multiple of 16 bytes in the"
-    " tensor; strides and the tensor's address that are multiples of 16 bytes; places in shared"
-    " memory that are multiples of 128 bytes; no negative coordinates where it stores; and where it"
-    " combines numbers, of types that PTX has for the operation"
+    " takes maps of tensormap.replace, or of fe.TensorMap, of the instruction's rank, with element"
+    " strides of 1, no interleave and zeros as fill; boxes of 1 to 256 elements a dimension, whose"
+    " rows are multiples of 16 bytes, no wider than the swizzle, and begin at multiples of 16 bytes"
+    " in the tensor; strides and the tensor's address that are multiples of 16 bytes; places in"
+    " shared memory that are multiples of 128 bytes; no negative coordinates where it stores; and"
+    " where it combines numbers, of types that PTX has for the operation"
 )
 
 
@@ -139,7 +139,9 @@ def _transfer(b: Builder, ins: Instruction, way: str, shared: Operand, tensor: O
     rank, where, coordinates = _box(b, ins, tensor)
     mask = b.mask(b.condition(ins))
     map_bytes = b.constant("i32", _MAP_BYTES)
-    mask = b.hooks.far(b, Run(ins, where, map_bytes, inward=True), mask)
+    own = _in_params(b, where, mask)
+    mask = b.hooks.far(b, Run(ins, where, map_bytes, inward=True), b.op("xor", mask, own))
+    mask = b.op("or", mask, own)
     found = b.scratch(4 * LANES)
     box = (near, where, coordinates)
     name = f"{way}_{rank}"
@@ -152,6 +154,16 @@ def _transfer(b: Builder, ins: Instruction, way: str, shared: Operand, tensor: O
     marks, place = b.hooks.marks(ins, inward)
     b.call(f"tensor_{name}{marks}", "void", "ptr %shared", *box, mask, *place)
     return sizes
+
+
+def _in_params(b: Builder, maps: Value, mask: Value) -> Value:
+    """The lanes whose maps are parameters, handed over by value: no array is looked for there."""
+    sizes = [offset + size for offset, size in b.params.values() if size >= _MAP_BYTES]
+    if not sizes:
+        return b.constant("i32", 0)
+    offset = b.op("sub", maps, b.vector(b.params_start()))
+    inside = b.compare("icmp ule", offset, max(sizes) - _MAP_BYTES)
+    return b.op("and", b.mask(inside), mask)
 
 
 def _box(b: Builder, ins: Instruction, operand: Operand) -> tuple[int, Value, str]:
