@@ -93,8 +93,9 @@ def _of_torch(array: Any) -> Key:
     """Key of a tensor, which knows its device."""
     # The strides alone would not tell a conjugate, but then it is complex, which nobody takes.
     try:
-        layout = array.shape, array.stride(), array.dtype, array.device, array.requires_grad
-        return layout, array.data_ptr()
+        strides = array.is_contiguous() or array.stride()
+        where, grad = array.get_device(), array.requires_grad
+        return (array.shape, strides, array.dtype, where, grad), array.data_ptr()
     except (AttributeError, RuntimeError):  # a sparse or a nested one has none
         return _unknown(array)
 
@@ -130,3 +131,5 @@ def _of_interface(array: Any) -> Key:
 
 # Of libraries that know on which device an array's memory lies, and that it is there.
 trusted = frozenset((_of_torch, _of_cupy))
+# Of arrays that are never made to be elsewhere, or of another form.
+same_as_long_as_it_lives = frozenset((_of_numba,))

@@ -10,7 +10,8 @@ from ..abi import LaunchConfig, Movable
 from ..errors import AbiError, FerrumError, LaunchError
 from ..pickling import NotPickled
 from . import observer
-from .cache_keys import Key, cache_key, readers, trusted
+from .borrowing import Borrowing
+from .cache_keys import Key, cache_key
 from .invocation import Invocation, Launchable
 
 # In place of cache keys while arguments change: broken off in between, none is taken for what was
@@ -37,9 +38,9 @@ class PreparedLaunch(NotPickled):
         self._invocation = invocation
         self._movable: Mapping[str, Movable] | None = None
         self._moved = False  # whether _places and the block are ahead of _invocation
-        self._moving = False  # whether the block is ahead of _borrowed
         self._held: dict[str, Key | int] = {}  # cache keys of what `update` was given
-        self._borrowed: dict[str, Key | int] = {}  # and of what `launch` was
+        self._borrowed: dict[str, Key | int] = {}  # and of what `launch` was, but for
+        self._borrowing: Borrowing | None = None  # what it knows better
         if borrowed is not None:
             self._invocation = replace(invocation, arguments={})
             keys = {name: cache_key(value) for name, value in borrowed.items()}
@@ -56,6 +57,7 @@ class PreparedLaunch(NotPickled):
     def invocation(self) -> Invocation:
         """The launch as it is now; its block is the one that the next call hands over."""
         if self._moved:
+            self._follow_slots()
             before = self._invocation
             self._invocation = replace(before, bound=before.bound.at(self._places))
             self._moved = False
@@ -91,8 +93,7 @@ class PreparedLaunch(NotPickled):
                 self._show_refused(changes, error)
                 raise
         self._held.update(found)
-        for name in changes:
-            self._borrowed.pop(name, None)
+        self._borrowed = {n: key for n, key in self._known().items() if n not in changes}
         return self
 
     def _change(self, changes: Mapping[str, object], hold: bool) -> None:
@@ -104,7 +105,7 @@ class PreparedLaunch(NotPickled):
         """Hold arrays that lie elsewhere, and are alike, in place of those before."""
         now = self._invocation
         self._invocation = Invocation(now.bound, now.block, {**now.arguments, **changes})
-        self._move(moved)
+        self._move(moved.items())
 
     def _note_places(self) -> None:
         now = self._invocation
@@ -112,12 +113,16 @@ class PreparedLaunch(NotPickled):
         self._pointers = {name: now.block.pointer(name) for name in self._places}
         self._movable, self._moved = None, False
 
+    def _how_movable(self) -> Mapping[str, Movable]:
+        if self._movable is None:
+            self._movable = self.kernel._movable(self._invocation.bound)
+        return self._movable
+
     def _may_move(self, moved: Mapping[str, int]) -> bool:
         """True if arrays that are like those before, and are there, may lie at these addresses."""
+        self._follow_slots()
         places = self._places if len(moved) == 1 else {**self._places, **moved}
-        movable = self._movable
-        if movable is None:
-            movable = self._movable = self.kernel._movable(self._invocation.bound)
+        movable = self._how_movable()
         for name, address in moved.items():
             found = movable.get(name)
             if found is None:
@@ -132,11 +137,12 @@ class PreparedLaunch(NotPickled):
                     return False
         return True
 
-    def _move(self, moved: Mapping[str, int]) -> None:
+    def _move(self, moved: Iterable[tuple[str, int]]) -> None:
         """Put in the addresses of arrays that are like those before."""
         self._moved = True
-        for name, address in moved.items():
+        for name, address in moved:
             self._pointers[name].value = self._places[name] = address
+        self._follow_moves()
 
     def _restore(self, before: Invocation) -> None:
         """Undo a change that could not be carried through."""
@@ -151,12 +157,35 @@ class PreparedLaunch(NotPickled):
         no check, and one that lies elsewhere no more than where it lies.  Raises AbiError as
         `prepare` does, LaunchError where the device refuses.
         """
+        self._relaunch(stream, tuple(changes), tuple(changes.values()))
+
+    def _relaunch(self, stream: Any, names: tuple[str, ...], values: tuple[object, ...]) -> None:
+        """`launch` with these arguments."""
+        if not self._repeat(stream, names, values):
+            self._launch_anew(stream, names, values)
+
+    def _launch_anew(self, stream: Any, names: tuple[str, ...], values: tuple[object, ...]) -> None:
+        """`launch` with these arguments, after all of them are looked at."""
         try:
-            self._borrow(changes)
+            self._borrow(names, values)
         except AbiError as error:
-            self._show_refused(changes, error)
+            self._show_refused(dict(zip(names, values, strict=True)), error)
             raise
-        self._send(stream, changes, changes.values())
+        self._send(stream, names, values)
+
+    def _repeat(self, stream: Any, names: tuple[str, ...], values: tuple[object, ...]) -> bool:
+        """Launch with arguments that are those before, or arrays like them; else False."""
+        own = self._borrowing
+        if own is None or own.moving or own.names != names:
+            return False
+        moved = own.take(values, self.kernel._holds)
+        if moved is None:
+            return False
+        if moved:
+            self._moved = True
+            self._follow_moves()
+        self._send(stream, names, values)
+        return True
 
     def _comparable(self, keys: dict[str, Key | int]) -> dict[str, Key | int]:
         """These keys; an array that was copied into the block may be another where it lay."""
@@ -173,41 +202,34 @@ class PreparedLaunch(NotPickled):
         """Launch what was borrowed, which stays alive until that is done."""
         self.kernel._issue(self._whole(names, values), stream)
 
-    def _borrow(self, changes: dict[str, object]) -> None:
-        """Take over what is new in `changes`, without holding it."""
-        if self._moving:  # broken off: nobody knows where the arrays are
-            self._borrowed, self._moving = dict.fromkeys(self._borrowed, _CHANGING), False
-        borrowed = self._borrowed
-        keys: dict[str, Key] = {}
-        moved: dict[str, int] = {}
-        for name, value in changes.items():
-            known = borrowed.get(name)
-            if type(value) is int:
-                if value != known:
-                    break
-                continue
-            reader = readers[type(value)]
-            key = layout, address = reader(value)
-            if type(known) is not tuple or layout != known[0]:
-                break
-            if address != known[1]:
-                if reader not in trusted and not self.kernel._holds(address):
-                    break
-                keys[name], moved[name] = key, address
-        else:
-            if not moved:
-                return
-            if self._may_move(moved):
-                self._moving = True
-                self._move(moved)
-                borrowed.update(keys)
-                self._moving = False
-                return
-        self._borrow_others(changes)
+    def _borrow(self, names: tuple[str, ...], values: tuple[object, ...]) -> None:
+        """Take over what is new of these arguments, without holding it."""
+        self._borrow_others(dict(zip(names, values, strict=True)))
+        if self._borrowed.keys() >= set(names):
+            how = self._how_movable(), self._places, self._pointers
+            self._borrowing = Borrowing(names, values, self._borrowed, *how)
+
+    def _follow_moves(self) -> None:
+        """Let others know that the block has changed."""
+
+    def _follow_slots(self) -> None:
+        """Note where the arrays lie that have moved."""
+        if self._borrowing is not None:
+            self._places.update(self._borrowing.places())
+
+    def _known(self) -> dict[str, Key | int]:
+        """Cache keys of what `launch` was given; what was broken off is equal to nothing."""
+        self._follow_slots()
+        own, self._borrowing = self._borrowing, None
+        if own is None:
+            return self._borrowed
+        if own.moving:
+            return dict.fromkeys(self._borrowed, _CHANGING)
+        return self._borrowed | own.keys()
 
     def _borrow_others(self, changes: Mapping[str, object]) -> None:
         """Take over what is in `changes`, and is not just elsewhere: all of it is looked at."""
-        borrowed = self._borrowed
+        borrowed = self._known()
         found = {name: cache_key(value) for name, value in changes.items()}
         found = {name: key for name, key in found.items() if key != borrowed.get(name)}
         self._borrowed = borrowed | dict.fromkeys(found, _CHANGING)

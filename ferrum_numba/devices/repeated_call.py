@@ -25,7 +25,7 @@ class RepeatedCall:
         named: Mapping[str, object],
     ) -> None:
         """names: of the parameters, in the kernel's order."""
-        self._launch = launch
+        self._launch, self._config = launch, launch.config
         self._count, self._named = len(positional), tuple(named)
         self._names = (*names[: self._count], *self._named)
         given = (*positional, *named.values())
@@ -34,7 +34,7 @@ class RepeatedCall:
         others = [i for i, kind in enumerate(self._types) if kind is not int]
         self._numbers, self._others = _picker(numbers), _picker(others)
         self._values = self._numbers(given)
-        self._other_names = [self._names[i] for i in others]
+        self._other_names = tuple(self._names[i] for i in others)
 
     def repeat(
         self,
@@ -53,24 +53,25 @@ class RepeatedCall:
         if tuple(map(type, given)) != self._types:
             return False
         launch, values = self._launch, self._numbers(given)
+        like = config is self._config or config == self._config
+        others = self._others(given)
+        if like and values == self._values and launch._repeat(stream, self._other_names, others):
+            return True
+        self._values = ()  # broken off, or refused: whatever they are now
         try:
-            if values == self._values:
-                launch._borrow(dict(zip(self._other_names, self._others(given), strict=False)))
-            else:
-                self._values = ()  # broken off, or refused: whatever they are now
-                launch._borrow(dict(zip(self._names, given, strict=True)))
+            launch._borrow_others(dict(zip(self._names, given, strict=True)))
+            launch._borrow(self._other_names, others)
         except AbiError:
             return False
-        now = launch._invocation.bound.config
-        if now is not config and now != config:
+        if launch.config != config:
             return False
-        self._values = values
+        self._config, self._values = config, values
         launch._send(stream, self._names, given)
         return True
 
 
 def _picker(places: Sequence[int]) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
-    """A function that takes these places of a sequence; of a single one twice."""
-    if not places:
-        return lambda given: ()
-    return itemgetter(*places, *places[: len(places) == 1])
+    """A function that takes these places of a sequence."""
+    if len(places) < 2:
+        return lambda given: tuple([given[i] for i in places])
+    return itemgetter(*places)

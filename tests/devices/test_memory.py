@@ -591,7 +591,7 @@ def test_arrays_are_as_numbas_own(gpu: fe.Device, shape: Any, dtype: Any) -> Non
     theirs = cuda.device_array(tuple(shape) if isinstance(shape, list) else shape, dtype)
     for _ in range(2):
         ours = gpu.empty(shape, dtype)
-        assert type(ours) is type(theirs)
+        assert isinstance(ours, type(theirs))
         names = vars(theirs).keys() - {"gpu_data", "_dummy"}
         assert {n: vars(ours)[n] for n in names} == {n: vars(theirs)[n] for n in names}
         assert ours.is_c_contiguous() == theirs.is_c_contiguous()

@@ -60,5 +60,5 @@ def test_of_shipped_kernels(gpu: Any) -> None:
     """The launcher asks for no more than fits."""
     build = kernels.choose(gpu, 16, 4096, 4096, 128, 1)
     sizes = kernels.contiguous_sizes(16, 4096, 4096, 128)
-    config = kernels.launch_config(build.sidecar, **sizes | {"zero_bias": 1, "adds": 0})
+    config = kernels.launch_config(build.sidecar, **sizes)
     assert build.kernel(gpu).occupancy(config).ctas_per_sm >= 1

@@ -90,9 +90,8 @@ class CudaPreparedLaunch(PreparedLaunch):
         super()._exchange(moved, changes)
         self._states.retire([held.get(name) for name in moved])
 
-    def _move(self, moved: Mapping[str, int]) -> None:
-        super()._move(moved)
-        self._states.moved(self._invocation.block, moved)
+    def _follow_moves(self) -> None:
+        self._states.moved(self._invocation.block, self._pointers)
 
     def _follow(self, before: Invocation, changes: Mapping[str, object]) -> None:
         """Let the streams' states follow a change; undo it where that fails."""

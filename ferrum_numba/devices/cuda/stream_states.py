@@ -142,12 +142,15 @@ class StreamStates:
             if self._recorded:
                 self._refill(state, number, before, changes)
 
-    def moved(self, block: ParameterBlock, addresses: Mapping[str, int]) -> None:
-        """Arrays of the one launch, whose block it is, lie elsewhere; nobody held those before."""
+    def moved(self, block: ParameterBlock, pointers: Mapping[str, c_uint64]) -> None:
+        """Arrays of the one launch, whose block it is, lie elsewhere; nobody held those before.
+
+        pointers: their fields in the block.
+        """
         for state in self._states.values():
             state.fast_path = NO_FAST_PATH
             if (own := state.records[0].block) is not block:
-                own.write(addresses)
+                own.write({name: pointer.value for name, pointer in pointers.items()})
 
     def retire(self, objects: object) -> None:
         """Keep what is held no longer alive until earlier launches finish."""
