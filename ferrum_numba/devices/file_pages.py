@@ -26,16 +26,11 @@ class FilePages(mmap.mmap):
 
     @classmethod
     def map(cls, descriptor: int, begin: int, nbytes: int) -> NDArray[np.uint8]:
-        """The bytes of an open file from `begin` on; nobody may write them.
-
-        Reading all of them is begun.  Raises OSError.
-        """
+        """The bytes of an open file from `begin` on; nobody may write them.  Raises OSError."""
         before = begin % mmap.ALLOCATIONGRANULARITY
         start = begin - before
         pages = cls(descriptor, before + nbytes, access=mmap.ACCESS_READ, offset=start)
         pages._descriptor, pages._begin = os.dup(descriptor), start
-        if hasattr(mmap, "MADV_WILLNEED"):
-            pages.madvise(mmap.MADV_WILLNEED)
         return np.frombuffer(pages, np.uint8, nbytes, before)
 
     def extent_of(self, array: NDArray[np.generic]) -> Extent:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, replace
@@ -25,6 +25,7 @@ from .config import QuantConfig, config_file_names, read_model_config
 from .dequantise import dequantize_words, rounded
 from .layer_spec import GroupIndex, LayerSpec, read_layer_specs, unindexed_layers
 from .packing import WIDTHS, unpack_columns
+from .safetensors_file import announce
 from .safetensors_header import NUMPY_DTYPES
 from .shards import Shards
 from .tensors import GptqTensors, check_finite, check_groups_used
@@ -36,7 +37,7 @@ from .zeros import (
     refuse_mislabelled,
 )
 
-_PARTS = ("qweight", "qzeros", "scales", "g_idx", "bias")
+PARTS = ("qweight", "qzeros", "scales", "g_idx", "bias")
 _FLOATS = ("F16", "BF16", "F32")
 
 
@@ -264,6 +265,14 @@ class Checkpoint(NotPickled):
         ((_, array),) = self._shards.read([name], mapped=mapped)
         return array
 
+    def announce(self, tensors: Iterable[str]) -> None:
+        """Tell the system which tensors are read soon; names that are not there are passed over.
+
+        A cold file is then read while others are worked on.
+        """
+        stored = self._shards.tensors
+        announce(stored[name] for name in tensors if name in stored)
+
     def dense(self, name: str, dtype: npt.DTypeLike = np.float16) -> npt.NDArray[Any]:
         """The weight [K, N] of the linear layer `name`, quantised or not, in C order.
 
@@ -307,7 +316,7 @@ class Checkpoint(NotPickled):
 
     def _read(self, spec: LayerSpec, mapped: bool) -> dict[str, npt.NDArray[Any]]:
         """The arrays of a layer by part, zeros and groups checked against the configuration."""
-        wanted = [part for part in _PARTS if part != "g_idx" or self.g_idx == "file"]
+        wanted = [part for part in PARTS if part != "g_idx" or self.g_idx == "file"]
         names = [f"{spec.name}.{part}" for part in wanted]
         there = [name for name in names if name in self._shards.tensors]
         stored = self._shards.read(there, mapped=mapped)
@@ -320,7 +329,7 @@ class Checkpoint(NotPickled):
 
     def _files_of(self, name: str) -> str:
         tensors = self._shards.tensors
-        files = {tensors[f"{name}.{p}"].file.name for p in _PARTS if f"{name}.{p}" in tensors}
+        files = {tensors[f"{name}.{p}"].file.name for p in PARTS if f"{name}.{p}" in tensors}
         return ", ".join(sorted(files))
 
     def _spec(self, name: str) -> LayerSpec:

@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ..devices import Device, open_device
-from .checkpoint import Checkpoint
+from .checkpoint import PARTS, Checkpoint
 from .linear import GptqLinear
 
-_THREADS = 4
+_THREADS = 2  # one layer is checked while another is copied; more wait for the interpreter
+_AHEAD = 8  # layers that the system is told of before they are read
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -41,15 +42,23 @@ def load_layers(
     wanted, there = list(names), device or open_device()
     done, lock = 0, threading.Lock()
 
-    def load(name: str) -> GptqLinear:
+    def load(number: int) -> GptqLinear:
         nonlocal done
+        name = wanted[number]
+        announce(number + _AHEAD)
         layer = GptqLinear.load(checkpoint, name, device=there, dtype=dtype)
         with lock:
             done += 1
             progress(done, len(wanted))
         return layer
 
-    return dict(zip(wanted, at_a_time(load, wanted, _THREADS), strict=True))
+    def announce(number: int) -> None:
+        for name in wanted[number : number + 1]:
+            checkpoint.announce(f"{name}.{part}" for part in PARTS)
+
+    for number in range(_AHEAD):
+        announce(number)
+    return dict(zip(wanted, at_a_time(load, range(len(wanted)), _THREADS), strict=True))
 
 
 def at_a_time(

@@ -166,6 +166,12 @@ class _Reader:
         self._count(f"{part.name}.{end}" for end in _ENDINGS)
         return np.ascontiguousarray(weight)
 
+    def announce(self, names: ModelNames, number: int) -> None:
+        """Have the system read a decoder layer's tensors ahead, if there is one of this number."""
+        for layer in names.layers[number : number + 1]:
+            start = layer.input_norm.removesuffix("input_layernorm.weight")
+            self.checkpoint.announce(name for name in names.tensors if name.startswith(start))
+
     def layer(self, names: LayerNames) -> Layer:
         """A decoder layer."""
         return Layer(
@@ -218,7 +224,14 @@ def load_weights(
     """
     reader = _Reader(names, checkpoint, operations, progress)
     embedding = reader.embedding(names.embedding)
-    layers = tuple(at_a_time(reader.layer, names.layers, _AT_A_TIME))
+    for number in range(_AT_A_TIME):
+        reader.announce(names, number)
+
+    def read(number: int) -> Layer:
+        reader.announce(names, number + _AT_A_TIME)
+        return reader.layer(names.layers[number])
+
+    layers = tuple(at_a_time(read, range(len(names.layers)), _AT_A_TIME))
     norm = reader.norm(names.norm)
     head = reader.linear((names.head,)) if names.head else reader.tied(names.embedding, embedding)
     return Weights(embedding, layers, norm, head, reader.nbytes)

@@ -18,8 +18,8 @@ from ..file_pages import Extent, extent_of
 from . import driver
 from .objects import Event, PinnedMemory, Stream
 
-_BUFFER = 16 << 20  # bytes of a buffer, of which there are two
-_SLICE = 2 << 20  # bytes that a thread reads at a time; what has no more goes the driver's own way
+_BUFFER = 32 << 20  # bytes of a buffer, of which there are two
+_SLICE = 1 << 20  # bytes that a thread reads at the least; what has no more goes the driver's way
 _THREADS = 8
 
 Bytes = NDArray[np.uint8]
@@ -67,10 +67,10 @@ class Staging:
 
     def _read(self, part: Bytes, buffer: Bytes) -> None:
         """Read bytes into a buffer, by several threads; a file's pages by reading the file."""
-        extent = extent_of(part)
+        extent, step = extent_of(part), max(_SLICE, -(-part.nbytes // _THREADS))
 
         def read(start: int) -> None:
-            stop = min(start + _SLICE, part.nbytes)
+            stop = min(start + step, part.nbytes)
             if extent is None:
                 np.copyto(buffer[start:stop], part[start:stop])
             else:
@@ -79,7 +79,7 @@ class Staging:
         if self._readers is None:
             count = min(_THREADS, os.cpu_count() or 1)
             self._readers = ThreadPoolExecutor(count, thread_name_prefix="staging")
-        for _ in self._readers.map(read, range(0, part.nbytes, _SLICE)):
+        for _ in self._readers.map(read, range(0, part.nbytes, step)):
             pass
 
 
