@@ -32,8 +32,10 @@ from .devices import (
     PreparedLaunch,
     Resources,
     TensorMap,
+    nvtx,
     open_device,
 )
+from .devices.nvtx import nvtx_ranges
 from .errors import (
     AbiError,
     CheckpointError,
@@ -77,6 +79,8 @@ _LATER = {
 }
 
 watch_process(os.environ.get("FERRUM_RECORD"))
+if os.environ.get("FERRUM_NVTX") == "1":
+    nvtx.begin()
 
 __all__ = [
     "BK",
@@ -137,6 +141,7 @@ __all__ = [
     "kernels",
     "launch_w4a16_gptq",
     "load_layers",
+    "nvtx_ranges",
     "open_device",
     "record",
 ]

@@ -12,7 +12,7 @@ import platform
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -190,6 +190,10 @@ class Recorder:
         number = self._number()
         self._writer.row(self._log.index(number), at, handle, call, flags, number + 1)
         return number
+
+    def span(self, name: str) -> AbstractContextManager[object]:
+        """A block of launches that belong together; a recording does not tell them apart."""
+        return nullcontext()
 
     def fast_path(self, launches: Issued) -> FastPath | None:
         """A fast path for launches of which only a row is written."""

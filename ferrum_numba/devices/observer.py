@@ -6,6 +6,7 @@ One place for all devices.  Off, it costs a launch one comparison with None.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
 
 from ..abi import LaunchConfig
@@ -77,6 +78,9 @@ class Observer(Protocol):
 
     def launch(self, kernel: Launchable, invocation: Invocation, stream: Any) -> None:
         """Stands for `kernel._enqueue(invocation, stream)`, which it has to call."""
+
+    def span(self, name: str) -> AbstractContextManager[object]:
+        """A block in which all that is launched belongs together: a plan's launches, a layer's."""
 
     def fast_path(self, launches: Issued) -> FastPath | None:
         """A fast path for these launches; None where they have to come through `launch`."""

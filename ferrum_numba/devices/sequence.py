@@ -16,6 +16,7 @@ from typing import Any
 
 from ..errors import AbiError, FerrumError, LaunchError
 from ..pickling import NotPickled
+from . import observer
 from .invocation import Invocation, Launchable, Place
 from .prepared import PreparedLaunch
 
@@ -160,7 +161,12 @@ class LaunchPlan(LaunchSequence):
         Raises LaunchError, which names the step, where the device refuses one; the steps before it
         have been launched.
         """
-        self._issue_each(stream)
+        watching = observer.current
+        if watching is None:
+            self._issue_each(stream)
+            return
+        with watching.span(f"plan of {len(self)}"):
+            self._issue_each(stream)
 
 
 class LaunchGraph(LaunchSequence):

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import kernels
-from ..devices import Device, PreparedLaunch, given_or_open
+from ..devices import Device, PreparedLaunch, given_or_open, observer
 from ..errors import AbiError, CheckpointError, LaunchError
 from ..kernels import Artefact, W4A16Weight
 from ..notebook import facts
@@ -166,11 +166,20 @@ class GptqLinear(NotPickled):
         Returns `out`, or a new array of the device; NumPy for NumPy.  Raises AbiError for an x or
         out of another dtype, shape, layout or device.
         """
-        known, tried = self._calls, None
-        if out is not None and known.last is not None:  # arrays like the last call's?
-            tried, m = known.last
+        watching, tried = observer.current, None
+        if watching is not None:
+            with watching.span(f"GptqLinear {self.K} to {self.N}"):
+                return self._multiply(x, out, stream, tried)
+        last = self._calls.last
+        if out is not None and last is not None:  # arrays like the last call's?
+            tried, m = last
             if tried._repeat(stream, _OF_GEMM, (x, out, m)):
                 return out
+        return self._multiply(x, out, stream, tried)
+
+    def _multiply(self, x: Any, out: Any, stream: Any, tried: PreparedLaunch | None) -> Any:
+        """The call, all of which is looked at.  tried: the launch that does not take its arrays."""
+        known = self._calls
         if isinstance(x, np.ndarray) and out is None and self.device.name != "cpu":
             return self._on_host(x, stream)
         shape = getattr(x, "shape", None)
@@ -193,7 +202,7 @@ class GptqLinear(NotPickled):
             except AbiError as error:
                 if not shaped.strided and self._row_stride(x) is not None:
                     shaped.strided = True
-                    return self(x, out=out, stream=stream)
+                    return self._multiply(x, out, stream, None)
                 for theirs, own in (("a", "x"), ("c", "out")):
                     error.called(theirs, f"{own}, the kernel's {theirs}")
                 raise

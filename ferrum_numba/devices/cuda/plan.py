@@ -58,7 +58,8 @@ class CudaLaunchPlan(LaunchPlan):
         if watching is None:
             self._run(last.table)
         elif not self._issued(last.state.issue(watching), last.table):
-            self._issue_each(stream)
+            with watching.span(f"plan of {len(self)}"):
+                self._issue_each(stream)
         if last.state.fleeting:
             self._states.keep(last.state)
         elif not self._waits:  # they are waited for each time
