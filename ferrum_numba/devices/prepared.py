@@ -214,7 +214,7 @@ class PreparedLaunch(NotPickled):
 
     def _follow_slots(self) -> None:
         """Note where the arrays lie that have moved."""
-        if self._borrowing is not None:
+        if self._borrowing is not None and not self._borrowing.moving:
             self._places.update(self._borrowing.places())
 
     def _known(self) -> dict[str, Key | int]:
