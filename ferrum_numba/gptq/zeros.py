@@ -7,6 +7,7 @@ need their own reading.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, Literal, cast, get_args
 
 import numpy as np
@@ -106,8 +107,14 @@ def symmetric_words(
     """
     groups, columns = shape
     stored = (1 << bits - 1) - (0 if stores_true_zero else 1)
-    row = pack_columns(np.full((1, columns * WORD_BITS // bits), stored, np.uint8), bits)
+    row = _row_of(stored, columns, bits)
     return np.broadcast_to(row, (groups, row.shape[1]))
+
+
+@lru_cache(maxsize=64)
+def _row_of(stored: int, columns: int, bits: int) -> npt.NDArray[np.int32]:
+    """One row of words, int32 [1, columns], whose levels are all the same."""
+    return pack_columns(np.full((1, columns * WORD_BITS // bits), stored, np.uint8), bits)
 
 
 def plain_format(qzeros: npt.NDArray[np.int32], zero_format: ZeroFormat) -> ZeroFormat:
