@@ -94,7 +94,7 @@ def _of_torch(array: Any) -> Key:
     # The strides alone would not tell a conjugate, but then it is complex, which nobody takes.
     try:
         strides = array.is_contiguous() or array.stride()
-        where, grad = array.get_device(), array.requires_grad
+        where, grad = array.device, array.requires_grad
         return (array.shape, strides, array.dtype, where, grad), array.data_ptr()
     except (AttributeError, RuntimeError):  # a sparse or a nested one has none
         return _unknown(array)
