@@ -302,7 +302,7 @@ class GptqLinear(NotPickled):
             if self._fixed not in (None, build):
                 raise AbiError(
                     "x",
-                    f"rows that begin {kernels.ALIGN} bytes apart, for {self._fixed.name}",
+                    f"rows {kernels.ALIGN} bytes apart, or a multiple, for {self._fixed.name}",
                     f"rows {nbytes} bytes apart",
                     f"copy it first, or leave kernel={self._fixed.name!r} out",
                 )
