@@ -1,199 +1,195 @@
-"""The GEMMs that the catalogue chooses, beside cuBLAS, torch's int4 matmul and measured peers.
+"""The GEMMs that the catalogue chooses, beside Humming, cuBLAS and torch's int4 matmul.
 
-    python scripts/bench_gemm.py [--m 1 8 16 ...] [--json] [--plot FILE.png] [--kernel ARTEFACT]
+    python scripts/bench_gemm.py [--m 1 8 48 ...] [--layers PART] [--csv FILE] [--plot FILE.png]
+    python scripts/bench_gemm.py --show FILE.csv [--plot FILE.png]      # what was measured, again
 
-The shapes are those of scripts/peers_h200.csv, group size 128.  Times are of CUDA graphs that go
-round more weights than the cache holds.  cuBLAS (float16) and torch's int4 matmul (bfloat16) run
-side by side where torch is installed; Marlin's time is the table's.  Ratios below 1 are faster.
+Layers and rows are those of layer_zoo.py, groups are of 128.  All contenders run in this process:
+CUDA graphs that go round more weights than the cache holds, replayed by turns.  Ratios are ours to
+the fastest other one of the same minute; below 1, ours is faster.  Layers that were held out when
+kernels were tuned are printed apart from those that were not.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import json
-import statistics
-from collections.abc import Callable
-from itertools import pairwise
+import csv
+import itertools
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-# First: it puts the repository on the path.
-from gemm_timing import Layers, Peer, floor_us, geometric_mean, peers, weight_bytes
+from gemm_timing import Graph, Layers, by_turns, floor_us, geometric_mean, rounds_of, weight_bytes
+from layer_zoo import HELD_OUT, ROWS, TUNING, Layer
 
 import ferrum_numba as fe
 from ferrum_numba import kernels
-from ferrum_numba.report.timing import REPLAYS, cold_copies, device_seconds, rounds_of
 
 GROUP_SIZE = 128
-INT4_ROWS = 64  # torch's int4 matmul is made for few rows; beyond, it takes seconds
+BANDS = ((1, 8), (9, 32), (33, 128), (129, 512), (513, 10**6))  # of M, in the summary
+PEERS = ("Humming", "cuBLAS", "tinygemm")
+
+Row = dict[str, Any]
 
 
-class Torch:
-    """Torch's ways to the same layers: dense float16, and int4 with bfloat16."""
-
-    def __init__(self, device: fe.Device) -> None:
-        import torch
-
-        self.torch, self.ours = torch, device
-        self.device = f"cuda:{device.name.partition(':')[2]}"
-
-    def cublas_us(self, M: int, N: int, K: int) -> float:
-        count = cold_copies(self.ours, 2 * K * N)
-        weights = [self._random(N, K) for _ in range(count)]
-        x = self._random(M, K)
-        outs = [self._random(M, N) for _ in range(count)]
-        return self._time(
-            [
-                lambda w=w, o=o: self.torch.mm(x, w.t(), out=o)
-                for w, o in zip(weights, outs, strict=True)
-            ]
-        )
-
-    def int4_us(self, M: int, N: int, K: int) -> float:
-        torch = self.torch
-        count = cold_copies(self.ours, K * N // 2)
-        x = self._random(M, K).bfloat16()
-        layers = []
-        for _ in range(count):
-            packed = torch.randint(0, 256, (N, K // 2), dtype=torch.uint8, device=self.device)
-            scales = self._random(K // GROUP_SIZE, N, 2).bfloat16()
-            layers.append((torch._convert_weight_to_int4pack(packed, 8), scales))
-        return self._time(
-            [lambda w=w, s=s: torch._weight_int4pack_mm(x, w, GROUP_SIZE, s) for w, s in layers]
-        )
-
-    def _random(self, *shape: int) -> Any:
-        return self.torch.randn(*shape, device=self.device).half()
-
-    def _time(self, calls: list[Callable[[], Any]]) -> float:
-        """Through torch's own graphs, since its allocator has to know of the capture."""
-        torch = self.torch
-        for call in calls[:2]:
-            call()
-        torch.cuda.synchronize()
-        rounds = rounds_of(len(calls), self._replays(calls, 1, 1)[0])
-        times = self._replays(calls, rounds, REPLAYS + 1)[1:]
-        return statistics.median(times) / (rounds * len(calls)) * 1e6
-
-    def _replays(self, calls: list[Callable[[], Any]], rounds: int, count: int) -> list[float]:
-        """Seconds of each of `count` replays of one graph, as `device_seconds` takes them."""
-        torch = self.torch
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            for _ in range(rounds):
-                for call in calls:
-                    call()
-        marks = [torch.cuda.Event(enable_timing=True) for _ in range(count + 1)]
-        marks[0].record()
-        for mark in marks[1:]:
-            graph.replay()
-            mark.record()
-        marks[-1].synchronize()
-        return [before.elapsed_time(after) / 1e3 for before, after in pairwise(marks)]
-
-
-def bench(
-    peer: Peer, device: fe.Device, layers: Layers, torch: Torch | None, kernel: str | None
-) -> dict[str, Any]:  # fmt: skip
-    """One row: what we take, and what others do."""
-    m, n, k = peer.M, peer.N, peer.K
-    shipped = kernels.choose(device, m, n, k, GROUP_SIZE, 1)
+def measure(
+    layer: Layer, m: int, layers: Layers, peers: Any, kernel: str | None
+) -> Row:  # fmt: skip
+    """One row: what the chosen build takes, and what others do."""
+    _, n, k = layer
+    shipped = kernels.choose(layers.device, m, n, k, GROUP_SIZE, 1)
     if kernel is not None:
         shipped = kernels.artefact(kernel)
-    us = device_seconds(device, layers.launches(shipped, m, n, k, GROUP_SIZE)) * 1e6
-    moved = weight_bytes(n, k, GROUP_SIZE) + 2 * m * (n + k)
-    row = {
-        "shape": peer.shape, "N": n, "K": k, "M": m,
+    copies = layers.copies(n, k)
+    graphs: dict[str, tuple[Graph, int]] = {}
+    with peers.capturing():
+        for name in peers.names(m):
+            calls = peers.calls(name, m, n, k, copies)
+            rounds = rounds_of(len(calls), m, n, k)
+            graphs[name] = peers.graph(calls, rounds), rounds * len(calls)
+    graphs["ours"] = layers.graph(shipped, m, n, k, GROUP_SIZE)
+    times = by_turns(graphs)
+    us = times["ours"]
+    return {
+        "layer": layer.name, "N": n, "K": k, "M": m,
+        "held_out": int(layer in HELD_OUT),
         "us": us,
-        "GB/s": moved / us / 1e3,
-        "TFLOP/s": 2 * m * n * k / us / 1e6,
+        **{peer: times.get(peer) for peer in PEERS},
+        "/best": us / min(v for name, v in times.items() if name != "ours"),
         "/floor": us / floor_us(m, n, k, GROUP_SIZE),
-        "/best": us / peer.best,
-        "best": peer.best,
-        "Marlin": peer.marlin,
+        "GB/s": (weight_bytes(n, k, GROUP_SIZE) + 2 * m * (n + k)) / us / 1e3,
+        "TFLOP/s": 2 * m * n * k / us / 1e6,
+        "kernel": shipped.name,
     }  # fmt: skip
-    if torch is not None:
-        row["cuBLAS"] = torch.cublas_us(m, n, k)
-        row["int4"] = torch.int4_us(m, n, k) if m <= INT4_ROWS else None
-    return row | {"kernel": shipped.name}
 
 
-def means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Geometric means over the shapes, for each M."""
-    return [
-        {
-            "M": m,
-            **{
-                ratio: geometric_mean(row[ratio] for row in rows if row["M"] == m)
-                for ratio in ("/best", "/floor")
-            },
-        }
-        for m in sorted({row["M"] for row in rows})
-    ]
+def cells(part: str, rows: Sequence[int]) -> Iterator[tuple[Layer, int]]:
+    """Layers of the zoo and rows.  part: of their names, or "held-out", or "tuning"."""
+    halves = {"held-out": HELD_OUT, "tuning": TUNING}
+    layers = halves.get(part, [x for x in (*HELD_OUT, *TUNING) if part in x.name])
+    return itertools.product(layers, rows)
 
 
-def plot(rows: list[dict[str, Any]], path: Path) -> None:
-    """M against the ratio to the best peer, one line a shape."""
+def summary(rows: list[Row]) -> list[Row]:
+    """Geometric means and worst cells to the best peer, by bands of M."""
+    found = []
+    for (low, high), held_out in itertools.product(BANDS, (1, 0)):
+        its = [r for r in rows if low <= r["M"] <= high and r["held_out"] == held_out]
+        if its:
+            worst = max(its, key=lambda row: row["/best"])
+            found.append(
+                {
+                    "M": f"{low}-{high}" if high < 10**6 else f"{low}-",
+                    "half": "held out" if held_out else "tuning",
+                    "cells": len(its),
+                    "/best": geometric_mean(row["/best"] for row in its),
+                    "worst": worst["/best"],
+                    "where": f"{worst['layer']}, M = {worst['M']}",
+                    **{
+                        f"/{peer}": geometric_mean(r["us"] / r[peer] for r in its if r[peer])
+                        for peer in PEERS
+                        if any(r[peer] for r in its)
+                    },
+                    "/floor": geometric_mean(row["/floor"] for row in its),
+                }
+            )
+    return found
+
+
+def plot(rows: list[Row], path: Path) -> None:
+    """M against the ratio to the best peer: a dot a layer, and lines of geometric means."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
-    for shape in dict.fromkeys(row["shape"] for row in rows):
-        mine = [row for row in rows if row["shape"] == shape]
-        label = f"{shape}  {mine[0]['N']} × {mine[0]['K']}"
-        axes.plot([r["M"] for r in mine], [r["/best"] for r in mine], marker="o", label=label)
+    for held_out, colour, label in ((0, "0.6", "tuned on"), (1, "C0", "held out")):
+        its = [row for row in rows if row["held_out"] == held_out]
+        if its:
+            ms = sorted({row["M"] for row in its})
+            means = [geometric_mean(r["/best"] for r in its if r["M"] == m) for m in ms]
+            axes.plot([r["M"] for r in its], [r["/best"] for r in its], ".", c=colour, alpha=0.5)
+            axes.plot(ms, means, c=colour, label=f"layers {label}, geometric mean")
+    ticks = sorted({row["M"] for row in rows})
     axes.axhline(1, color="black", linewidth=0.8)
     axes.set_xscale("log", base=2)
-    axes.set_xticks(sorted({row["M"] for row in rows}), sorted({row["M"] for row in rows}))
+    axes.set_xticks(ticks, ticks, rotation=60)
     axes.set(xlabel="M", ylabel="time / best peer's", title="W4A16 on an H200, group size 128")
-    axes.legend(fontsize=7)
+    axes.legend(fontsize=8)
     figure.savefig(path, dpi=150)
 
 
-def show(rows: list[dict[str, Any]]) -> None:
+def show(rows: list[Row]) -> None:
     """A table for people."""
+    if not rows:
+        return
     columns = list(rows[0])
-    cells = [[_cell(row[column]) for column in columns] for row in rows]
+    cells = [[_cell(row.get(column)) for column in columns] for row in rows]
     widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
     for line in [columns, *cells]:
         print("  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True)))
+    print(flush=True)
 
 
 def _cell(value: object) -> str:
     if value is None:
         return ""
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def read(path: Path) -> list[Row]:
+    """Rows that --csv wrote."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return [{key: _value(text) for key, text in row.items()} for row in csv.DictReader(file)]
+
+
+def _value(text: str) -> Any:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text or None
+
+
+def run(arguments: argparse.Namespace) -> list[Row]:
+    """Measure every cell that is asked for, writing rows as they come."""
+    from gemm_peers import Peers
+
+    device = fe.open_device("cuda")
+    layers = Layers(device)
+    peers = Peers(f"cuda:{device.name.partition(':')[2]}")
+    rows: list[Row] = []
+    end = time.monotonic() + arguments.seconds
+    for layer, m in cells(arguments.layers, arguments.m):
+        if time.monotonic() > end:
+            break
+        rows.append(measure(layer, m, layers, peers, arguments.kernel))
+        if arguments.csv:
+            with arguments.csv.open("a", encoding="utf-8", newline="") as file:
+                writer = csv.DictWriter(file, rows[0])
+                if len(rows) == 1:
+                    writer.writeheader()
+                writer.writerow(rows[-1])
+    return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--m", type=int, nargs="+", help="of the table's; default: all of them")
+    parser.add_argument("--m", type=int, nargs="+", default=ROWS)
+    parser.add_argument("--layers", default="", help="part of names; or held-out, or tuning")
     parser.add_argument("--kernel", help="an artefact's name, instead of the catalogue's choice")
-    parser.add_argument("--alone", action="store_true", help="do not run torch beside")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--seconds", type=float, default=1e9, help="begin no row after so long")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write rows there as they come")
+    parser.add_argument("--show", type=Path, metavar="FILE", help="a file of --csv; run nothing")
     parser.add_argument("--plot", type=Path, metavar="FILE.png")
     arguments = parser.parse_args()
-    device = fe.open_device("cuda")
-    layers = Layers(device)
-    has_torch = importlib.util.find_spec("torch") is not None and not arguments.alone
-    torch = Torch(device) if has_torch else None
-    rows = [
-        # Small M first: after seconds of large ones the chip's clocks are down for a while.
-        bench(peer, device, layers, torch, arguments.kernel)
-        for peer in sorted(peers(), key=lambda peer: peer.M)
-        if not arguments.m or peer.M in arguments.m
-    ]
+    rows = read(arguments.show) if arguments.show else run(arguments)
     if arguments.plot:
         plot(rows, arguments.plot)
-    if arguments.json:
-        print(json.dumps({"rows": rows, "means": means(rows)}, indent=1))
-        return
     show(rows)
-    print()
-    show(means(rows))
+    show(summary(rows))
 
 
 if __name__ == "__main__":

@@ -1,113 +1,319 @@
-"""Measure every shipped GEMM on this device and write which is fastest where.
+"""Time the GEMMs on this device, and fit the constants of the model that chooses among them.
 
-    python scripts/tune.py [--device cuda] [--m 1 8 16 32 64] [--groups 128 32] [--portable]
+    python scripts/tune.py time FILE.csv [--device cuda] [--half tuning] [--seconds 600]
+    python scripts/tune.py fit FILE.csv ... [--device "NVIDIA H200"]
 
-Writes ptx/w4a16_tuning.json; rows of other devices, and of other Ms and groups, stay.  --portable
-writes the builds for sm_80 alone, too, as what a GPU takes that nobody measured.  On the CPU device
-the shapes are small and few, since it is there to be right.
+`time` appends a row for each layer of layer_zoo.py, number of rows and build that may be worth it.
+`fit` needs no GPU: it takes the rows of the tuning half, writes ptx/w4a16_tuning.json, and prints
+how far off the model is there and on the held-out half.  "regret" is how much longer than the best
+build of a cell the chosen one takes.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
+import csv
 import json
-from collections.abc import Iterator
+import math
+import random
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from gemm_timing import ROOT, Layers, peers  # first: it puts the repository on the path
+import numpy as np
+from gemm_timing import ROOT, Layers, by_turns, geometric_mean
+from layer_zoo import HELD_OUT, ROWS, TUNING
 
 import ferrum_numba as fe
 from ferrum_numba import kernels
-from ferrum_numba.kernels.tuning import CANONICAL, PORTABLE
-from ferrum_numba.report.timing import device_seconds
+from ferrum_numba.devices import Chip
+from ferrum_numba.kernels.cost import (
+    CONSTANTS,
+    Costs,
+    launch_us,
+    moved_bytes,
+    work_of,
+    worth_trying,
+)
 
 TABLE = ROOT / "ptx" / "w4a16_tuning.json"
-CPU_SHAPES = [(2048, 2048)]
+COLUMNS = ("build", "slots", "group", "M", "N", "K", "us")
+# What is expected before anything is measured, and how sure that is (of the logarithm).
+PRIOR = {
+    "fixed": (2.5, 0.5), "step": (0.4, 1.0), "load": (0.2, 1.0), "tile": (0.7, 1.0),
+    "split": (1.5, 0.7), "part": (0.3, 1.0), "share": (0.85, 0.15),
+}  # fmt: skip
+_CPU = Chip(sms=1, bandwidth=1e9, clock=1.0, shared=2**30)  # bound by arithmetic
+_CPU_ROWS, _CPU_LAYERS = (1, 8, 16, 24, 48, 64), ((512, 512), (2048, 512), (512, 2048))
 
-Shape = tuple[int, int, int, int]  # group, M, N, K
+
+class Cell(NamedTuple):
+    """A GEMM that was timed."""
+
+    group: int
+    M: int
+    N: int
+    K: int
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """As the kernels take them."""
+        sizes = kernels.contiguous_sizes(self.M, self.N, self.K, self.group)
+        return sizes | {"zero_bias": 1, "adds": 0}
 
 
-def builds(group: int, device: fe.Device) -> dict[str, kernels.Artefact]:
-    """The tuned float16 builds for this group, as the table calls them."""
-    found = {
-        build.name: build
-        for build in kernels.builds(dtype="float16")
-        if "GROUP" in build.fields and group % build.fields["GROUP"] == 0
-    }
-    if device.name == "cpu":  # far behind on every GPU
-        found[CANONICAL] = kernels.canonical(1)
+def builds(device: fe.Device, group: int) -> list[kernels.Artefact]:
+    """The float16 builds that may be chosen for layers with such groups."""
+    found = [build for build in kernels.builds(dtype="float16") if "GROUP" in build.fields]
+    if device.name == "cpu":  # one for few rows; the canonical one is far behind on every GPU
+        small = {"BLOCK_M": 8, "BLOCK_N": 32, "num_warps": 4, "target": "sm_80"}
+        found = [build for build in found if small.items() <= build.fields.items()]
+        found.append(kernels.canonical(1))
+    fitting = [build for build in found if group % build.fields.get("GROUP", 1) == 0]
+    largest = max(build.fields.get("GROUP", 1) for build in fitting)
+    return [build for build in fitting if build.fields.get("GROUP", largest) * 2 >= largest]
+
+
+def time_builds(
+    device: fe.Device, cells: Sequence[Cell], seconds: float
+) -> Iterator[tuple[str, Cell, float]]:
+    """Builds, cells and microseconds, for as long as there is time."""
+    layers, end = Layers(device), time.monotonic() + seconds
+    for cell in cells:
+        if time.monotonic() > end:
+            return
+        graphs = {
+            build.name: layers.graph(build, cell.M, cell.N, cell.K, cell.group)
+            for build in builds(device, cell.group)
+            if build.takes(device, cell.sizes) and worth_trying(build, cell.M)
+        }
+        for name, us in by_turns(graphs, 3).items():
+            yield name, cell, us
+
+
+def all_cells(device: fe.Device, half: str, groups: Sequence[int]) -> list[Cell]:
+    """Those of a half of the zoo, shuffled, so that any first part of them is a fair sample."""
+    layers = [(x.N, x.K) for x in (TUNING if half == "tuning" else HELD_OUT)]
+    rows: Sequence[int] = ROWS
+    if device.name == "cpu":  # it is there to be right
+        layers, rows = list(_CPU_LAYERS), _CPU_ROWS
+    found = [Cell(g, m, n, k) for g in groups for m in rows for n, k in layers if k % g == 0]
+    random.Random(20261130).shuffle(found)
     return found
 
 
-def measure(
-    device: fe.Device, ms: list[int], groups: list[int]
-) -> Iterator[tuple[Shape, dict[str, float]]]:
-    """(group, M, N, K) and the microseconds of each build that takes it."""
-    shapes = sorted({(p.N, p.K) for p in peers()}) if device.name != "cpu" else CPU_SHAPES
-    layers = Layers(device)
-    for group, m, (n, k) in itertools.product(groups, ms, shapes):
-        sizes = kernels.contiguous_sizes(m, n, k, group) | {"zero_bias": 1, "adds": 0}
-        yield (
-            (group, m, n, k),
-            {
-                build: device_seconds(device, layers.launches(shipped, m, n, k, group)) * 1e6
-                for build, shipped in builds(group, device).items()
-                if shipped.takes(device, sizes) and worth_trying(shipped, m)
-            },
-        )
+Rows = dict[str, list[tuple[Cell, float]]]  # by build
 
 
-def worth_trying(shipped: kernels.Artefact, m: int) -> bool:
-    """True if its tile has rows enough to read weights seldom, and not many rows in vain."""
-    rows = (shipped.sidecar.tile or {})["BLOCK_M"]
-    return (m <= 8 * rows or rows >= 64) and rows <= max(16, 4 * m)
+def read(paths: Sequence[Path]) -> tuple[Rows, dict[str, int]]:
+    """The times of each build, and how many of its CTAs an SM holds."""
+    found: Rows = defaultdict(list)
+    slots = {}
+    for path in paths:
+        with path.open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                cell = Cell(*(int(row[name]) for name in ("group", "M", "N", "K")))
+                found[row["build"]].append((cell, float(row["us"])))
+                slots[row["build"]] = int(row["slots"])
+    return found, slots
 
 
-def fastest(times: dict[str, float], target: str | None = None) -> str:
-    """The fastest of the builds for this target, or of all."""
-    runs = times
-    if target is not None:
-        fitting = {build.name for build in kernels.builds(target=target)}
-        runs = {name: us for name, us in times.items() if name in fitting}
-    return min(runs, key=lambda name: runs[name])
+def fit(build: kernels.Artefact, rows: list[tuple[Cell, float]], weights: Sequence[float],
+        chip: Chip, slots: int) -> Costs:  # fmt: skip
+    """The constants with which the model is nearest to these times, and to what is expected."""
+    names = CONSTANTS[:-1]
+    expected = np.log([PRIOR[name][0] for name in names])
+    sure = np.array([PRIOR[name][1] for name in names])
+    measured = np.log([us for _, us in rows])
+    work = [(work_of(build, cell.sizes), cell) for cell, _ in rows]
+
+    def costs_of(theta: Any) -> Costs:
+        return Costs(*map(float, np.exp(theta)), slots)
+
+    def residuals(theta: Any) -> Any:
+        costs = costs_of(theta)
+        times = [launch_us(costs, its, chip, moved_bytes(cell.sizes)) for its, cell in work]
+        off = np.array(weights) * 8 * (np.log(times) - measured)
+        return np.concatenate([off, (theta - expected) / sure])
+
+    return costs_of(_least_squares(residuals, expected))
 
 
-def merge(table: str, rows: dict[Shape, str]) -> None:
-    """Write these rows over those of the table; one line a row, so that changes can be read."""
+def _least_squares(residuals: Callable[[Any], Any], theta: Any) -> Any:
+    """Levenberg's and Marquardt's method, with differences for derivatives."""
+    damping, now = 1e-2, residuals(theta)
+    for _ in range(60):
+        shifts = 1e-4 * np.eye(len(theta))
+        slope = np.stack([(residuals(theta + shift) - now) / 1e-4 for shift in shifts], axis=1)
+        square = slope.T @ slope
+        while damping < 1e8:
+            step = np.linalg.solve(
+                square + damping * np.diag(np.diag(square) + 1e-9), -slope.T @ now
+            ).clip(-1, 1)
+            later = residuals(theta + step)
+            if later @ later < now @ now:
+                break
+            damping *= 4
+        else:
+            return theta
+        gain = 1 - later @ later / (now @ now)
+        theta, now, damping = theta + step, later, max(damping / 4, 1e-7)
+        if gain < 1e-6:
+            return theta
+    return theta
+
+
+def best_times(rows: Rows) -> dict[Cell, float]:
+    """The fastest build's, of each cell."""
+    best: dict[Cell, float] = {}
+    for its in rows.values():
+        for cell, us in its:
+            best[cell] = min(us, best.get(cell, us))
+    return best
+
+
+def regrets(
+    rows: Rows, seconds: Callable[[str, Cell], float]
+) -> dict[Cell, tuple[float, str, str]]:
+    """How much longer the chosen build takes than the best, and both; by cell."""
+    times: dict[Cell, dict[str, float]] = defaultdict(dict)
+    for name, its in rows.items():
+        for cell, us in its:
+            times[cell][name] = us
+    found = {}
+    for cell, by_build in times.items():
+        chosen = min(by_build, key=lambda name: seconds(name, cell))
+        best = min(by_build, key=lambda name: by_build[name])
+        found[cell] = by_build[chosen] / by_build[best], chosen, best
+    return found
+
+
+def write(device: str, chip: Chip, costs: dict[str, Costs] | None = None) -> None:
+    """Put a device into the table; one line a build, so that changes can be read."""
     content = json.loads(TABLE.read_text()) if TABLE.exists() else {}
-    kept = {(r["group"], r["M"], r["N"], r["K"]): r["build"] for r in content.get(table, ())}
-    content[table] = [
-        {"group": group, "M": m, "N": n, "K": k, "build": build}
-        for (group, m, n, k), build in sorted(
-            (kept | rows).items(), key=lambda row: (-row[0][0], *row[0][1:])
+    its = content.setdefault(device, {"builds": {}})
+    its["chip"] = asdict(chip)
+    if costs is not None:
+        rows = {name: [_rounded(v) for v in asdict(its).values()] for name, its in costs.items()}
+        its["builds"] = dict(sorted(rows.items()))
+    parts = []
+    for name, its in content.items():
+        lines = ",\n".join(f"   {json.dumps(k)}: {json.dumps(v)}" for k, v in its["builds"].items())
+        parts.append(
+            f' {json.dumps(name)}: {{\n  "chip": {json.dumps(its["chip"])},\n'
+            f'  "builds": {{\n{lines}\n  }}\n }}'
         )
-    ]
-    parts = [
-        f" {json.dumps(name)}: [\n" + ",\n".join(f"  {json.dumps(r)}" for r in found) + "\n ]"
-        for name, found in content.items()
-    ]
     TABLE.write_text("{\n" + ",\n".join(parts) + "\n}\n", encoding="utf-8", newline="\n")
+
+
+def _rounded(value: float) -> float:
+    return value if isinstance(value, int) else float(f"{value:.3g}")
+
+
+def time_command(arguments: argparse.Namespace) -> None:
+    """Append times to a file, and put the device's chip into the table."""
+    device = fe.open_device(arguments.device)
+    write(kernels.device_name(device), getattr(device, "chip", _CPU))
+    slots: dict[str, int] = {}
+    cells = all_cells(device, arguments.half, arguments.groups)
+    with arguments.file.open("a", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        if not file.tell():
+            writer.writerow(COLUMNS)
+        for name, cell, us in time_builds(device, cells, arguments.seconds):
+            if name not in slots:
+                slots[name] = _slots(device, kernels.artefact(name))
+            writer.writerow((name, slots[name], *cell, f"{us:.3f}"))
+            file.flush()
+
+
+def _slots(device: fe.Device, build: kernels.Artefact) -> int:
+    """How many of its CTAs an SM holds; one on the CPU device."""
+    if device.name == "cpu":
+        return 1
+    kernel, sidecar = build.kernel(device), build.sidecar
+    found = kernel.resources((sidecar.num_warps or 0) * 32, sidecar.shared_bytes or 0)
+    return found.ctas_per_sm or 1
+
+
+def fit_command(arguments: argparse.Namespace) -> None:
+    """Fit, write, and say how good it is."""
+    rows, slots = read(arguments.files)
+    chip = Chip(**json.loads(TABLE.read_text())[arguments.device]["chip"])
+    learned, held_out = _halves(rows)
+    best, costs = best_times(learned), {}
+    for name, its in sorted(learned.items()):
+        build = kernels.artefact(name)
+        # What is never the best need not be known well, but that it is not.
+        weights = [1.0 if us < 1.25 * best[cell] else 0.35 for cell, us in its]
+        costs[name] = fit(build, its, weights, chip, slots[name])
+        off = [
+            math.log(
+                launch_us(costs[name], work_of(build, c.sizes), chip, moved_bytes(c.sizes)) / us
+            )
+            for c, us in its
+        ]
+        wins = sum(us == best[cell] for cell, us in its)
+        print(f"{name:48} {len(its):4} cells, best in {wins:3}, off by {_rms(off):.0%}")
+    for half, its in (("tuning", learned), ("held out", held_out)):
+        if its:
+            _show_regrets(half, its, costs, chip)
+    write(arguments.device, chip, costs)
+
+
+def _halves(rows: Rows) -> tuple[Rows, Rows]:
+    """The rows of the layers for tuning, and of those that are held out."""
+    held_out = {(layer.N, layer.K) for layer in HELD_OUT}
+    parts: tuple[Rows, Rows] = ({}, {})
+    for name, its in rows.items():
+        for part, wanted in zip(parts, (False, True), strict=True):
+            found = [row for row in its if ((row[0].N, row[0].K) in held_out) == wanted]
+            if found:
+                part[name] = found
+    return parts
+
+
+def _show_regrets(half: str, rows: Rows, costs: dict[str, Costs], chip: Chip) -> None:
+    def us(name: str, cell: Cell) -> float:
+        if name not in costs:
+            return math.inf
+        work = work_of(kernels.artefact(name), cell.sizes)
+        return launch_us(costs[name], work, chip, moved_bytes(cell.sizes))
+
+    found = regrets(rows, us)
+    values = sorted(regret for regret, _, _ in found.values())
+    print(
+        f"{half}: {len(found)} cells, regret {geometric_mean(values) - 1:.1%} on average, "
+        f"{values[len(values) * 9 // 10] - 1:.1%} in the tenth that is worst, {values[-1] - 1:.0%} "
+        "at the most"
+    )
+    for cell, (regret, chosen, best) in sorted(found.items(), key=lambda x: -x[1][0])[:8]:
+        print(f"  {regret:.2f} {tuple(cell)}: {chosen}, not {best}")
+
+
+def _rms(values: Sequence[float]) -> float:
+    return math.sqrt(sum(value**2 for value in values) / len(values))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--m", type=int, nargs="+", default=[1, 8, 16, 32, 64])
-    parser.add_argument("--groups", type=int, nargs="+", default=[128, 32])
-    parser.add_argument("--portable", action="store_true", help="write rows for other GPUs, too")
+    commands = parser.add_subparsers(required=True)
+    timing = commands.add_parser("time", help="append times to a file")
+    timing.add_argument("file", type=Path)
+    timing.add_argument("--device", default="cuda")
+    timing.add_argument("--half", choices=("tuning", "held-out"), default="tuning")
+    timing.add_argument("--groups", type=int, nargs="+", default=[128])
+    timing.add_argument("--seconds", type=float, default=600)
+    timing.set_defaults(run=time_command)
+    fitting = commands.add_parser("fit", help="fit the model to files of times")
+    fitting.add_argument("files", type=Path, nargs="+")
+    fitting.add_argument("--device", default="NVIDIA H200", help="its product name, or cpu")
+    fitting.set_defaults(run=fit_command)
     arguments = parser.parse_args()
-    device = fe.open_device(arguments.device)
-    best: dict[Shape, str] = {}
-    portable: dict[Shape, str] = {}
-    for shape, times in measure(device, arguments.m, arguments.groups):
-        best[shape] = fastest(times)
-        if arguments.portable:
-            portable[shape] = fastest(times, "sm_80")
-        group, m, n, k = shape
-        listed = " ".join(f"{name} {us:.2f}" for name, us in sorted(times.items()))
-        print(f"g{group} M={m} N={n} K={k}: {best[shape]} | {listed}", flush=True)
-    merge(kernels.device_name(device), best)
-    merge(PORTABLE, portable)
+    arguments.run(arguments)
 
 
 if __name__ == "__main__":

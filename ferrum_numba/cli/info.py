@@ -25,6 +25,8 @@ from .console import facts_table, json_option, standard_output, write_json
 from .devices import describe_device, device_line, device_option, find_device
 from .options import examples, group_size_option, refuse_options
 
+_RUNNERS_UP = 5  # that are printed, the chosen one with them; --json has all
+
 
 def _read_shape(
     ctx: click.Context, param: click.Parameter, value: str | None
@@ -204,13 +206,23 @@ def _choice(
             f"{' and '.join(broken)}, which every kernel needs",
             f"N {n}, K {k}, group_size {group_size}",
         )
+    predicted: tuple[kernels.Candidate, ...] = ()
     if act_order:
         groups = -(-k // group_size) if group_size > 0 else 1
         chosen = kernels.choose_act_order(device, m, n, k, groups, zero_bias=1)
     else:
         chosen = kernels.choose(device, m, n, k, group_size, zero_bias=1)
-    sizes = {"M": m, "N": n, "K": k, "group_size": group_size}
-    return {"device": device.name, **sizes, "act_order": act_order, "artefact": chosen.name}
+        predicted = kernels.candidates(device, kernels.m_class(m), n, k, group_size, zero_bias=1)
+    return {
+        "device": device.name,
+        "M": m,
+        "N": n,
+        "K": k,
+        "group_size": group_size,
+        "act_order": act_order,
+        "artefact": chosen.name,
+        "predictions": [{"artefact": its.build.name, "seconds": its.seconds} for its in predicted],
+    }
 
 
 def _show(found: dict[str, Any]) -> None:
@@ -237,6 +249,16 @@ def _show(found: dict[str, Any]) -> None:
         sizes = ", ".join(f"{name} {choice[name]}" for name in ("M", "N", "K", "group_size"))
         order = ", activation order" if choice["act_order"] else ""
         console.print(f"\n{sizes}{order} on {choice['device']}: {choice['artefact']}")
+        if choice["predictions"]:
+            console.print("\npredicted for it, and for the builds next to it")
+            console.print(_prediction_lines(choice["predictions"]))
+
+
+def _prediction_lines(predictions: list[dict[str, Any]]) -> Table:
+    lines = facts_table()
+    for its in predictions[:_RUNNERS_UP]:
+        lines.add_row(its["artefact"], f"{its['seconds'] * 1e6:.1f} us")
+    return lines
 
 
 def _artefact_lines(artefacts: list[dict[str, Any]]) -> Table:

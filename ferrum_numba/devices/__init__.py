@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from functools import cache
 
 from ..errors import DeviceError
+from .chip import Chip
 from .device import Device, Kernel, Module
 from .invocation import Invocation, Launchable, Stream
 from .memory import DeviceMemory
@@ -17,6 +18,7 @@ from .sequence import LaunchGraph, LaunchPlan
 from .tensor_map import TensorMap
 
 __all__ = [
+    "Chip",
     "Device",
     "DeviceMemory",
     "Invocation",

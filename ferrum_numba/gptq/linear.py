@@ -115,9 +115,6 @@ class GptqLinear(NotPickled):
             self.bias = to_device(_rounded("bias", tensors.bias, self.dtype))
         self._g_idx = to_device(tensors.g_idx) if tensors.act_order else None
         self._fixed = _fixed(kernel, zero_bias, tensors.act_order, self.dtype.name)
-        self._bounds = kernels.ACT_ORDER_BOUNDS
-        if self._g_idx is None:
-            self._bounds = kernels.tuning().bounds(kernels.device_name(self.device))
         self._calls = _Calls()
 
     @classmethod
@@ -274,7 +271,7 @@ class GptqLinear(NotPickled):
         known = self._calls.shaped
         if len(known) >= _SHAPES:
             known.clear()
-        calls = self._calls.by_class.get(kernels.m_class(m, self._bounds))
+        calls = self._calls.by_class.get(kernels.m_class(m))
         strided = m > 0 and self._row_stride(x) is not None
         return known.setdefault(shape, _Shaped((*shape[:-1], self.N), m, calls, strided))
 
@@ -292,7 +289,7 @@ class GptqLinear(NotPickled):
         if row is None:
             return None
         aligned = self.device.describe("x", x).address % kernels.ALIGN == 0
-        key, known = (kernels.m_class(m, self._bounds), row, aligned), self._calls.strided
+        key, known = (kernels.m_class(m), row, aligned), self._calls.strided
         if key not in known:
             if len(known) >= _SHAPES:
                 known.clear()
@@ -310,9 +307,9 @@ class GptqLinear(NotPickled):
         return known[key]
 
     def _prepare(self, shaped: _Shaped, x: Any, out: Any) -> _Pair:
-        """The launches for all m between two of the measured ones, and for this thread."""
+        """The launches for all m of a class, and for this thread."""
         shaped.calls = self._pair(self.artefact(shaped.m), x, out, shaped.m, None)
-        self._calls.by_class[kernels.m_class(shaped.m, self._bounds)] = shaped.calls
+        self._calls.by_class[kernels.m_class(shaped.m)] = shaped.calls
         return shaped.calls
 
     def _pair(self, build: Artefact, x: Any, out: Any, m: int, stride_am: int | None) -> _Pair:

@@ -14,18 +14,20 @@ from .catalogue import (
 )
 from .choice import (
     ACT_ORDER_BOUNDS,
+    Candidate,
     act_order,
+    candidates,
     canonical,
     choose,
     choose_act_order,
+    cost_model,
     device_name,
+    m_class,
     of_dtype,
-    tuning,
 )
 from .experts import ExpertTiles, choose_expert_tiles
 from .repeated import Launches, launches_on
 from .together import load_together
-from .tuning import Tuning, m_class
 from .w4a16 import (
     BK,
     BM,
@@ -50,19 +52,21 @@ __all__ = [
     "W4A16_PTX",
     "W4A16_SIDECAR",
     "Artefact",
+    "Candidate",
     "ExpertTiles",
     "Launches",
     "PackedWeight",
-    "Tuning",
     "W4A16Weight",
     "act_order",
     "artefact",
     "builds",
+    "candidates",
     "canonical",
     "choose",
     "choose_act_order",
     "choose_expert_tiles",
     "contiguous_sizes",
+    "cost_model",
     "device_name",
     "find",
     "fn_name",
@@ -78,5 +82,4 @@ __all__ = [
     "prepare_add_bias",
     "prepare_w4a16_gptq",
     "takes_bias",
-    "tuning",
 ]

@@ -104,7 +104,10 @@ class Artefact:
         """True if device and driver run it."""
         capability = getattr(device, "capability", None)
         newest = getattr(device, "cuda_version", None)
+        shared = getattr(device, "max_shared_bytes", None)
         target, version = self.sidecar.target, self.sidecar.ptx_version
+        if shared is not None and (self.sidecar.shared_bytes or 0) > shared:
+            return False
         if capability is not None and target is not None and not runs_on(target, capability):
             return False
         if newest is not None and version is not None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from functools import lru_cache
 
 from ..devices import Device
 from ..errors import AbiError
 from .catalogue import Artefact, artefact, contiguous_sizes, find, folder
-from .tuning import CANONICAL, PORTABLE, Tuning
+from .cost import CostModel, worth_trying
 
 _DTYPES = ("float16", "bfloat16")
 _ACT_ORDER = "w4a16_gptq_gemm_act_order_mma"
@@ -17,6 +18,8 @@ _ACT_ORDER = "w4a16_gptq_gemm_act_order_mma"
 _ACT_ORDER_ROWS = {8: 8, 32: 16, sys.maxsize: 64}
 _FEW_GROUPS, _MANY_GROUPS = 256, {"BLOCK_M": 16, "CAPACITY": 1024, "SYMMETRIC": 0}
 ACT_ORDER_BOUNDS = tuple(_ACT_ORDER_ROWS)
+# Rows are told apart in steps of so many, up to a number of them.
+_ROW_STEPS = ((8, 256), (64, 1024), (256, sys.maxsize))
 
 
 def canonical(zero_bias: int, dtype: str = "float16") -> Artefact:
@@ -47,12 +50,25 @@ def _checked(dtype: str) -> str:
 
 
 @lru_cache(maxsize=1)
-def tuning() -> Tuning:
-    """The measured table that ships with the artefacts."""
-    return Tuning.read(folder() / "w4a16_tuning.json")
+def cost_model() -> CostModel:
+    """The model that ships with the artefacts."""
+    return CostModel.read(folder() / "w4a16_tuning.json")
 
 
-@lru_cache(maxsize=4096)
+def m_class(m: int) -> int:
+    """The largest number of rows for which the same build is chosen as for m."""
+    step = next((step for step, last in _ROW_STEPS if m <= last), _ROW_STEPS[-1][0])
+    return -(-m // step) * step
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A build that takes a launch, and how long it does by the model."""
+
+    build: Artefact
+    seconds: float
+
+
 def choose(
     device: Device,
     M: int,
@@ -63,27 +79,39 @@ def choose(
     dtype: str = "float16",
     wide: bool = False,
 ) -> Artefact:
-    """The fastest GEMM for arrays in C order on this device, by the measured table.
+    """The fastest GEMM for arrays in C order on this device, by the cost model (kernels/cost.py).
 
-    Between shapes that were measured it takes the nearest; where no tuned kernel's constraints
-    hold, the canonical one.  wide: whether its result has to be float32, which the canonical one
-    does not give; then a tuned one goes first.  Raises AbiError for a dtype that no artefact
-    computes in.
+    Where no tuned kernel's constraints hold it is the canonical one.  wide: whether its result has
+    to be float32, which the canonical one does not give; then a tuned one goes first.  The choice
+    is the same for all M of an `m_class`.  Raises AbiError for a dtype that no artefact computes
+    in.
     """
+    found = candidates(device, m_class(M), N, K, group_size, zero_bias, dtype)
+    if wide:
+        found = tuple(candidate for candidate in found if candidate.build.takes_wide)
+    return found[0].build if found else canonical(zero_bias, dtype)
+
+
+@lru_cache(maxsize=4096)
+def candidates(
+    device: Device,
+    M: int,
+    N: int,
+    K: int,
+    group_size: int,
+    zero_bias: int,
+    dtype: str = "float16",
+) -> tuple[Candidate, ...]:
+    """The builds that take this launch, the fastest first; a build's like in bfloat16 is taken to
+    be as fast.  Raises AbiError."""
     sizes = contiguous_sizes(M, N, K, group_size) | {"zero_bias": zero_bias, "adds": 0}
-    for table in (device_name(device), PORTABLE):
-        for group in tuning().groups(table):
-            if sizes["group_size"] % group and sizes["group_size"] < K:
-                continue
-            build = tuning().build(table, M, N, K, group)
-            if build == CANONICAL and wide:
-                continue
-            if build is None or build == CANONICAL:
-                return canonical(zero_bias, dtype)
-            tuned = of_dtype(artefact(build), dtype)
-            if tuned.takes(device, sizes):
-                return tuned
-    return canonical(zero_bias, dtype)
+    model, name, chip = cost_model(), device_name(device), getattr(device, "chip", None)
+    found = []
+    for build in map(artefact, model.builds(name)):
+        its = of_dtype(build, dtype, zero_bias)
+        if worth_trying(its, M) and its.takes(device, sizes):
+            found.append(Candidate(its, model.seconds(name, chip, build, sizes)))
+    return tuple(sorted(found, key=lambda candidate: candidate.seconds))
 
 
 @lru_cache(maxsize=4096)
@@ -99,8 +127,8 @@ def choose_act_order(
 ) -> Artefact:
     """The fastest GEMM for layers whose rows name their groups, for arrays in C order.
 
-    symmetric: whether every true zero is 8.  The choice is the same for all M between two of
-    ACT_ORDER_BOUNDS.  Raises AbiError for a dtype that no artefact computes in.
+    symmetric: whether every true zero is 8.  The choice is the same for all M of an `m_class`.
+    Raises AbiError for a dtype that no artefact computes in.
     """
     sizes = contiguous_sizes(M, N, K, K) | {"groups": groups, "zero_bias": zero_bias, "adds": 0}
     rows = next(rows for bound, rows in _ACT_ORDER_ROWS.items() if bound >= M)
@@ -112,15 +140,18 @@ def choose_act_order(
     return act_order(zero_bias, dtype)
 
 
-def of_dtype(build: Artefact, dtype: str) -> Artefact:
-    """The build of the same kernel, target and tile that computes in another dtype.
+def of_dtype(build: Artefact, dtype: str, zero_bias: int = 1) -> Artefact:
+    """The build of the same kernel, target and tile that computes in another dtype; of a canonical
+    one, that for this format of zeros.
 
     Raises AbiError for a dtype that no artefact computes in.
     """
     same = {name: build.fields[name] for name in ("kernel", "target", "num_warps")}
+    if "ZERO_BIAS" in build.fields:
+        same["ZERO_BIAS"] = zero_bias
     return find(**same, **(build.sidecar.tile or {}), dtype=_checked(dtype))
 
 
 def device_name(device: Device) -> str:
-    """A device's name in the measured table: the GPU's product name, or "cpu"."""
+    """A device's name in the cost model: the GPU's product name, or "cpu"."""
     return str(getattr(device, "product", device.name))

@@ -37,23 +37,51 @@ def store_part(part, total):
     BLOCK_N: gl.constexpr = total.shape[0]
     BLOCK_M: gl.constexpr = total.shape[1]
     at: gl.constexpr = _layout(BLOCK_M, BLOCK_N, gl.num_warps())
+    gl.store(part + _offsets(BLOCK_M, BLOCK_N), _as_part(total, at))
+
+
+@gluon.jit
+def share_part(part, total):
+    """total [BLOCK_N in wgmma's order, BLOCK_M] -> shared memory [BLOCK_M / 8, BLOCK_N * 2, 4]."""
+    at: gl.constexpr = _layout(total.shape[1], total.shape[0], gl.num_warps())
+    part.store(_as_part(total, at))
+
+
+@gluon.jit
+def shared_part(part, BLOCK_N: gl.constexpr, BLOCK_M: gl.constexpr, mma: gl.constexpr):
+    """What `share_part` left, in wgmma's layout."""
+    at: gl.constexpr = _layout(BLOCK_M, BLOCK_N, gl.num_warps())
+    return gl.convert_layout(_as_total(part.load(at)), mma, assert_trivial=True)
+
+
+@gluon.jit
+def _as_part(total, at: gl.constexpr):
+    BLOCK_N: gl.constexpr = total.shape[0]
+    BLOCK_M: gl.constexpr = total.shape[1]
     # [..., r, g, m / 8, t, m % 2]
     total = total.reshape([BLOCK_N // 16, 2, 8, BLOCK_M // 8, 4, 2]).permute([3, 0, 2, 4, 1, 5])
     total = total.reshape([BLOCK_M // 8, BLOCK_N * 2, 4])
-    total = gl.convert_layout(total, at, assert_trivial=True)
-    gl.store(part + _offsets(BLOCK_M, BLOCK_N), total)
+    return gl.convert_layout(total, at, assert_trivial=True)
+
+
+@gluon.jit
+def _as_total(part):
+    ROWS: gl.constexpr = part.shape[0] * 8
+    BLOCK_N: gl.constexpr = part.shape[1] // 2
+    part = part.reshape([ROWS // 8, BLOCK_N // 16, 8, 4, 2, 2]).permute([1, 4, 2, 0, 3, 5])
+    return part.reshape([BLOCK_N, ROWS])
 
 
 @gluon.jit
 def sum_parts(
     workspace, slot_size, lowest, highest, begun,
-    ROWS: gl.constexpr, BLOCK_N: gl.constexpr,
+    ROWS: gl.constexpr, BLOCK_N: gl.constexpr, TOGETHER: gl.constexpr,
 ):  # fmt: skip
     """ROWS rows of the sum of the parts that the programs `lowest` to `highest` left of one tile.
 
     workspace: at these rows of slot 0.  begun: 1 where the lowest one left it in its second slot.
+    TOGETHER: parts whose loads are under way at a time.
     """
-    TOGETHER: gl.constexpr = 3  # loads that are under way at a time
     at: gl.constexpr = _layout(ROWS, BLOCK_N, gl.num_warps())
     total = gl.zeros([ROWS // 8, BLOCK_N * 2, 4], gl.float32, at)
     offset = _offsets(ROWS, BLOCK_N)
@@ -67,5 +95,4 @@ def sum_parts(
             parts = parts + (gl.load(part, there, 0.0, cache_modifier=".cg"),)
         for i in gl.static_range(TOGETHER):
             total += parts[i]
-    total = total.reshape([ROWS // 8, BLOCK_N // 16, 8, 4, 2, 2]).permute([1, 4, 2, 0, 3, 5])
-    return total.reshape([BLOCK_N, ROWS])
+    return _as_total(total)

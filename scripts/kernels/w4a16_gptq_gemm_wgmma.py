@@ -41,7 +41,7 @@ w4a16_gptq_gemm_decode.py.
 """
 
 from linear_layouts import along, linear_layout, log2
-from tile_parts import store_part, sum_parts
+from tile_parts import share_part, shared_part, store_part, sum_parts
 from tile_schedule import item_at, place_of, schedule
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
@@ -111,12 +111,21 @@ def _copy_weights(
     return group, row
 
 
+@gluon.constexpr_function
+def _shape(*constants):
+    """All constants of a build, in one."""
+    return constants
+
+
 @gluon.jit
-def _copy(
-    operands, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BLOCK_K: gl.constexpr,
-    STAGES: gl.constexpr, SPANS: gl.constexpr, BAND: gl.constexpr,
-):  # fmt: skip
+def _copy(operands, SHAPE: gl.constexpr):
     """The copying warps: all steps of all of the program's tiles, one after the other."""
+    BLOCK_M: gl.constexpr = SHAPE[0]
+    BLOCK_N: gl.constexpr = SHAPE[1]
+    BLOCK_K: gl.constexpr = SHAPE[2]
+    STAGES: gl.constexpr = SHAPE[3]
+    SPANS: gl.constexpr = SHAPE[4]
+    BAND: gl.constexpr = SHAPE[5]
     a, qweight, scales, qzeros, a_ring, q_ring, s_ring, z_ring, full, empty = operands[:10]
     M, N, K, group_size, a_step, q_step, s_step, z_step = operands[10:]
     STEP_BYTES: gl.constexpr = BLOCK_M * BLOCK_K * 2  # of activations
@@ -195,15 +204,27 @@ def _store(total, c, bias, wide, adds, M, N, first_row, first_column, c_step):
 
 
 @gluon.jit
-def _multiply(
-    operands, PARTITION: gl.constexpr, PARTITIONS: gl.constexpr,
-    BLOCK_M: gl.constexpr, TILE_N: gl.constexpr, BLOCK_K: gl.constexpr,
-    STAGES: gl.constexpr, SPANS: gl.constexpr, BAND: gl.constexpr, CHUNK: gl.constexpr,
-):  # fmt: skip
+def _multiply(operands, PARTITION: gl.constexpr, SHAPE: gl.constexpr):
     """One partition of the multiplying warps, tile by tile, to the stored result."""
+    BLOCK_M: gl.constexpr = SHAPE[0]
+    TILE_N: gl.constexpr = SHAPE[1]
+    BLOCK_K: gl.constexpr = SHAPE[2]
+    STAGES: gl.constexpr = SHAPE[3]
+    SPANS: gl.constexpr = SHAPE[4]
+    BAND: gl.constexpr = SHAPE[5]
+    PARTITIONS: gl.constexpr = SHAPE[6]
+    PARTITIONS_K: gl.constexpr = SHAPE[7]
+    CHUNK: gl.constexpr = SHAPE[8]
+    FLIGHT: gl.constexpr = SHAPE[9]
+    TOGETHER: gl.constexpr = SHAPE[10]
+    ORDERED: gl.constexpr = SHAPE[11]
     c, bias, zero_bias, wide, adds, workspace, counters = operands[:7]
-    a_ring, q_ring, s_ring, z_ring, full, empty, M, N, K, c_step = operands[7:]
+    a_ring, q_ring, s_ring, z_ring, full, empty, parts, ready, taken, turns = operands[7:17]
+    M, N, K, c_step = operands[17:]
     WARPS: gl.constexpr = gl.num_warps()
+    ALL: gl.constexpr = PARTITIONS * PARTITIONS_K
+    ACROSS: gl.constexpr = PARTITION % PARTITIONS  # which columns
+    ALONG: gl.constexpr = PARTITION // PARTITIONS  # which steps
     BLOCK_N: gl.constexpr = TILE_N // PARTITIONS
     WIDTH: gl.constexpr = BLOCK_N // 8  # eights of columns
     CHUNKS: gl.constexpr = BLOCK_K // CHUNK  # even: weights take turns in the registers
@@ -218,63 +239,90 @@ def _multiply(
     )
     x = start - whole * steps
     n = x * 0
+    items = x * 0
+    turn = x * 0
     while x < stop:
         tile, first, end = item_at(x, programs, steps, whole * programs, start, stop)
         total = gl.zeros([BLOCK_N, BLOCK_M], gl.float32, mma)
-        before = gl.zeros([BLOCK_N, CHUNK], s_ring.dtype, operand)
-        for step in range(first, end):
-            stage = n % STAGES
-            mbarrier.wait(full.index(stage), n // STAGES & 1)
+        flying = ()
+        for i in gl.static_range(FLIGHT):
+            flying = flying + (gl.zeros([BLOCK_N, CHUNK], s_ring.dtype, operand),)
+        own = n + ALONG  # stages, counted as they are copied
+        for step in range(first + ALONG, end, PARTITIONS_K):
+            stage = own % STAGES
+            mbarrier.wait(full.index(stage), own // STAGES & 1)
             for i in gl.static_range(CHUNKS):
                 if i * SPANS % CHUNKS < SPANS:
                     span = stage * SPANS + i * SPANS // CHUNKS
                     zero, scale = affine(
-                        s_ring.index(span).slice(PARTITION * WIDTH, WIDTH, 0),
-                        z_ring.index(span).slice(PARTITION * WIDTH, WIDTH, 0), zero_bias, at,
+                        s_ring.index(span).slice(ACROSS * WIDTH, WIDTH, 0),
+                        z_ring.index(span).slice(ACROSS * WIDTH, WIDTH, 0), zero_bias, at,
                     )  # fmt: skip
                 words = q_ring.index(stage).slice(EIGHTS * i, EIGHTS, 0)
-                words = words.slice(PARTITION * WIDTH, WIDTH, 1)
+                words = words.slice(ACROSS * WIDTH, WIDTH, 1)
                 weights = weights_of(words, zero, scale, at, operand)
                 rows = a_ring.index(stage).slice(CHUNK * i, CHUNK, 1).permute([1, 0])
+                if ORDERED:
+                    mbarrier.wait(turns.index(PARTITION), (turn & 1) ^ (PARTITION == 0))
+                    turn += 1
                 total = warpgroup_mma(weights, rows, total, is_async=True)
-                # The registers of the weights before these are free again.
-                total, before = warpgroup_mma_wait(1, deps=[total, before])
-                before = weights
-                if i == 0:
-                    last_stage = (n + STAGES - 1) % STAGES
-                    mbarrier.arrive(empty.index(last_stage), count=1, pred=step > first)
-            n += 1
-        total, before = warpgroup_mma_wait(0, deps=[total, before])
-        mbarrier.arrive(empty.index((n + STAGES - 1) % STAGES), count=1)
+                if ORDERED:
+                    mbarrier.arrive(turns.index((PARTITION + 1) % ALL), count=1)
+                # The registers of the oldest weights under way are free again.
+                total, oldest = warpgroup_mma_wait(FLIGHT, deps=[total, flying[0]])
+                flying = flying[1:] + (weights,)
+                if i == FLIGHT - 1:
+                    last_stage = (own + (STAGES - PARTITIONS_K)) % STAGES
+                    mbarrier.arrive(empty.index(last_stage), count=1, pred=step > first + ALONG)
+            own += PARTITIONS_K
+        for i in gl.static_range(FLIGHT):
+            total, oldest = warpgroup_mma_wait(0, deps=[total, flying[i]])
+        last_stage = (own + (STAGES - PARTITIONS_K)) % STAGES
+        mbarrier.arrive(empty.index(last_stage), count=1, pred=end - first > ALONG)
+        n += end - first
 
-        first_row, first_column = place_of(tile, M, N, BLOCK_M, TILE_N, BAND)
-        first_column += PARTITION * BLOCK_N
-        if end - first == steps:
-            _store(total, c, bias, wide, adds, M, N, first_row, first_column, c_step)
+        if ALONG > 0:
+            mine: gl.constexpr = PARTITION - PARTITIONS
+            mbarrier.wait(taken.index(mine), items & 1 ^ 1)
+            share_part(parts.index(mine), total)
+            mbarrier.arrive(ready.index(mine), count=1)
         else:
-            shared_tile = tile - whole * programs
-            tile_start = shared_tile * steps
-            lowest = ((tile_start + 1) * sharers - 1) // shared
-            highest = ((tile_start + steps) * sharers - 1) // shared
-            # A program's first part and its last one; it has no more.
-            slot = 2 * gl.program_id(0) + (start < tile_start).to(gl.int32)
-            mine = workspace + PARTITION * (BLOCK_M * BLOCK_N)
-            store_part(mine + slot.to(gl.int64) * (BLOCK_M * TILE_N), total)
-            gl.thread_barrier()
-            counter = counters + shared_tile * PARTITIONS + PARTITION
-            arrived = gl.atomic_add(counter, 1, sem="acq_rel", scope="gpu")
-            if arrived == highest - lowest:
+            for other in gl.static_range(PARTITIONS_K - 1):
+                its = other * PARTITIONS + ACROSS
+                mbarrier.wait(ready.index(its), items & 1)
+                total += shared_part(parts.index(its), BLOCK_N, BLOCK_M, mma)
+                mbarrier.arrive(taken.index(its), count=1)
+            first_row, first_column = place_of(tile, M, N, BLOCK_M, TILE_N, BAND)
+            first_column += ACROSS * BLOCK_N
+            if end - first == steps:
+                _store(total, c, bias, wide, adds, M, N, first_row, first_column, c_step)
+            else:
+                shared_tile = tile - whole * programs
+                tile_start = shared_tile * steps
+                lowest = ((tile_start + 1) * sharers - 1) // shared
+                highest = ((tile_start + steps) * sharers - 1) // shared
+                # A program's first part and its last one; it has no more.
+                slot = 2 * gl.program_id(0) + (start < tile_start).to(gl.int32)
+                mine = workspace + ACROSS * (BLOCK_M * BLOCK_N)
+                store_part(mine + slot.to(gl.int64) * (BLOCK_M * TILE_N), total)
                 gl.thread_barrier()
-                # Only the lowest program can have begun with another tile.
-                begun = (lowest * shared // sharers < tile_start).to(gl.int32)
-                ROWS: gl.constexpr = min(BLOCK_M, 1024 * WARPS // BLOCK_N)  # 32 a thread
-                for row in range(0, BLOCK_M, ROWS):
-                    rows = sum_parts(
-                        mine + row * BLOCK_N, BLOCK_M * TILE_N, lowest, highest, begun,
-                        ROWS, BLOCK_N,
-                    )  # fmt: skip
-                    _store(rows, c, bias, wide, adds, M, N, first_row + row, first_column, c_step)
-                gl.store(counter, 0)
+                counter = counters + shared_tile * PARTITIONS + ACROSS
+                arrived = gl.atomic_add(counter, 1, sem="acq_rel", scope="gpu")
+                if arrived == highest - lowest:
+                    gl.thread_barrier()
+                    # Only the lowest program can have begun with another tile.
+                    begun = (lowest * shared // sharers < tile_start).to(gl.int32)
+                    ROWS: gl.constexpr = min(BLOCK_M, 512 * WARPS // BLOCK_N)  # 16 a thread
+                    for row in range(0, BLOCK_M, ROWS):
+                        rows = sum_parts(
+                            mine + row * BLOCK_N, BLOCK_M * TILE_N, lowest, highest, begun,
+                            ROWS, BLOCK_N, TOGETHER,
+                        )  # fmt: skip
+                        _store(
+                            rows, c, bias, wide, adds, M, N, first_row + row, first_column, c_step
+                        )
+                    gl.store(counter, 0)
+        items += 1
         x += end - first
 
 
@@ -314,10 +362,16 @@ def w4a16_gptq_gemm_wgmma(
     CHUNK: gl.constexpr,
     GROUP: gl.constexpr,
     PARTITIONS: gl.constexpr,
+    PARTITIONS_K: gl.constexpr,
+    FLIGHT: gl.constexpr,
+    TOGETHER: gl.constexpr,
+    ORDERED: gl.constexpr,
 ):
     gdc_launch_dependents()  # at once: the next launch waits for the end of this one itself
     COPY_WARPS: gl.constexpr = 4
     SPANS: gl.constexpr = BLOCK_K // GROUP  # of a step, each in one group
+    ALL: gl.constexpr = PARTITIONS * PARTITIONS_K
+    OTHERS: gl.constexpr = max(1, ALL - PARTITIONS)
     dtype: gl.constexpr = a.dtype.element_ty
     a_at: gl.constexpr = gl.NVMMASharedLayout(128, 16, 2)
     a_ring = gl.allocate_shared_memory(dtype, [STAGES, BLOCK_M, BLOCK_K], a_at)
@@ -327,11 +381,22 @@ def w4a16_gptq_gemm_wgmma(
     s_ring = gl.allocate_shared_memory(dtype, [STAGES * SPANS, BLOCK_N // 8, 8], s_at)
     z_at: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
     z_ring = gl.allocate_shared_memory(gl.int32, [STAGES * SPANS, BLOCK_N // 8], z_at)
+    PART_N: gl.constexpr = BLOCK_N // PARTITIONS if PARTITIONS_K > 1 else 1
+    parts_at: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [2, 1, 0])
+    parts = gl.allocate_shared_memory(gl.float32, [OTHERS, BLOCK_M // 8, PART_N * 2, 4], parts_at)
     full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    ready = gl.allocate_shared_memory(gl.int64, [OTHERS, 1], mbarrier.MBarrierLayout())
+    taken = gl.allocate_shared_memory(gl.int64, [OTHERS, 1], mbarrier.MBarrierLayout())
     for i in gl.static_range(STAGES):
         mbarrier.init(full.index(i), count=COPY_WARPS * 32 + 1)  # and one that expects bytes
         mbarrier.init(empty.index(i), count=PARTITIONS)
+    turns = gl.allocate_shared_memory(gl.int64, [ALL, 1], mbarrier.MBarrierLayout())
+    for i in gl.static_range(ALL):
+        mbarrier.init(turns.index(i), count=1)
+    for i in gl.static_range(OTHERS):
+        mbarrier.init(ready.index(i), count=1)
+        mbarrier.init(taken.index(i), count=1)
 
     # Offsets are 64 bits wide: M*K, K*N/8 and M*N each pass 2^31 in real models.
     a_step = stride_am.to(gl.int64)
@@ -345,24 +410,25 @@ def w4a16_gptq_gemm_wgmma(
     )  # fmt: skip
     results = (
         c, bias, zero_bias, wide, adds, workspace, counters, a_ring, q_ring, s_ring, z_ring, full,
-        empty, M, N, K, c_step,
+        empty, parts, ready, taken, turns, M, N, K, c_step,
     )  # fmt: skip
-    if PARTITIONS == 1:
+    SHAPE: gl.constexpr = _shape(
+        BLOCK_M, BLOCK_N, BLOCK_K, STAGES, SPANS, BAND, PARTITIONS, PARTITIONS_K, CHUNK, FLIGHT,
+        TOGETHER, ORDERED,
+    )  # fmt: skip
+    if ALL == 1:
         gl.warp_specialize(
-            [
-                (_multiply, (results, 0, 1, BLOCK_M, BLOCK_N, BLOCK_K, STAGES, SPANS, BAND, CHUNK)),
-                (_copy, (sources, BLOCK_M, BLOCK_N, BLOCK_K, STAGES, SPANS, BAND)),
-            ],
+            [(_multiply, (results, 0, SHAPE)), (_copy, (sources, SHAPE))],
             [COPY_WARPS],
             [COPY_REGISTERS],
-        )  # fmt: skip
+        )
     else:
         gl.warp_specialize(
             [
-                (_multiply, (results, 0, 2, BLOCK_M, BLOCK_N, BLOCK_K, STAGES, SPANS, BAND, CHUNK)),
-                (_multiply, (results, 1, 2, BLOCK_M, BLOCK_N, BLOCK_K, STAGES, SPANS, BAND, CHUNK)),
-                (_copy, (sources, BLOCK_M, BLOCK_N, BLOCK_K, STAGES, SPANS, BAND)),
+                (_multiply, (results, 0, SHAPE)),
+                (_multiply, (results, 1, SHAPE)),
+                (_copy, (sources, SHAPE)),
             ],
             [4, COPY_WARPS],
             [COPY_REGISTERS, COPY_REGISTERS],
-        )  # fmt: skip
+        )

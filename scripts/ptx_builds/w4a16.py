@@ -313,16 +313,23 @@ class WgmmaTile:
     stages: int
     num_warps: int = 8
     partitions: int = 1
+    partitions_k: int = 1
+    ordered: int = 0
+    ctas: int = 1  # that share an SM
+    chunk: int = 64
+    band: int = 16
+    flight: int = 1
 
     @property
     def copy_registers(self) -> int:
-        """Of a copying thread: with partitions, what each of twelve warps has at launch."""
-        return 56 if self.partitions == 1 else 168
+        """Of a copying thread: with partitions, what each of all warps has at launch."""
+        if self.partitions * self.partitions_k == 1:
+            return 56 if self.ctas == 1 else 40
+        return self.registers
 
     @property
-    def chunk(self) -> int:
-        """k's dequantised at once: two such, and the sums, have to fit into the registers."""
-        return 32 if self.block_m * self.block_n == 4096 * self.num_warps else self.block_k // 2
+    def registers(self) -> int:
+        return 65536 // (self.ctas * (self.num_warps + 4) * 32) // 8 * 8
 
 
 WGMMA_TILES = {
@@ -350,26 +357,30 @@ def _wgmma(tile: WgmmaTile, group: int) -> Build:
         dtype="float16",
         target="sm_90a",
         ptx_version="8.6",  # before it, assemblers differ in what the stride of a tensor map means
-        num_warps=tile.num_warps // tile.partitions,
+        num_warps=tile.num_warps // (tile.partitions * tile.partitions_k),
         tile={
             "BLOCK_M": tile.block_m,
             "BLOCK_N": tile.block_n,
             "BLOCK_K": tile.block_k,
             "GROUP": group,
             "PARTITIONS": tile.partitions,
+            "PARTITIONS_K": tile.partitions_k,
         },
         constants={
             "STAGES": tile.stages,
-            "BAND": 16,
+            "BAND": tile.band,
             "CHUNK": min(tile.chunk, group),
             "COPY_REGISTERS": tile.copy_registers,
+            "FLIGHT": tile.flight,
+            "TOGETHER": 8 if tile.ctas < 3 and tile.partitions_k == 1 else 4,
+            "ORDERED": tile.ordered,
         },
         params=[
             *_tuned(PARAMS, "a", "qweight", "scales", "c"),
-            owned("workspace", "*fp32", f"4 * 2 * {_SMS} * BLOCK_M * BLOCK_N"),
-            owned("counters", "*i32", f"4 * 2 * {_SMS} * PARTITIONS"),
+            owned("workspace", "*fp32", f"4 * 2 * {tile.ctas * _SMS} * BLOCK_M * BLOCK_N"),
+            owned("counters", "*i32", f"4 * 2 * {tile.ctas * _SMS} * PARTITIONS"),
         ],
-        grid=[f"min({_SMS}, {_BLOCKS} * cdiv(K, BLOCK_K))", "1", "1"],
+        grid=[f"min({tile.ctas * _SMS}, {_BLOCKS} * cdiv(K, BLOCK_K))", "1", "1"],
         constraints=[
             *SIZES,
             *GROUPS,
@@ -381,7 +392,8 @@ def _wgmma(tile: WgmmaTile, group: int) -> Build:
             *TUNED,
         ],
         programmatic=True,
-        even_registers=tile.partitions > 1,
+        even_registers=tile.partitions * tile.partitions_k > 1,
+        max_registers=tile.registers if tile.ctas > 1 else None,
     )
 
 

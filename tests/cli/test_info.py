@@ -107,7 +107,12 @@ def test_the_choice_for_a_shape():
     assert code == 0
     expected = kernels.choose(fe.open_device("cpu"), 1, 4096, 14336, 128, 1).name
     assert found["choice"]["artefact"] == expected
-    assert expected in run("info", "--shape", "1,4096,14336", "--device", "cpu").stdout
+    predictions = found["choice"]["predictions"]
+    assert predictions[0]["artefact"] == expected
+    seconds = [its["seconds"] for its in predictions]
+    assert seconds == sorted(seconds)
+    printed = run("info", "--shape", "1,4096,14336", "--device", "cpu").stdout
+    assert f"{expected}  {seconds[0] * 1e6:.1f} us" in printed
     assert run("info", "--shape", "1,4096").exit_code == 2
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -13,40 +12,9 @@ import pytest
 import ferrum_numba as fe
 from campaigns.layers import random_tensors
 from ferrum_numba import kernels
-from ferrum_numba.kernels.tuning import CANONICAL
 from tests.kernels.guarded import relative_error
 
 CPU = fe.open_device("cpu")
-ROWS = [
-    {"group": 128, "M": 8, "N": 4096, "K": 4096, "build": "square"},
-    {"group": 128, "M": 8, "N": 32768, "K": 4096, "build": "wide"},
-    {"group": 128, "M": 64, "N": 4096, "K": 4096, "build": "tall"},
-]
-
-
-def table(tmp_path: Path, content: object) -> kernels.Tuning:
-    path = tmp_path / "table.json"
-    path.write_text(json.dumps(content))
-    return kernels.Tuning.read(path)
-
-
-def test_the_nearest_shape(tmp_path: Path) -> None:
-    tuning = table(tmp_path, {"some GPU": ROWS, "portable": ROWS})
-    assert tuning.build("some GPU", 8, 4096, 4096, 128) == "square"
-    assert tuning.build("another GPU", 1, 5000, 2048, 128) == "square"
-    assert tuning.build("some GPU", 3, 20000, 8192, 128) == "wide"
-    assert tuning.build("some GPU", 9, 32768, 4096, 128) == "tall"
-    assert tuning.build("some GPU", 10**6, 64, 64, 128) == "tall"
-    assert tuning.build("some GPU", 1, 64, 64, 32) is None
-    assert tuning.bounds("some GPU") == (8, 64)
-
-
-@pytest.mark.parametrize(
-    "content", [{"some GPU": [{"M": 1}]}, [], {"some GPU": [ROWS[0] | {"K": 0}]}]
-)
-def test_a_damaged_table(tmp_path: Path, content: object) -> None:
-    with pytest.raises(fe.AbiError, match="table.json: cannot be read as a tuning table"):
-        table(tmp_path, content)
 
 
 def test_an_older_driver() -> None:
@@ -72,19 +40,29 @@ def gpu(cuda_version: tuple[int, int]) -> fe.Device:
     return Described("cuda:0", "NVIDIA H200", (9, 0), cuda_version)  # type: ignore[return-value]
 
 
-def test_table_and_artefacts_fit() -> None:
-    """Every build of the table is shipped for both dtypes, and no other tuned one is."""
+def test_the_model_and_the_builds_fit() -> None:
+    """Every tuned build that is shipped can be chosen on some device, in both dtypes."""
     content = json.loads((kernels.folder() / "w4a16_tuning.json").read_text())
-    builds = {r["build"] for rows in content.values() for r in rows} - {CANONICAL}
+    listed = {name for its in content.values() for name in its["builds"]}
+    canonical = {kernels.canonical(1).name}
     wanted = {
         kernels.of_dtype(kernels.artefact(build), dtype)
-        for build in builds
+        for build in listed - canonical
         for dtype in ("float16", "bfloat16")
     }
-    tuned = {build for build in kernels.builds() if "GROUP" in build.fields}
-    assert wanted == {build for build in tuned if build.archive != "moe"}
-    portable = {r["build"] for r in content["portable"]} - {CANONICAL}
-    assert {kernels.artefact(build).fields["target"] for build in portable} == {"sm_80"}
+    assert wanted == {build for build in kernels.builds() if "GROUP" in build.fields}
+
+
+def test_one_choice_for_a_class_of_rows() -> None:
+    assert [kernels.m_class(m) for m in (1, 8, 9, 256, 257, 1000, 1024, 1025)] == [
+        *(8, 8, 16, 256, 320, 1024, 1024, 1280),
+    ]
+    device = gpu(cuda_version=(13, 0))
+    for m in (1, 17, 100, 300, 3000):
+        last = kernels.m_class(m)
+        assert kernels.choose(device, m, 4096, 4096, 128, 1) is kernels.choose(
+            device, last, 4096, 4096, 128, 1
+        )
 
 
 @pytest.mark.parametrize(
@@ -163,7 +141,7 @@ def test_a_kernel_of_the_other_zero_format() -> None:
 def test_arrays_where_a_wide_load_cannot_read(device: fe.Device) -> None:
     """x as part of another array is refused; a layer by the canonical kernel takes it.
 
-    Weights that lie so, as in a file, are copied to where every kernel reads them.
+    Weights on the CPU may be views of a file: then the canonical kernel is chosen.
     """
     tensors = random_tensors(256, 64, 128, seed=5)
     x = np.random.default_rng(6).standard_normal((2, 256)).astype(np.float16)
@@ -182,5 +160,5 @@ def test_arrays_where_a_wide_load_cannot_read(device: fe.Device) -> None:
             qweight=shifted, qzeros=tensors.qzeros, scales=tensors.scales, group_size=128
         )
         layer = fe.GptqLinear(moved, device=device)
-        assert "typed" not in layer.artefact(1).name
+        assert "typed" in layer.artefact(1).name
         assert relative_error(layer(x), expected) <= 1e-3

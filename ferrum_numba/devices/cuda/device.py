@@ -71,6 +71,7 @@ class CudaDevice(Device):
             self.capability: tuple[int, int] = tuple(info.compute_capability)
             self.cuda_version = driver.version()  # the newest that the driver supports
             self.max_shared_bytes: int = info.MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
+            self.chip = driver.chip(ordinal)
             name = info.name
             self.product: str = name.decode() if isinstance(name, bytes) else str(name)
 

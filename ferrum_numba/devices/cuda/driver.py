@@ -16,6 +16,7 @@ from ctypes import POINTER, c_char_p, c_float, c_int, c_size_t, c_uint, c_uint8,
 from functools import lru_cache
 
 from ...errors import DeviceError, LaunchError
+from ..chip import Chip
 
 _PROTOTYPES = {
     "cuInit": (c_uint,),
@@ -93,6 +94,9 @@ _PROTOTYPES = {
 }
 _POINTER_DEVICE_ORDINAL = 9  # CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
 _FUNC_MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+# CU_DEVICE_ATTRIBUTE_...: rates in kHz, a width in bits, a size in bytes.
+_CLOCK_RATE, _MULTIPROCESSORS, _MEMORY_CLOCK_RATE, _MEMORY_BUS_WIDTH = 13, 16, 36, 37
+_SHARED_OF_MULTIPROCESSOR = 81
 # CU_FUNC_ATTRIBUTE_...
 _FUNC_ATTRIBUTES = {"max_threads": 0, "shared": 1, "constant": 2, "local": 3, "registers": 4}
 _SMS, _THREADS_OF_SM = 16, 39  # CU_DEVICE_ATTRIBUTE_...
@@ -280,6 +284,24 @@ def compile_ptx(text: str) -> bytes:
         return ctypes.string_at(image.value or 0, nbytes.value)
     finally:
         library().cuLinkDestroy(state)
+
+
+def chip(ordinal: int) -> Chip:
+    """The chip of a GPU, with the bandwidth that its memory has on paper."""
+
+    def attribute(which: int) -> int:
+        number = c_int()
+        code = library().cuDeviceGetAttribute(ctypes.byref(number), which, ordinal)
+        check(code, f"cuDeviceGetAttribute({which})")
+        return number.value
+
+    khz, bits = attribute(_MEMORY_CLOCK_RATE), attribute(_MEMORY_BUS_WIDTH)
+    return Chip(
+        sms=attribute(_MULTIPROCESSORS),
+        bandwidth=khz * bits / 4e3,  # at both edges of its clock
+        clock=attribute(_CLOCK_RATE) / 1e3,
+        shared=attribute(_SHARED_OF_MULTIPROCESSOR),
+    )
 
 
 def allow_shared(function: int, nbytes: int) -> None:

@@ -1,0 +1,201 @@
+"""The time that a GEMM's launch takes, predicted: what the choice among builds goes by.
+
+A launch is waves of CTAs, each of which goes through its tiles' k's in steps:
+
+    compute = sum over waves of steps * both(step, load * CTAs on an SM)
+            + tiles * tile                          tiles that a CTA finishes, one after the other
+            + split + parts * part                  where the k's of a tile are shared out to CTAs
+    memory  = bytes read and written once / (bandwidth * share)
+    time    = fixed + both(compute, memory)         both(x, y) = (x^4 + y^4)^(1/4), about the larger
+
+A step takes a CTA `step` at least, and an SM `load` for each of its CTAs.  What is fitted for each
+build is written in small letters here and in `Costs`; all else follows from the shape, the build's
+tile, and the GPU.  ptx/w4a16_tuning.json has the constants of the GPUs that were measured, and
+scripts/tune.py fits them.  A GPU that was not measured takes the constants of one that was, with
+its own number of SMs, bandwidth, clock and shared memory.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..devices import Chip
+from ..errors import AbiError
+from .catalogue import Artefact
+
+_POWER = 4
+
+
+@dataclass(frozen=True)
+class Costs:
+    """A build's constants: microseconds but for `share`, of the bandwidth, and `slots`.
+
+    slots: CTAs that an SM of the measured GPU holds at once.
+    """
+
+    fixed: float
+    step: float
+    load: float
+    tile: float
+    split: float
+    part: float
+    share: float
+    slots: int
+
+
+class Work(NamedTuple):
+    """How a launch is shared out.  waves: CTAs, and steps of each.  tiles: of a CTA, at most.
+
+    parts: CTAs that share the k's of a tile.
+    """
+
+    waves: tuple[tuple[int, int], ...]
+    tiles: int
+    parts: int
+
+
+class CostModel:
+    """The measured devices, and the constants of the builds that are worth taking there."""
+
+    def __init__(self, chips: Mapping[str, Chip], costs: Mapping[str, Mapping[str, Costs]]) -> None:
+        self._chips, self._costs = dict(chips), {k: dict(v) for k, v in costs.items()}
+
+    @classmethod
+    def read(cls, path: Path) -> CostModel:
+        """From JSON: {device: {"chip": {...}, "builds": {name: [constants of Costs]}}}.
+
+        Raises AbiError.
+        """
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            chips = {device: Chip(**its["chip"]) for device, its in content.items()}
+            costs = {
+                device: {name: Costs(*row) for name, row in its["builds"].items()}
+                for device, its in content.items()
+            }
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise AbiError(f"{path.name}: cannot be read as costs of builds: {error}") from None
+        return cls(chips, costs)
+
+    def known(self, device: str) -> str:
+        """The device whose constants stand for this one: itself, or the first that was measured."""
+        return device if device in self._costs else next(iter(self._costs))
+
+    def builds(self, device: str) -> tuple[str, ...]:
+        """The builds that are worth taking on a device."""
+        return tuple(self._costs[self.known(device)])
+
+    def chip(self, device: str) -> Chip:
+        """Of a measured device."""
+        return self._chips[device]
+
+    def seconds(
+        self, device: str, chip: Chip | None, build: Artefact, sizes: Mapping[str, int]
+    ) -> float:
+        """Of a launch of `build`.  chip: that of a device that was not measured."""
+        known = self.known(device)
+        costs, measured = self._costs[known][build.name], self._chips[known]
+        if chip is None or device == known:
+            chip = measured
+        else:
+            there = chip.shared // ((build.sidecar.shared_bytes or 0) + 1024)
+            costs = replace(costs, slots=max(1, min(costs.slots, there)))
+        return launch_us(costs, work_of(build, sizes), chip, moved_bytes(sizes), measured) * 1e-6
+
+
+def work_of(build: Artefact, sizes: Mapping[str, int]) -> Work:
+    """How a launch of one of the GEMMs is shared out among CTAs."""
+    given = build.fields
+    tiles = -(-sizes["M"] // given["BLOCK_M"]) * -(-sizes["N"] // given["BLOCK_N"])
+    grid = build.sidecar.grid_for(dict(sizes))
+    assert grid is not None
+    ctas = grid[0] * grid[1] * grid[2]
+    return _WORK.get(given["kernel"], _whole_tiles)(given, sizes["K"], tiles, ctas)
+
+
+def _whole_tiles(given: Mapping[str, Any], k: int, tiles: int, ctas: int) -> Work:
+    """A tile a CTA; the decode kernel's warps share out its k's."""
+    warps = given["num_warps"] if given["kernel"] == "w4a16_gptq_gemm_decode" else 1
+    return Work(((tiles, -(-k // (given["BLOCK_K"] * warps))),), 1, 1)
+
+
+def _full_rounds(given: Mapping[str, Any], k: int, tiles: int, ctas: int) -> Work:
+    """Full rounds of whole tiles, then a round of parts: w4a16_gptq_gemm_mma."""
+    steps = -(-k // given["BLOCK_K"])
+    whole = tiles // given["CTAS"] * given["CTAS"]
+    left = tiles - whole
+    parts = (ctas - whole) // left if left else 1
+    waves = ((whole, steps), (ctas - whole, -(-steps // parts)))
+    waves = tuple(wave for wave in waves if wave[0])
+    return Work(waves, len(waves), parts)
+
+
+def _persistent(given: Mapping[str, Any], k: int, tiles: int, ctas: int) -> Work:
+    """Programs that share out tiles, or their steps: as scripts/kernels/tile_schedule.py does."""
+    steps = -(-k // given["BLOCK_K"])
+    limit = max(12, given["BLOCK_M"] * given["BLOCK_N"] // (given["BLOCK_K"] * 16))
+    full, left = divmod(tiles, ctas)
+    split = min(ctas // max(left, 1), -(-steps // 4))
+    if full and split != 2:
+        full, left, split = full - 1, left + ctas, 1
+    sharers = ctas
+    if split > 1:
+        sharers, limit = split * max(left, 1), limit * 2 // 3 if full else 0
+    each = -(-left * steps // sharers)
+    if -(-left // ctas) * steps - each > limit:
+        parts = -(-steps // each)
+        return Work(((ctas if full else sharers, full * steps + each),), full + 1, max(2, parts))
+    rounds = -(-tiles // ctas)
+    return Work(((-(-tiles // rounds), rounds * steps),), rounds, 1)
+
+
+_WORK: dict[str, Callable[[Mapping[str, Any], int, int, int], Work]] = {
+    "w4a16_gptq_gemm_mma": _full_rounds,
+    "w4a16_gptq_gemm_wgmma": _persistent,
+}
+
+
+def worth_trying(build: Artefact, m: int) -> bool:
+    """Whether its tile has rows enough that weights are not read very often, nor many in vain.
+
+    What is not worth trying is neither timed nor chosen.
+    """
+    rows = build.fields["BLOCK_M"]
+    return (m <= 6 * rows or rows >= 64) and rows <= max(16, 4 * m)
+
+
+def moved_bytes(sizes: Mapping[str, int]) -> float:
+    """Weights, scales, zeros, activations and results, each once."""
+    m, n, k = sizes["M"], sizes["N"], sizes["K"]
+    groups = -(-k // sizes["group_size"])
+    return k * n / 2 + groups * 2.5 * n + 2 * m * (k + n)
+
+
+def launch_us(
+    costs: Costs, work: Work, chip: Chip, moved: float, measured: Chip | None = None
+) -> float:
+    """Microseconds of a launch.  moved: bytes.  measured: the chip of the constants, if another."""
+    compute = work.tiles * costs.tile
+    for ctas, steps in work.waves:
+        full, rest = divmod(ctas, chip.sms * costs.slots)
+        each = full * _both(costs.step, costs.load * costs.slots)
+        if rest:
+            each += _both(costs.step, costs.load * -(-rest // chip.sms))
+        compute += steps * each
+    if work.parts > 1:
+        compute += costs.split + work.parts * costs.part
+    if measured is not None:
+        compute *= measured.clock / chip.clock
+    return costs.fixed + _both(compute, moved / (chip.bandwidth * costs.share))
+
+
+def _both(x: float, y: float) -> float:
+    """About the larger of two times that mostly overlap."""
+    return float((x**_POWER + y**_POWER) ** (1 / _POWER))
+
+
+CONSTANTS = tuple(field.name for field in fields(Costs))
