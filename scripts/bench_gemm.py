@@ -1,7 +1,10 @@
 """The GEMMs that the catalogue chooses, beside Humming, cuBLAS and torch's int4 matmul.
 
-    python scripts/bench_gemm.py [--m 1 8 48 ...] [--layers PART] [--csv FILE] [--plot FILE.png]
-    python scripts/bench_gemm.py --show FILE.csv [--plot FILE.png]      # what was measured, again
+    python scripts/bench_gemm.py [--m 1 8 48 ...] [--layers PART] [--csv FILE]
+    python scripts/bench_gemm.py --show FILE.csv      # what was measured, again
+
+`scripts/make_pictures.py peers` draws docs/pictures/w4a16.csv, which is a file of --csv under a
+line that says of which machine and version.
 
 Layers and rows are those of layer_zoo.py, groups are of 128.  All contenders run in this process:
 CUDA graphs that go round more weights than the cache holds, replayed by turns.  Ratios are ours to
@@ -96,30 +99,6 @@ def summary(rows: list[Row]) -> list[Row]:
     return found
 
 
-def plot(rows: list[Row], path: Path) -> None:
-    """M against the ratio to the best peer: a dot a layer, and lines of geometric means."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
-    for held_out, colour, label in ((0, "0.6", "tuned on"), (1, "C0", "held out")):
-        its = [row for row in rows if row["held_out"] == held_out]
-        if its:
-            ms = sorted({row["M"] for row in its})
-            means = [geometric_mean(r["/best"] for r in its if r["M"] == m) for m in ms]
-            axes.plot([r["M"] for r in its], [r["/best"] for r in its], ".", c=colour, alpha=0.5)
-            axes.plot(ms, means, c=colour, label=f"layers {label}, geometric mean")
-    ticks = sorted({row["M"] for row in rows})
-    axes.axhline(1, color="black", linewidth=0.8)
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(ticks, ticks, rotation=60)
-    axes.set(xlabel="M", ylabel="time / best peer's", title="W4A16 on an H200, group size 128")
-    axes.legend(fontsize=8)
-    figure.savefig(path, dpi=150)
-
-
 def show(rows: list[Row]) -> None:
     """A table for people."""
     if not rows:
@@ -141,7 +120,8 @@ def _cell(value: object) -> str:
 def read(path: Path) -> list[Row]:
     """Rows that --csv wrote."""
     with path.open(encoding="utf-8", newline="") as file:
-        return [{key: _value(text) for key, text in row.items()} for row in csv.DictReader(file)]
+        lines = [line for line in file if not line.startswith("#")]
+    return [{key: _value(text) for key, text in row.items()} for row in csv.DictReader(lines)]
 
 
 def _value(text: str) -> Any:
@@ -183,11 +163,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1e9, help="begin no row after so long")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write rows there as they come")
     parser.add_argument("--show", type=Path, metavar="FILE", help="a file of --csv; run nothing")
-    parser.add_argument("--plot", type=Path, metavar="FILE.png")
     arguments = parser.parse_args()
     rows = read(arguments.show) if arguments.show else run(arguments)
-    if arguments.plot:
-        plot(rows, arguments.plot)
     show(rows)
     show(summary(rows))
 

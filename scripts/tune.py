@@ -35,6 +35,7 @@ from ferrum_numba.kernels.cost import (
     Costs,
     launch_us,
     moved_bytes,
+    tuned,
     work_of,
     worth_trying,
 )
@@ -67,7 +68,7 @@ class Cell(NamedTuple):
 
 def builds(device: fe.Device, group: int) -> list[kernels.Artefact]:
     """The float16 builds that may be chosen for layers with such groups."""
-    found = [build for build in kernels.builds(dtype="float16") if "GROUP" in build.fields]
+    found = list(tuned())
     if device.name == "cpu":  # one for few rows; the canonical one is far behind on every GPU
         small = {"BLOCK_M": 8, "BLOCK_N": 32, "num_warps": 4, "target": "sm_80"}
         found = [build for build in found if small.items() <= build.fields.items()]

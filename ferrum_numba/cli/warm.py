@@ -74,8 +74,7 @@ def builds_of(model_dir: Path, device: Device) -> set[Artefact]:
     """The builds that a model needs, for any number of rows.  Raises CheckpointError."""
     config, checkpoint = ModelConfig.load(model_dir), Checkpoint.open(model_dir)
     names = ModelNames.find(config, checkpoint)
-    bounds = kernels.tuning().bounds(kernels.device_name(device))
-    rows = {1, *(m for m in bounds if m <= CHUNK), CHUNK}
+    rows = {kernels.m_class(m) for m in range(1, CHUNK + 1)}
     return needed(names, checkpoint, Operations(config, device), rows)
 
 

@@ -107,7 +107,7 @@ def candidates(
     sizes = contiguous_sizes(M, N, K, group_size) | {"zero_bias": zero_bias, "adds": 0}
     model, name, chip = cost_model(), device_name(device), getattr(device, "chip", None)
     found = []
-    for build in map(artefact, model.builds(name)):
+    for build in map(artefact, model.names(name)):
         its = of_dtype(build, dtype, zero_bias)
         if worth_trying(its, M) and its.takes(device, sizes):
             found.append(Candidate(its, model.seconds(name, chip, build, sizes)))

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 from ..devices import Chip
 from ..errors import AbiError
-from .catalogue import Artefact
+from .catalogue import Artefact, builds
 
 _POWER = 4
 
@@ -85,7 +85,7 @@ class CostModel:
         """The device whose constants stand for this one: itself, or the first that was measured."""
         return device if device in self._costs else next(iter(self._costs))
 
-    def builds(self, device: str) -> tuple[str, ...]:
+    def names(self, device: str) -> tuple[str, ...]:
         """The builds that are worth taking on a device."""
         return tuple(self._costs[self.known(device)])
 
@@ -117,10 +117,19 @@ def work_of(build: Artefact, sizes: Mapping[str, int]) -> Work:
     return _WORK.get(given["kernel"], _whole_tiles)(given, sizes["K"], tiles, ctas)
 
 
+def tuned(dtype: str = "float16") -> tuple[Artefact, ...]:
+    """The builds that the model compares, but for the canonical one."""
+    return tuple(build for kernel in _WORK for build in builds(kernel=kernel, dtype=dtype))
+
+
 def _whole_tiles(given: Mapping[str, Any], k: int, tiles: int, ctas: int) -> Work:
-    """A tile a CTA; the decode kernel's warps share out its k's."""
-    warps = given["num_warps"] if given["kernel"] == "w4a16_gptq_gemm_decode" else 1
-    return Work(((tiles, -(-k // (given["BLOCK_K"] * warps))),), 1, 1)
+    """A tile a CTA."""
+    return Work(((tiles, -(-k // given["BLOCK_K"])),), 1, 1)
+
+
+def _shared_by_warps(given: Mapping[str, Any], k: int, tiles: int, ctas: int) -> Work:
+    """A tile a CTA, whose warps share out its k's: w4a16_gptq_gemm_decode."""
+    return Work(((tiles, -(-k // (given["BLOCK_K"] * given["num_warps"]))),), 1, 1)
 
 
 def _full_rounds(given: Mapping[str, Any], k: int, tiles: int, ctas: int) -> Work:
@@ -154,8 +163,10 @@ def _persistent(given: Mapping[str, Any], k: int, tiles: int, ctas: int) -> Work
 
 
 _WORK: dict[str, Callable[[Mapping[str, Any], int, int, int], Work]] = {
+    "w4a16_gptq_gemm_decode": _shared_by_warps,
     "w4a16_gptq_gemm_mma": _full_rounds,
     "w4a16_gptq_gemm_wgmma": _persistent,
+    "w4a16_gptq_gemm_staged": _persistent,
 }
 
 

@@ -75,13 +75,13 @@ def _as_total(part):
 @gluon.jit
 def sum_parts(
     workspace, slot_size, lowest, highest, begun,
-    ROWS: gl.constexpr, BLOCK_N: gl.constexpr, TOGETHER: gl.constexpr,
+    ROWS: gl.constexpr, BLOCK_N: gl.constexpr,
 ):  # fmt: skip
     """ROWS rows of the sum of the parts that the programs `lowest` to `highest` left of one tile.
 
     workspace: at these rows of slot 0.  begun: 1 where the lowest one left it in its second slot.
-    TOGETHER: parts whose loads are under way at a time.
     """
+    TOGETHER: gl.constexpr = 3  # loads that are under way at a time
     at: gl.constexpr = _layout(ROWS, BLOCK_N, gl.num_warps())
     total = gl.zeros([ROWS // 8, BLOCK_N * 2, 4], gl.float32, at)
     offset = _offsets(ROWS, BLOCK_N)

@@ -98,6 +98,7 @@ class DecodeTile:
 
     dependent: whether some shape runs faster with programmatic launches, and when the build lets
     the next launch start: 1 at once, 2 when its products are done; None: there is no such build.
+    portable: whether there is a build for sm_80.
     """
 
     block_m: int
@@ -105,6 +106,7 @@ class DecodeTile:
     num_warps: int
     dependent: int | None = None
     max_registers: int | None = None
+    portable: bool = True
 
 
 # 128 registers let 16 warps share an SM, 168 let 12.
@@ -112,17 +114,17 @@ DECODE_TILES = {
     128: [
         DecodeTile(8, 32, 4, dependent=2, max_registers=128),
         DecodeTile(8, 32, 8, dependent=1, max_registers=128),
-        DecodeTile(8, 32, 16, dependent=1),
+        DecodeTile(8, 32, 16, dependent=1, portable=False),
         DecodeTile(8, 64, 4, dependent=1, max_registers=168),
         DecodeTile(16, 32, 8, dependent=1),
         DecodeTile(16, 64, 4, dependent=1),
-        DecodeTile(16, 64, 8, dependent=1),
+        DecodeTile(16, 64, 8, dependent=1, portable=False),
     ],
     32: [
         DecodeTile(8, 32, 4),
-        DecodeTile(8, 32, 8, dependent=1),
+        DecodeTile(8, 32, 8, dependent=1, portable=False),
         DecodeTile(16, 32, 4),
-        DecodeTile(16, 32, 8, dependent=1),
+        DecodeTile(16, 32, 8, dependent=1, portable=False),
     ],
 }
 
@@ -152,25 +154,11 @@ def _decode(tile: DecodeTile, group: int) -> Build:
     )
 
 
-def _with_dependent(build: Build, start: int | None) -> list[Build]:
-    """A build, and the same to be launched while the launch ahead of it still runs."""
-    if start is None:
-        return [build]
-    dependent = replace(
-        build,
-        target="sm_90",
-        ptx_version="8.0",  # of the sm_90a that Triton compiles for; griddepcontrol needs 7.8
-        constants=build.constants | {"DEPENDENT": start},
-        programmatic=True,
-    )
-    return [build, dependent]
-
-
 @dataclass(frozen=True)
 class MmaTile:
     """Work of a CTA of the GEMM for more rows, and the rough number of CTAs that run at once.
 
-    dependent: as a DecodeTile's.
+    dependent, portable: as a DecodeTile's.
     """
 
     block_m: int
@@ -181,6 +169,21 @@ class MmaTile:
     ctas: int
     warps_k: int = 1
     dependent: int | None = None
+    portable: bool = True
+
+
+def _with_dependent(build: Build, tile: DecodeTile | MmaTile) -> list[Build]:
+    """A build, and the same to be launched while the launch ahead of it still runs."""
+    if tile.dependent is None:
+        return [build]
+    dependent = replace(
+        build,
+        target="sm_90",
+        ptx_version="8.0",  # of the sm_90a that Triton compiles for; griddepcontrol needs 7.8
+        constants=build.constants | {"DEPENDENT": tile.dependent},
+        programmatic=True,
+    )
+    return [build, dependent] if tile.portable else [dependent]
 
 
 _SMS = 132  # of an H200; elsewhere only the speed suffers
@@ -189,7 +192,6 @@ MMA_TILES = {
         MmaTile(16, 128, 256, 4, 2, 2 * _SMS, warps_k=2),
         MmaTile(32, 128, 256, 4, 2, 2 * _SMS, warps_k=2, dependent=2),
         MmaTile(32, 256, 128, 4, 4, 2 * _SMS),
-        MmaTile(64, 64, 256, 8, 2, _SMS, warps_k=4),
         MmaTile(64, 128, 128, 4, 2, 2 * _SMS),
         MmaTile(64, 256, 64, 4, 4, 2 * _SMS),
     ],
@@ -302,54 +304,66 @@ def _act_order_mma(tile: ActOrderTile, symmetric: bool) -> Build:
 
 @dataclass(frozen=True)
 class WgmmaTile:
-    """Work of a CTA of the GEMM for many rows on Hopper, and the stages of its ring.
+    """What a CTA of the GEMM for many rows on Hopper does, and the stages of its ring.
 
-    num_warps: those that multiply, in `partitions` of their own; four more copy.
+    num_warps: those that multiply, in partitions of four where they share out the tile's columns
+    (`across`) or its steps (`along`); four more copy.
+    chunk: k's dequantised at once; two such, and the sums, have to fit into the registers.
+    ctas: that share an SM.
     """
 
     block_m: int
     block_n: int
     block_k: int
     stages: int
+    chunk: int
     num_warps: int = 8
-    partitions: int = 1
-    partitions_k: int = 1
-    ordered: int = 0
-    ctas: int = 1  # that share an SM
-    chunk: int = 64
-    band: int = 16
-    flight: int = 1
+    across: int = 1
+    along: int = 1
+    ctas: int = 1
 
     @property
-    def copy_registers(self) -> int:
-        """Of a copying thread: with partitions, what each of all warps has at launch."""
-        if self.partitions * self.partitions_k == 1:
-            return 56 if self.ctas == 1 else 40
-        return self.registers
+    def partitions(self) -> int:
+        """Of the multiplying warps."""
+        return self.across * self.along
 
     @property
     def registers(self) -> int:
+        """A thread's, at launch."""
         return 65536 // (self.ctas * (self.num_warps + 4) * 32) // 8 * 8
+
+    @property
+    def copy_registers(self) -> int:
+        """A copying thread's: with partitions, what each has at launch."""
+        return self.registers if self.partitions > 1 else 56 // self.ctas // 8 * 8 + 8
 
 
 WGMMA_TILES = {
+    128: [
+        WgmmaTile(32, 64, 128, 8, 128, along=2),
+        WgmmaTile(64, 64, 128, 6, 128, along=2),
+        WgmmaTile(64, 128, 128, 7, 128, across=2),
+        WgmmaTile(128, 128, 128, 5, 128, across=2),
+    ],
     64: [
-        WgmmaTile(64, 128, 128, 8, partitions=2),
-        WgmmaTile(64, 256, 128, 6),
-        WgmmaTile(128, 64, 128, 5, num_warps=4),
-        WgmmaTile(128, 128, 128, 5, partitions=2),
-        WgmmaTile(128, 256, 128, 4),
-        WgmmaTile(256, 128, 64, 5),
+        WgmmaTile(64, 64, 128, 6, 64, along=2),
+        WgmmaTile(64, 128, 128, 8, 64, across=2),
+        WgmmaTile(64, 256, 128, 6, 64),
+        WgmmaTile(128, 64, 128, 5, 64, num_warps=4),
+        WgmmaTile(128, 128, 128, 5, 64, across=2),
+        WgmmaTile(256, 128, 64, 5, 64),
     ],
     32: [
-        WgmmaTile(64, 128, 128, 8, partitions=2),
-        WgmmaTile(128, 128, 128, 5, partitions=2),
-        WgmmaTile(256, 128, 64, 5),
+        WgmmaTile(64, 64, 128, 6, 32, along=2),
+        WgmmaTile(64, 128, 128, 8, 32, across=2),
+        WgmmaTile(128, 128, 128, 5, 32, across=2),
+        WgmmaTile(256, 128, 64, 5, 32),
     ],
 }
 
 
 def _wgmma(tile: WgmmaTile, group: int) -> Build:
+    programs = tile.ctas * _SMS
     return Build(
         kernel="w4a16_gptq_gemm_wgmma",
         archive="w4a16_gptq_gemm_wgmma",
@@ -357,30 +371,27 @@ def _wgmma(tile: WgmmaTile, group: int) -> Build:
         dtype="float16",
         target="sm_90a",
         ptx_version="8.6",  # before it, assemblers differ in what the stride of a tensor map means
-        num_warps=tile.num_warps // (tile.partitions * tile.partitions_k),
+        num_warps=tile.num_warps // tile.partitions,
         tile={
             "BLOCK_M": tile.block_m,
             "BLOCK_N": tile.block_n,
             "BLOCK_K": tile.block_k,
             "GROUP": group,
-            "PARTITIONS": tile.partitions,
-            "PARTITIONS_K": tile.partitions_k,
+            "ACROSS": tile.across,
+            "ALONG": tile.along,
         },
         constants={
             "STAGES": tile.stages,
-            "BAND": tile.band,
-            "CHUNK": min(tile.chunk, group),
+            "BAND": 16,
+            "CHUNK": tile.chunk,
             "COPY_REGISTERS": tile.copy_registers,
-            "FLIGHT": tile.flight,
-            "TOGETHER": 8 if tile.ctas < 3 and tile.partitions_k == 1 else 4,
-            "ORDERED": tile.ordered,
         },
         params=[
             *_tuned(PARAMS, "a", "qweight", "scales", "c"),
-            owned("workspace", "*fp32", f"4 * 2 * {tile.ctas * _SMS} * BLOCK_M * BLOCK_N"),
-            owned("counters", "*i32", f"4 * 2 * {tile.ctas * _SMS} * PARTITIONS"),
+            owned("workspace", "*fp32", f"4 * 2 * {programs} * BLOCK_M * BLOCK_N"),
+            owned("counters", "*i32", f"4 * 2 * {programs} * ACROSS"),
         ],
-        grid=[f"min({tile.ctas * _SMS}, {_BLOCKS} * cdiv(K, BLOCK_K))", "1", "1"],
+        grid=[f"min({programs}, {_BLOCKS} * cdiv(K, BLOCK_K))", "1", "1"],
         constraints=[
             *SIZES,
             *GROUPS,
@@ -392,7 +403,7 @@ def _wgmma(tile: WgmmaTile, group: int) -> Build:
             *TUNED,
         ],
         programmatic=True,
-        even_registers=tile.partitions * tile.partitions_k > 1,
+        even_registers=tile.partitions > 1,
         max_registers=tile.registers if tile.ctas > 1 else None,
     )
 
@@ -424,13 +435,13 @@ _FLOAT16 = [
         build
         for group, tiles in DECODE_TILES.items()
         for tile in tiles
-        for build in _with_dependent(_decode(tile, group), tile.dependent)
+        for build in _with_dependent(_decode(tile, group), tile)
     ),
     *(
         build
         for group, mma_tiles in MMA_TILES.items()
         for mma_tile in mma_tiles
-        for build in _with_dependent(_mma(mma_tile, group), mma_tile.dependent)
+        for build in _with_dependent(_mma(mma_tile, group), mma_tile)
     ),
     *(_act_order_mma(tile, symmetric=False) for tile in ACT_ORDER_TILES),
     *(_act_order_mma(tile, symmetric=True) for tile in SYMMETRIC_TILES),

@@ -95,7 +95,7 @@ def test_another_gpu_takes_the_constants_with_its_own_chip(tmp_path: Path) -> No
     half = Chip(sms=66, bandwidth=4.9e6, clock=1980.0, shared=233472)
     assert model.seconds("another", half, build, large) == pytest.approx(2 * measured, rel=0.1)
     assert model.seconds("another", None, build, large) == measured
-    assert model.builds("another") == (build.name,)
+    assert model.names("another") == (build.name,)
 
 
 @pytest.mark.parametrize(
