@@ -78,7 +78,7 @@ class CostModel:
                 for device, its in content.items()
             }
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise AbiError(f"{path.name}: cannot be read as costs of builds: {error}") from None
+            raise AbiError(path.name, f"cannot be read as costs of builds: {error}") from None
         return cls(chips, costs)
 
     def known(self, device: str) -> str:

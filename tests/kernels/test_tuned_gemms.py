@@ -21,8 +21,14 @@ SPLIT = [
 ]
 SMALL = [
     build.name
-    for kernel, columns in (("w4a16_gptq_gemm_mma", 64), ("w4a16_gptq_gemm_wgmma", 128))
-    for build in kernels.builds(kernel=kernel, BLOCK_M=64, BLOCK_N=columns)
+    for kernel, columns, dtype in (
+        ("mma", 128, "float16"),
+        ("wgmma", 64, "float16"),
+        ("wgmma", 128, "bfloat16"),
+    )
+    for build in kernels.builds(
+        kernel=f"w4a16_gptq_gemm_{kernel}", BLOCK_M=64, BLOCK_N=columns, dtype=dtype
+    )
 ]
 
 
@@ -77,9 +83,11 @@ def test_split_along_k_races_with_nobody(name: str) -> None:
     assert relative_error(c, expected) <= TOLERANCE[c.dtype.name]
 
 
-def test_tiles_that_are_shared_out_by_steps() -> None:
+@pytest.mark.parametrize("columns", [64, 128])
+def test_tiles_that_are_shared_out_by_steps(columns: int) -> None:
     """Three programs for four tiles of twenty steps: each has parts of two of them."""
-    name, sizes = "w4a16_gptq_gemm_wgmma.m64n128.g64.sm_90a", {"m": 67, "k": 2560, "n": 136}
+    name = f"w4a16_gptq_gemm_wgmma.m64n{columns}.g64.sm_90a"
+    sizes = {"m": 67, "k": 2560, "n": columns + 8}
     device = fe.open_device("cpu", checks=("memory", "init", "race"))
     c, expected = launch(device, name, **sizes, programs=3)
     assert relative_error(c, expected) <= TOLERANCE[c.dtype.name]
@@ -103,7 +111,8 @@ def test_split_along_k_gives_the_same_bits(gpu: fe.Device, name: str) -> None:
 
 WIDE = [
     *("decode.m8n32w4.g32.sm_80", "decode.bf16.m16n32w8.g128.sm_80", "mma.m32n128w4.g32.sm_80"),
-    *("mma.bf16.m64n64w8.g128.sm_80", "wgmma.m64n128.g64.sm_90a", "wgmma.bf16.m128n64.g64.sm_90a"),
+    *("mma.bf16.m64n128w4.g128.sm_80", "wgmma.m64n128.g64.sm_90a", "wgmma.bf16.m128n64.g64.sm_90a"),
+    "wgmma.m64n64.g128.sm_90a",
 ]
 
 
