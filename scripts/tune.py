@@ -122,12 +122,21 @@ def read(paths: Sequence[Path]) -> tuple[Rows, dict[str, int]]:
     return found, slots
 
 
-def fit(build: kernels.Artefact, rows: list[tuple[Cell, float]], weights: Sequence[float],
-        chip: Chip, slots: int) -> Costs:  # fmt: skip
-    """The constants with which the model is nearest to these times, and to what is expected."""
+def fit(
+    build: kernels.Artefact,
+    rows: list[tuple[Cell, float]],
+    weights: Sequence[float],
+    chip: Chip,
+    slots: int,
+    like: Costs | None,
+) -> Costs:
+    """The constants with which the model is nearest to these times, and to what is expected.
+
+    like: of the build for another target, from which this one differs by how it begins.
+    """
     names = CONSTANTS[:-1]
-    expected = np.log([PRIOR[name][0] for name in names])
-    sure = np.array([PRIOR[name][1] for name in names])
+    expected = np.log([getattr(like, name) if like else PRIOR[name][0] for name in names])
+    sure = np.array([0.02 if like and name != "fixed" else PRIOR[name][1] for name in names])
     measured = np.log([us for _, us in rows])
     work = [(work_of(build, cell.sizes), cell) for cell, _ in rows]
 
@@ -246,11 +255,12 @@ def fit_command(arguments: argparse.Namespace) -> None:
     chip = Chip(**json.loads(TABLE.read_text())[arguments.device]["chip"])
     learned, held_out = _halves(rows)
     best, costs = best_times(learned), {}
-    for name, its in sorted(learned.items()):
+    # Those for sm_90 come first, since they are timed more often than the same for sm_80.
+    for name, its in sorted(learned.items(), key=lambda x: (x[0].endswith("sm_80"), x[0])):
         build = kernels.artefact(name)
         # What is never the best need not be known well, but that it is not.
         weights = [1.0 if us < 1.25 * best[cell] else 0.35 for cell, us in its]
-        costs[name] = fit(build, its, weights, chip, slots[name])
+        costs[name] = fit(build, its, weights, chip, slots[name], _like(build, costs))
         off = [
             math.log(
                 launch_us(costs[name], work_of(build, c.sizes), chip, moved_bytes(c.sizes)) / us
@@ -263,6 +273,17 @@ def fit_command(arguments: argparse.Namespace) -> None:
         if its:
             _show_regrets(half, its, costs, chip)
     write(arguments.device, chip, costs)
+
+
+def _like(build: kernels.Artefact, costs: dict[str, Costs]) -> Costs | None:
+    """The constants of the same kernel and tile for another target, where they are known."""
+    tile, warps = build.sidecar.tile, build.sidecar.num_warps
+    for name, found in costs.items():
+        other = kernels.artefact(name)
+        same = other.sidecar.tile == tile and other.sidecar.num_warps == warps
+        if same and other.fields["kernel"] == build.fields["kernel"]:
+            return found
+    return None
 
 
 def _halves(rows: Rows) -> tuple[Rows, Rows]:
