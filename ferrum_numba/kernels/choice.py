@@ -146,9 +146,9 @@ def of_dtype(build: Artefact, dtype: str, zero_bias: int = 1) -> Artefact:
 
     Raises AbiError for a dtype that no artefact computes in.
     """
-    same = {name: build.fields[name] for name in ("kernel", "target", "num_warps")}
     if "ZERO_BIAS" in build.fields:
-        same["ZERO_BIAS"] = zero_bias
+        return _reference(build.fields["kernel"], zero_bias, dtype)
+    same = {name: build.fields[name] for name in ("kernel", "target", "num_warps")}
     return find(**same, **(build.sidecar.tile or {}), dtype=_checked(dtype))
 
 
