@@ -43,7 +43,7 @@ class TorchGraph:
 
 
 class Peers:
-    """What else is installed, for layers with groups of 128.
+    """The peers that are installed, for layers with groups of 128.
 
     Each method gives calls on `count` layers that lie in different places.
     """
@@ -59,7 +59,7 @@ class Peers:
         self._humming: dict[tuple[int, int], list[Any]] = {}
 
     def names(self, m: int) -> Iterator[str]:
-        """Those that are worth measuring at so many rows."""
+        """The names of those worth measuring at so many rows."""
         yield "cuBLAS"
         if m <= INT4_ROWS:
             yield "tinygemm"

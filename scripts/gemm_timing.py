@@ -1,4 +1,4 @@
-"""What bench_gemm.py and tune.py share: floors, layers of any size, and graphs that take turns."""
+"""Floors, layers of any size, and graphs that take turns, for bench_gemm.py and tune.py."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def weight_bytes(N: int, K: int, group_size: int) -> int:
 
 
 def floor_us(M: int, N: int, K: int, group_size: int) -> float:
-    """What reading every operand once, or multiplying, takes at the least."""
+    """Time to read every operand once, or to multiply, whichever is longer."""
     read = (weight_bytes(N, K, group_size) + 2 * M * K) / READ_BYTES_PER_US
     return max(read, 2 * M * N * K / FLOP_PER_US)
 

@@ -96,7 +96,7 @@ def time_builds(
 
 
 def all_cells(device: fe.Device, half: str, groups: Sequence[int]) -> list[Cell]:
-    """Those of a half of the zoo, shuffled, so that any first part of them is a fair sample."""
+    """Cells of a half of the zoo, shuffled, so that any first part of them is a fair sample."""
     layers = [(x.N, x.K) for x in (TUNING if half == "tuning" else HELD_OUT)]
     rows: Sequence[int] = ROWS
     if device.name == "cpu":  # it is there to be right
@@ -188,7 +188,7 @@ def best_times(rows: Rows) -> dict[Cell, float]:
 def regrets(
     rows: Rows, seconds: Callable[[str, Cell], float]
 ) -> dict[Cell, tuple[float, str, str]]:
-    """How much longer the chosen build takes than the best, and both; by cell."""
+    """Time of the chosen build over the best one's, and both; by cell."""
     times: dict[Cell, dict[str, float]] = defaultdict(dict)
     for name, its in rows.items():
         for cell, us in its:
@@ -241,7 +241,7 @@ def time_command(arguments: argparse.Namespace) -> None:
 
 
 def _slots(device: fe.Device, build: kernels.Artefact) -> int:
-    """How many of its CTAs an SM holds; one on the CPU device."""
+    """The number of its CTAs that an SM holds; one on the CPU device."""
     if device.name == "cpu":
         return 1
     kernel, sidecar = build.kernel(device), build.sidecar

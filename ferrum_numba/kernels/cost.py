@@ -48,7 +48,7 @@ class Costs:
 
 
 class Work(NamedTuple):
-    """How a launch is shared out.  waves: CTAs, and steps of each.  tiles: of a CTA, at most.
+    """A launch, shared out.  waves: CTAs, and steps of each.  tiles: of a CTA, at most.
 
     parts: CTAs that share the k's of a tile.
     """
@@ -108,7 +108,7 @@ class CostModel:
 
 
 def work_of(build: Artefact, sizes: Mapping[str, int]) -> Work:
-    """How a launch of one of the GEMMs is shared out among CTAs."""
+    """A launch of one of the GEMMs, shared out among CTAs."""
     given = build.fields
     tiles = -(-sizes["M"] // given["BLOCK_M"]) * -(-sizes["N"] // given["BLOCK_N"])
     grid = build.sidecar.grid_for(dict(sizes))
@@ -138,8 +138,8 @@ def _full_rounds(given: Mapping[str, Any], k: int, tiles: int, ctas: int) -> Wor
     whole = tiles // given["CTAS"] * given["CTAS"]
     left = tiles - whole
     parts = (ctas - whole) // left if left else 1
-    waves = ((whole, steps), (ctas - whole, -(-steps // parts)))
-    waves = tuple(wave for wave in waves if wave[0])
+    rounds = ((whole, steps), (ctas - whole, -(-steps // parts)))
+    waves = tuple(wave for wave in rounds if wave[0])
     return Work(waves, len(waves), parts)
 
 
@@ -171,11 +171,11 @@ _WORK: dict[str, Callable[[Mapping[str, Any], int, int, int], Work]] = {
 
 
 def worth_trying(build: Artefact, m: int) -> bool:
-    """Whether its tile has rows enough that weights are not read very often, nor many in vain.
+    """True where its tile has rows enough that weights are not read very often, nor many in vain.
 
     What is not worth trying is neither timed nor chosen.
     """
-    rows = build.fields["BLOCK_M"]
+    rows: int = build.fields["BLOCK_M"]
     return (m <= 6 * rows or rows >= 64) and rows <= max(16, 4 * m)
 
 

@@ -304,7 +304,7 @@ def _act_order_mma(tile: ActOrderTile, symmetric: bool) -> Build:
 
 @dataclass(frozen=True)
 class WgmmaTile:
-    """What a CTA of the GEMM for many rows on Hopper does, and the stages of its ring.
+    """Work of a CTA of the GEMM for many rows on Hopper, and the stages of its ring.
 
     num_warps: those that multiply, in partitions of four where they share out the tile's columns
     (`across`) or its steps (`along`); four more copy.
