@@ -11,6 +11,7 @@ from rich.text import Text
 
 from ..abi.signature import SCRATCH_ROLES
 from ..debug.block import AnnotatedBlock, Difference, Field, Suspicion, show_array
+from ..devices import tensor_map
 from .console import plain_table
 
 _ROW = 8  # bytes of an aggregate in one row
@@ -152,6 +153,7 @@ def _field_json(field: Field) -> dict[str, Any]:
         "value": field.value.hex() if isinstance(field.value, bytes) else field.value,
         "meaning": field.meaning,
         "array": array,
+        "tensor_map": tensor_map.read_fields(field.data),
     }
 
 
@@ -173,6 +175,13 @@ def stands_for(field: Field, entry: str) -> str:
         owner = short_name(field.owner or "", entry)
         whose = "its array" if field.owner == field.parameter.name else f"{owner}'s array"
         return f"{whose} + {field.inside} bytes" if field.inside else whose
+    tensor = tensor_map.read_fields(field.data)
+    if tensor is not None:
+        swizzle = f", swizzle {tensor['swizzle']}" if tensor["swizzle"] else ""
+        return (
+            f"tensor map of {tensor['dtype']} {tensor['shape']} at {tensor['address']:#x}, strides "
+            f"{tensor['strides']} bytes, box {tensor['box']}{swizzle}"
+        )
     role = field.parameter.role.replace("_", " ")
     if field.parameter.role in SCRATCH_ROLES and field.needed:
         return f"{role} of {field.needed} bytes"

@@ -192,6 +192,34 @@ def _for_cpu(this: TensorMap, address: int) -> bytes:
     return bytes(data)
 
 
+def read_fields(data: bytes) -> dict[str, Any] | None:
+    """The fields of a map in the CPU device's form; None for other bytes, the driver's own too."""
+    if len(data) != NBYTES:
+        return None
+    from ..emulator.runtime.tensors import FIELDS, MARK, MARK_AT
+
+    if data[MARK_AT : MARK_AT + 4] != MARK.to_bytes(4, "little"):
+        return None
+
+    def get(name: str, count: int) -> list[int]:
+        first, bits, _ = FIELDS[name]
+        size = bits // 8
+        starts = range(first, first + count * size, size)
+        return [int.from_bytes(data[at : at + size], "little") for at in starts]
+
+    rank = min(get("rank", 1)[0] + 1, _MOST_DIMENSIONS)
+    (kind,), (swizzle,) = get("elemtype", 1), get("swizzle_mode", 1)
+    kinds = {number: dtype for dtype, (_, number) in reversed(_ELEMENTS.items())}
+    return {
+        "address": get("global_address", 1)[0],
+        "shape": get("global_dim", rank)[::-1],
+        "strides": get("global_stride", rank - 1)[::-1],
+        "box": get("box_dim", rank)[::-1],
+        "dtype": kinds.get(kind, str(kind)),
+        "swizzle": {number: nbytes for nbytes, number in _SWIZZLES.items()}.get(swizzle, swizzle),
+    }
+
+
 def _for_gpu(this: TensorMap, address: int) -> bytes:
     from .cuda import driver
 

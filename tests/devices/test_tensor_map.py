@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 
 import ferrum_numba as fe
+from ferrum_numba.devices.tensor_map import read_fields
+from tests.cli.commands import run_json
 from tests.conftest import FIXTURES
 
 FOLDER = FIXTURES / "tensor_map"
@@ -82,6 +85,33 @@ def test_its_facts(device: fe.Device) -> None:
     assert repr(made) == (
         f"<TensorMap of float16 [{ROWS}, {COLUMNS}] on {device.name}, box [8, 32], swizzle 64>"
     )
+
+
+def test_its_fields_are_read_back() -> None:
+    """Of the CPU device's form; the driver's own is opaque."""
+    x = np.zeros((5, 6, 64), np.int32)
+    made = fe.TensorMap(x, (2, 3, 8), swizzle=32)
+    assert read_fields(made.tobytes()) == {
+        "address": x.ctypes.data,
+        "shape": [5, 6, 64],
+        "strides": [1536, 256],
+        "box": [2, 3, 8],
+        "dtype": "int32",
+        "swizzle": 32,
+    }
+    assert read_fields(bytes(128)) is None
+    assert read_fields(b"short") is None
+
+
+def test_params_shows_it(tmp_path: Path) -> None:
+    """Field by field, of a launch that was recorded."""
+    with fe.record(tmp_path / "run.ferrum"):
+        launch(fe.open_device("cpu"), tensor(5))
+    code, found = run_json("params", tmp_path / "run.ferrum", "--launch", "0")
+    assert code == 0, found
+    fields = {field["name"]: field for field in found["fields"]}
+    shown = fields["copy_box_param_0"]["tensor_map"]
+    assert (shown["shape"], shown["box"], shown["swizzle"]) == ([ROWS, COLUMNS], [BOX, BOX], 128)
 
 
 @pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "i4", "u8", "f2", "f4", "f8", "bfloat16"])
