@@ -10,31 +10,78 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 import ferrum_numba as fe
-from ferrum_numba.gptq import MODELS
+from ferrum_numba.gptq import MODELS, GptqExperts, StackedWeight
 from ferrum_numba.models import Model, ModelConfig
-from ferrum_numba.models.mlp import Mlp
+from ferrum_numba.models.mlp import Mixture, Mlp
 from ferrum_numba.models.operations import Operations
 from ferrum_numba.models.weights import DenseLinear, Layer, Weights
 from ferrum_numba.report.model_timing import read_bytes, time_prefill, time_step
 
 READ = 4.4e12  # bytes a second that an H200 reads
+MIXTURES: dict[str, dict[str, Any]] = {
+    "qwen3-30b-a3b": {
+        "architectures": ["Qwen3MoeForCausalLM"],
+        "hidden_size": 2048,
+        "intermediate_size": 6144,
+        "num_hidden_layers": 48,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 4,
+        "head_dim": 128,
+        "vocab_size": 151936,
+        "num_experts": 128,
+        "num_experts_per_tok": 8,
+        "moe_intermediate_size": 768,
+        "norm_topk_prob": True,
+        "rope_theta": 1e6,
+    },
+    "mixtral-8x7b": {
+        "architectures": ["MixtralForCausalLM"],
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "vocab_size": 32000,
+    },
+}
 
 
 def config_like(name: str) -> dict[str, Any]:
     """The config.json of a known model's shapes."""
-    return {
-        **asdict(MODELS[name]),
-        "architectures": ["LlamaForCausalLM"],
-        "max_position_embeddings": 131072,
-        "rms_norm_eps": 1e-5,
-        "torch_dtype": "float16",
-    }
+    known = MIXTURES.get(name) or {**asdict(MODELS[name]), "architectures": ["LlamaForCausalLM"]}
+    others = {"max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "torch_dtype": "float16"}
+    return {**known, **others}
+
+
+def random_mixture(
+    config: ModelConfig, operations: Operations, random: np.random.Generator
+) -> Callable[[], Mixture]:
+    """Mixtures of experts of a model's shapes, alike but for where they lie."""
+    spec, device = config.experts, operations.device
+    assert spec is not None
+    h, i, e = config.hidden, spec.width, spec.count
+    hosts = []
+    for k, n in ((h, i), (h, i), (i, h)):
+        words = random.integers(-(2**62), 2**62, e * k * n // 16, np.int64).view(np.int32)
+        scales = np.full((e, k // 128, n), 0.1 / np.sqrt(k), np.float16)
+        zeros = np.full((e, k // 128, n // 8), 0x77777777, np.int32)
+        hosts.append((words.reshape(e, k // 8, n), scales, zeros))
+    router = random.standard_normal((e, h), np.float32).astype(np.float16)
+
+    def make() -> Mixture:
+        stacks = [StackedWeight(*map(device.to_device, own), 128, 1) for own in hosts]
+        experts = GptqExperts(*stacks, device=device)
+        dense = DenseLinear(operations, device.to_device(router.copy()))
+        return Mixture(spec, dense, experts, None, None)
+
+    return make
 
 
 def random_model(name: str, device: fe.Device) -> Model:
@@ -52,20 +99,24 @@ def random_model(name: str, device: fe.Device) -> Model:
         )
 
     h, i, q, kv = config.hidden, config.intermediate, config.q_width, config.kv_width
-    tensors = [gptq(h, q + 2 * kv), gptq(q, h), gptq(h, 2 * i), gptq(i, h)]
-    ones = np.ones(h, np.float32)
-    layers = []
+    mixture = random_mixture(config, operations, random) if config.experts else None
+    shapes = [(h, q + 2 * kv), (q, h), *([] if mixture else [(h, 2 * i), (i, h)])]
+    tensors = [gptq(*shape) for shape in shapes]
+    ones, head = np.ones(h, np.float32), np.ones(config.head_dim, np.float32)
+    layers, nbytes = [], 0
     for _ in range(config.layers):
-        qkv, o, gate_up, down = (fe.GptqLinear(t, device=device) for t in tensors)
+        qkv, o, *rest = (fe.GptqLinear(t, device=device) for t in tensors)
+        mlp = mixture() if mixture else Mlp(*rest)
+        experts = mlp.experts.nbytes if isinstance(mlp, Mixture) else 0
+        nbytes += sum(layer.nbytes for layer in (qkv, o, *rest)) + experts
         norms = [device.to_device(ones.copy()) for _ in range(2)]
-        layers.append(Layer(norms[0], qkv, (None, None), o, norms[1], Mlp(gate_up, down)))
+        head_norms = [device.to_device(head.copy()) if config.qk_norm else None for _ in range(2)]
+        layers.append(Layer(norms[0], qkv, (head_norms[0], head_norms[1]), o, norms[1], mlp))
     table = (random.standard_normal((config.vocab, h), np.float32) / np.sqrt(h)).astype(np.float16)
     embedding = device.to_device(table)
-    head = DenseLinear(operations, device.to_device(table[::-1].copy()))
-    nbytes = 2 * table.nbytes + config.layers * sum(
-        t.qweight.nbytes + t.scales.nbytes + t.qzeros.nbytes for t in tensors
-    )
-    weights = Weights(embedding, tuple(layers), device.to_device(ones), head, nbytes)
+    out = DenseLinear(operations, device.to_device(table[::-1].copy()))
+    nbytes += 2 * table.nbytes
+    weights = Weights(embedding, tuple(layers), device.to_device(ones), out, nbytes)
     return Model(config, weights, operations)
 
 
@@ -116,7 +167,7 @@ def dense_in_torch(name: str, prompts: list[int], cells: list[tuple[int, int]]) 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--like", default="llama-3.1-8b", choices=list(MODELS))
+    parser.add_argument("--like", default="llama-3.1-8b", choices=[*MODELS, *MIXTURES])
     parser.add_argument("--batch", default="1,16,64")
     parser.add_argument("--context", default="512,2048")
     parser.add_argument("--prompt", default="2048,8192")

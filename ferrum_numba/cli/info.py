@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict
 from fnmatch import fnmatchcase
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,13 +18,14 @@ from .. import kernels
 from ..devices import Device
 from ..devices.cuda import implementation
 from ..errors import AbiError, DeviceError, did_you_mean
-from ..gptq import Checkpoint
+from ..gptq import Checkpoint, expert_problems
 from ..models import ModelConfig, ModelNames
 from ..models.reading import CHUNK
 from ..models.workspace import Workspace
 from ..version import __version__
 from .console import facts_table, json_option, standard_output, write_json
 from .devices import describe_device, device_line, device_option, find_device
+from .experts_note import mention_experts
 from .options import examples, group_size_option, refuse_options
 
 _RUNNERS_UP = 5  # that are printed, the chosen one with them; --json has all
@@ -108,13 +111,17 @@ def info(
 
 def _show_model(folder: Path, as_json: bool) -> None:
     """Show what a model is, and the memory that it takes on a device."""
-    config, checkpoint = ModelConfig.load(folder), Checkpoint.open(folder)
+    checkpoint = Checkpoint.open(folder)
+    experts = expert_problems(checkpoint, values=True)
+    mention_experts(experts)
+    config = ModelConfig.load(folder)
     names = ModelNames.find(config, checkpoint).tensors
     sizes = {n: checkpoint.tensors[n].nbytes for n in names if not n.endswith("g_idx")}
     found = {
         "model": str(folder),
         "architecture": config.architecture,
         "layers": config.layers,
+        **({"experts": _experts(config, experts)} if config.experts else {}),
         "dtype": config.dtype,
         "max_positions": config.max_positions,
         "weights_bytes": sum(sizes.values()),
@@ -126,10 +133,18 @@ def _show_model(folder: Path, as_json: bool) -> None:
         return
     table = facts_table()
     for name, value in found.items():
+        if isinstance(value, dict):
+            value = f"{value['top_k']} of {value['count']}, {len(experts)} of them with notes"
         size = value if "bytes" in name and isinstance(value, int) else None
         shown = str(value) if size is None else f"{size / 1e6:,.3f} MB"
         table.add_row(name.replace("_", " "), shown)
     standard_output().print(table)
+
+
+def _experts(config: ModelConfig, problems: Mapping[str, str]) -> dict[str, Any]:
+    """The mixture of experts, and which of their layers are not as the others."""
+    assert config.experts is not None
+    return {**asdict(config.experts), "problems": dict(problems)}
 
 
 def _matching(pattern: str) -> list[str]:

@@ -10,7 +10,7 @@ import click
 import numpy as np
 
 from ..devices import Device
-from ..gptq import Checkpoint, GroupIndex, ZeroFormat
+from ..gptq import Checkpoint, GroupIndex, ZeroFormat, expert_problems
 from ..report import (
     M_VALUES,
     NUMPY_DTYPES,
@@ -27,6 +27,7 @@ from ..version import __version__
 from . import clock
 from .console import json_option, one_line, standard_error, standard_output, write_json
 from .devices import describe_device, device_line, find_device
+from .experts_note import mention_experts
 from .fitting import Column
 from .layer_table import Line, counts, exit_code, print_layers, verdict_counts, warnings
 from .options import (
@@ -151,6 +152,8 @@ def verify(
         path, zero_format=zero_format, group_size=group_size, g_idx=g_idx, unindexed=unindexed
     )
     _mention_unindexed(checkpoint)
+    experts = expert_problems(checkpoint)
+    mention_experts(experts)
     stored = Oracle.open(oracle) if oracle else None
     plan = Plan(m_values=m_values, dtype=dtype, seed=seed, oracle=stored)
     run = Verification(checkpoint, devices, plan, patterns, kernels, explain)
@@ -177,6 +180,7 @@ def verify(
                     "dtype": dtype,
                     "seed": seed,
                     "results": results,
+                    "experts": experts,
                     "summary": summary,
                 }
             )

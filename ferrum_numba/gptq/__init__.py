@@ -8,7 +8,9 @@ from .config import QuantConfig
 from .conversion import quantize_checkpoint
 from .dense import DenseModel
 from .example import example_checkpoint
-from .experts import GptqExperts, Routing, StackedWeight
+from .expert_census import expert_problems
+from .experts import ExpertRoom, GptqExperts, Routing, StackedWeight
+from .fused_experts import check_fused, fused_experts
 from .fusion import fuse
 from .layer_spec import GroupIndex, LayerSpec
 from .linear import GptqLinear
@@ -25,6 +27,7 @@ __all__ = [
     "PRODUCERS",
     "Checkpoint",
     "DenseModel",
+    "ExpertRoom",
     "GptqExperts",
     "GptqLinear",
     "GptqTensors",
@@ -37,8 +40,11 @@ __all__ = [
     "StackedWeight",
     "TensorSpec",
     "ZeroFormat",
+    "check_fused",
     "example_checkpoint",
+    "expert_problems",
     "fuse",
+    "fused_experts",
     "load_layers",
     "make_checkpoint",
     "quantize",

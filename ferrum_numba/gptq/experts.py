@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,11 @@ from ..kernels import ExpertTiles
 from .dequantise import rounded
 from .tensors import GptqTensors
 from .zeros import kernel_words, word_of_ones
+
+
+def _padded(columns: int) -> int:
+    return -(-columns // 32) * 32
+
 
 _PARTS = ("qweight", "scales", "qzeros")
 
@@ -38,6 +43,33 @@ class Routing:
     expert_ids: Any
     num_tokens_post_padded: Any
     tiles: Any = None
+
+
+@dataclass(frozen=True, eq=False)
+class ExpertRoom:
+    """Arrays that the experts of a layer write, for C choices in blocks of P rows in all.
+
+    rows   T [P, hidden]: activations, where the builds sort them; or None
+    gated  T [C, width], or [P, width] where they do: silu(gate) * up
+    parts  float32 [C, hidden]: the weighted results
+
+    Rows that are sorted lie in the order of blocks, and their columns, padded to a multiple of 32,
+    as scripts/kernels/moe_gather.py has them.
+    """
+
+    rows: Any
+    gated: Any
+    parts: Any
+
+    @staticmethod
+    def shapes(
+        tiles: ExpertTiles, choices: int, experts: int, hidden: int, width: int
+    ) -> tuple[tuple[int, int] | None, tuple[int, int], tuple[int, int]]:
+        """Of rows, gated and parts, with these builds."""
+        if tiles.gather is None:
+            return None, (choices, width), (choices, hidden)
+        rows = tiles.blocks(choices, experts) * tiles.block
+        return (rows, _padded(hidden)), (rows, _padded(width)), (choices, hidden)
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,8 +188,9 @@ class GptqExperts:
         if (down.experts, down.K) != (gate.experts, gate.N):
             expected = f"{gate.experts} experts with K={gate.N}"
             raise CheckpointError("down", expected, f"{down.experts} with K={down.K}")
-        self.experts, self.hidden, self.width = gate.experts, gate.K, gate.N
+        self.experts, self.hidden, self.width = sizes = gate.experts, gate.K, gate.N
         self._tables = (self._table(gate=gate, up=up), self._table(down=down))
+        self._shape = kernels.ExpertShape(*sizes, gate.group, down.group)
         self._launch = kernels.launches_on(device)
 
     def _table(self, **weights: StackedWeight) -> AddressTable:
@@ -170,27 +203,50 @@ class GptqExperts:
         """Bytes that the experts take on the device."""
         return self.gate.nbytes + self.up.nbytes + self.down.nbytes
 
+    def room(self, choices: int) -> ExpertRoom:
+        """New arrays for so many choices."""
+        sizes = (self.tiles(choices), choices, self.experts, self.hidden, self.width)
+        rows, gated, parts = ExpertRoom.shapes(*sizes)
+        empty = self.device.empty
+        own = None if rows is None else empty(rows, self.dtype)
+        return ExpertRoom(own, empty(gated, self.dtype), empty(parts, np.float32))
+
     def tiles(self, choices: int) -> ExpertTiles:
         """The builds that compute so many choices, and the blocks that they want."""
-        groups = (self.gate.group, self.down.group)
-        name = self.dtype.name
-        return kernels.choose_expert_tiles(self.device, choices, self.experts, groups, name)
+        return kernels.choose_expert_tiles(self.device, choices, self._shape, self.dtype.name)
 
     def __call__(
-        self, x: Any, routing: Routing, weights: Any, gated: Any, parts: Any, stream: Any = None
+        self, x: Any, routing: Routing, weights: Any, room: ExpertRoom, stream: Any = None
     ) -> None:
         """Compute all choices: those of a token follow each other, and share its row of x.
 
         x        T [M, hidden]
         routing  in the blocks of `tiles(choices)`
         weights  float32 [choices], what each choice counts
-        gated    T [choices, width], overwritten with silu(gate) * up
-        parts    float32 [choices, hidden], overwritten with the weighted results
+        room     its `parts` [choices, hidden] are the weighted results
         """
-        choices = gated.shape[0]
-        tiles = self.tiles(choices)
-        self._half(tiles.gate_up, 0, x, routing, None, gated, choices // x.shape[0], stream)
-        self._half(tiles.down, 1, gated, routing, weights, parts, 1, stream)
+        self.into_gated(x, routing, room, stream)
+        self.into_parts(routing, weights, room, stream)
+
+    def into_gated(self, x: Any, routing: Routing, room: ExpertRoom, stream: Any = None) -> None:
+        """The first half: room.gated = silu(gate(x)) * up(x)."""
+        choices, rows = room.parts.shape[0], routing.sorted_token_ids.shape[0]
+        tiles, top_k = self.tiles(choices), choices // x.shape[0]
+        if tiles.gather is not None:
+            sizes = {"T": choices, "P": rows, "K": self.hidden, "top_k": top_k}
+            arrays = {"a": x, "sorted_token_ids": routing.sorted_token_ids}
+            arrays |= {"num_tokens_post_padded": routing.num_tokens_post_padded}
+            self._launch(tiles.gather, stream, sizes, arrays | {"rows": room.rows})
+            x = room.rows
+        self._half(tiles.gate_up, 0, x, routing, {"c": room.gated}, choices, top_k, stream)
+
+    def into_parts(
+        self, routing: Routing, weights: Any, room: ExpertRoom, stream: Any = None
+    ) -> None:
+        """The second half: room.parts = weights * down(room.gated)."""
+        choices, results = room.parts.shape[0], {"wide": room.parts, "weights": weights}
+        down = self.tiles(choices).down
+        self._half(down, 1, room.gated, routing, results, choices, 1, stream)
 
     def _half(
         self,
@@ -198,28 +254,27 @@ class GptqExperts:
         half: int,
         a: Any,
         routing: Routing,
-        weights: Any,
-        c: Any,
+        results: dict[str, Any],
+        choices: int,
         top_k: int,
         stream: Any,
     ) -> None:
-        weight, own = (self.gate, self.down)[half], routing
+        weight = (self.gate, self.down)[half]
         N, K = weight.N, weight.K
         arrays = {
+            "weights": None,
+            "c": None,
+            "wide": None,
             "a": a,
             "experts": self._tables[half].array,
-            "sorted_token_ids": own.sorted_token_ids,
-            "expert_ids": own.expert_ids,
-            "num_tokens_post_padded": own.num_tokens_post_padded,
-            "weights": weights,
-            "c": None if half else c,
-            "wide": c if half else None,
+            **{name: array for name, array in vars(routing).items() if name != "tiles"},
+            **results,
         }
         if "UNIT" in build.fields:
-            arrays["tiles"] = own.tiles
-        sizes = {"T": c.shape[0], "N": N, "K": K, "E": self.experts}
+            arrays["tiles"] = routing.tiles
+        sizes = {"T": choices, "N": N, "K": K, "E": self.experts}
         sizes |= {"group_size": weight.group_size, "top_k": top_k}
-        sizes |= {"blocks": own.expert_ids.shape[0], "stride_am": K}
+        sizes |= {"blocks": routing.expert_ids.shape[0], "stride_am": a.shape[1]}
         sizes |= {"stride_qwk": N, "stride_sk": N, "stride_qzk": N // 8}
         self._launch(build, stream, sizes | {"zero_bias": weight.zero_bias}, arrays)
 
@@ -228,11 +283,3 @@ class GptqExperts:
             f"<GptqExperts {self.experts} of {self.hidden} → {self.width} → {self.hidden}, "
             f"{self.nbytes / 1e6:.0f} MB on {self.device.name}>"
         )
-
-
-def load_experts(
-    layers: Sequence[Sequence[GptqTensors]], device: Device, dtype: npt.DTypeLike
-) -> GptqExperts:
-    """The experts whose gate, up and down are these tensors."""
-    gate, up, down = (StackedWeight.of(its, len(its), device, dtype) for its in layers)
-    return GptqExperts(gate, up, down, device=device, dtype=dtype)

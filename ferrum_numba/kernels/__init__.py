@@ -25,7 +25,7 @@ from .choice import (
     m_class,
     of_dtype,
 )
-from .experts import ExpertTiles, choose_expert_tiles
+from .experts import MOST_ROWS, ExpertShape, ExpertTiles, choose_expert_tiles
 from .repeated import Launches, launches_on
 from .together import load_together
 from .w4a16 import (
@@ -49,10 +49,12 @@ __all__ = [
     "BK",
     "BM",
     "BN",
+    "MOST_ROWS",
     "W4A16_PTX",
     "W4A16_SIDECAR",
     "Artefact",
     "Candidate",
+    "ExpertShape",
     "ExpertTiles",
     "Launches",
     "PackedWeight",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -12,62 +10,107 @@ from ..devices import Device
 from ..errors import AbiError
 from .catalogue import Artefact, builds
 
+MOST_ROWS = 32  # of a block
 _FEW, _MANY = "moe_w4a16_gptq", "moe_w4a16_gptq_wgmma"
-# Rows of an expert up to which a tile is the fastest on an H200; where a device has no such build,
-# the next one that it has.
-_TILES: tuple[tuple[float, str, Mapping[str, int]], ...] = (
-    (4, _FEW, {"BLOCK_M": 8}),
-    (sys.maxsize, _FEW, {"BLOCK_M": 16}),
-)
+# Rows of an expert up to which the kernel for few is the fastest on an H200, and those up to which
+# a tile of the other one is, by the rows of the tile.
+_FEW_ROWS = 6
+_MANY_ROWS = {64: 40, 128: 96, 256: float("inf")}
+# CTAs of 64 columns that keep the GPU busy, and k's that they had better share among more warps.
+_BUSY, _DEEP = 256, 8192
 
 
 @dataclass(frozen=True)
 class ExpertTiles:
     """The builds of both halves of an MLP, and the blocks that they want choices sorted into.
 
-    block  rows of a block
-    span   blocks of a tile, at the most
+    block   rows of a block
+    span    blocks of a tile, at the most
+    gather  sorts activations into the order of blocks, where the builds want them so; or None
     """
 
     gate_up: Artefact
     down: Artefact
     block: int
     span: int
+    gather: Artefact | None
 
     def blocks(self, choices: int, experts: int) -> int:
         """The most blocks that so many choices of so many experts can fill."""
         return (choices + min(choices, experts) * (self.block - 1)) // self.block
 
 
+@dataclass(frozen=True)
+class ExpertShape:
+    """Sizes of a layer's experts.  Groups: rows in one, 0 where it is all of K."""
+
+    experts: int
+    hidden: int
+    width: int
+    gate_up_group: int
+    down_group: int
+
+
 @lru_cache(maxsize=4096)
 def choose_expert_tiles(
-    device: Device, choices: int, experts: int, groups: tuple[int, int], dtype: str
+    device: Device, choices: int, shape: ExpertShape, dtype: str
 ) -> ExpertTiles:
-    """The fastest builds for `choices` rows spread over `experts`.
+    """The fastest builds for `choices` rows spread over the experts.
 
-    groups: rows in a group of gate and up, and of down; 0 where a group is all of K.  Raises
-    AbiError where no build takes them.
+    Raises AbiError where no build takes the groups.
     """
-    for bound, kernel, fields in _TILES:
-        if choices <= bound * experts:
-            gate_up, down = (
-                _build(device, group, kernel=kernel, dtype=dtype, GATED=gated, **fields)
-                for gated, group in zip((1, 0), groups, strict=True)
-            )
-            if gate_up and down:
-                block = gate_up.fields.get("UNIT", gate_up.fields["BLOCK_M"])
-                return ExpertTiles(gate_up, down, block, gate_up.fields["BLOCK_M"] // block)
-    raise AbiError("group_size", "multiples of 32, or one group of all rows", groups)
+    rows = choices / shape.experts
+    gathers = _fitting(device, 0, kernel="moe_gather", dtype=dtype)
+    if rows > _FEW_ROWS:
+        height = next(m for m, most in _MANY_ROWS.items() if rows <= most)
+        for block_m in (height, *_MANY_ROWS):
+            halves = [
+                _fitting(device, group, kernel=_MANY, dtype=dtype, BLOCK_M=block_m, GATED=gated)
+                for gated, group in ((1, shape.gate_up_group), (0, shape.down_group))
+            ]
+            # On the CPU device, where nobody waits for tensor cores, the others are as fast.
+            if all(halves) and device.name != "cpu":
+                gate_up, down = halves[0][0], halves[1][0]
+                unit = gate_up.fields["UNIT"]
+                return ExpertTiles(gate_up, down, unit, block_m // unit, gathers[0])
+    block = 16 if rows > _FEW_ROWS else 8
+    touched = min(choices, shape.experts)
+    halves = [
+        _few(device, touched, group, columns, deep, kernel=_FEW, dtype=dtype, GATED=gated,
+             BLOCK_M=block)
+        for gated, group, columns, deep in (
+            (1, shape.gate_up_group, 2 * shape.width, shape.hidden),
+            (0, shape.down_group, shape.hidden, shape.width),
+        )
+    ]  # fmt: skip
+    if not all(halves):
+        groups = (shape.gate_up_group, shape.down_group)
+        raise AbiError("group_size", "multiples of 32, or one group of all rows", groups)
+    return ExpertTiles(halves[0][0], halves[1][0], block, 1, None)
 
 
-def _build(device: Device, group: int, **fields: Any) -> Artefact | None:
-    """The build of these fields for the largest groups, on a GPU of the newest target."""
-    fitting = [
+def _few(
+    device: Device, touched: int, group: int, columns: int, deep: int, **fields: Any
+) -> list[Artefact]:
+    """The builds for few rows, the fastest for so many experts, columns and k's first."""
+    found = _fitting(device, group, **fields)
+    ctas = touched * -(-columns // 64)
+    wanted = (64, 2) if ctas >= _BUSY else (32, 4)
+    if deep >= _DEEP and ctas < 2 * _BUSY:
+        wanted = (32, 8)
+    own = [b for b in found if (b.fields["BLOCK_N"], b.fields["num_warps"]) == wanted]
+    return own or [b for b in found if b.fields["num_warps"] == 2]
+
+
+def _fitting(device: Device, group: int, **fields: Any) -> list[Artefact]:
+    """The builds of these fields for the largest groups; on a GPU of the newest target."""
+    found = [
         build
         for build in builds(**fields)
-        if build.runs_on(device) and group % build.fields["GROUP"] == 0
+        if build.runs_on(device) and group % build.fields.get("GROUP", 1) == 0
     ]
+    largest = max((build.fields.get("GROUP", 1) for build in found), default=1)
+    found = [build for build in found if build.fields.get("GROUP", 1) == largest]
+    targets = sorted({str(build.sidecar.target) for build in found})
     newest = 0 if device.name == "cpu" else -1  # sm_80 is the shortest to translate
-    fitting.sort(key=lambda build: (build.fields["GROUP"], str(build.sidecar.target)))
-    large = [b for b in fitting if b.fields["GROUP"] == fitting[-1].fields["GROUP"]]
-    return large[newest] if large else None
+    return [build for build in found if str(build.sidecar.target) == targets[newest]]

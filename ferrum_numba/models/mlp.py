@@ -49,6 +49,11 @@ class Mixture:
     shared: Mlp | None
     shared_gate: Linear | None
 
+    def idle_bytes(self, tokens: int) -> int:
+        """Bytes of experts that so many tokens cannot touch."""
+        idle = max(0, self.spec.count - tokens * self.spec.top_k)
+        return self.experts.nbytes * idle // self.spec.count
+
     def __call__(self, does: Operations, work: Workspace, stream: Any) -> None:
         """work.x += the mixture of work.normed."""
         own, normed = work.choices, work.normed
@@ -56,9 +61,9 @@ class Mixture:
         self.router.into(own.logits, normed, adds=False, stream=stream)
         does.choose(own.logits, own.weights, own.ids, self.spec, stream)
         tiles = self.experts.tiles(own.ids.shape[0])
-        routing = own.routing(tiles)
+        routing, room = own.room(tiles)
         does.align(own.ids, routing, tiles, self.spec, stream)
-        self.experts(normed, routing, own.weights, own.gated, own.parts, stream)
+        self.experts(normed, routing, own.weights, room, stream)
         shared = gate = None
         if self.shared is not None:
             both, gated, shared = own.shared
@@ -67,4 +72,4 @@ class Mixture:
         if self.shared_gate is not None:
             gate = own.shared_gate
             self.shared_gate.into(gate, normed, adds=False, stream=stream)
-        does.sum(work.x, own.parts, shared, gate, self.spec, stream)
+        does.sum(work.x, room.parts, shared, gate, self.spec, stream)

@@ -10,8 +10,9 @@ from copy import copy
 from dataclasses import dataclass
 
 from ..errors import CheckpointError
-from ..gptq import Checkpoint
+from ..gptq import Checkpoint, check_fused
 from .config import ModelConfig
+from .experts import ExpertsConfig
 
 _EMBEDDING, _HEAD = "embed_tokens.weight", "lm_head"
 _PREFIXES = ("model.", "model.language_model.")
@@ -55,16 +56,27 @@ class MlpNames:
 
 
 @dataclass(frozen=True)
+class FusedExperts:
+    """All experts as two layers, without their tensors' own endings: see `gptq.check_fused`.
+
+    gate_up  [experts, hidden, 2 * width], gate's columns first
+    """
+
+    gate_up: str
+    down: str
+
+
+@dataclass(frozen=True)
 class ExpertsNames:
     """A mixture of experts.
 
     router   its layer, whose columns are the experts
-    experts  gate, up and down of each
+    experts  gate, up and down of each, or all of them fused
     shared   of an MLP that all tokens go to, and of its gate; None where there is none
     """
 
     router: Linear
-    experts: tuple[tuple[Linear, Linear, Linear], ...]
+    experts: tuple[tuple[Linear, Linear, Linear], ...] | FusedExperts
     shared: MlpNames | None
     shared_gate: Linear | None
 
@@ -201,27 +213,45 @@ class _Finder:
         whole, parts = next(
             (own for own in _EXPERTS if f"{prefix}{own[0]}gate.weight" in tensors), _EXPERTS[0]
         )
-        shapes = ((hidden, spec.width), (hidden, spec.width), (spec.width, hidden))
-        experts = [
-            tuple(
-                self.linear(f"{prefix}{whole}experts.{number}.{part}", K, N, False)
-                for part, (K, N) in zip(parts, shapes, strict=True)
-            )
-            for number in range(spec.count)
-        ]
-        self._refuse_dense([linear for expert in experts for linear in expert])
+        experts = self._fused(f"{prefix}{whole}experts.", spec)
         shared = next(
             (own for own in _SHARED if any(n.startswith(f"{prefix}{own}.") for n in tensors)),
             _SHARED[0],
         )
         return ExpertsNames(
             router=self.linear(f"{prefix}{whole}gate", hidden, spec.count, False),
-            experts=tuple(experts),  # type: ignore[arg-type]
+            experts=experts or self._each(f"{prefix}{whole}experts.", parts, spec),
             shared=self.mlp(f"{prefix}{shared}.", spec.shared) if spec.shared else None,
             shared_gate=self.linear(f"{prefix}{_SHARED[0]}_gate", hidden, 1, False)
             if spec.shared_gate
             else None,
         )
+
+    def _fused(self, prefix: str, spec: ExpertsConfig) -> FusedExperts | None:
+        """All experts as two layers, where the file has them so."""
+        names = FusedExperts(f"{prefix}gate_up_proj", f"{prefix}down_proj")
+        if f"{names.gate_up}.qweight" not in self.checkpoint.tensors:
+            return None
+        hidden = self.config.hidden
+        check_fused(self.checkpoint, names.gate_up, spec.count, hidden, 2 * spec.width)
+        check_fused(self.checkpoint, names.down, spec.count, spec.width, hidden)
+        self.found |= {f"{name}.{part}" for name in vars(names).values() for part in _PARTS}
+        return names
+
+    def _each(
+        self, prefix: str, parts: Sequence[str], spec: ExpertsConfig
+    ) -> tuple[tuple[Linear, Linear, Linear], ...]:
+        """Gate, up and down of each expert."""
+        hidden, width = self.config.hidden, spec.width
+        experts = []
+        for number in range(spec.count):
+            gate, up = (
+                self.linear(f"{prefix}{number}.{part}", hidden, width, False) for part in parts[:2]
+            )
+            down = self.linear(f"{prefix}{number}.{parts[2]}", width, hidden, False)
+            experts.append((gate, up, down))
+        self._refuse_dense([linear for expert in experts for linear in expert])
+        return tuple(experts)
 
     def _refuse_dense(self, linears: Sequence[Linear]) -> None:
         """Refuse experts that are not all quantised to 4 bits, by their names."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +13,19 @@ import numpy.typing as npt
 from .. import kernels
 from ..devices import Device
 from ..errors import CheckpointError
-from ..gptq import Checkpoint, GptqExperts, GptqLinear, GptqTensors, StackedWeight
+from ..gptq import (
+    Checkpoint,
+    GptqExperts,
+    GptqLinear,
+    GptqTensors,
+    StackedWeight,
+    fused_experts,
+)
 from ..gptq.dequantise import rounded
 from ..gptq.fusion import fuse
 from ..gptq.loading import at_a_time
 from .mlp import Mixture, Mlp
-from .names import ExpertsNames, LayerNames, Linear, MlpNames, ModelNames
+from .names import ExpertsNames, FusedExperts, LayerNames, Linear, MlpNames, ModelNames
 from .operations import Operations
 from .workspace import DTYPES
 
@@ -192,8 +199,8 @@ class _Reader:
         spec = self.operations.config.experts
         assert spec is not None
         stacks = [
-            StackedWeight.of(map(self._expert, its), spec.count, self.device, self.dtype)
-            for its in zip(*names.experts, strict=True)
+            StackedWeight.of(its, spec.count, self.device, self.dtype)
+            for its in self._experts(names.experts, spec.width)
         ]
         experts = GptqExperts(*stacks, device=self.device, dtype=self.dtype)
         self._placed(experts.nbytes)
@@ -204,6 +211,19 @@ class _Reader:
             self.mlp(names.shared) if names.shared else None,
             self.linear((names.shared_gate,)) if names.shared_gate else None,
         )
+
+    def _experts(
+        self, names: Sequence[tuple[Linear, ...]] | FusedExperts, width: int
+    ) -> Iterator[Iterable[GptqTensors]]:
+        """Gate of all experts, then up, then down, each expert's read when it is its turn."""
+        if not isinstance(names, FusedExperts):
+            yield from (map(self._expert, its) for its in zip(*names, strict=True))
+            return
+        yield fused_experts(self.checkpoint, names.gate_up, 0, width)
+        yield fused_experts(self.checkpoint, names.gate_up, width)
+        self._count(f"{names.gate_up}.{end}" for end in _ENDINGS)
+        yield fused_experts(self.checkpoint, names.down)
+        self._count(f"{names.down}.{end}" for end in _ENDINGS)
 
     def _expert(self, part: Linear) -> GptqTensors:
         self._count(f"{part.name}.{end}" for end in _ENDINGS)

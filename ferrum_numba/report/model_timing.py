@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..models import Model
+from ..models.mlp import Mixture
 
 _STEPS, _WARM = 32, 4  # of a batch: how many are timed, and how many before
 
@@ -48,9 +49,14 @@ def time_model(
 
 
 def read_bytes(model: Model, batch: int, context: int) -> int:
-    """Bytes of weights, less an embedding that only its rows are read of, and of the cache."""
+    """Bytes of weights, less an embedding that only its rows are read of, and of the cache.
+
+    Of experts as many as the tokens of a step can touch; all of them for a batch of 0.
+    """
     config, embedding = model.config, model.forward.weights.embedding
     weights = model.nbytes - (0 if config.tied else embedding.nbytes)
+    mixtures = [layer.mlp for layer in model.layers if isinstance(layer.mlp, Mixture)]
+    weights -= sum(mixture.idle_bytes(batch) for mixture in mixtures if batch)
     return weights + batch * context * config.layers * config.kv_width * 4
 
 

@@ -92,8 +92,9 @@ def moe_w4a16_gptq(
     GATED: gl.constexpr,
     DEPENDENT: gl.constexpr = 0,
 ):
+    if DEPENDENT == 1:  # the next launch waits for the end of this one itself
+        gdc_launch_dependents()
     if DEPENDENT:
-        gdc_launch_dependents()  # what is launched next waits for the end of this launch itself
         gdc_wait()
     dtype: gl.constexpr = a.dtype.element_ty
     WARPS: gl.constexpr = gl.num_warps()
@@ -191,6 +192,8 @@ def moe_w4a16_gptq(
                         total = _multiply(total, tile, z_shift, no_zero, STEPS, SPAN, APART, mma)
                     tile = fresh
 
+        if DEPENDENT == 2:  # its CTAs then find all multiprocessors alike, and do not crowd
+            gdc_launch_dependents()
         total = in_file_order(total, 1).reshape([WARPS, 2, BLOCK_N // 2, BLOCK_M])
         total = gl.convert_layout(total, _outputs_layout(WARPS, BLOCK_M, BLOCK_N))
         outputs = (gl.sum(total, 0) * (1 / _unit(dtype))).permute([1, 2, 0])

@@ -1,6 +1,10 @@
 """The W4A16 GEMM of many experts for many rows each, on Hopper, on their tensors as they lie.
 
-Parameters, routing and result are those of moe_w4a16_gptq.py, blocks being of UNIT rows, and
+Parameters and routing are those of moe_w4a16_gptq.py, blocks being of UNIT rows, but
+
+    a        T [blocks * UNIT, K32]       activations as moe_gather puts them there: rows in the
+                                          order of sorted_token_ids, K32 = cdiv(K, 32) * 32 columns
+    c, wide  [blocks * UNIT, N32], GATED  in that order, too; else [T, N], in the order of choices
 
     tiles    int32 [1 + blocks]   how many tiles there are, and of each its first block and how many
                                   blocks of one expert it has, up to BLOCK_M / UNIT, as
@@ -8,8 +12,12 @@ Parameters, routing and result are those of moe_w4a16_gptq.py, blocks being of U
 
 A tile's rows are multiplied as the next power of two of blocks, its weights dequantised once.
 
+Columns of activations lie as mma_operands.py has k's: k = [p, h, e, t0, t1], low bits first, of
+each 32 at [e, t0, t1, h, p]: a lane of wgmma's left operand then takes the words of its own k's as
+they lie in the file, and a register has nibbles i and i + 4.  Columns beyond K are zero.
+
 Warps are specialised, as in w4a16_gptq_gemm_wgmma.py, and what is told there of stages, chunks and
-registers holds here.  Activations come row by row, as the routing has them, by cp.async.
+registers holds here.
 
 GATED: rows g and g + 8 of each sixteen that wgmma computes are a column of gate and the same one of
 up, so that one thread has both.
@@ -22,134 +30,130 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy
 from triton.experimental.gluon.language.nvidia.hopper import (
-    fence_async_shared,
     mbarrier,
+    tma,
     warpgroup_mma,
     warpgroup_mma_wait,
 )
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
-from wgmma_operands import _dequantise
+from w4a16_gptq_gemm_mma import _pair
 
 
 @gluon.constexpr_function
-def _layout(shape, EIGHTS, TILES, WARPS, registers, lanes):
-    """A layout whose dimension `EIGHTS` is a thread's own, and whose `TILES` the warps share."""
-    own = [(EIGHTS, 0, log2(shape[EIGHTS]))] if EIGHTS is not None else []
-    own = registers + own + [(TILES, log2(WARPS), log2(shape[TILES]))]
-    return linear_layout(shape, own, lanes, [(TILES, 0, log2(WARPS))])
+def _words_layout(COLUMNS, WARPS, GATED):
+    """[4 (t), COLUMNS]: a lane's words of 32 k's; GATED: of gate, or of up."""
+    r = 0 if GATED else 1
+    return linear_layout(
+        [4, COLUMNS],
+        [(1, 0, r), (1, 3 + r + log2(WARPS), log2(COLUMNS))],
+        [(0, 0, 2), (1, r, 3 + r)],
+        [(1, 3 + r, 3 + r + log2(WARPS))],
+    )
 
 
 @gluon.constexpr_function
-def _weights_layout(EIGHTS, TILES, WARPS):
-    """[EIGHTS (k / 8), TILES, 8 (g), 2 (r), 4 (t), 2]: the left operand of wgmma."""
-    shape = [EIGHTS, TILES, 8, 2, 4, 2]
-    return _layout(shape, 0, 1, WARPS, [(5, 0, 1), (3, 0, 1)], [(4, 0, 2), (2, 0, 3)])
+def _zeros_layout(COLUMNS, WARPS, GATED):
+    """[COLUMNS / 8, 8]: the words of zeros of a lane's columns, and which of the eight they are."""
+    n = log2(WARPS)
+    if GATED:
+        return linear_layout(
+            [COLUMNS // 8, 8],
+            [(0, n, log2(COLUMNS // 8))],
+            [(None, 0, 2), (1, 0, 3)],
+            [(0, 0, n)],
+        )
+    return linear_layout(
+        [COLUMNS // 8, 8],
+        [(1, 0, 1), (0, 1 + n, log2(COLUMNS // 8))],
+        [(None, 0, 2), (1, 1, 3), (0, 0, 1)],
+        [(0, 1, 1 + n)],
+    )
 
 
 @gluon.constexpr_function
 def _outputs_layout(ROWS, TILES, WARPS):
     """[ROWS, TILES, 8 (g), 2 (r)]: wgmma's result."""
-    registers = [(3, 0, 1), (0, 0, 1), (0, 3, log2(ROWS))]
-    return _layout([ROWS, TILES, 8, 2], None, 1, WARPS, registers, [(0, 1, 3), (2, 0, 3)])
-
-
-@gluon.constexpr_function
-def _words_layout(EIGHTS, TILES, WARPS, GATED):
-    """GATED: [EIGHTS, TILES, 8 (g)]; else [EIGHTS, 2 * TILES, 8]: a lane's words as they lie."""
-    if GATED:
-        return _layout([EIGHTS, TILES, 8], 0, 1, WARPS, [], [(None, 0, 2), (2, 0, 3)])
     return linear_layout(
-        [EIGHTS, 2 * TILES, 8],
-        [(2, 0, 1), (0, 0, log2(EIGHTS)), (1, 1 + log2(WARPS), 1 + log2(TILES))],
-        [(None, 0, 2), (2, 1, 3), (1, 0, 1)],
-        [(1, 1, 1 + log2(WARPS))],
-    )
-
-
-@gluon.constexpr_function
-def _scales_layout(TILES, WARPS, GATED):
-    """GATED: [TILES, 8 (g)]; else [2 * TILES, 8]: the scales of a lane's words as they lie."""
-    if GATED:
-        return _layout([TILES, 8], None, 0, WARPS, [], [(None, 0, 2), (1, 0, 3)])
-    return linear_layout(
-        [2 * TILES, 8],
-        [(1, 0, 1), (0, 1 + log2(WARPS), 1 + log2(TILES))],
-        [(None, 0, 2), (1, 1, 3), (0, 0, 1)],
-        [(0, 1, 1 + log2(WARPS))],
+        [ROWS, TILES, 8, 2],
+        [(3, 0, 1), (0, 0, 1), (0, 3, log2(ROWS)), (1, log2(WARPS), log2(TILES))],
+        [(0, 1, 3), (2, 0, 3)],
+        [(1, 0, log2(WARPS))],
     )
 
 
 @gluon.jit
-def _words_of(
-    ring, first: gl.constexpr, TILES: gl.constexpr, GATED: gl.constexpr, at: gl.constexpr
-):
-    """Words [EIGHTS, eights of columns, 8] in shared memory -> [EIGHTS, TILES, 8 (g), 2 (r)]."""
-    WARPS: gl.constexpr = gl.num_warps()
-    EIGHTS: gl.constexpr = ring.shape[0]
-    HALF: gl.constexpr = ring.shape[1] // 2
-    own: gl.constexpr = _words_layout(EIGHTS, TILES, WARPS, GATED)
+def _words_of(ring, PARTITION: gl.constexpr, TILES: gl.constexpr, GATED: gl.constexpr):
+    """A partition's words of 32 k's, of [4 (t), columns] in shared memory: [4, TILES, 8, 2]."""
+    WIDTH: gl.constexpr = (8 if GATED else 16) * TILES
+    at: gl.constexpr = _words_layout(WIDTH, gl.num_warps(), GATED)
+    words = ring.slice(PARTITION * WIDTH, WIDTH, 1).load(at)
     if GATED:
-        words = gl.join(
-            ring.slice(first, TILES, 1).load(own), ring.slice(HALF + first, TILES, 1).load(own)
-        )
-    else:
-        words = ring.slice(2 * first, 2 * TILES, 1).load(own).reshape([EIGHTS, TILES, 8, 2])
-    return gl.convert_layout(words, along(at, 0, 1, 2, 3), assert_trivial=True)
+        HALF: gl.constexpr = ring.shape[1] // 2
+        words = gl.join(words, ring.slice(HALF + PARTITION * WIDTH, WIDTH, 1).load(at))
+    return words.reshape([4, TILES, 8, 2])
 
 
 @gluon.jit
-def _nibbles(words, at: gl.constexpr):
-    """[eights of columns] in shared memory, eight nibbles each -> [eights, 8]."""
+def _nibbles(ring, first: gl.constexpr, WIDTH: gl.constexpr, GATED: gl.constexpr):
+    """Zeros, as the file has them, of WIDTH columns of [columns / 8] words."""
+    at: gl.constexpr = _zeros_layout(WIDTH, gl.num_warps(), GATED)
+    words = ring.slice(first // 8, WIDTH // 8, 0).load(gl.SliceLayout(1, at))
     shift = gl.arange(0, 8, gl.SliceLayout(0, at)) * 4
-    return (words.load(gl.SliceLayout(1, at))[:, None] >> shift[None, :]) & 15
+    zeros = ((words[:, None] >> shift[None, :]) & 15).reshape([WIDTH])
+    to: gl.constexpr = gl.SliceLayout(0, _words_layout(WIDTH, gl.num_warps(), GATED))
+    return gl.convert_layout(zeros, to, assert_trivial=True)
 
 
 @gluon.jit
 def _affine_of(
-    s_ring, z_ring, zero_bias, first: gl.constexpr, TILES: gl.constexpr, GATED: gl.constexpr,
-    at: gl.constexpr,
+    s_ring, z_ring, zero_bias, PARTITION: gl.constexpr, TILES: gl.constexpr, GATED: gl.constexpr,
 ):  # fmt: skip
-    """What `_dequantise` adds and multiplies by, [TILES, 8 (g), 2 (r)], of one span's columns."""
-    WARPS: gl.constexpr = gl.num_warps()
+    """Of each column of a span [TILES, 8 (g), 2 (r)], twice each as two 16-bit numbers: the
+    scale, and minus the zero and its offset for even and for odd nibbles."""
+    WIDTH: gl.constexpr = (8 if GATED else 16) * TILES
     HALF: gl.constexpr = s_ring.shape[0] // 2
-    to: gl.constexpr = along(at, 1, 2, 3)
-    own: gl.constexpr = _scales_layout(TILES, WARPS, GATED)
+    at: gl.constexpr = gl.SliceLayout(0, _words_layout(WIDTH, gl.num_warps(), GATED))
+    BF16: gl.constexpr = s_ring.dtype == gl.bfloat16
+    scale = s_ring.slice(PARTITION * WIDTH, WIDTH, 0).load(at).to(gl.int16, bitcast=True)
+    zero = _nibbles(z_ring, PARTITION * WIDTH, WIDTH, GATED)
     if GATED:
-        scale = gl.join(
-            s_ring.slice(first, TILES, 0).load(own), s_ring.slice(HALF + first, TILES, 0).load(own)
-        )
-        zero = gl.join(
-            _nibbles(z_ring.slice(first, TILES, 0), own),
-            _nibbles(z_ring.slice(HALF + first, TILES, 0), own),
-        )
+        up = s_ring.slice(HALF + PARTITION * WIDTH, WIDTH, 0).load(at).to(gl.int16, bitcast=True)
+        scale = gl.join(scale, up)
+        zero = gl.join(zero, _nibbles(z_ring, HALF + PARTITION * WIDTH, WIDTH, GATED))
+    scale = (scale.to(gl.int32) & 0xFFFF) * 0x10001
+    if BF16:
+        even = zero * 0x10001 + (zero_bias + 0xC300) * 0x10001
+        odd = even
     else:
-        scale = s_ring.slice(2 * first, 2 * TILES, 0).load(own).reshape([TILES, 8, 2])
-        zero = _nibbles(z_ring.slice(2 * first, 2 * TILES, 0), own).reshape([TILES, 8, 2])
-    zero = gl.convert_layout(zero, to, assert_trivial=True)
-    scale = gl.convert_layout(scale, to, assert_trivial=True)
-    zero = gl.expand_dims(gl.expand_dims(gl.expand_dims(zero + zero_bias, 0), 4), 5)
-    scale = gl.expand_dims(gl.expand_dims(gl.expand_dims(scale, 0), 4), 5)
-    high = gl.arange(0, 2, along(at, 5))[None, None, None, None, None, :]
-    if scale.dtype == gl.float16:
-        zero = gl.where(high == 0, 0xE400 + zero, 0xD400 + zero * 16)  # -1024 - zero, -64 - zero
-    else:
-        zero = 0xC300 + zero + high * 0  # -128 - zero
-    return zero.to(gl.int16).to(scale.dtype, bitcast=True), scale
+        even = zero * 0x10001 + (zero_bias + 0xE400) * 0x10001
+        odd = zero * 0x100010 + (zero_bias * 16 + 0xD400) * 0x10001
+    return scale.reshape([TILES, 8, 2]), even.reshape([TILES, 8, 2]), odd.reshape([TILES, 8, 2])
 
 
 @gluon.jit
-def _weights_of(words, zero, scale, at: gl.constexpr, operand: gl.constexpr):
-    """words [EIGHTS, TILES, 8, 2] -> [16 * TILES, 8 * EIGHTS] for wgmma."""
-    EIGHTS: gl.constexpr = words.shape[0]
+def _pairs(words, zero, scale, odd: gl.constexpr, dtype: gl.constexpr):
+    """The nibbles i and i + 4 (e) of each word, i = 0, 2 (h), or 1, 3: [..., 2 (e), 2 (h)]."""
+    line: gl.constexpr = gl.SliceLayout(0, words.type.layout)
+    zero = gl.expand_dims(gl.convert_layout(zero, line, assert_trivial=True), 0)
+    scale = gl.expand_dims(gl.convert_layout(scale, line, assert_trivial=True), 0)
+    _, zero = gl.broadcast(words, zero)
+    _, scale = gl.broadcast(words, scale)
+    twice = gl.join(words, words)
+    zero = gl.join(zero, zero)
+    scale = gl.join(scale, scale)
+    low = _pair(twice, zero, scale, odd, dtype)
+    return gl.join(low, _pair(twice >> 8, zero, scale, odd, dtype))
+
+
+@gluon.jit
+def _weights_of(words, affine, dtype: gl.constexpr, operand: gl.constexpr):
+    """words [4 (t), TILES, 8 (g), 2 (r)] -> [16 * TILES, 32 (p, h, t, e)] for wgmma."""
     TILES: gl.constexpr = words.shape[1]
-    words = gl.expand_dims(gl.expand_dims(words, 4), 5)
-    byte = gl.arange(0, 4, along(at, 4))[None, None, None, None, :, None]
-    words, byte = gl.broadcast(words, byte)
-    words, zero = gl.broadcast(words, zero)
-    byte, zero = gl.broadcast(byte, zero)
-    words, scale = gl.broadcast(words, scale)
-    weights = _dequantise(words, byte, zero, scale)
-    weights = weights.permute([1, 3, 2, 0, 4, 5]).reshape([16 * TILES, 8 * EIGHTS])
+    scale, even, odd = affine
+    weights = gl.join(
+        _pairs(words, even, scale, False, dtype), _pairs(words, odd, scale, True, dtype)
+    )  # [t, TILES, g, r, e, h, p]
+    weights = weights.permute([1, 3, 2, 6, 5, 0, 4]).reshape([16 * TILES, 32])
     return gl.convert_layout(weights, operand, assert_trivial=True)
 
 
@@ -167,35 +171,33 @@ def _copy_weights(
 ):  # fmt: skip
     """One step's words, scales and zeros of one tensor into its part of a stage.
 
-    WIDTH: eights of columns.  group, row: the group of the step's first k, and that k's place in
+    WIDTH: columns.  group, row: the group of the step's first k, and that k's place in
     it.
     """
     WARPS: gl.constexpr = gl.num_warps()
     ROWS: gl.constexpr = BLOCK_K // 8  # of words, in a step
-    # Eight lanes copy 128 bytes of a row: anything narrower costs cp.async more cycles.
-    q_at: gl.constexpr = gl.BlockedLayout([1, 1, 4], [1, 16, 2], [WARPS, 1, 1], [2, 1, 0])
-    s_at: gl.constexpr = gl.BlockedLayout([1, 8], [32, 1], [WARPS, 1], [1, 0])
+    LANES: gl.constexpr = min(WIDTH // 4, 32)  # that copy a row
+    q_at: gl.constexpr = gl.BlockedLayout([1, 4], [32 // LANES, LANES], [WARPS, 1], [1, 0])
+    s_at: gl.constexpr = gl.BlockedLayout([8], [32], [WARPS], [0])
     z_at: gl.constexpr = gl.BlockedLayout([1], [32], [WARPS], [0])
     qweight, scales, qzeros = table
-    q_row = gl.arange(0, ROWS, along(q_at, 0))[:, None, None]
-    q_column = gl.arange(0, WIDTH, along(q_at, 1))[None, :, None]
-    q_offset = gl.multiple_of(q_row * q_step.to(gl.int32), [1, 1, 4]) + q_column * 8
-    q_offset += gl.arange(0, 8, along(q_at, 2))[None, None, :]
-    s_column = gl.arange(0, WIDTH, along(s_at, 0))[:, None]
-    s_offset = s_column * 8 + gl.arange(0, 8, along(s_at, 1))[None, :]
-    z_offset = gl.arange(0, WIDTH, z_at)
+    q_row = gl.arange(0, ROWS, along(q_at, 0))[:, None]
+    q_column = gl.arange(0, WIDTH, along(q_at, 1))[None, :]
+    q_offset = gl.multiple_of(q_row * q_step.to(gl.int32), [1, 4]) + q_column
+    s_column = gl.arange(0, WIDTH, s_at)
+    z_column = gl.arange(0, WIDTH // 8, z_at)
     width = (N - first_column) // 8  # eights of columns
     q = gl.multiple_of(qweight + ((step * ROWS).to(gl.int64) * q_step + first_column), 16)
-    inside = (q_row < K // 8 - step * ROWS) & (q_column < width)
+    inside = (q_row < K // 8 - step * ROWS) & (q_column // 8 < width)
     to = q_ring.index(stage).slice(PART * WIDTH, WIDTH, 1)
     async_copy.async_copy_global_to_shared(to, q + q_offset, inside)
     for span in gl.static_range(SPANS):
         s = gl.multiple_of(scales + (group.to(gl.int64) * s_step + first_column), 16)
         z = qzeros + (group.to(gl.int64) * z_step + first_column // 8)
         to = s_ring.index(stage * SPANS + span).slice(PART * WIDTH, WIDTH, 0)
-        async_copy.async_copy_global_to_shared(to, s + s_offset, s_column < width)
-        to = z_ring.index(stage * SPANS + span).slice(PART * WIDTH, WIDTH, 0)
-        async_copy.async_copy_global_to_shared(to, z + z_offset, z_offset < width)
+        async_copy.async_copy_global_to_shared(to, s + s_column, s_column // 8 < width)
+        to = z_ring.index(stage * SPANS + span).slice(PART * (WIDTH // 8), WIDTH // 8, 0)
+        async_copy.async_copy_global_to_shared(to, z + z_column, z_column < width)
         group, row = _next(group, row, K, group_size, BLOCK_K // SPANS)
 
 
@@ -229,81 +231,62 @@ def _place(
 
 
 @gluon.jit
-def _power(count):
-    """The next power of two of up to 8 blocks."""
-    return gl.where(count > 4, 8, gl.where(count > 2, 4, count))
-
-
-@gluon.jit
-def _here(x):
-    """x, in a way that what depends on it is not computed ahead of loops and kept in registers."""
-    return gl.inline_asm_elementwise(
-        "mov.b32 $0, $1;", "=r,r", [x], gl.int32, is_pure=False, pack=1
-    )
-
-
-@gluon.jit
 def _copy(
     sources, sizes,
-    BLOCK_M: gl.constexpr, TILE_N: gl.constexpr, BLOCK_K: gl.constexpr, STAGES: gl.constexpr,
-    SPANS: gl.constexpr, BAND: gl.constexpr, GATED: gl.constexpr, UNIT: gl.constexpr,
+    TILE_N: gl.constexpr, BLOCK_K: gl.constexpr, STAGES: gl.constexpr, SPANS: gl.constexpr,
+    BAND: gl.constexpr, GATED: gl.constexpr, UNIT: gl.constexpr,
 ):  # fmt: skip
     """The copying warps: all steps of all of the program's tiles, one after the other."""
-    a, experts, sorted_token_ids, expert_ids, num_tokens_post_padded, tiles = sources[:6]
-    a_ring, q_ring, s_ring, z_ring, full, empty = sources[6:]
-    T, N, K, group_size, top_k, a_step, q_step, s_step, z_step = sizes
+    a, experts, expert_ids, num_tokens_post_padded, tiles = sources[:5]
+    a_ring, q_ring, s_ring, z_ring, full, empty = sources[5:]
+    blocks, N, K, group_size, a_step, q_step, s_step, z_step = sizes
     dtype: gl.constexpr = a.dtype.element_ty
-    WARPS: gl.constexpr = gl.num_warps()
+    BLOCK_M: gl.constexpr = a_ring.shape[1]
     PARTS: gl.constexpr = 2 if GATED else 1
     COLUMNS: gl.constexpr = TILE_N // PARTS
-    a_at: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [WARPS, 1], [1, 0])
     gdc_wait()
-    n = T * 0  # stages so far
+    rows = tma.make_tensor_descriptor(
+        a, [blocks * UNIT, (K + 31) // 32 * 32], [a_step, 1], [UNIT, 64], a_ring.layout
+    )
+    n = blocks * 0  # stages so far
     tile = gl.program_id(0)
     first, count, column = _place(tile, tiles, num_tokens_post_padded, N, UNIT, COLUMNS, BAND)
-    k = gl.arange(0, BLOCK_K, along(a_at, 1))
-    row = gl.arange(0, UNIT, along(a_at, 0))
     while count > 0:
         expert = gl.load(expert_ids + first)
         there = gl.where(expert < 0, 0, K)  # nothing of an expert that is not here
         table = experts + gl.maximum(expert, 0).to(gl.int64) * (3 * PARTS)
         gate = (
-            _pointer(table, 0, gl.int32),
-            _pointer(table, 1, dtype),
-            _pointer(table, 2, gl.int32),
-        )
-        own = sorted_token_ids + first * UNIT
-        filling = gl.minimum(gl.load(own), T - 1)
-        rows = ()
-        high = _power(count)
-        for i in gl.static_range(BLOCK_M // UNIT):
-            ids = gl.load(own + i * UNIT + row, mask=row * 0 + i < count, other=T)
-            rows = rows + (gl.where(ids < T, ids, filling) // top_k,)
-        group = gl.program_id(0) * 0
+            _pointer(table, 0, gl.int32), _pointer(table, 1, dtype), _pointer(table, 2, gl.int32),
+        )  # fmt: skip
+        up = gate
+        if GATED:
+            up = (
+                _pointer(table, 3, gl.int32), _pointer(table, 4, dtype),
+                _pointer(table, 5, gl.int32),
+            )  # fmt: skip
+        group = tile * 0
         place = group
         for step in range(gl.cdiv(K, BLOCK_K)):
             stage = n % STAGES
             mbarrier.wait(empty.index(stage), (n // STAGES & 1) ^ 1)
-            inside = (k // 8 < there // 8 - step * (BLOCK_K // 8))[None, :]
-            for i in gl.static_range(BLOCK_M // UNIT):
-                if i < high:
-                    start = a + (_here(rows[i]).to(gl.int64) * a_step)
-                    from_ = gl.multiple_of(start, 16)[:, None] + (step * BLOCK_K + k)[None, :]
-                    from_ = gl.multiple_of(from_, [1, 8])
-                    to = a_ring.index(stage).slice(i * UNIT, UNIT, 0)
-                    async_copy.async_copy_global_to_shared(to, from_, inside & (i < count))
+            for i in gl.static_range(log2(BLOCK_M // UNIT) + 1):
+                if (count > 2**i // 2) & (count <= 2**i):
+                    mbarrier.expect(full.index(stage), 2**i * UNIT * BLOCK_K * 2)
+                    for j in gl.static_range(2**i):
+                        for part in gl.static_range(BLOCK_K // 64):
+                            to = a_ring.index(stage * (BLOCK_K // 64) + part)
+                            tma.async_copy_global_to_shared(
+                                rows, [(first + j) * UNIT, step * BLOCK_K + part * 64],
+                                full.index(stage), to.slice(j * UNIT, UNIT, 0),
+                            )  # fmt: skip
             _copy_weights(
                 gate, 0, q_ring, s_ring, z_ring, stage, step, column, group, place, N, there,
-                group_size, q_step, s_step, z_step, COLUMNS // 8, BLOCK_K, SPANS,
+                group_size, q_step, s_step, z_step, COLUMNS, BLOCK_K, SPANS,
             )  # fmt: skip
             if GATED:
-                up = (
-                    _pointer(table, 3, gl.int32), _pointer(table, 4, dtype),
-                    _pointer(table, 5, gl.int32),
-                )  # fmt: skip
                 _copy_weights(
                     up, 1, q_ring, s_ring, z_ring, stage, step, column, group, place, N, there,
-                    group_size, q_step, s_step, z_step, COLUMNS // 8, BLOCK_K, SPANS,
+                    group_size, q_step, s_step, z_step, COLUMNS, BLOCK_K, SPANS,
                 )  # fmt: skip
             for _ in gl.static_range(SPANS):
                 group, place = _next(group, place, K, group_size, BLOCK_K // SPANS)
@@ -321,14 +304,11 @@ def _tile(
     GATED: gl.constexpr,
 ):  # fmt: skip
     """ROWS rows of one partition's columns of a tile, to the stored result."""
-    sorted_token_ids, weights, c, wide = results
     a_ring, q_ring, s_ring, z_ring, full, empty = rings
     WARPS: gl.constexpr = gl.num_warps()
     BLOCK_N: gl.constexpr = TILE_N // PARTITIONS
     TILES: gl.constexpr = BLOCK_N // 16
     CHUNKS: gl.constexpr = BLOCK_K // CHUNK  # even: weights take turns in the registers
-    EIGHTS: gl.constexpr = CHUNK // 8
-    at: gl.constexpr = _weights_layout(EIGHTS, TILES, WARPS)
     mma: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [WARPS, 1], [16, ROWS, 16])
     operand: gl.constexpr = gl.DotOperandLayout(0, mma, 2)
     total = gl.zeros([BLOCK_N, ROWS], gl.float32, mma)
@@ -336,18 +316,17 @@ def _tile(
     for step in range(gl.cdiv(K, BLOCK_K)):
         stage = n % STAGES
         mbarrier.wait(full.index(stage), n // STAGES & 1)
-        fence_async_shared()  # cp.async wrote what wgmma reads
         for i in gl.static_range(CHUNKS):
             if i * SPANS % CHUNKS < SPANS:
                 span = stage * SPANS + i * SPANS // CHUNKS
-                zero, scale = _affine_of(
-                    s_ring.index(span), z_ring.index(span), zero_bias, PARTITION * TILES, TILES,
-                    GATED, at,
-                )  # fmt: skip
-            words = q_ring.index(stage).slice(EIGHTS * i, EIGHTS, 0)
-            words = _words_of(words, PARTITION * TILES, TILES, GATED, at)
-            weights_ = _weights_of(words, zero, scale, at, operand)
-            rows = a_ring.index(stage).slice(0, ROWS, 0).slice(CHUNK * i, CHUNK, 1)
+                affine = _affine_of(
+                    s_ring.index(span), z_ring.index(span), zero_bias, PARTITION, TILES, GATED
+                )
+            words = q_ring.index(stage).slice(4 * i, 4, 0)
+            words = _words_of(words, PARTITION, TILES, GATED)
+            weights_ = _weights_of(words, affine, s_ring.dtype, operand)
+            rows = a_ring.index(stage * (BLOCK_K // 64) + CHUNK * i // 64).slice(0, ROWS, 0)
+            rows = rows.slice(CHUNK * i % 64, CHUNK, 1)
             total = warpgroup_mma(weights_, rows.permute([1, 0]), total, is_async=True)
             # The registers of the weights before these are free again.
             total, before = warpgroup_mma_wait(1, deps=[total, before])
@@ -359,41 +338,90 @@ def _tile(
     total, before = warpgroup_mma_wait(0, deps=[total, before])
     mbarrier.arrive(empty.index((n + STAGES - 1) % STAGES), count=1)
 
-    to: gl.constexpr = _outputs_layout(ROWS, TILES, WARPS)
     total = total.reshape([TILES, 2, 8, ROWS]).permute([3, 0, 2, 1])
-    total = gl.convert_layout(total, to, assert_trivial=True)
-    own = sorted_token_ids + first_row
+    column += PARTITION * (BLOCK_N // 2 if GATED else BLOCK_N)
+    where = (first_row, rows_there, column, T, N)
+    if ROWS <= 64:
+        _store(total, where, 0, results, s_ring.dtype, GATED)
+    elif ROWS == 128:
+        low, high = _halves(total)
+        _store(low, where, 0, results, s_ring.dtype, GATED)
+        _store(high, where, 64, results, s_ring.dtype, GATED)
+    else:
+        low, high = _halves(total)
+        for half in gl.static_range(2):
+            first, second = _halves(low if half == 0 else high)
+            _store(first, where, 128 * half, results, s_ring.dtype, GATED)
+            _store(second, where, 128 * half + 64, results, s_ring.dtype, GATED)
+    return n
+
+
+@gluon.jit
+def _halves(total):
+    """The first half of the rows of [ROWS, TILES, 8, 2], and the second one."""
+    ROWS: gl.constexpr = total.shape[0]
+    TILES: gl.constexpr = total.shape[1]
+    return gl.split(total.reshape([2, ROWS // 2, TILES, 8, 2]).permute([1, 2, 3, 4, 0]))
+
+
+@gluon.jit
+def _here(x):
+    """x, in a way that what depends on it is not computed ahead and kept in registers."""
+    return gl.inline_asm_elementwise(
+        "mov.b32 $0, $1;", "=r,r", [x], gl.int32, is_pure=False, pack=1
+    )
+
+
+@gluon.jit
+def _permuted(k):
+    """The place of column k of activations: bits [p, h, e, t0, t1] of it as [e, t0, t1, h, p]."""
+    return k // 32 * 32 + (k // 4 % 8 + k // 2 % 2 * 8 + k % 2 * 16)
+
+
+@gluon.jit
+def _store(
+    total, where, first: gl.constexpr, results, dtype: gl.constexpr, GATED: gl.constexpr,
+):  # fmt: skip
+    """Rows from `first` on of a tile's sums [ROWS, TILES, 8 (g), 2 (r)], to where they belong."""
+    first_row, rows_there, column, T, N = where
+    sorted_token_ids, weights, c, wide = results
+    ROWS: gl.constexpr = total.shape[0]
+    TILES: gl.constexpr = total.shape[1]
+    at: gl.constexpr = _outputs_layout(ROWS, TILES, gl.num_warps())
+    total = gl.convert_layout(total, at, assert_trivial=True)
+    own = sorted_token_ids + (first_row + first)
     if GATED:
         low, high = gl.split(total)
-        at_: gl.constexpr = low.type.layout
+        to: gl.constexpr = low.type.layout
         values = low / (1 + gl.exp(-low)) * high
-        line: gl.constexpr = gl.SliceLayout(0, at_)
+        line: gl.constexpr = gl.SliceLayout(0, to)
         columns = gl.arange(0, TILES, along(line, 0))[:, None] * 8
-        columns += column + PARTITION * (BLOCK_N // 2) + gl.arange(0, 8, along(line, 1))[None, :]
-        m = gl.arange(0, ROWS, along(at_, 0))
-        ids = gl.load(own + m, mask=m < rows_there, other=T)
-        mask = (ids < T)[:, None, None] & (columns < N)[None, :, :]
-        there = (ids.to(gl.int64) * N)[:, None, None] + columns[None, :, :]
+        columns += column + gl.arange(0, 8, along(line, 1))[None, :]
+        m = _here(gl.arange(0, ROWS, along(to, 0)))
+        inside = m < rows_there - first
+        padded = (N + 31) // 32 * 32  # columns beyond N are zero
+        row = (first_row + first + m).to(gl.int64) * padded
+        if weights.to(gl.int64) != 0:
+            ids = gl.load(own + m, mask=inside, other=T)
+            factor = gl.load(weights + ids, mask=ids < T, other=0)
+            values *= factor[:, None, None]
+        there = row[:, None, None] + _permuted(columns)[None, :, :]
+        mask = inside[:, None, None] & (columns < padded)[None, :, :]
     else:
         values = total
-        line: gl.constexpr = gl.SliceLayout(0, to)
-        columns = gl.arange(0, TILES, along(line, 0))[:, None, None] * 16
-        columns += column + PARTITION * BLOCK_N
+        line: gl.constexpr = gl.SliceLayout(0, at)
+        columns = gl.arange(0, TILES, along(line, 0))[:, None, None] * 16 + column
         columns = columns + gl.arange(0, 8, along(line, 1))[None, :, None] * 2
         columns = columns + gl.arange(0, 2, along(line, 2))[None, None, :]
-        m = gl.arange(0, ROWS, along(to, 0))
-        ids = gl.load(own + m, mask=m < rows_there, other=T)
-        mask = (ids < T)[:, None, None, None] & (columns // 8 < N // 8)[None, :, :, :]
+        m = _here(gl.arange(0, ROWS, along(at, 0)))
+        ids = gl.load(own + m, mask=m < rows_there - first, other=T)
+        if weights.to(gl.int64) != 0:
+            factor = gl.load(weights + ids, mask=ids < T, other=0)
+            values *= factor[:, None, None, None]
         row = gl.multiple_of(ids.to(gl.int64) * (N // 8 * 8), 8)
         there = row[:, None, None, None] + columns[None, :, :, :]
-    if weights.to(gl.int64) != 0:
-        factor = gl.load(weights + ids, mask=ids < T, other=0)
-        if GATED:
-            values *= factor[:, None, None]
-        else:
-            values *= factor[:, None, None, None]
-    store_outputs(values, c, there, wide, there, 0, mask, s_ring.dtype)
-    return n
+        mask = (ids < T)[:, None, None, None] & (columns // 8 < N // 8)[None, :, :, :]
+    store_outputs(values, c, there, wide, there, 0, mask, dtype)
 
 
 @gluon.jit
@@ -450,6 +478,7 @@ def moe_w4a16_gptq_wgmma(
     BLOCK_N: gl.constexpr,
     BLOCK_K: gl.constexpr,
     UNIT: gl.constexpr,
+    CTAS: gl.constexpr,
     GROUP: gl.constexpr,
     GATED: gl.constexpr,
     STAGES: gl.constexpr,
@@ -463,28 +492,29 @@ def moe_w4a16_gptq_wgmma(
     SPANS: gl.constexpr = max(1, BLOCK_K // GROUP)  # of a step, each in one group
     dtype: gl.constexpr = a.dtype.element_ty
     a_at: gl.constexpr = gl.NVMMASharedLayout(128, 16, 2)
-    a_ring = gl.allocate_shared_memory(dtype, [STAGES, BLOCK_M, BLOCK_K], a_at)
-    q_at: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [2, 1, 0])
-    q_ring = gl.allocate_shared_memory(gl.int32, [STAGES, BLOCK_K // 8, BLOCK_N // 8, 8], q_at)
-    s_at: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [1, 0])
-    s_ring = gl.allocate_shared_memory(dtype, [STAGES * SPANS, BLOCK_N // 8, 8], s_at)
+    a_ring = gl.allocate_shared_memory(dtype, [STAGES * (BLOCK_K // 64), BLOCK_M, 64], a_at)
+    # Row t of four: its pieces of 32 bytes c at c ^ t, so that lanes read different banks.
+    q_at: gl.constexpr = gl.SwizzledSharedLayout(8, 1, 4, [1, 0])
+    q_ring = gl.allocate_shared_memory(gl.int32, [STAGES, BLOCK_K // 8, BLOCK_N], q_at)
+    s_at: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
+    s_ring = gl.allocate_shared_memory(dtype, [STAGES * SPANS, BLOCK_N], s_at)
     z_at: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
     z_ring = gl.allocate_shared_memory(gl.int32, [STAGES * SPANS, BLOCK_N // 8], z_at)
     full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     for i in gl.static_range(STAGES):
-        mbarrier.init(full.index(i), count=COPY_WARPS * 32)
+        mbarrier.init(full.index(i), count=COPY_WARPS * 32 + 1)  # and one that expects bytes
         mbarrier.init(empty.index(i), count=PARTITIONS)
 
     # `// 8 * 8` tells the compiler what the sidecar's constraints promise: copies are aligned.
     a_step = (stride_am // 8).to(gl.int64) * 8
     sizes = (
-        T, N, K, group_size, top_k, a_step, stride_qwk.to(gl.int64), stride_sk.to(gl.int64),
+        blocks, N, K, group_size, a_step, stride_qwk.to(gl.int64), stride_sk.to(gl.int64),
         stride_qzk.to(gl.int64),
     )  # fmt: skip
     rings = (a_ring, q_ring, s_ring, z_ring, full, empty)
     sources = (
-        a, experts, sorted_token_ids, expert_ids, num_tokens_post_padded, tiles,
+        a, experts, expert_ids, num_tokens_post_padded, tiles,
         a_ring, q_ring, s_ring, z_ring, full, empty,
     )  # fmt: skip
     results = (sorted_token_ids, weights, c, wide)
@@ -498,7 +528,7 @@ def moe_w4a16_gptq_wgmma(
                     BLOCK_M, BLOCK_N, BLOCK_K, STAGES, SPANS, BAND, GATED, UNIT,
                 )),
                 (_copy, (
-                    sources, sizes, BLOCK_M, BLOCK_N, BLOCK_K, STAGES, SPANS, BAND, GATED, UNIT,
+                    sources, sizes, BLOCK_N, BLOCK_K, STAGES, SPANS, BAND, GATED, UNIT,
                 )),
             ],
             [COPY_WARPS],
@@ -516,7 +546,7 @@ def moe_w4a16_gptq_wgmma(
                     BLOCK_M, BLOCK_N, BLOCK_K, STAGES, SPANS, BAND, GATED, UNIT,
                 )),
                 (_copy, (
-                    sources, sizes, BLOCK_M, BLOCK_N, BLOCK_K, STAGES, SPANS, BAND, GATED, UNIT,
+                    sources, sizes, BLOCK_N, BLOCK_K, STAGES, SPANS, BAND, GATED, UNIT,
                 )),
             ],
             [4, COPY_WARPS],

@@ -10,6 +10,7 @@ from .models import _build, _dependent, _floats, _optional, _tensor
 
 ARCHIVE = "moe"
 EXPERTS = 512  # that a router may have
+_SMS = 132  # of an H200; elsewhere only the speed suffers
 
 ROUTE = _build(
     "moe_route",
@@ -65,6 +66,22 @@ SUM = _build(
 )
 
 
+GATHER = _build(
+    "moe_gather",
+    {"ROWS": 4, "BLOCK": 1024},
+    ("cdiv(P, ROWS)", "cdiv(cdiv(K, 32) * 32, BLOCK)", "1"),
+    archive=ARCHIVE,
+    params=[
+        _tensor("a", "*T", "cdiv(T, top_k)", "K"),
+        _tensor("sorted_token_ids", "*i32", "P"),
+        _tensor("num_tokens_post_padded", "*i32", "1", align=4),
+        _tensor("rows", "*T", "P", "cdiv(K, 32) * 32", role="argument"),
+        *integers("size", "T", "P", "K", "top_k"),
+    ],
+    constraints=["K % 8 == 0"],
+)
+
+
 def _gemm_params(block: str) -> list[dict[str, Any]]:
     """The parameters of all GEMMs of experts."""
     return [
@@ -84,21 +101,27 @@ def _gemm_params(block: str) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class FewTile:
-    """Work of a CTA of the GEMM for few rows of each expert: its rows, columns and warps."""
+    """Work of a CTA of the GEMM for few rows of each expert: its rows, columns and warps.
+
+    portable, dependent: whether there is a build for every GPU, and one for Hopper that starts
+    while the launch ahead of it still runs.
+    """
 
     block_m: int
     block_n: int
     num_warps: int
     group: int = 128
     max_registers: int | None = None
-    mark: str = ""
+    portable: bool = True
+    dependent: bool = True
 
 
 FEW_TILES = [
-    FewTile(8, 64, 2),
-    FewTile(16, 64, 2),
+    FewTile(8, 64, 2, max_registers=168),
+    FewTile(8, 32, 4, portable=False),
+    FewTile(8, 32, 8, portable=False),
     FewTile(8, 64, 2, group=32),
-    FewTile(16, 64, 2, group=32),
+    FewTile(16, 64, 2, group=32, dependent=False),
 ]
 
 
@@ -115,7 +138,7 @@ def _few(tile: FewTile, gated: bool) -> Build:
         ("cdiv(N * (GATED + 1), BLOCK_N)", "blocks", "1"),
         archive=ARCHIVE,
         label=(
-            f"m{tile.block_m}n{tile.block_n}w{tile.num_warps}{tile.mark}",
+            f"m{tile.block_m}n{tile.block_n}w{tile.num_warps}",
             f"g{tile.group}",
             "gated" if gated else "down",
         ),
@@ -136,19 +159,35 @@ def _few(tile: FewTile, gated: bool) -> Build:
 
 @dataclass(frozen=True)
 class ManyTile:
-    """Work of a CTA of the GEMM for many rows on Hopper; like a WgmmaTile."""
+    """Work of a CTA of the GEMM for many rows on Hopper; like a WgmmaTile.
+
+    unit: rows of a block, of which a tile has up to block_m / unit.
+    """
 
     block_m: int
+    unit: int
     block_n: int
     block_k: int
     stages: int
-    chunk: int
-    num_warps: int = 8
     partitions: int = 1
     group: int = 64
-    copy: int = 96
-    unit: int = 64
-    mark: str = ""
+
+
+MANY_TILES = [
+    ManyTile(64, 16, 256, 128, 6, partitions=2),
+    ManyTile(128, 32, 256, 64, 6),
+    ManyTile(256, 32, 128, 128, 3),
+    ManyTile(64, 16, 256, 128, 6, partitions=2, group=32),
+]
+
+
+# In the order of blocks, columns padded; results of down's in the order of choices.
+_RESULT = ("T + (blocks * UNIT - T) * GATED", "N + (cdiv(N, 32) * 32 - N) * GATED")
+_SORTED = {
+    "a": _tensor("a", "*T", "blocks * UNIT", "cdiv(K, 32) * 32"),
+    "c": _optional(_tensor("c", "*T", *_RESULT, role="argument")),
+    "wide": _optional(_tensor("wide", "*fp32", *_RESULT, role="argument")),
+}
 
 
 def _many(tile: ManyTile, gated: bool) -> Build:
@@ -159,27 +198,31 @@ def _many(tile: ManyTile, gated: bool) -> Build:
             "BLOCK_N": tile.block_n,
             "BLOCK_K": tile.block_k,
             "UNIT": tile.unit,
+            "CTAS": _SMS,
             "GROUP": tile.group,
             "GATED": int(gated),
         },
-        ("132", "1", "1"),
+        ("CTAS", "1", "1"),
         archive=ARCHIVE,
         target="sm_90a",
-        ptx_version="8.0",
+        ptx_version="8.6",  # before it, assemblers differ in what the stride of a tensor map means
         label=(
-            f"m{tile.block_m}u{tile.unit}n{tile.block_n}{tile.mark}",
+            f"m{tile.block_m}u{tile.unit}n{tile.block_n}",
             f"g{tile.group}",
             "gated" if gated else "down",
         ),
-        num_warps=tile.num_warps // tile.partitions,
+        num_warps=8 // tile.partitions,
         constants={
             "STAGES": tile.stages,
             "BAND": 16,
-            "CHUNK": min(tile.chunk, tile.group),
-            "COPY_REGISTERS": tile.copy if tile.partitions == 1 else 168,
+            "CHUNK": 32,
+            "COPY_REGISTERS": 56 if tile.partitions == 1 else 168,
             "PARTITIONS": tile.partitions,
         },
-        params=[*_gemm_params("UNIT"), _optional(_tensor("tiles", "*i32", "blocks + 1", align=4))],
+        params=[
+            *(_SORTED.get(p["name"], p) for p in _gemm_params("UNIT")),
+            _optional(_tensor("tiles", "*i32", "blocks + 1", align=4)),
+        ],
         constraints=[
             *("N >= 8", "N % 8 == 0", "K >= 8", "K % 8 == 0"),
             *("group_size >= 1", "group_size % GROUP == 0 or group_size >= K"),
@@ -192,13 +235,23 @@ def _many(tile: ManyTile, gated: bool) -> Build:
     )
 
 
-FEW = [_few(tile, gated) for gated in (True, False) for tile in FEW_TILES]
-_FLOAT16 = [SUM, *FEW]
-_FLOAT16 += [_dependent(build) for build in _FLOAT16]
+def _dependent_late(build: Build) -> Build:
+    """The build for Hopper, whose next launch starts when the products are done."""
+    build = _dependent(build)
+    return replace(build, constants=build.constants | {"DEPENDENT": 2})
+
+
+_GATED = (True, False)
+FEW = [_few(tile, gated) for tile in FEW_TILES for gated in _GATED if tile.portable]
+FEW += [
+    _dependent_late(_few(tile, gated)) for tile in FEW_TILES for gated in _GATED if tile.dependent
+]
+MANY = [_many(tile, gated) for tile in MANY_TILES for gated in _GATED]
+FLOAT16 = [GATHER, SUM, _dependent(GATHER), _dependent(SUM), *FEW, *MANY]
 PLAIN = [ROUTE, ALIGN]
 MOE = [
-    *_FLOAT16,
-    *(replace(build, dtype="bfloat16") for build in _FLOAT16),
+    *FLOAT16,
+    *(replace(build, dtype="bfloat16") for build in FLOAT16),
     *PLAIN,
     *map(_dependent, PLAIN),
 ]

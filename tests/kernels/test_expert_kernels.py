@@ -11,6 +11,7 @@ import ferrum_numba as fe
 from ferrum_numba import kernels
 from ferrum_numba.devices.addresses import AddressTable
 from ferrum_numba.gptq import GptqExperts, Routing, StackedWeight
+from ferrum_numba.kernels import ExpertTiles
 from tests.kernels.test_model_kernels import DTYPES, Launcher, every, floats, nothing
 
 CHECKS = ("memory", "init", "race")
@@ -195,11 +196,10 @@ class Layer:
         packed[: 1 + len(list_)] = [len(list_), *list_]
         count = np.array([len(rows)], np.int32)
         routing = Routing(*(there(a) for a in (*room, count, packed)))
-        gated = self.device.empty((ids.size, own.width), self.dtype)
-        parts = self.device.empty((ids.size, own.hidden), np.float32)
-        own(there(x), routing, there(weights.ravel()), gated, parts)
+        arrays = own.room(ids.size)
+        own(there(x), routing, there(weights.ravel()), arrays)
         self.device.synchronize()
-        return self.device.to_host(parts)
+        return self.device.to_host(arrays.parts)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -232,6 +232,56 @@ def test_experts(
     expected, found = layer.expected(x, ids, weights), layer.found(x, ids, weights)
     assert np.linalg.norm(found - expected) < RELATIVE[dtype] * np.linalg.norm(expected)
     np.testing.assert_array_equal(found, layer.found(x, ids, weights))
+
+
+def pairs_of_builds(device: fe.Device, kernel: str, dtype: str) -> list[ExpertTiles]:
+    """Every tile of a kernel that the device runs, for gate and up and for down."""
+    found = []
+    fields: dict[str, Any] = {"dtype": dtype, "GATED": 1}
+    if device.name == "cpu" and kernel.endswith("wgmma"):  # others take minutes to translate
+        fields |= {"BLOCK_M": 64, "GROUP": 64, "dtype": "float16"}
+        if dtype != "float16":
+            pytest.skip("all tiles are tested on a GPU")
+    for gate_up in every(device, kernel, **fields):
+        own = {name: gate_up.fields[name] for name in ("target", "num_warps")}
+        fields = {**gate_up.sidecar.tile, **own, "GATED": 0}  # type: ignore[dict-item]
+        (down,) = kernels.builds(kernel=kernel, dtype=dtype, **fields)
+        block = fields.get("UNIT", fields["BLOCK_M"])
+        gathers = every(device, "moe_gather", dtype=dtype) if "UNIT" in fields else [None]
+        span = fields["BLOCK_M"] // block
+        found += [ExpertTiles(gate_up, down, block, span, gather) for gather in gathers]
+    return found
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kernel", ["moe_w4a16_gptq", "moe_w4a16_gptq_wgmma"])
+@pytest.mark.parametrize(
+    ("experts", "hidden", "width", "group", "tokens"),
+    [(3, 192, 136, 128, 70), (2, 264, 96, 128, 300), (5, 64, 64, -1, 5)],
+)
+def test_every_tile(
+    device: fe.Device,
+    random: np.random.Generator,
+    monkeypatch: pytest.MonkeyPatch,
+    dtype: str,
+    kernel: str,
+    experts: int,
+    hidden: int,
+    width: int,
+    group: int,
+    tokens: int,
+) -> None:
+    """Experts of one to many blocks, columns and k's that no tile divides."""
+    layer = Layer(device, random, experts, hidden, width, group, dtype)
+    x = floats(random, tokens, hidden, dtype=dtype)
+    # The first expert has few tokens, the last one most of them.
+    ids = np.minimum(random.integers(0, 2 * experts, (tokens, 1)), experts - 1).astype(np.int32)
+    weights = random.random((tokens, 1), np.float32)
+    expected = layer.expected(x, ids, weights)
+    for tiles in pairs_of_builds(device, kernel, dtype):
+        monkeypatch.setattr(layer.experts, "tiles", lambda _, own=tiles: own)
+        found = layer.found(x, ids, weights)
+        assert np.linalg.norm(found - expected) < RELATIVE[dtype] * np.linalg.norm(expected)
 
 
 def test_a_token_does_not_see_the_others(device: fe.Device, random: np.random.Generator) -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ferrum_numba.gptq import Checkpoint
+from ferrum_numba.gptq import Checkpoint, fused_experts
 from ferrum_numba.models import Linear, ModelConfig, ModelNames
-from ferrum_numba.models.names import ExpertsNames, MlpNames
+from ferrum_numba.models.names import ExpertsNames, FusedExperts, MlpNames
 
 Array = npt.NDArray[np.float32]
 
@@ -79,16 +79,27 @@ class Reference:
         spec = self.config.experts
         ids, weights = self.choose(names, x)
         total = np.zeros_like(x)
-        for number, (gate, up, down) in enumerate(names.experts):
+        for number in range(spec.count):
             weight = np.sum(weights * (ids == number), axis=-1, keepdims=True)
             mine = weight[..., 0] != 0
-            total[mine] += weight[mine] * self._mlp(MlpNames((gate, up), down), x[mine])
+            total[mine] += weight[mine] * self._expert(names.experts, number, x[mine])
         if names.shared is not None:
             shared = self._mlp(names.shared, x)
             if spec.shared_gate:
                 shared /= 1 + np.exp(-self._linears((names.shared_gate,), x))
             total += shared
         return total
+
+    def _expert(self, names: object, number: int, x: Array) -> Array:
+        if not isinstance(names, FusedExperts):
+            gate, up, down = names[number]
+            return self._mlp(MlpNames((gate, up), down), x)
+        gate_up, down = (
+            list(fused_experts(self.checkpoint, name))[number].dequantize(np.float32)
+            for name in (names.gate_up, names.down)
+        )
+        gate, up = np.split(x @ gate_up, 2, axis=-1)
+        return (gate / (1 + np.exp(-gate)) * up) @ down
 
     def choose(self, names: ExpertsNames, x: Array) -> tuple[npt.NDArray[np.intp], Array]:
         """(ids, weights), both [..., top_k], of the experts that each row of x goes to."""

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from ferrum_numba.errors import CheckpointError
 from ferrum_numba.models import ModelConfig
+from ferrum_numba.models.experts import ExpertsConfig
 from ferrum_numba.models.rope import KINDS
 from tests.conftest import FIXTURES
 
@@ -50,6 +51,22 @@ def test_defaults_of_the_class() -> None:
         (None,) * 4,
         4096,
     )
+
+
+def test_experts() -> None:
+    """Counts under both names, dense layers between sparse ones, and Qwen2's MLP for all."""
+    assert read().experts is None
+    assert read().sparse == (False,) * 4
+    mixtral = read("MixtralForCausalLM")
+    assert mixtral.experts == ExpertsConfig(8, 2, 96, renormalise=True)
+    assert (mixtral.windows, mixtral.eps, mixtral.sparse) == ((None,) * 4, 1e-5, (True,) * 4)
+    keys = {"num_key_value_heads": 2, "moe_intermediate_size": 32, "num_local_experts": 16}
+    qwen3 = read("Qwen3MoeForCausalLM", **keys, decoder_sparse_step=2, mlp_only_layers=[3])
+    assert qwen3.experts == ExpertsConfig(16, 8, 32, renormalise=False)
+    assert (qwen3.sparse, qwen3.qk_norm) == ((False, True, False, False), True)
+    qwen2 = read("Qwen2MoeForCausalLM", num_key_value_heads=2, norm_topk_prob=True)
+    assert qwen2.experts == ExpertsConfig(60, 4, 1408, True, 5632, shared_gate=True)
+    assert (qwen2.qkv_bias, qwen2.qk_norm, qwen2.head_dim) == (True, False, 8)
 
 
 def test_null_is_not_the_default() -> None:

@@ -81,6 +81,12 @@ KINDS: dict[str, dict[str, Any]] = {
         "expert_names": ("block_sparse_moe.", ("w1", "w3", "w2")),
         "num_local_experts": 4,
     },
+    "mixtral_fused": {
+        "architecture": "MixtralForCausalLM",
+        **_MIXED,
+        "expert_names": ("mlp.", ()),
+        "num_local_experts": 4,
+    },
     "qwen2_moe": {
         "architecture": "Qwen2MoeForCausalLM",
         **_MIXED,
@@ -221,10 +227,13 @@ class _Writer:
 
     def experts(self, layer: str, names: tuple[str, Sequence[str]]) -> None:
         spec, hidden = self.config.experts, self.config.hidden
-        whole, (gate, up, down) = names
+        whole, parts = names
         # Choices that are far from a tie, whatever the rounding.
         self.dense(f"{layer}{whole}gate.weight", spec.count, hidden, scale=8 / hidden**0.5)
-        for number in range(spec.count):
+        if not parts:
+            self.fused_experts(f"{layer}{whole}experts.")
+        for number in range(spec.count if parts else 0):
+            gate, up, down = parts
             expert = f"{layer}{whole}experts.{number}."
             for name in (gate, up):
                 self.linear(expert + name, hidden, spec.width, False)
@@ -232,6 +241,18 @@ class _Writer:
         if spec.shared:
             self.mlp(f"{layer}mlp.shared_expert.", spec.shared)
             self.dense(f"{layer}mlp.shared_expert_gate.weight", 1, hidden, scale=hidden**-0.5)
+
+    def fused_experts(self, prefix: str) -> None:
+        spec, hidden = self.config.experts, self.config.hidden
+        shapes = (("gate_up_proj", hidden, 2 * spec.width), ("down_proj", spec.width, hidden))
+        for name, K, N in shapes:
+            for number in range(spec.count):
+                self.linear(f"{number}.{name}", K, N, False)
+            for part in ("qweight", "qzeros", "scales"):
+                own = [self.tensors.pop(f"{n}.{name}.{part}") for n in range(spec.count)]
+                self.tensors[f"{prefix}{name}.{part}"] = np.stack(own)
+            for number in range(spec.count):
+                del self.tensors[f"{number}.{name}.g_idx"]
 
     def linear(self, name: str, K: int, N: int, bias: bool) -> None:
         """A layer whose outputs have a variance of about 1, where its inputs have."""
