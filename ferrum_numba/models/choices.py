@@ -55,7 +55,7 @@ class Choices:
         return part
 
     def room(self, tiles: ExpertTiles) -> tuple[Routing, ExpertRoom]:
-        """Where these builds find and leave what."""
+        """Arrays of a launch with these builds: the routing, and the room for results."""
         if tiles not in self._room:
             count = self.ids.shape[0]
             blocks = tiles.blocks(count, self._spec.count)
