@@ -16,8 +16,9 @@ _FEW, _MANY = "moe_w4a16_gptq", "moe_w4a16_gptq_wgmma"
 # a tile of the other one is, by the rows of the tile.
 _FEW_ROWS = 6
 _MANY_ROWS = {64: 40, 128: 96, 256: float("inf")}
-# CTAs of 64 columns that keep the GPU busy, and k's that they had better share among more warps.
-_BUSY, _DEEP = 256, 8192
+# CTAs of 64 columns that keep the GPU busy; and k's that more warps had better share, where there
+# are fewer CTAs than the second number.
+_BUSY, _DEEP = 256, (8192, 448)
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def choose_expert_tiles(
                 unit = gate_up.fields["UNIT"]
                 return ExpertTiles(gate_up, down, unit, block_m // unit, gathers[0])
     block = 16 if rows > _FEW_ROWS else 8
-    touched = min(choices, shape.experts)
+    touched = shape.experts * (1 - (1 - 1 / shape.experts) ** choices)  # on average
     halves = [
         _few(device, touched, group, columns, deep, kernel=_FEW, dtype=dtype, GATED=gated,
              BLOCK_M=block)
@@ -90,13 +91,13 @@ def choose_expert_tiles(
 
 
 def _few(
-    device: Device, touched: int, group: int, columns: int, deep: int, **fields: Any
+    device: Device, touched: float, group: int, columns: int, deep: int, **fields: Any
 ) -> list[Artefact]:
     """The builds for few rows, the fastest for so many experts, columns and k's first."""
     found = _fitting(device, group, **fields)
     ctas = touched * -(-columns // 64)
     wanted = (64, 2) if ctas >= _BUSY else (32, 4)
-    if deep >= _DEEP and ctas < 2 * _BUSY:
+    if deep >= _DEEP[0] and ctas < _DEEP[1]:
         wanted = (32, 8)
     own = [b for b in found if (b.fields["BLOCK_N"], b.fields["num_warps"]) == wanted]
     return own or [b for b in found if b.fields["num_warps"] == 2]
