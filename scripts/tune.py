@@ -69,8 +69,8 @@ class Cell(NamedTuple):
 def builds(device: fe.Device, group: int) -> list[kernels.Artefact]:
     """The float16 builds that may be chosen for layers with such groups."""
     found = list(tuned())
-    if device.name == "cpu":  # one for few rows; the canonical one is far behind on every GPU
-        small = {"BLOCK_M": 8, "BLOCK_N": 32, "num_warps": 4, "target": "sm_80"}
+    if device.name == "cpu":  # the canonical one is far behind on every GPU
+        small = {"kernel": "w4a16_gptq_gemm_decode", "num_warps": 4, "target": "sm_80"}
         found = [build for build in found if small.items() <= build.fields.items()]
         found.append(kernels.canonical(1))
     fitting = [build for build in found if group % build.fields.get("GROUP", 1) == 0]
