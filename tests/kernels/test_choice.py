@@ -69,8 +69,8 @@ def test_one_choice_for_a_class_of_rows() -> None:
 @pytest.mark.parametrize(
     ("shape", "zero_bias", "expected"),
     [
-        ((1, 4096, 4096, 128), 1, "decode.m8n32.*g128.sm"),
-        ((8, 4096, 4096, 128), 0, "decode.m8n32.*g128.sm"),
+        ((1, 4096, 4096, 128), 1, "decode.m8n64.*g128.sm"),
+        ((8, 4096, 4096, 128), 0, "decode.m8n64.*g128.sm"),
         ((16, 4096, 4096, 256), 1, "g128.sm"),
         ((1, 4096, 4096, 64), 1, "decode.m8n32.*g32.sm"),
         ((1, 4096, 4096, -1), 1, "decode.*g128.sm"),
