@@ -134,7 +134,8 @@ def _show_model(folder: Path, as_json: bool) -> None:
     table = facts_table()
     for name, value in found.items():
         if isinstance(value, dict):
-            value = f"{value['top_k']} of {value['count']}, {len(experts)} of them with notes"
+            noted = f"; {len(experts)} of their layers have notes" if experts else ""
+            value = f"{value['count']}, {value['top_k']} of them a token{noted}"
         size = value if "bytes" in name and isinstance(value, int) else None
         shown = str(value) if size is None else f"{size / 1e6:,.3f} MB"
         table.add_row(name.replace("_", " "), shown)
