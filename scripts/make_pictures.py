@@ -144,7 +144,7 @@ def terminal() -> None:
 
 
 def peers() -> None:
-    """Time over the best peer's by M, of layers that were held out of tuning, and of the rest."""
+    """Time over the best peer's by M, geometric mean over the shapes, and the range of them."""
     import matplotlib as mpl
 
     mpl.use("svg")
@@ -152,26 +152,24 @@ def peers() -> None:
 
     mpl.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "w4a16", "font.family": "sans-serif"}
     lines = (PICTURES / "w4a16.csv").read_text(encoding="utf-8").splitlines()
-    rows = list(csv.DictReader(line for line in lines if not line.startswith("#")))
+    ratios: dict[int, list[float]] = {}
+    for row in csv.DictReader(line for line in lines if not line.startswith("#")):
+        ratios.setdefault(int(row["M"]), []).append(float(row["/best"]))
+    ms = sorted(ratios)
+    means = [math.exp(sum(map(math.log, ratios[m])) / len(ratios[m])) for m in ms]
     figure, axes = plt.subplots(figsize=(8, 3.2), layout="constrained")
     axes.axhline(1, color="0.3", linewidth=1)
-    for held_out, colour, label in (("0", "0.6", "tuned on"), ("1", "#e6550d", "held out")):
-        ratios: dict[int, list[float]] = {}
-        for row in rows:
-            if row["held_out"] == held_out:
-                ratios.setdefault(int(row["M"]), []).append(float(row["/best"]))
-        ms = sorted(ratios)
-        means = [math.exp(sum(map(math.log, ratios[m])) / len(ratios[m])) for m in ms]
-        for m in ms:
-            axes.plot([m] * len(ratios[m]), ratios[m], ".", color=colour, alpha=0.4, markersize=4)
-        axes.plot(ms, means, color=colour, label=f"layers {label}, geometric mean")
-    ticks = [2**i for i in range(13)]
+    low, high = [min(ratios[m]) for m in ms], [max(ratios[m]) for m in ms]
+    axes.fill_between(ms, low, high, color="#e6550d", alpha=0.15, label="range over the shapes")
+    axes.plot(ms, means, color="#e6550d", marker="o", markersize=4, label="geometric mean")
     axes.set_xscale("log", base=2)
-    axes.set_xticks(ticks, list(map(str, ticks)))
+    axes.set_xticks(ms, list(map(str, ms)))
     axes.set_ylim(0)
     axes.set_xlabel("M, rows of activations")
     axes.set_ylabel("time / best peer's")
-    axes.set_title("W4A16 GEMM over the best of Humming, cuBLAS float16, tinygemm", fontsize=10)
+    axes.set_title(
+        "W4A16 GEMM over the best of Humming, Marlin, cuBLAS float16, tinygemm", fontsize=10
+    )
     axes.legend(frameon=False, fontsize=9)
     figure.savefig(PICTURES / "peers.svg", metadata={"Date": None})
 
