@@ -90,6 +90,8 @@ CLUSTER_STRIDE = 1 << 20
 IDLE_LIMIT = 1 << 16
 # In a cluster, after which a CTA gives way to the others.
 CLUSTER_PATIENCE = 32
+# Steps that are left where a CTA ends, or gives way, before it has used its own.
+GAVE_WAY = -(1 << 40)
 # Nanoseconds that pass from one look at a clock to the next, whichever warp looks: runs repeat, and
 # waits end soon.  It is as coarse as the timers of GPUs.
 CLOCK_STEP = 1024

@@ -14,6 +14,7 @@ from .faults import faults
 from .host_calls import Failure, HostCalls
 from .layout import (
     FRESH,
+    GAVE_WAY,
     IDLE_LIMIT,
     LANES,
     NEXT,
@@ -181,7 +182,9 @@ class Seat:
             raise self._host.error
         # What was spent on CTAs that are done by now does not count for this one.
         if state.cta == cta:
-            self.spent += given - state.steps if state.steps != -1 else 0  # else it gave way
+            self.spent += (
+                given - state.steps if state.steps > GAVE_WAY // 2 else 0
+            )  # else it gave way
         else:
             self._forget()
         if state.fault or (not over and self.spent > self._limit):

@@ -31,6 +31,7 @@ from .layout import (
     ELSEWHERE,
     FINISHED,
     FRESH,
+    GAVE_WAY,
     IDLE_LIMIT,
     LANES,
     NEXT,
@@ -336,7 +337,7 @@ def _waits(b: Builder, block: Block) -> Value:
     b.store(b.select(gives_way, b.constant("i32", 0), idle), "%state", state_offset("idle"), 4)
     stuck = b.op("or", stuck, gives_way)
     left = b.load("i64", 1, "%state", state_offset("steps"), 8)
-    left = b.select(stuck, b.constant("i64", -1), left)
+    left = b.select(stuck, b.constant("i64", GAVE_WAY), left)
     b.store(left, "%state", state_offset("steps"), 8)
     return waits
 

@@ -191,7 +191,6 @@ NEXT:
         "bar.sync 16;",
         "bar.arrive 1;",
         "bar.red.popc.pred %p1, 0, %p2;",
-        "barrier.cluster.arrive;",
     ],
 )
 def test_other_barriers_are_refused(instruction: str) -> None:
