@@ -86,8 +86,10 @@ def choose(
     is the same for all M of an `m_class`.  Raises AbiError for a dtype that no artefact computes
     in.
     """
-    found = candidates(device, m_class(M), N, K, group_size, zero_bias, dtype)
-    if wide:
+    shape = (device, m_class(M), N, K, group_size, zero_bias, dtype)
+    found = candidates(*shape)
+    if wide:  # a tile that is not worth trying, before none
+        found += candidates(*shape, any_tile=True)
         found = tuple(candidate for candidate in found if candidate.build.takes_wide)
     return found[0].build if found else canonical(zero_bias, dtype)
 
@@ -101,15 +103,16 @@ def candidates(
     group_size: int,
     zero_bias: int,
     dtype: str = "float16",
+    any_tile: bool = False,
 ) -> tuple[Candidate, ...]:
     """The builds that take this launch, the fastest first; a build's like in bfloat16 is taken to
-    be as fast.  Raises AbiError."""
+    be as fast.  any_tile: those, too, that are not worth trying for M rows.  Raises AbiError."""
     sizes = contiguous_sizes(M, N, K, group_size) | {"zero_bias": zero_bias, "adds": 0}
     model, name, chip = cost_model(), device_name(device), getattr(device, "chip", None)
     found = []
     for build in map(artefact, model.names(name)):
         its = of_dtype(build, dtype, zero_bias)
-        if worth_trying(its, M) and its.takes(device, sizes):
+        if (any_tile or worth_trying(its, M)) and its.takes(device, sizes):
             found.append(Candidate(its, model.seconds(name, chip, build, sizes)))
     return tuple(sorted(found, key=lambda candidate: candidate.seconds))
 

@@ -84,6 +84,11 @@ def test_choose(shape: tuple[int, int, int, int], zero_bias: int, expected: str)
     assert re.search(expected, name), name
 
 
+@pytest.mark.parametrize("m", [1, 64, 4096])
+def test_a_result_in_float32_has_a_build_for_any_rows(m: int) -> None:
+    assert kernels.choose(CPU, m, 4096, 4096, 128, 1, wide=True).takes_wide
+
+
 def test_what_nothing_is_shipped_for() -> None:
     with pytest.raises(fe.AbiError, match="dtype: expected float16 .*found float32"):
         kernels.choose(CPU, 1, 64, 64, 32, 1, "float32")
