@@ -2,13 +2,19 @@
 
 Unpacked, the first line is JSON, the characters of each text by its build's name; the texts follow
 one after the other, in that order.  So `xz -dc FILE` is readable, and equal texts make equal files.
+
+The number of a register or label stands in them as its distance from the first one of its kind in
+the line, and the first one as its distance from the line's before: behind a line of %r7, "%r9, %r8"
+is "%r+2, %r-1".  Code that is alike but for the registers is alike then, and packs into half.
 """
 
 from __future__ import annotations
 
 import json
 import lzma
-from collections.abc import Mapping
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 
 from ..errors import AbiError
 
@@ -23,17 +29,86 @@ _FILTERS = [
         "pb": 0,  # for text, whose bytes have no alignment
     }
 ]
+_KIND = r"\n|(%[a-z]+|\$L__tmp|\$L__BB\d+_)"  # a line's end; or a register, a label
+_NUMBERED = re.compile(_KIND + r"(\d+)")
+_DISTANT = re.compile(_KIND + r"([+-]\d+)")
+
+
+def _with_distances(text: str) -> str:
+    return _NUMBERED.sub(_Places().distance, text)
+
+
+def _with_numbers(text: str) -> str:
+    return _DISTANT.sub(_Places().number, text)
+
+
+class _Places:
+    """The number that the next of each kind is told from: the first one in the line, once there is
+    one, or in the last line that has one."""
+
+    def __init__(self) -> None:
+        self._first: defaultdict[str, int] = defaultdict(int)
+        self._in_line: set[str] = set()
+
+    def distance(self, found: re.Match[str]) -> str:
+        kind, number = found.groups()
+        if kind is None:
+            return self._end_of_line()
+        return f"{kind}{int(number) - self._pass(kind, int(number)):+d}"
+
+    def number(self, found: re.Match[str]) -> str:
+        kind, distance = found.groups()
+        if kind is None:
+            return self._end_of_line()
+        number = self._first[kind] + int(distance)
+        self._pass(kind, number)
+        return f"{kind}{number}"
+
+    def _pass(self, kind: str, number: int) -> int:
+        before = self._first[kind]
+        if kind not in self._in_line:
+            self._in_line.add(kind)
+            self._first[kind] = number
+        return before
+
+    def _end_of_line(self) -> str:
+        self._in_line.clear()
+        return "\n"
+
+
+class _Texts(Mapping[str, str]):
+    """Texts of an archive by name, numbered when one is asked for."""
+
+    def __init__(self, packed: dict[str, str]) -> None:
+        self._packed, self._numbered = packed, dict[str, str]()
+
+    def __getitem__(self, name: str) -> str:
+        if name not in self._numbered:
+            self._numbered[name] = _with_numbers(self._packed[name])
+        return self._numbered[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._packed)
+
+    def __len__(self) -> int:
+        return len(self._packed)
 
 
 def pack(texts: Mapping[str, str]) -> bytes:
-    """The archive of these texts (ASCII), sorted by name."""
-    names = sorted(texts)
-    index = json.dumps({name: len(texts[name]) for name in names})
-    content = "".join([index, "\n", *(texts[name] for name in names)])
+    """The archive of these texts (ASCII), sorted by name.
+
+    Raises AbiError for a text that it would not give back.
+    """
+    packed = {name: _with_distances(texts[name]) for name in sorted(texts)}
+    for name, text in packed.items():
+        if _with_numbers(text) != texts[name]:
+            raise AbiError(name, "registers such as %r12", "one that reads like %r+12")
+    index = json.dumps({name: len(text) for name, text in packed.items()})
+    content = "".join([index, "\n", *packed.values()])
     return lzma.compress(content.encode("ascii"), lzma.FORMAT_XZ, lzma.CHECK_CRC32, None, _FILTERS)
 
 
-def unpack(archive: bytes, where: str) -> dict[str, str]:
+def unpack(archive: bytes, where: str) -> Mapping[str, str]:
     """The texts by name.  Raises AbiError; `where` is the file's name in its message."""
     try:
         index, _, content = lzma.decompress(archive).decode("ascii").partition("\n")
@@ -47,4 +122,4 @@ def unpack(archive: bytes, where: str) -> dict[str, str]:
         ) from None
     if start != len(content):
         raise AbiError(where, f"{start} characters of PTX", len(content), "reinstall ferrum-numba")
-    return texts
+    return _Texts(texts)

@@ -190,7 +190,7 @@ def _catalogue(where: Path) -> dict[str, Artefact]:
 
 
 @lru_cache(maxsize=64)
-def _texts(path: Path) -> dict[str, str]:
+def _texts(path: Path) -> Mapping[str, str]:
     """The texts of an archive, unpacked once a process."""
     return unpack(_read(path), path.name)
 

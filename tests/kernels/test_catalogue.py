@@ -15,7 +15,8 @@ from ferrum_numba import kernels
 from ferrum_numba.kernels import catalogue
 from ferrum_numba.kernels.archive import pack, unpack
 
-TEXTS = {"b.sm_80": "// second\n" * 3, "a.sm_90": "// first\n", "empty": ""}
+CODE = "$L__BB0_3:\n\tadd.s32 %r12, %r7, %r123456;\n$L__tmp31:\n\tld.b32 %r8, [%rd5+16+%r0];\n"
+TEXTS = {"b.sm_80": "// second\n" * 3, "a.sm_90": "// first\n", "empty": "", "code": CODE}
 
 
 @pytest.fixture
@@ -31,6 +32,12 @@ def test_texts_come_back_as_they_were() -> None:
     packed = pack(TEXTS)
     assert unpack(packed, "x.xz") == TEXTS
     assert pack(dict(reversed(TEXTS.items()))) == packed
+
+
+@pytest.mark.parametrize("text", ["mov.b32 %r, %r+4;", "mov.b32 %r007, 0;"])
+def test_a_text_that_would_not_come_back(text: str) -> None:
+    with pytest.raises(fe.AbiError, match="a.sm_80: expected registers such as %r12"):
+        pack({"a.sm_80": text})
 
 
 def test_every_build_is_found_by_its_fields() -> None:
