@@ -27,8 +27,8 @@ os.environ["FERRUM_TRITON_INT4"] = "1"  # the canonical kernel, whatever is fast
 import numpy as np  # noqa: E402
 
 import ferrum_numba as fe  # noqa: E402
-from campaigns.layers import random_tensors  # noqa: E402
 from ferrum_numba.report.timing import REPLAYS, host_seconds  # noqa: E402
+from tests.campaigns.layers import random_tensors  # noqa: E402
 
 CHECKS = [("memory",), ("memory", "init", "race"), ("memory", "init", "race", "order")]
 

@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 
 import ferrum_numba as fe
-from campaigns.opcode_cases import Case, catalogue
-from campaigns.opcode_cases.case import BLOCK, HELD, Array, seen
-from campaigns.opcode_cases.comparison import differing, run
+from tests.campaigns.opcode_cases import Case, catalogue
+from tests.campaigns.opcode_cases.case import BLOCK, HELD, Array, seen
+from tests.campaigns.opcode_cases.comparison import differing, run
 
 Results = list[Array] | str  # or why there are none
 

@@ -7,8 +7,8 @@
     python scripts/fault_suite.py --json
 
 Right is what has the injected cause as the first word of the first line.  Injectors
-(campaigns/launch_faults) and explainer share nothing but the causes' names.  Exits with 1 where
-less than 95 % are right.
+(tests/campaigns/launch_faults) and explainer share nothing but the causes' names.  Exits with 1
+where less than 95 % are right.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 
-from campaigns.launch_faults import AREAS
-from campaigns.launch_faults.answer import Answer, ask, ask_checkpoint
-from campaigns.launch_faults.checkpoints import CAUSES
-from campaigns.launch_faults.sweep import sweep
 from ferrum_numba.gptq.faults import FAULTS as CHECKPOINT_FAULTS
+from tests.campaigns.launch_faults import AREAS
+from tests.campaigns.launch_faults.answer import Answer, ask, ask_checkpoint
+from tests.campaigns.launch_faults.checkpoints import CAUSES
+from tests.campaigns.launch_faults.sweep import sweep
 
 SHARE = 0.95
 

@@ -18,8 +18,8 @@ import numpy as np
 from ptx_builds.source import load
 from triton.runtime import interpreter
 
-from campaigns.layers import random_tensors
 from ferrum_numba import kernels
+from tests.campaigns.layers import random_tensors
 
 
 class Pointer:

@@ -24,9 +24,9 @@ from pathlib import Path
 os.environ["FERRUM_CACHE_DIR"] = ""  # mutants are not worth keeping
 os.environ["FERRUM_CPU_STEPS"] = "5e7"
 
-from campaigns.mutants.mutations import Mutant, mutants
-from campaigns.mutants.subjects import Subject, subjects
-from campaigns.mutants.trial import Outcome, Trial
+from tests.campaigns.mutants.mutations import Mutant, mutants
+from tests.campaigns.mutants.subjects import Subject, subjects
+from tests.campaigns.mutants.trial import Outcome, Trial
 
 _TASK = 16  # mutants: 10 to 50 s, nearly all of it for compiling them
 FOUND = ("abi", "layout", "memory", "init", "race", "order", "stopped")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 import ferrum_numba as fe
-from campaigns.layers import random_tensors
 from ferrum_numba.devices.cuda.numba_cuda import unusable
+from tests.campaigns.layers import random_tensors
 from tests.cli.commands import run, run_json
 from tests.gptq.fixtures import DOWN_PROJ, Q_PROJ, fixture
 from tests.report.checkpoints import eight_bit_layer, write_checkpoint

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from campaigns.layers import random_tensors
 from ferrum_numba.devices.cuda.numba_cuda import unusable
+from tests.campaigns.layers import random_tensors
 from tests.cli.commands import run, run_json
 from tests.gptq.fixtures import fixture
 from tests.report.checkpoints import write_checkpoint

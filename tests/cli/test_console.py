@@ -10,9 +10,9 @@ import pytest
 from rich.table import Table
 from rich.text import Text
 
-from campaigns.layers import random_tensors
 from ferrum_numba.cli.console import harmless, one_line, standard_output
 from ferrum_numba.gptq.safetensors_file import write_file
+from tests.campaigns.layers import random_tensors
 from tests.cli.commands import run
 
 NAMES = {

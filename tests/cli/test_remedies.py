@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 import ferrum_numba as fe
-from campaigns.layers import random_tensors
 from ferrum_numba.cli.bench import bench
 from ferrum_numba.cli.remedies import as_options, options_of
 from ferrum_numba.cli.replay import replay_command as replay
 from ferrum_numba.cli.verify import verify
+from tests.campaigns.layers import random_tensors
 from tests.ptx import SHARED
 
 

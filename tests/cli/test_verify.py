@@ -13,11 +13,11 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from campaigns.layers import random_tensors
 from ferrum_numba import kernels
 from ferrum_numba.cli import clock
 from ferrum_numba.devices.cuda.numba_cuda import unusable
 from ferrum_numba.report import layer_test
+from tests.campaigns.layers import random_tensors
 from tests.cli.commands import run, run_json, run_python
 from tests.gptq.fixtures import fixture
 from tests.report.checkpoints import eight_bit_layer, write_checkpoint

@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 
 import ferrum_numba as fe
-from campaigns.launch_faults import AREAS
-from campaigns.launch_faults.answer import ask, ask_checkpoint
-from campaigns.launch_faults.checkpoints import CAUSES as CHECKPOINT_CAUSES
-from campaigns.launch_faults.fault import w4a16
 from ferrum_numba import examples
 from ferrum_numba.debug.case import Case
 from ferrum_numba.debug.causes import CAUSES
 from ferrum_numba.debug.explanation import explain
 from ferrum_numba.debug.recorder import record
 from ferrum_numba.debug.recording import Recording
+from tests.campaigns.launch_faults import AREAS
+from tests.campaigns.launch_faults.answer import ask, ask_checkpoint
+from tests.campaigns.launch_faults.checkpoints import CAUSES as CHECKPOINT_CAUSES
+from tests.campaigns.launch_faults.fault import w4a16
 from tests.devices import canonical
 
 # What compiles a PTX of its own, or tries much, takes a second or more each.

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 import ferrum_numba as fe
-from campaigns.layers import random_tensors
 from ferrum_numba import kernels
+from tests.campaigns.layers import random_tensors
 
 M, K, N, G = 5, 256, 136, 64
 CONFIG = fe.LaunchConfig(grid=(1, 3), block=128, shared_bytes=8192)

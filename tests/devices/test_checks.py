@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import ferrum_numba as fe
-from campaigns.layers import random_tensors
 from ferrum_numba import kernels
 from ferrum_numba.devices.cpu.checked import CheckedCpuDevice
 from ferrum_numba.kernels.sample import sample
+from tests.campaigns.layers import random_tensors
 from tests.devices import canonical
 from tests.ptx import IOTA, SCRATCH
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import ferrum_numba as fe
-from campaigns.layers import random_tensors
+from tests.campaigns.layers import random_tensors
 from tests.devices import canonical
 from tests.devices.foreign import LIBRARIES, Capsule, DlpackOnly, OldDlpack, on_gpu, to_numpy
 from tests.ptx import DELAY, IOTA

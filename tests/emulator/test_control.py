@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from campaigns.operands import words
 from ferrum_numba.errors import LaunchError, PtxError
+from tests.campaigns.operands import words
 
 from .harness import compiled, entry, run
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from campaigns.operands import floats, words
 from ferrum_numba.emulator.host import Host
+from tests.campaigns.operands import floats, words
 
 from .harness import PLAIN, assert_same, elementwise
 

@@ -7,8 +7,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from campaigns.operands import floats
 from ferrum_numba.emulator.host import Host
+from tests.campaigns.operands import floats
 
 from .harness import PLAIN, assert_same, elementwise
 

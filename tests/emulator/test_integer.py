@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from campaigns.operands import words
+from tests.campaigns.operands import words
 
 from .harness import assert_same, elementwise
 

@@ -4,8 +4,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from campaigns.operands import words
 from ferrum_numba.emulator.host import Host
+from tests.campaigns.operands import words
 
 from .harness import PLAIN, assert_same, entry, run
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from campaigns.operands import words
 from ferrum_numba.emulator.host import Host
 from ferrum_numba.errors import LaunchError
+from tests.campaigns.operands import words
 
 from .harness import PLAIN, entry, run
 

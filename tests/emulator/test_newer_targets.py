@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from campaigns.operands import floats
 from ferrum_numba.errors import PtxError
+from tests.campaigns.operands import floats
 from tests.emulator.harness import assert_same, elementwise, entry, run
 
 A, B, C = (floats(np.float32, 256, seed) for seed in range(3))

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import ferrum_numba as fe
-from campaigns.opcode_cases import Case, catalogue
-from campaigns.opcode_cases.comparison import differing, run
+from tests.campaigns.opcode_cases import Case, catalogue
+from tests.campaigns.opcode_cases.comparison import differing, run
 
 CASES = [case for case in catalogue() if case.model is not None]
 # All of what NumPy's own tests here do not have.

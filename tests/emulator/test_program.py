@@ -10,7 +10,6 @@ import llvmlite.binding as llvm
 import numpy as np
 import pytest
 
-from campaigns.layers import random_tensors
 from ferrum_numba.abi import Signature
 from ferrum_numba.emulator import Program
 from ferrum_numba.emulator.host import Host
@@ -18,6 +17,7 @@ from ferrum_numba.emulator.native import Code, Needs, closure
 from ferrum_numba.emulator.parse import parse_entry
 from ferrum_numba.emulator.translate import Module
 from ferrum_numba.errors import LaunchError
+from tests.campaigns.layers import random_tensors
 
 from .harness import PLAIN, entry
 

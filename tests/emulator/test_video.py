@@ -7,8 +7,8 @@ import operator
 import numpy as np
 import pytest
 
-from campaigns.operands import words
 from ferrum_numba.errors import PtxError
+from tests.campaigns.operands import words
 
 from .harness import assert_same, elementwise
 

@@ -14,10 +14,10 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from campaigns.layers import random_tensors
 from ferrum_numba.gptq import PRODUCERS, Checkpoint, Recipe, make_checkpoint
 from ferrum_numba.gptq.packing import unpack_rows
 from ferrum_numba.gptq.zeros import decode_zeros
+from tests.campaigns.layers import random_tensors
 from tests.gptq.fixtures import (
     DOWN_PROJ,
     FIXTURES,

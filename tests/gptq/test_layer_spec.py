@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from campaigns.layers import random_tensors
 from ferrum_numba.gptq import Checkpoint, Recipe, make_checkpoint
+from tests.campaigns.layers import random_tensors
 from tests.gptq.fixtures import (
     DOWN_PROJ,
     FIXTURES,

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from campaigns.layers import random_tensors
 from ferrum_numba.gptq import Checkpoint, GptqTensors, fuse
+from tests.campaigns.layers import random_tensors
 from tests.gptq.fixtures import FIXTURES, fixture, refused
 
 FORMATS = st.sampled_from(["v1", "v2", "v1_gptqmodel", "v1_autogptq"])

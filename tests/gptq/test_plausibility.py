@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from campaigns.layers import random_tensors
 from ferrum_numba.gptq import Checkpoint, Recipe, make_checkpoint
 from ferrum_numba.gptq.packing import pack_columns, pack_rows, unpack_rows
 from ferrum_numba.gptq.plausibility import SIGNS, implausible
+from tests.campaigns.layers import random_tensors
 from tests.gptq.fixtures import FIXTURES, fixture
 
 LAYER = random_tensors(256, 64, 64, symmetric=True)

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-from campaigns.layers import random_tensors
 from ferrum_numba.errors import CheckpointError
 from ferrum_numba.gptq import Checkpoint, GptqTensors
 from ferrum_numba.gptq.packing import unpack_columns, unpack_rows
 from ferrum_numba.gptq.zeros import kernel_words
+from tests.campaigns.layers import random_tensors
 from tests.gptq.fixtures import FIXTURES, fixture
 
 HASHED = [name for name in FIXTURES if name.startswith("gm_")]

@@ -9,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 
 import ferrum_numba as fe
-from campaigns.layers import random_tensors
 from ferrum_numba import kernels
 from ferrum_numba.gptq.zeros import ZeroFormat
+from tests.campaigns.layers import random_tensors
 from tests.conftest import FIXTURES
 from tests.kernels.guarded import GUARD, guarded, relative_error
 from tests.kernels.test_artefacts import TOLERANCE, dtype_of

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import ferrum_numba as fe
-from campaigns.layers import random_tensors
 from ferrum_numba import kernels
+from tests.campaigns.layers import random_tensors
 from tests.kernels.guarded import launch_guarded, relative_error
 
 GEMMS = [  # of the canonical 19 arguments, and perhaps a bias of the result and of the zeros

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 import ferrum_numba as fe
-from campaigns.layers import random_tensors
 from ferrum_numba import kernels
 from ferrum_numba.kernels import catalogue
 from ferrum_numba.kernels.archive import pack, unpack
+from tests.campaigns.layers import random_tensors
 
 CODE = "$L__BB0_3:\n\tadd.s32 %r12, %r7, %r123456;\n$L__tmp31:\n\tld.b32 %r8, [%rd5+16+%r0];\n"
 TEXTS = {"b.sm_80": "// second\n" * 3, "a.sm_90": "// first\n", "empty": "", "code": CODE}

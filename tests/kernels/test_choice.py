@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import ferrum_numba as fe
-from campaigns.layers import random_tensors
 from ferrum_numba import kernels
 from ferrum_numba.kernels.cost import tuned
+from tests.campaigns.layers import random_tensors
 from tests.kernels.guarded import relative_error
 
 CPU = fe.open_device("cpu")

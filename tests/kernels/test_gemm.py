@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import ferrum_numba as fe
-from campaigns.layers import random_tensors
 from ferrum_numba import kernels
+from tests.campaigns.layers import random_tensors
 from tests.kernels.guarded import launch_guarded, relative_error
 
 CLASSIC = [(32, 256, 64, 64), (10, 2048, 2560, 128)]

@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import ferrum_numba as fe
-from campaigns.layers import random_tensors
+from tests.campaigns.layers import random_tensors
 from tests.conftest import FIXTURES
 
 CHECKPOINTS = sorted(p.parent.name for p in FIXTURES.glob("*/oracle.safetensors"))

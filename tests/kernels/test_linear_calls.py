@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import ferrum_numba as fe
-from campaigns.layers import random_tensors
 from ferrum_numba import kernels
+from tests.campaigns.layers import random_tensors
 from tests.devices.emulated_gpu import EVERYWHERE, open_anywhere
 
 K, N, G = 256, 136, 64

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import ferrum_numba as fe
-from campaigns.layers import random_tensors
 from ferrum_numba import kernels
+from tests.campaigns.layers import random_tensors
 from tests.kernels.guarded import relative_error
 from tests.kernels.test_artefacts import TOLERANCE, case, dtype_of
 

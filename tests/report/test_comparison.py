@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import ferrum_numba as fe
-from campaigns.layers import random_tensors
 from ferrum_numba.report import all_layers, compare_checkpoints, compare_devices
+from tests.campaigns.layers import random_tensors
 from tests.report.checkpoints import eight_bit_layer, write_checkpoint
 from tests.report.faulty import TENSOR_FAULTS, FaultyCpu
 

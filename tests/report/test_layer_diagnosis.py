@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 import ferrum_numba as fe
-from campaigns.layers import random_tensors
 from ferrum_numba.gptq.misreadings import WeightParts
 from ferrum_numba.report import layer_test
 from ferrum_numba.report.layer_diagnosis import DECADES, diagnose_layer
 from ferrum_numba.report.layer_fault import diagnose_weight
 from ferrum_numba.report.reference import make_reference
+from tests.campaigns.layers import random_tensors
 from tests.report.faulty import (
     CALL_FAULTS,
     TENSOR_FAULTS,

@@ -11,11 +11,11 @@ import pytest
 from safetensors.numpy import save_file
 
 import ferrum_numba as fe
-from campaigns.layers import random_tensors
 from ferrum_numba import kernels, report
 from ferrum_numba.devices.cpu import CpuDevice
 from ferrum_numba.report import layer_test
 from ferrum_numba.report.reference import make_reference
+from tests.campaigns.layers import random_tensors
 from tests.gptq.fixtures import FIXTURES, copy_of, edit_tensors, fixture
 from tests.report.checkpoints import eight_bit_layer, write_checkpoint
 from tests.report.faulty import FaultyCpu, calling_linear, tampered_linear

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import ferrum_numba as fe
-from campaigns.layers import random_tensors
 from ferrum_numba import kernels
 from ferrum_numba.report import KindResult, layer_kinds, layer_timing, select_layers, time_layers
 from ferrum_numba.report.layer_timing import steps
+from tests.campaigns.layers import random_tensors
 from tests.gptq.fixtures import DOWN_PROJ, Q_PROJ, fixture
 from tests.report.checkpoints import eight_bit_layer, write_checkpoint
 from tests.report.faulty import TENSOR_FAULTS, FaultyCpu, tampered_linear

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from campaigns.mutants.mutations import Mutant, mutants
-from campaigns.mutants.subjects import Subject, canonical, multiply, persistent, shipped
-from campaigns.mutants.trial import ALL, Trial
+from tests.campaigns.mutants.mutations import Mutant, mutants
+from tests.campaigns.mutants.subjects import Subject, canonical, multiply, persistent, shipped
+from tests.campaigns.mutants.trial import ALL, Trial
 
 
 @pytest.fixture(scope="module")

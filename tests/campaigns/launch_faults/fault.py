@@ -19,7 +19,7 @@ import ferrum_numba as fe
 from ferrum_numba import kernels
 from ferrum_numba.debug.case import Case, CaseArray
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 STRANGERS = ROOT / "tests" / "emulator" / "data" / "kernels"
 # (M, K, N, group size): none of the tiles divides them all, and no two integers of a launch agree.
 SHAPES = ((5, 256, 136, 64), (3, 384, 72, 128), (21, 192, 200, 32))

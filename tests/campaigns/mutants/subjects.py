@@ -15,7 +15,7 @@ from ferrum_numba.emulator.checks import LaunchArray
 from ferrum_numba.kernels import artefact
 from ferrum_numba.kernels.sample import sample
 
-DATA = Path(__file__).parents[2] / "tests" / "emulator" / "data"
+DATA = Path(__file__).parents[2] / "emulator" / "data"
 _GAP = 1 << 16  # bytes between arrays, filled with what is a NaN in every float type
 _POISON = 0x7E
 
