@@ -1,6 +1,7 @@
 """Open every page of the built site in a real browser, and see that it works.
 
-    mkdocs build -f scripts/site/mkdocs.yml && python scripts/site/browse.py site [--pictures FOLDER]
+    mkdocs build -f scripts/site/mkdocs.yml
+    python scripts/site/browse.py site [--pictures FOLDER]
 
 Each page loads without an error in the console; each link, anchor and picture leads somewhere; each
 block of code has its text and a button to copy it; a narrow window needs no sideways scrolling; and
