@@ -23,6 +23,12 @@ from tests.models.tiny import make_model
 from tests.models.vocabularies import letters, write_tokenizer
 
 VOCABULARY, EOS = 104, 95  # the tokenizer has 96, and models are filled up
+INTERRUPTIBLE = """
+import signal
+from ferrum_numba.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+main()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +147,7 @@ def test_ctrl_c_of_a_process(tmp_path: Path) -> None:
     arguments = [folder, "--prompt", "ab", "--max-new-tokens", 8000, "--device", "cpu"]
     paths = [str(Path(fe.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     process = subprocess.Popen(
-        [sys.executable, "-m", "ferrum_numba", "generate", *map(str, arguments)],
+        [sys.executable, "-c", INTERRUPTIBLE, "generate", *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
