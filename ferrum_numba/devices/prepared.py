@@ -204,7 +204,11 @@ class PreparedLaunch(NotPickled):
 
     def _borrow(self, names: tuple[str, ...], values: tuple[object, ...]) -> None:
         """Take over what is new of these arguments, without holding it."""
-        self._borrow_others(dict(zip(names, values, strict=True)))
+        self._borrow_all(dict(zip(names, values, strict=True)))
+        self._keep_slots(names, values)
+
+    def _keep_slots(self, names: tuple[str, ...], values: tuple[object, ...]) -> None:
+        """Know these arguments, which were taken over, again where only arrays move."""
         if self._borrowed.keys() >= set(names):
             how = self._how_movable(), self._places, self._pointers
             self._borrowing = Borrowing(names, values, self._borrowed, *how)
@@ -227,8 +231,8 @@ class PreparedLaunch(NotPickled):
             return dict.fromkeys(self._borrowed, _CHANGING)
         return self._borrowed | own.keys()
 
-    def _borrow_others(self, changes: Mapping[str, object]) -> None:
-        """Take over what is in `changes`, and is not just elsewhere: all of it is looked at."""
+    def _borrow_all(self, changes: Mapping[str, object]) -> None:
+        """Take over what is new in `changes`, all of which is looked at."""
         borrowed = self._known()
         found = {name: cache_key(value) for name, value in changes.items()}
         found = {name: key for name, key in found.items() if key != borrowed.get(name)}

@@ -33,7 +33,7 @@ class RepeatedCall:
         numbers = [i for i, kind in enumerate(self._types) if kind is int]
         others = [i for i, kind in enumerate(self._types) if kind is not int]
         self._numbers, self._others = _picker(numbers), _picker(others)
-        self._values = self._numbers(given)
+        self._values: tuple[Any, ...] | None = self._numbers(given)
         self._other_names = tuple(self._names[i] for i in others)
 
     def repeat(
@@ -57,14 +57,14 @@ class RepeatedCall:
         others = self._others(given)
         if like and values == self._values and launch._repeat(stream, self._other_names, others):
             return True
-        self._values = ()  # broken off, or refused: whatever they are now
+        self._values = None  # broken off, or refused: whatever they are now
         try:
-            launch._borrow_others(dict(zip(self._names, given, strict=True)))
-            launch._borrow(self._other_names, others)
+            launch._borrow_all(dict(zip(self._names, given, strict=True)))
         except AbiError:
             return False
         if launch.config != config:
             return False
+        launch._keep_slots(self._other_names, others)
         self._config, self._values = config, values
         launch._send(stream, self._names, given)
         return True

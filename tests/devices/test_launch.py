@@ -192,6 +192,22 @@ def test_the_same_launch_again_and_others_in_between(device: fe.Device) -> None:
         canonical.check(device, arguments["c"])
 
 
+def test_a_grid_that_is_refused_is_refused_again(device: fe.Device) -> None:
+    """Also where none of the integers is Python's own."""
+    kernel = canonical.kernel(device)
+    arguments = {
+        name: np.int32(value) if type(value) is int else value
+        for name, value in canonical.arguments(device).items()
+    }
+    for _ in range(3):
+        kernel.launch(canonical.CONFIG, **arguments)
+    for _ in range(3):
+        with pytest.raises(fe.AbiError, match=r"grid: expected \(1, 2, 1\)"):
+            kernel.launch(canonical.CONFIG, **arguments | {"N": np.int32(128)})
+    kernel.launch(canonical.CONFIG, **arguments)
+    canonical.check(device, arguments["c"])
+
+
 def test_too_many_and_twice(device: fe.Device) -> None:
     arguments = canonical.arguments(device)
     canonical.kernel(device).launch(canonical.CONFIG, **arguments)
