@@ -74,6 +74,7 @@ class PreparedLaunch(NotPickled):
         Only what a change can have touched is checked again.  Raises AbiError as `prepare` does,
         and then changes nothing.
         """
+        self._borrowed = self._known()
         found = {name: cache_key(value) for name, value in changes.items()}
         moved: dict[str, int] = {}
         same = 0
@@ -93,7 +94,7 @@ class PreparedLaunch(NotPickled):
                 self._show_refused(changes, error)
                 raise
         self._held.update(found)
-        self._borrowed = {n: key for n, key in self._known().items() if n not in changes}
+        self._borrowed = {n: key for n, key in self._borrowed.items() if n not in changes}
         return self
 
     def _change(self, changes: Mapping[str, object], hold: bool) -> None:
@@ -120,7 +121,6 @@ class PreparedLaunch(NotPickled):
 
     def _may_move(self, moved: Mapping[str, int]) -> bool:
         """True if arrays that are like those before, and are there, may lie at these addresses."""
-        self._follow_slots()
         places = self._places if len(moved) == 1 else {**self._places, **moved}
         movable = self._how_movable()
         for name, address in moved.items():

@@ -89,6 +89,31 @@ def test_what_is_said_of_a_launch(device: fe.Device) -> None:
     check(device, arguments["c"], expected[1])
 
 
+def test_an_update_between_launches(device: fe.Device) -> None:
+    """What was given to launches before it lies where it was updated to."""
+    kernel, arguments = canonical.kernel(device), canonical.arguments(device)
+    call, (xs, expected) = kernel.prepare(canonical.CONFIG, **arguments), inputs(device, 4)
+    outs = [device.empty((M, N), np.float16) for _ in range(3)]
+    call.update(c=outs[0])
+    for n in (0, 1, 2):
+        call.launch(a=xs[n])
+    call.update(a=xs[3])
+    for out in outs[1:]:
+        call.update(c=out)
+        call()
+        check(device, out, expected[3])
+        bound = call.invocation.bound
+        assert bound.arrays["a"] == device.describe("a", xs[3])
+        assert bound.arrays["c"] == device.describe("c", out)
+    whole = device.empty(M * K + M * N, np.float16)
+    call.update(a=whole[: M * K].reshape(M, K))
+    with pytest.raises(fe.AbiError, match="c: shares memory with a"):
+        call.update(c=whole[M * K - 8 : M * K - 8 + M * N].reshape(M, N))
+    for n in (1, 0, 1):
+        call.launch(a=xs[n])
+        check(device, outs[2], expected[n])
+
+
 @pytest.mark.parametrize("how", ["launch", "update", "kernel"])
 def test_what_is_checked(device: fe.Device, how: str) -> None:
     """No less than at first; and what is refused changes nothing."""
