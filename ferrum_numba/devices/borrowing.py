@@ -52,7 +52,8 @@ class Slot:
 class Borrowing:
     """The slots of a launch's arguments, in the order in which they are given.
 
-    moving: True while slots and the block do not agree; after it was broken off, for good.
+    moving: True while slots, the block and what follows it do not agree, until the caller says
+    that all has followed; after it was broken off, for good.
     """
 
     def __init__(
@@ -85,8 +86,9 @@ class Borrowing:
                     slot.still.append((places[name], places[name] + nbytes))
 
     def take(self, values: tuple[object, ...], holds: Callable[[int], bool]) -> bool | None:
-        """True if arrays have moved, whose addresses are in the block now; None if anything else
-        has changed, or an array may not move there: then nothing is changed.
+        """True if arrays have moved, whose addresses are in the block now, and `moving` is left
+        set; None if anything else has changed, or an array may not move there: then nothing is
+        changed.
 
         holds: True for an address of the device.
         """
@@ -121,7 +123,6 @@ class Borrowing:
                 return self._undone(moved)
         for slot, _ in moved:
             slot.pointer.value = slot.address  # type: ignore[union-attr]  # of what has moved
-        self.moving = False
         return True
 
     def _is_apart(self, slot: Slot) -> bool:

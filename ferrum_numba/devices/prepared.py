@@ -88,6 +88,8 @@ class PreparedLaunch(NotPickled):
         if like and self._may_move(moved):
             self._exchange(moved, changes)
         else:
+            for name in found:  # broken off, none is taken for what was there before
+                self._held.pop(name, None)
             try:
                 self._change(changes, hold=True)
             except AbiError as error:
@@ -184,6 +186,7 @@ class PreparedLaunch(NotPickled):
         if moved:
             self._moved = True
             self._follow_moves()
+            own.moving = False
         self._send(stream, names, values)
         return True
 

@@ -128,6 +128,48 @@ def test_lent_arrays(device: fe.Device, iota: fe.Kernel) -> None:
     check(device, out, 7)
 
 
+class BrokenOffError(Exception):
+    pass
+
+
+def break_off(*_: object) -> None:
+    raise BrokenOffError
+
+
+def test_an_update_that_is_broken_off(
+    device: fe.Device, iota: fe.Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one after it does not take the block for what it was before."""
+    out = blank(device)
+    call = iota.prepare(CONFIG, out, 100)
+    call.update(n=100)
+    with monkeypatch.context() as patch:
+        patch.setattr(call, "_note_places", break_off)
+        with pytest.raises(BrokenOffError):
+            call.update(n=7)
+    call.update(n=100)
+    call()
+    check(device, out)
+
+
+def test_a_move_that_is_broken_off(device: fe.Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The launch after it reaches the blocks of all streams: one with scratch has its own."""
+    kernel = device.load_module(split.TEXT, split.SIDECAR).get_kernel()
+    xs = [device.to_device(np.arange(n, n + 6, dtype=np.int32)) for n in range(3)]
+    out = blank(device, 3)
+    call = kernel.prepare(fe.LaunchConfig((2, 3), 32), a=xs[0], out=out, tiles=3)
+    for x in xs[:2]:
+        call.launch(a=x)
+    with monkeypatch.context() as patch:
+        patch.setattr(call, "_follow_moves", break_off)
+        with pytest.raises(BrokenOffError):
+            call.launch(a=xs[2])
+    for x in (xs[2], xs[2], xs[0]):
+        call.launch(a=x)
+        x = device.to_host(x)
+        np.testing.assert_array_equal(device.to_host(out), x[::2] + x[1::2])
+
+
 def test_nothing_piles_up(device: fe.Device, iota: fe.Kernel) -> None:
     """Launches of all kinds, each with arrays of its own, that nobody ever waits for."""
     alive: list[weakref.ref[Any]] = []
