@@ -208,6 +208,7 @@ class PreparedLaunch(NotPickled):
     def _borrow(self, names: tuple[str, ...], values: tuple[object, ...]) -> None:
         """Take over what is new of these arguments, without holding it."""
         self._borrow_all(dict(zip(names, values, strict=True)))
+        self._require_nothing_borrowed(but=names)
         self._keep_slots(names, values)
 
     def _keep_slots(self, names: tuple[str, ...], values: tuple[object, ...]) -> None:
@@ -251,8 +252,10 @@ class PreparedLaunch(NotPickled):
         arrays = self._invocation.bound.arrays
         self._borrowed_nbytes = sum([arrays[n].available for n in self._borrowed if n in arrays])
 
-    def _require_nothing_borrowed(self) -> None:
-        borrowed = [name for name in self._borrowed if name in self._invocation.bound.arrays]
+    def _require_nothing_borrowed(self, but: Collection[str] = ()) -> None:
+        """Refuse a launch to which arrays are not given again, unless these are all of them."""
+        arrays = self._invocation.bound.arrays
+        borrowed = [name for name in self._borrowed if name in arrays and name not in but]
         if borrowed:
             raise LaunchError(
                 ", ".join(borrowed),

@@ -114,6 +114,22 @@ def test_an_update_between_launches(device: fe.Device) -> None:
         check(device, outs[2], expected[n])
 
 
+def test_a_borrowed_array_that_is_left_out(device: fe.Device) -> None:
+    """Nobody knows whether it is still there."""
+    kernel, arguments = canonical.kernel(device), canonical.arguments(device)
+    call, (xs, expected) = kernel.prepare(canonical.CONFIG, **arguments), inputs(device, 3)
+    for x in xs[:2]:
+        call.launch(a=x)
+    for changes in ({}, {"c": arguments["c"]}, {"M": M}):
+        with pytest.raises(fe.LaunchError, match="a.*: given to `launch` for one launch only"):
+            call.launch(**changes)
+    call.launch(a=xs[2], c=arguments["c"])
+    check(device, arguments["c"], expected[2])
+    call.update(a=xs[1])
+    call.launch(c=arguments["c"])
+    check(device, arguments["c"], expected[1])
+
+
 @pytest.mark.parametrize("how", ["launch", "update", "kernel"])
 def test_what_is_checked(device: fe.Device, how: str) -> None:
     """No less than at first; and what is refused changes nothing."""
