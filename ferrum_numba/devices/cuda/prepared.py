@@ -166,7 +166,7 @@ class CudaPreparedLaunch(PreparedLaunch):
                 raise driver.refusal(code, self._describe())
 
     def _describe(self) -> str:
-        return self.kernel.describe(self.invocation)
+        return self.kernel.describe(self._invocation)  # whose addresses no message has
 
     def __del__(self) -> None:
         if hasattr(self, "_states"):
