@@ -74,7 +74,7 @@ class PreparedLaunch(NotPickled):
         Only what a change can have touched is checked again.  Raises AbiError as `prepare` does,
         and then changes nothing.
         """
-        self._borrowed = self._known()
+        self._give_up_slots()
         found = {name: cache_key(value) for name, value in changes.items()}
         moved: dict[str, int] = {}
         same = 0
@@ -225,19 +225,18 @@ class PreparedLaunch(NotPickled):
         if self._borrowing is not None and not self._borrowing.moving:
             self._places.update(self._borrowing.places())
 
-    def _known(self) -> dict[str, Key | int]:
-        """Cache keys of what `launch` was given; what was broken off is equal to nothing."""
+    def _give_up_slots(self) -> None:
+        """Note what the slots know; of a move that was broken off that is nothing."""
         self._follow_slots()
-        own, self._borrowing = self._borrowing, None
-        if own is None:
-            return self._borrowed
-        if own.moving:
-            return dict.fromkeys(self._borrowed, _CHANGING)
-        return self._borrowed | own.keys()
+        if (own := self._borrowing) is not None:
+            known = dict.fromkeys(self._borrowed, _CHANGING) if own.moving else own.keys()
+            self._borrowed = {**self._borrowed, **known}
+            self._borrowing = None
 
     def _borrow_all(self, changes: Mapping[str, object]) -> None:
         """Take over what is new in `changes`, all of which is looked at."""
-        borrowed = self._known()
+        self._give_up_slots()
+        borrowed = self._borrowed
         found = {name: cache_key(value) for name, value in changes.items()}
         found = {name: key for name, key in found.items() if key != borrowed.get(name)}
         self._borrowed = borrowed | dict.fromkeys(found, _CHANGING)

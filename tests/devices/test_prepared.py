@@ -170,6 +170,24 @@ def test_a_move_that_is_broken_off(device: fe.Device, monkeypatch: pytest.Monkey
         np.testing.assert_array_equal(device.to_host(out), x[::2] + x[1::2])
 
 
+def test_a_launch_that_is_broken_off_as_it_begins(
+    device: fe.Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has moved meanwhile is not forgotten with what knew it."""
+    kernel = device.load_module(split.TEXT, split.SIDECAR).get_kernel()
+    xs = [device.to_device(np.arange(n, n + 6, dtype=np.int32)) for n in range(2)]
+    out = blank(device, 3)
+    call = kernel.prepare(fe.LaunchConfig((2, 3), 32), a=xs[0], out=out, tiles=3)
+    for x in xs:
+        call.launch(a=x)
+    with monkeypatch.context() as patch:
+        patch.setattr(call._borrowing, "keys", break_off)
+        with pytest.raises(BrokenOffError):
+            call.launch(a=xs[0], tiles=3)
+    call.launch(a=xs[0], tiles=3)
+    np.testing.assert_array_equal(device.to_host(out), [1, 5, 9])
+
+
 def test_nothing_piles_up(device: fe.Device, iota: fe.Kernel) -> None:
     """Launches of all kinds, each with arrays of its own, that nobody ever waits for."""
     alive: list[weakref.ref[Any]] = []
