@@ -95,11 +95,10 @@ _PROTOTYPES = {
 _POINTER_DEVICE_ORDINAL = 9  # CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
 _FUNC_MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 # CU_DEVICE_ATTRIBUTE_...: rates in kHz, a width in bits, a size in bytes.
-_CLOCK_RATE, _MULTIPROCESSORS, _MEMORY_CLOCK_RATE, _MEMORY_BUS_WIDTH = 13, 16, 36, 37
-_SHARED_OF_MULTIPROCESSOR = 81
+_CLOCK_RATE, _SMS, _MEMORY_CLOCK_RATE, _MEMORY_BUS_WIDTH = 13, 16, 36, 37
+_THREADS_OF_SM, _SHARED_OF_SM = 39, 81
 # CU_FUNC_ATTRIBUTE_...
 _FUNC_ATTRIBUTES = {"max_threads": 0, "shared": 1, "constant": 2, "local": 3, "registers": 4}
-_SMS, _THREADS_OF_SM = 16, 39  # CU_DEVICE_ATTRIBUTE_...
 NEVER_CAPTURED = (0, 1)  # the legacy default stream, by both of its handles
 CAPTURE_RELAXED = 2  # CU_STREAM_CAPTURE_MODE_RELAXED
 _CAPTURE_IMPLICIT = 906  # CUDA_ERROR_STREAM_CAPTURE_IMPLICIT
@@ -286,21 +285,21 @@ def compile_ptx(text: str) -> bytes:
         library().cuLinkDestroy(state)
 
 
+def _device_attribute(ordinal: int, which: int) -> int:
+    number = c_int()
+    code = library().cuDeviceGetAttribute(ctypes.byref(number), which, ordinal)
+    check(code, f"cuDeviceGetAttribute({which})")
+    return number.value
+
+
 def chip(ordinal: int) -> Chip:
     """The chip of a GPU, with the bandwidth that its memory has on paper."""
-
-    def attribute(which: int) -> int:
-        number = c_int()
-        code = library().cuDeviceGetAttribute(ctypes.byref(number), which, ordinal)
-        check(code, f"cuDeviceGetAttribute({which})")
-        return number.value
-
-    khz, bits = attribute(_MEMORY_CLOCK_RATE), attribute(_MEMORY_BUS_WIDTH)
+    khz, bits = (_device_attribute(ordinal, n) for n in (_MEMORY_CLOCK_RATE, _MEMORY_BUS_WIDTH))
     return Chip(
-        sms=attribute(_MULTIPROCESSORS),
+        sms=_device_attribute(ordinal, _SMS),
         bandwidth=khz * bits / 4e3,  # at both edges of its clock
-        clock=attribute(_CLOCK_RATE) / 1e3,
-        shared=attribute(_SHARED_OF_MULTIPROCESSOR),
+        clock=_device_attribute(ordinal, _CLOCK_RATE) / 1e3,
+        shared=_device_attribute(ordinal, _SHARED_OF_SM),
     )
 
 
@@ -342,13 +341,7 @@ def resident_clusters(function: int, config: int) -> int:
 
 def sms(ordinal: int) -> tuple[int, int]:
     """The number of SMs of a device, and of threads that each has room for."""
-    found = []
-    for attribute in (_SMS, _THREADS_OF_SM):
-        number = c_int()
-        code = library().cuDeviceGetAttribute(ctypes.byref(number), attribute, ordinal)
-        check(code, "cuDeviceGetAttribute")
-        found.append(number.value)
-    return found[0], found[1]
+    return _device_attribute(ordinal, _SMS), _device_attribute(ordinal, _THREADS_OF_SM)
 
 
 @lru_cache(maxsize=1)
