@@ -7,12 +7,9 @@ block) is common; a backend adds where its arrays lie and how it enqueues a fini
 from __future__ import annotations
 
 import threading
-import weakref
 from abc import ABC, abstractmethod
-from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -36,6 +33,7 @@ from ..pickling import NotPickled
 from ..ptx_text import read_module, read_ptx
 from . import observer, sequence
 from .invocation import Invocation
+from .loaded_modules import LoadedModules
 from .memory import DeviceMemory
 from .prepared import PreparedLaunch
 from .repeated_call import RepeatedCall
@@ -68,9 +66,7 @@ class Device(NotPickled, ABC):
     """How many modules that nobody holds are kept loaded; None: all."""
 
     def __init__(self) -> None:
-        self._modules: dict[tuple[Any, ...], _Loaded] = {}
-        self._recent: OrderedDict[int, Module] = OrderedDict()
-        self._loading = threading.Lock()
+        self._modules: LoadedModules[Module] = LoadedModules(self.keeps_modules)
 
     def load_module(
         self,
@@ -94,23 +90,7 @@ class Device(NotPickled, ABC):
             build.check()
             code, sidecar = build.ptx, build.sidecar if sidecar is None else sidecar
         key = self._read(code), Sidecar.read(sidecar), build.cubin if build else None
-        with self._loading:
-            loaded = self._modules.setdefault(key, _Loaded())
-        with loaded.lock:
-            module = loaded.module()
-            if module is None:
-                module = self._load(*key)
-                loaded.module = weakref.ref(module, lambda _: self._modules.pop(key, None))
-            self._keep(module)
-            return module
-
-    def _keep(self, module: Module) -> None:
-        """Hold a module for a while, though nobody else may."""
-        with self._loading:
-            self._recent[id(module)] = module
-            self._recent.move_to_end(id(module))
-            while self.keeps_modules is not None and len(self._recent) > self.keeps_modules:
-                self._recent.popitem(last=False)
+        return self._modules.get(key, lambda: self._load(*key))
 
     def _read(self, code: str | bytes | Path) -> str | Cubin:
         if isinstance(code, (str, Path)) and not is_machine_code(code):
@@ -258,14 +238,6 @@ class Device(NotPickled, ABC):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
-
-
-@dataclass
-class _Loaded:
-    """Reference to a module, once it is loaded; lock: of the thread that loads it."""
-
-    module: Callable[[], Module | None] = field(default=lambda: None)
-    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 class Module(NotPickled, ABC):
