@@ -88,7 +88,7 @@ class Cubin:
             self._sections = self._read_sections()
             self.target = self._read_target()
             self.entries = {entry.name: entry for entry in self._read_entries()}
-        except (struct.error, IndexError, UnicodeDecodeError) as error:
+        except (struct.error, IndexError, OverflowError, UnicodeDecodeError) as error:
             raise PtxError(
                 "cubin", "a whole ELF file", f"{len(data)} bytes that end too early ({error})"
             ) from None

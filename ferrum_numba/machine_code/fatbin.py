@@ -88,6 +88,8 @@ def _members(data: bytes) -> Iterator[FatbinMember]:
             fields = _MEMBER.unpack_from(data, at)
             kind, _, head, size, packed, *_ = fields
             number, flags, nbytes = fields[8], fields[11], fields[13]
+            if head < _MEMBER.size or at + head + size > end:
+                raise struct.error(f"a member of {size} bytes behind a head of {head}, at {at}")
             compression = "zstd" if flags & _ZSTD else "LZ4" if flags & _LZ4 else ""
             start = at + head
             content = data[start : start + (packed if compression else size)]
@@ -133,8 +135,10 @@ def _from_lz4(packed: bytes, nbytes: int) -> bytes:
             start = len(found) - back
             if not back or start < 0:
                 raise IndexError(start)
-            for i in range(count + 4):  # what is copied may be what was just written
-                found.append(found[start + i])
+            copied, count = found[start:], count + 4
+            while len(copied) < count:  # what is copied may be what was just written
+                copied *= 2
+            found += copied[:count]
     except (IndexError, struct.error):
         found.clear()
     if len(found) != nbytes:

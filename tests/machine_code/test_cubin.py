@@ -101,6 +101,13 @@ def test_damage_is_refused_or_harmless(at: int, put: bytes, cut: int) -> None:
             Cubin(damaged)
 
 
+def test_places_beyond_all_memory() -> None:
+    data = bytearray((FOLDER / "sum_up_sm80.cubin").read_bytes())
+    data[0x28:0x30] = b"\xff" * 8
+    with pytest.raises(fe.PtxError, match="a whole ELF file"):
+        Cubin(bytes(data))
+
+
 def test_the_cpu_device_refuses_it() -> None:
     with pytest.raises(fe.DeviceError, match="machine code for sm_80; take the PTX"):
         fe.open_device("cpu").load_module(FOLDER / "sum_up_sm80.cubin")

@@ -72,6 +72,17 @@ def test_damage_is_refused_or_harmless(at: int, put: bytes, cut: int) -> None:
             pass
 
 
+def test_members_without_an_end() -> None:
+    """Zeros behind the head are no member, and one that is longer than the file is none."""
+    data = PLAIN.read_bytes()
+    with pytest.raises(fe.PtxError, match="a member of 0 bytes behind a head of 0, at 16"):
+        Fatbin(data[:16] + bytes(len(data) - 16))
+    longer = bytearray(data)
+    longer[16 + 8 : 16 + 16] = (len(data)).to_bytes(8, "little")
+    with pytest.raises(fe.PtxError, match="fatbin: expected a whole file"):
+        Fatbin(bytes(longer))
+
+
 def test_the_cpu_device_takes_its_ptx() -> None:
     module = fe.open_device("cpu").load_module(PLAIN)
     assert module.get_kernel("scale").signature.entry == "scale"
