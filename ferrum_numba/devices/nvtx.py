@@ -11,12 +11,10 @@ import ctypes
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from ..errors import DeviceError
-from . import observer
+from . import nvidia_packages, observer
 from .invocation import Invocation, Launchable
 from .observer import FastPath, Issued, RefusedLaunch
 
@@ -87,7 +85,7 @@ def begin() -> None:
 
 @lru_cache(maxsize=1)
 def _library() -> ctypes.CDLL:
-    for name in [*_packaged(), *_NAMES]:
+    for name in [*nvidia_packages.files(*(f"*/lib/{name}" for name in _NAMES)), *_NAMES]:
         try:
             return ctypes.CDLL(name)
         except OSError:
@@ -95,11 +93,3 @@ def _library() -> ctypes.CDLL:
     raise DeviceError(
         "nvtx", f"one of {', '.join(_NAMES)}", "none", "install nvidia-nvtx, or a CUDA toolkit"
     )
-
-
-def _packaged() -> Iterator[str]:
-    """The libraries of packages of NVIDIA's on PyPI."""
-    spec = find_spec("nvidia")
-    for folder in spec.submodule_search_locations or () if spec else ():
-        for name in _NAMES:
-            yield from map(str, sorted(Path(folder).glob(f"*/lib/{name}")))

@@ -12,10 +12,9 @@ import ctypes
 from collections.abc import Iterator
 from ctypes import POINTER, c_char_p, c_int, c_size_t, c_uint, c_uint32, c_void_p
 from functools import lru_cache
-from importlib.util import find_spec
-from pathlib import Path
 
 from ...errors import PtxError
+from .. import nvidia_packages
 
 _PTX = 2  # NVJITLINK_INPUT_PTX
 _PROTOTYPES = {
@@ -86,8 +85,6 @@ def find(cuda: tuple[int, int]) -> JitLink | None:
 
 def _names(major: int) -> Iterator[str]:
     """Places where it may be: packages of NVIDIA's on PyPI, and where the system looks."""
-    spec = find_spec("nvidia")
-    for folder in spec.submodule_search_locations or () if spec else ():
-        for pattern in (f"*/lib/libnvJitLink.so.{major}", f"*/bin/**/nvJitLink_{major}*.dll"):
-            yield from map(str, sorted(Path(folder).glob(pattern)))
+    library, of_windows = f"*/lib/libnvJitLink.so.{major}", f"*/bin/**/nvJitLink_{major}*.dll"
+    yield from nvidia_packages.files(library, of_windows)
     yield f"libnvJitLink.so.{major}"
