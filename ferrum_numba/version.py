@@ -1,8 +1,17 @@
-"""The version of the installed package."""
+"""Versions of installed packages, this one's among them."""
+
+from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 
-try:
-    __version__ = version("ferrum-numba")
-except PackageNotFoundError:  # run from a checkout that was never installed
-    __version__ = "0+unknown"
+
+def version_of(distribution: str) -> str | None:
+    """The version of a package on PyPI, as it is installed; None where it is not."""
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
+
+
+# A checkout that was never installed has none.
+__version__ = version_of("ferrum-numba") or "0+unknown"

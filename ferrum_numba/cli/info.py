@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 from fnmatch import fnmatchcase
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from ..gptq import Checkpoint, expert_problems
 from ..models import ModelConfig, ModelNames
 from ..models.reading import CHUNK
 from ..models.workspace import Workspace
-from ..version import __version__
+from ..version import __version__, version_of
 from .console import facts_table, json_option, standard_output, write_json
 from .devices import describe_device, device_line, device_option, find_device
 from .experts_note import mention_experts
@@ -161,15 +160,8 @@ def _versions() -> dict[str, str | None]:
     return {
         "ferrum-numba": __version__,
         "python": platform.python_version(),
-        **{name: _version(name) for name in ("numba", "llvmlite", "numpy")},
+        **{name: version_of(name) for name in ("numba", "llvmlite", "numpy")},
     }
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return None
 
 
 def _numba_cuda() -> dict[str, str | None]:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
 from ...errors import DeviceError
+from ...version import version_of
 
 VARIABLE = "FERRUM_NUMBA_CUDA"
 
@@ -31,10 +31,7 @@ class Implementation:
     @property
     def version(self) -> str | None:
         """Its version, where the package says it."""
-        try:
-            return version(self.distribution)
-        except PackageNotFoundError:
-            return None
+        return version_of(self.distribution)
 
 
 _SUCCESSOR = Implementation("numba-cuda-mlir", "numba_cuda_mlir.cuda", "numba-cuda-mlir")
