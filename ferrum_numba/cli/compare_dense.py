@@ -13,7 +13,7 @@ from ..report import Inputs, Loss, measure_loss, select_layers
 from . import clock
 from .console import standard_output, tracked, write_json
 from .fitting import Column
-from .layer_table import Line, counts, exit_code, print_layers, verdict_counts
+from .layer_table import Line, counts, exit_code, print_comparison, verdict_counts
 
 _COLUMNS = (
     Column("K", True, 5),
@@ -73,16 +73,12 @@ def _inputs(results: Sequence[Loss]) -> str:
 def _show(
     said: Sequence[tuple[str, str]], results: Sequence[Loss], summary: dict[str, Any]
 ) -> None:
-    console = standard_output()
-    lines = [_line(result) for result in results]
-    print_layers(console, _COLUMNS, lines)
-    for side, what in said:
-        console.print(f"{side}: {what}")
     total = counts([result.verdict for result in results])
     if summary["worst_output_error"] is not None:
         total += f"; outputs off by {summary['mean_output_error']:.1e} on average, "
         total += f"{summary['worst_output_error']:.1e} at worst"
-    console.print(f"{total}; {summary['seconds']:.1f} s")
+    total += f"; {summary['seconds']:.1f} s"
+    print_comparison(standard_output(), _COLUMNS, [_line(r) for r in results], said, total)
 
 
 def _line(result: Loss) -> Line:

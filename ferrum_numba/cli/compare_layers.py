@@ -25,7 +25,7 @@ from . import clock
 from .console import standard_output, tracked, write_json
 from .devices import describe_device, device_line, find_device
 from .fitting import Column
-from .layer_table import Line, counts, exit_code, print_layers, verdict_counts
+from .layer_table import Line, counts, exit_code, print_comparison, verdict_counts
 from .verify import write_file
 
 _COLUMNS = (
@@ -98,13 +98,8 @@ def _summary(results: Sequence[Comparison], seconds: float) -> dict[str, Any]:
 def _show(
     said: Sequence[tuple[str, str]], results: Sequence[Comparison], summary: dict[str, Any]
 ) -> None:
-    console = standard_output()
-    lines = [_line(result) for result in results]
-    print_layers(console, _COLUMNS, lines)
-    for side, what in said:
-        console.print(f"{side}: {what}")
-    verdicts = [result.verdict for result in results]
-    console.print(f"{counts(verdicts)}; {summary['seconds']:.1f} s")
+    total = f"{counts([result.verdict for result in results])}; {summary['seconds']:.1f} s"
+    print_comparison(standard_output(), _COLUMNS, [_line(r) for r in results], said, total)
 
 
 def _line(result: Comparison) -> Line:

@@ -54,6 +54,20 @@ def print_layers(console: Console, columns: Sequence[Column], lines: Sequence[Li
         console.print(line)
 
 
+def print_comparison(
+    console: Console,
+    columns: Sequence[Column],
+    lines: Sequence[Line],
+    sides: Sequence[tuple[str, str]],
+    total: str,
+) -> None:
+    """Print the layers of a comparison, what its sides are, and a line about them all."""
+    print_layers(console, columns, lines)
+    for side, what in sides:
+        console.print(f"{side}: {what}")
+    console.print(total)
+
+
 def _print_table(console: Console, columns: Sequence[Column], lines: Sequence[Line]) -> None:
     """Names whole, else with what they share put above, else folded; text where no table fits."""
     shared = _shared_prefix([line.layer for line in lines])
