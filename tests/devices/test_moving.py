@@ -90,7 +90,7 @@ def test_what_is_said_of_a_launch(device: fe.Device) -> None:
 
 
 def test_an_update_between_launches(device: fe.Device) -> None:
-    """What was given to launches before it lies where it was updated to."""
+    """The array that launches were given before lies where it was updated to."""
     kernel, arguments = canonical.kernel(device), canonical.arguments(device)
     call, (xs, expected) = kernel.prepare(canonical.CONFIG, **arguments), inputs(device, 4)
     outs = [device.empty((M, N), np.float16) for _ in range(3)]

@@ -173,7 +173,7 @@ def test_a_move_that_is_broken_off(device: fe.Device, monkeypatch: pytest.Monkey
 def test_a_launch_that_is_broken_off_as_it_begins(
     device: fe.Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What has moved meanwhile is not forgotten with what knew it."""
+    """A move before it is not forgotten with the slots that knew it."""
     kernel = device.load_module(split.TEXT, split.SIDECAR).get_kernel()
     xs = [device.to_device(np.arange(n, n + 6, dtype=np.int32)) for n in range(2)]
     out = blank(device, 3)
