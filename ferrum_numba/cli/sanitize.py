@@ -28,20 +28,17 @@ from .options import (
     threads_option,
 )
 from .ptx_file import open_ptx
-from .trace_target import read_sizes
+from .trace_target import SIZES, read_sizes
 
 if TYPE_CHECKING:
     from ..devices.cpu.checked import CheckedCpuDevice
     from ..emulator.checks import Finding
 
-# With these every tile of the shipped kernels has a tail.
-_SIZES = {"M": 5, "N": 72, "K": 272}
-
 
 def _size_option(flag: str, name: str, help: str) -> Decorator:
     """A size of the arrays, at least 1."""
     least = click.IntRange(min=1)
-    return click.option(flag, type=least, default=_SIZES[name], show_default=True, help=help)
+    return click.option(flag, type=least, default=SIZES[name], show_default=True, help=help)
 
 
 @click.command(

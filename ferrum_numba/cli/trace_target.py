@@ -15,7 +15,7 @@ from ..kernels.sample import sample
 from .ptx_file import open_ptx
 
 # With these every tile of the shipped kernels has a tail.
-_SIZES = {"M": 5, "N": 72, "K": 272}
+SIZES = {"M": 5, "N": 72, "K": 272}
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def kernel_target(
         raise AbiError(
             "--size", f"names among {', '.join(names)}, which {target} has", ", ".join(unknown)
         )
-    known = {**_SIZES, **sizes}
+    known = {**SIZES, **sizes}
     drawn = sample(sidecar, {"group_size": known["K"], **known}, seed)
     # Some outputs are added to: from NaN nothing but NaN would come.
     random = np.random.default_rng(seed + 1)
