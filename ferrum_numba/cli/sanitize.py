@@ -27,8 +27,8 @@ from .options import (
     seed_option,
     threads_option,
 )
-from .ptx_file import open_ptx
-from .trace_target import SIZES, read_sizes
+from .ptx_file import PtxFile, open_ptx
+from .trace_target import SIZES, read_sizes, refuse_unknown, sizes_of
 
 if TYPE_CHECKING:
     from ..devices.cpu.checked import CheckedCpuDevice
@@ -98,10 +98,12 @@ def sanitize(
     checked = _open(device, threads, checks)
     with checked.collect() as findings:
         if target is not None:
-            known = {"M": m, "N": n, "K": k, "group_size": group_size or k, **read_sizes(sizes)}
-            described = "\n".join(
-                _run_kernel(checked, name, known, seed) for name in _match(target)
-            )
+            files, more = [open_ptx(name) for name in _match(target)], read_sizes(sizes)
+            taken = dict.fromkeys(n for file in files for n in sizes_of(file.declared()[1]))
+            if taken:
+                refuse_unknown(target, more, [*taken])
+            known = {"M": m, "N": n, "K": k, "group_size": group_size or k, **more}
+            described = "\n".join(_run_kernel(checked, file, known, seed) for file in files)
         else:
             assert checkpoint is not None
             assert layer is not None
@@ -138,15 +140,14 @@ def _match(target: str) -> list[str]:
     return found
 
 
-def _run_kernel(device: CheckedCpuDevice, name: str, sizes: dict[str, int], seed: int) -> str:
+def _run_kernel(device: CheckedCpuDevice, file: PtxFile, sizes: dict[str, int], seed: int) -> str:
     from ..kernels.sample import sample
 
-    file = open_ptx(name)
     signature, sidecar = file.declared()
-    taken = [p.name for p in sidecar.params if p.role == "size"]
+    taken = sizes_of(sidecar)
     if not taken:
         raise AbiError(
-            name,
+            file.name,
             "no sidecar declares its arrays, so there is nothing to run it on",
             remedy='launch it in Python, on open_device("cpu", checks=("memory", …))',
         )

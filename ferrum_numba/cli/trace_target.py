@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import numpy as np
 
+from ..abi import Sidecar
 from ..devices import Device
 from ..errors import AbiError, LaunchError
 from ..kernels.sample import sample
@@ -45,7 +46,7 @@ def kernel_target(
     """
     file = open_ptx(target, sidecar_path)
     signature, sidecar = file.declared(entry)
-    names = [p.name for p in sidecar.params if p.role == "size"]
+    names = sizes_of(sidecar)
     if not names:
         raise AbiError(
             target,
@@ -53,11 +54,7 @@ def kernel_target(
             remedy="trace a launch of your own in Python: with device.trace() as trace: "
             "kernel.launch(…)",
         )
-    unknown = sorted(set(sizes) - set(names) - {"groups"})
-    if unknown:
-        raise AbiError(
-            "--size", f"names among {', '.join(names)}, which {target} has", ", ".join(unknown)
-        )
+    refuse_unknown(target, sizes, names)
     known = {**SIZES, **sizes}
     drawn = sample(sidecar, {"group_size": known["K"], **known}, seed)
     # Some outputs are added to: from NaN nothing but NaN would come.
@@ -107,6 +104,20 @@ def recorded_target(target: str, number: int | None) -> Target:
     call = recorded.call
     described = f"{call.signature.entry}, launch {number} of {Path(target).name}"
     return Target(described, call.ptx, call.signature.entry, launch, prepare)
+
+
+def sizes_of(sidecar: Sidecar) -> list[str]:
+    """The names of the sizes that a kernel takes."""
+    return [p.name for p in sidecar.params if p.role == "size"]
+
+
+def refuse_unknown(target: str, sizes: Mapping[str, int], names: Sequence[str]) -> None:
+    """Raise AbiError for a size that is none of the target's."""
+    unknown = sorted(set(sizes) - set(names) - {"groups"})
+    if unknown:
+        raise AbiError(
+            "--size", f"names among {', '.join(names)}, which {target} has", ", ".join(unknown)
+        )
 
 
 def read_sizes(texts: Sequence[str]) -> dict[str, int]:

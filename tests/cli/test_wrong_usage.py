@@ -38,6 +38,7 @@ def recorded(tmp_path: Path) -> Path:
         (["trace", TYPO], MEANT),
         (["params", TYPO, "--set", "M=1"], MEANT),
         (["sanitize", TYPO], MEANT),
+        (["sanitize", "add_bias.sm_80", "--size", "Q=5"], "--size: expected names among M, N"),
         (["sanitize", "w4a16_gptq_gemm_typd.v1*"], "no shipped kernel matches; did you mean"),
         (["compare", KERNEL, TYPO], MEANT),
         (["verify", CHECKPOINT, "--kernel", TYPO], MEANT),
