@@ -11,7 +11,9 @@ import ctypes
 import os
 import signal
 import threading
-from functools import lru_cache
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 
 import llvmlite.binding as llvm
 
@@ -45,9 +47,7 @@ class Faults:
 
     def __init__(self) -> None:
         self._table = (_Row * _ROWS)()
-        self._own = threading.local()
-        self._lock = threading.Lock()
-        self._free = list(range(_ROWS))
+        self._free = list(self._table)  # views, by which the table is written
         self._before = (ctypes.c_void_p * 65)()  # handlers, by the number of the signal
         self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), Host.this().machine())
         module = llvm.parse_assembly(
@@ -62,24 +62,34 @@ class Faults:
             number = getattr(signal, name)
             self._before[number] = put(number, place)
 
-    def runs(self, name: bytes, state: State) -> None:
-        """Note that this thread runs a kernel from now on, until `rests`."""
-        row = getattr(self._own, "row", None)
-        if row is None:
-            with self._lock:
-                row = self._table[self._free.pop() if self._free else 0]
-            self._own.row = row
+    @contextmanager
+    def named(self, name: bytes, state: State) -> Iterator[None]:
+        """Block in which this thread runs a kernel; of more threads than rows some go unnamed."""
+        try:
+            row = self._free.pop()
+        except IndexError:
+            yield
+            return
         row.name, row.length, row.state = name, len(name), ctypes.addressof(state)
         row.thread = threading.get_ident()
+        try:
+            yield
+        finally:
+            row.thread = 0
+            self._free.append(row)
 
-    def rests(self) -> None:
-        """Note that this thread runs no kernel any more."""
-        self._own.row.thread = 0
+
+_making = threading.Lock()
 
 
-@lru_cache(maxsize=1)
 def faults() -> Faults | None:
     """The handler of this process; None where it has no POSIX signals."""
+    with _making:  # two of them would each take the other for the handler before
+        return _made()
+
+
+@cache
+def _made() -> Faults | None:
     return Faults() if os.name == "posix" else None
 
 

@@ -6,6 +6,7 @@ import ctypes
 import zlib
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 import numpy as np
 
@@ -173,20 +174,14 @@ class Seat:
         state = self._state
         cta = state.cta
         state.steps = given = min(self._slice, self._limit)
-        if self._faults is not None:
-            self._faults.runs(self._name, state)
-        over = not self._call(ctypes.addressof(state))
-        if self._faults is not None:
-            self._faults.rests()
+        with self._faults.named(self._name, state) if self._faults else nullcontext():
+            over = not self._call(ctypes.addressof(state))
         if self._host.error is not None:
             raise self._host.error
-        # What was spent on CTAs that are done by now does not count for this one.
-        if state.cta == cta:
-            self.spent += (
-                given - state.steps if state.steps > GAVE_WAY // 2 else 0
-            )  # else it gave way
-        else:
+        if state.cta != cta:  # what was spent on CTAs that are done does not count for this one
             self._forget()
+        elif state.steps > GAVE_WAY // 2:  # else it gave way
+            self.spent += given - state.steps
         if state.fault or (not over and self.spent > self._limit):
             raise self.stopped()
         if not over:

@@ -53,3 +53,39 @@ def test_faults_of_others_are_not_ours() -> None:
     done = run_python("-c", program)
     assert done.returncode == -signal.SIGSEGV
     assert "ferrum_numba" not in done.stderr
+
+
+def test_there_is_one_handler_however_many_threads_ask_first() -> None:
+    program = """import threading
+from ferrum_numba.emulator.faults import faults
+found, start = [], threading.Barrier(8)
+def ask():
+    start.wait()
+    found.append(faults())
+threads = [threading.Thread(target=ask) for _ in range(8)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(len(set(map(id, found))))"""
+    done = run_python("-c", program)
+    assert (done.returncode, done.stdout.strip()) == (0, "1"), done.stderr
+
+
+def test_threads_that_have_ended_take_no_name_from_others() -> None:
+    program = """import ctypes, threading
+from ferrum_numba.emulator.faults import faults
+from ferrum_numba.emulator.layout import State
+def use():
+    with faults().named(b"other", State()):
+        pass
+def run(count):
+    for _ in range(count):
+        thread = threading.Thread(target=use)
+        thread.start()
+        thread.join()
+run(1100)
+with faults().named(b"k", State()):
+    run(1)
+    ctypes.string_at(64)"""
+    done = run_python("-c", program)
+    assert done.returncode == -signal.SIGSEGV
+    assert "ferrum_numba: kernel k, CTA (0, 0, 0)" in done.stderr
