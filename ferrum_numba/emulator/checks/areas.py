@@ -5,9 +5,6 @@ from __future__ import annotations
 import ctypes
 from dataclasses import dataclass
 
-from ..layout import LANES
-from ..routine import VECTOR
-from ..runtime.access import ADDRESSES
 from ..values import EachLane, Value
 from .code import Code
 from .state import Area
@@ -69,26 +66,3 @@ class Hint:
         shift = c.cast("zext", c.of_area(area, "granule"), "i64")
         last = c.op("lshr", c.op("add", behind, -1), shift)
         return Marked(area, c.op("lshr", offset, shift), last)
-
-
-def pieces(c: Code, name: str) -> None:
-    """Call a function of 16 bytes a lane for runs of bytes, 512 bytes at a time."""
-    address, size, mask = c.takes(ADDRESSES["global"], VECTOR, "i32")
-    c.looks()
-    places, sizes = c.spread(address), c.spread(size)
-    with c.each_lane(mask) as (lane,):
-        place, nbytes = places(lane), sizes(lane)
-        loop = c.loop(c.constant("i32", 0))
-        with loop as (i,):
-            loop.leave(c.compare("icmp uge", i, nbytes))
-            start = c.op("add", place, c.cast("zext", i, "i64"))
-            at = c.op("add", c.vector(start), c.iota("i64", 16))
-            c.call(name, "void", at, chunks_of(c, c.op("sub", nbytes, i)), *c.here)
-            loop.again(c.op("add", i, 512))
-
-
-def chunks_of(c: Code, nbytes: Value) -> Value:
-    """A mask of the first 16-byte chunks that so many bytes fill, at most 32."""
-    count = c.op("lshr", nbytes, 4)
-    few = c.op("sub", c.op("shl", c.constant("i32", 1), count), 1)
-    return c.select(c.compare("icmp uge", count, LANES), c.constant("i32", -1), few)

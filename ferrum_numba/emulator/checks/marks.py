@@ -23,10 +23,11 @@ from ..layout import LANES
 from ..ptx import Instruction
 from ..runtime.access import ADDRESSES, in_a_row
 from ..values import Value
-from .areas import Hint, Marked, pieces
+from .areas import Hint, Marked
 from .check import POINTER, WORD, Check, Kept, Kind, Room, at_site, mask_of, zeros
 from .code import Code, code
 from .readers import find_reader
+from .runs import pieces
 from .state import DOUBT_BYTES, DOUBTS, IN_SHARED, READ, WARPS, number_of
 from .talks import Talk, cta_of
 
@@ -211,7 +212,8 @@ def _unordered(
 @code("bulkmarks")
 def bulk_marks(c: Code, talks: str = "") -> None:
     """Of a bulk copy, 512 bytes at a time."""
-    pieces(c, f"marks_store_16{'_' if talks else ''}{talks}")
+    with pieces(c, "global") as (at, chunks):
+        c.call(f"marks_store_16{'_' if talks else ''}{talks}", "void", at, chunks, *c.here)
 
 
 @code("confirm")

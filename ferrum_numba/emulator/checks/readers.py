@@ -20,9 +20,10 @@ from ..builder import Builder
 from ..hooks import Access, Copy, Run
 from ..runtime.access import ADDRESSES
 from ..values import Value
-from .areas import Hint, Marked, pieces
+from .areas import Hint, Marked
 from .check import LONG, Check, at_site, mask_of
 from .code import Code, code
+from .runs import pieces
 from .state import READ, SLOT_BYTES
 from .talks import Talk, cta_of
 
@@ -144,4 +145,5 @@ def find_reader(c: Code, marked: Marked, element: Value, own: Value, talk: Talk 
 @code("bulkreads")
 def bulk_reads(c: Code, talks: str = "") -> None:
     """Of a bulk copy, 512 bytes at a time."""
-    pieces(c, f"reads_16{'_' if talks else ''}{talks}")
+    with pieces(c, "global") as (at, chunks):
+        c.call(f"reads_16{'_' if talks else ''}{talks}", "void", at, chunks, *c.here)

@@ -1,4 +1,4 @@
-"""Runs of bytes in global memory, as bulk copies touch them: of one lane after another.
+"""Runs of bytes, as bulk copies touch them: of one lane after another.
 
 runs_<load|store>(addresses, sizes, mask, checks, ctx, site) -> lanes whose run may be touched
 boxruns_<in|out>_<rank>(shared addresses, map addresses, coordinates, mask, checks, ctx, site)
@@ -10,8 +10,10 @@ run_<load|store>(address, size, lane, checks, ctx, site) -> i1: whether one run 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
+from ..layout import LANES
 from ..routine import VECTOR
 from ..runtime.access import ADDRESSES
 from ..runtime.tensors import BOX
@@ -149,3 +151,30 @@ def box_runs(c: Code, way: str, rank: str) -> None:
             loop.again(c.op("add", number, 1))
         lanes.next(c.op("or", allowed, c.op("shl", c.constant("i32", 1), lane)))
     c.ret(lanes.results[0])
+
+
+@contextmanager
+def pieces(c: Code, space: str) -> Iterator[tuple[Value, Value]]:
+    """Block of a function of runs of bytes, for 512 of them at a time: 16 bytes a lane, and mask.
+
+    The function takes addresses, sizes, mask, checks, ctx, site.
+    """
+    address, size, mask = c.takes(ADDRESSES[space], VECTOR, "i32")
+    c.looks()
+    places, sizes = c.spread(address), c.spread(size)
+    with c.each_lane(mask) as (lane,):
+        place, nbytes = places(lane), sizes(lane)
+        loop = c.loop(c.constant("i32", 0))
+        with loop as (i,):
+            loop.leave(c.compare("icmp uge", i, nbytes))
+            start = c.op("add", place, c.cast("zext", i, place.type))
+            at = c.op("add", c.vector(start), c.iota(place.type, 16))
+            yield at, _chunks(c, c.op("sub", nbytes, i))
+            loop.again(c.op("add", i, 512))
+
+
+def _chunks(c: Code, nbytes: Value) -> Value:
+    """A mask of the first 16-byte chunks that so many bytes fill, at most 32."""
+    count = c.op("lshr", nbytes, 4)
+    few = c.op("sub", c.op("shl", c.constant("i32", 1), count), 1)
+    return c.select(c.compare("icmp uge", count, LANES), c.constant("i32", -1), few)

@@ -28,10 +28,10 @@ from ..layout import LANES
 from ..routine import VECTOR
 from ..runtime.access import in_runs
 from ..values import Text, Value
-from .areas import chunks_of
 from .check import LONG, POINTER, WORD, Check, Kept, Kind, Room, at_site, mask_of, zeros
 from .clocks import any_of, clear_where_late, own_clock
 from .code import Code, code
+from .runs import pieces
 from .state import AWAITED, LANDED, MANY, PENDING, number_of
 
 
@@ -291,26 +291,16 @@ def bulk_tags(c: Code, way: str, granule: str, order: str) -> None:
 
     To shared memory it is a store, and counts as landed for who waits at the mbarrier.
     """
-    address, size, mask = c.takes(VECTOR, VECTOR, "i32")
-    c.looks()
     clocks = order == "clocks"
     kind = "store" if way == "in" else "product" if clocks else "load"
     names = [f"tags_{kind}_16_{granule}_{order}"]
     if clocks:
         names.append(f"readers_16_{granule}" if way == "in" else f"fenced_{granule}")
-    places, sizes = c.spread(address), c.spread(size)
-    with c.each_lane(mask) as (lane,):
-        place, nbytes = places(lane), sizes(lane)
-        loop = c.loop(c.constant("i32", 0))
-        with loop as (i,):
-            loop.leave(c.compare("icmp uge", i, nbytes))
-            at = c.op("add", c.vector(c.op("add", place, i)), c.iota("i32", 16))
-            part = chunks_of(c, c.op("sub", nbytes, i))
-            for name in names:
-                c.call(name, "void", at, part, *c.here)
-            if clocks and way == "in":
-                c.call(f"land_16_{granule}", "void", at, part, c.checks, c.ctx)
-            loop.again(c.op("add", i, 512))
+    with pieces(c, "shared") as (at, chunks):
+        for name in names:
+            c.call(name, "void", at, chunks, *c.here)
+        if clocks and way == "in":
+            c.call(f"land_16_{granule}", "void", at, chunks, c.checks, c.ctx)
 
 
 @code("judgetags")
