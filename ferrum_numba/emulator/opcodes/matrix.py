@@ -124,20 +124,11 @@ def multiply_matrices(b: Builder, ins: Instruction) -> None:
     kind, kind_b, k = _form(ins)
     group = [ins, *_partner(b, ins)]
     tiles = [_prepared(b, other, 2, kind_b, k) for other in group]
-    place = b.scratch(512 * len(group))
-    pointers = [place, _prepared(b, ins, 1, kind, k), *tiles]
-    sums = [accumulators(b, other, other.operands[3], 4) for other in group]
-    number = number_type(kind)
-    numbers = "int" if number == "i32" else "float"
-    name = f"mma_{numbers}_{ELEMENTS[kind]}_{k // (4 * ELEMENTS[kind])}_{len(group)}"
-    start = [b.vector(b.constant("i32", 0))] * 4 * len(group)
-    started = start if number == "i32" else [c for cs in sums for c in cs]
-    b.call(name, "void", *(f"ptr {p}" for p in pointers), *started)
+    a = _prepared(b, ins, 1, kind, k)
+    sums = [c for other in group for c in accumulators(b, other, other.operands[3], 4)]
+    results = multiplied(b, ins, kind, k, a, tiles, sums)
     for n, other in enumerate(group):
-        results = [b.load(number, LANES, place, 512 * n + 128 * i, 64) for i in range(4)]
-        if number == "i32":
-            results = [added(b, ins, *pair) for pair in zip(sums[n], results, strict=True)]
-        write_results(b, other, results)
+        write_results(b, other, results[4 * n : 4 * n + 4])
     b.lowered.update(group)
 
 
@@ -177,18 +168,46 @@ def _partner(b: Builder, ins: Instruction) -> list[Instruction]:
 
 
 def _prepared(b: Builder, ins: Instruction, position: int, kind: str, k: int) -> str:
-    """Address of A (position 1) or B (2) as numbers; made once for all mma that share it."""
+    """Address of A (position 1) or B (2) as numbers."""
     registers = k // (4 * ELEMENTS[kind])
     letter, count = ("a", 2 * registers) if position == 1 else ("b", registers)
     operands = elements_of(ins, ins.operands[position], count)
     values = [b.vector(b.integer(operand, 32, ins)) for operand in operands]
+    return prepared(b, letter, kind, values)
+
+
+def prepared(b: Builder, letter: str, kind: str, values: Sequence[Value]) -> str:
+    """Address of the registers of "a" or "b" as numbers; made once for all that multiply them."""
     key = (letter, kind, *values)
     if key not in b.prepared:
-        place = b.scratch(plane_bytes(kind, count) + 64)
-        name = f"prepare_{letter}_{kind}_{count}"
+        place = b.scratch(plane_bytes(kind, len(values)) + 64)
+        name = f"prepare_{letter}_{kind}_{len(values)}"
         b.call(name, "void", f"ptr {place}", *values)
         b.prepared[key] = place
     return b.prepared[key]
+
+
+def multiplied(
+    b: Builder,
+    ins: Instruction,
+    kind: str,
+    k: int,
+    a: str,
+    tiles: Sequence[str],
+    sums: Sequence[Value],
+) -> list[Value]:
+    """C + A B of tiles of 8 columns of B beside each other; sums: of each, one after the other."""
+    place, number = b.scratch(512 * len(tiles)), number_type(kind)
+    whole = number == "i32"
+    start = [b.vector(b.constant("i32", 0))] * len(sums) if whole else sums
+    per_register = ELEMENTS[kind]
+    form = f"{per_register}_{k // (4 * per_register)}_{len(tiles)}"
+    pointers = [f"ptr {p}" for p in (place, a, *tiles)]
+    b.call(f"mma_{'int' if whole else 'float'}_{form}", "void", *pointers, *start)
+    results = [b.load(number, LANES, place, 128 * i, 64) for i in range(len(sums))]
+    if not whole:
+        return results
+    return [added(b, ins, *pair) for pair in zip(sums, results, strict=True)]
 
 
 def accumulators(b: Builder, ins: Instruction, operand: Operand, count: int) -> list[Value]:

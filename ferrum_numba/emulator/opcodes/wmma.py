@@ -14,10 +14,17 @@ from ..builder import Builder
 from ..hooks import Access
 from ..layout import LANES
 from ..ptx import Instruction, Operand
-from ..runtime.tiles import ELEMENTS, number_type, plane_bytes
+from ..runtime.tiles import ELEMENTS
 from ..table import rows_of
 from ..values import Value
-from .matrix import accumulators, added, check_whole_warp, elements_of, write_results
+from .matrix import (
+    accumulators,
+    check_whole_warp,
+    elements_of,
+    multiplied,
+    prepared,
+    write_results,
+)
 from .memory import address_of, load_lanes, space_of, store_lanes
 
 lowers = rows_of("tensor")
@@ -177,22 +184,7 @@ def multiply(b: Builder, ins: Instruction) -> None:
         [b.vector(b.integer(o, 32, ins)) for o in elements_of(ins, ins.operands[i], count)]
         for i in (1, 2)
     )
-    prepared = []
-    for letter, values in (
-        ("a", a[: 2 * registers]),
-        ("b", both[:registers]),
-        ("b", both[registers : 2 * registers]),
-    ):
-        place = b.scratch(plane_bytes(kind, len(values)) + 64)
-        b.call(f"prepare_{letter}_{kind}_{len(values)}", "void", f"ptr {place}", *values)
-        prepared.append(f"ptr {place}")
-    place, number = b.scratch(1024), number_type(kind)
+    tiles = [prepared(b, "b", kind, both[i : i + registers]) for i in (0, registers)]
     sums = accumulators(b, ins, ins.operands[3], 8)
-    start = [b.vector(b.constant("i32", 0))] * 8 if number == "i32" else sums
-    numbers = "int" if number == "i32" else "float"
-    name = f"mma_{numbers}_{ELEMENTS[kind]}_{registers}_2"
-    b.call(name, "void", f"ptr {place}", *prepared, *start)
-    results = [b.load(number, LANES, place, 128 * i, 64) for i in range(8)]
-    if number == "i32":
-        results = [added(b, ins, *pair) for pair in zip(sums, results, strict=True)]
-    write_results(b, ins, results)
+    a_place = prepared(b, "a", kind, a[: 2 * registers])
+    write_results(b, ins, multiplied(b, ins, kind, k, a_place, tiles, sums))
