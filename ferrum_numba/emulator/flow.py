@@ -116,85 +116,112 @@ def _changes(instruction: Instruction) -> bool:
     return any(name.startswith(("%clock", "%globaltimer")) for name in specials)
 
 
-def _cut(body: Body, threads: int | None) -> list[Block]:
-    blocks = [Block(0, None)]
-    labels: dict[str, int] = {}
-    pending: list[tuple[Block, Instruction, str]] = []
+class _Cutter:
+    """The blocks of a body, statement by statement.
 
-    def begin(label: str | None = None) -> None:
-        if blocks[-1].instructions or blocks[-1].last is not None or blocks[-1].label is None:
-            blocks.append(Block(len(blocks), label))
-        if label is not None:
-            labels[label] = blocks[-1].index
+    threads: number of threads of a block where the PTX fixes it.
+    """
 
-    open_block = True  # whether control can run into the next statement
-    for statement in body.statements:
-        block = blocks[-1]
+    def __init__(self, threads: int | None) -> None:
+        self.blocks = [Block(0, None)]
+        self._threads = threads
+        self._labels: dict[str, int] = {}
+        self._pending: list[tuple[Block, Instruction, str]] = []
+        self._open = True  # whether control can run into the next statement
+
+    def take(self, statement: Instruction | str) -> None:
+        """Add the next statement, an instruction or a label."""
         if isinstance(statement, str):
-            begin(statement)
-            if open_block and blocks[-1] is not block:
-                block.target = blocks[-1].index
-            open_block = True
-            continue
-        if not open_block:
-            begin()
-            block, open_block = blocks[-1], True
-        if len(block.instructions) >= _LONGEST:
-            begin()
-            block.target = blocks[-1].index
-            block = blocks[-1]
+            block = self.blocks[-1]
+            self._labels[statement] = self._begin(statement).index
+            if self._open and self.blocks[-1] is not block:
+                block.target = self.blocks[-1].index
+            self._open = True
+            return
+        if not self._open:
+            self._begin()
+            self._open = True
+        elif len(self.blocks[-1].instructions) >= _LONGEST:
+            self._go_on()
         row = table.lookup(statement.opcode)
         ends = row.ends if row is not None and not _is_of_warp(statement) else ""
         if ends == "branch":
-            table.find(statement)
-            block.last = statement
-            if statement.operands:
-                pending.append((block, statement, _label_of(statement)))
-            if statement.guard is not None:
-                block.exit = "branch"
-                begin()
-                block.next = blocks[-1].index
-            else:
-                open_block = False
+            self._branch(statement)
         elif ends == "barrier" and "cluster" in statement.opcode.modifiers:
-            if "arrive" in statement.opcode.modifiers:
-                opcode = replace(statement.opcode, base="cluster arrival")
-                block.instructions.append(replace(statement, opcode=opcode))
-                continue
-            begin()
-            block.target = blocks[-1].index
-            block = blocks[-1]
-            block.exit, block.last, block.target = "poll", statement, block.index
-            begin()
-            block.next = blocks[-1].index
-        elif ends == "barrier" and _is_of_all(statement, threads):
-            block.exit, block.last = "barrier", statement
-            begin()
-            block.next = blocks[-1].index
+            self._cluster_barrier(statement)
+        elif ends == "barrier" and _is_of_all(statement, self._threads):
+            self._wait("barrier", statement)
         elif ends == "barrier":
-            arrival, result = _parts_of_barrier(statement)
-            block.instructions.append(arrival)
-            if "arrive" in statement.opcode.modifiers:
-                continue
-            begin()
-            block.target = blocks[-1].index
-            block = blocks[-1]
-            block.exit, block.last, block.target = "poll", statement, block.index
-            begin()
-            block.next = blocks[-1].index
-            blocks[-1].instructions += result
-        elif ends == "wait":
-            block.instructions.append(statement)
-            block.exit, block.last = "yield", statement
-            begin()
-            block.next = blocks[-1].index
+            self._named_barrier(statement)
         else:
-            block.instructions.append(statement)
-    for block, instruction, label in pending:
-        if label not in labels:
-            raise instruction.refuse(f"no label {label} in this entry")
-        block.target = labels[label]
-    return blocks
+            self.blocks[-1].instructions.append(statement)
+            if ends == "wait":
+                self._wait("yield", statement)
+
+    def resolve(self) -> None:
+        """Lead branches to their labels, when all statements are taken."""
+        for block, instruction, label in self._pending:
+            if label not in self._labels:
+                raise instruction.refuse(f"no label {label} in this entry")
+            block.target = self._labels[label]
+
+    def _begin(self, label: str | None = None) -> Block:
+        """The next block; this one, where it is empty and has a label."""
+        last = self.blocks[-1]
+        if last.instructions or last.last is not None or last.label is None:
+            self.blocks.append(Block(len(self.blocks), label))
+        return self.blocks[-1]
+
+    def _go_on(self) -> Block:
+        """The next block, into which this one runs."""
+        block = self.blocks[-1]
+        block.target = self._begin().index
+        return self.blocks[-1]
+
+    def _wait(self, kind: Literal["barrier", "yield"], statement: Instruction) -> None:
+        block = self.blocks[-1]
+        block.exit, block.last = kind, statement
+        block.next = self._begin().index
+
+    def _poll(self, statement: Instruction) -> None:
+        """A block of its own, which runs until what it waits for has come."""
+        block = self._go_on()
+        block.exit, block.last, block.target = "poll", statement, block.index
+        block.next = self._begin().index
+
+    def _branch(self, statement: Instruction) -> None:
+        table.find(statement)
+        block = self.blocks[-1]
+        block.last = statement
+        if statement.operands:
+            self._pending.append((block, statement, _label_of(statement)))
+        if statement.guard is None:
+            self._open = False
+        else:
+            block.exit = "branch"
+            block.next = self._begin().index
+
+    def _cluster_barrier(self, statement: Instruction) -> None:
+        if "arrive" not in statement.opcode.modifiers:
+            self._poll(statement)
+            return
+        opcode = replace(statement.opcode, base="cluster arrival")
+        self.blocks[-1].instructions.append(replace(statement, opcode=opcode))
+
+    def _named_barrier(self, statement: Instruction) -> None:
+        arrival, result = _parts_of_barrier(statement)
+        self.blocks[-1].instructions.append(arrival)
+        if "arrive" not in statement.opcode.modifiers:
+            self._poll(statement)
+            self.blocks[-1].instructions += result
+
+
+def _cut(body: Body, threads: int | None) -> list[Block]:
+    cutter = _Cutter(threads)
+    for statement in body.statements:
+        cutter.take(statement)
+    cutter.resolve()
+    return cutter.blocks
 
 
 def _label_of(instruction: Instruction) -> str:
