@@ -1,8 +1,8 @@
 """The body of an entry -> an LLVM module as text.
 
 Two functions matter.  `warp` runs one warp from where it stopped to its next barrier or its end;
-`run` runs a range of CTAs, all warps of a CTA in turn from barrier to barrier.  A warp that has
-finished counts as arrived at every later barrier, as on a GPU.
+`run` (rounds.py) runs a range of CTAs, all warps of a CTA in turn from barrier to barrier.  A warp
+that has finished counts as arrived at every later barrier, as on a GPU.
 
 A long entry is cut into parts: functions of consecutive blocks, between which `warp` goes.
 
@@ -22,33 +22,26 @@ from . import opcodes as opcodes  # fills the table
 from . import runtime as runtime  # fills the library
 from . import table
 from .builder import Builder
+from .exits import leave, leave_lanes
 from .flow import EXIT, Block, analyse, check_end
 from .hooks import Hooks
 from .host import Host
 from .layout import (
-    CLUSTER_PATIENCE,
     DONE,
     ELSEWHERE,
     FINISHED,
-    FRESH,
-    GAVE_WAY,
-    IDLE_LIMIT,
     LANES,
     NEXT,
-    RESUME,
     VALID,
     WAITING,
     Layout,
     state_offset,
 )
 from .library import Library
-from .opcodes.barrier import is_open, number_of
 from .ptx import Body, Register
-from .routine import Routine
+from .rounds import run_ctas
 from .values import Value
 
-# Choosing the lanes that run next takes about as long as so many instructions.
-_CHOICE_STEPS = 16
 # Instructions of a part.  LLVM's time grows faster than the length of a function.
 _PART = 1024
 
@@ -85,78 +78,10 @@ class Module:
         self.builder.static_shared = body.static_shared
         self.builder.hooks.prepare(self.builder)
         own = self.builder.own_functions
-        parts = [self._warp(), self._run(), _arrays(body), *own, self.library.text()]
+        hooks, nbytes = self.builder.hooks, self.layout.nbytes
+        run = run_ctas(self.library, hooks, nbytes, self.length)
+        parts = [self._warp(), run, _arrays(body), *own, self.library.text()]
         self.text = "\n".join(parts)
-
-    def _run(self) -> str:
-        """The function `run`.
-
-        A CTA is over when every warp has finished.  What a warp returned is in its context:
-        FINISHED, or the block it goes on with, with WAITING where it is at a barrier.  A round
-        gives each warp that can run one turn.  Phase 1 is a round after a barrier that all have
-        reached, FRESH a CTA's first.  Where the steps are used up the place in the round is kept,
-        for the next call to go on from.
-        """
-        r, hooks = Routine(self.library, "run"), self.builder.hooks
-        (state,) = r.takes("ptr")
-
-        def load(name: str, kind: str, index: int = 0) -> Value:
-            align = 4 if kind == "i32" else 8
-            return r.load(kind, 1, state, state_offset(name) + 4 * index, align)
-
-        def store(name: str, value: Value, index: int = 0) -> None:
-            place = state_offset(name) + 4 * index
-            r.store(value, state, place, 4 if value.type == "i32" else 8)
-
-        zero, no = r.constant("i32", 0), Value("false", "i1")
-        grid = [r.cast("zext", load("nctaid", "i32", axis), "i64") for axis in (0, 1)]
-        warps, contexts = load("warps", "i32"), load("contexts", "ptr")
-        length = r.op("mul", r.cast("zext", warps, "i64"), self.length)
-        last = load("last", "i64")
-        ctas = r.loop(load("phase", "i32"), load("warp", "i32"))
-        with ctas as (first_phase, first_warp):
-            cta = rest = load("cta", "i64")
-            ctas.leave(r.compare("icmp uge", cta, last))
-            for axis, extent in enumerate(grid):
-                store("ctaid", r.cast("trunc", r.op("urem", rest, extent), "i32"), axis)
-                rest = r.op("udiv", rest, extent)
-            store("ctaid", r.cast("trunc", rest, "i32"), 2)
-            begins = r.compare("icmp eq", first_phase, FRESH)
-            store("steps", r.op("sub", load("steps", "i64"), r.select(begins, length, 0)))
-            store("clock", r.select(begins, r.constant("i64", 0), load("clock", "i64")))
-            rounds = r.loop(first_phase, first_warp, Value("true", "i1"))
-            with rounds as (phase, start, partial):
-                fresh, held = (r.compare("icmp eq", phase, number) for number in (FRESH, 0))
-                bound = r.select(held, r.constant("i32", WAITING), 0x7FFFFFFF)
-                whole = r.compare("icmp eq", start, 0)
-                hooks.round(r, state, fresh, r.op("and", whole, r.invert(held)))
-                turns = r.loop(start, partial, no)
-                with turns as (warp, ready, waits):
-                    turns.leave(r.compare("icmp uge", warp, warps), ready, waits)
-                    number = hooks.turn(r, warp, warps)
-                    context = r.item("i8", contexts, r.op("mul", number, self.layout.nbytes))
-                    word = r.select(fresh, zero, r.load("i32", 1, context, RESUME, 4))
-                    with r.when(r.compare("icmp ult", word, bound)) as runs:
-                        resume = r.op("and", word, WAITING - 1)
-                        call = r.emit(f"call i32 @warp({context}, {state}, {resume})")
-                        r.store(Value(call, "i32"), context, RESUME, 4)
-                        runs.give(Value(call, "i32"))
-                    now = runs.otherwise(word)
-                    ready = r.op("or", ready, r.compare("icmp ult", now, WAITING))
-                    waits = r.op("or", waits, r.compare("icmp sge", now, WAITING))
-                    more = r.op("add", warp, 1)
-                    with r.when(r.compare("icmp slt", load("steps", "i64"), 0)):
-                        store("warp", more)
-                        store("phase", phase)
-                        r.ret(r.constant("i32", 1))
-                    turns.again(more, ready, waits)
-                ready, waits = turns.results
-                after = r.select(ready, zero, 1)
-                rounds.again_if(r.op("or", ready, waits), after, zero, no)
-            store("cta", r.op("add", cta, 1))
-            ctas.again(r.constant("i32", FRESH), zero)
-        r.ret(zero)
-        return r.text()
 
     def _warp(self) -> str:
         parts = _parts(self.flow.blocks)
@@ -181,7 +106,7 @@ class Module:
             if block.last is not None:
                 b.hooks.decides(b, block.last)
             self._keep(block)
-            (_leave_lanes if divergent else _leave)(b, block, self._loop_steps(block))
+            (leave_lanes if divergent else leave)(b, block, self._loop_steps(block))
         blocks, b.lines = b.lines, []
         if number == 0:
             self._begin()
@@ -283,77 +208,6 @@ def _arrays(body: Body) -> str:
     return "\n".join(lines)
 
 
-def _label(index: int) -> str:
-    return "%exit" if index == EXIT else f"%bb{index}"
-
-
-def _leave(b: Builder, block: Block, loop_steps: int) -> None:
-    if block.exit == "barrier":
-        b.line(f"ret i32 {block.next if block.next == EXIT else block.next | WAITING}")
-        return
-    if block.exit in ("yield", "poll"):
-        if block.exit == "poll":
-            _count_steps(b, block, loop_steps, b.constant("i32", block.index))
-        waits = _waits(b, block)
-        b.line(f"br {waits}, label %wait{block.index}, label {_label(block.next)}")
-        b.label(f"wait{block.index}")
-        b.line(f"ret i32 {block.next if block.exit == 'yield' else block.index}")
-        return
-    guard = None
-    if block.exit == "branch":
-        assert block.last is not None
-        guard = b.guard_of(block.last)
-    if loop_steps:
-        to = b.constant("i32", block.target)
-        if guard is not None:
-            to = b.select(guard, to, block.next)
-        _count_steps(b, block, loop_steps, to)
-    if guard is not None:
-        b.line(f"br {guard}, label {_label(block.target)}, label {_label(block.next)}")
-    else:
-        b.line(f"br label {_label(block.target)}")
-
-
-def _waits(b: Builder, block: Block) -> Value:
-    """True if the warp waits in vain; where all have done so for long, it stops for good."""
-    ins = block.last
-    assert ins is not None
-    if block.exit == "yield":
-        assert b.waits is not None
-        waits = b.waits
-    else:
-        waits = b.invert(is_open(b, ins))
-        b.hooks.opened(b, ins, number_of(ins), waits)
-    before = b.load("i32", 1, "%state", state_offset("idle"), 4)
-    more = b.op("add", before, 1)
-    idle = b.select(waits, more, 0)
-    ctas = b.load("i32", 1, "%state", state_offset("cluster_ctas"), 4)
-    alone = b.compare("icmp ule", ctas, 1)
-    stuck = b.op("and", b.compare("icmp ugt", idle, IDLE_LIMIT), alone)
-    b.stop(ins, b.cast("zext", stuck, "i32"))
-    # Others of its cluster may do what it waits for.
-    gives_way = b.compare("icmp ugt", idle, CLUSTER_PATIENCE)
-    gives_way = b.op("and", gives_way, b.invert(alone))
-    b.store(b.select(gives_way, b.constant("i32", 0), idle), "%state", state_offset("idle"), 4)
-    stuck = b.op("or", stuck, gives_way)
-    left = b.load("i64", 1, "%state", state_offset("steps"), 8)
-    left = b.select(stuck, b.constant("i64", GAVE_WAY), left)
-    b.store(left, "%state", state_offset("steps"), 8)
-    return waits
-
-
-def _count_steps(b: Builder, block: Block, steps: int, resume: Value) -> None:
-    """Take a loop's steps from those that are left; where there are none the warp stops here."""
-    before = b.load("i64", 1, "%state", state_offset("steps"), 8)
-    left = b.op("sub", before, steps)
-    b.store(left, "%state", state_offset("steps"), 8)
-    over = b.compare("icmp slt", left, 0)
-    b.line(f"br {over}, label %stop{block.index}, label %on{block.index}")
-    b.label(f"stop{block.index}")
-    b.line(f"ret {resume}")
-    b.label(f"on{block.index}")
-
-
 def _parts(blocks: Sequence[Block]) -> list[list[Block]]:
     """Consecutive blocks that make a function of some length."""
     parts: list[list[Block]] = [[]]
@@ -442,34 +296,3 @@ def _divergent_start(part: Sequence[Block]) -> list[str]:
         f"  store {lanes} %freed, ptr %next.at, align 64",
         f"  ret i32 {WAITING | 1}",
     ]
-
-
-def _leave_lanes(b: Builder, block: Block, loop_steps: int) -> None:
-    b.library.declare(f"i32 @llvm.vector.reduce.smin.v{LANES}i32(<{LANES} x i32>)")
-    assert b.active is not None
-
-    def number(index: int) -> Value:
-        return b.constant("i32", DONE if index == EXIT else index)
-
-    if block.exit == "branch":
-        assert block.last is not None
-        guard = b.vector(b.guard_of(block.last))
-        to = b.select(guard, number(block.target), number(block.next))
-    elif block.exit == "barrier" and block.next != EXIT:
-        to = b.constant("i32", block.next | WAITING)
-    elif block.exit in ("poll", "yield"):
-        waits = _waits(b, block)
-        stay = block.next if block.exit == "yield" else block.index
-        to = b.select(waits, number(stay), number(block.next))
-    else:
-        to = number(block.target)
-    old = b.load("i32", LANES, "%ctx", NEXT, 64)
-    b.store(b.select(b.active, to, old), "%ctx", NEXT, 64)
-    if loop_steps:
-        _count_steps(b, block, loop_steps + _CHOICE_STEPS, b.constant("i32", 1))
-    if block.exit in ("poll", "yield"):
-        b.line(f"br {waits}, label %wait{block.index}, label %dispatch")
-        b.label(f"wait{block.index}")
-        b.line("ret i32 1")
-    else:
-        b.line("br label %dispatch")
