@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -98,51 +98,31 @@ class CheckedProgram:
         """
         outputs = [a for a in arrays if a.writable and a.role != "input" and a.nbytes]
         before = copies(outputs) if self._ordered else []
-
-        def memory_of(watch: Watch, reverse: bool) -> _Memory:
-            slotted = self._slotted(arrays, parameter_block) if watch.subject.race else ()
-            areas = Areas(
-                arrays,
-                watch.subject.tagged,
-                timed=watch.subject.race and watch.subject.talks,
-                slotted=slotted,
-            )
-            return _Memory(self, areas, grid, block, shared_bytes, watch, reverse, tape)
-
         workspace = aligned(WORKSPACE, 64)
         its = ("the grid's barrier", workspace.ctypes.data, WORKSPACE)
-        barrier = LaunchArray(*its, role="shared")
-        arrays = [*arrays, barrier]
+        arrays = [*arrays, LaunchArray(*its, role="shared")]
         windows = None
         if cluster != (1, 1, 1):  # generic addresses reach the shared memory of all of it
             windows = cluster_windows(cluster)
             its = ("the cluster's shared memory", windows.ctypes.data, windows.nbytes)
             arrays.append(LaunchArray(*its, role="shared"))
 
-        def run(
-            program: Program,
-            memory: _Memory,
-            only: Sequence[int] | None = None,
-            silent: bool = False,
-        ) -> None:
-            program.run(
-                grid=grid,
-                block=block,
-                shared_bytes=shared_bytes,
-                parameter_block=parameter_block,
-                threads=threads,
-                attach=memory.attach,
-                only=only,
-                silent=silent,
-                workspace=workspace,
-                cluster=cluster,
-                windows=windows,
-            )
-
-        memory = memory_of(self._watch, reverse=False)
+        run = partial(
+            Program.run,
+            grid=grid,
+            block=block,
+            shared_bytes=shared_bytes,
+            parameter_block=parameter_block,
+            threads=threads,
+            workspace=workspace,
+            cluster=cluster,
+            windows=windows,
+        )
+        memory_of = partial(self._memory, arrays, parameter_block, grid, block, shared_bytes, tape)
+        memory = memory_of(self._watch)
         reporter = Reporter(self._body, memory.areas, memory.limit, self._watch.checks)
         try:
-            run(self.program, memory)
+            run(self.program, attach=memory.attach)
         except (LaunchError, PtxError) as error:  # which may come of what was found before
             found = reporter.collect(memory.kept)[:_SHOWN]
             raise type(error)("\n".join([str(error), *map(str, found)])) from None
@@ -154,14 +134,32 @@ class CheckedProgram:
             results = copies(outputs)
             restore(outputs, before)
             # Where marks tell who wrote what, some of the CTAs will do.
-            marked = self._watch.subject.tagged
-            some = sample(grid[0] * grid[1] * grid[2]) if marked else None
+            some = sample(grid[0] * grid[1] * grid[2]) if self._watch.subject.tagged else None
+            attach = memory_of(self._unwatched, reverse=True).attach
             try:
-                run(self._plain, memory_of(self._unwatched, reverse=True), some, silent=True)
+                run(self._plain, attach=attach, only=some, silent=True)
                 findings = reporter.differing(outputs, results, some)
             finally:
                 restore(outputs, results)
         return findings
+
+    def _memory(
+        self,
+        arrays: Sequence[LaunchArray],
+        parameter_block: bytes,
+        grid: Triple,
+        block: Triple,
+        shared_bytes: int,
+        tape: int | None,
+        watch: Watch,
+        reverse: bool = False,
+    ) -> _Memory:
+        """Memory of the checks of one run."""
+        race = watch.subject.race
+        slotted = self._slotted(arrays, parameter_block) if race else ()
+        timed = race and watch.subject.talks
+        areas = Areas(arrays, watch.subject.tagged, timed=timed, slotted=slotted)
+        return _Memory(self._body, areas, grid, block, shared_bytes, watch, reverse, tape)
 
     def _slotted(
         self, arrays: Sequence[LaunchArray], parameter_block: bytes
@@ -189,16 +187,15 @@ class _Memory:
 
     def __init__(
         self,
-        program: CheckedProgram,
+        body: Body,
         areas: Areas,
         grid: Triple,
         block: Triple,
         shared_bytes: int,
         watch: Watch,
-        reverse: bool = False,
-        tape: int | None = None,
+        reverse: bool,
+        tape: int | None,
     ) -> None:
-        subject, body = watch.subject, program._body
         self.areas = areas
         self.limit = body.static_shared + shared_bytes if shared_bytes else body.static_end
         self.kept: list[Kept] = []
@@ -208,7 +205,7 @@ class _Memory:
             ctas=grid[0] * grid[1] * grid[2],
             warps=-(-block[0] * block[1] * block[2] // LANES),
             nbytes=size,
-            words=(size + _MARGIN) // subject.granule + 64,
+            words=(size + _MARGIN) // watch.subject.granule + 64,
             statements=len(body.statements),
         )
         self._shared: dict[str, NDArray[Any] | int] = {}
