@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,10 +23,10 @@ from .notice import notice
 from .origin import origins
 from .parse import parse_entry
 from .ptx import Body, Instruction
-from .seat import LARGEST_SHARED, StoppedError
+from .seat import LARGEST_SHARED, StoppedError, aligned
 from .standstill import Polls, describe
 from .translate import Module, threads_of
-from .worker import Launch
+from .worker import WORKSPACE, Launch
 
 
 class Program:
@@ -113,12 +112,20 @@ class Program:
             )
         function = self._function(partial=bool(block[0] * block[1] * block[2] % LANES))
         try:
-            launch = Launch(
-                function, grid, block, shared_bytes, parameter_block, threads, attach, only, silent
-            )
-            if workspace is not None:
-                launch = replace(launch, workspace=workspace)
-            replace(launch, cluster=cluster, windows=windows).run()
+            Launch(
+                function,
+                grid,
+                block,
+                shared_bytes,
+                parameter_block,
+                threads,
+                attach,
+                only,
+                silent,
+                workspace if workspace is not None else aligned(WORKSPACE, 64),
+                cluster,
+                windows,
+            ).run()
         except StoppedError as stopped:
             raise self._explain(stopped, parameter_block, grid) from None
 

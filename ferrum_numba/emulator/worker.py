@@ -8,8 +8,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from functools import cache, partial
+from dataclasses import dataclass
+from functools import cache
 from itertools import product
 from queue import SimpleQueue
 
@@ -40,7 +40,7 @@ class Launch:
     only: the CTAs that are run, counted along x, then y, then z; None: all.
     silent: whether what they print is dropped.
     workspace: zeroed memory of the grid's barrier, WORKSPACE bytes.
-    cluster: CTAs of a cluster; windows: their shared memory, CLUSTER_STRIDE bytes each.
+    cluster: CTAs of a cluster; windows: their shared memory, CLUSTER_STRIDE bytes each; None: new.
     """
 
     function: Function
@@ -49,12 +49,12 @@ class Launch:
     shared_bytes: int
     parameter_block: bytes
     threads: int
-    attach: Callable[[State], None] | None = None
-    only: Sequence[int] | None = None
-    silent: bool = False
-    workspace: NDArray[np.uint8] = field(default_factory=partial(aligned, WORKSPACE, 64))
-    cluster: Triple = (1, 1, 1)
-    windows: NDArray[np.uint8] | None = None
+    attach: Callable[[State], None] | None
+    only: Sequence[int] | None
+    silent: bool
+    workspace: NDArray[np.uint8]
+    cluster: Triple
+    windows: NDArray[np.uint8] | None
 
     def run(self) -> None:
         """Run the CTAs.
