@@ -97,6 +97,8 @@ class Binder:
         self._depends = {p.name: {p.name} | _names((*p.shape, *p.strides)) for p in sidecar.params}
         self._grid_names = _names(sidecar.grid or ())
         self._constrained = _names(sidecar.constraints)
+        # Also of arrays, whose address a constraint may read.
+        self._weighed = frozenset().union(*(rule.weighed for rule in sidecar.constraints))
         self._nullable = {p.name for p in sidecar.params if p.nullable}.union(unread)
         self._integers = {
             p.name: p.integer_range
@@ -147,10 +149,15 @@ class Binder:
         return Bound(config, values, arrays, self._demands(config, sizes))
 
     def movable(self, bound: Bound) -> dict[str, Movable]:
-        """Conditions under which another array may replace each array of a launch."""
+        """Conditions under which another array may replace each array of a launch.
+
+        An array is left out whose address a constraint reads: it has to be looked at each time.
+        """
         nbytes = {name: array.available for name, array in bound.arrays.items()}
         found = {}
         for name, array in bound.arrays.items():
+            if name in self._weighed:
+                continue
             declaration = self._declarations.get(name)
             align = (declaration.align or array.itemsize) if declaration is not None else 1
             others = nbytes if name in self._outputs else self._outputs
@@ -164,7 +171,7 @@ class Binder:
         """True if arrays differ from those before in their addresses only, equally aligned."""
         for name, array in new.items():
             before, declaration = old.get(name), self._declarations.get(name)
-            if before is None or declaration is None:
+            if before is None or declaration is None or name in self._weighed:
                 return False
             if array.address % (declaration.align or array.itemsize):
                 return False

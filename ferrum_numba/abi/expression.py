@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from ..errors import AbiError
 
@@ -59,6 +59,22 @@ class Expression:
     def show(self, values: Mapping[str, int]) -> str:
         """The values that went in, for messages: `M = 3, N = 64`."""
         return ", ".join(f"{name} = {values[name]}" for name in sorted(self.names & set(values)))
+
+    @cached_property
+    def weighed(self) -> frozenset[str]:
+        """Those of the names of which it reads more than if they are 0 (`x == 0`, `x != 0`)."""
+        nodes = list(ast.walk(ast.parse(self.text.strip(), mode="eval")))
+        asked = set()
+        for node in nodes:
+            match node:
+                case ast.Compare(
+                    left=ast.Name() as name,
+                    ops=[ast.Eq() | ast.NotEq()],
+                    comparators=[ast.Constant(value=0)],
+                ):
+                    asked.add(name)
+        names = {n.id for n in nodes if isinstance(n, ast.Name) and n not in asked}
+        return self.names & names
 
     def __repr__(self) -> str:
         return f"Expression({self.text!r})"

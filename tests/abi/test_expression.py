@@ -40,3 +40,11 @@ def test_missing_name_and_division_by_zero() -> None:
         expression("M + N")({"M": 1})
     with pytest.raises(fe.AbiError, match=r"cdiv\(M, G\): division by zero; G = 0, M = 1"):
         expression("cdiv(M, G)")({"M": 1, "G": 0})
+
+
+def test_names_of_which_more_is_read_than_if_they_are_0() -> None:
+    """Not those that are only compared with it."""
+    assert expression("c != 0 or wide == 0").weighed == set()
+    assert expression("c != 0 or c % 16 == 0").weighed == {"c"}
+    assert expression("min(c, M) > 0 or wide == 1").weighed == {"c", "M", "wide"}
+    assert expression("a or b != 0").weighed == {"a"}

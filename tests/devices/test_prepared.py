@@ -128,6 +128,28 @@ def test_lent_arrays(device: fe.Device, iota: fe.Kernel) -> None:
     check(device, out, 7)
 
 
+def test_a_rule_about_an_address(device: fe.Device) -> None:
+    """It holds for an array that has moved, too."""
+    sidecar = split.SIDECAR | {"constraints": ["bias % 64 == 0"]}
+    kernel = device.load_module(split.TEXT, sidecar).get_kernel()
+    whole = device.to_device(np.zeros(96, np.int32))
+    first = -device.describe("", whole).address % 64 // 4
+    at = [whole[first + n : first + n + 3] for n in (0, 16, 8)]
+    given = {"a": device.to_device(np.arange(6, dtype=np.int32)), "out": blank(device, 3)}
+    config = fe.LaunchConfig((2, 3), 32)
+    call = kernel.prepare(config, **given, bias=at[0], tiles=3)
+    gives = [
+        lambda bias: call.update(bias=bias),
+        lambda bias: call.launch(bias=bias),
+        lambda bias: kernel.launch(config, **given, bias=bias, tiles=3),
+    ]
+    for give in gives:
+        for bias in (at[0], at[1], at[0]):
+            give(bias)
+        with pytest.raises(fe.AbiError, match="bias % 64 == 0"):
+            give(at[2])
+
+
 class BrokenOffError(Exception):
     pass
 
