@@ -43,9 +43,9 @@ class ParameterBlock:
 
     A field's place is the PTX's: natural alignment, or what `.align` demands; or another one that
     the signature's `places` give, in which case `to_bytes` puts it where the PTX has it.  `nbytes`
-    are those at `address`.  Scratch pointers
-    start as NULL; every other parameter has to be set before the bytes are read.  Addresses are
-    integers here: this is the place where a launch is spelt out byte by byte.
+    are those at `address`.  Scratch pointers start as NULL; every other parameter has to be set
+    before the bytes are read.  Addresses are integers here: this is the place where a launch is
+    spelt out byte by byte.
     """
 
     def __init__(self, signature: Signature) -> None:

@@ -12,12 +12,12 @@ import click
 
 from ..devices import Device
 from ..models import Model, TextStream, Tokenizer
+from . import interruption
 from .console import byte_progress, json_option, standard_error, write_json, write_part
 from .devices import describe_device, device_line, device_option, find_device
 from .options import NUMBER_FROM_ZERO, SHARE, examples, refuse_options, repeated_option, seed_option
 
 _MOST = 256  # tokens, where no number is given
-_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
 def _read_ids(ctx: click.Context, param: click.Parameter, value: str | None) -> list[int] | None:
@@ -125,7 +125,7 @@ def generate(
         write_part("\n")
         standard_error().print(f"{device_line(described)}: {run.line()}")
     if run.ended == "interrupted":
-        ctx.exit(_INTERRUPTED)
+        ctx.exit(interruption.EXIT_CODE)
 
 
 def load_model(folder: Path, device: Device) -> Model:

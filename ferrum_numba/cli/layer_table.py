@@ -150,6 +150,6 @@ def verdict_counts(verdicts: Sequence[Verdict]) -> dict[str, int]:
 
 def counts(verdicts: Sequence[Verdict]) -> str:
     """Counts of verdicts in words, such as "7 layers: 6 pass, 1 refused"."""
-    numbers = {verdict: list(verdicts).count(verdict) for verdict in STYLES}
-    parts = [f"{number} {name}" for name, number in numbers.items() if number or name == "pass"]
+    numbers = verdict_counts(verdicts).items()
+    parts = [f"{number} {name}" for name, number in numbers if number or name == "pass"]
     return f"{len(verdicts)} layer{'s' if len(verdicts) != 1 else ''}: {', '.join(parts)}"

@@ -157,7 +157,8 @@ class PreparedLaunch(NotPickled):
 
         Give them again at the next launch: an array that still lies where it did, as it did, costs
         no check, and one that lies elsewhere no more than where it lies.  Raises AbiError as
-        `prepare` does, LaunchError where the device refuses.
+        `prepare` does, LaunchError for an array that is not given again, and where the device
+        refuses.
         """
         self._relaunch(stream, tuple(changes), tuple(changes.values()))
 
