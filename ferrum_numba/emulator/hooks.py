@@ -39,12 +39,12 @@ class Copy(NamedTuple):
 
 
 class Run(NamedTuple):
-    """One end of a bulk copy, of `sizes` bytes. inward: to shared memory."""
+    """One end of a bulk copy, of `sizes` bytes. kind: "load", "store" or "atomic"."""
 
     ins: Instruction
     address: Value
     sizes: Value
-    inward: bool
+    kind: str
 
 
 class Hooks(Generic[B]):

@@ -185,14 +185,14 @@ class Bounds(Check):
         some = b.mask(b.compare("icmp ne", run.sizes, 0))
         mask = b.op("and", mask, some)
         behind = b.op("sub", run.sizes, 16)
-        name = f"bounds_shared_{'store' if run.inward else 'load'}_16"
+        name = f"bounds_shared_{run.kind}_16"
         for address in (run.address, b.op("add", run.address, behind)):
             mask = word(b.call(name, "i32", address, mask, *at_site(run.ins)))
         return mask
 
     def far(self, b: Builder, run: Run, mask: Value) -> Value:
         """The alignment of the first 16 bytes and the whole run are tested."""
-        access, here = "load" if run.inward else "store", at_site(run.ins)
+        access, here = "load" if run.kind == "load" else "store", at_site(run.ins)
         mask = word(b.call(f"bounds_global_{access}_16", "i32", run.address, mask, *here))
         sizes = b.vector(run.sizes)
         return word(b.call(f"runs_{access}", "i32", run.address, sizes, mask, *here))

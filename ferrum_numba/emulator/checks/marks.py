@@ -2,7 +2,8 @@
 
 marks_<store|atomic>_<bytes>[_talks](addresses, mask, checks, ctx, site): this CTA wrote here;
     _talks: where CTAs talk to each other
-bulkmarks[_talks](addresses, sizes, mask, checks, ctx, site): the same of runs of bytes
+bulkmarks_<store|atomic>[_talks](addresses, sizes, mask, checks, ctx, site): the same of runs of
+    bytes
 confirm_<space>_<bits>(base, addresses, values, mask, checks, ctx, site): after a store, every
     lane finds what it stored, or another lane stored something else in its place
 doubt_<space>(checks, lane, address, bytes, other, by), settle_<space>_<bytes>(addresses, checks,
@@ -125,8 +126,8 @@ class Marks(Check):
             b.call(name, "void", "ptr %shared", *values, *at_site(at.ins))
 
     def far(self, b: Builder, run: Run, mask: Value) -> Value:
-        if not run.inward:
-            name, here = f"bulkmarks{self._told}", at_site(run.ins)
+        if run.kind != "load":
+            name, here = f"bulkmarks_{run.kind}{self._told}", at_site(run.ins)
             b.call(name, "void", run.address, run.sizes, mask, *here)
         return mask
 
@@ -210,10 +211,10 @@ def _unordered(
 
 
 @code("bulkmarks")
-def bulk_marks(c: Code, talks: str = "") -> None:
+def bulk_marks(c: Code, access: str, talks: str = "") -> None:
     """Of a bulk copy, 512 bytes at a time."""
     with pieces(c, "global") as (at, chunks):
-        c.call(f"marks_store_16{'_' if talks else ''}{talks}", "void", at, chunks, *c.here)
+        c.call(f"marks_{access}_16{'_' if talks else ''}{talks}", "void", at, chunks, *c.here)
 
 
 @code("confirm")

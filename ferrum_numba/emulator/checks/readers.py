@@ -52,7 +52,7 @@ class Readers(Check):
         return mask
 
     def far(self, b: Builder, run: Run, mask: Value) -> Value:
-        if run.inward:
+        if run.kind == "load":
             here = at_site(run.ins)
             b.call(f"bulkreads{self._told}", "void", run.address, run.sizes, mask, *here)
         return mask

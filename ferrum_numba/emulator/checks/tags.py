@@ -2,7 +2,7 @@
 
     tags_<access>_<bytes>_<granule>_<epochs|clocks>(addresses, mask, checks, ctx, site)
     land_<bytes>_<granule>[_awaited](addresses, mask, checks, ctx): a copy arrived
-    bulktags_<in|out>_<granule>_<epochs|clocks>(addresses, sizes, mask, checks, ctx, site)
+    bulktags_<store|load>_<granule>_<epochs|clocks>(addresses, sizes, mask, checks, ctx, site)
     judgetags_<access>_<granule>_<epochs|clocks>(addresses, mask, tags a lane, checks, ctx, site)
     epoch_<init>_<race>(checks, passed, fresh): a CTA begins (fresh), or all warps passed a barrier
 
@@ -91,8 +91,7 @@ class Tags(Check):
         return mask
 
     def near(self, b: Builder, run: Run, mask: Value) -> Value:
-        way = "in" if run.inward else "out"
-        name = f"bulktags_{way}_{self.subject.granule}_{self.subject.mode}"
+        name = f"bulktags_{run.kind}_{self.subject.granule}_{self.subject.mode}"
         b.call(name, "void", run.address, run.sizes, mask, *at_site(run.ins))
         return mask
 
@@ -286,20 +285,20 @@ def land(c: Code, nbytes: str, granule: str, how: str = "") -> None:
 
 
 @code("bulktags")
-def bulk_tags(c: Code, way: str, granule: str, order: str) -> None:
+def bulk_tags(c: Code, access: str, granule: str, order: str) -> None:
     """Of a bulk copy, 512 bytes at a time.
 
     To shared memory it is a store, and counts as landed for who waits at the mbarrier.
     """
     clocks = order == "clocks"
-    kind = "store" if way == "in" else "product" if clocks else "load"
+    kind = "product" if clocks and access == "load" else access
     names = [f"tags_{kind}_16_{granule}_{order}"]
     if clocks:
-        names.append(f"readers_16_{granule}" if way == "in" else f"fenced_{granule}")
+        names.append(f"readers_16_{granule}" if access == "store" else f"fenced_{granule}")
     with pieces(c, "shared") as (at, chunks):
         for name in names:
             c.call(name, "void", at, chunks, *c.here)
-        if clocks and way == "in":
+        if clocks and access == "store":
             c.call(f"land_16_{granule}", "void", at, chunks, c.checks, c.ctx)
 
 

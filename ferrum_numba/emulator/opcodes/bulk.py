@@ -53,8 +53,8 @@ def copy(b: Builder, ins: Instruction) -> None:
     sizes = b.vector(b.integer(ins.operands[2], 32, ins))
     mask = b.mask(b.condition(ins))
     # Shared memory first: it counts as written even where the copy may not read what it would.
-    mask = b.hooks.near(b, Run(ins, near, sizes, inward), mask)
-    mask = b.hooks.far(b, Run(ins, address, sizes, inward), mask)
+    mask = b.hooks.near(b, Run(ins, near, sizes, "store" if inward else "load"), mask)
+    mask = b.hooks.far(b, Run(ins, address, sizes, "load" if inward else "store"), mask)
     way = "in" if inward else "out"
     b.call(f"bulk_{way}", "void", "ptr %shared", near, address, sizes, mask)
     if inward:
@@ -80,6 +80,6 @@ def combine(b: Builder, ins: Instruction) -> None:
     near = b.vector(address_of(b, ins, ins.operands[1], "shared"))
     sizes = b.vector(b.integer(ins.operands[2], 32, ins))
     mask = b.mask(b.condition(ins))
-    mask = b.hooks.near(b, Run(ins, near, sizes, inward=False), mask)
-    mask = b.hooks.far(b, Run(ins, address, sizes, inward=True), mask)  # no store that may race
+    mask = b.hooks.near(b, Run(ins, near, sizes, "load"), mask)
+    mask = b.hooks.far(b, Run(ins, address, sizes, "atomic"), mask)
     b.call(f"bulkreduce_{name}_{kind}", "void", "ptr %shared", near, address, sizes, mask)

@@ -14,7 +14,7 @@ from ferrum_numba.emulator.checks import Finding, LaunchArray
 from tests.emulator.test_mbarrier import BULK, RIGHT
 from tests.emulator.test_tensor import BLOCK, Case, copy_in, copy_out
 
-from .harness import check
+from .harness import check, described
 
 Ends = tuple[int, int, int, int, int, int]
 
@@ -141,3 +141,27 @@ or.pred %p8, %p8, %p9; mad.wide.u32 %q20, %t0, 4, %q0; @%p8 st.global.b32 [%q20]
     )
     assert [finding.kind for finding in found] == (["uninitialised-scratch"] if text else [])
     assert all(text in finding.message for finding in found)
+
+
+REDUCTION = """setp.ne.u32 %p1, %t0, 0; mov.u32 %t2, tile; mad.lo.u32 %t3, %t0, 4, %t2;
+st.shared.b32 [%t3], %t0; fence.proxy.async; bar.sync 0; @%p1 bra END;
+cp.reduce.async.bulk.global.shared::cta.bulk_group.add.u32 [%q0], [%t2], 128;
+cp.async.bulk.commit_group; cp.async.bulk.wait_group 0;
+END:"""
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "role", "kinds"),
+    [
+        (128, "output", []),
+        (128, "input", ["read-only"]),
+        (112, "", ["out-of-bounds"]),
+        (192, "output", ["unwritten-output"]),
+    ],
+)
+def test_bulk_reductions_write(nbytes: int, role: str, kinds: list[str]) -> None:
+    words = np.zeros(nbytes // 4, np.uint32)
+    found = check(REDUCTION, described("x", words, role), checks=("memory", "init", "race"), grid=3)
+    assert [finding.kind for finding in found] == kinds
+    if not kinds:
+        np.testing.assert_array_equal(words, 3 * np.arange(32))
