@@ -157,10 +157,12 @@ class Program:
                     remedy="look for an arrival that is missing, a wait for the wrong phase, or "
                     "an mbarrier that expects too many arrivals",
                 )
-            source = body.files.get(instruction.loc[0]) if instruction.loc else None
-            place = f" at {source}:{instruction.loc[1]}" if source and instruction.loc else ""
+            place = body.place_of(instruction)
             fault = row.fault.format(
-                cta=stopped.cta, warp=stopped.warp, place=place, failure=stopped.failure
+                cta=stopped.cta,
+                warp=stopped.warp,
+                place=f" at {place}" if place else "",
+                failure=stopped.failure,
             )
             refusal = instruction.refuse(fault)
             # What the kernel asked for itself is no fault of the PTX.

@@ -143,3 +143,13 @@ class Body:
     arrays: dict[str, Array] = field(default_factory=dict)
     static_end: int = 0
     files: dict[int, str] = field(default_factory=dict)
+
+    def source_of(self, instruction: Instruction) -> tuple[str | None, int | None]:
+        """File and line of the source, where the PTX says them."""
+        file, line = instruction.loc or (None, None)
+        return (self.files.get(file) if file is not None else None), line or None
+
+    def place_of(self, instruction: Instruction) -> str:
+        """`file:line` of the source; "" where the PTX does not say it."""
+        source, line = self.source_of(instruction)
+        return f"{source}:{line}" if source and line else ""

@@ -151,9 +151,8 @@ class Polls:
         return name, address - at
 
     def _source(self, ins: Instruction) -> str:
-        file, line = ins.loc or (None, None)
-        source = self._body.files.get(file) if file is not None else None
-        return f" ({source}:{line})" if source and line else ""
+        place = self._body.place_of(ins)
+        return f" ({place})" if place else ""
 
     def _writers(self, polled: set[str]) -> list[str]:
         """The instructions that write what is polled, as far as their addresses tell."""

@@ -61,7 +61,7 @@ class Reporter:
         key = f"{space} load" if table.accesses(ins, "load") else str(space)
         text = kind.texts.get(key) or kind.texts[space or "register"]
         check = self._checks.get(kind.name)
-        file, source_line = ins.loc if ins.loc else (None, None)
+        source, source_line = self._body.source_of(ins)
         x, y, z = (int(i) for i in record["cta"])
         return Finding(
             check=kind.check,
@@ -73,8 +73,8 @@ class Reporter:
             count=count,
             line=ins.line,
             instruction=" ".join(ins.text.split()),
-            source=self._body.files.get(file) if file is not None else None,
-            source_line=source_line or None,
+            source=source,
+            source_line=source_line,
             cta=(x, y, z),
             warp=int(record["warp"]),
             lanes=tuple(i for i in range(32) if int(record["lanes"]) >> i & 1),
@@ -135,9 +135,8 @@ class Reporter:
         ins = self._body.statements[site - 1] if site else None
         if not isinstance(ins, Instruction):
             return ""
-        file, line = ins.loc if ins.loc else (None, None)
-        source = self._body.files.get(file) if file is not None else None
-        return f" at PTX line {ins.line}" + (f" ({source}:{line})" if source and line else "")
+        place = self._body.place_of(ins)
+        return f" at PTX line {ins.line}" + (f" ({place})" if place else "")
 
     def unwritten(self) -> list[Finding]:
         """Outputs that the launch did not write as a whole."""

@@ -83,8 +83,7 @@ class TracedLaunch(Sequence[Event]):
 
     def source_of(self, instruction: Instruction) -> tuple[str | None, int | None]:
         """File and line of the source, where the PTX says them."""
-        file, line = instruction.loc or (None, None)
-        return (self.body.files.get(file) if file is not None else None), line or None
+        return self.body.source_of(instruction)
 
     def place_of(self, address: int, nbytes: int) -> str:
         """`a[3, 5]`: what lies at an address in global memory; "" for nothing of the launch.
