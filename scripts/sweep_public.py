@@ -24,15 +24,14 @@ HERE = Path(__file__).parent / "public_kernels"
 CHECKS = ("memory", "init", "race", "order")
 
 
-def built_by_triton(case: Any, folder: Path) -> tuple[str, dict[str, Any]]:
+def built_by_triton(case: Any) -> tuple[str, dict[str, Any]]:
     """PTX, and what the launch needs."""
     import triton
     from triton.backends.compiler import GPUTarget
 
     function = case.function
-    signature = {name: case.types.get(name, "constexpr") for name in function.arg_names}
     places = {(function.arg_names.index(n),): value for n, value in case.constants.items()}
-    source = triton.compiler.ASTSource(fn=function, signature=signature, constexprs=places)
+    source = triton.compiler.ASTSource(fn=function, signature=case.signature, constexprs=places)
     target = GPUTarget("cuda", case.capability, 32)
     kernel = triton.compile(source, target=target, options=case.options)
     meta = kernel.metadata
@@ -62,11 +61,8 @@ def launch(device: Any, text: str, entry: str | None, config: dict, values: list
     there = [device.to_device(v) if isinstance(v, np.ndarray) else v for v in values]
     start = time.perf_counter()
     kernel.launch(fe.LaunchConfig(**config), *there)
-    return (
-        [device.to_host(v) if isinstance(v, np.ndarray) else v for v in there],
-        ready,
-        (time.perf_counter() - start),
-    )
+    took = time.perf_counter() - start
+    return [device.to_host(v) if isinstance(v, np.ndarray) else v for v in there], ready, took
 
 
 def row(
@@ -105,8 +101,8 @@ def rows(names: list[str], folder: Path) -> Any:
         name = f"{case.name} sm_{case.capability}"
         if names and case.name not in names:
             continue
-        text, needs = built_by_triton(case, folder)
-        keys = [k for k in case.function.arg_names if k in case.types]
+        text, needs = built_by_triton(case)
+        keys = [k for k in case.function.arg_names if k in case.arguments]
         expect = {keys.index(k): v for k, v in case.expect.items()}
         values = [case.arguments[k] for k in keys]
         config = {"grid": case.grid, **needs}

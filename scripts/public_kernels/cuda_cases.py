@@ -1,7 +1,7 @@
 """Cases of kernels.cu: block, grid, arguments, and what arrays become."""
 
 from dataclasses import dataclass
-from math import erf, erfc  # noqa: F401
+from math import erfc
 
 import numpy as np
 

@@ -1,11 +1,13 @@
 """Kernels as libraries of Triton kernels have them, written anew; each with a case and its result.
 
-`CASES` lists them: function, parameter types, constants, arguments, grid, and what arrays become.
+`CASES` lists them: function, constants, arguments, grid, and what arrays become.
 """
 
 from dataclasses import dataclass, field
+from math import erf
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import triton
 import triton.language as tl
@@ -15,10 +17,12 @@ RANDOM = np.random.default_rng(0)
 
 @dataclass
 class TritonCase:
-    """One launch. expect: by the argument's name; warps, ctas, stages, capability: of the build."""
+    """One launch. expect: by the argument's name; capability, options: of the build.
+
+    types: of arguments whose value does not tell it.
+    """
 
     function: Any
-    types: dict[str, str]
     constants: dict[str, Any]
     arguments: dict[str, Any]
     grid: tuple[int, ...]
@@ -26,10 +30,18 @@ class TritonCase:
     tolerance: float = 2e-5
     capability: int = 80
     options: dict[str, Any] = field(default_factory=dict)
+    types: dict[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         return self.function.__name__
+
+    @property
+    def signature(self) -> dict[str, str]:
+        """Triton's type of each parameter, the constants among them."""
+        of_values = {name: triton_type(value) for name, value in self.arguments.items()}
+        names = self.function.arg_names
+        return dict.fromkeys(names, "constexpr") | of_values | self.types
 
 
 CASES: list[TritonCase] = []
@@ -39,8 +51,18 @@ def normal(*shape, dtype=np.float32):
     return RANDOM.standard_normal(shape).astype(dtype)
 
 
-def case(function, types, constants, arguments, grid, expect, **options):
-    CASES.append(TritonCase(function, types, constants, arguments, grid, expect, **options))
+def triton_type(value):
+    """Triton's name for the type of an argument."""
+    if not isinstance(value, np.ndarray):
+        return "fp32" if isinstance(value, float) else "i32"
+    name = value.dtype.name
+    for ours, its in (("bfloat", "bf"), ("float", "fp"), ("uint", "u"), ("int", "i")):
+        name = name.replace(ours, its)
+    return f"*{name}"
+
+
+def case(function, constants, arguments, grid, expect, **options):
+    CASES.append(TritonCase(function, constants, arguments, grid, expect, **options))
 
 
 # -- rows and elements
@@ -56,7 +78,6 @@ def vector_add(x, y, out, n, B: tl.constexpr):
 X, Y = normal(1000), normal(1000)
 case(
     vector_add,
-    {"x": "*fp32", "y": "*fp32", "out": "*fp32", "n": "i32"},
     {"B": 256},
     {"x": X, "y": Y, "out": np.zeros_like(X), "n": 1000},
     (4,),
@@ -71,12 +92,9 @@ def gelu(x, out, n, B: tl.constexpr):
     tl.store(out + at, 0.5 * v * (1 + tl.erf(v * 0.7071067811865476)), at < n)
 
 
-from math import erf  # noqa: E402
-
 ERF = np.vectorize(erf)
 case(
     gelu,
-    {"x": "*fp32", "out": "*fp32", "n": "i32"},
     {"B": 512},
     {"x": X, "out": np.zeros_like(X), "n": 1000},
     (2,),
@@ -96,7 +114,6 @@ G, U = normal(700, dtype=np.float16), normal(700, dtype=np.float16)
 G32 = G.astype(np.float32)
 case(
     swiglu,
-    {"gate": "*fp16", "up": "*fp16", "out": "*fp16", "n": "i32"},
     {"B": 256},
     {"gate": G, "up": U, "out": np.zeros_like(G), "n": 700},
     (3,),
@@ -119,7 +136,6 @@ E_ = np.exp(R - R.max(1, keepdims=True))
 SOFTMAX = E_ / E_.sum(1, keepdims=True)
 case(
     row_softmax,
-    {"x": "*fp32", "out": "*fp32", "stride": "i32", "n": "i32"},
     {"B": 512},
     {"x": R, "out": np.zeros_like(R), "stride": 300, "n": 300},
     (7,),
@@ -146,16 +162,6 @@ MEAN, VAR = R.mean(1), R.var(1)
 RSTD = 1 / np.sqrt(VAR + 1e-5)
 case(
     layer_norm,
-    {
-        "x": "*fp32",
-        "w": "*fp32",
-        "b": "*fp32",
-        "out": "*fp32",
-        "mean": "*fp32",
-        "rstd": "*fp32",
-        "n": "i32",
-        "eps": "fp32",
-    },
     {"B": 512},
     {
         "x": R,
@@ -194,16 +200,6 @@ GW = DY * W
 DX = (GW - XHAT * (GW * XHAT).mean(1, keepdims=True) - GW.mean(1, keepdims=True)) * RSTD[:, None]
 case(
     layer_norm_backward,
-    {
-        "dy": "*fp32",
-        "x": "*fp32",
-        "w": "*fp32",
-        "mean": "*fp32",
-        "rstd": "*fp32",
-        "dx": "*fp32",
-        "dw": "*fp32",
-        "n": "i32",
-    },
     {"B": 512},
     {
         "dy": DY,
@@ -237,14 +233,11 @@ def rms_norm(x, w, out, n, eps, B: tl.constexpr):
         tl.store(out + row * n + at, y.to(tl.bfloat16), at < n)
 
 
-import ml_dtypes  # noqa: E402
-
 BF16 = ml_dtypes.bfloat16
 RB = R.astype(BF16)
 RB32 = RB.astype(np.float32)
 case(
     rms_norm,
-    {"x": "*bf16", "w": "*fp32", "out": "*bf16", "n": "i32", "eps": "fp32"},
     {"B": 128},
     {"x": RB, "w": W, "out": np.zeros(R.shape, BF16), "n": 300, "eps": 1e-6},
     (7,),
@@ -273,7 +266,6 @@ T = RANDOM.integers(0, 300, 7).astype(np.int64)
 LOSS = np.log(E_.sum(1)) + R.max(1) - R[np.arange(7), T]
 case(
     cross_entropy,
-    {"logits": "*fp32", "targets": "*i64", "loss": "*fp32", "stride": "i32", "n": "i32"},
     {"B": 128},
     {"logits": R, "targets": T, "loss": np.zeros(7, np.float32), "stride": 300, "n": 300},
     (7,),
@@ -308,7 +300,6 @@ TURNED = np.concatenate(
 )
 case(
     rotary,
-    {"x": "*fp32", "cosines": "*fp32", "sines": "*fp32", "heads": "i32"},
     {"D": 64},
     {"x": Q.copy(), "cosines": COS, "sines": SIN, "heads": 3},
     (5,),
@@ -348,11 +339,11 @@ def philox_uniform(seed, offsets):
 KEPT = philox_uniform(1234, np.arange(1000)) > 0.3
 case(
     dropout,
-    {"x": "*fp32", "out": "*fp32", "n": "i32", "p": "fp32", "seed": "i64"},
     {"B": 256},
     {"x": X, "out": np.zeros_like(X), "n": 1000, "p": 0.3, "seed": 1234},
     (4,),
     {"out": np.where(KEPT, X / np.float32(0.7), 0).astype(np.float32)},
+    types={"seed": "i64"},
 )
 
 
@@ -374,20 +365,6 @@ M1, V1 = normal(1000), np.abs(normal(1000))
 FIRST, SECOND = 0.9 * M1 + 0.1 * Y, 0.99 * V1 + 0.01 * Y * Y
 case(
     adamw,
-    {
-        "p": "*fp32",
-        "g": "*fp32",
-        "m": "*fp32",
-        "v": "*fp32",
-        "lr": "fp32",
-        "beta1": "fp32",
-        "beta2": "fp32",
-        "eps": "fp32",
-        "decay": "fp32",
-        "step1": "fp32",
-        "step2": "fp32",
-        "n": "i32",
-    },
     {"B": 256},
     {
         "p": X.copy(),
@@ -429,7 +406,6 @@ SCALE = (np.abs(R).max(1) / np.float32(127)).astype(np.float32)
 RATIO = R / SCALE[:, None]
 case(
     quantise_rows,
-    {"x": "*fp32", "q": "*i8", "scales": "*fp32", "n": "i32"},
     {"B": 512},
     {"x": R, "q": np.zeros(R.shape, np.int8), "scales": np.zeros(7, np.float32), "n": 300},
     (7,),
@@ -455,7 +431,6 @@ def argmax_rows(x, index, value, n, B: tl.constexpr):
 
 case(
     argmax_rows,
-    {"x": "*fp32", "index": "*i32", "value": "*fp32", "n": "i32"},
     {"B": 512},
     {"x": R, "index": np.zeros(7, np.int32), "value": np.zeros(7, np.float32), "n": 300},
     (7,),
@@ -473,7 +448,6 @@ def cumulative_sum(x, out, n, B: tl.constexpr):
 
 case(
     cumulative_sum,
-    {"x": "*fp32", "out": "*fp32", "n": "i32"},
     {"B": 512},
     {"x": R, "out": np.zeros_like(R), "n": 300},
     (7,),
@@ -504,7 +478,6 @@ for _t in range(300):
     H[:, _t + 1] = DECAY[:, _t] * H[:, _t] + R[:, _t]
 case(
     linear_recurrence,
-    {"a": "*fp32", "b": "*fp32", "out": "*fp32", "n": "i32"},
     {"B": 512},
     {"a": DECAY, "b": R, "out": np.zeros_like(R), "n": 300},
     (7,),
@@ -523,7 +496,6 @@ def sort_rows(x, out, B: tl.constexpr):
 S = normal(3, 128)
 case(
     sort_rows,
-    {"x": "*fp32", "out": "*fp32"},
     {"B": 128},
     {"x": S, "out": np.zeros_like(S)},
     (3,),
@@ -543,7 +515,6 @@ def histogram(x, out, n, B: tl.constexpr, BINS: tl.constexpr):
 KEYS = RANDOM.integers(0, 32, 1000).astype(np.int32)
 case(
     histogram,
-    {"x": "*i32", "out": "*i32", "n": "i32"},
     {"B": 256, "BINS": 32},
     {"x": KEYS, "out": np.zeros(32, np.int32), "n": 1000},
     (4,),
@@ -573,7 +544,6 @@ def welford(x, mean, variance, n, B: tl.constexpr):
 
 case(
     welford,
-    {"x": "*fp32", "mean": "*fp32", "variance": "*fp32", "n": "i32"},
     {"B": 512},
     {"x": R, "mean": np.zeros(7, np.float32), "variance": np.zeros(7, np.float32), "n": 300},
     (7,),
@@ -597,7 +567,6 @@ def transpose(x, out, M, N, B: tl.constexpr):
 P = normal(70, 50)
 case(
     transpose,
-    {"x": "*fp32", "out": "*fp32", "M": "i32", "N": "i32"},
     {"B": 32},
     {"x": P, "out": np.zeros((50, 70), np.float32), "M": 70, "N": 50},
     (3, 2),
@@ -617,7 +586,6 @@ def gather_rows(table, ids, out, n, B: tl.constexpr):
 IDS = RANDOM.integers(0, 70, 9).astype(np.int64)
 case(
     gather_rows,
-    {"table": "*fp32", "ids": "*i64", "out": "*fp32", "n": "i32"},
     {"B": 64},
     {"table": P, "ids": IDS, "out": np.zeros((9, 50), np.float32), "n": 50},
     (9,),
@@ -641,7 +609,6 @@ ROWS = RANDOM.integers(0, 4, 70).astype(np.int32)
 np.add.at(ADDED, ROWS, P)
 case(
     scatter_add,
-    {"x": "*fp32", "ids": "*i32", "out": "*fp32", "n": "i32"},
     {"B": 64},
     {"x": P, "ids": ROWS, "out": np.zeros((4, 50), np.float32), "n": 50},
     (70,),
@@ -667,7 +634,6 @@ PADDED = np.pad(R, ((0, 0), (3, 0)))
 CONV = sum(PADDED[:, i : i + 300] * KERNEL[:, i : i + 1] for i in range(4))
 case(
     causal_conv,
-    {"x": "*fp32", "w": "*fp32", "out": "*fp32", "n": "i32"},
     {"B": 128, "WIDTH": 4},
     {"x": R, "w": KERNEL, "out": np.zeros_like(R), "n": 300},
     (7, 3),
@@ -693,7 +659,6 @@ PACKED = (NIBBLES.reshape(6, 8, 8) << (4 * np.arange(8, dtype=np.uint32))).sum(-
 SC = np.abs(normal(6))
 case(
     unpack_int4,
-    {"words": "*i32", "scales": "*fp32", "out": "*fp16", "n": "i32"},
     {"B": 64},
     {"words": PACKED.view(np.int32), "scales": SC, "out": np.zeros((6, 64), np.float16), "n": 64},
     (6,),
@@ -713,7 +678,6 @@ def cast_fp8(x, out, back, n, B: tl.constexpr):
 F8 = X.astype(ml_dtypes.float8_e4m3fn)
 case(
     cast_fp8,
-    {"x": "*fp32", "out": "*i8", "back": "*fp16", "n": "i32"},
     {"B": 256},
     {"x": X, "out": np.zeros(1000, np.int8), "back": np.zeros(1000, np.float16), "n": 1000},
     (4,),
@@ -749,12 +713,10 @@ def matmul(
 
 A16, B16 = normal(100, 96, dtype=np.float16), normal(96, 72, dtype=np.float16)
 PRODUCT = A16.astype(np.float32) @ B16.astype(np.float32)
-MM = {"M": "i32", "N": "i32", "K": "i32"}
 TILE = {"BM": 32, "BN": 32, "BK": 32, "GROUP": 2}
 for _capability in (75, 80, 89, 90):
     case(
         matmul,
-        dict(a="*fp16", b="*fp16", c="*fp16", **MM),
         TILE if _capability != 90 else TILE | {"BM": 64},
         {"a": A16, "b": B16, "c": np.zeros((100, 72), np.float16), "M": 100, "N": 72, "K": 96},
         (12 if _capability != 90 else 6,),
@@ -775,7 +737,6 @@ def matmul_int8(a, b, c, B: tl.constexpr):
 
 case(
     matmul_int8,
-    {"a": "*i8", "b": "*i8", "c": "*i32"},
     {"B": 64},
     {"a": A8, "b": B8, "c": np.zeros((64, 64), np.int32)},
     (1,),
@@ -795,7 +756,6 @@ def matmul_tf32(a, b, c, B: tl.constexpr):
 AF, BF = normal(32, 32), normal(32, 32)
 case(
     matmul_tf32,
-    {"a": "*fp32", "b": "*fp32", "c": "*fp32"},
     {"B": 32},
     {"a": AF, "b": BF, "c": np.zeros((32, 32), np.float32)},
     (1,),
@@ -821,7 +781,6 @@ def split_k(
 
 case(
     split_k,
-    dict(a="*fp16", b="*fp16", c="*fp32", **MM),
     {"BM": 32, "BN": 32, "BK": 32, "SPLIT": 3},
     {"a": A16, "b": B16, "c": np.zeros((100, 72), np.float32), "M": 100, "N": 72, "K": 96},
     (4, 3, 3),
@@ -855,15 +814,6 @@ def split_k_locked(a, b, c, parts, locks, N, K, B: tl.constexpr, SPLIT: tl.const
 AL, BL = normal(32, 128, dtype=np.float16), normal(128, 64, dtype=np.float16)
 case(
     split_k_locked,
-    {
-        "a": "*fp16",
-        "b": "*fp16",
-        "c": "*fp32",
-        "parts": "*fp32",
-        "locks": "*i32",
-        "N": "i32",
-        "K": "i32",
-    },
     {"B": 32, "SPLIT": 4},
     {
         "a": AL,
@@ -914,7 +864,6 @@ PROBS /= PROBS.sum(-1, keepdims=True)
 for _capability in (80, 90):
     case(
         attention,
-        {"q": "*fp16", "k": "*fp16", "v": "*fp16", "out": "*fp16", "scale": "fp32", "n": "i32"},
         {"BM": 64 if _capability == 90 else 16, "BN": 32, "D": 32},
         {"q": QH, "k": KH, "v": VH, "out": np.zeros_like(QH), "scale": 32**-0.5, "n": 50},
         (1 if _capability == 90 else 4, 2),
@@ -961,14 +910,6 @@ for _row in range(3):
     DECODED.append(_p @ _kv[:, 1] / _p.sum())
 case(
     paged_decode,
-    {
-        "q": "*fp32",
-        "pages": "*fp32",
-        "table": "*i32",
-        "lengths": "*i32",
-        "out": "*fp32",
-        "scale": "fp32",
-    },
     {"PAGE": 16, "D": 32, "MOST": 3},
     {
         "q": QD,
@@ -1007,7 +948,6 @@ def look_back(x, out, flags, sums, n, B: tl.constexpr):
 INTS = RANDOM.integers(-50, 50, 1000).astype(np.int32)
 case(
     look_back,
-    {"x": "*i32", "out": "*i32", "flags": "*i32", "sums": "*i32", "n": "i32"},
     {"B": 128},
     {
         "x": INTS,
@@ -1042,7 +982,6 @@ def locked_update(x, out, lock, count, n, B: tl.constexpr):
 
 case(
     locked_update,
-    {"x": "*fp32", "out": "*fp32", "lock": "*i32", "count": "*i32", "n": "i32"},
     {"B": 512},
     {
         "x": R,
