@@ -14,6 +14,7 @@ import pytest
 
 import ferrum_numba as fe
 from ferrum_numba.devices.cuda.streams import stream_handle
+from tests.abi.test_places import WIDE
 from tests.devices import canonical, split
 from tests.devices.emulated_gpu import EVERYWHERE, open_anywhere
 from tests.ptx import DELAY, IOTA
@@ -208,6 +209,35 @@ def test_a_launch_that_is_broken_off_as_it_begins(
             call.launch(a=xs[0], tiles=3)
     call.launch(a=xs[0], tiles=3)
     np.testing.assert_array_equal(device.to_host(out), [1, 5, 9])
+
+
+class Table:
+    """Bytes that a kernel takes by value, and an array that they lead to, as a tensor map's do."""
+
+    def __init__(self, array: Any) -> None:
+        self.array = array
+
+    def tobytes(self) -> bytes:
+        return bytes(128)
+
+
+def test_arrays_behind_a_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They live until the launches before an update are done."""
+    gpu: Any = open_anywhere("emulated", monkeypatch)
+    kernel = gpu.load_module(WIDE).get_kernel()
+    tables = [Table(gpu.empty(32, np.uint8)) for _ in range(2)]
+    call = kernel.prepare(fe.LaunchConfig(1, 1), gpu.empty(3, np.uint64), tables[0], 7)
+    monkeypatch.setattr(gpu.library, "lags", True)
+    call(gpu.create_stream())
+    alive = weakref.ref(tables[0].array)
+    call.update(many=tables.pop())
+    tables.clear()
+    gc.collect()
+    assert alive() is not None
+    monkeypatch.setattr(gpu.library, "lags", False)
+    gpu.synchronize()
+    gc.collect()
+    assert alive() is None
 
 
 def test_nothing_piles_up(device: fe.Device, iota: fe.Kernel) -> None:

@@ -6,6 +6,7 @@ import ctypes
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from ctypes import c_uint64
+from types import NoneType
 from typing import Any
 
 from ...abi import ParameterBlock
@@ -130,8 +131,9 @@ class StreamStates:
 
     def changed(self, number: int, before: Invocation, changes: Mapping[str, object]) -> None:
         """Put a launch's new arguments into its records, which stay where they are."""
-        held, arrays = before.arguments, before.bound.arrays
-        replaced = [held[name] for name in changes if name in held and name in arrays]
+        # Also what is no array may keep one alive, as a tensor map does.
+        held = [before.arguments.get(name) for name in changes]
+        replaced = [value for value in held if not isinstance(value, (int, float, NoneType))]
         for key, state in list(self._states.items()):
             if key != order_of(state.handle):  # another thread's, whose scratch is out of reach
                 self._streams.pop(id(self._states.pop(key)), None)
