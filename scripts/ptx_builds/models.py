@@ -273,11 +273,11 @@ def _dependent(build: Build) -> Build:
     )
 
 
-# What a decoding step launches: on Hopper its launches overlap.
-STEP = [EMBED_ROWS, *RMS_NORM, *ROTARY_APPEND, *ATTENTION_DECODE, SILU_MUL]
+# Launches between a pass's GEMMs; on Hopper they overlap.
+BETWEEN = [EMBED_ROWS, *RMS_NORM, *ROTARY_APPEND, *ATTENTION_DECODE, SILU_MUL]
 # Elsewhere the build for many splits serves few of them, too.
-PORTABLE = [build for build in STEP if build.tile.get("BLOCK_S") != 8]
-FLOAT16 = [*PORTABLE, *map(_dependent, STEP), *ATTENTION_PREFILL]
+PORTABLE = [build for build in BETWEEN if build.tile.get("BLOCK_S") != 8]
+FLOAT16 = [*PORTABLE, *map(_dependent, BETWEEN), *ATTENTION_PREFILL]
 FLOAT16 += DENSE_GEMM
 DRAW = [TOKEN_THRESHOLD, SAMPLE_TOKEN]
 MODELS = [
