@@ -166,7 +166,6 @@ _WORK: dict[str, Callable[[Mapping[str, Any], int, int, int], Work]] = {
     "w4a16_gptq_gemm_decode": _shared_by_warps,
     "w4a16_gptq_gemm_mma": _full_rounds,
     "w4a16_gptq_gemm_wgmma": _persistent,
-    "w4a16_gptq_gemm_staged": _persistent,
 }
 
 
