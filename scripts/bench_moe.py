@@ -27,6 +27,7 @@ from gemm_timing import FLOP_PER_US, READ_BYTES_PER_US, weight_bytes
 import ferrum_numba as fe
 from ferrum_numba import kernels
 from ferrum_numba.gptq import GptqExperts, Routing, StackedWeight
+from tests.campaigns.routing import aligned
 
 GROUP_SIZE = 128
 ROUTINGS = {1: 16, 4: 12, 16: 6, 64: 4}  # of a graph, by the tokens; two of more tokens
@@ -188,7 +189,7 @@ class Humming:
         x = torch.randn((m if first else m * top_k, self.K), device="cuda").half()
         calls = []
         for ids in self.case.choices(m):
-            rows, owners = _aligned(ids.ravel(), self.shape.experts, block)
+            rows, owners = aligned(ids.ravel(), self.shape.experts, block)
             count = torch.tensor(len(rows), dtype=torch.int32, device="cuda")
             calls.append(
                 {
@@ -226,17 +227,6 @@ class Humming:
             return float(marks[0].elapsed_time(marks[1])) / 1e3
 
         return seconds
-
-
-def _aligned(ids: np.ndarray, experts: int, block: int) -> tuple[np.ndarray, np.ndarray]:
-    """(sorted_token_ids, expert_ids) as vLLM's moe_align_block_size makes them."""
-    rows, owners = [], []
-    for expert in range(experts):
-        mine = np.flatnonzero(ids == expert)
-        count = -(-len(mine) // block)
-        rows.append(np.pad(mine, (0, count * block - len(mine)), constant_values=ids.size))
-        owners += [expert] * count
-    return np.concatenate(rows).astype(np.int32), np.array(owners, np.int32)
 
 
 def cells(device: fe.Device, names: list[str], ms: list[int]) -> Iterator[dict[str, Any]]:
