@@ -14,7 +14,7 @@ from ..devices import Device
 from ..devices.addresses import AddressTable
 from ..errors import CheckpointError
 from ..kernels import ExpertTiles
-from .dequantise import rounded
+from .layer_dtype import in_layer_dtype, layer_dtype
 from .tensors import GptqTensors
 from .zeros import kernel_words, word_of_ones
 
@@ -120,10 +120,11 @@ class StackedWeight:
         """`count` experts' tensors, each copied to its place on the device as it comes.
 
         No word is repacked.  Scales are rounded to `dtype`; zeros whose format has no constant bias
-        are rewritten, as GptqLinear's are.  Raises CheckpointError for an expert that differs from
-        the first in shape or groups, for rows in activation order and for biases.
+        are rewritten, as GptqLinear's are.  Raises CheckpointError for scales that `dtype` cannot
+        hold, for an expert that differs from the first in shape or groups, for rows in activation
+        order and for biases, AbiError for another dtype than float16 and bfloat16.
         """
-        dtype, zeros = np.dtype(dtype), []
+        dtype, zeros = layer_dtype(dtype), []
         for number, expert in enumerate(tensors):
             if number == 0:
                 first = expert
@@ -131,10 +132,7 @@ class StackedWeight:
                 scales = device.empty((count, *expert.scales.shape), dtype)
             _check(expert, first, number)
             device.write(qweight[number], expert.qweight)
-            own = expert.scales
-            device.write(
-                scales[number], own if own.dtype == dtype else rounded("scales", own, dtype)
-            )
+            device.write(scales[number], in_layer_dtype("scales", expert.scales, dtype))
             zeros.append(kernel_words(expert.qzeros, expert.zero_format))
         zero_bias = min(bias for _, bias in zeros)
         ones = np.uint32(word_of_ones(4))

@@ -10,22 +10,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
 from .. import kernels
 from ..devices import Device, PreparedLaunch, given_or_open, observer
-from ..errors import AbiError, CheckpointError, LaunchError
+from ..errors import AbiError, LaunchError
 from ..kernels import Artefact, W4A16Weight
 from ..notebook import facts
 from ..pickling import NotPickled
 from .checkpoint import Checkpoint
+from .layer_dtype import in_layer_dtype, layer_dtype
 from .tensors import GptqTensors
 from .zeros import kernel_words
 
-# By the layer's dtype: the relative error of rounding once to it.
-_ROUNDING = {np.dtype(np.float16): 2.0**-11, np.dtype(ml_dtypes.bfloat16): 2.0**-8}
 _SYMMETRIC_ZERO = 8  # the true zero of all weights that are quantised symmetrically
 _OF_GEMM, _OF_BIAS = ("a", "c", "M"), ("c", "M")  # arguments that change from call to call
 _SHAPES = 256  # shapes of x that are remembered
@@ -94,15 +92,13 @@ class GptqLinear(NotPickled):
                 "tensors", "GptqTensors, such as Checkpoint.load returns", type(tensors).__name__
             )
         self.device = given_or_open(device)
-        self.dtype = np.dtype(dtype)
-        if self.dtype not in _ROUNDING:
-            raise AbiError("dtype", "float16 or bfloat16", self.dtype.name)
+        self.dtype = layer_dtype(dtype)
         self.K, self.N, self.group_size = tensors.K, tensors.N, tensors.group_size
         words, zero_bias = kernel_words(tensors.qzeros, tensors.zero_format)
         to_device = partial(self.device.to_device, copy=False, align=kernels.ALIGN)
         self.weight = W4A16Weight(
             qweight=to_device(tensors.qweight),
-            scales=to_device(_rounded("scales", tensors.scales, self.dtype)),
+            scales=to_device(in_layer_dtype("scales", tensors.scales, self.dtype)),
             qzeros=to_device(words),
             K=tensors.K,
             N=tensors.N,
@@ -112,7 +108,7 @@ class GptqLinear(NotPickled):
         )
         self.bias = None
         if tensors.bias is not None and np.any(tensors.bias):
-            self.bias = to_device(_rounded("bias", tensors.bias, self.dtype))
+            self.bias = to_device(in_layer_dtype("bias", tensors.bias, self.dtype))
         self._g_idx = to_device(tensors.g_idx) if tensors.act_order else None
         self._fixed = _fixed(kernel, zero_bias, tensors.act_order, self.dtype.name)
         self._calls = _Calls()
@@ -140,13 +136,15 @@ class GptqLinear(NotPickled):
 
     def artefact(self, m: int) -> Artefact:
         """Build that multiplies m rows."""
+        return self._fixed or self._choose(m, wide=False)
+
+    def _choose(self, m: int, *, wide: bool) -> Artefact:
+        """Fastest build for m rows.  wide: whether the result has to be float32."""
         weight = self.weight
-        if self._fixed is not None:
-            return self._fixed
         shape = (self.device, m, weight.N, weight.K)
         kind = (weight.zero_bias, self.dtype.name)
         if self._g_idx is None:
-            return kernels.choose(*shape, weight.group_size, *kind)
+            return kernels.choose(*shape, weight.group_size, *kind, wide=wide)
         return kernels.choose_act_order(*shape, weight.scales.shape[0], *kind, weight.symmetric)
 
     def __call__(self, x: Any, *, out: Any = None, stream: Any = None) -> Any:
@@ -208,7 +206,7 @@ class GptqLinear(NotPickled):
     @property
     def gives_wide(self) -> bool:
         """True if `into` computes with this layer, as a tuned kernel takes its groups."""
-        return self._fixed is None and self._wide(1).takes_wide
+        return self._fixed is None and self._choose(1, wide=True).takes_wide
 
     def into(self, total: Any, x: Any, *, adds: bool, stream: Any = None) -> None:
         """total = x @ W + bias in float32, not rounded; with `adds` added to what it holds.
@@ -225,16 +223,7 @@ class GptqLinear(NotPickled):
             sizes["groups"] = weight.scales.shape[0]
             del sizes["group_size"]
             arrays["g_idx"] = self._g_idx
-        kernels.launches_on(self.device)(self._wide(m), stream, sizes, arrays)
-
-    def _wide(self, m: int) -> Artefact:
-        """Kernel that multiplies m rows into float32."""
-        weight = self.weight
-        shape = (self.device, m, weight.N, weight.K)
-        kind = (weight.zero_bias, self.dtype.name)
-        if self._g_idx is None:
-            return kernels.choose(*shape, weight.group_size, *kind, wide=True)
-        return kernels.choose_act_order(*shape, weight.scales.shape[0], *kind, weight.symmetric)
+        kernels.launches_on(self.device)(self._choose(m, wide=True), stream, sizes, arrays)
 
     def _on_host(self, x: npt.NDArray[Any], stream: Any) -> npt.NDArray[Any]:
         """y of NumPy's x, by way of the device.  Waits for it."""
@@ -379,25 +368,3 @@ def _arrays(artefact: Artefact) -> str:
     """Arrays of a layer that a kernel takes, and their types; a bias may be added afterwards."""
     own = (p for p in artefact.sidecar.params if p.role in ("input", "output"))
     return ", ".join(f"{p.name} {p.type}" for p in own if p.name != "bias")
-
-
-def _rounded(name: str, values: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    """`values` in `dtype`, where that loses no more than one rounding.
-
-    A bfloat16 scale has fewer significant bits than float16 but more exponents: an overflow, or
-    an underflow that matters beside the other values, raises CheckpointError.
-    """
-    if values.dtype == dtype:
-        return values
-    exact = values.astype(np.float32)
-    with np.errstate(over="ignore", under="ignore"):
-        rounded = exact.astype(dtype)
-    error = np.linalg.norm(rounded.astype(np.float32) - exact)
-    if not error <= _ROUNDING[dtype] * np.linalg.norm(exact):
-        raise CheckpointError(
-            name,
-            f"{values.dtype.name} values that {dtype.name} holds",
-            f"magnitudes from {np.abs(exact).min():.3g} to {np.abs(exact).max():.3g}",
-            'take the layer as GptqLinear(tensors, dtype="bfloat16")',
-        )
-    return rounded

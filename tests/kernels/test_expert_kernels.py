@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 import ferrum_numba as fe
+from campaigns.routing import aligned
 from ferrum_numba import kernels
 from ferrum_numba.devices.addresses import AddressTable
 from ferrum_numba.gptq import GptqExperts, Routing, StackedWeight
@@ -66,17 +68,6 @@ def test_moe_route(
                sigmoid=sigmoid, renormalise=renormalise, scale=2.0)  # fmt: skip
         np.testing.assert_array_equal(ids, order)
         np.testing.assert_allclose(weights, 2 * expected, rtol=1e-5)
-
-
-def aligned(ids: Any, experts: int, block: int) -> tuple[Any, Any]:
-    """(sorted_token_ids, expert_ids) as vLLM's moe_align_block_size has them."""
-    rows, owners = [], []
-    for expert in range(experts):
-        mine = np.flatnonzero(ids == expert)
-        count = -(-len(mine) // block)
-        rows.append(np.pad(mine, (0, count * block - len(mine)), constant_values=ids.size))
-        owners += [expert] * count
-    return np.concatenate(rows), np.array(owners)
 
 
 def tiled(owners: Any, span: int) -> list[int]:
@@ -148,6 +139,22 @@ def tensors(
         group_size=group,
         zero_format=zeros,  # type: ignore[arg-type]
     )
+
+
+@pytest.mark.parametrize("magnitude", [1e6, 1e-12])
+def test_bfloat16_scales_that_float16_cannot_hold(
+    random: np.random.Generator, magnitude: float
+) -> None:
+    layer = tensors(random, 64, 32, 32, "bfloat16", "v1")
+    layer = replace(layer, scales=np.full_like(layer.scales, magnitude))
+    with pytest.raises(fe.CheckpointError, match="scales: expected bfloat16 values that float16"):
+        StackedWeight.of([layer], 1, fe.open_device("cpu"), np.float16)
+
+
+def test_a_dtype_that_no_kernel_computes_in(random: np.random.Generator) -> None:
+    layer = tensors(random, 64, 32, 32, "float16", "v1")
+    with pytest.raises(fe.AbiError, match="dtype: expected float16 or bfloat16, found float32"):
+        StackedWeight.of([layer], 1, fe.open_device("cpu"), np.float32)
 
 
 class Layer:
