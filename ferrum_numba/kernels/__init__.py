@@ -11,6 +11,7 @@ from .catalogue import (
     folder,
     launch_config,
     names,
+    of_newest_target,
 )
 from .choice import (
     ACT_ORDER_BOUNDS,
@@ -80,6 +81,7 @@ __all__ = [
     "m_class",
     "names",
     "of_dtype",
+    "of_newest_target",
     "prepare_act_order",
     "prepare_add_bias",
     "prepare_w4a16_gptq",

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..devices import Device
 from ..errors import AbiError
-from .catalogue import Artefact, builds
+from .catalogue import Artefact, builds, of_newest_target
 
 MOST_ROWS = 32  # of a block
 _FEW, _MANY = "moe_w4a16_gptq", "moe_w4a16_gptq_wgmma"
@@ -61,19 +61,19 @@ def choose_expert_tiles(
     Raises AbiError where no build takes the groups.
     """
     rows = choices / shape.experts
-    gathers = _fitting(device, 0, kernel="moe_gather", dtype=dtype)
-    if rows > _FEW_ROWS:
+    # On the CPU device, where nobody waits for tensor cores, the kernel for few is as fast.
+    if rows > _FEW_ROWS and device.name != "cpu":
         height = next(m for m, most in _MANY_ROWS.items() if rows <= most)
         for block_m in (height, *_MANY_ROWS):
             halves = [
                 _fitting(device, group, kernel=_MANY, dtype=dtype, BLOCK_M=block_m, GATED=gated)
                 for gated, group in ((1, shape.gate_up_group), (0, shape.down_group))
             ]
-            # On the CPU device, where nobody waits for tensor cores, the others are as fast.
-            if all(halves) and device.name != "cpu":
+            if all(halves):
+                (gather,) = _fitting(device, 0, kernel="moe_gather", dtype=dtype)
                 gate_up, down = halves[0][0], halves[1][0]
                 unit = gate_up.fields["UNIT"]
-                return ExpertTiles(gate_up, down, unit, block_m // unit, gathers[0])
+                return ExpertTiles(gate_up, down, unit, block_m // unit, gather)
     block = 16 if rows > _FEW_ROWS else 8
     touched = shape.experts * (1 - (1 - 1 / shape.experts) ** choices)  # on average
     halves = [
@@ -104,7 +104,7 @@ def _few(
 
 
 def _fitting(device: Device, group: int, **fields: Any) -> list[Artefact]:
-    """The builds of these fields for the largest groups; on a GPU of the newest target."""
+    """The builds of these fields for the largest groups, of one target."""
     found = [
         build
         for build in builds(**fields)
@@ -112,6 +112,4 @@ def _fitting(device: Device, group: int, **fields: Any) -> list[Artefact]:
     ]
     largest = max((build.fields.get("GROUP", 1) for build in found), default=1)
     found = [build for build in found if build.fields.get("GROUP", 1) == largest]
-    targets = sorted({str(build.sidecar.target) for build in found})
-    newest = 0 if device.name == "cpu" else -1  # sm_80 is the shortest to translate
-    return [build for build in found if str(build.sidecar.target) == targets[newest]]
+    return of_newest_target(found, device)

@@ -52,9 +52,7 @@ class Operations:
         key = (kernel, *fields.values())
         if key not in self._found:
             builds = kernels.builds(kernel=kernel, **fields)
-            runs = [build for build in builds if build.runs_on(self.device)]
-            newest = 0 if self.device.name == "cpu" else -1  # sm_80 is the shortest to translate
-            self._found[key] = sorted(runs, key=lambda b: str(b.sidecar.target))[newest]
+            (self._found[key],) = kernels.of_newest_target(builds, self.device)
         return self._found[key]
 
     def _typed(self, kernel: str, **fields: Any) -> Artefact:
