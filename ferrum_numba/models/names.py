@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from ..errors import CheckpointError
 from ..gptq import Checkpoint, check_fused
+from ..gptq.checkpoint import PARTS
 from .config import ModelConfig
 from .experts import ExpertsConfig
 
@@ -25,7 +26,6 @@ _EXPERTS = (
     ("block_sparse_moe.", ("w1", "w3", "w2")),
 )
 _SHARED = ("mlp.shared_expert", "mlp.shared_experts")
-_PARTS = ("qweight", "qzeros", "scales", "g_idx", "bias")
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ class _Finder:
             self._refuse(name, f"a layer of K={K}, N={N}", f"K={spec.K}, N={spec.N}")
         if bias and not spec.bias:
             self._refuse(f"{name}.bias", f"a bias [{N}]", "nothing")
-        self.found |= {f"{name}.{part}" for part in _PARTS}
+        self.found |= {f"{name}.{part}" for part in PARTS}
         return Linear(name, K, N, quantised=True, bias=spec.bias)
 
     def fused(self, whole: str, parts: dict[str, int], K: int, bias: bool) -> tuple[Linear, ...]:
@@ -235,7 +235,7 @@ class _Finder:
         hidden = self.config.hidden
         check_fused(self.checkpoint, names.gate_up, spec.count, hidden, 2 * spec.width)
         check_fused(self.checkpoint, names.down, spec.count, spec.width, hidden)
-        self.found |= {f"{name}.{part}" for name in vars(names).values() for part in _PARTS}
+        self.found |= {f"{name}.{part}" for name in vars(names).values() for part in PARTS}
         return names
 
     def _each(

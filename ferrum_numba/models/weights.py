@@ -21,6 +21,7 @@ from ..gptq import (
     StackedWeight,
     fused_experts,
 )
+from ..gptq.checkpoint import PARTS
 from ..gptq.dequantise import rounded
 from ..gptq.fusion import fuse
 from ..gptq.loading import at_a_time
@@ -32,7 +33,6 @@ from .workspace import DTYPES
 Progress = Callable[[int, int], None]
 
 _AT_A_TIME = 2  # decoder layers that are read, each of which takes memory where parts are joined
-_ENDINGS = ("qweight", "qzeros", "scales", "g_idx", "bias")
 
 
 class DenseLinear:
@@ -104,6 +104,9 @@ class _Reader:
             self._read += nbytes
             self._progress(self._read, self._total)
 
+    def _count_layer(self, name: str) -> None:
+        self._count(f"{name}.{part}" for part in PARTS)
+
     def _placed(self, nbytes: int) -> None:
         with self._counting:
             self.nbytes += nbytes
@@ -146,7 +149,7 @@ class _Reader:
         if not layer.gives_wide:
             return self._dense(parts)
         for part in parts:
-            self._count(f"{part.name}.{end}" for end in _ENDINGS)
+            self._count_layer(part.name)
         self._placed(layer.nbytes)
         return layer
 
@@ -170,7 +173,7 @@ class _Reader:
         if not part.quantised:
             return self._host(f"{part.name}.weight", self.dtype)
         weight = self.checkpoint.dense(part.name, self.dtype).T
-        self._count(f"{part.name}.{end}" for end in _ENDINGS)
+        self._count_layer(part.name)
         return np.ascontiguousarray(weight)
 
     def announce(self, names: ModelNames, number: int) -> None:
@@ -221,12 +224,12 @@ class _Reader:
             return
         yield fused_experts(self.checkpoint, names.gate_up, 0, width)
         yield fused_experts(self.checkpoint, names.gate_up, width)
-        self._count(f"{names.gate_up}.{end}" for end in _ENDINGS)
+        self._count_layer(names.gate_up)
         yield fused_experts(self.checkpoint, names.down)
-        self._count(f"{names.down}.{end}" for end in _ENDINGS)
+        self._count_layer(names.down)
 
     def _expert(self, part: Linear) -> GptqTensors:
-        self._count(f"{part.name}.{end}" for end in _ENDINGS)
+        self._count_layer(part.name)
         return self.checkpoint.load(part.name)
 
 
