@@ -171,8 +171,8 @@ class _Finder:
 
     def fused(self, whole: str, parts: dict[str, int], K: int, bias: bool) -> tuple[Linear, ...]:
         """The layer `whole`, where it is there, or else its parts {name: N}."""
-        here = {*self.checkpoint.layers, *self.checkpoint.problems}
-        if whole in here or f"{whole}.weight" in self.checkpoint.tensors:
+        own = self.checkpoint
+        if whole in own.layers or whole in own.errors or f"{whole}.weight" in own.tensors:
             return (self.linear(whole, K, sum(parts.values()), bias),)
         return tuple(self.linear(name, K, N, bias) for name, N in parts.items())
 
@@ -214,18 +214,20 @@ class _Finder:
             (own for own in _EXPERTS if f"{prefix}{own[0]}gate.weight" in tensors), _EXPERTS[0]
         )
         experts = self._fused(f"{prefix}{whole}experts.", spec)
-        shared = next(
-            (own for own in _SHARED if any(n.startswith(f"{prefix}{own}.") for n in tensors)),
-            _SHARED[0],
-        )
         return ExpertsNames(
             router=self.linear(f"{prefix}{whole}gate", hidden, spec.count, False),
             experts=experts or self._each(f"{prefix}{whole}experts.", parts, spec),
-            shared=self.mlp(f"{prefix}{shared}.", spec.shared) if spec.shared else None,
+            shared=self._shared(prefix, spec.shared) if spec.shared else None,
             shared_gate=self.linear(f"{prefix}{_SHARED[0]}_gate", hidden, 1, False)
             if spec.shared_gate
             else None,
         )
+
+    def _shared(self, prefix: str, width: int) -> MlpNames:
+        """The MLP that all tokens go to."""
+        tensors = self.checkpoint.tensors
+        named = (own for own in _SHARED if any(n.startswith(f"{prefix}{own}.") for n in tensors))
+        return self.mlp(f"{prefix}{next(named, _SHARED[0])}.", width)
 
     def _fused(self, prefix: str, spec: ExpertsConfig) -> FusedExperts | None:
         """All experts as two layers, where the file has them so."""
