@@ -35,9 +35,7 @@ PEERS = ("Humming", "cuBLAS", "tinygemm")
 Row = dict[str, Any]
 
 
-def measure(
-    layer: Layer, m: int, layers: Layers, peers: Any, kernel: str | None
-) -> Row:  # fmt: skip
+def measure(layer: Layer, m: int, layers: Layers, peers: Any, kernel: str | None) -> Row:
     """One row: what the chosen build takes, and what others do."""
     _, n, k = layer
     shipped = kernels.choose(layers.device, m, n, k, GROUP_SIZE, 1)

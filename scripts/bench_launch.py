@@ -26,6 +26,7 @@ from launch_roads import PEERS, Launch, Road, bare, moving, others, ours
 from numba import cuda
 
 import ferrum_numba as fe
+from campaigns.layers import random_tensors
 from ferrum_numba.report.timing import device_seconds
 
 COUNT, REPEATS = 400, 25  # few enough launches at a time that the stream's queue never fills
@@ -33,7 +34,7 @@ THREADS = 8
 GROUP_SIZE = 128
 LAYERS = 32
 HIDDEN, FEED_FORWARD, KEY_VALUE = 4096, 14336, 1024
-# (N, K), and which of the layer's results it reads; -1: what the layer reads itself.
+# N, K, and which of the layer's results it reads; x: what the layer reads itself.
 SEPARATE = {
     "q_proj": (HIDDEN, HIDDEN, "x"),
     "k_proj": (KEY_VALUE, HIDDEN, "x"),
@@ -92,7 +93,10 @@ class Decode:
     def __init__(self, device: fe.Device, shapes: dict[str, tuple[int, int, str]]) -> None:
         self.device, self.shapes = device, shapes
         rng = np.random.default_rng(0)
-        tensors = {name: _random(rng, n, k) for name, (n, k, _) in shapes.items()}
+        tensors = {
+            name: random_tensors(k, n, GROUP_SIZE, symmetric=True)
+            for name, (n, k, _) in shapes.items()
+        }
         self.layers = [
             {name: fe.GptqLinear(tensors[name], device=device) for name in shapes}
             for _ in range(LAYERS)
@@ -123,16 +127,6 @@ class Decode:
 
 def _on(layer: fe.GptqLinear, x: Any, out: Any, stream: Any) -> None:
     layer(x, out=out, stream=stream)
-
-
-def _random(rng: np.random.Generator, n: int, k: int) -> fe.GptqTensors:
-    groups = k // GROUP_SIZE
-    return fe.GptqTensors(
-        qweight=rng.integers(-(2**31), 2**31, (k // 8, n), np.int32),
-        qzeros=np.full((groups, n // 8), 0x77777777, np.int32),
-        scales=(rng.uniform(0.5, 1.5, (groups, n)) / (4.6 * np.sqrt(k))).astype(np.float16),
-        group_size=GROUP_SIZE,
-    )
 
 
 def decode(device: fe.Device, shapes: dict[str, tuple[int, int, str]]) -> dict[str, Any]:

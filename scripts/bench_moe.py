@@ -6,7 +6,7 @@ Times are microseconds of graphs, replayed by turns, medians.  Each launch of a 
 of its own, drawn at random, so that weights come from memory; all of a layer's exceed the cache.
 Ours are what GptqExperts launches: for gate and up with the sort of activations, where it sorts
 them, and silu(gate) * up; for down with the routers' weights.  Humming's multiply, no more.  floor:
-the touched experts' bytes at READ bytes a second, or the products at FLOP a second.
+the touched experts' bytes, or the products, at the rates of gemm_timing.py.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-
-# First: it puts the repository on the path.
 from gemm_timing import FLOP_PER_US, READ_BYTES_PER_US, weight_bytes
 
 import ferrum_numba as fe

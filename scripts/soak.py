@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 import ferrum_numba as fe
+from campaigns.layers import random_tensors
 
 SHAPES = [(256, 512), (512, 256), (1024, 1024), (128, 2048)]  # N, K
 ROWS = (1, 3, 8, 17, 40, 130)
@@ -33,13 +34,7 @@ CHUNK, ROUNDS, PATIENCE = 2048 * MIB, 8, 90.0  # bytes, fillings, seconds
 
 
 def layer_of(n: int, k: int, seed: int, device: fe.Device) -> fe.GptqLinear:
-    rng, groups = np.random.default_rng(seed), k // 128
-    tensors = fe.GptqTensors(
-        qweight=rng.integers(-(2**31), 2**31, (k // 8, n), np.int32),
-        qzeros=np.full((groups, n // 8), 0x77777777, np.int32),
-        scales=rng.uniform(1e-3, 3e-3, (groups, n)).astype(np.float16),
-        group_size=128,
-    )
+    tensors = random_tensors(k, n, 128, seed=seed, symmetric=True)
     return fe.GptqLinear(tensors, device=device)
 
 
