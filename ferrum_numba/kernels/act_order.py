@@ -6,7 +6,7 @@ from typing import Any
 
 from ..devices import Kernel, PreparedLaunch
 from ..errors import AbiError
-from .catalogue import launch_config
+from .catalogue import contiguous_sizes, launch_config
 from .w4a16 import PackedWeight, check_bias, check_zero_bias, extras
 
 
@@ -41,14 +41,12 @@ def prepare_act_order(
             remedy=f"take a build that reads them, such as kernels.act_order({weight.zero_bias})",
         )
     k, n, groups = weight.K, weight.N, weight.scales.shape[0]
+    sizes = contiguous_sizes(m, n, k, groups)  # the number of groups stands for their size
+    if stride_am is not None:
+        sizes["stride_am"] = stride_am
     return kernel.prepare(
         launch_config(kernel.sidecar, M=m, N=n, K=k, groups=groups),
         *(a, weight.qweight, weight.scales, weight.qzeros, g_idx, out),
-        *(m, n, k, groups),
-        *(k if stride_am is None else stride_am, 1),  # a
-        *(n, 1),  # qweight
-        *(n, 1),  # scales
-        *(n // 8, 1),  # qzeros
-        *(n, 1),  # c
+        *sizes.values(),
         *extras(kernel, weight, bias),
     )

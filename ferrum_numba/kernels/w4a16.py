@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from ..abi import LaunchConfig, Sidecar
 from ..devices import Device, Kernel, PreparedLaunch
 from ..errors import AbiError
-from .catalogue import launch_config
+from .catalogue import contiguous_sizes, launch_config
 from .choice import add_bias_artefact, canonical
 
 _CANONICAL = canonical(zero_bias=1)
@@ -202,19 +202,12 @@ def _marshal(
             "qweight, scales, qzeros, K, N and group_size, such as a W4A16Weight has",
             error,
         ) from None
-    group_size = k if group_size == -1 else group_size
-    arguments = (
-        *(a, *tensors, out),
-        *(m, n, k, group_size),
-        *(k if stride_am is None else stride_am, 1),  # a
-        *(n, 1),  # qweight
-        *(n, 1),  # scales
-        *(n // 8, 1),  # qzeros
-        *(n, 1),  # c
-        *extras(kernel, weight, bias, wide, adds),
-    )
-    config = launch_config(kernel.sidecar, M=m, N=n, K=k, group_size=group_size)
-    return kernel, config, arguments
+    sizes = contiguous_sizes(m, n, k, group_size)
+    if stride_am is not None:
+        sizes["stride_am"] = stride_am
+    more = extras(kernel, weight, bias, wide, adds)
+    config = launch_config(kernel.sidecar, M=m, N=n, K=k, group_size=sizes["group_size"])
+    return kernel, config, (a, *tensors, out, *sizes.values(), *more)
 
 
 @lru_cache(maxsize=64)
