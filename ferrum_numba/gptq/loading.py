@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from ..devices import Device, open_device
+from ..devices import Device, given_or_open
 from .checkpoint import PARTS, Checkpoint
 from .linear import GptqLinear
 
@@ -39,7 +39,7 @@ def load_layers(
     checkpoint = path if isinstance(path, Checkpoint) else Checkpoint.open(path)
     if names is None:
         names = (name for name, spec in checkpoint.layers.items() if spec.bits == 4)
-    wanted, there = list(names), device or open_device()
+    wanted, there = list(names), given_or_open(device)
     done, lock = 0, threading.Lock()
 
     def load(number: int) -> GptqLinear:

@@ -156,7 +156,7 @@ def _warn_of_others(copies: Mapping[str, Sequence[StoredTensor]], index: Mapping
 
 
 def _in_order(names: Iterable[str]) -> Iterator[str]:
-    """Sort key: the name before the last dot, layer 2 before layer 10, and then the rest."""
+    """The names by what stands before the last dot, layer 2 before layer 10, then by the rest."""
     parts: dict[str, list[str]] = {}
     for name in names:
         parts.setdefault(name.rpartition(".")[0], []).append(name)
