@@ -56,8 +56,14 @@ def first_words(qweight, k, first_quad, last_quad, q_step, words_at: gl.constexp
     """
     quads = first_quad + gl.arange(0, words_at.shape[2], along(words_at, 2))
     quads = gl.minimum(quads, last_quad)
+    return words_of(qweight, k, quads.to(gl.int64) * 4, q_step, words_at)
+
+
+@gluon.jit
+def words_of(qweight, k, columns, q_step, words_at: gl.constexpr):
+    """As first_words, with the first column of each quad given: [BLOCK_N / 4], 64 bits wide."""
     q = gl.expand_dims(gl.expand_dims((k // 8).to(gl.int64) * q_step, 2), 3)
-    q += (quads.to(gl.int64) * 4)[None, None, :, None]
+    q += columns[None, None, :, None]
     return qweight + (q + gl.arange(0, 4, along(words_at, 3))[None, None, None, :])
 
 
@@ -69,6 +75,12 @@ def first_pairs(a, k, first_row, M, a_step, pairs_at: gl.constexpr):
     """
     rows = first_row + gl.arange(0, pairs_at.shape[1], along(pairs_at, 1))
     rows = gl.minimum(rows, M - 1)
+    return pairs_of(a, k, rows, a_step, pairs_at)
+
+
+@gluon.jit
+def pairs_of(a, k, rows, a_step, pairs_at: gl.constexpr):
+    """As first_pairs, with each row given: [BLOCK_M]."""
     k_pairs = gl.convert_layout(k // 2, along(pairs_at, 0, 2), assert_trivial=True)
     k_pairs = gl.expand_dims(gl.expand_dims(k_pairs, 1), 3)
     k_pairs += gl.arange(0, 4, along(pairs_at, 3))[None, None, None, :]

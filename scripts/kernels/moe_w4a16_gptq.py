@@ -25,13 +25,13 @@ GROUP is 128 or 32, and group_size a multiple of it, or one group is all of K.  
 rows, in elements, the same for all experts: a fused [E, K/8, 2 N] is no other case.
 """
 
+from decode_tiles import load_tile, multiply, unit, zero_of
 from linear_layouts import along, linear_layout, log2
-from mma_operands import next_group, pairs_layout, words_layout
+from mma_operands import next_group, pairs_layout, pairs_of, words_layout, words_of
 from mma_outputs import in_file_order, store_outputs
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
-from w4a16_gptq_gemm_decode import _load_tile, _multiply, _unit, _zero_of
 
 
 @gluon.constexpr_function
@@ -143,9 +143,7 @@ def moe_w4a16_gptq(
             q_quads += gl.where(up, _apart(table, 0, 16, 4), 0)
             s_quads += gl.where(quad >= HALF, _apart(table, 1, 16, 2), 0)
             z_quads += gl.where(quad >= HALF, _apart(table, 2, 4, 4), 0)
-        q = gl.expand_dims(gl.expand_dims((k // 8).to(gl.int64) * q_step, 2), 3)
-        q += q_quads[None, None, :, None]
-        q = qweight + (q + gl.arange(0, 4, along(words_at, 3))[None, None, None, :])
+        q = words_of(qweight, k, q_quads, q_step, words_at)
         r = gl.arange(0, 4, along(columns_at, 2))[None, None, :]
         s = scales + (s_quads[None, :, None] + r)
         z = qzeros + z_quads[None, :]
@@ -155,11 +153,7 @@ def moe_w4a16_gptq(
         first_id = gl.minimum(gl.load(own_ids), T - 1)
         ids = gl.load(own_ids + gl.arange(0, BLOCK_M, along(pairs_at, 1)))
         rows = (gl.where(ids < T, ids, first_id) // top_k).to(gl.int64)
-        k_pairs = gl.convert_layout(k // 2, along(pairs_at, 0, 2), assert_trivial=True)
-        k_pairs = gl.expand_dims(gl.expand_dims(k_pairs, 1), 3)
-        k_pairs += gl.arange(0, 4, along(pairs_at, 3))[None, None, None, :]
-        pairs = a.cast(gl.pointer_type(gl.int32))
-        pairs = pairs + ((rows * a_step)[None, :, None, None] + k_pairs)
+        pairs = pairs_of(a, k, rows, a_step, pairs_at)
 
         left = gl.where(expert < 0, 0, K) - k
         group = (first_k.to(gl.uint32) // group_size.to(gl.uint32)).to(gl.int32)
@@ -167,10 +161,10 @@ def moe_w4a16_gptq(
         groups_on = STRIDE // group_size
         rows_on = STRIDE - groups_on * group_size
         last_group = (K - 1) // group_size
-        no_zero = (0x800000 - _zero_of(dtype) - zero_bias).to(gl.float32)
+        no_zero = (0x800000 - zero_of(dtype) - zero_bias).to(gl.float32)
 
         total = gl.zeros([WARPS, BLOCK_N, BLOCK_M], gl.float32, mma)
-        tile = _load_tile(
+        tile = load_tile(
             q, pairs, s, z, left, group, row, q_step * 4, s_step, z_step, last_group, group_size,
             STEPS, SPAN, pairs_at, groups_at,
         )  # fmt: skip
@@ -183,20 +177,20 @@ def moe_w4a16_gptq(
                     pairs += STRIDE // 2
                     left -= STRIDE
                     group, row = next_group(group, row, groups_on, rows_on, group_size)
-                    fresh = _load_tile(
+                    fresh = load_tile(
                         q, pairs, s, z, left, group, row, q_step * 4, s_step, z_step, last_group,
                         group_size, STEPS, SPAN, pairs_at, groups_at,
                     )  # fmt: skip
                     # Always true; but past a branch the assembler cannot put off the loads above.
                     if (pair + i) * STRIDE < K:
-                        total = _multiply(total, tile, z_shift, no_zero, STEPS, SPAN, APART, mma)
+                        total = multiply(total, tile, z_shift, no_zero, STEPS, SPAN, APART, mma)
                     tile = fresh
 
         if DEPENDENT == 2:  # its CTAs then find all multiprocessors alike, and do not crowd
             gdc_launch_dependents()
         total = in_file_order(total, 1).reshape([WARPS, 2, BLOCK_N // 2, BLOCK_M])
         total = gl.convert_layout(total, _outputs_layout(WARPS, BLOCK_M, BLOCK_N))
-        outputs = (gl.sum(total, 0) * (1 / _unit(dtype))).permute([1, 2, 0])
+        outputs = (gl.sum(total, 0) * (1 / unit(dtype))).permute([1, 2, 0])
         low, high = gl.split(outputs)
         c_at: gl.constexpr = low.type.layout
         m = gl.arange(0, BLOCK_M, gl.SliceLayout(0, c_at))

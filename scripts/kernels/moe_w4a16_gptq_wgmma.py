@@ -36,7 +36,9 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
-from w4a16_gptq_gemm_mma import _pair
+from weight_pairs import offsets_of, pairs
+from wgmma_results import here
+from wgmma_rings import COPY_WARPS, next_span
 
 
 @gluon.constexpr_function
@@ -113,7 +115,6 @@ def _affine_of(
     WIDTH: gl.constexpr = (8 if GATED else 16) * TILES
     HALF: gl.constexpr = s_ring.shape[0] // 2
     at: gl.constexpr = gl.SliceLayout(0, _words_layout(WIDTH, gl.num_warps(), GATED))
-    BF16: gl.constexpr = s_ring.dtype == gl.bfloat16
     scale = s_ring.slice(PARTITION * WIDTH, WIDTH, 0).load(at).to(gl.int16, bitcast=True)
     zero = _nibbles(z_ring, PARTITION * WIDTH, WIDTH, GATED)
     if GATED:
@@ -121,28 +122,8 @@ def _affine_of(
         scale = gl.join(scale, up)
         zero = gl.join(zero, _nibbles(z_ring, HALF + PARTITION * WIDTH, WIDTH, GATED))
     scale = (scale.to(gl.int32) & 0xFFFF) * 0x10001
-    if BF16:
-        even = zero * 0x10001 + (zero_bias + 0xC300) * 0x10001
-        odd = even
-    else:
-        even = zero * 0x10001 + (zero_bias + 0xE400) * 0x10001
-        odd = zero * 0x100010 + (zero_bias * 16 + 0xD400) * 0x10001
+    even, odd = offsets_of(zero, zero_bias, s_ring.dtype)
     return scale.reshape([TILES, 8, 2]), even.reshape([TILES, 8, 2]), odd.reshape([TILES, 8, 2])
-
-
-@gluon.jit
-def _pairs(words, zero, scale, odd: gl.constexpr, dtype: gl.constexpr):
-    """The nibbles i and i + 4 (e) of each word, i = 0, 2 (h), or 1, 3: [..., 2 (e), 2 (h)]."""
-    line: gl.constexpr = gl.SliceLayout(0, words.type.layout)
-    zero = gl.expand_dims(gl.convert_layout(zero, line, assert_trivial=True), 0)
-    scale = gl.expand_dims(gl.convert_layout(scale, line, assert_trivial=True), 0)
-    _, zero = gl.broadcast(words, zero)
-    _, scale = gl.broadcast(words, scale)
-    twice = gl.join(words, words)
-    zero = gl.join(zero, zero)
-    scale = gl.join(scale, scale)
-    low = _pair(twice, zero, scale, odd, dtype)
-    return gl.join(low, _pair(twice >> 8, zero, scale, odd, dtype))
 
 
 @gluon.jit
@@ -150,8 +131,12 @@ def _weights_of(words, affine, dtype: gl.constexpr, operand: gl.constexpr):
     """words [4 (t), TILES, 8 (g), 2 (r)] -> [16 * TILES, 32 (p, h, t, e)] for wgmma."""
     TILES: gl.constexpr = words.shape[1]
     scale, even, odd = affine
+    line: gl.constexpr = gl.SliceLayout(0, words.type.layout)
+    scale = gl.expand_dims(gl.convert_layout(scale, line, assert_trivial=True), 0)
+    even = gl.expand_dims(gl.convert_layout(even, line, assert_trivial=True), 0)
+    odd = gl.expand_dims(gl.convert_layout(odd, line, assert_trivial=True), 0)
     weights = gl.join(
-        _pairs(words, even, scale, False, dtype), _pairs(words, odd, scale, True, dtype)
+        pairs(words, even, scale, False, dtype), pairs(words, odd, scale, True, dtype)
     )  # [t, TILES, g, r, e, h, p]
     weights = weights.permute([1, 3, 2, 6, 5, 0, 4]).reshape([16 * TILES, 32])
     return gl.convert_layout(weights, operand, assert_trivial=True)
@@ -171,8 +156,7 @@ def _copy_weights(
 ):  # fmt: skip
     """One step's words, scales and zeros of one tensor into its part of a stage.
 
-    WIDTH: columns.  group, row: the group of the step's first k, and that k's place in
-    it.
+    WIDTH: columns.  group, row: the group of the step's first k, and that k's place in it.
     """
     WARPS: gl.constexpr = gl.num_warps()
     ROWS: gl.constexpr = BLOCK_K // 8  # of words, in a step
@@ -198,15 +182,7 @@ def _copy_weights(
         async_copy.async_copy_global_to_shared(to, s + s_column, s_column // 8 < width)
         to = z_ring.index(stage * SPANS + span).slice(PART * (WIDTH // 8), WIDTH // 8, 0)
         async_copy.async_copy_global_to_shared(to, z + z_column, z_column < width)
-        group, row = _next(group, row, K, group_size, BLOCK_K // SPANS)
-
-
-@gluon.jit
-def _next(group, row, K, group_size, rows: gl.constexpr):
-    """The group `rows` k's further on, the last one at the most, and the place in it."""
-    row += rows
-    over = (row >= group_size) & ((group + 1) * group_size < K)
-    return group + over.to(gl.int32), gl.where(over, 0, row)
+        group, row = next_span(group, row, K, group_size, BLOCK_K // SPANS)
 
 
 @gluon.jit
@@ -289,7 +265,7 @@ def _copy(
                     group_size, q_step, s_step, z_step, COLUMNS, BLOCK_K, SPANS,
                 )  # fmt: skip
             for _ in gl.static_range(SPANS):
-                group, place = _next(group, place, K, group_size, BLOCK_K // SPANS)
+                group, place = next_span(group, place, K, group_size, BLOCK_K // SPANS)
             async_copy.mbarrier_arrive(full.index(stage), increment_count=False)
             n += 1
         tile += gl.num_programs(0)
@@ -365,14 +341,6 @@ def _halves(total):
 
 
 @gluon.jit
-def _here(x):
-    """x, in a way that what depends on it is not computed ahead and kept in registers."""
-    return gl.inline_asm_elementwise(
-        "mov.b32 $0, $1;", "=r,r", [x], gl.int32, is_pure=False, pack=1
-    )
-
-
-@gluon.jit
 def _permuted(k):
     """The place of column k of activations: bits [p, h, e, t0, t1] of it as [e, t0, t1, h, p]."""
     return k // 32 * 32 + (k // 4 % 8 + k // 2 % 2 * 8 + k % 2 * 16)
@@ -397,7 +365,7 @@ def _store(
         line: gl.constexpr = gl.SliceLayout(0, to)
         columns = gl.arange(0, TILES, along(line, 0))[:, None] * 8
         columns += column + gl.arange(0, 8, along(line, 1))[None, :]
-        m = _here(gl.arange(0, ROWS, along(to, 0)))
+        m = here(gl.arange(0, ROWS, along(to, 0)))
         inside = m < rows_there - first
         padded = (N + 31) // 32 * 32  # columns beyond N are zero
         row = (first_row + first + m).to(gl.int64) * padded
@@ -413,7 +381,7 @@ def _store(
         columns = gl.arange(0, TILES, along(line, 0))[:, None, None] * 16 + column
         columns = columns + gl.arange(0, 8, along(line, 1))[None, :, None] * 2
         columns = columns + gl.arange(0, 2, along(line, 2))[None, None, :]
-        m = _here(gl.arange(0, ROWS, along(at, 0)))
+        m = here(gl.arange(0, ROWS, along(at, 0)))
         ids = gl.load(own + m, mask=m < rows_there - first, other=T)
         if weights.to(gl.int64) != 0:
             factor = gl.load(weights + ids, mask=ids < T, other=0)
@@ -488,7 +456,6 @@ def moe_w4a16_gptq_wgmma(
     PARTITIONS: gl.constexpr,
 ):
     gdc_launch_dependents()  # at once: the next launch waits for the end of this one itself
-    COPY_WARPS: gl.constexpr = 4
     SPANS: gl.constexpr = max(1, BLOCK_K // GROUP)  # of a step, each in one group
     dtype: gl.constexpr = a.dtype.element_ty
     a_at: gl.constexpr = gl.NVMMASharedLayout(128, 16, 2)

@@ -14,12 +14,7 @@ It computes on the tensors of a GPTQ checkpoint as they are, on every GPU from s
 or bfloat16 wherever it says float16.
 
 As in the decode kernel, the words are operands of mma.m16n8k16 as they lie: mma_operands.py says
-which lane has which.
-
-A nibble n becomes a weight exactly: under the mask 0x000f000f, with 0x6400 above it, it is the
-float16 1024 + n, and under 0x00f000f0 it is 1024 + 16 n; one addition or fma makes n - z of it.
-The scale multiplies that, rounded as a dequantised weight would be.  In bfloat16 128 + n takes the
-place of 1024 + n.
+which lane has which, and weight_pairs.py how nibbles become weights.
 
 Everything passes through rings in shared memory by cp.async, BLOCK_K k's at a time, STAGES deep;
 mma_rings.py has their layouts.
@@ -60,43 +55,7 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy, mma_v2
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
-
-
-@gluon.constexpr_function
-def _dequantise_asm(dtype, odd):
-    """$0: two weights of the word $1; twice each, $3: minus zero and offset, $5: the scale."""
-    if dtype == gl.bfloat16:  # sm_80 has neither additions nor multiplications, only fma
-        shift = "shr.u32 w, $1, 4;" if odd else "mov.b32 w, $1;"
-        return (
-            "{ .reg .b32 w, one, none;" + shift + "mov.b32 one, 0x3f803f80;"
-            "mov.b32 none, 0x80008000;"
-            "lop3.b32 w, w, 0x000f000f, 0x43004300, 0xea;"
-            "fma.rn.bf16x2 w, w, one, $3;"
-            "fma.rn.bf16x2 $0, w, $5, none; }"
-        )
-    if odd:
-        return (
-            "{ .reg .b32 w, part; mov.b32 part, 0x2c002c00;"
-            "lop3.b32 w, $1, 0x00f000f0, 0x64006400, 0xea;"
-            "fma.rn.f16x2 w, w, part, $3;"
-            "mul.rn.f16x2 $0, w, $5; }"
-        )
-    return (
-        "{ .reg .b32 w;"
-        "lop3.b32 w, $1, 0x000f000f, 0x64006400, 0xea;"
-        "add.rn.f16x2 w, w, $3;"
-        "mul.rn.f16x2 $0, w, $5; }"
-    )
-
-
-@gluon.jit
-def _pair(words, zero, scale, odd: gl.constexpr, dtype: gl.constexpr):
-    """words [..., 2], each twice -> the two weights of a register."""
-    pair = gl.inline_asm_elementwise(
-        _dequantise_asm(dtype, odd), "=r,r,r,r,r,r,r", [words, zero, scale], gl.float16,
-        is_pure=True, pack=2,
-    )  # fmt: skip
-    return pair.to(dtype, bitcast=True)
+from weight_pairs import offsets_of, pairs
 
 
 @gluon.jit
@@ -108,15 +67,7 @@ def _weights(
 
     odd: which of the two mma's, p.
     """
-    _, zero = gl.broadcast(words, zero)
-    _, scale = gl.broadcast(words, scale)
-    twice = gl.join(words, words)
-    zero = gl.join(zero, zero)
-    scale = gl.join(scale, scale)
-    weights = gl.join(
-        _pair(twice, zero, scale, odd, dtype), _pair(twice >> 8, zero, scale, odd, dtype)
-    )  # [..., e, h]
-    return weights_of(weights, WARPS_N, operand)
+    return weights_of(pairs(words, zero, scale, odd, dtype), WARPS_N, operand)
 
 
 @gluon.jit
@@ -125,16 +76,9 @@ def _scales_and_zeros(
 ):  # fmt: skip
     """Of each of a lane's words [WARPS_K, 1, BLOCK_N / 4, 4], twice each as two 16-bit numbers:
     the scale, and minus the zero and its offset for the even and for the odd mma."""
-    BF16: gl.constexpr = s_slot.dtype == gl.bfloat16
     scale = load_scales(s_slot, span, SHARE, BLOCK_N)
     zero = load_zeros(z_slot, span, SHARE, BLOCK_N)
-    # One multiplication and addition each: what is added is the same for all tiles.
-    if BF16:
-        even = zero * 0x10001 + (zero_bias + 0xC300) * 0x10001
-        odd = even
-    else:
-        even = zero * 0x10001 + (zero_bias + 0xE400) * 0x10001
-        odd = zero * 0x100010 + (zero_bias * 16 + 0xD400) * 0x10001
+    even, odd = offsets_of(zero, zero_bias, s_slot.dtype)
     return gl.expand_dims(scale * 0x10001, 1), gl.expand_dims(even, 1), gl.expand_dims(odd, 1)
 
 

@@ -19,7 +19,7 @@ def _outputs_layout(BLOCK_M, BLOCK_N, WARPS):
 
 
 @gluon.jit
-def _here(x):
+def here(x):
     """x, in a way that what depends on it is not computed ahead of loops and kept in registers."""
     return gl.inline_asm_elementwise(
         "mov.b32 $0, $1;", "=r,r", [x], gl.int32, is_pure=False, pack=1
@@ -42,13 +42,13 @@ def _store(total, c, bias, wide, adds, M, N, first_row, first_column, c_step):
     mask = (row < M - first_row)[:, None] & inside[None, :]
     if wide.to(gl.int64) != 0:
         there = gl.multiple_of(wide + (first_row.to(gl.int64) * N + first_column), 8)
-        there += gl.multiple_of(row * _here(N), 2)[:, None] + column[None, :]
+        there += gl.multiple_of(row * here(N), 2)[:, None] + column[None, :]
         if adds != 0:
             total += gl.load(there, mask, 0)
         gl.store(there, total, mask)
     else:
         corner = gl.multiple_of(c + (first_row.to(gl.int64) * c_step + first_column), 16)
-        offset = gl.multiple_of(row * _here(c_step.to(gl.int32)), 2)[:, None] + column[None, :]
+        offset = gl.multiple_of(row * here(c_step.to(gl.int32)), 2)[:, None] + column[None, :]
         gl.store(corner + offset, total.to(c.dtype.element_ty), mask)
 
 

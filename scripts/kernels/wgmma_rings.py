@@ -94,11 +94,16 @@ def copy_weights(
         async_copy.async_copy_global_to_shared(
             z_ring.index(stage * SPANS + span), z + z_offset, z_offset < width
         )
-        row += BLOCK_K // SPANS
-        over = (row >= group_size) & ((group + 1) * group_size < K)
-        group += over.to(gl.int32)
-        row = gl.where(over, 0, row)
+        group, row = next_span(group, row, K, group_size, BLOCK_K // SPANS)
     return group, row
+
+
+@gluon.jit
+def next_span(group, row, K, group_size, rows: gl.constexpr):
+    """The group `rows` k's further on, the last one at the most, and the place in it."""
+    row += rows
+    over = (row >= group_size) & ((group + 1) * group_size < K)
+    return group + over.to(gl.int32), gl.where(over, 0, row)
 
 
 @gluon.jit
