@@ -26,8 +26,8 @@ from launch_roads import PEERS, Launch, Road, bare, moving, others, ours
 from numba import cuda
 
 import ferrum_numba as fe
-from campaigns.layers import random_tensors
 from ferrum_numba.report.timing import device_seconds
+from tests.campaigns.layers import random_tensors
 
 COUNT, REPEATS = 400, 25  # few enough launches at a time that the stream's queue never fills
 THREADS = 8

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 import ferrum_numba as fe
-from campaigns.layers import random_tensors
+from tests.campaigns.layers import random_tensors
 
 SHAPES = [(256, 512), (512, 256), (1024, 1024), (128, 2048)]  # N, K
 ROWS = (1, 3, 8, 17, 40, 130)

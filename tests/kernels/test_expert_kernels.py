@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 import ferrum_numba as fe
-from campaigns.routing import aligned
 from ferrum_numba import kernels
 from ferrum_numba.devices.addresses import AddressTable
 from ferrum_numba.gptq import GptqExperts, Routing, StackedWeight
 from ferrum_numba.kernels import ExpertTiles
+from tests.campaigns.routing import aligned
 from tests.kernels.test_model_kernels import DTYPES, Launcher, every, floats, nothing
 
 CHECKS = ("memory", "init", "race")
