@@ -111,6 +111,11 @@ class Instruction:
         return refuse(self.line, self.text, f"{self.opcode.text}: {problem}")
 
 
+def elements_of(operand: Operand) -> tuple[Operand | None, ...]:
+    """The elements of a group, or the operand alone."""
+    return operand.elements if isinstance(operand, Group) else (operand,)
+
+
 def registers_of(operand: Operand | None) -> list[Register]:
     """The registers that an operand mentions, in order."""
     if isinstance(operand, Register):

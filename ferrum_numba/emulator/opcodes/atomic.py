@@ -8,10 +8,10 @@ from __future__ import annotations
 from ..builder import Builder
 from ..hooks import Access
 from ..layout import LANES
-from ..ptx import Group, Immediate, Instruction, Operand, Symbol
+from ..ptx import Instruction, Operand, Symbol
 from ..table import rows_of
 from ..values import Value
-from .memory import address_of, space_of
+from .memory import address_of, as_bits, space_of, vector_of
 
 lowers = rows_of("atomic")
 
@@ -39,8 +39,7 @@ def exchange(b: Builder, ins: Instruction) -> None:
     """The destination gets what was there before."""
     if len(ins.operands) < 3:
         raise ins.refuse(f"expected at least 3 operands, found {len(ins.operands)}")
-    target = ins.operands[0]
-    targets = _elements(ins, target) if isinstance(target, Group) else (target,)
+    targets = vector_of(ins, ins.operands[0])
     results = _apply(b, ins, ins.operands[1:])
     for operand, value in zip(targets, results, strict=True):
         b.write(None if operand == Symbol("_") else operand, value, ins)
@@ -51,15 +50,6 @@ def reduce(b: Builder, ins: Instruction) -> None:
     if len(ins.operands) < 2:
         raise ins.refuse(f"expected at least 2 operands, found {len(ins.operands)}")
     _apply(b, ins, ins.operands)
-
-
-def _elements(ins: Instruction, operand: Operand) -> tuple[Operand | None, ...]:
-    """The registers of a vector, as many as .v2, .v4 or .v8 says."""
-    elements = operand.elements if isinstance(operand, Group) else (operand,)
-    counts = [int(m[1:]) for m in ("v2", "v4", "v8") if m in ins.opcode.modifiers]
-    if len(elements) != (counts[0] if counts else 1):
-        raise ins.refuse(f"{len(elements)} registers do not fit .v2, .v4 or .v8")
-    return elements
 
 
 def _operation(ins: Instruction) -> tuple[str, str]:
@@ -84,15 +74,15 @@ def _apply(b: Builder, ins: Instruction, operands: tuple[Operand, ...]) -> list[
     address = b.vector(address_of(b, ins, operands[0], space))
     pair = ptx_type.endswith("x2")
     bits = 32 if pair else 16 if ptx_type == "bf16" else int(ptx_type[1:])
-    nbytes = bits * len(_elements(ins, operands[1])) // 8
+    nbytes = bits * len(vector_of(ins, operands[1])) // 8
     condition = b.hooks.access(b, Access(ins, space, address, nbytes, "atomic"), b.condition(ins))
     b.hooks.releases(b, ins)
     mask = b.mask(condition)
     if space == "global":
         b.polls(ins, address, condition)
     results = []
-    for i, source in enumerate(_elements(ins, operands[1])):
-        value = b.vector(_bits(b, ins, source, bits))
+    for i, source in enumerate(vector_of(ins, operands[1])):
+        value = b.vector(as_bits(b, ins, source, bits))
         other = b.vector(b.integer(operands[2], bits, ins) if count == 3 else value)
         place = _moved(b, address, i * bits // 8)
         if pair:
@@ -102,13 +92,6 @@ def _apply(b: Builder, ins: Instruction, operands: tuple[Operand, ...]) -> list[
             results.append(_call(b, name, place, value, other, mask))
     b.hooks.acquires(b, ins)
     return results
-
-
-def _bits(b: Builder, ins: Instruction, source: Operand | None, bits: int) -> Value:
-    """A value of any type as an integer."""
-    if isinstance(source, Immediate) and source.width == bits:
-        return b.constant(f"i{bits}", source.bits)
-    return b.integer(source, bits, ins)
 
 
 def _moved(b: Builder, address: Value, offset: int) -> Value:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..builder import Builder
-from ..ptx import Group, Instruction, Operand
+from ..ptx import Group, Instruction, Operand, elements_of
 from ..table import FLOATS, INTEGERS, rows_of
 from ..values import Value
 from .convert import widened
@@ -75,7 +75,7 @@ def set_predicate(b: Builder, ins: Instruction) -> None:
     target = ins.operands[0]
     if ins.opcode.type.endswith("x2"):
         return _set_pair(b, ins, target, value)
-    targets = target.elements if isinstance(target, Group) else (target,)
+    targets = elements_of(target)
     if len(targets) > 2:
         raise ins.refuse(f"expected one or two destinations, found {len(targets)}")
     results = [_combined(b, ins, value, 3)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from ..builder import Builder
 from ..flow import is_broadcast
 from ..layout import LANES
-from ..ptx import Group, Immediate, Instruction
+from ..ptx import Group, Immediate, Instruction, elements_of
 from ..table import rows_of
 from ..values import Value
 from .integer import expect
@@ -40,7 +40,7 @@ def shuffle(b: Builder, ins: Instruction) -> None:
     if ins.operands[0] not in b.flow.varying and is_broadcast(ins):
         return _broadcast(b, ins)
     target = ins.operands[0]
-    targets = target.elements if isinstance(target, Group) else (target,)
+    targets = elements_of(target)
     for operand, written in zip(targets, _exchanged(b, ins, mode), strict=False):
         b.write(operand, written, ins)
     return None
@@ -221,7 +221,7 @@ def match(b: Builder, ins: Instruction) -> None:
     here = b.op("and", members, b.mask(b.condition(ins)))
     every = b.compare("icmp eq", equal, here)
     target = ins.operands[0]
-    targets = target.elements if isinstance(target, Group) else (target,)
+    targets = elements_of(target)
     mask = b.select(every, here, 0)
     for operand, written in zip(targets, (mask, every), strict=False):
         b.write(operand, written, ins)

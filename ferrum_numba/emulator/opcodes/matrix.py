@@ -9,7 +9,7 @@ from .. import table
 from ..builder import Builder
 from ..hooks import Access
 from ..layout import LANES
-from ..ptx import Group, Instruction, Operand
+from ..ptx import Instruction, Operand, elements_of
 from ..runtime.tiles import ELEMENTS, number_type, plane_bytes
 from ..table import rows_of
 from ..values import Value
@@ -22,9 +22,9 @@ lowers = rows_of("tensor")
 _TILES = "sync aligned m8n8 x1 x2 x4 trans shared shared::cta"
 
 
-def elements_of(ins: Instruction, operand: Operand, count: int) -> tuple[Operand | None, ...]:
+def fragment_of(ins: Instruction, operand: Operand, count: int) -> tuple[Operand | None, ...]:
     """The registers of a fragment, of which there must be `count`."""
-    elements = operand.elements if isinstance(operand, Group) else (operand,)
+    elements = elements_of(operand)
     if len(elements) != count:
         raise ins.refuse(f"expected {count} registers, found {len(elements)}")
     return elements
@@ -57,7 +57,7 @@ def _tile_form(ins: Instruction) -> tuple[int, str]:
 def load_matrix(b: Builder, ins: Instruction) -> None:
     check_whole_warp(ins, b, 2)
     count, trans = _tile_form(ins)
-    targets = elements_of(ins, ins.operands[0], count)
+    targets = fragment_of(ins, ins.operands[0], count)
     address = b.vector(address_of(b, ins, ins.operands[1], "shared"))
     address = b.hooks.rows(b, ins, address, count, "load")
     place = b.scratch(128 * count)
@@ -79,7 +79,7 @@ def store_matrix(b: Builder, ins: Instruction) -> None:
     check_whole_warp(ins, b, 2)
     count, trans = _tile_form(ins)
     place = b.scratch(128 * count)
-    for i, source in enumerate(elements_of(ins, ins.operands[1], count)):
+    for i, source in enumerate(fragment_of(ins, ins.operands[1], count)):
         b.store(b.vector(b.integer(source, 32, ins)), place, 128 * i, 64)
     address = b.vector(address_of(b, ins, ins.operands[0], "shared"))
     address = b.hooks.rows(b, ins, address, count, "store")
@@ -171,7 +171,7 @@ def _prepared(b: Builder, ins: Instruction, position: int, kind: str, k: int) ->
     """Address of A (position 1) or B (2) as numbers."""
     registers = k // (4 * ELEMENTS[kind])
     letter, count = ("a", 2 * registers) if position == 1 else ("b", registers)
-    operands = elements_of(ins, ins.operands[position], count)
+    operands = fragment_of(ins, ins.operands[position], count)
     values = [b.vector(b.integer(operand, 32, ins)) for operand in operands]
     return prepared(b, letter, kind, values)
 
@@ -214,13 +214,13 @@ def accumulators(b: Builder, ins: Instruction, operand: Operand, count: int) -> 
     """The `count` numbers that a lane has of C: floats, or integers."""
     sums = ins.opcode.types[0]
     if sums == "s32":
-        operands = elements_of(ins, operand, count)
+        operands = fragment_of(ins, operand, count)
         return [b.vector(b.integer(element, 32, ins)) for element in operands]
     if sums == "f32":
-        operands = elements_of(ins, operand, count)
+        operands = fragment_of(ins, operand, count)
         return [b.vector(b.real(element, "float", ins)) for element in operands]
     values = []
-    for element in elements_of(ins, operand, count // 2):
+    for element in fragment_of(ins, operand, count // 2):
         pair = b.split(b.vector(b.integer(element, 32, ins)), "half")
         values += [widened(b, b.shuffle(pair, None, range(h, 2 * LANES, 2))) for h in (0, 1)]
     return values
@@ -236,13 +236,13 @@ def added(b: Builder, ins: Instruction, c: Value, product: Value) -> Value:
 def write_results(b: Builder, ins: Instruction, results: Sequence[Value]) -> None:
     """Write D, in the type that the instruction names first."""
     if ins.opcode.types[0] != "f16":
-        targets = elements_of(ins, ins.operands[0], len(results))
+        targets = fragment_of(ins, ins.operands[0], len(results))
         for operand, value in zip(targets, results, strict=True):
             b.write(operand, value, ins)
         return
     halves = [narrowed(b, value, "half") for value in results]
     mix = [i for lane in range(LANES) for i in (lane, LANES + lane)]
-    for i, operand in enumerate(elements_of(ins, ins.operands[0], len(results) // 2)):
+    for i, operand in enumerate(fragment_of(ins, ins.operands[0], len(results) // 2)):
         pair = b.shuffle(halves[2 * i], halves[2 * i + 1], mix)
         b.write(operand, b.join(pair, "i32"), ins)
 
@@ -262,7 +262,7 @@ def multiply_doubles(b: Builder, ins: Instruction) -> None:
         raise ins.refuse("expected one shape, and .f64 four times")
     rows, registers = (1 if "m8n8k4" in shapes else 2), int(shapes[0].rpartition("k")[2]) // 4
     counts = (2 * rows, rows * registers, registers, 2 * rows)
-    groups = [elements_of(ins, o, n) for o, n in zip(ins.operands, counts, strict=True)]
+    groups = [fragment_of(ins, o, n) for o, n in zip(ins.operands, counts, strict=True)]
     a, columns, sums = (
         [b.vector(b.real(element, "double", ins)) for element in group] for group in groups[1:]
     )

@@ -12,7 +12,7 @@ from .. import table
 from ..builder import Builder
 from ..hooks import Access, Copy
 from ..layout import LANES
-from ..ptx import Address, Group, Immediate, Instruction, Operand, Register, Symbol
+from ..ptx import Address, Immediate, Instruction, Operand, Register, Symbol, elements_of
 from ..table import rows_of
 from ..values import Value, bits_of
 
@@ -67,12 +67,17 @@ def _local_address(b: Builder, ins: Instruction, operand: Address) -> Value:
     return b.op("add", b.local_memory(), b.cast("zext", value, "i64"))
 
 
-def _targets(ins: Instruction, operand: Operand) -> tuple[Operand | None, ...]:
-    count = {"v2": 2, "v4": 4, "v8": 8}
-    widths = [count[m] for m in ins.opcode.modifiers if m in count]
-    elements = operand.elements if isinstance(operand, Group) else (operand,)
-    if len(elements) != (widths[0] if widths else 1):
+def vector_of(ins: Instruction, operand: Operand) -> tuple[Operand | None, ...]:
+    """The registers of a vector, as many as .v2, .v4 or .v8 says."""
+    elements = elements_of(operand)
+    counts = [int(m[1:]) for m in ("v2", "v4", "v8") if m in ins.opcode.modifiers]
+    if len(elements) != (counts[0] if counts else 1):
         raise ins.refuse(f"{len(elements)} registers do not fit .v2, .v4 or .v8")
+    return elements
+
+
+def _targets(ins: Instruction, operand: Operand) -> tuple[Operand | None, ...]:
+    elements = vector_of(ins, operand)
     if len(elements) * _element_bits(ins) > 256:
         raise ins.refuse("the CPU device loads and stores at most 256 bits a lane")
     return elements
@@ -183,7 +188,7 @@ def store(b: Builder, ins: Instruction) -> None:
     if len(ins.operands) not in (2, 3) or space == "param":
         raise ins.refuse("expected an address in global or shared memory, and a value")
     sources = _targets(ins, ins.operands[1])
-    values = [_stored(b, ins, source, bits) for source in sources]
+    values = [as_bits(b, ins, source, bits) for source in sources]
     address = b.vector(address_of(b, ins, ins.operands[0], space))
     is_seen = "local" not in ins.opcode.modifiers  # by others
     for offset, count in _pieces(bits, len(values)):
@@ -199,7 +204,8 @@ def store(b: Builder, ins: Instruction) -> None:
             b.hooks.stored(b, at, whole, condition)
 
 
-def _stored(b: Builder, ins: Instruction, source: Operand | None, bits: int) -> Value:
+def as_bits(b: Builder, ins: Instruction, source: Operand | None, bits: int) -> Value:
+    """The bits of a value of any type, as an integer."""
     if isinstance(source, Immediate) and source.width == bits:  # as it is, in .f32 and .b32
         return b.constant(f"i{bits}", source.bits)
     return b.integer(source, bits, ins)

@@ -20,7 +20,7 @@ from .matrix import (
     added,
     are_multiplied,
     check_whole_warp,
-    elements_of,
+    fragment_of,
     types_of_product,
     write_results,
 )
@@ -132,7 +132,7 @@ def _kept(b: Builder, ins: Instruction, scale: Operand, count: int, zero: Value)
 
 def _registers(b: Builder, ins: Instruction) -> str:
     place = b.scratch(512)
-    for i, element in enumerate(elements_of(ins, ins.operands[1], 4)):
+    for i, element in enumerate(fragment_of(ins, ins.operands[1], 4)):
         b.store(b.vector(b.integer(element, 32, ins)), place, 128 * i, 64)
     return place
 

@@ -20,7 +20,7 @@ from ..values import Value
 from .matrix import (
     accumulators,
     check_whole_warp,
-    elements_of,
+    fragment_of,
     multiplied,
     prepared,
     write_results,
@@ -126,7 +126,7 @@ def load(b: Builder, ins: Instruction) -> None:
         registers[register] = shifted if old is None else b.op("or", old, shifted)
     twice = letter in "ab" and kind == "f16"
     values = registers * 2 if twice else registers
-    targets = elements_of(ins, ins.operands[0], len(values))
+    targets = fragment_of(ins, ins.operands[0], len(values))
     for target, its in zip(targets, values, strict=True):
         assert its is not None
         b.write(target, its, ins)
@@ -145,7 +145,7 @@ def store(b: Builder, ins: Instruction) -> None:
     check_whole_warp(ins, b, len(ins.operands))
     letter, kind, space = _letter(ins, "d"), ins.opcode.type, space_of(ins)
     nbytes = _nbytes(letter, kind)
-    sources = elements_of(ins, ins.operands[1], _count(letter, kind))
+    sources = fragment_of(ins, ins.operands[1], _count(letter, kind))
     words = [b.vector(b.integer(source, 32, ins)) for source in sources]
     place = (ins.operands[0], *ins.operands[2:])
     for register, part, address in _places(b, ins, letter, kind, space, place):
@@ -181,7 +181,7 @@ def multiply(b: Builder, ins: Instruction) -> None:
     registers = k // (4 * ELEMENTS[kind])
     count = 8 if kind == "f16" else 2 * registers
     a, both = (
-        [b.vector(b.integer(o, 32, ins)) for o in elements_of(ins, ins.operands[i], count)]
+        [b.vector(b.integer(o, 32, ins)) for o in fragment_of(ins, ins.operands[i], count)]
         for i in (1, 2)
     )
     tiles = [prepared(b, "b", kind, both[i : i + registers]) for i in (0, registers)]
