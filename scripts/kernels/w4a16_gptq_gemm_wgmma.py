@@ -77,7 +77,10 @@ def _multiply(
     STEP: gl.constexpr = PARTITION // ACROSS  # of those that share out steps
     BLOCK_N: gl.constexpr = TILE_N // ACROSS
     WIDTH: gl.constexpr = BLOCK_N // 8  # eights of columns
-    CHUNKS: gl.constexpr = BLOCK_K // CHUNK  # even: weights take turns in the registers
+    CHUNKS: gl.constexpr = BLOCK_K // CHUNK
+    # Weights take turns in two sets of registers.  With an odd number, those of a step's last chunk
+    # would be written anew, for the next step's first one, while wgmma still reads them.
+    gl.static_assert(CHUNKS % 2 == 0)
     EIGHTS: gl.constexpr = CHUNK // 8
     at: gl.constexpr = weights_layout(EIGHTS, BLOCK_N, gl.num_warps())
     mma: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [gl.num_warps(), 1], [16, BLOCK_M, 16])

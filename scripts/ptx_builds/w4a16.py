@@ -308,7 +308,8 @@ class WgmmaTile:
 
     num_warps: those that multiply, in partitions of four where they share out the tile's columns
     (`across`) or its steps (`along`); four more copy.
-    chunk: k's dequantised at once; two such, and the sums, have to fit into the registers.
+    chunk: k's dequantised at once, an even part of block_k; two such, and the sums, have to fit
+    into the registers.
     ctas: that share an SM.
     """
 
@@ -340,10 +341,10 @@ class WgmmaTile:
 
 WGMMA_TILES = {
     128: [
-        WgmmaTile(32, 64, 128, 8, 128, along=2),
-        WgmmaTile(64, 64, 128, 6, 128, along=2),
-        WgmmaTile(64, 128, 128, 7, 128, across=2),
-        WgmmaTile(128, 128, 128, 5, 128, across=2),
+        WgmmaTile(32, 64, 128, 8, 64, along=2),
+        WgmmaTile(64, 64, 128, 6, 64, along=2),
+        WgmmaTile(64, 128, 128, 7, 64, across=2),
+        WgmmaTile(128, 128, 128, 5, 64, across=2),
     ],
     64: [
         WgmmaTile(64, 64, 128, 6, 64, along=2),
@@ -351,7 +352,7 @@ WGMMA_TILES = {
         WgmmaTile(64, 256, 128, 6, 64),
         WgmmaTile(128, 64, 128, 5, 64, num_warps=4),
         WgmmaTile(128, 128, 128, 5, 64, across=2),
-        WgmmaTile(256, 128, 64, 5, 64),
+        WgmmaTile(256, 128, 64, 5, 32),
     ],
     32: [
         WgmmaTile(64, 64, 128, 6, 32, along=2),

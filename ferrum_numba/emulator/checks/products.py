@@ -3,8 +3,7 @@
     productbegin(checks, ctx): at the start of a CTA
     productfence(checks, ctx), productcommit(checks, ctx), productwait(keep, checks, ctx)
     productuse(set, checks, ctx, site): a product works on a set of registers
-    producttouch(set, writes, judges, checks, ctx, site): another instruction reads or writes one of
-        them; judges: and may not do so while the product is under way
+    producttouch(set, writes, checks, ctx, site): another instruction reads or writes one of them
 
 The products of a warp are done in order, group after group, so a group's number and its time tell
 what has been waited for.  A warp has a block of memory: i32 how many groups were committed, i32 how
@@ -108,9 +107,9 @@ class Products(Check):
     def reads(self, b: Builder, ins: Instruction) -> None:
         """Registers that an instruction reads and writes, which products may still need.
 
-        Compilers copy results before they are there, and write A's registers anew while they are
-        read; the assembler makes both right.  What else is done with a result, or with its copy,
-        comes too early.
+        Compilers copy results before they are there, and the assembler makes that right.  What else
+        is done with a result, or with its copy, comes too early, and so does whatever writes A's
+        registers anew while they are read: the product takes the new ones.
         """
         if ins.opcode.base == "wgmma":
             return
@@ -127,9 +126,8 @@ class Products(Check):
         if {(number, writes), (number, True)} & self._looked:
             return
         self._looked.add((number, writes))
-        flags = (writes, self._sets[number][0])
-        words = [f"i1 {'true' if flag else 'false'}" for flag in flags]
-        b.call("producttouch", "void", b.constant("i32", number), *words, *at_site(ins))
+        flag = f"i1 {'true' if writes else 'false'}"
+        b.call("producttouch", "void", b.constant("i32", number), flag, *at_site(ins))
 
 
 def _is_product(ins: Instruction) -> bool:
@@ -246,12 +244,12 @@ def use(c: Code) -> None:
 
 @code("producttouch")
 def touch(c: Code) -> None:
-    number, writes, judges = c.takes("i32", "i1", "i1")
+    number, writes = c.takes("i32", "i1")
     c.looks()
     block = _block(c)
     its = _set(c, block, number)
     over, group, dirty = (c.load("i32", 1, *at, 4) for at in ((block, 4), (its, 0), (its, 4)))
     c.store(c.op("or", dirty, c.cast("zext", writes, "i32")), its, 4, 4)
     late = c.compare("icmp ugt", group, over)
-    with c.when(c.op("and", late, judges)):
+    with c.when(late):
         _record(c, "pending-product")
