@@ -24,6 +24,7 @@ from .ptx import (
 )
 from .values import Text, Value, bits_of
 
+_ALL_LANES = ("-1", "4294967295")
 _SINGLE = {"%gridid": 0, "%nsmid": 1}
 
 
@@ -292,20 +293,29 @@ class Builder(Text):
             self.store(self.select(acts, value, old), "%state", at, align)
 
     def require_lanes(self, ins: Instruction, members: Value | None = None) -> None:
-        """Report a fault unless all lanes that must take part (None: all) are here.
+        """Report a fault unless just those lanes that must take part (None: all) are here.
 
-        Where lanes went different ways they may come to this instruction one after another.
+        Where lanes went different ways they may come to this instruction one after another; lanes
+        that have ended are not waited for.  Each lane names the members, itself among them.
         """
-        if self.active is None:
+        condition = self.condition(ins)
+        if condition is None and (members is None or members.text in _ALL_LANES):
             return
-        following = self.load("i32", LANES, "%ctx", NEXT, 64)
-        unfinished = self.compare("icmp ne", following, DONE)
-        away = self.op("and", unfinished, self.invert(self.active))
-        missing = self.mask(away)
-        if members is not None:  # each lane names its own; what one misses is missing
-            missing = self.op("and", self.vector(members), missing)
-            missing = self.reduce("or", missing)
-        self.stop(ins, missing)
+        here = self.mask(condition)
+        wrong = self.op("xor", here, -1)
+        if self.active is not None:
+            following = self.load("i32", LANES, "%ctx", NEXT, 64)
+            unfinished = self.mask(self.compare("icmp ne", following, DONE))
+            wrong = self.op("and", wrong, unfinished)
+        if members is not None:
+            named, acts = self.vector(members), self.lanes(here)
+            own = self.op("shl", self.vector(self.constant("i32", 1)), self.iota("i32"))
+            unnamed = self.compare("icmp eq", self.op("and", named, own), 0)
+            wrong = self.op("and", wrong, self.reduce("or", self.select(acts, named, 0)))
+            wrong = self.op("or", wrong, self.op("and", self.mask(unnamed), here))
+        else:
+            wrong = self.select(self.compare("icmp eq", here, 0), self.constant("i32", 0), wrong)
+        self.stop(ins, wrong)
 
 
 def _text(operand: object) -> str:

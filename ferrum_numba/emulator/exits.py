@@ -54,6 +54,12 @@ def leave_lanes(b: Builder, block: Block, loop_steps: int) -> None:
         to = b.select(guard, number(block.target), number(block.next))
     elif block.exit == "barrier" and block.next != EXIT:
         to = b.constant("i32", block.next | WAITING)
+        assert block.last is not None
+        others = b.load("i32", LANES, "%ctx", NEXT, 64)
+        elsewhere = b.compare("icmp sge", others, WAITING)
+        for place in (b.constant("i32", DONE), to):
+            elsewhere = b.op("and", elsewhere, b.compare("icmp ne", others, place))
+        b.hooks.meet(b, block.last, elsewhere)
     elif block.exit in ("poll", "yield"):
         waits = _waits(b, block)
         stay = block.next if block.exit == "yield" else block.index

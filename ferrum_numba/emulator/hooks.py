@@ -85,6 +85,12 @@ class Hooks(Generic[B]):
     def decides(self, b: B, branch: Instruction) -> None:
         """Before a branch, or a barrier."""
 
+    def meet(self, b: B, ins: Instruction, elsewhere: Value) -> None:
+        """Lanes come to a barrier of all threads. elsewhere: those that wait at another one."""
+
+    def exchanged(self, b: B, ins: Instruction, sources: Value, inside: Value) -> None:
+        """Lanes take the values of others. inside: whether of a lane of their segment."""
+
     # -- accesses -------------------------------------------------------------------------------
 
     def access(self, b: B, at: Access, condition: Value | None) -> Value | None:

@@ -39,6 +39,15 @@ class Origin:
     contents: frozenset[str]
     steps: frozenset[int]
 
+    def joined(self, other: Origin) -> Origin:
+        """Origin of two accesses on one line."""
+        return Origin(
+            self.address | other.address,
+            self.mask | other.mask,
+            self.contents | other.contents,
+            self.steps | other.steps,
+        )
+
 
 @lru_cache(maxsize=64)
 def origins(text: str, entry: str) -> Mapping[int, Origin]:
@@ -68,19 +77,20 @@ def origins(text: str, entry: str) -> Mapping[int, Origin]:
     def named(mask: int) -> frozenset[str]:
         return frozenset(names[i] for i, bit in enumerate(reversed(f"{mask:b}")) if bit == "1")
 
-    found = {}
+    found: dict[int, Origin] = {}
     for ins in instructions:
         if "global" not in ins.opcode.modifiers or ins.opcode.base not in _ACCESSES:
             continue
         place = [r for o in ins.operands if isinstance(o, Address) for r in registers_of(o)]
         guard = [ins.guard] if ins.guard else []
         elements = _joined(steps, place)
-        found[ins.line] = Origin(
+        origin = Origin(
             named(_joined(parameters, place)),
             named(_joined(parameters, guard)),
             named(_joined(contents, [*place, *guard])),
             frozenset(step for step in _ELEMENTS if step & elements),
         )
+        found[ins.line] = found[ins.line].joined(origin) if ins.line in found else origin
     return found
 
 
@@ -99,12 +109,12 @@ def element_nbytes(text: str, entry: str) -> Mapping[int, int]:
 def pointers_of(text: str, entry: str) -> tuple[frozenset[str] | None, frozenset[str] | None]:
     """Parameters that global memory is read through, and written; None: any.  Raises PtxError.
 
-    Atomic operations are neither.
+    Atomic operations write.
     """
     of = origins(text, entry)
     found: list[set[str] | None] = [set(), set()]
     for ins in parse_entry(text, entry).statements:
-        if not isinstance(ins, Instruction) or ins.opcode.base not in ("ld", "st", "cp"):
+        if not isinstance(ins, Instruction) or ins.opcode.base not in _ACCESSES:
             continue
         base, modifiers = ins.opcode.base, ins.opcode.modifiers
         near = any(m.startswith(("shared", "local", "param", "const")) for m in modifiers)
@@ -112,7 +122,7 @@ def pointers_of(text: str, entry: str) -> tuple[frozenset[str] | None, frozenset
             continue
         bulk = "bulk" in modifiers  # either way
         names = of[ins.line].address if ins.line in of and not bulk else frozenset[str]()
-        for i, is_so in enumerate((base != "st", base == "st" or bulk)):
+        for i, is_so in enumerate((base in ("ld", "cp"), base not in ("ld", "cp") or bulk)):
             known = found[i]
             if is_so and known is not None:
                 found[i] = known | names if names else None

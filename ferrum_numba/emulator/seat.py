@@ -14,6 +14,7 @@ from ..errors import LaunchError
 from .faults import faults
 from .host_calls import Failure, HostCalls
 from .layout import (
+    FINISHED,
     FRESH,
     GAVE_WAY,
     IDLE_LIMIT,
@@ -42,6 +43,7 @@ _SLICE, _FIRST_SLICE = 1 << 22, 1 << 11
 _PATIENCE = 16
 # States in which a CTA has come back last: one that comes back in one of them again is polling.
 _KEPT = 64
+_ENDED = FINISHED & 0xFFFFFFFF  # as an unsigned word
 # Reads of whole words and vectors may pass an array's end by less than this many bytes.
 _MARGIN = 128
 LARGEST_SHARED = 228 * 1024
@@ -218,7 +220,9 @@ class Seat:
     def wait(self) -> Wait:
         """Place where the CTA stands, and address that it polls."""
         state = self._state
-        return Wait(self._cta(state.cta), self._place(0)[1], state.polled, state.poll)
+        resumes = map(self._resume, self._contexts.view(np.uint32))
+        first = next((place for place in resumes if place != _ENDED), 0)
+        return Wait(self._cta(state.cta), first, state.polled, state.poll)
 
     def _cta(self, number: int) -> Triple:
         x, y, _ = self._state.nctaid
@@ -253,7 +257,7 @@ class Seat:
 
     def _resume(self, words: Words) -> int:
         """Block that a warp goes on with."""
-        if not self._masked or words[RESUME // 4] == 0xFFFFFFFF:
+        if not self._masked or words[RESUME // 4] == _ENDED:
             return int(words[RESUME // 4])
         # Lanes that went different ways have a next block each; the one furthest behind runs.
         return int(words[NEXT // 4 :][:LANES].min())

@@ -36,12 +36,13 @@ class Place:
 class Wait:
     """Place of a CTA that waits for others.
 
-    block: that its first warp goes on with.  address: what was polled last, and site: 1 + the index
-    of the instruction; 0 where the entry polls nothing with .relaxed, .acquire, .volatile or atom.
+    resume: what the context of its first warp that has not ended says.  address: what was polled
+    last, and site: 1 + the index of the instruction; 0 where the entry polls nothing with .relaxed,
+    .acquire, .volatile or atom.
     """
 
     cta: tuple[int, int, int]
-    block: int
+    resume: int
     address: int
     site: int
 
@@ -131,8 +132,12 @@ class Polls:
 
     def _line(self, wait: Wait) -> str:
         ins = self._body.statements[wait.site - 1] if wait.site else None
+        barrier = _wait(self._blocks, wait.resume)
+        if barrier is not None and barrier.opcode.base.startswith("bar"):
+            return f"wait at PTX line {barrier.line}: {' '.join(barrier.text.split())}"
         if not isinstance(ins, Instruction):
-            after = [i for b in self._blocks[wait.block :] for i in (*b.instructions, b.last) if i]
+            blocks = self._blocks[wait.resume & (WAITING - 1) :]
+            after = [i for b in blocks for i in (*b.instructions, b.last) if i]
             return f"go round in the loop at PTX line {after[0].line}{self._source(after[0])}"
         name, offset = self._name(wait.address)
         nbytes = 8 if ins.opcode.type.endswith("64") else 4

@@ -50,8 +50,8 @@ class Row:
     orders: bool = False
     operands: str | Callable[[Opcode], list[str]] = "last"
     fault: str = (
-        "not all lanes that it names came to it together; the CPU device runs lanes that took"
-        " different ways one after another"
+        "not all lanes that it names came to it together, or one came that it does not name; the"
+        " CPU device runs lanes that took different ways one after another"
     )
 
     def operand_types(self, opcode: Opcode) -> list[str]:

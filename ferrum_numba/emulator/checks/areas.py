@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..values import EachLane, Value
 from .code import Code
-from .state import Area
+from .state import HELD, Area
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,24 @@ class Marked:
     def is_part(self, c: Code, nbytes: Value) -> Value:
         """True if so many bytes are less than an element."""
         return c.compare("icmp ult", nbytes, c.op("shl", c.constant("i64", 1), self._shift(c)))
+
+    def _mark_at(self, c: Code, element: Value) -> Value:
+        return c.item("i32", c.of_area(self.area, "shadow"), element)
+
+    def hold(self, c: Code, element: Value) -> Value:
+        """Keep other threads of the host from what is known of an element; its mark."""
+        at = self._mark_at(c, element)
+        loop = c.loop()
+        with loop:
+            was = c.emit(f"atomicrmw xchg {at}, i32 {HELD} acquire, align 4")
+            mark = Value(was, "i32")
+            loop.leave(c.compare("icmp ne", mark, HELD), mark)
+            loop.again()
+        return loop.results[0]
+
+    def give(self, c: Code, element: Value, mark: Value) -> None:
+        """Let others have it, with this mark."""
+        c.line(f"store atomic {mark}, {self._mark_at(c, element)} release, align 4")
 
     def address(self, c: Code, element: Value) -> Value:
         """Address of an element."""

@@ -61,7 +61,7 @@ class Bounds(Check):
                 "local": "{place}: a thread has {local_bytes} bytes; look at the index",
                 "shared": "{place}: the CTA has {limit} bytes; look at shared_bytes of the launch"
                 " and at the address",
-                "global": "{nbytes} bytes at {place}; {mask}, at the sizes and at the strides",
+                "global": "{nbytes} bytes at {place}; {mask} at the sizes and at the strides",
             },
         ),
         Kind(
@@ -80,11 +80,13 @@ class Bounds(Check):
         ),
         Kind("layout", "memory"),  # of arrays: devices/checked.py compares shapes and strides
     )
-    # sites: what each instruction found last (`SITE_BYTES` each).  limit: bytes of shared memory.
+    # sites: what each instruction found last (`SITE_BYTES` each).  owners: of each the number of
+    # the only array that its addresses can be of, plus 1; 0: any.  limit: bytes of shared memory.
     # dump: where accesses that are not allowed go instead.
     fields: ClassVar = {
         "areas": POINTER,
         "sites": POINTER,
+        "owners": POINTER,
         "area_count": WORD,
         "limit": WORD,
         "dump": WORD,

@@ -122,9 +122,8 @@ class Clocks(Check):
         self._object(b, "promote", address, mask)
 
     def tries(self, b: Builder, ins: Instruction, over: Value) -> Value:
-        """A try_wait may give up; where the kernel does not try again, that is a race."""
-        if ins.opcode.base != "mbarrier.try_wait":
-            return over
+        """A wait may come too early, or give up; where the kernel does not try again, that is a
+        race."""
         zero = b.constant("i32", 0)
         tried = b.compare("icmp ne", b.load("i32", 1, "%ctx", WAIT_TRIED, 4), zero)
         result = b.op("and", over, tried)

@@ -30,7 +30,7 @@ from .code import Code, code
 from .readers import find_reader
 from .runs import pieces
 from .state import DOUBT_BYTES, DOUBTS, IN_SHARED, READ, WARPS, number_of
-from .talks import Talk, cta_of
+from .talks import Talk, cta_of, is_plain
 
 _TALKS = (
     "look for a missing barrier before or after the atomic operation by which the CTAs talk to each"
@@ -104,7 +104,9 @@ class Marks(Check):
         """The other CTA's access, and what would order the two."""
         reads, loads = bool(int(record["other"]) & READ), table.accesses(ins, "load")
         if not reads and not loads:
-            advice = "; look at the mask, the grid and the strides"
+            advice = ", and nothing orders the two; look at the mask, the grid and the strides"
+            if table.is_strong(ins):
+                advice = f" by a store that is not atomic, and nothing orders the two; {_TALKS}"
             return {"deed": "also writes", "advice": advice}
         advice = _TALKS if self.subject.talks else _SEPARATE
         return {
@@ -158,35 +160,48 @@ def marks(c: Code, access: str, nbytes: str, talks: str = "") -> None:
         slotted = c.compare("icmp ne", slots, Value("null", "ptr"))
         loop = c.loop(marked.first)
         with loop as (e,):
-            at, by = c.item("i32", shadow, e), c.item("i32", sites, e)
-            mark = c.load("i32", 1, at, 0, 4)
-            pair = None
-            if talk is not None:
+            by, part = c.item("i32", sites, e), marked.is_part(c, size)
+            if talk is None:
+                mark = c.load("i32", 1, c.item("i32", shadow, e), 0, 4)
+            else:
+                mark = marked.hold(c, e)
                 pair = c.item("<2 x i32>", c.of_area(marked.area, "times"), e)
+            its_site, here = c.load("i32", 1, by, 0, 4), c.op("add", c.site, 1)
             if access == "store":
-                fresh = c.compare("icmp eq", mark, 0)
-                ours = c.compare("icmp eq", mark, own)
-                if talk is None or pair is None:
+                if talk is None:
+                    fresh, ours = (
+                        c.compare("icmp eq", mark, m) for m in (c.constant("i32", 0), own)
+                    )
                     doubtful, culprit = c.invert(c.op("or", fresh, ours)), mark
                 else:
                     doubtful, culprit = _unordered(c, talk, marked, size, mark, pair)
                 with c.when(doubtful):
-                    its = (c.constant("i32", int(nbytes)), culprit, c.load("i32", 1, by, 0, 4))
+                    its = (c.constant("i32", int(nbytes)), culprit, its_site)
                     c.call("doubt_global", "void", c.checks, lane, place, *its)
-            if talk is not None and pair is not None:
-                tag = talk.tag(c) if access == "store" else c.constant("i32", 0)  # never a race
-                c.store(tag, pair, 0, 4)
-                c.store(c.load("i32", 1, c.field("time"), 0, 4), pair, 4, 4)
-            c.store(c.op("add", c.site, 1), by, 0, 4)
-            c.store(own, at, 0, 4)
-            if access == "store":
-                part = marked.is_part(c, size)
+            elif talk is not None:
+                with c.when(talk.unordered(c, c.invert(part), mark, pair, access)):
+                    c.record("cta-race", lane, marked.address(c, e), int(nbytes), mark, its_site)
+            if talk is not None:
+                now = [talk.tag(c, access), c.load("i32", 1, c.field("time"), 0, 4), here]
+                if access == "atomic":
+                    was = [c.load("i32", 1, pair, 4 * i, 4) for i in range(2)] + [its_site]
+                    hides = talk.hides(c, mark, was[0])
+                    now = [c.select(hides, *both) for both in zip(was, now, strict=True)]
+                for i in range(2):
+                    c.store(now[i], pair, 4 * i, 4)
+                here = now[2]
+            c.store(here, by, 0, 4)
+            if talk is None:
+                c.store(own, c.item("i32", shadow, e), 0, 4)
+            if access == "store" or talk is not None:
                 with c.when(c.op("and", slotted, c.invert(part))):
                     c.line("fence seq_cst")
                     reader = find_reader(c, marked, e, own, talk)
                     with c.when(c.compare("icmp ne", reader.mark, 0)):
                         where = (marked.address(c, e), int(nbytes))
                         c.record("cta-race", lane, *where, reader.mark, reader.site)
+            if talk is not None:
+                marked.give(c, e, own)
             more = c.op("add", e, 1)
             loop.again_if(c.compare("icmp ule", more, marked.last), more)
 
@@ -202,8 +217,9 @@ def _unordered(
     part = marked.is_part(c, nbytes)
     knows = c.compare("icmp ult", tag, talk.known(c, writer))
     knows = c.op("or", knows, c.compare("icmp eq", writer, talk.warp))
+    knows = c.op("or", knows, c.invert(is_plain(c, tag)))
     ours = c.op("and", same_cta, c.op("or", knows, part))
-    free = c.op("or", c.compare("icmp eq", mark, 0), c.compare("icmp eq", tag, 0))
+    free = c.compare("icmp eq", mark, 0)
     culprit = c.select(same_cta, c.op("or", writer, WARPS), mark)
     with c.when(c.invert(c.op("or", ours, free))) as judged:
         judged.give(c.invert(talk.relies(c, mark, tag, written)))

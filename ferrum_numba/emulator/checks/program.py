@@ -14,10 +14,10 @@ from ...abi.signature import Signature
 from ...errors import LaunchError, PtxError
 from ..host import Host
 from ..layout import LANES, State, Triple
-from ..origin import pointers_of
+from ..origin import origins, pointers_of
 from ..parse import parse_entry
 from ..program import Program
-from ..ptx import Body
+from ..ptx import Body, Instruction
 from ..seat import aligned
 from ..translate import threads_of
 from ..worker import WORKSPACE, cluster_windows
@@ -118,9 +118,19 @@ class CheckedProgram:
             cluster=cluster,
             windows=windows,
         )
-        memory_of = partial(self._memory, arrays, parameter_block, grid, block, shared_bytes, tape)
+        owners = self._owners(arrays, parameter_block)
+        memory_of = partial(
+            self._memory,
+            arrays=arrays,
+            owners=owners,
+            parameter_block=parameter_block,
+            grid=grid,
+            block=block,
+            shared_bytes=shared_bytes,
+            tape=tape,
+        )
         memory = memory_of(self._watch)
-        reporter = Reporter(self._body, memory.areas, memory.limit, self._watch.checks)
+        reporter = Reporter(self._body, memory.areas, memory.limit, self._watch.checks, owners)
         try:
             run(self.program, attach=memory.attach)
         except (LaunchError, PtxError) as error:  # which may come of what was found before
@@ -145,21 +155,57 @@ class CheckedProgram:
 
     def _memory(
         self,
+        watch: Watch,
+        reverse: bool = False,
+        *,
         arrays: Sequence[LaunchArray],
+        owners: NDArray[np.uint32],
         parameter_block: bytes,
         grid: Triple,
         block: Triple,
         shared_bytes: int,
         tape: int | None,
-        watch: Watch,
-        reverse: bool = False,
     ) -> _Memory:
         """Memory of the checks of one run."""
         race = watch.subject.race
         slotted = self._slotted(arrays, parameter_block) if race else ()
         timed = race and watch.subject.talks
         areas = Areas(arrays, watch.subject.tagged, timed=timed, slotted=slotted)
-        return _Memory(self._body, areas, grid, block, shared_bytes, watch, reverse, tape)
+        return _Memory(self._body, areas, owners, grid, block, shared_bytes, watch, reverse, tape)
+
+    def _owners(self, arrays: Sequence[LaunchArray], parameter_block: bytes) -> NDArray[np.uint32]:
+        """For each statement the number of the one array that its addresses are computed from,
+        plus 1; 0: of several, of none, or of what the kernel has loaded."""
+        numbers = {}
+        for parameter in self.signature.params:
+            if parameter.size == 8:
+                at = parameter_block[parameter.offset : parameter.offset + 8]
+                place = int.from_bytes(at, "little")
+                around = [
+                    (a.nbytes, i)
+                    for i, a in enumerate(arrays)
+                    if 0 <= place - a.address < a.nbytes and a.role != "shared"
+                ]
+                if around:
+                    numbers[parameter.name] = max(around)[1] + 1
+        owners = np.zeros(len(self._body.statements), np.uint32)
+        for index, names in self._pointed:
+            found = {numbers[name] for name in names if name in numbers}
+            if len(found) == 1:
+                (owners[index],) = found
+        return owners
+
+    @cached_property
+    def _pointed(self) -> list[tuple[int, frozenset[str]]]:
+        """Statements that access global memory, by index, with the pointers that their addresses
+        are computed from."""
+        pointers = {p.name for p in self.signature.params if p.size == 8}
+        of = origins(self._text, self.signature.entry)
+        return [
+            (s.index, of[s.line].address & pointers)
+            for s in self._body.statements
+            if isinstance(s, Instruction) and s.line in of
+        ]
 
     def _slotted(
         self, arrays: Sequence[LaunchArray], parameter_block: bytes
@@ -189,6 +235,7 @@ class _Memory:
         self,
         body: Body,
         areas: Areas,
+        owners: NDArray[np.uint32],
         grid: Triple,
         block: Triple,
         shared_bytes: int,
@@ -199,7 +246,7 @@ class _Memory:
         self.areas = areas
         self.limit = body.static_shared + shared_bytes if shared_bytes else body.static_end
         self.kept: list[Kept] = []
-        self._watch, self._reverse, self._tape = watch, reverse, tape
+        self._watch, self._reverse, self._tape, self._owners = watch, reverse, tape, owners
         size = body.static_shared + shared_bytes
         self._room = Room(
             ctas=grid[0] * grid[1] * grid[2],
@@ -222,6 +269,7 @@ class _Memory:
             "records": records,
             "tape": self._tape,
             "reverse": self._reverse,
+            "owners": self._owners,
             "areas": ctypes.addressof(self.areas.table),
             "area_count": len(self.areas.arrays),
             "limit": self.limit,

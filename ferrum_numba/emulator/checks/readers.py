@@ -1,7 +1,7 @@
 """The check "race" between CTAs: who reads an element of global memory that another CTA writes.
 
-reads_<bytes>[_talks](addresses, mask, checks, ctx, site): this CTA reads here;
-    _talks: where CTAs talk to each other
+reads_<bytes>[_talks][_nc](addresses, mask, checks, ctx, site): this CTA reads here;
+    _talks: where CTAs talk to each other; _nc: through a cache that is not kept coherent
 bulkreads[_talks](addresses, sizes, mask, checks, ctx, site): the same of runs of bytes
 
 Each element that a launch both reads and writes has two slots: of the first CTA that read it, and
@@ -18,10 +18,11 @@ from typing import ClassVar
 from .. import table
 from ..builder import Builder
 from ..hooks import Access, Copy, Run
+from ..ptx import Address
 from ..runtime.access import ADDRESSES
 from ..values import Value
 from .areas import Hint, Marked
-from .check import LONG, Check, at_site, mask_of
+from .check import LONG, Check, Kind, Subject, at_site, mask_of
 from .code import Code, code
 from .runs import pieces
 from .state import READ, SLOT_BYTES
@@ -32,6 +33,17 @@ class Readers(Check):
     """Elements that one CTA reads and another writes: Marks has the texts of what is found."""
 
     asked = frozenset({"race"})
+    kinds = (
+        Kind(
+            "stale-load",
+            "race",
+            {
+                "global load": "reads {place} through the cache that is not kept coherent (.nc),"
+                " where this launch has stored{there}, so that it may find what was there before;"
+                " leave out .nc"
+            },
+        ),
+    )
     # Between these addresses lie all arrays that have slots.
     fields: ClassVar = {"slotted": LONG, "slotted_end": LONG}
 
@@ -39,9 +51,18 @@ class Readers(Check):
     def _told(self) -> str:
         return "_talks" if self.subject.talks else ""
 
+    def __init__(self, subject: Subject) -> None:
+        super().__init__(subject)
+        swaps = [i for i in subject.instructions if "cas" in i.opcode.modifiers]
+        self._swapped = {o for i in swaps for o in i.operands if isinstance(o, Address)}
+
     def access(self, b: Builder, at: Access, condition: Value | None) -> Value | None:
-        if at.space == "global" and at.kind == "load" and not table.is_strong(at.ins):
+        """A loop around atom.cas may begin with any value, and so with that of a plain load."""
+        is_plain = not table.is_strong(at.ins) and not self._swapped & {*at.ins.operands}
+        if at.space == "global" and at.kind == "load" and is_plain:
             mask, name = mask_of(b, at.address, condition), f"reads_{at.nbytes}{self._told}"
+            if "nc" in at.ins.opcode.modifiers:
+                name += "_nc"
             b.call(name, "void", b.vector(at.address), mask, *at_site(at.ins))
         return condition
 
@@ -59,7 +80,7 @@ class Readers(Check):
 
 
 @code("reads")
-def reads(c: Code, nbytes: str, talks: str = "") -> None:
+def reads(c: Code, nbytes: str, *how: str) -> None:
     address, mask = c.takes(ADDRESSES["global"], "i32")
     c.looks()
     acts = c.lanes(mask)
@@ -67,7 +88,7 @@ def reads(c: Code, nbytes: str, talks: str = "") -> None:
     below = c.compare("icmp uge", next(ends), c.field("slotted_end"))
     c.ret_if(c.op("or", below, c.compare("icmp ult", next(ends), c.field("slotted"))))
     places, hint, size = c.spread(address), Hint(c), c.constant("i64", int(nbytes))
-    own, talk = c.op("add", cta_of(c), 1), Talk.read(c) if talks else None
+    own, talk = c.op("add", cta_of(c), 1), Talk.read(c) if "talks" in how else None
     c.visits()
     lanes = c.each_lane(mask)
     with lanes as (lane,):
@@ -75,16 +96,25 @@ def reads(c: Code, nbytes: str, talks: str = "") -> None:
         lanes.next_if(marked.is_part(c, size))
         loop = c.loop(marked.first)
         with loop as (e,):
-            _enter(c, marked, e, own, talk)
-            mark = c.load("i32", 1, c.item("i32", c.of_area(marked.area, "shadow"), e), 0, 4)
-            other = c.op("and", c.compare("icmp ne", mark, 0), c.compare("icmp ne", mark, own))
-            if talk is not None:
+            if talk is None:
+                _enter(c, marked, e, own, talk)
+                mark = c.load("i32", 1, c.item("i32", c.of_area(marked.area, "shadow"), e), 0, 4)
+                races = c.op(
+                    "and", *(c.compare("icmp ne", mark, m) for m in (c.constant("i32", 0), own))
+                )
+            else:
+                mark = marked.hold(c, e)
+                _enter(c, marked, e, own, talk)
                 pair = c.item("<2 x i32>", c.of_area(marked.area, "times"), e)
-                other = talk.unordered(c, other, mark, pair)
-            with c.when(other):
-                site = c.load("i32", 1, c.item("i32", c.of_area(marked.area, "sites"), e), 0, 4)
-                c.record("cta-race", lane, marked.address(c, e), int(nbytes), mark, site)
-                lanes.next()
+                races = talk.unordered(c, Value("true", "i1"), mark, pair)
+            site = c.load("i32", 1, c.item("i32", c.of_area(marked.area, "sites"), e), 0, 4)
+            if talk is not None:
+                marked.give(c, e, mark)
+            found = {"stale-load": c.compare("icmp ne", mark, 0)} if "nc" in how else {}
+            for kind, wrong in (found | {"cta-race": races}).items():
+                with c.when(wrong):
+                    c.record(kind, lane, marked.address(c, e), int(nbytes), mark, site)
+                    lanes.next()
             more = c.op("add", e, 1)
             loop.again_if(c.compare("icmp ule", more, marked.last), more)
 
@@ -132,9 +162,11 @@ def find_reader(c: Code, marked: Marked, element: Value, own: Value, talk: Talk 
     for number in (0, 1):
         slot = _slot(c, marked, element, number)
         mark, site = (c.load("i32", 1, slot, 4 * i, 4) for i in range(2))
-        other = c.op("and", c.compare("icmp ne", mark, 0), c.compare("icmp ne", mark, own))
-        if talk is not None:
-            other = talk.unordered(c, other, mark, Value(c.at(slot, 8), "ptr"))
+        if talk is None:
+            some = (c.compare("icmp ne", mark, m) for m in (c.constant("i32", 0), own))
+            other = c.op("and", *some)
+        else:
+            other = talk.unordered(c, Value("true", "i1"), mark, Value(c.at(slot, 8), "ptr"))
         pairs = zip((c.op("or", mark, READ), site), found, strict=True)
         found = [c.select(other, its, before) for its, before in pairs]
         if talk is not None:  # what comes after this write need not be compared with it

@@ -28,7 +28,16 @@ USUAL = tuple(dict.fromkeys(kind.check for check in ALL if check.usual for kind 
 class Reporter:
     """Makes findings of one launch. limit: bytes of shared memory that a CTA has."""
 
-    def __init__(self, body: Body, areas: Areas, limit: int, checks: Sequence[Check]) -> None:
+    def __init__(
+        self,
+        body: Body,
+        areas: Areas,
+        limit: int,
+        checks: Sequence[Check],
+        owners: NDArray[np.uint32],
+    ) -> None:
+        """owners: of each statement the only array that it may access, plus 1; 0: any."""
+        self._owners = owners
         self._body = body
         self._checks = {kind.name: check for check in checks for kind in check.kinds}
         self._areas = areas
@@ -57,6 +66,13 @@ class Reporter:
         address = int(record["address"])
         space = self._space(ins, kind, record)
         found = self._areas.nearest(address) if space == "global" else None
+        owner = int(self._owners[ins.index])
+        beside = ""
+        if found is not None and owner and kind.check == "memory":
+            its = self._areas.arrays[owner - 1]
+            if its != found[0] and 0 <= found[1] < found[0].nbytes:
+                beside = f", where {_place(found, address, 0)} lies"
+            found = its, address - its.address
         array, offset = (found[0].name, found[1]) if found else (None, None)
         key = f"{space} load" if table.accesses(ins, "load") else str(space)
         text = kind.texts.get(key) or kind.texts[space or "register"]
@@ -67,7 +83,7 @@ class Reporter:
             check=kind.check,
             kind=kind.name,
             message=text.format(
-                **self._sight(ins, space, found, record),
+                **self._sight(ins, space, found, record, beside),
                 **(check.sight(ins, kept, record) if check is not None else {}),
             ),
             count=count,
@@ -110,17 +126,20 @@ class Reporter:
         space: str | None,
         found: tuple[LaunchArray, int] | None,
         record: np.void,
+        beside: str,
     ) -> dict[str, object]:
-        """Names that a finding's text may use."""
+        """Names that a finding's text may use. beside: what else lies there."""
         address, nbytes, other = (int(record[name]) for name in ("address", "nbytes", "other"))
         place = f"{space} memory at byte {address} ({nbytes} bytes)"
         by = _user(other)
         return {
-            "place": _place(found, address, nbytes) if space == "global" else place,
+            "place": _place(found, address, nbytes) + beside if space == "global" else place,
             "nbytes": nbytes,
             "limit": self._limit,
             "local_bytes": self._body.local_bytes,
-            "mask": "look at the mask of this access" if ins.guard else "the access has no mask",
+            "mask": "look at the mask of this access,"
+            if ins.guard
+            else "the access has no mask; look",
             "other": other,
             "user": by,
             "by": f", {by}" if by else "",

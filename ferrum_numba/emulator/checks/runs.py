@@ -29,9 +29,14 @@ def find(
     """Find the array that may be accessed in this way; else the kind of error.
 
     fits: says by an offset and the array's length, in bytes, whether it is the one.
+    Where the instruction's addresses are all of one array (owners), that is the only one.
     """
-    areas, count = c.field("areas"), c.field("area_count")
-    loop = c.loop(c.constant("i32", 0), c.constant("i32", number_of("out-of-bounds")))
+    areas, every = c.field("areas"), c.field("area_count")
+    owner = c.load("i32", 1, c.item("i32", c.field("owners"), c.site), 0, 4)
+    any_of_them = c.compare("icmp eq", owner, 0)
+    count = c.select(any_of_them, every, owner)
+    start = c.select(any_of_them, c.constant("i32", 0), c.op("sub", owner, 1))
+    loop = c.loop(start, c.constant("i32", number_of("out-of-bounds")))
     with loop as (i, problem):
         loop.leave(c.compare("icmp uge", i, count), i, problem)
         area = c.item("i8", areas, c.op("mul", i, ctypes.sizeof(Area)))

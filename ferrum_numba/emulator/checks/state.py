@@ -99,6 +99,7 @@ class Area(ctypes.Structure):
 
 
 WARPS = 1 << 30  # with a warp's number: who else wrote in global memory, and not a CTA
+HELD = -1  # a mark, as LLVM writes it, while a thread of the host looks at the element
 READ = 1 << 31  # with a CTA's mark: it read, and did not write
 DOUBT_BYTES, DOUBTS = 16, 32 * 16 + 32 * 8
 SLOT_BYTES = 16

@@ -150,7 +150,10 @@ class _Marker:
         if access in ("atomic", "strong"):
             by = c.op("and", tag, LANDED | AWAITED | 1)
             race = c.op("and", clash, c.compare("icmp ne", by, AWAITED | 1))
-            new = c.vector(self.atomic, tag.n) if access == "atomic" else tag
+            new = tag
+            if access == "atomic":  # over a store of its own that nobody can know of yet
+                own = c.compare("icmp eq", tag, self.mine)
+                new = c.select(own, tag, self.atomic)
             return c.op("or", race, void), new
         if self.clocks:
             return c.op("or", clash, void), c.vector(self.reads, tag.n)

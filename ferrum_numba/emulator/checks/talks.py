@@ -23,6 +23,7 @@ from ..values import Text, Value
 from .check import HERE, POINTER, Check, Kept, Room, zeros
 from .clocks import own_clock
 from .code import Code, code
+from .state import AWAITED
 
 _SENDS, _TAKES = frozenset({"release", "acq_rel"}), frozenset({"acquire", "acq_rel"})
 
@@ -113,6 +114,11 @@ def talk(c: Code, what: str) -> None:
             loop.again_if(c.compare("icmp ult", more, warps), more)
 
 
+def is_plain(c: Code, tag: Value) -> Value:
+    """True for the tag of a store that is no atomic operation."""
+    return c.compare("icmp eq", c.op("and", tag, AWAITED | 1), 1)
+
+
 @dataclass(frozen=True)
 class Talk:
     """CTAs that this warp may rely on. cta: the CTA's mark; seen: the warp's clock."""
@@ -132,15 +138,32 @@ class Talk:
         """The first time of a warp of this CTA that this warp does not know."""
         return c.load("i32", 1, c.item("i32", self.seen, number), 0, 4)
 
-    def tag(self, c: Code) -> Value:
-        """Tag that an access of this warp leaves."""
-        return c.op("or", c.op("or", c.field("stamp"), c.op("shl", self.warp, 1)), 1)
+    def tag(self, c: Code, access: str = "load") -> Value:
+        """Tag that an access of this warp leaves. access: "load", "store" or "atomic"."""
+        low = AWAITED | 1 if access == "atomic" else 1
+        return c.op("or", c.op("or", c.field("stamp"), c.op("shl", self.warp, 1)), low)
 
-    def unordered(self, c: Code, other: Value, mark: Value, pair: Value) -> Value:
-        """True if another CTA's access, if it is one, may come after this warp's. pair: its tag,
-        which is 0 for atomic operations, and time."""
+    def hides(self, c: Code, mark: Value, tag: Value) -> Value:
+        """True if an atomic operation follows a store of its own CTA that no other knows of."""
+        ours = c.op("and", c.compare("icmp eq", mark, self.cta), is_plain(c, tag))
+        writer = c.op("and", c.op("lshr", tag, 1), 31)
+        known = c.load("i32", 1, _released(c, c.op("sub", self.cta, 1), writer), 0, 4)
+        return c.op("and", ours, c.compare("icmp uge", tag, known))
+
+    def unordered(
+        self, c: Code, looks: Value, mark: Value, pair: Value, access: str = "store"
+    ) -> Value:
+        """True if this warp looks at another CTA's access, which may come after its own.
+
+        mark: of that CTA, if there is one.  pair: the access's tag and time.  access: this warp's;
+        atomic operations do not race with each other.
+        """
         tag, then = (c.load("i32", 1, pair, 4 * i, 4) for i in range(2))
-        with c.when(c.op("and", other, c.compare("icmp ne", tag, 0))) as judged:
+        if access == "atomic":
+            looks = c.op("and", looks, is_plain(c, tag))
+        for nobody in (c.constant("i32", 0), self.cta):
+            looks = c.op("and", looks, c.compare("icmp ne", mark, nobody))
+        with c.when(looks) as judged:
             judged.give(c.invert(self.relies(c, mark, tag, then)))
         return judged.otherwise(Value("false", "i1"))
 

@@ -14,8 +14,10 @@ from .bounds import Bounds
 from .check import Check, Subject
 from .clocks import Clocks
 from .copies import Copies
+from .exchanges import Exchanges
 from .finite import Finite
 from .marks import Marks
+from .meetings import Meetings
 from .neighbours import Neighbours
 from .order import Order
 from .products import Products
@@ -26,7 +28,20 @@ from .tags import Tags
 from .talks import Talks
 
 ALL: Sequence[type[Check]] = (
-    *(Bounds, Registers, Neighbours, Tags, Readers, Marks, Copies, Clocks, Talks, Products),
+    *(
+        Bounds,
+        Registers,
+        Exchanges,
+        Meetings,
+        Neighbours,
+        Tags,
+        Readers,
+        Marks,
+        Copies,
+        Clocks,
+        Talks,
+        Products,
+    ),
     *(Order, Finite),
 )
 """The checks, in the order in which they look at an access: what one refuses the next ignores."""
@@ -36,6 +51,7 @@ ALL: Sequence[type[Check]] = (
 # may change; where one returns None, nothing is left to look at.
 _TOLD = (
     *("prepare", "begin", "begins_block", "reads", "writes", "decides", "stored"),
+    *("exchanged", "meet"),
     *("releases", "acquires", "fence", "arrives", "opened", "changed"),
     *("product", "orders_products", "commit", "wait", "land", "waited_for_bulk"),
 )

@@ -18,8 +18,8 @@ from .integer import expect
 lowers = rows_of("barrier")
 
 # The words of a barrier: of which CTA (1 + its number), arrived threads, how often it has opened,
-# the reductions so far (sum, and, or), and those of the last opening.
-_OWNER, _COUNT, _OPENINGS, _SUM, _ALL, _ANY, _SUM_DONE, _ALL_DONE, _ANY_DONE = range(9)
+# the reductions so far (sum, and, or), and those of the last opening; expected threads.
+_OWNER, _COUNT, _OPENINGS, _SUM, _ALL, _ANY, _SUM_DONE, _ALL_DONE, _ANY_DONE, _EXPECTED = range(10)
 _MODIFIERS = "red popc and or aligned cta"
 _REDUCTIONS = {"popc": _SUM_DONE, "and": _ALL_DONE, "or": _ANY_DONE}
 
@@ -64,6 +64,7 @@ def arrive(b: Builder, ins: Instruction) -> None:
     ours = b.compare("icmp eq", _word(b, place, _OWNER), owner)
     count = b.select(ours, _word(b, place, _COUNT), 0)
     first = b.compare("icmp eq", count, 0)
+    _require_one_count(b, ins, place, first, expected)
     count = b.op("add", count, lanes)
     opens = b.compare("icmp uge", count, expected)
     openings = _word(b, place, _OPENINGS)
@@ -76,6 +77,17 @@ def arrive(b: Builder, ins: Instruction) -> None:
     b.hooks.arrives(b, ins, number, opens)
     if condition is not None:
         _reduce(b, place, condition, first, opens)
+
+
+def _require_one_count(
+    b: Builder, ins: Instruction, place: str, first: Value, expected: Value
+) -> None:
+    """Stop unless whole warps are expected, and as many as those that came before expect."""
+    agreed = b.select(first, expected, _word(b, place, _EXPECTED))
+    b.store(agreed, place, 4 * _EXPECTED, 4)
+    rest = b.op("and", expected, LANES - 1)
+    wrong = b.op("or", b.compare("icmp ne", rest, 0), b.compare("icmp ne", agreed, expected))
+    b.stop(ins, b.cast("zext", wrong, "i32"))
 
 
 def _reduce(b: Builder, place: str, condition: Value, first: Value, opens: Value) -> None:
@@ -157,6 +169,8 @@ def result(b: Builder, ins: Instruction) -> None:
     modifiers=f"warp sync arrive wait cluster acquire release relaxed {_MODIFIERS}",
     writes=0,
     ends="barrier",
+    fault="CTA {cta}, warp {warp}: all lanes of a warp have to come to a barrier together, and all"
+    " warps have to name the same number of threads, a multiple of 32",
 )
 def of_warp(b: Builder, ins: Instruction) -> None:
     """bar.warp.sync, which ends no block: the lanes of a warp are together anyway."""

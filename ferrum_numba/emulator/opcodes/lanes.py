@@ -53,9 +53,9 @@ def _exchanged(b: Builder, ins: Instruction, mode: str) -> tuple[Value, Value]:
         case (Immediate(bits=distance), Immediate(bits=segments)):
             sources = [_source_of(lane, mode, distance, segments) for lane in range(LANES)]
             picks = [lane if source is None else source for lane, source in enumerate(sources)]
-            return b.shuffle(value, None, picks), b.numbers(
-                "i1", (int(s is not None) for s in sources)
-            )
+            inside = b.numbers("i1", (int(s is not None) for s in sources))
+            b.hooks.exchanged(b, ins, b.numbers("i32", picks), inside)
+            return b.shuffle(value, None, picks), inside
     amount, clamp = (b.vector(b.integer(o, 32, ins)) for o in ins.operands[2:4])
     low = b.constant("i32", 31)
     amount = b.op("and", amount, low)
@@ -75,6 +75,7 @@ def _exchanged(b: Builder, ins: Instruction, mode: str) -> tuple[Value, Value]:
         else:
             source = b.op("or", first, b.op("and", amount, outside))
         inside = b.compare("icmp sle", source, last)
+    b.hooks.exchanged(b, ins, source, inside)
     return _gather(b, value, b.select(inside, source, _LANE_IDS)), inside
 
 

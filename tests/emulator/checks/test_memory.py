@@ -107,6 +107,30 @@ def test_inputs_may_not_be_written() -> None:
     assert not data.any()
 
 
+@pytest.mark.parametrize(
+    "access", ["st.global.b32 [%q9+256], %t0;", "ld.global.b32 %t1, [%q9+256];"]
+)
+def test_an_access_that_lands_in_another_array(access: str) -> None:
+    """Arrays may lie one behind the other; which of them is meant shows in the address."""
+    both = np.zeros(128, np.uint32)
+    a, b = described("a", both[:64]), described("b", both[64:])
+    body = f"mul.wide.u32 %q8, %t0, 4;\nadd.s64 %q9, {{}}, %q8;\n{access}"
+    (finding,) = check(body.format("%q0"), a, b, checks=("memory",))
+    assert finding.kind == "out-of-bounds"
+    assert (finding.array, finding.offset, finding.count) == ("a", 256, 64)
+    assert "behind the end of a, where b[0]" in finding.message
+    assert not check(body.format("%q0"), described("a", both), b, checks=("memory",))
+    assert not check(body.replace("+256", "").format("%q1"), a, b, checks=("memory",))
+
+
+def test_an_address_that_may_be_of_two_arrays() -> None:
+    both = np.zeros(128, np.uint32)
+    a, b = described("a", both[:64]), described("b", both[64:])
+    body = """mul.wide.u32 %q8, %t0, 4; setp.lt.u32 %p1, %t0, 32;
+    selp.b64 %q9, %q0, %q1, %p1; add.s64 %q9, %q9, %q8; st.global.b32 [%q9], %t0;"""
+    assert not check(body, a, b, checks=("memory",))
+
+
 def test_a_pointer_of_no_array() -> None:
     data, other = np.zeros(64, np.uint32), np.zeros(64, np.uint32)
     body = LANE + f"mov.b64 %q9, {other.ctypes.data};\nld.global.b32 %t1, [%q9];"

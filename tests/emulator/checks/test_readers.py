@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ferrum_numba.emulator.checks import Finding
-from tests.emulator.checks.harness import ALL, check, described
+from tests.emulator.checks.harness import ALL, check, described, kinds
 
 # %q8: this CTA's 64 words of p0; %q9: those of the CTA after it, the first's behind the last's.
 PLACES = """
@@ -63,6 +63,18 @@ def test_ctas_that_keep_to_their_own_elements() -> None:
     own = NEIGHBOUR.replace("[%q9]", "[%q8]")
     assert not run(own)
     assert not run(own + "ld.global.b32 %t7, [%q8]; st.global.b32 [%q8], %t7;", threads=3)
+
+
+def test_loads_through_the_cache_that_does_not_see_stores() -> None:
+    body = """mul.wide.u32 %q8, %t0, 4; add.s64 %q9, %q0, %q8; {} st.global.u32 [%q9], %t0; {}"""
+    load, out = "ld.global{}.u32 %t2, [%q9];", np.zeros(64, np.uint32)
+    for before, after, expected in (
+        (load.format(".nc"), "", []),
+        ("", load.format(""), []),
+        ("", load.format(".nc"), ["stale-load"]),
+    ):
+        found = check(body.format(before, after), described("out", out), checks=("race",))
+        assert kinds(found) == expected
 
 
 def test_copies_read_too() -> None:

@@ -97,6 +97,33 @@ def test_ctas_that_use_one_place_after_one_another() -> None:
         assert len(found) == count
 
 
+TOTAL = """mov.u32 %t1, %ctaid.x; setp.ne.u32 %p1, %t1, 0; setp.ne.u32 %p2, %t0, 0;
+@%p2 bra END; {first} red.relaxed.gpu.global.add.u32 [%q0], 1; {last}
+END:"""
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "finds"),
+    [
+        ("", "", False),
+        ("@!%p1 st.global.u32 [%q0], 0;", "", True),  # may come after the others' additions
+        ("@!%p1 st.relaxed.gpu.global.u32 [%q0], 0;", "", False),  # no race, whatever it is for
+        ("", "ld.global.u32 %t2, [%q0];", True),
+        ("", "ld.relaxed.gpu.global.u32 %t2, [%q0];", False),
+        ("ld.global.u32 %t2, [%q0];", "", True),
+        # How atomic operations are made that no GPU has: any value will do to begin with.
+        ("", "ld.global.u32 %t2, [%q0]; atom.global.cas.b32 %t3, [%q0], %t2, 7;", False),
+    ],
+)
+def test_plain_accesses_beside_atomic_ones(first: str, last: str, finds: bool) -> None:
+    for threads in (1, 2):
+        total = np.zeros(1, np.uint32)
+        body = TOTAL.format(first=first, last=last)
+        found = check(body, described("total", total), checks=("race",), grid=4, threads=threads)
+        assert {finding.kind for finding in found} == ({"cta-race"} if finds else set())
+        assert all("nothing orders the two" in finding.message for finding in found)
+
+
 @pytest.mark.parametrize(
     ("first", "between", "second", "kind"),
     [
@@ -111,10 +138,7 @@ def test_warps_of_one_cta(first: str, between: str, second: str, kind: str | Non
     """In kernels with atomic operations, of which the results are not compared in two orders."""
     body = f"""setp.eq.u32 %p1, %t0, 0; setp.eq.u32 %p2, %t0, 32;
     @%p1 atom.global.gpu.relaxed.add.u32 %t3, [%q1], 1; @%p1 {first} {between} @%p2 {second}"""
-    arrays = (
-        described("out", np.zeros(1, np.uint32)),
-        described("counter", np.zeros(1, np.uint32)),
-    )
-    found = check(body, *arrays, checks=("race",))
+    out, counter = np.zeros(1, np.uint32), np.zeros(1, np.uint32)
+    found = check(body, described("out", out), described("counter", counter), checks=("race",))
     assert [finding.kind for finding in found] == ([kind] if kind else [])
     assert all("warp 0 of this CTA wrote it" in finding.message for finding in found)

@@ -1,0 +1,91 @@
+"""Lanes and warps that take part where they must not, or stay away where they are expected."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import ferrum_numba as fe
+from tests.emulator.checks.harness import check, described, kinds
+from tests.emulator.harness import entry, run
+
+OWN = "mul.wide.u32 %q8, %t0, 4; add.s64 %q9, %q0, %q8; setp.lt.u32 %p1, %t0, 16;"
+KEEP = "st.global.b32 [%q9], %t4; END:"
+
+
+def launch(body: str, block: int = 64, checks: bool = False) -> list[str]:
+    out = np.zeros(128, np.uint32)
+    if checks:
+        return kinds(check(body, described("out", out), block=block))
+    run(entry(1, body), out, block=block, shared_bytes=512)
+    return []
+
+
+@pytest.mark.parametrize("checks", [False, True])
+@pytest.mark.parametrize(
+    "exchange",
+    [
+        "shfl.sync.bfly.b32 %t4, %t0, 1, 31, {};",
+        "vote.sync.ballot.b32 %t4, %p1, {};",
+        "redux.sync.add.s32 %t4, %t0, {};",
+        "match.any.sync.b32 %t4, %t0, {};",
+        "bar.warp.sync {}; mov.b32 %t4, 1;",
+    ],
+)
+def test_a_member_mask_names_those_that_come(exchange: str, checks: bool) -> None:
+    """All lanes execute it, or under a branch or a guard the first sixteen."""
+    everybody, few = exchange.format("-1"), exchange.format("0xffff")
+    branch = OWN + "@!%p1 bra END; {}" + KEEP
+    assert not launch(OWN + everybody + KEEP, checks=checks)
+    assert not launch(branch.format(few), checks=checks)
+    for wrong in (OWN + few + KEEP, branch.format(everybody)):
+        with pytest.raises(fe.FerrumError, match="not all lanes that it names|all lanes of a warp"):
+            launch(wrong, checks=checks)
+
+
+def test_a_guarded_exchange_names_the_lanes_of_its_guard() -> None:
+    shuffle = OWN + "mov.b32 %t4, 0; @%p1 shfl.sync.bfly.b32 %t4, %t0, 1, 31, {};" + KEEP
+    assert not launch(shuffle.format("0xffff"))
+    with pytest.raises(fe.FerrumError, match="not all lanes that it names"):
+        launch(shuffle.format("-1"))
+    nobody = shuffle.replace("%t0, 16;", "%t0, 0;").format("-1")  # does not execute it at all
+    assert not launch(nobody)
+
+
+def test_a_value_of_a_lane_that_gives_none() -> None:
+    shuffle = OWN + "@!%p1 bra END; shfl.sync.{}, 0xffff;" + KEEP
+    assert not launch(shuffle.format("idx.b32 %t4, %t0, 12, 31"), checks=True)
+    # As a reduction does, whose last lanes count for nothing.
+    assert not launch(shuffle.format("down.b32 %t4, %t0, 8, 31"), checks=True)
+    for wrong in ("idx.b32 %t4, %t0, 20, 31", "bfly.b32 %t4, %t0, 16, 31"):
+        assert launch(shuffle.format(wrong), checks=True) == ["absent-lane"]
+
+
+def test_lanes_that_wait_at_different_barriers() -> None:
+    body = """and.b32 %t1, %t0, 1; setp.eq.u32 %p1, %t1, 0; @%p1 bra EVEN; {0} bra NEXT;
+EVEN: {0}
+NEXT: mul.wide.u32 %q8, %t0, 4; add.s64 %q9, %q0, %q8; st.global.b32 [%q9], %t0;"""
+    assert launch(body.format("bar.sync 0;"), checks=True) == ["divergent-barrier"]
+    assert not launch(body.format("barrier.sync 0;"), checks=True)
+    early = "setp.gt.u32 %p1, %t0, 40; @%p1 ret; bar.sync 0;"
+    assert not launch(early, checks=True)
+
+
+HANDED = """mul.wide.u32 %q8, %t0, 4; add.s64 %q9, %q0, %q8; mov.u32 %t4, 5;
+setp.lt.u32 %p1, %t0, 32; @%p1 bra FIRST; bar.sync 1, {}; ld.shared.b32 %t4, [tile]; bra LAST;
+FIRST: st.shared.b32 [tile], 5; bar.arrive {};
+LAST: st.global.b32 [%q9], %t4;"""
+
+
+@pytest.mark.parametrize("checks", [False, True])
+def test_warps_agree_on_the_threads_of_a_barrier(checks: bool) -> None:
+    assert not launch(HANDED.format("64", "1, 64"), checks=checks)
+    for here, there in (("32", "1, 64"), ("64", "1, 96"), ("48", "1, 48")):
+        with pytest.raises(fe.PtxError, match="the same number of threads, a multiple of 32"):
+            launch(HANDED.format(here, there), checks=checks)
+
+
+@pytest.mark.parametrize("checks", [False, True])
+def test_a_barrier_that_others_do_not_come_to(checks: bool) -> None:
+    with pytest.raises(fe.LaunchError, match=r"PTX line \d+: bar.sync 1, 64"):
+        launch(HANDED.format("64", "2, 64"), checks=checks)
