@@ -1,9 +1,11 @@
 """Cost of a launch for the host by every road, and of a decode step by call, plan and graph.
 
-    python scripts/bench_launch.py [--json] [--decode] [--fused] [--stress LAUNCHES]
+    python scripts/bench_launch.py [--json] [--recorded] [--decode] [--fused]
+                                    [--stress LAUNCHES]
 
 The roads launch one tiny canonical GEMM (21 parameters); of those whose arrays move, or whose
-result is new each time, the peer's cost stands beside.  --decode: the linear layers of one decode
+result is new each time, the peer's cost stands beside.  --recorded: our roads alone, by turns off
+and while launches are recorded by digest.  --decode: the linear layers of one decode
 step of Llama-3.1-8B, M = 1, with weights of their own, against the sum of what the device takes for
 each kernel.  --stress: so many launches from 8 threads by all of our roads, and the memory before
 and after.
@@ -14,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -71,13 +74,39 @@ def microseconds(roads: dict[str, Road | None], device: fe.Device) -> dict[str, 
         for name, road in roads.items():
             if road is None:
                 continue
-            device.synchronize()
-            start = time.perf_counter()
-            road(COUNT)
+            spent = _microseconds(road, device)
             if turn:  # the first one is of a road that nobody has gone yet
-                times[name].append((time.perf_counter() - start) / COUNT * 1e6)
+                times[name].append(spent)
     device.synchronize()
     return {name: statistics.median(times[name]) if name in times else None for name in roads}
+
+
+def _microseconds(road: Road, device: fe.Device) -> float:
+    device.synchronize()
+    start = time.perf_counter()
+    road(COUNT)
+    return (time.perf_counter() - start) / COUNT * 1e6
+
+
+def recorded(device: fe.Device) -> dict[str, dict[str, float]]:
+    """Microseconds a launch by each of our roads, off and while launches are recorded by digest."""
+    own = ours(Launch(device))
+    off: dict[str, list[float]] = {name: [] for name in own}
+    on: dict[str, list[float]] = {name: [] for name in own}
+    with tempfile.TemporaryDirectory() as folder:
+        for turn in range(REPEATS + 1):
+            for name, road in own.items():
+                off[name].append(_microseconds(road, device))
+            with fe.record(Path(folder) / f"{turn}.ferrum", arrays="digest"):
+                for name, road in own.items():
+                    road(COUNT)  # the first launch of a call is digested
+                    on[name].append(_microseconds(road, device))
+    device.synchronize()
+    found = {}
+    for name in own:
+        pair = statistics.median(off[name][1:]), statistics.median(on[name][1:])
+        found[name] = {"off, us": pair[0], "recorded, us": pair[1], "ratio": pair[1] / pair[0]}
+    return found
 
 
 def roads(device: fe.Device) -> dict[str, float | None]:
@@ -225,7 +254,7 @@ def show(found: dict[str, Any]) -> None:
             if times.get(peer):
                 line += f"   {us / times[peer]:.2f} of {peer}, {enough} is enough"
             print(line)
-    for part in ("decode", "stress"):
+    for part in ("recorded", "decode", "stress"):
         for key, value in found.get(part, {}).items():
             text = (
                 ", ".join(f"{k} {v:.4g}" for k, v in value.items())
@@ -237,6 +266,7 @@ def show(found: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--recorded", action="store_true", help="what a recording adds")
     parser.add_argument("--decode", action="store_true", help="also a decode step")
     parser.add_argument("--fused", action="store_true", help="q, k, v as one; gate and up as one")
     parser.add_argument("--stress", type=int, metavar="LAUNCHES", help="instead of the roads")
@@ -246,6 +276,8 @@ def main() -> None:
     found: dict[str, Any] = {}
     if options.stress:
         found["stress"] = stress(device, options.stress)
+    elif options.recorded:
+        found["recorded"] = recorded(device)
     else:
         found["roads"] = roads(device)
     if options.decode:

@@ -123,7 +123,7 @@ CLASSES = {
     for name in re.findall(r"^class ([A-Z]\w+)", path.read_text(encoding="utf-8"), re.M)
 }
 # NumPy's or ctypes' array, and what rooms of the package hand to each other.
-ELSEWHERE = {"Array", "FastPath", "PagePool", "Seat", "Site"}
+ELSEWHERE = {"Array", "PagePool", "Seat", "Site"}
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ ROWS = ["errors", "version", "notebook", "pickling", "ptx_text", "machine_code",
         "devices", "kernels", "gptq", "models", "report", "debug", "cli"]  # fmt: skip
 
 CUDA = PACKAGE / "devices" / "cuda"
-NUMBA = [CUDA / "numba_cuda.py", CUDA / "native.py"]
+NUMBA = [CUDA / "numba_cuda.py", CUDA / "native.py", CUDA / "launcher.py"]
 
 
 def name_of(path: Path) -> str:

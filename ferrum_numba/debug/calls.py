@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from ctypes import c_int64
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from ..abi import ArrayReference, Bound, LaunchConfig
 from ..devices import Device, Invocation, Launchable
 from ..devices.cuda import driver
+from ..devices.launch_log import CALL_WORDS, PASSES
 from .digest import ARRAYS as DIGESTED
 from .digest import Extent
 from .policy import Policy
@@ -24,16 +26,30 @@ _FOREVER = 1 << 62
 class Call:
     """A distinct call: kernel, configuration, block and arrays' layouts.
 
-    before, after: the extents of the arrays whose digests are taken.  others: how many launches are
-    to come before the next one whose arrays are kept; compiled code counts them.  kept: whether
-    those of one have been.
+    before, after: the extents of the arrays whose digests are taken.  kept: whether those of a
+    launch have been.
     """
 
     number: int
     before: tuple[Extent, ...]
     after: tuple[Extent, ...]
-    others: c_int64 = field(default_factory=c_int64)
     kept: bool = False
+
+    def __post_init__(self) -> None:
+        self._words = (c_int64 * CALL_WORDS)(self.number)
+        self.address = ctypes.addressof(self._words)  # what a mark refers to
+
+    @property
+    def others(self) -> int:
+        """Launches that are to come before the next one whose arrays are kept.
+
+        Native code counts them, too.
+        """
+        return self._words[PASSES]
+
+    @others.setter
+    def others(self, count: int) -> None:
+        self._words[PASSES] = count
 
 
 class Calls:
@@ -78,7 +94,7 @@ class Calls:
         call = Call(self._count, before, _extents([bound.arrays[n] for n in written]))
         self._count += 1
         if self._arrays == "none" or (self._arrays == "digest" and not before):
-            call.others.value = _FOREVER  # there is never more to say
+            call.others = _FOREVER  # there is never more to say
         described = {
             "ptx": self._text("ptx/{}.ptx", kernel.module.text),
             "sidecar": self._text("sidecars/{}.json", _indented(kernel.sidecar.to_mapping())),

@@ -48,7 +48,6 @@ _PADDING, _ALIGNED = struct.Struct("<3H"), 0xD935  # an extra field, as Android'
 _OWNERS = 0o600  # permissions, once unpacked
 # Bytes of a member of launches, the first and the largest.  To begin another costs about 0.1 ms.
 _FIRST_RUN, _LARGEST_RUN = {"jsonl": 1 << 12, "rows": 1 << 15}, 1 << 20
-CAPTURED, GRAPH = 1, 2  # flags of a row
 ROW = struct.Struct("<dQIIQ")  # a launch of which there is no more to say; zeros: none
 _MEMBER, _DIRECTORY = b"PK\3\4", (b"PK\1\2", b"PK\5\6", b"PK\6\6")
 _STORED, _DEFLATED = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
@@ -95,14 +94,14 @@ class ContainerWriter:
             self._lines = self._next_run(self._lines, "jsonl", b"\n", len(data))
             self._lines.put(data)
 
-    def next_rows(self, least: int) -> tuple[int, int]:
-        """End the rows and begin others: their address and how many there are, at least `least`.
+    def next_rows(self) -> tuple[int, int]:
+        """End the rows and begin others: their address and how many there are.
 
         Whoever writes to the last ones has to have ended; those that were not written count for
         nothing.
         """
         self._require_whole()
-        run = self._rows = self._next_run(self._rows, "rows", b"\0", ROW.size * least)
+        run = self._rows = self._next_run(self._rows, "rows", b"\0", ROW.size)
         return run.address, (run.end - run.at) // ROW.size
 
     def row(self, index: int, at: float, stream: int, call: int, flags: int, number: int) -> None:

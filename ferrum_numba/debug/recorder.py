@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import platform
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -22,14 +23,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..abi import ArrayReference
-from ..devices import Device, Invocation, Launchable, observer
+from ..devices import Device, Invocation, Launchable, launch_log, observer
 from ..devices.cuda import streams
-from ..devices.launch_log import LaunchLog
-from ..devices.observer import FastPath, Issued, RefusedLaunch
+from ..devices.launch_log import CAPTURED, LaunchLog
+from ..devices.observer import Markable, RefusedLaunch
 from ..errors import FerrumError, RecordingError
 from ..version import __version__
 from .calls import Call, Calls
-from .container import CAPTURED, FORMAT, GRAPH, npy
+from .container import FORMAT, npy
 from .digest import Digester
 from .notes import likely_cause
 from .policy import DIGEST_SHARE, Arrays, Policy
@@ -81,7 +82,8 @@ def _free(path: Path) -> Path:
 def _forget() -> None:
     """Stop recording in a forked process: the file belongs to the other one."""
     if isinstance(observer.current, Recorder):
-        observer.current = None
+        observer.end(observer.current)
+        launch_log.forget()
 
 
 if hasattr(os, "register_at_fork"):
@@ -117,8 +119,7 @@ class Recorder:
 
     def _stop(self) -> None:
         """Record nothing more."""
-        if observer.current is self:
-            observer.current = None
+        observer.end(self)
 
     def start(self) -> None:
         """Become the observer of all launches.  Raises RecordingError where there is another."""
@@ -126,7 +127,7 @@ class Recorder:
             raise RecordingError(
                 str(self.path), "launches are already being recorded", remedy="end that one"
             )
-        observer.current = self
+        observer.begin(self)
 
     def close(self) -> None:
         """End the recording; doing so twice is doing it once."""
@@ -153,11 +154,11 @@ class Recorder:
             began, handle = _now(), _handle(device, stream)
             at = began - self._log.start
             if captured or not self._keeps(call):
-                call.others.value -= not captured
+                call.others -= not captured
                 number = self._row(at, handle, call.number, CAPTURED if captured else 0)
                 self._enqueue(kernel, invocation, stream, number)
             else:
-                call.kept, call.others.value = True, self.policy.period - 1
+                call.kept, call.others = True, self.policy.period - 1
                 with self._log.paused():
                     self._with_arrays(kernel, invocation, stream, call, at, handle)
             if device.name != "cpu":  # most come here, not by a fast path, for digests alone
@@ -165,28 +166,28 @@ class Recorder:
 
     def _keeps(self, call: Call) -> bool:
         """True if a call's arrays are to be kept now; they may have been put off by a period."""
-        if call.others.value > 0:
+        if call.others > 0:
             return False
         if self.policy.sparing and call.kept:
             spent = self._spent + sum(digester.seconds for digester in self._digesters.values())
             if spent > DIGEST_SHARE * (_now() - self._log.start):
-                call.others.value = self.policy.period
+                call.others = self.policy.period
                 return False
         return True
 
-    def _number(self, count: int = 1) -> int:
-        while (number := self._log.take(count)) is None:
-            self._next_rows(count)
+    def _number(self) -> int:
+        while (number := self._log.take()) is None:
+            self._next_rows()
         return number
 
-    def _next_rows(self, count: int) -> None:
+    def _next_rows(self) -> None:
         self._log.end_rows()
-        self._log.begin_rows(*self._writer.next_rows(count))
+        self._log.begin_rows(*self._writer.next_rows())
 
     def _row(self, at: float, handle: int, call: int, flags: int) -> int:
         """Write a launch of which there is no more to say; its number."""
         if not self._log.has_rows:
-            self._next_rows(1)
+            self._next_rows()
         number = self._number()
         self._writer.row(self._log.index(number), at, handle, call, flags, number + 1)
         return number
@@ -195,45 +196,27 @@ class Recorder:
         """A block of launches that belong together; a recording does not tell them apart."""
         return nullcontext()
 
-    def fast_path(self, launches: Issued) -> FastPath | None:
-        """A fast path for launches of which only a row is written."""
-        graph = not launches.rows
+    def admits(
+        self, kernel: Launchable, invocation: Invocation, record: Markable, graph: bool
+    ) -> bool:
+        """Let native code log launches of which only a row is written."""
         with self._lock:
-            kept = graph and self.policy.arrays == "contents"
-            if kept or observer.current is not self:
-                return None
-            calls = [
-                self._calls.of(launch.kernel, launch.invocation) for launch in launches.launches
-            ]
-            words = [call.number | (GRAPH if graph else 0) << 32 for call in calls]
-            others = None if graph else [call.others for call in calls]
-            return self._log.fast_path(self, launches, words, others)
-
-    def make_room(self, count: int) -> bool:
-        """Let fast paths write so many rows; False where they may not."""
-        with self._lock:
-            if observer.current is not self or self._log.is_paused:
+            # Native code has to know the clock of time.perf_counter.
+            if observer.current is not self or self._log.is_paused or sys.platform == "win32":
                 return False
-            if self._log.room < count:
-                self._next_rows(count)
+            call = self._calls.of(kernel, invocation)
+            if self.policy.arrays == "contents" if graph else self._keeps(call):
+                return False
+            record.mark(call.address, self._log.recording)
+            if self._log.is_full:
+                self._next_rows()
             return True
 
-    def resumes(self, launches: Issued) -> bool:
-        """True if the only reason to intercept was a digest that has since been postponed."""
-        with self._lock:
-            if observer.current is not self:
-                return False
-            calls = [
-                self._calls.of(launch.kernel, launch.invocation) for launch in launches.launches
-            ]
-            due = [call for call in calls if call.others.value <= 0]
-            return bool(due) and not any(self._keeps(call) for call in due)
-
-    def failed(self, number: int, error: Exception, count: int = 1) -> None:
-        """Record the launches that the driver refused."""
+    def failed(self, number: int, error: Exception) -> None:
+        """Record that the driver refused a launch."""
         with self._lock:
             if observer.current is self:
-                self._write_failure(number - 1, error, count)
+                self._write_failure(number - 1, error)
 
     def _with_arrays(
         self,
@@ -286,10 +269,9 @@ class Recorder:
             self._write_failure(number, error)
             raise
 
-    def _write_failure(self, number: int, error: BaseException, count: int = 1) -> None:
+    def _write_failure(self, number: int, error: BaseException) -> None:
         text = f"{type(error).__name__}: {error}"[:2000]
-        for refused in range(number, number + count):
-            self._writer.line(_dumps({"done": refused, "error": text}))
+        self._writer.line(_dumps({"done": number, "error": text}))
         if hasattr(error, "add_note"):  # since Python 3.11
             error.add_note(
                 f"recorded: ferrum-numba explain {self.path} --launch {number} looks for the cause"

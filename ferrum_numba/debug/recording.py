@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..abi import LaunchConfig, Sidecar, Signature, ptx_digest
+from ..devices.launch_log import CAPTURED, GRAPH
 from ..errors import RecordingError
 from ..notebook import table
 from ..pickling import NotPickled
-from .container import CAPTURED, FORMAT, GRAPH, ROW, Container
+from .container import FORMAT, ROW, Container
 
 _DTYPES = frozenset(
     ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")

@@ -11,7 +11,7 @@ from pathlib import Path
 from ..errors import RecordingError
 from .container import ROW, ContainerWriter
 
-_LEAST = 1024  # rows that are thrown away at a time
+_WASTE = 1024  # rows that are thrown away at a time
 
 
 class SafeWriter:
@@ -51,16 +51,15 @@ class SafeWriter:
         """One launch, as one of the rows."""
         self._try(lambda: self._file.row(index, at, stream, call, flags, number))
 
-    def next_rows(self, least: int) -> tuple[int, int]:
+    def next_rows(self) -> tuple[int, int]:
         """Address and number of the next rows; where it has failed, of some that go nowhere."""
         found = list[tuple[int, int]]()
-        self._try(lambda: found.append(self._file.next_rows(least)))
+        self._try(lambda: found.append(self._file.next_rows()))
         if found:
             return found[0]
-        count = max(least, _LEAST)
-        self._waste.append(ctypes.create_string_buffer(count * ROW.size + ROW.size))
+        self._waste.append(ctypes.create_string_buffer(_WASTE * ROW.size + ROW.size))
         start = ctypes.addressof(self._waste[-1])
-        return start + -start % ROW.size, count
+        return start + -start % ROW.size, _WASTE
 
     def close(self) -> None:
         """End the file."""

@@ -1,108 +1,94 @@
-"""The log of launches: a number for each, and fast paths by which compiled code logs and issues.
+"""The log of launches: a number for each, and a row, which native code writes for repeated ones.
 
-The memory that both share is laid out here; the code is in `cuda/native.py`.
+The memory that both share is laid out here; the code is in `cuda/launcher.py`.
 """
 
 from __future__ import annotations
 
 import ctypes
-import sys
+import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from ctypes import c_double, c_int64
 
-from .observer import FULL, FastPath, Issued, Observer
+CAPTURED, GRAPH = 1, 2  # flags of a row: in another library's capture; launched by a graph
 
-# What a fast path returns besides 0, FULL and DECLINED: the first launch's number from 1 on, the
-# step that was refused, the driver's code.
-NUMBER_BIT, STEP_BIT = 30, 10
-_MOST_STEPS = 1 << (NUMBER_BIT - STEP_BIT)
-
-# Of 64-bit words.  A fast path: where the address of the segment is found, or 0; how many numbers
-# it takes, rows it writes, launches it issues; the stream, and whether that is being captured.
-HEAD, COUNT, ROWS, LAUNCHES, STREAM, CAPTURING, STEPS = range(7)
-# A step of it: a LaunchRecord's row; word CALL of the log's row; where it is found how often the
-# launch may pass.
-CONFIG, FUNCTION, EXTRA, STEP_CALL, OTHERS, STEP_WORDS = range(6)
-# A segment: the number of the next launch, that at which the rows end, how many were taken and are
-# done with, where row 0 would lie, and when the recording began, in seconds, a float64.
-NEXT, END, DONE, PLACE, START, SEGMENT_WORDS = range(6)
+# Of 64-bit words.  The gate: how many threads are behind it, and the log that they find, or 0.
+INSIDE, LOG = range(2)
+# A log: its recording; the number of the next launch, that at which the rows end, where row 0 would
+# lie, and when the recording began, in seconds, a float64.
+RECORDING, NEXT, END, PLACE, START, LOG_WORDS = range(6)
+# A mark: the call, and the recording that this is true of; the number of the launch logged last;
+# room for the driver to say whether its stream is captured.
+MARK_CALL, MARK_RECORDING, MARK_NUMBER, CAPTURING, MARK_WORDS = range(5)
+# A call: its number; how often it may pass before the observer has to launch it.
+CALL_NUMBER, PASSES, CALL_WORDS = range(3)
 # A row: seconds, a float64; the stream; the call below its flags; the number, from 1 on.
 AT, ROW_STREAM, CALL, NUMBER, ROW_WORDS = range(5)
 
 _WITHOUT_ROWS = 1 << 62
-_NO_ROW = (0, 0, 0)  # in place of a LaunchRecord's
+_recordings = itertools.count(1)
+_gate = (c_int64 * 2)()
+gate = ctypes.addressof(_gate)
 
 
-def refused(found: int) -> tuple[int, int, int]:
-    """Unpack a fast path's result into launch number, step and driver error code."""
-    step = found >> STEP_BIT & (_MOST_STEPS - 1)
-    return found >> NUMBER_BIT, step, found & ((1 << STEP_BIT) - 1)
+def _take(log: int) -> int:
+    """The next number of the log at an address; -1 where its rows have come to an end."""
+    words = (c_int64 * LOG_WORDS).from_address(log)
+    if words[NEXT] >= words[END]:
+        return -1
+    words[NEXT] += 1
+    return words[NEXT] - 1
+
+
+take: Callable[[int], int] = _take  # native code's own as soon as there is some
+
+
+def forget() -> None:
+    """In a forked process, which has none of the threads: close the gate."""
+    _gate[INSIDE] = _gate[LOG] = 0
 
 
 class LaunchLog:
     """Numbers for launches, from 0 on, each with a place among the rows where there are any.
 
-    One thread at a time may use it; fast paths any number, and meanwhile.
+    One thread at a time may use it; native code any number, and meanwhile.
     """
 
     def __init__(self) -> None:
         self.start = time.perf_counter()
-        self._issue: Callable[[int], int] | None = None  # from the first fast path on
-        self._used: list[object] = []  # segments, which a thread may be looking at for long
-        self.is_paused = False
-        self._forever = c_int64(1 << 62)
-        self._head = c_int64()  # where fast paths find the segment
-        self._own_head = c_int64()
-        self._own = (c_int64 * STEPS)()  # a fast path that takes numbers alone
-        self._own[HEAD] = ctypes.addressof(self._own_head)
-        self._begin(0, _WITHOUT_ROWS, None)
+        self._words = (c_int64 * LOG_WORDS)(next(_recordings), 0, _WITHOUT_ROWS)
+        self._address = ctypes.addressof(self._words)
+        c_double.from_address(self._address + 8 * START).value = self.start
+        self._first = 0  # the number of the first row
+        self.has_rows = self.is_paused = False
 
-    def _begin(self, first: int, count: int, rows: int | None) -> None:
-        place = 0 if rows is None else rows - first * ROW_WORDS * 8
-        segment = (c_int64 * SEGMENT_WORDS)(first, first + count, first, place)
-        start = ctypes.addressof(segment) + 8 * START
-        c_double.from_address(start).value = self.start
-        self._segment, self._first, self.has_rows = segment, first, rows is not None
-        self._own_head.value = ctypes.addressof(segment)
-        if self.has_rows:
-            self._used.append(segment)
-        self._admit()
+    def _open(self) -> None:
+        _gate[LOG] = self._address if self.has_rows and not self.is_paused else 0
 
-    def _admit(self) -> None:
-        admitted = self.has_rows and not self.is_paused
-        self._head.value = self._own_head.value if admitted else 0
+    @property
+    def recording(self) -> int:
+        """The number of the recording, of which marks are true."""
+        return self._words[RECORDING]
 
     @property
     def count(self) -> int:
         """The count of numbers that have been taken."""
-        return self._segment[NEXT]
+        return self._words[NEXT]
 
     @property
-    def room(self) -> int:
-        """The count of rows that fast paths may still write."""
-        return self._rest if self._head.value else 0
+    def is_full(self) -> bool:
+        """True if native code finds no row, as there are none, or no more."""
+        return not self.has_rows or self._words[NEXT] >= self._words[END]
 
-    @property
-    def _rest(self) -> int:
-        return self._segment[END] - self._segment[NEXT]
+    def take(self) -> int | None:
+        """The first number that nobody else gets; None where the rows have come to an end.
 
-    def take(self, count: int = 1) -> int | None:
-        """The first of so many numbers that nobody else gets; None where there is no room.
-
-        Their rows, if they have any, are the caller's.
+        Its row, if it has one, is the caller's.
         """
-        segment = self._segment
-        if self._issue is not None:  # fast paths take numbers, too
-            self._own[COUNT] = count
-            found = self._issue(ctypes.addressof(self._own))
-            return None if found == FULL else (found >> NUMBER_BIT) - 1
-        if count > self._rest:
-            return None
-        segment[NEXT] += count
-        segment[DONE] += count
-        return segment[NEXT] - count
+        number = take(self._address)
+        return None if number < 0 else number
 
     def index(self, number: int) -> int:
         """The index of the row of a number just taken."""
@@ -110,53 +96,27 @@ class LaunchLog:
 
     def begin_rows(self, address: int, count: int) -> None:
         """Give rows to numbers from now on, that at the address to the next one."""
-        self._begin(self.count, count, address)
+        words = self._words
+        self._first, self.has_rows = words[NEXT], True
+        words[END] = self._first + count
+        words[PLACE] = address - self._first * ROW_WORDS * 8
+        self._open()
 
     def end_rows(self) -> None:
-        """Wait until no fast path writes any more, then stop giving rows."""
-        segment = self._segment
-        self._head.value = 0
-        while (first := self.take(self._rest)) is None:
-            pass
-        while segment[DONE] != segment[END]:
+        """Wait until no native code writes any more, then stop giving rows."""
+        _gate[LOG] = 0
+        time.sleep(0)  # a call of the system, before which others see the closed gate
+        while _gate[INSIDE]:
             time.sleep(0)
-        self._begin(first, _WITHOUT_ROWS, None)
+        self.has_rows, self._words[END] = False, _WITHOUT_ROWS
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Within the block there is no room for fast paths."""
+        """Within the block native code asks about each launch."""
         self.is_paused = True
-        self._admit()
+        self._open()
         try:
             yield
         finally:
             self.is_paused = False
-            self._admit()
-
-    def fast_path(
-        self,
-        owner: Observer,
-        launches: Issued,
-        calls: Sequence[int],
-        others: Sequence[c_int64] | None,
-    ) -> FastPath | None:
-        """A fast path for these launches; None where there are none, or too many.
-
-        calls: what the launches' rows say that they are, number | flags << 32.  others: how often
-        each may pass before the owner wants to launch it; None where a graph launches them all.
-        """
-        # Compiled code has to know the clock of time.perf_counter.
-        if not 0 < len(calls) < _MOST_STEPS or sys.platform == "win32":
-            return None
-        if self._issue is None:
-            self._issue = launches.issuer()
-        count, issues = len(calls), others is not None
-        rows = launches.rows if issues else [_NO_ROW] * count
-        counts = others or [self._forever] * count
-        words = [ctypes.addressof(self._head), count, count, count * issues, launches.handle, 0]
-        for row, call, passing in zip(rows, calls, counts, strict=True):
-            words += (*row, call, ctypes.addressof(passing))
-        memory = (c_int64 * len(words))(*words)
-        return FastPath(
-            *(owner, self._issue, ctypes.addressof(memory), count, (memory, self, others))
-        )
+            self._open()

@@ -16,7 +16,7 @@ from typing import Any
 from ..errors import DeviceError
 from . import nvidia_packages, observer
 from .invocation import Invocation, Launchable
-from .observer import FastPath, Issued, RefusedLaunch
+from .observer import Markable, RefusedLaunch
 
 VARIABLE = "FERRUM_NVTX"
 _NAMES = ("libnvToolsExt.so.1", "libnvtx3interop.so.1", "nvToolsExt64_1.dll")
@@ -43,16 +43,12 @@ class Ranges:
         with self.span(f"{kernel.signature.entry} {x}x{y}x{z}"):
             kernel._enqueue(invocation, stream)
 
-    def fast_path(self, launches: Issued) -> FastPath | None:
-        return None
-
-    def make_room(self, count: int) -> bool:
+    def admits(
+        self, kernel: Launchable, invocation: Invocation, record: Markable, graph: bool
+    ) -> bool:
         return False
 
-    def resumes(self, launches: Issued) -> bool:
-        return False
-
-    def failed(self, number: int, error: Exception, count: int = 1) -> None:
+    def failed(self, number: int, error: Exception) -> None:
         """Do nothing: the error says it."""
 
     def refused(self, launch: RefusedLaunch) -> None:
@@ -71,8 +67,7 @@ def nvtx_ranges() -> Iterator[None]:
     try:
         yield
     finally:
-        if observer.current is mine:
-            observer.current = None
+        observer.end(mine)
 
 
 def begin() -> None:
@@ -80,7 +75,7 @@ def begin() -> None:
     if observer.current is not None:
         kind = type(observer.current).__name__
         raise DeviceError("nvtx", f"launches go through a {kind} already", remedy="end that first")
-    observer.current = Ranges(_library())
+    observer.begin(Ranges(_library()))
 
 
 @lru_cache(maxsize=1)

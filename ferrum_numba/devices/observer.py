@@ -1,20 +1,20 @@
-"""The observer of all launches of this process; there is none until one is set.
+"""The observer of all launches of this process; there is none until one begins.
 
-One place for all devices.  Off, it costs a launch one comparison with None.
+One place for all devices: launches that are looked at one by one come by `Kernel._issue`, repeated
+ones by a native launcher that an observer's takes the place of (`cuda/launcher.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, Protocol
 
 from ..abi import LaunchConfig
 from .invocation import Invocation, Launchable
 
-# What a fast path returns where it did nothing: the log has no room for its rows, or the observer
-# has to launch.
-FULL, DECLINED = -1, -2
+# The code of a native launcher that has launched nothing, as the observer has to be asked.
+ASKS = 1 << 30
 
 
 class RefusedLaunch(NamedTuple):
@@ -27,50 +27,11 @@ class RefusedLaunch(NamedTuple):
     error: Exception
 
 
-class Issuable(Protocol):
-    """A launch that may change between its launches, such as a prepared one."""
+class Markable(Protocol):
+    """What a repeated launch hands to native code, which finds in it what to log."""
 
-    @property
-    def kernel(self) -> Launchable: ...
-
-    @property
-    def invocation(self) -> Invocation: ...
-
-
-class Issued(Protocol):
-    """Launches that are issued together on one stream.
-
-    rows: of each launch, the addresses that cuLaunchKernelEx takes; none for a graph, which is
-    launched as a whole.
-    """
-
-    handle: int
-
-    @property
-    def launches(self) -> Sequence[Issuable]: ...
-
-    @property
-    def rows(self) -> Sequence[tuple[int, int, int]]: ...
-
-    def issuer(self) -> Callable[[int], int]:
-        """The compiled code that a FastPath calls."""
-
-
-class FastPath(NamedTuple):
-    """Compiled code that logs launches and issues them, valid until one of them changes.
-
-    owner: the observer.  issue(address): see `native.issuer`.  rows: how many it writes.
-    memory: what lies at the address, and what that points to.
-    """
-
-    owner: Observer | None
-    issue: Callable[[int], int]
-    address: int
-    rows: int
-    memory: object
-
-
-NO_FAST_PATH = FastPath(None, lambda address: DECLINED, 0, 0, None)
+    def mark(self, call: int, recording: int) -> None:
+        """Be logged as the call at an address, within the recording of a number."""
 
 
 class Observer(Protocol):
@@ -82,17 +43,17 @@ class Observer(Protocol):
     def span(self, name: str) -> AbstractContextManager[object]:
         """A block in which all that is launched belongs together: a plan's launches, a layer's."""
 
-    def fast_path(self, launches: Issued) -> FastPath | None:
-        """A fast path for these launches; None where they have to come through `launch`."""
+    def admits(
+        self, kernel: Launchable, invocation: Invocation, record: Markable, graph: bool
+    ) -> bool:
+        """True if native code may log the launch, which `record` hands over, and launch it.
 
-    def make_room(self, count: int) -> bool:
-        """Let fast paths write so many rows; False where this observer has ended."""
+        The record is marked for it.  Else the launch has to come through `launch`.  graph: whether
+        it is a graph's, which launches it.
+        """
 
-    def resumes(self, launches: Issued) -> bool:
-        """True if the observer no longer needs to issue these launches itself."""
-
-    def failed(self, number: int, error: Exception, count: int = 1) -> None:
-        """Called when the driver refuses launches `number`, `number` + 1, … of a fast path.
+    def failed(self, number: int, error: Exception) -> None:
+        """Called when the driver refuses a launch that native code has logged.
 
         Numbers count from 1; the caller raises `error`.
         """
@@ -102,8 +63,51 @@ class Observer(Protocol):
 
 
 current: Observer | None = None
+_followers: list[Callable[[bool], object]] = []
 # Adds notes to an error before it is raised; set once by the package, for what lies above devices.
 annotate: Callable[[RefusedLaunch], None] | None = None
+
+
+def begin(observer: Observer) -> None:
+    """Let it see all launches from now on; there must be no other."""
+    global current
+    current = observer
+    for follow in _followers:
+        follow(True)
+
+
+def end(observer: Observer | None) -> None:
+    """Let it see no more, if it is the one that does."""
+    global current
+    if observer is not None and current is observer:
+        current = None
+        for follow in _followers:
+            follow(False)
+
+
+def follow(follower: Callable[[bool], object]) -> None:
+    """Tell native code's launcher, now and later, whether there is an observer."""
+    _followers.append(follower)
+    follower(current is not None)
+
+
+def admits(
+    kernel: Launchable, invocation: Invocation, record: Markable, graph: bool = False
+) -> bool:
+    """See `Observer.admits`; False where nobody observes any more."""
+    watching = current
+    return watching is not None and watching.admits(kernel, invocation, record, graph)
+
+
+def failed(number: int, error: Exception) -> None:
+    """See `Observer.failed`."""
+    if current is not None:
+        current.failed(number, error)
+
+
+def span(name: str) -> AbstractContextManager[object]:
+    """See `Observer.span`."""
+    return nullcontext() if current is None else current.span(name)
 
 
 def show(launch: RefusedLaunch) -> None:

@@ -161,11 +161,7 @@ class LaunchPlan(LaunchSequence):
         Raises LaunchError, which names the step, where the device refuses one; the steps before it
         have been launched.
         """
-        watching = observer.current
-        if watching is None:
-            self._issue_each(stream)
-            return
-        with watching.span(f"plan of {len(self)}"):
+        with observer.span(f"plan of {len(self)}"):
             self._issue_each(stream)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,14 +12,14 @@ from typing import Any, cast
 from ...errors import FerrumError, LaunchError
 from .. import observer, sequence
 from ..invocation import Invocation, Launchable
-from ..launch_log import refused
 from ..scratch import ScratchArena
 from ..sequence import LaunchGraph
 from . import captures, driver
 from .gpu import Gpu, GpuKernel, GpuLaunch
 from .launch_record import LaunchRecord
+from .launcher import launcher
 from .objects import Event, Instance
-from .stream_states import StreamStates
+from .stream_states import ROW_BYTES, StreamStates, table_of
 from .streams import order, stream_handle
 
 
@@ -51,6 +52,7 @@ class CudaGraph(LaunchGraph):
         self._instance: Instance | None = None
         self._states = StreamStates(device, cast("list[GpuLaunch]", self._launches), recorded=False)
         self._only_launches = True
+        self._launcher = launcher()
 
     @contextmanager
     def _capturing(self) -> Iterator[LaunchGraph]:
@@ -70,6 +72,7 @@ class CudaGraph(LaunchGraph):
                 count = captures.node_count(graph)
             self._require_launches(count)
             self._only_launches = count == len(self)
+            self._table = table_of([node.record for node in self._nodes])
 
     def _captures(self, handle: int) -> bool:
         """True if launches on a stream go into this graph: it may have been forked to."""
@@ -111,7 +114,7 @@ class CudaGraph(LaunchGraph):
         self._nodes.append(_Node(last[0], record, arena))
 
     def launch(self, stream: Any = None) -> None:
-        instance, watching, number = self._instance, observer.current, 0
+        instance = self._instance
         self._require_ended()
         assert instance is not None
         handle = stream_handle(stream)
@@ -120,11 +123,8 @@ class CudaGraph(LaunchGraph):
             # By another library, say; the driver takes no graph into another.
             captured = driver.is_capturing(handle)
         taken = captured or bool(sequence.recordings)
-        if watching is not None and not taken:
-            found = state.issue(watching)
-            number = refused(found)[0] if found > 0 else 0
-        watched = watching is not None and not number
-        if (taken or watched) and self._only_launches:
+        noted = observer.current is None or (not taken and self._noted(handle))
+        if (taken or not noted) and self._only_launches:
             self._issue_each(stream)
             return
         if captured or self.device.is_recording:
@@ -139,11 +139,27 @@ class CudaGraph(LaunchGraph):
             try:
                 instance.launch(handle)
             except LaunchError as error:
-                if watching is not None and number:
-                    watching.failed(number, error, len(self))
+                if noted:
+                    for node in self._nodes:
+                        observer.failed(node.record.number, error)
                 raise
         if state.fleeting:
             self._states.keep(state)
+
+    def _noted(self, handle: int) -> bool:
+        """Let the log say that all is launched; False where the observer is to see each launch."""
+        table, first, admitted = ctypes.addressof(self._table), 0, -1
+        while True:
+            asks = self._launcher.note(table + first * ROW_BYTES, len(self) - first, handle)
+            if asks < 0:
+                return True
+            first += asks
+            launch, record = self._launches[first], self._nodes[first].record
+            if first == admitted or not observer.admits(
+                launch.kernel, launch.invocation, record, graph=True
+            ):
+                return False
+            admitted = first
 
     def seconds(self, launches: int) -> list[float]:
         with self.device.current():
@@ -175,6 +191,7 @@ class CudaGraph(LaunchGraph):
     def _rewrite(self, step: int) -> None:
         """Put a step's launch as it is now into the node's record."""
         now, node = self[step], self._nodes[step]
+        node.record.unmark()
         node.record.configure(now.config)
         if node.arena is not None:
             node.record.block.write(now.bound.values)

@@ -10,12 +10,14 @@ from collections.abc import Callable
 from ctypes import c_int, c_size_t, c_uint, c_uint8, c_uint64, c_void_p
 
 from ...abi import LaunchConfig, ParameterBlock
+from .. import launch_log as log
 from . import driver
 
 # CUlaunchAttributeID
 _COOPERATIVE, _CLUSTER_DIMENSION, _PROGRAMMATIC, _PRIORITY = 2, 4, 6, 8
 # CU_LAUNCH_PARAM_BUFFER_POINTER, CU_LAUNCH_PARAM_BUFFER_SIZE, CU_LAUNCH_PARAM_END
 _BUFFER_POINTER, _BUFFER_SIZE, _END = 1, 2, 0
+MARK = 5  # words of `extra` before its mark, of which the driver reads nothing
 
 
 class _Value(ctypes.Union):
@@ -43,15 +45,18 @@ class _Config(ctypes.Structure):
     )
 
 
+STREAM = _Config.stream.offset // 8
+
+
 class LaunchRecord:
     """One launch on one stream, in the driver's structures, at addresses that do not change.
 
     row: the addresses of the configuration, of the function and of the `extra` that names the
     parameter block: cuLaunchKernelEx(row[0], row[1], NULL, row[2]).
-    block: whose bytes the launch hands over.
+    block: whose bytes the launch hands over.  marked: whether it is, for a log of launches.
     """
 
-    __slots__ = ("_attributes", "_config", "_extra", "_nbytes", "block", "row")
+    __slots__ = ("_attributes", "_config", "_extra", "_nbytes", "block", "marked", "row")
 
     def __init__(
         self, function: int, config: LaunchConfig, block: ParameterBlock, stream: int
@@ -59,7 +64,8 @@ class LaunchRecord:
         self.block = block
         self._config = _Config(stream=stream)
         self._nbytes = c_size_t(block.nbytes)
-        self._extra = (c_uint64 * 5)(
+        self.marked = False
+        self._extra = (c_uint64 * (MARK + log.MARK_WORDS))(
             *(_BUFFER_POINTER, block.address, _BUFFER_SIZE, ctypes.addressof(self._nbytes), _END)
         )
         self.row = (ctypes.addressof(self._config), function, ctypes.addressof(self._extra))
@@ -74,6 +80,22 @@ class LaunchRecord:
         found = _attributes(config)
         self._attributes = (_Attribute * len(found))(*found)
         target.attributes, target.attribute_count = self._attributes, len(found)
+
+    def mark(self, call: int, recording: int) -> None:
+        """Be logged as the call at an address, within the recording of a number."""
+        self._extra[MARK + log.MARK_CALL] = call
+        self._extra[MARK + log.MARK_RECORDING] = recording
+        self.marked = True
+
+    def unmark(self) -> None:
+        """Be asked about: it is another call now."""
+        self._extra[MARK + log.MARK_RECORDING] = 0
+        self.marked = False
+
+    @property
+    def number(self) -> int:
+        """The number of its last launch that was logged, from 1 on."""
+        return self._extra[MARK + log.MARK_NUMBER]
 
     def launch(self, describe: Callable[[], str]) -> None:
         """Launch it; describe: the launch in one line, for the message of the LaunchError."""

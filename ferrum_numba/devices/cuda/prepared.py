@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from ...errors import FerrumError
 from .. import observer, sequence
 from ..invocation import Invocation
-from ..launch_log import refused
 from ..prepared import PreparedLaunch
 from . import driver, native
 from .gpu import GpuKernel
-from .stream_states import NO_STREAM, NOT_READY, Ready, StreamStates
+from .launcher import launcher
+from .stream_states import NO_STREAM, NOT_READY, Ready, StreamStates, launch_refused
 from .streams import order, others, stream_handle
 
 
@@ -33,7 +32,8 @@ class CudaPreparedLaunch(PreparedLaunch):
     ) -> None:
         super().__init__(kernel, invocation, borrowed)
         self._states = StreamStates(kernel.gpu, [self])
-        self._driver, self._launch = driver.launcher(), native.launcher()
+        repeated = launcher()
+        self._driver, self._launch = repeated.call, native.launcher(repeated.place)
         self._in_flight = kernel.gpu.in_flight
         self._last = self._last_borrowed = NOT_READY
         self._in_flight.watch(self)
@@ -44,16 +44,12 @@ class CudaPreparedLaunch(PreparedLaunch):
         if stream is not last.stream or sequence.recordings:
             self._require_nothing_borrowed()
             self._last = self._issue(self.invocation, stream, last)
-        elif (watching := observer.current) is not None:
-            found = last.state.issue(watching)
-            if found and not self._issued(found, watching, last):
-                self.kernel._issue(self.invocation, stream)
         elif last.scratch and driver.is_capturing(last.handle):
             self.kernel._issue(self.invocation, stream)
         else:
             code = self._driver(last.config, last.function, None, last.extra)
-            if code:
-                self._again(code, last)
+            if code and self._asks(code, last):
+                self.kernel._issue(self.invocation, stream)
 
     def _send(self, stream: Any, names: Iterable[str], values: Collection[object]) -> None:
         self._last = NOT_READY  # a plain call has to see that something is borrowed
@@ -61,10 +57,6 @@ class CudaPreparedLaunch(PreparedLaunch):
         if stream is not last.stream or sequence.recordings:
             whole = self._whole(names, values)
             last = self._last_borrowed = self._issue(whole, stream, last)
-        elif (watching := observer.current) is not None:
-            found = last.state.issue(watching)
-            if found and not self._issued(found, watching, last):
-                self.kernel._issue(self._whole(names, values), stream)
         elif last.scratch and driver.is_capturing(last.handle):
             self.kernel._issue(self._whole(names, values), stream)
             return
@@ -75,8 +67,9 @@ class CudaPreparedLaunch(PreparedLaunch):
                     stream, last.handle, self._describe, values, self._borrowed_nbytes
                 )
                 return
-            if code := found & native.CODE:
-                self._again(code, last)
+            code = found & native.CODE
+            if code and self._asks(code, last):
+                self.kernel._issue(self._whole(names, values), stream)
         if last is not NOT_READY:
             self._in_flight.keep(stream, last.handle, self._describe, values, self._borrowed_nbytes)
 
@@ -111,7 +104,7 @@ class CudaPreparedLaunch(PreparedLaunch):
             self._last_borrowed = NOT_READY
 
     def _issue(self, invocation: Invocation, stream: Any, last: Ready) -> Ready:
-        """Slow path: handles captures, observers and waits; returns what the next call goes by.
+        """Slow path: handles captures and waits; returns what the next call goes by.
 
         NOT_READY where the kernel was left to do it all, as for a single launch.
         """
@@ -120,50 +113,32 @@ class CudaPreparedLaunch(PreparedLaunch):
         if sequence.recordings or (scratch and device.is_capturing(stream)):
             self.kernel._issue(invocation, stream)
             return NOT_READY
-        watching = observer.current
         if handle == last.handle and last.stream is not NO_STREAM:  # another object for the stream
-            if watching is None:
-                code = self._driver(last.config, last.function, None, last.extra)
-                if code:
-                    self._again(code, last)
-            elif not self._issued(last.state.issue(watching), watching, last):
-                self.kernel._issue(invocation, stream)
-            return Ready(stream, last.state, last.scratch)
-        device.current().adopt()
-        with device.current():
-            order(handle, waits)
-            state = self._states.on(stream, handle)
-            record = state.records[0]
-            if watching is None:
-                record.launch(self._describe)
-        now = Ready(stream, state, scratch)
-        if watching is not None and not self._issued(state.issue(watching), watching, now):
+            now = Ready(stream, last.state, last.scratch)
+        else:
+            device.current().adopt()
+            with device.current():
+                order(handle, waits)
+                now = Ready(stream, self._states.on(stream, handle), scratch)
+        code = self._driver(now.config, now.function, None, now.extra)
+        if code and self._asks(code, now):
             self.kernel._issue(invocation, stream)
-        if state.fleeting:
+        if now.state.fleeting:
             self._in_flight.keep(stream, handle, self._describe, invocation.arguments, 0)
             return NOT_READY
-        return Ready(NO_STREAM, state, scratch) if others(handle, waits) else now
+        return Ready(NO_STREAM, now.state, scratch) if others(handle, waits) else now
 
-    def _issued(self, found: int, watching: observer.Observer, last: Ready) -> bool:
-        """True if a fast path launched it; False if the observer must."""
-        if found > 0:
-            number, _, code = refused(found)
-            try:
-                self._again(code, last)
-            except FerrumError as error:
-                watching.failed(number, error)
-                raise
-        return found >= 0
-
-    def _again(self, code: int, last: Ready) -> None:
-        """The driver refused: for want of this device's context, or for a reason."""
-        context = self.kernel.gpu.current()
-        context.adopt()
-        with context:
-            if code in driver.OTHER_CONTEXT:
-                code = self._driver(last.config, last.function, None, last.extra)
-            if code:
-                raise driver.refusal(code, self._describe())
+    def _asks(self, code: int, last: Ready) -> bool:
+        """Launch what the launcher did not, as it returned the code; True if an observer has to."""
+        record = last.state.records[0]
+        if code == observer.ASKS:
+            if not observer.admits(self.kernel, self.invocation, record):
+                return True
+            code = self._driver(last.config, last.function, None, last.extra)
+        if code and code != observer.ASKS:
+            launch_refused(self.kernel.gpu, record, code, self._describe)
+            return False
+        return bool(code)
 
     def _describe(self) -> str:
         return self.kernel.describe(self._invocation)  # whose addresses no message has

@@ -10,13 +10,14 @@ from types import NoneType
 from typing import Any
 
 from ...abi import ParameterBlock
+from .. import observer
 from ..invocation import Invocation
-from ..observer import DECLINED, FULL, NO_FAST_PATH, Observer
-from . import native
+from . import driver
 from .gpu import Gpu, GpuLaunch
 from .launch_record import LaunchRecord
 from .streams import is_fleeting, order_of
 
+ROW_BYTES = 24  # of a table of launch records
 _STREAMS = 8  # for which records are kept; the one first used goes first
 
 
@@ -24,48 +25,37 @@ class StreamState:
     """Launch records of some launches, one after the other, for one stream.
 
     table: the records' rows, three words each; its address is what the compiled loop takes.
-    fast_path: the observer's, for the launches as they are.
     """
 
-    def __init__(
-        self,
-        launches: Sequence[GpuLaunch],
-        stream: Any,
-        handle: int,
-        records: Sequence[LaunchRecord],
-    ) -> None:
-        self.launches = launches
+    def __init__(self, stream: Any, handle: int, records: Sequence[LaunchRecord]) -> None:
         self.stream = stream  # keeps the handle valid
         self.handle = handle
         self.fleeting = is_fleeting(stream, handle)
         self.records = records
-        self.fast_path = NO_FAST_PATH
-        words = [word for row in self.rows for word in row]
-        self._table = (c_uint64 * len(words))(*words)
+        self._table = table_of(records)
         self.table = ctypes.addressof(self._table)
 
-    @property
-    def rows(self) -> list[tuple[int, int, int]]:
-        """The addresses that cuLaunchKernelEx takes, of each launch."""
-        return [record.row for record in self.records]
 
-    def issuer(self) -> Callable[[int], int]:
-        """The compiled code that a FastPath calls."""
-        return native.issuer()
+def table_of(records: Sequence[LaunchRecord]) -> ctypes.Array[c_uint64]:
+    """The table that compiled loops take: the records' rows."""
+    words = [word for record in records for word in record.row]
+    return (c_uint64 * len(words))(*words)
 
-    def issue(self, watching: Observer) -> int:
-        """Launch all while somebody observes; of a graph, only have it logged.
 
-        Returns the fast path's result; DECLINED where the observer has to launch them.
-        """
-        path = self.fast_path
-        if path.owner is not watching:
-            path = self.fast_path = watching.fast_path(self) or NO_FAST_PATH
-        while (found := path.issue(path.address)) < 0:
-            admitted = watching.make_room(path.rows) if found == FULL else watching.resumes(self)
-            if not admitted:
-                return DECLINED
-        return found
+def launch_refused(gpu: Gpu, record: LaunchRecord, code: int, describe: Callable[[], str]) -> None:
+    """Launch what the driver refused, if that was for want of the GPU's context, or raise.
+
+    describe: the launch in one line, for the message of the LaunchError.
+    """
+    gpu.current().adopt()
+    with gpu.current():
+        if code in driver.OTHER_CONTEXT:
+            config, function, extra = record.row
+            code = driver.launcher()(config, function, None, extra)
+    if code:
+        error = driver.refusal(code, describe())
+        observer.failed(record.number, error)
+        raise error
 
 
 class Ready:
@@ -74,16 +64,17 @@ class Ready:
     scratch: whether a launch uses scratch.  It is replaced as a whole, for other threads.
     """
 
-    __slots__ = ("config", "extra", "function", "handle", "scratch", "state", "stream", "table")
+    __slots__ = ("config", "extra", "function", "handle", "scratch", "state", "stream")
 
     def __init__(self, stream: object, state: StreamState, scratch: bool) -> None:
         self.stream, self.state, self.scratch = stream, state, scratch
-        self.handle, self.table = state.handle, state.table
-        self.config, self.function, self.extra = state.rows[0] if state.records else (0, 0, 0)
+        self.handle = state.handle
+        row = state.records[0].row if state.records else (0, 0, 0)
+        self.config, self.function, self.extra = row
 
 
 NO_STREAM = object()  # in place of a stream: look at everything again
-NOT_READY = Ready(NO_STREAM, StreamState([], None, 0, []), False)
+NOT_READY = Ready(NO_STREAM, StreamState(None, 0, []), False)
 
 
 class StreamStates:
@@ -111,9 +102,7 @@ class StreamStates:
                     oldest = self._states.pop(next(iter(self._states)))
                     self._retire(oldest, self._used())
                     self._streams.pop(id(oldest), None)
-                state = self._states[key] = StreamState(
-                    self._launches, stream, handle, self._records(handle)
-                )
+                state = self._states[key] = StreamState(stream, handle, self._records(handle))
                 self._streams[id(state)] = stream
             state = self._states[key]
             if state.fleeting and not is_fleeting(stream, handle):
@@ -140,7 +129,6 @@ class StreamStates:
                 continue
             if replaced:
                 self._retire(state, replaced)
-            state.fast_path = NO_FAST_PATH
             if self._recorded:
                 self._refill(state, number, before, changes)
 
@@ -150,8 +138,9 @@ class StreamStates:
         pointers: their fields in the block.
         """
         for state in self._states.values():
-            state.fast_path = NO_FAST_PATH
-            if (own := state.records[0].block) is not block:
+            if (record := state.records[0]).marked:
+                record.unmark()
+            if (own := record.block) is not block:
                 own.write({name: pointer.value for name, pointer in pointers.items()})
 
     def retire(self, objects: object) -> None:
@@ -164,6 +153,7 @@ class StreamStates:
     ) -> None:
         launch, record = self._launches[number], state.records[number]
         now = launch.invocation
+        record.unmark()
         if now.config is not before.config:
             record.configure(now.config)
         if record.block is not now.block:  # it has scratch, and a block for each stream
