@@ -28,7 +28,7 @@ class RefusedLaunch(NamedTuple):
 
 
 class Markable(Protocol):
-    """What a repeated launch hands to native code, which finds in it what to log."""
+    """Words that a repeated launch hands to native code, which finds in them what to log."""
 
     def mark(self, call: int, recording: int) -> None:
         """Be logged as the call at an address, within the recording of a number."""
