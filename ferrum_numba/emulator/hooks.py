@@ -186,8 +186,11 @@ class Hooks(Generic[B]):
         """Lanes of the mask that may copy a box of a tensor. name: the copy's way and rank."""
         return mask
 
-    def waited_for_bulk(self, b: B) -> None:
-        """A warp has waited for bulk copies to global memory."""
+    def bulk_commit(self, b: B, ins: Instruction) -> None:
+        """Close a group of bulk copies to global memory."""
+
+    def bulk_wait(self, b: B, ins: Instruction, keep: int) -> None:
+        """Wait for all but the last `keep` groups of them."""
 
     def marks(self, ins: Instruction, inward: bool) -> tuple[str, tuple[str, ...]]:
         """The end of the name of what copies boxes, and its further arguments."""

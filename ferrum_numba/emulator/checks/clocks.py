@@ -20,6 +20,7 @@ warp has a plane of its own with the times of its loads, for many may load one p
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -38,13 +39,16 @@ from .state import (
     AGENTS,
     ATOMICS,
     AWAITED,
+    BULKS,
     CLOCK_BYTES,
+    COPIES,
     LANDED,
     LAST_EPOCH,
     MBARRIERS,
     OBJECT_BYTES,
     OBJECTS,
     PENDING,
+    PRODUCTS,
     STEP,
     number_of,
 )
@@ -56,9 +60,9 @@ class Clocks(Check):
     """Order of warps that wait for some of the others, by a vector clock for each warp."""
 
     asked = frozenset({"race"})
-    # clocks, objects: see state.py.  planes: for each warp, then for the products of each warp,
-    # when it last loaded each granule; latest: its last load of all.  fences: of each warp the
-    # time of its last proxy fence.
+    # clocks, objects: see state.py.  planes: for each warp, then for the products of each, then for
+    # its bulk copies, when it last loaded each granule; latest: its last load of all.  fences: of
+    # each warp the time of its last proxy fence.
     fields: ClassVar = {
         "clocks": POINTER,
         "objects": POINTER,
@@ -76,9 +80,9 @@ class Clocks(Check):
         return {
             "clocks": zeros(room.warps * CLOCK_BYTES, np.uint8),
             "objects": zeros(OBJECTS * OBJECT_BYTES, np.uint8),
-            "planes": zeros(2 * room.warps * room.words),
+            "planes": zeros(3 * room.warps * room.words),
             "plane_bytes": 4 * room.words,
-            "latest": zeros(64),
+            "latest": zeros(3 * 32),
             "fences": zeros(room.warps),
         }
 
@@ -97,10 +101,6 @@ class Clocks(Check):
 
     def wait(self, b: Builder, keep: int) -> None:
         b.call("landed", "void", *HERE)
-
-    def waited_for_bulk(self, b: Builder) -> None:
-        """Count the wait as one for all copies."""
-        b.call("bulkwait", "void", *HERE)
 
     def arrives(self, b: Builder, ins: Instruction, number: Operand, opens: Value) -> None:
         which = uniform(b, number, ins)
@@ -168,8 +168,8 @@ def clear_where_late(c: Code, fresh: Value, planes: bool) -> Value:
     with c.when(c.op("and", late, fresh)) as cleared:
         c.clear_bytes(c.field("tags"), c.field("tag_bytes"))
         if planes:
-            both = c.cast("zext", c.op("shl", c.of_worker("warps"), 1), "i64")
-            c.clear_bytes(c.field("planes"), c.op("mul", both, c.field("plane_bytes")))
+            every = c.cast("zext", c.op("mul", c.of_worker("warps"), 3), "i64")
+            c.clear_bytes(c.field("planes"), c.op("mul", every, c.field("plane_bytes")))
         cleared.give(c.constant("i32", 0))
     now = c.op("add", cleared.otherwise(stamp), STEP)
     c.put("stamp", now)
@@ -189,7 +189,7 @@ def clocks(c: Code, init: str) -> None:
     warps, own = c.of_worker("warps"), c.field("clocks")
     with c.when(fresh):
         c.clear_bytes(c.field("objects"), c.constant("i64", OBJECTS * OBJECT_BYTES))
-        c.clear_bytes(c.field("latest"), c.constant("i64", 256))
+        c.clear_bytes(c.field("latest"), c.constant("i64", 4 * 3 * 32))
     start = c.select(fresh, c.vector(now, AGENTS), 0)
 
     def place(warp: Value) -> Value:
@@ -219,7 +219,7 @@ def publish(c: Code, what: str) -> None:
     its, warp, now = _object(c, which), c.warp(), c.tick()
     if what == "copies":
         none = Value("zeroinitializer", "i32", AGENTS)
-        mine = _with(c, none, c.op("add", warp, 32), now)
+        mine = _with(c, none, c.op("add", warp, COPIES), now)
     else:
         mine = _with(c, _clock(c, own_clock(c)), warp, now)
     after = c.intrinsic("llvm.umax", _clock(c, its, _PUBLISHED), mine)
@@ -229,19 +229,8 @@ def publish(c: Code, what: str) -> None:
 @code("landed")
 def landed(c: Code) -> None:
     """The warp has waited for its copies: those that have landed come before what it does next."""
-    _reach(c, 32)
-
-
-@code("bulkwait")
-def bulk_wait(c: Code) -> None:
-    """Wait for bulk copies, whose reads count with those of products, as they are alike."""
-    _reach(c, 64)
-
-
-def _reach(c: Code, first: int) -> None:
-    """Advance the warp's agent from `first` on, in its own clock, to the next time."""
     c.goes()
-    agent = c.item("i32", own_clock(c), c.op("add", c.warp(), first))
+    agent = c.item("i32", own_clock(c), c.op("add", c.warp(), COPIES))
     c.store(c.tick(), agent, 0, 4)
 
 
@@ -329,13 +318,14 @@ def readers(c: Code, nbytes: str, granule: str) -> None:
     places, seen, planes = c.spread(address), own_clock(c), c.field("planes")
     latest, plane_bytes = c.field("latest"), c.field("plane_bytes")
     warps = c.of_worker("warps")
-    every = c.op("shl", warps, 1)
+    every = c.op("mul", warps, 3)
     loop = c.loop(c.constant("i32", 0))
     with loop as (p,):
         loop.leave(c.compare("icmp uge", p, every))
         more = c.op("add", p, 1)
-        product, of_warp = c.compare("icmp uge", p, warps), c.op("sub", p, warps)
-        agent = c.select(product, c.op("add", of_warp, 64), p)
+        of_warp, sort = c.op("urem", p, warps), c.op("udiv", p, warps)
+        first = [c.constant("i32", n) for n in (0, PRODUCTS, BULKS)]
+        agent = c.op("add", of_warp, _one_of(c, sort, first))
         limit = c.load("i32", 1, c.item("i32", seen, agent), 0, 4)
         newest = c.load("i32", 1, c.item("i32", latest, p), 0, 4)
         with c.when(c.compare("icmp ult", newest, limit)):
@@ -346,11 +336,17 @@ def readers(c: Code, nbytes: str, granule: str) -> None:
             times = c.load("i32", count, c.item("i32", plane, c.op("lshr", place, shift)), 0, 4)
             with c.when(any_of(c, c.compare("icmp uge", times, limit))):
                 c.visits()
-                reader = c.op("shl", c.select(product, of_warp, p), 1)
-                kinds = [c.constant("i32", number_of(k)) for k in ("pending-product", "race")]
-                kind = c.select(product, *kinds)
+                reader = c.op("shl", of_warp, 1)
+                names = ("race", "pending-product", "pending-bulk")
+                kind = _one_of(c, sort, [c.constant("i32", number_of(name)) for name in names])
                 c.record(kind, lane, place, int(nbytes), c.op("or", reader, STEP))
         loop.again(more)
+
+
+def _one_of(c: Code, sort: Value, choices: Sequence[Value]) -> Value:
+    """The first, second or third for a load of a warp, of its products, of its bulk copies."""
+    late = c.select(c.compare("icmp eq", sort, 1), choices[1], choices[2])
+    return c.select(c.compare("icmp eq", sort, 0), choices[0], late)
 
 
 def any_of(c: Code, condition: Value) -> Value:

@@ -18,7 +18,7 @@ from typing import ClassVar
 from .. import table
 from ..builder import Builder
 from ..flow import Flow
-from ..hooks import Access
+from ..hooks import Access, Copy
 from ..ptx import Instruction
 from ..routine import VECTOR
 from ..values import Value
@@ -74,10 +74,21 @@ class Neighbours(Check):
                 b.call(f"lanereads_{name}", "void", *lanes, *at_site(at.ins))
         return condition
 
+    def copy(self, b: Builder, at: Copy, mask: Value) -> Value:
+        """Note who copies; the lane itself waits for that."""
+        name = f"lanewrites_{at.nbytes}_{self.subject.granule}"
+        b.call(name, "void", b.vector(at.to), mask, *HERE)
+        return mask
+
 
 def _brings_together(ins: Instruction) -> bool:
     """Barriers, and instructions that all lanes of a warp execute at once."""
     return bool({"sync", "warp", "red"} & ins.opcode.modifiers) or table.find(ins).ends == "wait"
+
+
+def _stores(ins: Instruction) -> bool:
+    copies = {"async", "shared"} <= ins.opcode.modifiers and ins.opcode.base == "cp"
+    return copies or table.accesses(ins, "store", shared=True)
 
 
 def _handed_over(flow: Flow) -> set[int]:
@@ -95,7 +106,7 @@ def _handed_over(flow: Flow) -> set[int]:
             for ins in block.instructions:
                 if _brings_together(ins):
                     open_store = False
-                elif table.accesses(ins, "store", shared=True):
+                elif _stores(ins):
                     open_store = True
                 elif open_store and table.accesses(ins, "load", shared=True):
                     found.add(ins.index)

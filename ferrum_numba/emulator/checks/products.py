@@ -24,7 +24,7 @@ from ..values import Value
 from .check import HERE, POINTER, WORD, Check, Kept, Kind, Room, Subject, at_site, zeros
 from .clocks import own_clock
 from .code import Code, code
-from .state import PRODUCT_HEAD
+from .state import PRODUCT_HEAD, PRODUCTS
 
 
 class Products(Check):
@@ -218,7 +218,7 @@ def wait(c: Code) -> None:
     with c.when(c.compare("icmp sgt", due, over)):
         c.store(due, block, 4, 4)
         time = c.load("i32", 1, _time(c, block, c.op("add", due, 7)), 0, 4)
-        agent = c.item("i32", own_clock(c), c.op("add", c.warp(), 64))
+        agent = c.item("i32", own_clock(c), c.op("add", c.warp(), PRODUCTS))
         c.store(time, agent, 0, 4)
 
 

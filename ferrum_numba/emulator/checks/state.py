@@ -27,9 +27,11 @@ LANDED, AWAITED, MANY, PENDING = 0x40, 0x80, 0xFE, -256  # as LLVM writes 0xFFFF
 STEP = 256  # from one epoch's tags to the next
 LAST_EPOCH = 0x7000_0000  # beyond this the tags are cleared and the epochs begin again
 
-# A clock has one time for each warp, for its copies (from 32 on) and for its products (from 64 on);
-# see clocks.py.  An object is what warps wait for: the 16 named barriers, all atomic operations
-# together, and mbarriers; it has two clocks behind a head of 64 bytes.
+# A clock has one time for each warp, for its copies to shared memory, for its products, and for its
+# bulk copies to global memory, each from an index on; see clocks.py.  An object is what warps wait
+# for: the 16 named barriers, all atomic operations together, and mbarriers; it has two clocks after
+# a head of 64 bytes.
+COPIES, PRODUCTS, BULKS = 32, 64, 96
 AGENTS, CLOCK_BYTES, OBJECT_BYTES = 128, 512, 64 + 2 * 512
 ATOMICS, MBARRIERS, OBJECTS = 16, 17, 17 + 64
 PRODUCT_HEAD = 64  # of a warp's memory for wgmma: see products.py

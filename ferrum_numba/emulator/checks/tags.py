@@ -6,8 +6,8 @@
     judgetags_<access>_<granule>_<epochs|clocks>(addresses, mask, tags a lane, checks, ctx, site)
     epoch_<init>_<race>(checks, passed, fresh): a CTA begins (fresh), or all warps passed a barrier
 
-access: load, product (a load by wgmma), store, copy; with clocks also atomic, and strong (a load
-that may meet atomic operations).
+access: load, product and bulk (loads by wgmma and by bulk copies), store, copy; with clocks also
+atomic, and strong (a load that may meet atomic operations).
 
 A tag is described in state.py.  With epochs an access is a race where the tag is of this epoch and
 another warp's, and one of the two wrote.  With clocks (clocks.py) tags are only of those who wrote,
@@ -33,6 +33,8 @@ from .clocks import any_of, clear_where_late, own_clock
 from .code import Code, code
 from .runs import pieces
 from .state import AWAITED, LANDED, MANY, PENDING, number_of
+
+_LOADS = ("load", "product", "bulk")  # in the order of their planes (clocks.py)
 
 
 class Tags(Check):
@@ -168,7 +170,7 @@ def tags(c: Code, access: str, nbytes: str, granule: str, order: str) -> None:
     c.looks()
     c.ret_if(c.compare("icmp eq", mask, 0))
     count, its = max(int(nbytes) // int(granule), 1), _Marker(c, order)
-    kept = _plane(c, its, access) if its.clocks and access in ("load", "product") else its.tags
+    kept = _plane(c, its, access) if its.clocks and access in _LOADS else its.tags
     index = c.op("lshr", address, int(granule).bit_length() - 1)
     judge = f"judgetags_{access}_{granule}_{order}"
 
@@ -202,7 +204,7 @@ def tags(c: Code, access: str, nbytes: str, granule: str, order: str) -> None:
             look([c.element(index, lane) for lane in range(0, LANES, lanes)], 8)
             c.ret()
         return _gathered(c, its, access, count, index, c.lanes(mask), kept, report, mask)
-    if access in ("load", "product"):
+    if access in _LOADS:
         with c.when(c.compare("icmp eq", absent, 0)):
             _known_rows(c, its, count, index, kept)
     places = c.spread(index)
@@ -216,9 +218,9 @@ def tags(c: Code, access: str, nbytes: str, granule: str, order: str) -> None:
 
 
 def _plane(c: Code, its: _Marker, access: str) -> Value:
-    """Address of the notes of this warp's loads; those of products are apart."""
+    """Address of the notes of this warp's loads; those of products and bulk copies are apart."""
     number = its.warp
-    if access == "product":
+    for _ in range(_LOADS.index(access)):
         number = c.op("add", number, c.of_worker("warps"))
     c.store(its.reads, c.item("i32", c.field("latest"), number), 0, 4)
     start = c.op("mul", c.cast("zext", number, "i64"), c.field("plane_bytes"))
@@ -294,7 +296,7 @@ def bulk_tags(c: Code, access: str, granule: str, order: str) -> None:
     To shared memory it is a store, and counts as landed for who waits at the mbarrier.
     """
     clocks = order == "clocks"
-    kind = "product" if clocks and access == "load" else access
+    kind = "bulk" if clocks and access == "load" else access
     names = [f"tags_{kind}_16_{granule}_{order}"]
     if clocks:
         names.append(f"readers_16_{granule}" if access == "store" else f"fenced_{granule}")

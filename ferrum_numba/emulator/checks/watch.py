@@ -11,6 +11,7 @@ from ..layout import state_offset
 from ..ptx import Body, Instruction
 from ..values import Text, Value
 from .bounds import Bounds
+from .bulks import Bulks
 from .check import Check, Subject
 from .clocks import Clocks
 from .copies import Copies
@@ -28,21 +29,8 @@ from .tags import Tags
 from .talks import Talks
 
 ALL: Sequence[type[Check]] = (
-    *(
-        Bounds,
-        Registers,
-        Exchanges,
-        Meetings,
-        Neighbours,
-        Tags,
-        Readers,
-        Marks,
-        Copies,
-        Clocks,
-        Talks,
-        Products,
-    ),
-    *(Order, Finite),
+    *(Bounds, Registers, Exchanges, Meetings, Neighbours, Tags, Readers, Marks, Copies, Clocks),
+    *(Talks, Bulks, Products, Order, Finite),
 )
 """The checks, in the order in which they look at an access: what one refuses the next ignores."""
 
@@ -53,7 +41,7 @@ _TOLD = (
     *("prepare", "begin", "begins_block", "reads", "writes", "decides", "stored"),
     *("exchanged", "meet"),
     *("releases", "acquires", "fence", "arrives", "opened", "changed"),
-    *("product", "orders_products", "commit", "wait", "land", "waited_for_bulk"),
+    *("product", "orders_products", "commit", "wait", "land", "bulk_commit", "bulk_wait"),
 )
 _ASKED = {
     **dict.fromkeys(("access", "local", "mbarrier", "copy", "near", "far"), 2),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ..builder import Builder
 from ..hooks import Run
-from ..ptx import Instruction
+from ..ptx import Immediate, Instruction
 from ..table import rows_of
 from .mbarrier import change, place_of
 from .memory import address_of
@@ -39,11 +39,9 @@ def copy(b: Builder, ins: Instruction) -> None:
     """Operands: [to], [from], bytes, and [mbarrier] for a copy to shared memory."""
     modifiers = ins.opcode.modifiers
     if modifiers in _GROUPS:
-        if "wait_group" in modifiers:
-            b.hooks.waited_for_bulk(b)
-        return
+        return _order(b, ins)
     if "prefetch" in modifiers:  # changes no result
-        return
+        return None
     inward = "mbarrier::complete_tx::bytes" in modifiers
     if inward == ("bulk_group" in modifiers) or len(ins.operands) < (4 if inward else 3):
         raise ins.refuse("the CPU device copies with an mbarrier to shared memory, or in a group")
@@ -61,6 +59,19 @@ def copy(b: Builder, ins: Instruction) -> None:
         place = place_of(b, ins, ins.operands[3])
         come = b.op("sub", b.constant("i32", 0), sizes)
         change(b, ins, place, nbytes=come, publishes="copies")
+    return None
+
+
+def _order(b: Builder, ins: Instruction) -> None:
+    """commit_group, wait_group."""
+    if "commit_group" in ins.opcode.modifiers:
+        b.hooks.bulk_commit(b, ins)
+        return
+    match ins.operands:
+        case (Immediate(bits=keep),):
+            b.hooks.bulk_wait(b, ins, keep)
+        case _:
+            raise ins.refuse("expected the number of groups that may stay under way")
 
 
 @lowers(

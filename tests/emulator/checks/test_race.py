@@ -99,6 +99,16 @@ def test_what_a_copy_brought_is_there_after_the_wait_only() -> None:
         assert out.tolist() == values
 
 
+def test_lanes_that_read_what_another_lane_has_copied() -> None:
+    body = """shl.b32 %t1, %t0, 2; mul.wide.u32 %q8, %t0, 4; add.s64 %q9, %q0, %q8;
+    mov.u32 %t2, tile; add.u32 %t3, %t2, %t1; cp.async.ca.shared.global [%t3], [%q9], 4;
+    cp.async.wait_all; {} xor.b32 %t3, %t3, 4; ld.shared.b32 %t4, [%t3];"""
+    words = np.zeros(32, np.uint32)
+    assert not check(body.format("bar.warp.sync -1;"), described("a", words), block=32)
+    found = check(body.format(""), described("a", words), block=32, checks=("race",))
+    assert kinds(found) == ["lane-race"]
+
+
 def test_a_copy_that_overwrites_what_others_read() -> None:
     data = np.arange(64, dtype=np.uint32)
     body = WORD + (
