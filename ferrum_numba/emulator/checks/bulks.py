@@ -7,8 +7,8 @@
     bulkend(mask, checks, ctx, site): lanes end
 
 A warp has a block of memory: i32 how many groups were committed, i32 how many of them were waited
-for, i32 a mask of the lanes that issue copies; from byte 32 the times of the last eight.  Groups are
-kept for a warp, not for each lane: most often one lane issues all of them.
+for, i32 a mask of the lanes that issue copies; from byte 32 the times of the last eight.  Groups
+are kept for a warp, not for each lane: most often one lane issues all of them.
 Source: PTX ISA, "cp.async.bulk.commit_group", "cp.async.bulk.wait_group".
 """
 
