@@ -28,7 +28,7 @@ ahead of it still run: none of them may write those.
 
 import triton
 import triton.language as tl
-from rotary import rotated, rotation
+from rotary import load_heads, rotated, rotation
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 
@@ -122,11 +122,14 @@ def attention_decode(
             gdc_wait()
         fresh = qkv + row * ((HEADS + 2 * KV) * D)
         q_heads = fresh + ((head * group + g) * D)[:, None]
-        query = rotated(q_heads, there, d, partner, q_own, q_theirs, q_norm, D, eps).to(dtype)
         its = real & (last == newest)
         k_head = fresh + ((HEADS + head + tl.arange(0, 1)) * D)[:, None]
-        new_key = rotated(k_head, its, d, partner, k_own, k_theirs, k_norm, D, eps).to(dtype)
+        # All loads go ahead of the branches of the norms, behind which each would wait by itself.
+        query, q_others = load_heads(q_heads, there, d, partner)
+        new_key, k_others = load_heads(k_head, its, d, partner)
         new_value = tl.load(k_head + KV * D + d[None, :], mask=its, other=0.0).to(dtype)
+        query = rotated(query, q_others, q_own, q_theirs, q_norm, D, eps).to(dtype)
+        new_key = rotated(new_key, k_others, k_own, k_theirs, k_norm, D, eps).to(dtype)
         new = (line + position % BLOCK_N) * D + d[None, :]
         tl.store(keys + new, new_key, mask=its)
         tl.store(values + new, new_value, mask=its)

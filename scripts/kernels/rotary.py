@@ -28,10 +28,15 @@ def rotation(norm, cosines, sines, position, columns, D, R, turns):
 
 
 @triton.jit
-def rotated(source, there, columns, partner, own, theirs, norm, D, eps):
-    """Heads [H, D], normed and turned.  source: pointers to them, [H, 1].  there: [H, D]."""
+def load_heads(source, there, columns, partner):
+    """Heads [H, D], and their elements' partners.  source: pointers, [H, 1].  there: [H, D]."""
     values = tl.load(source + columns[None, :], mask=there, other=0.0)
-    others = tl.load(source + partner[None, :], mask=there, other=0.0)
+    return values, tl.load(source + partner[None, :], mask=there, other=0.0)
+
+
+@triton.jit
+def rotated(values, others, own, theirs, norm, D, eps):
+    """Heads [H, D], as load_heads gives them, normed and turned."""
     turned = values * own[None, :] + others * theirs[None, :]
     if norm.to(tl.int64) != 0:
         turned /= tl.sqrt_rn(tl.sum(values * values, 1, keep_dims=True) / D + eps)

@@ -18,7 +18,7 @@ of it are done.
 
 import triton
 import triton.language as tl
-from rotary import rotated, rotation
+from rotary import load_heads, rotated, rotation
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 
@@ -56,7 +56,8 @@ def rotary_append(
         if DEPENDENT:
             gdc_wait()
         source = qkv + row * ((HEADS + 2 * KV) * D) + ((before + heads) * D)[:, None]
-        turned = rotated(source, there, columns, partner, own, theirs, norm, D, eps)
+        plain, others = load_heads(source, there, columns, partner)
+        turned = rotated(plain, others, own, theirs, norm, D, eps)
         turned = turned.to(q.dtype.element_ty)
         if is_q:
             there_q = q + row * (HEADS * D) + (heads * D)[:, None] + columns[None, :]
