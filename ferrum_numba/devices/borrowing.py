@@ -3,56 +3,20 @@ array that lies elsewhere an address."""
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from ctypes import c_uint64
+from typing import Any
 
 from ..abi import Movable
-from .cache_keys import Key, readers, same_as_long_as_it_lives, trusted
+from .cache_keys import Key, follower, surroundings
 
-_CLEAR = 256  # addresses that are remembered of an array
-
-
-class Slot:
-    """An argument's place: what is known of the value that was given last.
-
-    kind, reader: its type, and what reads the cache keys of such values; no reader of integers.
-    layout, address: its cache key; of an integer the address is its value.
-    known: a reference to the object, where that alone says that nothing has changed.
-    align, nbytes: of an array, as `Movable` has them; among: the slots of the arrays that it has to
-    be apart from, and still: from where to where the others lie, which have none.
-    clear: addresses that are known to be apart from these.
-    pointer: the array's field in the block; None of what cannot move.
-    """
-
-    __slots__ = (
-        *("kind", "reader", "layout", "address", "known", "trusted", "lasting"),
-        *("name", "align", "nbytes", "among", "still", "clear", "pointer"),
-    )
-
-    def __init__(self, name: str, kind: type, key: Key | int) -> None:
-        self.name, self.kind = name, kind
-        self.reader = None if kind is int else readers[kind]
-        self.layout, self.address = (None, key) if isinstance(key, int) else key
-        self.known: Callable[[], object] | None = None
-        self.trusted = self.reader in trusted
-        self.lasting = self.reader in same_as_long_as_it_lives
-        self.align, self.nbytes = 1, 0
-        self.among: list[tuple[Slot, int]] = []
-        self.still: list[tuple[int, int]] = []
-        self.clear: set[int] = set()
-        self.pointer: c_uint64 | None = None
-
-    @property
-    def key(self) -> Key | int:
-        """The cache key of the value."""
-        return self.address if self.reader is None else (self.layout, self.address)
+_CLEAR = 256  # placements that are remembered
 
 
 class Borrowing:
-    """The slots of a launch's arguments, in the order in which they are given.
+    """The arguments of a launch that are given each time, in their order: what was given last.
 
-    moving: True while slots, the block and what follows it do not agree, until the caller says
+    moving: True while places, the block and what follows it do not agree, until the caller says
     that all has followed; after it was broken off, for good.
     """
 
@@ -64,95 +28,81 @@ class Borrowing:
         movable: Mapping[str, Movable],
         places: Mapping[str, int],
         pointers: Mapping[str, c_uint64],
+        holds: Callable[[int], bool],
     ) -> None:
         """keys: of what was given last.  values: some of these types.  movable, places, pointers:
         of the launch's arrays: what they keep to, where they lie, and their fields in the block.
+        holds: True for an address of the device.
         """
         self.names = names
-        kinds = map(type, values)
-        self.slots = [Slot(n, kind, keys[n]) for n, kind in zip(names, kinds, strict=True)]
         self.moving = False
-        by_name = {slot.name: slot for slot in self.slots}
-        for slot in self.slots:
-            found = movable.get(slot.name)
-            if found is None or slot.reader is None:
-                continue
-            slot.align, slot.nbytes, apart = found
-            slot.pointer = pointers[slot.name]
-            for name, nbytes in apart:
-                if name in by_name:
-                    slot.among.append((by_name[name], nbytes))
-                else:
-                    slot.still.append((places[name], places[name] + nbytes))
+        self._keys = [keys[name] for name in names]
+        kinds = list(map(type, values))
+        self._around = surroundings(kinds, self._keys)
+        self._followers = [
+            follower(kind, key, holds if name in movable else None)
+            for name, kind, key in zip(names, kinds, self._keys, strict=True)
+        ]
+        self._places: tuple[Any, ...] = tuple(
+            [key if isinstance(key, int) else key[1] for key in self._keys]
+        )
+        self._rules = [
+            (number, movable[name])
+            for number, name in enumerate(names)
+            if name in movable and kinds[number] is not int
+        ]
+        self._pointers = [(number, pointers[names[number]]) for number, _ in self._rules]
+        self._elsewhere = places
+        self._clear: set[tuple[int | None, ...]] = set()
 
-    def take(self, values: tuple[object, ...], holds: Callable[[int], bool]) -> bool | None:
+    def take(self, values: tuple[object, ...]) -> bool | None:
         """True if arrays have moved, whose addresses are in the block now, and `moving` is left
         set; None if anything else has changed, or an array may not move there: then nothing is
         changed.
-
-        holds: True for an address of the device.
         """
-        moved: list[tuple[Slot, int]] | None = None
-        for slot, value in zip(self.slots, values, strict=False):
-            known = slot.known
-            if known is not None and known() is value:
-                continue
-            reader = slot.reader
-            if type(value) is not slot.kind:
-                return self._undone(moved)
-            if reader is None:
-                if value != slot.address:
-                    return self._undone(moved)
-                continue
-            layout, address = reader(value)
-            if layout != slot.layout:
-                return self._undone(moved)
-            if address != slot.address:
-                if slot.pointer is None or not (slot.trusted or holds(address)):
-                    return self._undone(moved)
-                if moved is None:
-                    moved, self.moving = [], True
-                moved.append((slot, slot.address))
-                slot.address, slot.known = address, None
-            elif slot.lasting:
-                slot.known = weakref.ref(value)
-        if moved is None:
+        for look, before in self._around:
+            if look() != before:
+                return None
+        given = zip(self._followers, values, strict=False)
+        places: tuple[Any, ...] = tuple([place(value) for place, value in given])
+        before = self._places
+        if places == before:
             return False
-        for slot, _ in moved:
-            if not self._is_apart(slot):
-                return self._undone(moved)
-        for slot, _ in moved:
-            slot.pointer.value = slot.address  # type: ignore[union-attr]  # of what has moved
+        if places not in self._clear and not self._may_lie(places):
+            return None
+        self.moving = True
+        for number, pointer in self._pointers:
+            if places[number] != before[number]:
+                pointer.value = places[number]
+        self._places = places
         return True
 
-    def _is_apart(self, slot: Slot) -> bool:
-        """True if an array may lie at its slot's address."""
-        address = slot.address
-        if not address or address % slot.align:
+    def _may_lie(self, places: Sequence[int | None]) -> bool:
+        """True if the arrays may lie at these addresses, all of them at a time."""
+        if None in places:
             return False
-        end = address + slot.nbytes
-        for other, size in slot.among:
-            place = other.address
-            if place < end and address < place + size:
+        everywhere: dict[str, Any] = {**self._elsewhere, **self._by_name(places)}
+        for number, (align, nbytes, apart) in self._rules:
+            place = places[number]
+            if not place or place % align:
                 return False
-        if address not in slot.clear:
-            if any(first < end and address < last for first, last in slot.still):
-                return False
-            if len(slot.clear) >= _CLEAR:
-                slot.clear.clear()
-            slot.clear.add(address)
+            for other, size in apart:
+                begin = everywhere[other]
+                if begin < place + nbytes and place < begin + size:
+                    return False
+        if len(self._clear) >= _CLEAR:
+            self._clear.clear()
+        self._clear.add(tuple(places))
         return True
 
-    def _undone(self, moved: list[tuple[Slot, int]] | None) -> bool | None:
-        for slot, before in moved or ():
-            slot.address = before
-        self.moving = False
-        return None
+    def _by_name(self, places: Sequence[Any]) -> dict[str, Any]:
+        return {self.names[number]: places[number] for number, _ in self._rules}
 
     def keys(self) -> dict[str, Key | int]:
         """The cache keys of the values."""
-        return {slot.name: slot.key for slot in self.slots}
+        now = zip(self.names, self._keys, self._places, strict=True)
+        return {n: p if isinstance(key, int) else (key[0], p) for n, key, p in now}
 
     def places(self) -> dict[str, int]:
         """The addresses of the arrays."""
-        return {slot.name: slot.address for slot in self.slots if slot.pointer is not None}
+        return self._by_name(self._places)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,13 @@ from .arrays import interface_of
 from .tensor_map import TensorMap
 
 Key = tuple[object, int]
+
+
+class PoolLayout:
+    """The layout that all arrays have in common which this package makes of one shape and dtype.
+
+    Such an array has it as `_form`, and its address as `ferrum_address`.
+    """
 
 
 class _Readers(dict[type, Callable[[Any], Key]]):
@@ -52,7 +60,7 @@ def _reader(kind: type) -> Callable[[Any], Key]:
         return _of_numba
     if hasattr(kind, "data_ptr") and hasattr(kind, "stride"):
         return _of_torch
-    if kind.__module__.partition(".")[0] == "cupy":
+    if kind.__module__.partition(".")[0] == "cupy" and hasattr(kind, "toDlpack"):
         return _of_cupy
     return _of_interface
 
@@ -80,12 +88,13 @@ def _of_numpy(array: Any) -> Key:
 
 
 def _of_numba(array: Any) -> Key:
-    address = getattr(array, "ferrum_address", None)  # of this package's own: see ArrayMaker
-    if address is None:
-        try:
-            address = array.device_ctypes_pointer.value or 0
-        except ReferenceError:  # its context was closed
-            return _unknown(array)
+    form = array.__dict__.get("_form")
+    if form is not None:
+        return (form, array.stream), array.ferrum_address
+    try:
+        address = array.device_ctypes_pointer.value or 0
+    except ReferenceError:  # its context was closed
+        return _unknown(array)
     return (type(array), array.shape, array.strides, array.dtype, array.stream), address
 
 
@@ -101,15 +110,20 @@ def _of_torch(array: Any) -> Key:
 
 
 def _of_cupy(array: Any) -> Key:
-    """Of CuPy's array, which knows its device, too."""
-    try:
-        memory = array.data
-        # The stream of its interface is whichever is current when that is asked for.
-        stream = sys.modules["cupy"].cuda.get_current_stream().ptr
-        layout = type(array), array.shape, array.strides, array.dtype, memory.device_id, stream
-        return layout, memory.ptr
-    except (AttributeError, LookupError):  # something else of CuPy's
-        return _of_interface(array)
+    layout, address = _of_cupy_memory(array)
+    return (_cupy_stream(), layout), address
+
+
+def _of_cupy_memory(array: Any) -> Key:
+    """Of CuPy's array, which knows its device, too, but for the stream."""
+    memory = array.data
+    return (array.shape, array.strides, array.dtype, memory.device_id), memory.ptr
+
+
+def _cupy_stream() -> int:
+    """The stream of the interface of CuPy's arrays: whichever is current when that is asked for."""
+    stream: int = sys.modules["cupy"].cuda.get_current_stream().ptr
+    return stream
 
 
 def _of_interface(array: Any) -> Key:
@@ -129,7 +143,121 @@ def _of_interface(array: Any) -> Key:
         return _unknown(array)
 
 
-# Of libraries that know on which device an array's memory lies, and that it is there.
-trusted = frozenset((_of_torch, _of_cupy))
-# Of arrays that are never made to be elsewhere, or of another form.
-same_as_long_as_it_lives = frozenset((_of_numba,))
+def surroundings(
+    kinds: Iterable[type], keys: Iterable[Key | int]
+) -> set[tuple[Callable[[], object], object]]:
+    """What the layouts of such keys have in common, so that it is read once for all: what reads
+    it, and what that found.  Followers leave it out."""
+    of_cupy = (key for kind, key in zip(kinds, keys, strict=True) if _is_of_cupy(kind, key))
+    return {(_cupy_stream, key[0][0]) for key in of_cupy}  # type: ignore[index]
+
+
+def _is_of_cupy(kind: type, key: Key | int) -> bool:
+    """True for the key of an array of CuPy, as far as it is one."""
+    return kind is not int and readers[kind] is _of_cupy and isinstance(key[0], tuple)  # type: ignore[index]
+
+
+def follower(
+    kind: type, key: Key | int, holds: Callable[[int], bool] | None
+) -> Callable[[Any], int | None]:
+    """A function that gives the address of a value whose key is this one but for the address.
+
+    It gives None for any other value, and for an address that is not the device's; integers, and
+    values that may not move, only have to be equal.
+    kind, key: of the value that was there last.  holds: True for an address of the device; None
+    where the value may not move.
+    """
+    if isinstance(key, int):
+        return lambda value: key if type(value) is int and value == key else None
+    layout, last = key
+    if holds is None:
+        reader = readers[kind]
+        return lambda value: last if type(value) is kind and reader(value) == key else None
+    if isinstance(layout, tuple) and isinstance(layout[0], PoolLayout):
+        return _follow_pooled(kind, *layout)
+    if _is_of_cupy(kind, key):
+        within = key[0][1]  # type: ignore[index]
+        return _follow_lasting(kind, _of_cupy_memory, within, last, _trust, within[0])
+    reader = readers[kind]
+    if reader is _of_numba:
+        return _follow_lasting(kind, reader, layout, last, holds, None)
+    return _follow(kind, reader, layout, last, _trust if reader is _of_torch else holds)
+
+
+def _trust(address: int) -> bool:
+    """True for an address of a library that knows on which device its memory lies, and that it is
+    there."""
+    return True
+
+
+def _follow(
+    kind: type,
+    reader: Callable[[Any], Key],
+    layout: object,
+    last: int,
+    holds: Callable[[int], bool],
+) -> Callable[[Any], int | None]:
+    def place(value: Any) -> int | None:
+        nonlocal last
+        if type(value) is not kind:
+            return None
+        found, address = reader(value)
+        if found != layout:
+            return None
+        if address != last:
+            if not holds(address):
+                return None
+            last = address
+        return address
+
+    return place
+
+
+def _follow_pooled(kind: type, form: PoolLayout, stream: object) -> Callable[[Any], int | None]:
+    """Of arrays of this package, each of which holds its memory."""
+
+    def place(value: Any) -> int | None:
+        if type(value) is not kind:
+            return None
+        own = value.__dict__
+        if own.get("_form") is not form or own["stream"] != stream:
+            return None
+        address: int = own["ferrum_address"]
+        return address
+
+    return place
+
+
+def _follow_lasting(
+    kind: type,
+    reader: Callable[[Any], Key],
+    layout: object,
+    last: int,
+    holds: Callable[[int], bool],
+    shape: object,
+) -> Callable[[Any], int | None]:
+    """Of arrays that are never made to be elsewhere, or of another form: one that is given again
+    is not read again.
+
+    shape: where that may be set, what it has to be; else None.
+    """
+    known: Callable[[], Any] = object  # that is no array
+
+    def place(value: Any) -> int | None:
+        nonlocal known, last
+        if known() is value and (shape is None or value.shape == shape):
+            return last
+        if type(value) is not kind:
+            return None
+        found, address = reader(value)
+        if found != layout:
+            return None
+        if address == last:
+            known = weakref.ref(value)
+            return address
+        if not holds(address):
+            return None
+        known, last = object, address
+        return address
+
+    return place

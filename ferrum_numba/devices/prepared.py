@@ -35,6 +35,7 @@ class PreparedLaunch(NotPickled):
     ) -> None:
         """borrowed: the arguments, all of which the next launch is given again."""
         self.kernel = kernel
+        self._holds = kernel._holds
         self._invocation = invocation
         self._movable: Mapping[str, Movable] | None = None
         self._moved = False  # whether _places and the block are ahead of _invocation
@@ -84,7 +85,7 @@ class PreparedLaunch(NotPickled):
                 moved[name] = key[1]
             elif key == held:
                 same += 1
-        like = len(moved) + same == len(changes) and all(map(self.kernel._holds, moved.values()))
+        like = len(moved) + same == len(changes) and all(map(self._holds, moved.values()))
         if like and self._may_move(moved):
             self._exchange(moved, changes)
         else:
@@ -181,7 +182,7 @@ class PreparedLaunch(NotPickled):
         own = self._borrowing
         if own is None or own.moving or own.names != names:
             return False
-        moved = own.take(values, self.kernel._holds)
+        moved = own.take(values)
         if moved is None:
             return False
         if moved:
@@ -216,7 +217,7 @@ class PreparedLaunch(NotPickled):
         """Know these arguments, which were taken over, again where only arrays move."""
         if self._borrowed.keys() >= set(names):
             how = self._how_movable(), self._places, self._pointers
-            self._borrowing = Borrowing(names, values, self._borrowed, *how)
+            self._borrowing = Borrowing(names, values, self._borrowed, *how, self._holds)
 
     def _follow_moves(self) -> None:
         """Let others know that the block has changed."""

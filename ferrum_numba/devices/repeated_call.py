@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from operator import itemgetter
+from operator import countOf, itemgetter
 from typing import Any
 
 from ..abi import LaunchConfig
@@ -40,7 +40,7 @@ class RepeatedCall:
         self,
         config: LaunchConfig,
         stream: Any,
-        positional: Sequence[object],
+        positional: tuple[object, ...],
         named: Mapping[str, object],
     ) -> bool:
         """Launch with these arguments, where that is a launch of the same form and configuration.
@@ -50,13 +50,16 @@ class RepeatedCall:
         if len(positional) != self._count or (tuple(named) if named else ()) != self._named:
             return False
         given = (*positional, *named.values()) if named else positional
+        launch, values, others = self._launch, self._numbers(given), self._others(given)
+        if (
+            (config is self._config or config == self._config)
+            and values == self._values
+            and countOf(map(type, values), int) == len(values)  # True is 1, too
+            and launch._repeat(stream, self._other_names, others)
+        ):
+            return True
         if tuple(map(type, given)) != self._types:
             return False
-        launch, values = self._launch, self._numbers(given)
-        like = config is self._config or config == self._config
-        others = self._others(given)
-        if like and values == self._values and launch._repeat(stream, self._other_names, others):
-            return True
         self._values = None  # broken off, or refused: whatever they are now
         try:
             launch._borrow_all(dict(zip(self._names, given, strict=True)))
@@ -71,7 +74,9 @@ class RepeatedCall:
 
 
 def _picker(places: Sequence[int]) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
-    """A function that takes these places of a sequence."""
+    """A function that takes these places of a tuple."""
     if len(places) < 2:
         return lambda given: tuple([given[i] for i in places])
+    if list(places) == list(range(places[0], places[-1] + 1)):
+        return itemgetter(slice(places[0], places[-1] + 1))
     return itemgetter(*places)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import Callable
 from ctypes import c_uint64
 from typing import Any
 
@@ -25,7 +26,16 @@ def arrays(count: int) -> list[np.ndarray]:
     return list(whole)
 
 
-def borrowing(x: np.ndarray, out: np.ndarray, weight: int = 0) -> tuple[Borrowing, dict[str, Any]]:
+def holds_all(address: int) -> bool:
+    return True
+
+
+def borrowing(
+    x: np.ndarray,
+    out: np.ndarray,
+    weight: int = 0,
+    holds: Callable[[int], bool] = holds_all,
+) -> tuple[Borrowing, dict[str, Any]]:
     """Of an input and an output, which also keeps apart from a weight."""
     keys = {"x": cache_key(x), "out": cache_key(out), "n": 3}
     movable = {
@@ -35,21 +45,17 @@ def borrowing(x: np.ndarray, out: np.ndarray, weight: int = 0) -> tuple[Borrowin
     places = {"x": x.ctypes.data, "out": out.ctypes.data, "w": weight}
     pointers = {name: c_uint64(place) for name, place in places.items()}
     names = ("x", "out", "n")
-    return Borrowing(names, (x, out, 3), keys, movable, places, pointers), pointers
-
-
-def holds(address: int) -> bool:
-    return True
+    return Borrowing(names, (x, out, 3), keys, movable, places, pointers, holds), pointers
 
 
 def test_arrays_that_move() -> None:
     a, b, c, d = arrays(4)
     own, pointers = borrowing(a, b)
-    assert own.take((a, b, 3), holds) is False
-    assert own.take((c, b, 3), holds) is True
-    assert own.take((c, d, 3), holds) is True
-    assert own.take((a, b, 3), holds) is True
-    assert own.take((b, a, 3), holds) is True  # they change places
+    assert own.take((a, b, 3)) is False
+    assert own.take((c, b, 3)) is True
+    assert own.take((c, d, 3)) is True
+    assert own.take((a, b, 3)) is True
+    assert own.take((b, a, 3)) is True  # they change places
     found = [pointers[name].value for name in ("x", "out")]
     assert found == [b.ctypes.data, a.ctypes.data] == list(own.places().values())
 
@@ -68,11 +74,13 @@ def test_what_changes_nothing() -> None:
         (a, c, 3),  # in the weight
         (None, b, 3),
     ):
-        assert own.take(values, holds) is None
+        assert own.take(values) is None
         assert {name: pointer.value for name, pointer in pointers.items()} == before
         assert not own.moving
-    assert own.take((c, b, 3), lambda address: False) is None
-    assert own.take((a, b, 3), holds) is False
+    assert own.take((a, b, 3)) is False
+    own, _ = borrowing(a, b, holds=lambda address: False)
+    assert own.take((c, b, 3)) is None
+    assert own.take((a, b, 3)) is False
 
 
 def test_one_that_is_broken_off() -> None:
@@ -81,23 +89,23 @@ def test_one_that_is_broken_off() -> None:
     class BrokenOffError(Exception):
         pass
 
+    class Unwritable:
+        def __setattr__(self, name: str, value: int) -> None:
+            raise BrokenOffError
+
     cpu = fe.open_device("cpu")
     kernel, arguments = canonical.kernel(cpu), canonical.arguments(cpu)
     call = kernel.prepare(canonical.CONFIG, **arguments)
     xs = [canonical.A.copy() for _ in range(3)]
     for x in xs[:2]:
         call.launch(a=x)
-    assert call._borrowing is not None
-    moved = call._borrowing._is_apart
-
-    def interrupt(slot: Any) -> bool:
-        raise BrokenOffError
-
-    call._borrowing._is_apart = interrupt  # type: ignore[method-assign]
+    own = call._borrowing
+    assert own is not None
+    pointers, own._pointers = own._pointers, [(0, Unwritable())]  # type: ignore[list-item]
     with pytest.raises(BrokenOffError):
         call.launch(a=xs[2])
-    assert call._borrowing.moving
-    call._borrowing._is_apart = moved  # type: ignore[method-assign]
+    assert own.moving
+    own._pointers = pointers
     for x in (xs[1], xs[2], xs[0]):
         x[...] = np.roll(canonical.A, 1, axis=0)
         call.launch(a=x)
@@ -112,7 +120,7 @@ def test_nothing_is_held() -> None:
     own, _ = borrowing(a, b)
     c = np.zeros(NBYTES // 4, np.float32)
     alive = weakref.ref(c)
-    assert own.take((c, b, 3), holds) is True
+    assert own.take((c, b, 3)) is True
     del c
     gc.collect()
     assert alive() is None

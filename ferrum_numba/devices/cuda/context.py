@@ -79,7 +79,7 @@ class Context:
                 raise LaunchError(self._name, death)
 
     def _lose(self, reason: str) -> None:
-        self.lost = f"{self._name}: {reason}"
+        self.lost = reason
         self._abandon()
 
 

@@ -17,7 +17,7 @@ from .streams import PER_THREAD, is_fleeting
 
 # An event is set behind so many launches, or so many bytes of arrays: what a launch costs is small,
 # and so is what is kept alive longer than needed.
-_LAUNCHES, _NBYTES = 32, 64 << 20
+_LAUNCHES, _NBYTES = 64, 64 << 20
 _PATIENCE = 1.0  # seconds for the lock
 _AHEAD = 1 << 30  # bytes of arrays in flight at which the host waits, rather than take more memory
 _SHOWN, _PERHAPS = 16, 4  # launches that a message names: known ones, and prepared ones
@@ -34,7 +34,6 @@ class _Batch:
 
     stream: Any
     handle: int
-    fleeting: bool
     launches: list[tuple[Describe, object]] = field(default_factory=list)
     nbytes: int = 0
     event: Event | None = None
@@ -49,11 +48,11 @@ class InFlight:
     def __init__(self, current: Callable[[], AbstractContextManager[object]]) -> None:
         """current: makes the device's context current within a block."""
         self._current = current
+        self._noted: deque[tuple[Any, int, Describe, object, int]] = deque()  # in no batch yet
+        self._noted_nbytes = 0  # about
         self._open: dict[int, _Batch] = {}  # by stream
         self._sealed: deque[_Batch] = deque()
         self._spare: list[Event] = []
-        self._count, self._open_nbytes = 0, 0  # of the open batches
-        self._dropped: deque[tuple[Any, int, Describe, object]] = deque()
         self._lock = threading.Lock()
         self._watched: weakref.WeakSet[object] = weakref.WeakSet()
         # The streams of StreamStates, by state.  An object that only a cycle of garbage holds is
@@ -78,26 +77,45 @@ class InFlight:
         them.
         """
         if not (handle > PER_THREAD and self._captured(handle, objects)):
-            self.add(stream, handle, describe, objects, nbytes)
+            if is_fleeting(stream, handle):
+                self._keep_fleeting(_Batch(stream, handle, [(describe, objects)], nbytes))
+            else:
+                self.add(stream, handle, describe, objects, nbytes)
 
     def add(
         self, stream: Any, handle: int, describe: Describe, objects: object, nbytes: int
     ) -> None:
-        """As `keep`, of a stream that is known not to be captured."""
-        with self._lock:
-            batch = self._open.get(handle) or self._begin(stream, handle)
-            batch.launches.append((describe, objects))
-            batch.nbytes += nbytes
-            self._open_nbytes += nbytes
-            self._count += 1
-            if self._count < _LAUNCHES and self._open_nbytes < _NBYTES and not batch.fleeting:
-                return
-            # To ask for an event would break a capture of another library's.
-            with self._current(), driver.outside_of_captures():
-                done = self._seal()
-        if done:  # outside the lock: what is freed there may run any code
-            with self._current(), driver.outside_of_captures():
-                done.clear()
+        """As `keep`, of a stream that is not fleeting and is known not to be captured."""
+        noted = self._noted
+        noted.append((stream, handle, describe, objects, nbytes))
+        self._noted_nbytes += nbytes
+        if len(noted) > _LAUNCHES or self._noted_nbytes > _NBYTES:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Set an event behind what is noted, and let go of what is done.
+
+        Another thread may be at it, or this one, in which a finaliser runs: then it stays noted.
+        """
+        # To ask for an event would break a capture of another library's.
+        with self._current(), driver.outside_of_captures():
+            if self._lock.acquire(blocking=False):
+                try:
+                    done = self._seal()
+                finally:
+                    self._lock.release()
+                done.clear()  # outside the lock: what is freed there may run any code
+
+    def _keep_fleeting(self, batch: _Batch) -> None:
+        """Set an event behind a batch at once: its stream cannot be asked again."""
+        with self._current(), driver.outside_of_captures():
+            if driver.may_record(batch.handle):
+                batch.event = Event()
+                batch.event.record(batch.handle)
+            with self._lock:
+                self._sealed.append(batch)
+                done = self._sweep()
+            done.clear()
 
     def _captured(self, handle: int, objects: object) -> bool:
         """True if a graph holds the objects, into which a stream is being captured."""
@@ -111,7 +129,7 @@ class InFlight:
 
     def drop(self, stream: Any, handle: int, describe: Describe, objects: object) -> None:
         """Like `keep`, from a finaliser: it may run within `keep` itself, and in any context."""
-        self._dropped.append((stream, handle, describe, objects))
+        self._noted.append((stream, handle, describe, objects, 0))
 
     @contextmanager
     def waited_for(self) -> Iterator[None]:
@@ -144,7 +162,8 @@ class InFlight:
             return
         try:
             allowed = -1 if everything else _AHEAD
-            pending = sum(batch.nbytes for batch in [*self._sealed, *self._open.values()])
+            noted = sum(note[-1] for note in list(self._noted))
+            pending = noted + sum(batch.nbytes for batch in [*self._sealed, *self._open.values()])
             done = self._seal() if pending > allowed else self._sweep()
             for batch in list(self._sealed):
                 if pending <= allowed:
@@ -163,6 +182,7 @@ class InFlight:
             pending = [b for b in self._sealed if b.event is None or not b.event.done]
             batches = [*pending, *self._open.values()]
             running = [describe for batch in batches for describe, _ in batch.launches]
+            running += [describe for _, _, describe, _, _ in list(self._noted)]
             shown = [describe() for describe in running[-_SHOWN:]]
             if len(running) > len(shown):
                 shown.insert(0, f"{len(running) - len(shown)} more")
@@ -170,28 +190,26 @@ class InFlight:
         return "; ".join(shown) or "no launch of this package"
 
     def _begin(self, stream: Any, handle: int) -> _Batch:
-        batch = self._open[handle] = _Batch(stream, handle, is_fleeting(stream, handle))
+        batch = self._open[handle] = _Batch(stream, handle)
         return batch
 
     def _seal(self) -> list[_Batch]:
         """Set an event behind each open batch; returns those that are done, to be let go of."""
-        while self._dropped:
-            stream, handle, describe, objects = self._dropped.popleft()
+        self._noted_nbytes = 0
+        while self._noted:
+            stream, handle, describe, objects, nbytes = self._noted.popleft()
             batch = self._open.get(handle) or self._begin(stream, handle)
             batch.launches.append((describe, objects))
+            batch.nbytes += nbytes
         for handle, batch in list(self._open.items()):
             try:
                 if not driver.may_record(handle):
-                    if batch.fleeting:  # it cannot be asked again
-                        self._sealed.append(self._open.pop(handle))
                     continue
                 batch.event = self._spare.pop() if self._spare else Event()
                 batch.event.record(handle)
             except LaunchError:  # the stream is gone: until the device is synchronised, then
                 batch.event = None
             self._sealed.append(self._open.pop(handle))
-        self._count = sum(len(batch.launches) for batch in self._open.values())
-        self._open_nbytes = 0
         return self._sweep()
 
     def _sweep(self) -> list[_Batch]:

@@ -8,7 +8,16 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from ctypes import CFUNCTYPE, c_int64, c_void_p
+from ctypes import (
+    CFUNCTYPE,
+    PYFUNCTYPE,
+    c_char_p,
+    c_int,
+    c_int64,
+    c_void_p,
+    py_object,
+    pythonapi,
+)
 from functools import lru_cache
 from typing import Any
 
@@ -20,12 +29,13 @@ from numba.extending import intrinsic
 from . import driver
 
 CODE = 0xFFFFFFFF  # of what `launcher` returns: the driver's code
+_FASTCALL = 0x80  # METH_FASTCALL
 FAILED_BITS = 32  # of what `loop` returns: the driver's code below, the launch's number above
 
 
 def launcher(place: int) -> Callable[[int, int, int, int], int]:
     """Launches, and asks whether the stream is being captured: takes a LaunchRecord's row, and the
-    stream's handle.
+    stream's handle; 0 in its place asks nothing.
 
     place: a Launcher's.  Returns the code of the launch, and above its 32 bits 1 where the stream
     is captured.
@@ -36,36 +46,75 @@ def launcher(place: int) -> Callable[[int, int, int, int], int]:
 @lru_cache(maxsize=4)
 def _launcher(place: int, asked: int) -> Callable[[int, int, int, int], int]:
     # The default streams, up to 2, are asked by nobody: arrays of theirs are no graph's.
+    # Others run meanwhile: a launch waits where the stream's queue is full.
     code = f"""
-        define i64 @launch(i64 %config, i64 %function, i64 %extra, i64 %stream) {{
+        define ptr @launch(ptr %self, ptr %given, i64 %count) {{
           %status = alloca i32
           store i32 0, ptr %status
-          %place = inttoptr i64 {place} to ptr
-          %driver = load atomic ptr, ptr %place monotonic, align 8
+          {_taken("config", 0)}
+          {_taken("function", 1)}
+          {_taken("extra", 2)}
+          {_taken("stream", 3)}
+          %thread = call ptr {_python("PyEval_SaveThread")}()
+          %driver = load atomic ptr, ptr {_at(place)} monotonic, align 8
           %code = call i32 %driver(i64 %config, i64 %function, i64 0, i64 %extra)
           %named = icmp ugt i64 %stream, 2
           br i1 %named, label %ask, label %end
         ask:
-          %capturing = inttoptr i64 {asked} to ptr
-          %unused = call i32 %capturing(i64 %stream, ptr %status)
+          %unused = call i32 {_at(asked)}(i64 %stream, ptr %status)
           br label %end
         end:
+          call void {_python("PyEval_RestoreThread")}(ptr %thread)
           %found = load i32, ptr %status
           %is = icmp ne i32 %found, 0
           %bit = zext i1 %is to i64
           %high = shl i64 %bit, 32
           %low = zext i32 %code to i64
           %both = or i64 %high, %low
-          ret i64 %both
+          %result = call ptr {_python("PyLong_FromLongLong")}(i64 %both)
+          ret ptr %result
         }}"""
+    function: Callable[[int, int, int, int], int] = _builtin("launch", code)
+    return function
+
+
+def _builtin(name: str, code: str) -> Any:
+    """A function of LLVM IR as a builtin one of Python, which ctypes takes a microsecond to call.
+
+    It is given what CPython gives a function of METH_FASTCALL.
+    """
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    module = llvm.parse_assembly(code)
     machine = llvm.Target.from_default_triple().create_target_machine()
-    engine = llvm.create_mcjit_compiler(module, machine)
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(code), machine)
     engine.finalize_object()
-    kept.append(engine)
-    return CFUNCTYPE(c_int64, *(c_void_p,) * 4)(engine.get_function_address("launch"))
+    method = _Method(name.encode(), engine.get_functionaddress_of(name), _FASTCALL, None)
+    kept.extend((engine, method))
+    make = PYFUNCTYPE(py_object, c_void_p, c_void_p, c_void_p)(("PyCFunction_NewEx", pythonapi))
+    return make(ctypes.addressof(method), None, None)
+
+
+class _Method(ctypes.Structure):
+    """PyMethodDef."""
+
+    _fields_ = (("name", c_char_p), ("code", c_void_p), ("flags", c_int), ("doc", c_char_p))
+
+
+def _taken(name: str, number: int) -> str:
+    """LLVM IR that takes an integer out of the arguments."""
+    return f"""%at.{name} = getelementptr ptr, ptr %given, i64 {number}
+          %object.{name} = load ptr, ptr %at.{name}
+          %{name} = call i64 {_python("PyLong_AsUnsignedLongLong")}(ptr %object.{name})"""
+
+
+def _python(name: str) -> str:
+    """A function of CPython, in LLVM IR."""
+    return _at(address_of(getattr(pythonapi, name)))
+
+
+def _at(address: int) -> str:
+    """What lies at an address, in LLVM IR."""
+    return f"inttoptr (i64 {address} to ptr)"
 
 
 @lru_cache(maxsize=4)

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from ...errors import DeviceError
+from ..cache_keys import PoolLayout
 from . import driver, implementation
 from .objects import Stream
 from .pool import Block, Pool
@@ -93,8 +94,8 @@ def mapped(shape: int | Sequence[int], dtype: DTypeLike) -> Any:
         raise DeviceError("mapped", f"allocating {shape} of {np.dtype(dtype)}: {error}") from error
 
 
-@dataclass
-class _Form:
+@dataclass(eq=False)
+class _Form(PoolLayout):
     """The common part of arrays of a shape and dtype: attributes, and the types of their parts."""
 
     nbytes: int
@@ -155,9 +156,10 @@ class ArrayMaker:
                 self._forms[key] = form
         else:
             block = self._pool.allocate(form.nbytes)
+        attributes = form.attributes.copy()
+        attributes["_block"], attributes["ferrum_address"] = block, block.address
         array = form.array.__new__(form.array)
-        array.__dict__.update(form.attributes)
-        array._block, array.ferrum_address = block, block.address
+        array.__dict__ = attributes
         return array
 
     def _form(

@@ -96,7 +96,10 @@ class Pool(DeviceMemory):
         step = _FINE if nbytes < _LARGE else _COARSE
         size = -(-nbytes // step) * step
         with self._lock:
-            if self._dropped:
+            dropped = self._dropped
+            if dropped:
+                if dropped[0][1] == size:  # as where each result takes the place of an earlier one
+                    return Block(dropped.popleft()[0], size, dropped)
                 self._collect()
             spare = self._spare.get(size)
             block = self._take(spare, size) if spare else self._grow(size, nbytes, what)

@@ -32,10 +32,12 @@ class CudaPreparedLaunch(PreparedLaunch):
     ) -> None:
         super().__init__(kernel, invocation, borrowed)
         self._states = StreamStates(kernel.gpu, [self])
-        repeated = launcher()
-        self._driver, self._launch = repeated.call, native.launcher(repeated.place)
+        self._launch = native.launcher(launcher().place)
         self._in_flight = kernel.gpu.in_flight
         self._last = self._last_borrowed = NOT_READY
+        # Whether records have to hear of a move: they have blocks of their own, or an observer's
+        # mark.
+        self._followed = kernel.owes_scratch
         self._in_flight.watch(self)
 
     def __call__(self, stream: Any = None) -> None:
@@ -47,7 +49,7 @@ class CudaPreparedLaunch(PreparedLaunch):
         elif last.scratch and driver.is_capturing(last.handle):
             self.kernel._issue(self.invocation, stream)
         else:
-            code = self._driver(last.config, last.function, None, last.extra)
+            code = self._launch(last.config, last.function, last.extra, 0)
             if code and self._asks(code, last):
                 self.kernel._issue(self.invocation, stream)
 
@@ -84,7 +86,8 @@ class CudaPreparedLaunch(PreparedLaunch):
         self._states.retire([held.get(name) for name in moved])
 
     def _follow_moves(self) -> None:
-        self._states.moved(self._invocation.block, self._pointers)
+        if self._followed:
+            self._states.moved(self._invocation.block, self._pointers)
 
     def _follow(self, before: Invocation, changes: Mapping[str, object]) -> None:
         """Let the streams' states follow a change; undo it where that fails."""
@@ -120,7 +123,7 @@ class CudaPreparedLaunch(PreparedLaunch):
             with device.current():
                 order(handle, waits)
                 now = Ready(stream, self._states.on(stream, handle), scratch)
-        code = self._driver(now.config, now.function, None, now.extra)
+        code = self._launch(now.config, now.function, now.extra, 0)
         if code and self._asks(code, now):
             self.kernel._issue(invocation, stream)
         if now.state.fleeting:
@@ -132,9 +135,10 @@ class CudaPreparedLaunch(PreparedLaunch):
         """Launch what the launcher did not, as it returned the code; True if an observer has to."""
         record = last.state.records[0]
         if code == observer.ASKS:
+            self._followed = True
             if not observer.admits(self.kernel, self.invocation, record):
                 return True
-            code = self._driver(last.config, last.function, None, last.extra)
+            code = self._launch(last.config, last.function, last.extra, 0)
         if code and code != observer.ASKS:
             launch_refused(self.kernel.gpu, record, code, self._describe)
             return False
