@@ -27,6 +27,7 @@ from .zeros import kernel_words
 _SYMMETRIC_ZERO = 8  # the true zero of all weights that are quantised symmetrically
 _OF_GEMM, _OF_BIAS = ("a", "c", "M"), ("c", "M")  # arguments that change from call to call
 _SHAPES = 256  # shapes of x that are remembered
+_ROWS = 16  # numbers of rows that have launches of their own; the others share them by class
 _Pair = tuple[PreparedLaunch, PreparedLaunch | None]  # the GEMM, and what adds the bias after it
 
 
@@ -46,16 +47,31 @@ class _Shaped:
 class _Calls(threading.local):
     """The launches that a thread has prepared: they are changed in place, so each has its own.
 
-    shaped: by the shape of x.  by_class: by the smallest measured m that is not below.  strided: by
-    that, by the elements from one row of x to the next, and by whether x is aligned.
+    shaped: by the shape of x.  by_rows: by m.  by_class: by the smallest measured m that is not
+    below.  strided: by that, by the elements from one row of x to the next, and by whether x is
+    aligned.
     last: the GEMM of the last call, where that was all of it, and its m.
     """
 
     def __init__(self) -> None:
         self.shaped: dict[tuple[int, ...] | None, _Shaped] = {}
+        self.by_rows: dict[int, _Pair] = {}
         self.by_class: dict[int, _Pair] = {}
         self.strided: dict[tuple[int, int, bool], _Pair] = {}
         self.last: tuple[PreparedLaunch, int] | None = None
+
+    def find(self, m: int) -> _Pair | None:
+        """The launches that multiply m rows; None where they have to be prepared."""
+        if len(self.by_rows) < _ROWS or m in self.by_rows:
+            return self.by_rows.get(m)
+        return self.by_class.get(kernels.m_class(m))
+
+    def add(self, m: int, calls: _Pair) -> None:
+        """Take launches that were prepared for m rows."""
+        if len(self.by_rows) < _ROWS:
+            self.by_rows[m] = calls
+        else:
+            self.by_class[kernels.m_class(m)] = calls
 
 
 class GptqLinear(NotPickled):
@@ -260,7 +276,7 @@ class GptqLinear(NotPickled):
         known = self._calls.shaped
         if len(known) >= _SHAPES:
             known.clear()
-        calls = self._calls.by_class.get(kernels.m_class(m))
+        calls = self._calls.find(m)
         strided = m > 0 and self._row_stride(x) is not None
         return known.setdefault(shape, _Shaped((*shape[:-1], self.N), m, calls, strided))
 
@@ -296,9 +312,9 @@ class GptqLinear(NotPickled):
         return known[key]
 
     def _prepare(self, shaped: _Shaped, x: Any, out: Any) -> _Pair:
-        """The launches for all m of a class, and for this thread."""
+        """The launches for so many rows, and for this thread."""
         shaped.calls = self._pair(self.artefact(shaped.m), x, out, shaped.m, None)
-        self._calls.by_class[kernels.m_class(shaped.m)] = shaped.calls
+        self._calls.add(shaped.m, shaped.calls)
         return shaped.calls
 
     def _pair(self, build: Artefact, x: Any, out: Any, m: int, stride_am: int | None) -> _Pair:

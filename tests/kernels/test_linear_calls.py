@@ -59,6 +59,14 @@ def test_shapes_and_places_that_change(device: fe.Device, tensors: fe.GptqTensor
     check(device, out, tensors, x)
 
 
+def test_more_numbers_of_rows_than_have_launches_of_their_own(device: fe.Device) -> None:
+    layer = fe.GptqLinear(BIASED, device=device)
+    for m in [*range(1, 21), 20, 3, 19, 18, 1, 20]:
+        out = blank(device, m, N)
+        layer(device.to_device(x_of(m, m)), out=out)
+        check(device, out, BIASED, x_of(m, m))
+
+
 def test_what_does_not_fit_is_refused_each_time(device: fe.Device) -> None:
     layer = fe.GptqLinear(PLAIN, device=device)
     x, out = device.to_device(x_of(4)), blank(device, 4, N)
