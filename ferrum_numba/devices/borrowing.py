@@ -8,7 +8,7 @@ from ctypes import c_uint64
 from typing import Any
 
 from ..abi import Movable
-from .cache_keys import Key, follower, surroundings
+from .cache_keys import Key, PlaceOf, follower, surroundings
 
 _CLEAR = 256  # placements that are remembered
 
@@ -29,10 +29,11 @@ class Borrowing:
         places: Mapping[str, int],
         pointers: Mapping[str, c_uint64],
         holds: Callable[[int], bool],
+        place_of: PlaceOf | None = None,
     ) -> None:
-        """keys: of what was given last.  values: some of these types.  movable, places, pointers:
-        of the launch's arrays: what they keep to, where they lie, and their fields in the block.
-        holds: True for an address of the device.
+        """values, keys: what was given last.  movable, places, pointers: of the launch's arrays:
+        what they keep to, where they lie, and their fields in the block.
+        holds: True for an address of the device.  place_of: see `follower`.
         """
         self.names = names
         self.moving = False
@@ -40,8 +41,8 @@ class Borrowing:
         kinds = list(map(type, values))
         self._around = surroundings(kinds, self._keys)
         self._followers = [
-            follower(kind, key, holds if name in movable else None)
-            for name, kind, key in zip(names, kinds, self._keys, strict=True)
+            follower(value, key, holds if name in movable else None, place_of)
+            for name, value, key in zip(names, values, self._keys, strict=True)
         ]
         self._places: tuple[Any, ...] = tuple(
             [key if isinstance(key, int) else key[1] for key in self._keys]

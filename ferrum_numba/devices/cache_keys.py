@@ -11,6 +11,7 @@ import math
 import sys
 import weakref
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from .arrays import interface_of
 from .tensor_map import TensorMap
 
 Key = tuple[object, int]
+_KNOWN = 256  # arrays in one place that are remembered
 
 
 class PoolLayout:
@@ -122,8 +124,14 @@ def _of_cupy_memory(array: Any) -> Key:
 
 def _cupy_stream() -> int:
     """The stream of the interface of CuPy's arrays: whichever is current when that is asked for."""
-    stream: int = sys.modules["cupy"].cuda.get_current_stream().ptr
+    stream: int = _current_stream()().ptr
     return stream
+
+
+@cache
+def _current_stream() -> Callable[[], Any]:
+    function: Callable[[], Any] = sys.modules["cupy"].cuda.get_current_stream
+    return function
 
 
 def _of_interface(array: Any) -> Key:
@@ -146,8 +154,8 @@ def _of_interface(array: Any) -> Key:
 def surroundings(
     kinds: Iterable[type], keys: Iterable[Key | int]
 ) -> set[tuple[Callable[[], object], object]]:
-    """What the layouts of such keys have in common, so that it is read once for all: what reads
-    it, and what that found.  Followers leave it out."""
+    """Parts that the layouts of such keys have in common, each with what reads it, so that it is
+    read once for all.  Followers leave them out."""
     of_cupy = (key for kind, key in zip(kinds, keys, strict=True) if _is_of_cupy(kind, key))
     return {(_cupy_stream, key[0][0]) for key in of_cupy}  # type: ignore[index]
 
@@ -157,31 +165,54 @@ def _is_of_cupy(kind: type, key: Key | int) -> bool:
     return kind is not int and readers[kind] is _of_cupy and isinstance(key[0], tuple)  # type: ignore[index]
 
 
+# Reads where a tensor lies, by function and place of a Likeness; see cuda/native.py.
+PlaceOf = Callable[[object, int, int], int]
+
+
 def follower(
-    kind: type, key: Key | int, holds: Callable[[int], bool] | None
+    value: Any, key: Key | int, holds: Callable[[int], bool] | None, place_of: PlaceOf | None
 ) -> Callable[[Any], int | None]:
     """A function that gives the address of a value whose key is this one but for the address.
 
     It gives None for any other value, and for an address that is not the device's; integers, and
     values that may not move, only have to be equal.
-    kind, key: of the value that was there last.  holds: True for an address of the device; None
-    where the value may not move.
+    value, key: what was there last.  holds: True for an address of the device; None where the value
+    may not move.  place_of: reads tensors in native code; None where there is none.
     """
     if isinstance(key, int):
         return lambda value: key if type(value) is int and value == key else None
-    layout, last = key
+    kind, (layout, last) = type(value), key
+    reader = readers[kind]
     if holds is None:
-        reader = readers[kind]
         return lambda value: last if type(value) is kind and reader(value) == key else None
     if isinstance(layout, tuple) and isinstance(layout[0], PoolLayout):
         return _follow_pooled(kind, *layout)
     if _is_of_cupy(kind, key):
         within = key[0][1]  # type: ignore[index]
         return _follow_lasting(kind, _of_cupy_memory, within, last, _trust, within[0])
-    reader = readers[kind]
     if reader is _of_numba:
         return _follow_lasting(kind, reader, layout, last, holds, None)
+    if reader is _of_torch and place_of is not None and reader(value)[0] == layout:
+        like = dlpack.Likeness.of(value)
+        if like is not None:
+            return _follow_tensors(kind, like, place_of)
     return _follow(kind, reader, layout, last, _trust if reader is _of_torch else holds)
+
+
+def _follow_tensors(
+    kind: Any, like: dlpack.Likeness, place_of: PlaceOf
+) -> Callable[[Any], int | None]:
+    """Of torch's tensors, all of which native code reads but that no gradient is wanted."""
+    function, place_like = like.function, like.place
+
+    def place(value: Any) -> int | None:
+        if type(value) is not kind or value.requires_grad:
+            return None
+        address = place_of(value, function, place_like)
+        return address if address >= 0 else None
+
+    place.like = like  # type: ignore[attr-defined]  # keeps its words in memory
+    return place
 
 
 def _trust(address: int) -> bool:
@@ -236,28 +267,30 @@ def _follow_lasting(
     holds: Callable[[int], bool],
     shape: object,
 ) -> Callable[[Any], int | None]:
-    """Of arrays that are never made to be elsewhere, or of another form: one that is given again
-    is not read again.
+    """Of arrays that are never made to be elsewhere, or of another form: each is read once.
 
     shape: where that may be set, what it has to be; else None.
     """
-    known: Callable[[], Any] = object  # that is no array
+    known: dict[int, tuple[Callable[[], Any], int]] = {}  # by the array's id
 
     def place(value: Any) -> int | None:
-        nonlocal known, last
-        if known() is value and (shape is None or value.shape == shape):
-            return last
-        if type(value) is not kind:
+        nonlocal last
+        found = known.get(id(value))
+        if found is not None and found[0]() is value and (shape is None or value.shape == shape):
+            address = found[1]
+        elif type(value) is kind:
+            now, address = reader(value)
+            if now != layout:
+                return None
+            if len(known) >= _KNOWN:
+                known.clear()
+            known[id(value)] = weakref.ref(value), address
+        else:
             return None
-        found, address = reader(value)
-        if found != layout:
-            return None
-        if address == last:
-            known = weakref.ref(value)
-            return address
-        if not holds(address):
-            return None
-        known, last = object, address
+        if address != last:
+            if not holds(address):
+                return None
+            last = address
         return address
 
     return place

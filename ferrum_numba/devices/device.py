@@ -32,6 +32,7 @@ from ..machine_code import Cubin, Fatbin, is_machine_code, read_code
 from ..pickling import NotPickled
 from ..ptx_text import read_module, read_ptx
 from . import observer, sequence
+from .cache_keys import PlaceOf
 from .invocation import Invocation
 from .loaded_modules import LoadedModules
 from .memory import DeviceMemory
@@ -422,6 +423,10 @@ class Kernel(NotPickled, ABC):
 
     def _holds(self, address: int) -> bool:
         return True
+
+    @property
+    def _place_of(self) -> PlaceOf | None:
+        return None
 
     def _require_possible(self, config: LaunchConfig) -> None:
         """Check that kernel and device can do what the configuration asks beyond the grid.

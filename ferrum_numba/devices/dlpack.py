@@ -148,6 +148,54 @@ def _opened(name: str, array: object, capsule: object) -> tuple[_Tensor, int]:
     )
 
 
+class _Exchange(ctypes.Structure):
+    """DLPackExchangeAPI of DLPack 1.3: functions of C for arrays of a type of a library."""
+
+    _fields_ = (
+        ("major", c_uint32),
+        ("minor", c_uint32),
+        ("previous", c_void_p),
+        ("allocate", c_void_p),
+        ("export", c_void_p),
+        ("adopt", c_void_p),
+        ("borrow", c_void_p),  # fills a DLTensor that the caller has; -1 with a Python error set
+        ("stream", c_void_p),
+    )
+
+
+class Likeness:
+    """A tensor's device, type, shape and strides as its library's C function fills them in.
+
+    function: the address of that, which is int(PyObject *, DLTensor *).  place: of 64-bit words, as
+    a DLTensor has them: device; dimensions and type; extents; strides.
+    """
+
+    def __init__(self, function: int, tensor: _Tensor) -> None:
+        self.function = function
+        head = (c_uint64 * 3).from_buffer_copy(tensor)
+        extents, strides = tensor.shape[: tensor.ndim], tensor.strides[: tensor.ndim]
+        self._words = (c_int64 * (2 + 2 * tensor.ndim))(*head[1:], *extents, *strides)
+        self.place = ctypes.addressof(self._words)
+
+    @classmethod
+    def of(cls, array: object) -> Likeness | None:
+        """That of an array; None where its library offers no such function, or not for this one."""
+        capsule = getattr(type(array), "__dlpack_c_exchange_api__", None)
+        if capsule is None:
+            return None
+        table = _Exchange.from_address(_pointer_of(capsule, b"dlpack_exchange_api"))
+        if table.major != _MAJOR or not table.borrow:
+            return None
+        tensor = _Tensor()
+        fill = ctypes.PYFUNCTYPE(c_int32, ctypes.py_object, c_void_p)(table.borrow)
+        try:
+            if fill(array, ctypes.addressof(tensor)) or not tensor.strides:
+                return None
+        except Exception:  # each library has its own type for what it cannot export
+            return None
+        return cls(table.borrow, tensor)
+
+
 @dataclass(frozen=True, eq=False)
 class Written:
     """Lets a CUDA stream go on only once `array`'s library has written the array."""

@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any, Protocol
 
 from ..abi import ArrayReference, Bound, LaunchConfig, Movable, ParameterBlock, Sidecar, Signature
+from .cache_keys import PlaceOf
 
 
 class Stream(Protocol):
@@ -44,6 +45,10 @@ class Launchable(Protocol):
 
     def _movable(self, bound: Bound) -> Mapping[str, Movable]:
         """Of each array, what another one has to keep to that is alike."""
+
+    @property
+    def _place_of(self) -> PlaceOf | None:
+        """Reads tensors in native code; None where there is none."""
 
     def _holds(self, address: int) -> bool:
         """True if there is memory of the device at an address, as far as it can be asked."""

@@ -217,7 +217,8 @@ class PreparedLaunch(NotPickled):
         """Know these arguments, which were taken over, again where only arrays move."""
         if self._borrowed.keys() >= set(names):
             how = self._how_movable(), self._places, self._pointers
-            self._borrowing = Borrowing(names, values, self._borrowed, *how, self._holds)
+            by = self._holds, self.kernel._place_of
+            self._borrowing = Borrowing(names, values, self._borrowed, *how, *by)
 
     def _follow_moves(self) -> None:
         """Let others know that the block has changed."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from ctypes import c_uint64
 from typing import Any
 
@@ -15,6 +16,8 @@ import ferrum_numba as fe
 from ferrum_numba.abi import Movable
 from ferrum_numba.devices.borrowing import Borrowing
 from ferrum_numba.devices.cache_keys import cache_key
+from ferrum_numba.devices.cuda import native
+from ferrum_numba.devices.dlpack import Likeness
 from tests.devices import canonical
 
 NBYTES = 4096
@@ -81,6 +84,93 @@ def test_what_changes_nothing() -> None:
     own, _ = borrowing(a, b, holds=lambda address: False)
     assert own.take((c, b, 3)) is None
     assert own.take((a, b, 3)) is False
+
+
+class _Tensor(ctypes.Structure):
+    """DLTensor."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("device", ctypes.c_int32 * 2),
+        ("rank", ctypes.c_int32),
+        ("dtype", ctypes.c_uint8 * 4),
+        ("extents", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.POINTER(ctypes.c_int64)),
+        ("offset", ctypes.c_uint64),
+    )
+
+
+class Tensor:
+    """An array of a library that fills DLPack's tensors in C."""
+
+    def __init__(
+        self, data: int, extents: tuple[int, ...], strides: tuple[int, ...], bits: int = 16
+    ) -> None:
+        self.data, self.bits, self.ordinal, self.rank = data, bits, 0, len(extents)
+        self.extents = (ctypes.c_int64 * 8)(*extents)
+        self.strides = (ctypes.c_int64 * 8)(*strides)
+
+
+@ctypes.PYFUNCTYPE(ctypes.c_int32, ctypes.py_object, ctypes.c_void_p)
+def fill(array: Any, place: int) -> int:
+    if not array.data:  # without memory
+        return -1
+    tensor = _Tensor.from_address(place)
+    tensor.data, tensor.offset, tensor.rank = array.data, 16, array.rank
+    tensor.device[:], tensor.dtype[:] = (2, array.ordinal), (2, array.bits, 1, 0)
+    tensor.extents = ctypes.cast(array.extents, ctypes.POINTER(ctypes.c_int64))
+    tensor.strides = ctypes.cast(array.strides, ctypes.POINTER(ctypes.c_int64))
+    return 0
+
+
+@pytest.fixture
+def exchange(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    table = (ctypes.c_uint64 * 7)(1 | 3 << 32, 0, 0, 0, 0, ctypes.cast(fill, ctypes.c_void_p).value)
+    new = ctypes.pythonapi.PyCapsule_New
+    new.argtypes, new.restype = (
+        (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p),
+        ctypes.py_object,
+    )
+    capsule = new(ctypes.addressof(table), b"dlpack_exchange_api", None)
+    monkeypatch.setattr(Tensor, "__dlpack_c_exchange_api__", capsule, raising=False)
+    yield
+    del table
+
+
+def test_tensors_that_native_code_reads(exchange: None) -> None:
+    first = Tensor(0x1000, (1, 64, 3), (192, 3, 1))
+    like = Likeness.of(first)
+    assert like is not None
+    place_of = native.place_of()
+
+    def place(tensor: Tensor) -> int:
+        return place_of(tensor, like.function, like.place)
+
+    assert place(first) == 0x1010
+    assert place(Tensor(0x7FFF_0000_1230, (1, 64, 3), (192, 3, 1))) == 0x7FFF_0000_1240
+    assert place(Tensor(0x1000, (1, 64, 3), (7, 3, 1))) == 0x1010, "a stride that says nothing"
+    for other in (
+        Tensor(0x1000, (1, 64, 2), (192, 3, 1)),
+        Tensor(0x1000, (1, 64, 3), (192, 4, 1)),
+        Tensor(0x1000, (1, 64, 3), (192, 3, 2)),
+        Tensor(0x1000, (2, 64, 3), (192, 3, 1)),
+        Tensor(0x1000, (1, 64), (64, 1)),
+        Tensor(0x1000, (1, 64, 3, 1), (192, 3, 1, 1)),
+        Tensor(0x1000, (1, 64, 3), (192, 3, 1), bits=32),
+        Tensor(0, (1, 64, 3), (192, 3, 1)),
+    ):
+        assert place(other) == -1
+    elsewhere = Tensor(0x1000, (1, 64, 3), (192, 3, 1))
+    elsewhere.ordinal = 1
+    assert place(elsewhere) == -1
+    scalar = Likeness.of(Tensor(0x1000, (), ()))
+    assert scalar is not None
+    assert place_of(Tensor(0x2000, (), ()), scalar.function, scalar.place) == 0x2010
+
+
+def test_tensors_that_native_code_cannot_read(exchange: None) -> None:
+    assert Likeness.of(Tensor(0, (1,), (1,))) is None
+    assert Likeness.of(np.zeros(3)) is None
 
 
 def test_one_that_is_broken_off() -> None:

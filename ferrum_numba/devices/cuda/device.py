@@ -310,6 +310,8 @@ class CudaModule(Module):
             with self.device.current(), driver.outside_of_captures():
                 return LoadedCode(code)
         except LaunchError as error:
+            if self.device.current().lost:  # it is not the code's fault
+                raise
             what = "ptx" if self.text else "cubin"
             raise PtxError(what, f"the driver refused it: {error}") from error
 

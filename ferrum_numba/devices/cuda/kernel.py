@@ -9,11 +9,12 @@ from typing import Any
 
 from ...abi import LaunchConfig, ParameterBlock, Signature
 from ...errors import DeviceError
+from ..cache_keys import PlaceOf
 from ..device import Kernel, Module
 from ..invocation import Invocation
 from ..resources import Occupancy, Resources
 from ..scratch import ScratchArena
-from . import driver
+from . import driver, native
 from .gpu import Gpu
 from .launch_record import LaunchRecord
 from .prepared import CudaPreparedLaunch
@@ -132,6 +133,10 @@ class CudaKernel(Kernel):
         """Put into a block the addresses of the scratch that the launch needs."""
         block.write(dict.fromkeys((p.name for p in self.signature.scratch), 0))
         block.write(arena.provide(invocation.bound.scratch))
+
+    @property
+    def _place_of(self) -> PlaceOf:
+        return native.place_of()
 
     def _holds(self, address: int) -> bool:
         return self.gpu.holds(address)

@@ -78,6 +78,84 @@ def _launcher(place: int, asked: int) -> Callable[[int, int, int, int], int]:
     return function
 
 
+@lru_cache(maxsize=1)
+def place_of() -> Callable[[object, int, int], int]:
+    """Reads where a tensor lies: takes it, and function and place of a `dlpack.Likeness`.
+
+    Returns its address; -1 where it is not like that, or its library refuses.
+    """
+    code = f"""
+        define ptr @place_of(ptr %self, ptr %given, i64 %count) {{
+          %tensor = alloca [6 x i64]  ; DLTensor
+          %value = load ptr, ptr %given
+          {_taken("function", 1)}
+          {_taken("like", 2)}
+          %fill = inttoptr i64 %function to ptr
+          %code = call i32 %fill(ptr %value, ptr %tensor)
+          %failed = icmp ne i32 %code, 0
+          br i1 %failed, label %refused, label %filled
+        refused:
+          call void {_python("PyErr_Clear")}()
+          br label %other
+        filled:
+          %likeness = inttoptr i64 %like to ptr
+          {_word("device", "%tensor", 1)}
+          {_word("kind", "%tensor", 2)}
+          {_word("extents", "%tensor", 3)}
+          {_word("strides", "%tensor", 4)}
+          {_word("like.device", "%likeness", 0)}
+          {_word("like.kind", "%likeness", 1)}
+          %same.device = icmp eq i64 %device, %like.device
+          %same.kind = icmp eq i64 %kind, %like.kind
+          %same.head = and i1 %same.device, %same.kind
+          br i1 %same.head, label %head, label %other
+        head:
+          %rank = and i64 %kind, 4294967295
+          %at.extents = inttoptr i64 %extents to ptr
+          %at.strides = inttoptr i64 %strides to ptr
+          %like.extents = getelementptr i64, ptr %likeness, i64 2
+          %like.strides = getelementptr i64, ptr %like.extents, i64 %rank
+          br label %each
+        each:
+          %i = phi i64 [ 0, %head ], [ %next, %same ]
+          %more = icmp ult i64 %i, %rank
+          br i1 %more, label %one, label %end
+        one:
+          {_word("extent", "%at.extents", "%i")}
+          {_word("stride", "%at.strides", "%i")}
+          {_word("like.extent", "%like.extents", "%i")}
+          {_word("like.stride", "%like.strides", "%i")}
+          %same.extent = icmp eq i64 %extent, %like.extent
+          %same.stride = icmp eq i64 %stride, %like.stride
+          %single = icmp eq i64 %extent, 1  ; whose stride says nothing
+          %any.stride = or i1 %same.stride, %single
+          %same.both = and i1 %same.extent, %any.stride
+          br i1 %same.both, label %same, label %other
+        same:
+          %next = add i64 %i, 1
+          br label %each
+        end:
+          {_word("data", "%tensor", 0)}
+          {_word("offset", "%tensor", 5)}
+          %address = add i64 %data, %offset
+          br label %return
+        other:
+          br label %return
+        return:
+          %found = phi i64 [ %address, %end ], [ -1, %other ]
+          %result = call ptr {_python("PyLong_FromLongLong")}(i64 %found)
+          ret ptr %result
+        }}"""
+    function: Callable[[object, int, int], int] = _builtin("place_of", code)
+    return function
+
+
+def _word(name: str, array: str, number: int | str) -> str:
+    """LLVM IR that loads a 64-bit word of an array."""
+    return f"""%at.{name}.word = getelementptr i64, ptr {array}, i64 {number}
+          %{name} = load i64, ptr %at.{name}.word"""
+
+
 def _builtin(name: str, code: str) -> Any:
     """A function of LLVM IR as a builtin one of Python, which ctypes takes a microsecond to call.
 
