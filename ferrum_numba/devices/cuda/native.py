@@ -166,7 +166,7 @@ def _builtin(name: str, code: str) -> Any:
     machine = llvm.Target.from_default_triple().create_target_machine()
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(code), machine)
     engine.finalize_object()
-    method = _Method(name.encode(), engine.get_functionaddress_of(name), _FASTCALL, None)
+    method = _Method(name.encode(), engine.get_function_address(name), _FASTCALL, None)
     kept.extend((engine, method))
     make = PYFUNCTYPE(py_object, c_void_p, c_void_p, c_void_p)(("PyCFunction_NewEx", pythonapi))
     return make(ctypes.addressof(method), None, None)
@@ -191,7 +191,7 @@ def _python(name: str) -> str:
 
 
 def _at(address: int) -> str:
-    """What lies at an address, in LLVM IR."""
+    """An address as a pointer, in LLVM IR."""
     return f"inttoptr (i64 {address} to ptr)"
 
 
