@@ -110,7 +110,8 @@ class Program:
             raise LaunchError(
                 "block", f"{demanded} threads, as the .reqntid of {self.entry} demands", block
             )
-        function = self._function(partial=bool(block[0] * block[1] * block[2] % LANES))
+        partial = bool(block[0] * block[1] * block[2] % LANES)
+        function = self._functions.get(partial) or self._function(partial)
         try:
             Launch(
                 function,

@@ -180,15 +180,16 @@ class Seat:
             over = not self._call(ctypes.addressof(state))
         if self._host.error is not None:
             raise self._host.error
+        if over and not state.fault:
+            return True
         if state.cta != cta:  # what was spent on CTAs that are done does not count for this one
             self._forget()
         elif state.steps > GAVE_WAY // 2:  # else it gave way
             self.spent += given - state.steps
         if state.fault or (not over and self.spent > self._limit):
             raise self.stopped()
-        if not over:
-            self._look()
-        return over
+        self._look()
+        return False
 
     def _look(self) -> None:
         """See whether the CTA was in this state before, so that it only waits."""

@@ -71,17 +71,16 @@ class Launch:
         cuts = [(ctas * i // count, ctas * (i + 1) // count) for i in range(count)]
         pieces = iter(cuts if self.only is None else [(i, i + 1) for i in self.only])
         seats = _Seats(self)
-        workers = [_Worker(seats) for _ in range(threads)]
         if threads == 1:
-            workers[0].run(pieces)
+            _Worker(seats, pieces).run()
         else:
-            _run_together(workers, pieces, seats)
+            _run_together([_Worker(seats, pieces) for _ in range(threads)], seats)
         if seats.waiting:
             _take_turns(seats, sorted(seats.waiting, key=lambda seat: seat.cta))
         if self.attach is None:  # else the checks have found it, and left it out
             for seat in seats.all:
                 seat.check_shared()
-            self._idle().extend(seats.all[: 2 * threads])
+            seats.idle.extend(seats.all[: 2 * threads])
 
     def _run_clusters(self) -> None:
         """Run one cluster after the other; its CTAs take turns."""
@@ -105,21 +104,13 @@ class Launch:
             for seat in members:
                 seat.check_shared()
 
-    def _idle(self) -> list[Seat]:
-        """Seats that launches like this one have left: no two launches have the same."""
-        if self.attach is not None:
-            return []
-        like, kept = (self.block, self.shared_bytes), self.function.idle
-        if like not in kept:  # those of other launches are given up
-            kept = self.function.idle = {like: []}
-        return kept[like]
-
 
 class _Seats:
     """The seats of a launch. asked: whether all of it is to stop: a plain flag, which Ctrl-C cannot
     half set.
 
-    all: every one.  waiting: those whose CTA waits for others.
+    all: every one.  waiting: those whose CTA waits for others.  idle: those that launches like this
+    one have left.
     """
 
     asked = False
@@ -128,14 +119,21 @@ class _Seats:
         self._launch, self._limit = launch, step_limit()
         self.all: list[Seat] = []
         self.waiting: list[Seat] = []
+        self.idle: list[Seat] = []
+        if launch.attach is None:
+            like, kept = (launch.block, launch.shared_bytes), launch.function.idle
+            if like not in kept:  # those of other launches are given up
+                kept = launch.function.idle = {like: []}
+            self.idle = kept[like]
 
     def take(self, window: NDArray[np.uint8] | None = None) -> Seat:
         """One that is free. window: the shared memory of a new one."""
         launch = self._launch
-        idle = launch._idle() if window is None else []
-        if idle:
-            seat = idle.pop()
-        else:
+        try:
+            seat = self.idle.pop() if window is None else None
+        except IndexError:
+            seat = None
+        if seat is None:
             size = len(launch.parameter_block)
             its = (launch.function, launch.block, launch.shared_bytes, size)
             seat = Seat(*its, launch.attach, launch.silent, window)
@@ -176,55 +174,25 @@ def _take_turns(seats: _Seats, left: list[Seat]) -> None:
             raise left[0].stopped([seat.wait() for seat in left])
 
 
-def _run_together(
-    workers: Sequence[_Worker], pieces: Iterator[tuple[int, int]], seats: _Seats
-) -> None:
+def _run_together(workers: Sequence[_Worker], seats: _Seats) -> None:
     """Run each worker in a thread, the first in this one."""
-    done: SimpleQueue[BaseException | None] = SimpleQueue()
-    others = [_Task(worker, pieces, done) for worker in workers[1:]]
+    first, *others = workers
     try:
         with suppress(RuntimeError):  # no threads are had once the interpreter is ending
             _threads().run(others)
-        workers[0].run(pieces)
-        begun = [task for task in others if not task.cancel()]
-        for _ in begun:
-            error = done.get()
-            if error is not None:
-                raise error
+        first.run()
+        for worker in others:
+            if not worker.cancel():
+                error = worker.ended.get()
+                if error is not None:
+                    raise error
     except BaseException:  # Ctrl-C may come while this thread waits
         seats.asked = True
-        for task in others:
-            task.cancel()
+        for worker in others:
+            worker.cancel()
         raise
     finally:
-        _settle(workers[1:])
-
-
-class _Task:
-    """A worker's part of a launch, for another thread."""
-
-    def __init__(
-        self,
-        worker: _Worker,
-        pieces: Iterator[tuple[int, int]],
-        done: SimpleQueue[BaseException | None],
-    ) -> None:
-        """done: takes the error in which it ended, or None."""
-        self._worker, self._pieces, self._done = worker, pieces, done
-        self._claim = threading.Lock()  # taken by who runs the task, or calls it off
-
-    def cancel(self) -> bool:
-        """Call it off; False where it has begun, or been called off."""
-        return self._claim.acquire(blocking=False)
-
-    def __call__(self) -> None:
-        if self._claim.acquire(blocking=False):
-            error = None
-            try:
-                self._worker.run(self._pieces)
-            except BaseException as raised:
-                error = raised
-            self._done.put(error)
+        _settle(others)
 
 
 class _Threads:
@@ -235,10 +203,10 @@ class _Threads:
     """
 
     def __init__(self) -> None:
-        self._tasks: SimpleQueue[_Task] = SimpleQueue()
+        self._tasks: SimpleQueue[_Worker] = SimpleQueue()
         self._count = 0
 
-    def run(self, tasks: Sequence[_Task]) -> None:
+    def run(self, tasks: Sequence[_Worker]) -> None:
         """Have tasks run by and by, as many at a time as were given at once so far."""
         while self._count < len(tasks):
             threading.Thread(target=self._serve, daemon=True).start()
@@ -262,30 +230,50 @@ if hasattr(os, "register_at_fork"):
 
 
 class _Worker:
-    """Runner of CTAs in one thread of the host. busy: whether native code runs, or is about to."""
+    """Runner of CTAs in one thread of the host.
 
-    def __init__(self, seats: _Seats) -> None:
-        self._seats, self.busy = seats, False
+    busy: whether native code runs, or is about to.  ended: takes the error in which the worker
+    ended in another thread, or None.
+    """
 
-    def run(self, pieces: Iterator[tuple[int, int]]) -> None:
+    def __init__(self, seats: _Seats, pieces: Iterator[tuple[int, int]]) -> None:
+        """pieces: ranges of CTAs, for all workers of the launch."""
+        self._seats, self._pieces, self.busy = seats, pieces, False
+        self.ended: SimpleQueue[BaseException | None] = SimpleQueue()
+        self._claim = threading.Lock()  # taken by the thread that runs it, or calls it off
+
+    def cancel(self) -> bool:
+        """Call it off; False where it has begun, or been called off."""
+        return self._claim.acquire(blocking=False)
+
+    def __call__(self) -> None:
+        """Run in another thread, unless it was called off."""
+        if self._claim.acquire(blocking=False):
+            error = None
+            try:
+                self.run()
+            except BaseException as raised:
+                error = raised
+            self.ended.put(error)
+
+    def run(self) -> None:
         """Run ranges of CTAs until there are no more, or another worker has failed."""
         seats = self._seats
         try:
             self.busy = True
             seat = None
-            for first, last in pieces:
+            for first, last in self._pieces:
                 while first < last and not seats.asked:
                     seat = seat or seats.take()
                     seat.begin(first, last)
-                    while not seats.asked and not seat.polls:
-                        if seat.run():
-                            break
-                    else:  # the CTAs behind it may be what it waits for
+                    while not (over := seat.run()) and not seats.asked and not seat.polls:
+                        pass
+                    if over:
+                        break
+                    if not seats.asked:  # the CTAs behind it may be what it waits for
                         first, last = seat.leave_others()
                         seats.set_aside(seat)
                         seat = None
-                        continue
-                    break
                 if seats.asked:
                     return
         except BaseException:
