@@ -30,6 +30,9 @@ class Place(Protocol):
     def describe(self, name: str, array: object) -> ArrayReference:
         """Describe an array argument.  Raises AbiError for one that is not of this device."""
 
+    def to_host(self, array: Any) -> Any:
+        """NumPy copy of an array of this device, after all work that was enqueued before."""
+
 
 class Launchable(Protocol):
     """A kernel, as far as prepared launches, plans and observers need to know it."""
@@ -39,6 +42,9 @@ class Launchable(Protocol):
 
     @property
     def sidecar(self) -> Sidecar: ...
+
+    def prepare(self, config: LaunchConfig, *arguments: object) -> Any:
+        """A prepared launch."""
 
     def describe(self, invocation: Invocation) -> str:
         """The launch in one line, for the messages of errors."""

@@ -9,7 +9,8 @@ import operator
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -132,7 +133,10 @@ class LaunchSequence(NotPickled):
     def _issue_each(self, stream: Any) -> None:
         """One launch after the other, as if each had been written down by itself."""
         self._require_ended()
-        for step, launch in enumerate(list(self._launches)):
+        self._issue_steps(0, len(self), stream)
+
+    def _issue_steps(self, begin: int, end: int, stream: Any) -> None:
+        for step, launch in enumerate(self._launches[begin:end], begin):
             with self._naming(step):
                 launch.kernel._issue(launch.invocation, stream)
 
@@ -165,18 +169,95 @@ class LaunchPlan(LaunchSequence):
             self._issue_each(stream)
 
 
+@dataclass
+class Body:
+    """Steps of a graph, from `begin` to before `end`, that run where a number is not 0.
+
+    number: the array that begins with it; None of the whole graph.  repeats: whether they run
+    until it is 0.  inner: bodies within.
+    """
+
+    number: Any
+    repeats: bool
+    begin: int
+    end: int = -1
+    inner: list[Body] = field(default_factory=list)
+
+
 class LaunchGraph(LaunchSequence):
     """`with device.capture() as graph: kernel.launch(..., stream=graph.stream)`.
 
     Nothing runs in the block; `graph.launch(stream)` runs all of it, as often as wanted.
     Workspaces and counters that its launches need are the graph's own.
 
-    stream: where the launches of the block have to go.
+    stream: where the launches of the block have to go; within a body it is another one.
     """
 
     def __init__(self, device: Place, stream: Any) -> None:
         super().__init__(device)
         self.stream = stream
+        self._whole = Body(None, False, 0)
+        self._open = [self._whole]  # bodies that are being captured, the innermost last
+
+    def repeat(self, number: Any) -> AbstractContextManager[None]:
+        """`with graph.repeat(going): ...` within the capture: a loop that the device ends.
+
+        What the block launches on `graph.stream` runs while `number` is not 0, which is looked at
+        before each round: so it does not run at all where that is 0 when the graph comes to it.
+        number: an int32 or uint32 array of one element, which a launch of the block has to set to
+        0 at some time.
+
+        A body's launches cannot be changed afterwards, and a recording does not take them down.
+        Raises AbiError for another array, LaunchError outside of the capture and for a block that
+        launches nothing, DeviceError for a driver before CUDA 12.4.
+        """
+        return self._body(number, repeats=True)
+
+    def when(self, number: Any) -> AbstractContextManager[None]:
+        """`with graph.when(wanted): ...` within the capture: a body that runs once or not at all.
+
+        It runs where `number` is not 0 when the graph comes to it; else as `repeat`.
+        """
+        return self._body(number, repeats=False)
+
+    @contextmanager
+    def _body(self, number: Any, *, repeats: bool) -> Iterator[None]:
+        if recording_here() is not self:
+            raise LaunchError(str(self), "bodies are captured in its block alone")
+        found = self.device.describe("number", number)
+        if found.dtype not in ("int32", "uint32") or found.available != found.itemsize:
+            raise AbiError(
+                "number",
+                "an int32 or uint32 array of one element",
+                f"{found.dtype} {list(found.shape)}",
+            )
+        body = Body(number, repeats, len(self))
+        self._open[-1].inner.append(body)
+        self._open.append(body)
+        try:
+            with self._capturing_body(number, repeats):
+                yield
+                body.end = len(self)
+                if body.begin == body.end:
+                    raise LaunchError("capture", "nothing was launched within a body")
+        finally:
+            self._open.pop()
+
+    def _capturing_body(self, number: Any, repeats: bool) -> AbstractContextManager[object]:
+        """A block in which launches go into a body."""
+        return nullcontext()
+
+    def _run(self, body: Body, stream: Any) -> None:
+        """Launch a body's steps, and of the bodies within those whose numbers are not 0."""
+        step = body.begin
+        for inner in body.inner:
+            self._issue_steps(step, inner.begin, stream)
+            while self.device.to_host(inner.number).any():
+                self._run(inner, stream)
+                if not inner.repeats:
+                    break
+            step = inner.end
+        self._issue_steps(step, body.end, stream)
 
     def _add(self, kernel: Launchable, invocation: Invocation, stream: Any) -> None:
         self._require_own(kernel)
@@ -189,10 +270,22 @@ class LaunchGraph(LaunchSequence):
         with self._recording():
             yield self
             self._require_launches(len(self))
+            self._whole.end = len(self)
 
     def launch(self, stream: Any = None) -> None:
         """Run the graph on `stream`.  Raises LaunchError where the device refuses."""
-        self._issue_each(stream)
+        self._require_ended()
+        self._require_no_bodies(recording_here() is not None)
+        self._run(self._whole, stream)
+
+    def _require_no_bodies(self, captured: bool) -> None:
+        if captured and self._whole.inner:
+            raise LaunchError(
+                str(self),
+                "it has bodies that the device decides about, which no plan and no other graph "
+                "takes down",
+                remedy="launch it outside of the block",
+            )
 
     def seconds(self, launches: int) -> list[float]:
         """Launch it so many times in a row on `stream`, and wait: the seconds of each.
@@ -207,6 +300,10 @@ class LaunchGraph(LaunchSequence):
 
     def _update(self, step: int, changes: dict[str, object]) -> None:
         self._require_ended()
+        if any(body.begin <= step < body.end for body in self._whole.inner):
+            raise LaunchError(
+                str(self), "its body cannot be changed", remedy="capture the graph again"
+            )
         super()._update(step, changes)
 
     def _require_captured(self, stream: Any) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 import ferrum_numba as fe
+from ferrum_numba.devices.cuda.conditions import _Params
 from ferrum_numba.devices.cuda.launch_record import _Config
 from ferrum_numba.devices.cuda.objects import _KernelNode
 from ferrum_numba.emulator import Program
@@ -35,11 +36,20 @@ Work = tuple[int, tuple[int, ...], tuple[int, ...], int, bytes]
 
 
 @dataclass
+class Branch:
+    """A conditional node: its condition, whether it repeats, and its body."""
+
+    condition: int
+    repeats: bool
+    body: Graph
+
+
+@dataclass
 class Graph:
-    """A graph, or an instance of one: its kernels by node, and what is told when it is gone."""
+    """A graph, or an instance of one: its nodes, and what is told when it is gone."""
 
     number: int
-    kernels: dict[int, Work] = field(default_factory=dict)
+    kernels: dict[int, Work | Branch] = field(default_factory=dict)
     ties: list[tuple[int, int]] = field(default_factory=list)
     last: Any = None
 
@@ -69,6 +79,8 @@ class EmulatedDriver:
         self._captures: dict[int, Graph] = {}  # by stream
         self._graphs: dict[int, Graph] = {}  # instances, too
         self._ties: dict[int, tuple[int, int]] = {}
+        self._conditions: dict[int, int] = {}  # the values of conditions, by handle
+        self._testers: set[int] = set()  # functions that set one
         self.destroyed: set[int] = set()  # streams
         self.misused: list[int] = []  # of them; a GPU's driver may crash then
         for name, types, function in self._functions():
@@ -77,7 +89,11 @@ class EmulatedDriver:
 
     def add(self, text: str, entry: str, threads: int) -> int:
         """A function of a kernel that takes CTAs of at most `threads`."""
-        self._programs[number := next(self._numbers)] = Program.compile(text, entry), threads
+        number = next(self._numbers)
+        if "cudaGraphSetConditional" in text:  # which no other kernel calls
+            self._testers.add(number)
+        else:
+            self._programs[number] = Program.compile(text, entry), threads
         return number
 
     @contextmanager
@@ -143,6 +159,10 @@ class EmulatedDriver:
             ("cuGraphInstantiateWithFlags", (p, p, n), self._instantiate),
             ("cuGraphExecKernelNodeSetParams_v2", (p, p, p), self._set_kernel),
             ("cuGraphLaunch", (p, p), self._launch_graph),
+            ("cuGraphConditionalHandleCreate", (p, p, p, c_uint, c_uint), self._create_condition),
+            ("cuGraphAddNode", (p, p, p, n, p), self._add_node),
+            ("cuStreamUpdateCaptureDependencies", (p, p, n, c_uint), self._done),
+            ("cuStreamBeginCaptureToGraph", (p, p, p, p, n, c_int), self._begin_in),
             ("cuGraphDestroy", (p,), self._destroy),
             ("cuGraphExecDestroy", (p,), self._destroy),
             ("cuUserObjectCreate", (p, p, p, c_uint, c_uint), self._create_tie),
@@ -159,7 +179,7 @@ class EmulatedDriver:
         given = _Config.from_address(config)
         work = _work(function, given, given.shared_bytes, extra)
         graph = self._captures.get(given.stream or 0)
-        if np.prod(work[2]) > self._programs[function][1]:
+        if function not in self._testers and np.prod(work[2]) > self._programs[function][1]:
             return INVALID_VALUE
         if graph is None:
             return self._run(work)
@@ -168,6 +188,10 @@ class EmulatedDriver:
 
     def _run(self, work: Work) -> int:
         function, grid, block, shared_bytes, parameters = work
+        if function in self._testers:
+            condition, place = np.frombuffer(parameters, np.uint64)
+            self._conditions[int(condition)] = c_int.from_address(int(place)).value
+            return SUCCESS
         self._programs[function][0].run(
             grid=grid,  # type: ignore[arg-type]
             block=block,  # type: ignore[arg-type]
@@ -283,8 +307,37 @@ class EmulatedDriver:
         return SUCCESS
 
     def _launch_graph(self, instance: int, _: object) -> int:
-        for work in self._graphs[instance].kernels.values():
-            self._run(work)
+        self._conditions = dict.fromkeys(self._conditions, 0)
+        self._run_all(self._graphs[instance])
+        return SUCCESS
+
+    def _run_all(self, graph: Graph) -> None:
+        for node in graph.kernels.values():
+            if isinstance(node, Branch):
+                while self._conditions[node.condition]:
+                    self._run_all(node.body)
+                    if not node.repeats:
+                        break
+            else:
+                self._run(node)
+
+    def _create_condition(self, out: int, *_: object) -> int:
+        self._conditions[handle := next(self._numbers)] = 0
+        return _put(out, handle)
+
+    def _add_node(self, out: int, graph: int, *given: int) -> int:
+        params = _Params.from_address(given[-1])
+        body = Graph(next(self._numbers))
+        self._graphs[body.number] = body
+        self._graphs[graph].kernels[node := next(self._numbers)] = Branch(
+            params.handle, params.kind == 1, body
+        )
+        body.last = c_uint64(body.number)
+        params.bodies = ctypes.addressof(body.last)
+        return _put(out, node)
+
+    def _begin_in(self, stream: int, graph: int, *_: object) -> int:
+        self._captures[stream] = self._graphs[graph]
         return SUCCESS
 
     def _destroy(self, graph: int) -> int:

@@ -96,6 +96,8 @@ class EmulatedStream:
 
 
 class _Current(contextlib.nullcontext[None]):
+    handle = 7
+
     def adopt(self) -> None:
         pass
 
@@ -169,9 +171,10 @@ class EmulatedGpu(fe.Device):
         return CudaLaunchPlan(self)
 
     def _new_graph(self, stream: Any) -> CudaGraph:
-        if stream is None:
-            stream = EmulatedStream(self.library)
-        return CudaGraph(self, stream)
+        return CudaGraph(self, self.capture_stream() if stream is None else stream)
+
+    def capture_stream(self) -> Any:
+        return EmulatedStream(self.library)
 
 
 class EmulatedModule(fe.Module):

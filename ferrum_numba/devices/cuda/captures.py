@@ -15,6 +15,7 @@ from ...errors import LaunchError
 from . import driver
 
 _CAPTURE_ACTIVE, _CAPTURE_INVALIDATED = 1, 2  # CUstreamCaptureStatus
+_REPLACE = 1  # CU_STREAM_SET_CAPTURE_DEPENDENCIES
 _PATIENCE = 10.0  # seconds that a wait waits for captures: they only record launches
 _NO_DESTRUCTOR_SYNC, _MOVE = 1, 1  # CU_USER_OBJECT_..., CU_GRAPH_USER_OBJECT_MOVE
 
@@ -44,13 +45,26 @@ class CaptureState:
             self.last = list((c_uint64 * count.value).from_address(nodes.value))
 
 
-def begin_capture(stream: int) -> None:
+def begin_capture(stream: int, graph: int = 0) -> None:
     """Record into a graph what the stream is given from now on, instead of running it.
 
+    graph: an empty one that is there; a new one where it is left out.
     Relaxed: other threads, and finalisers in this one, may do what they like meanwhile.
     """
-    code = driver.library().cuStreamBeginCapture_v2(stream, driver.CAPTURE_RELAXED)
+    if graph:
+        code = driver.library().cuStreamBeginCaptureToGraph(
+            stream, graph, None, None, 0, driver.CAPTURE_RELAXED
+        )
+    else:
+        code = driver.library().cuStreamBeginCapture_v2(stream, driver.CAPTURE_RELAXED)
     driver.check(code, "cuStreamBeginCapture")
+
+
+def follow(stream: int, node: int) -> None:
+    """Let what a captured stream is given from now on come after a node of its graph."""
+    nodes = (c_uint64 * 1)(node)
+    code = driver.library().cuStreamUpdateCaptureDependencies(stream, nodes, 1, _REPLACE)
+    driver.check(code, "cuStreamUpdateCaptureDependencies")
 
 
 def end_capture(stream: int) -> int:

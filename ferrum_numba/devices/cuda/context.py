@@ -22,7 +22,7 @@ class Context:
     the context is found dead, the block raises LaunchError with what was in flight, and every
     block after it DeviceError.
 
-    lost: why the context cannot be used; None while it can.
+    lost: why the context cannot be used; None while it can.  handle: the driver's.
     """
 
     def __init__(
@@ -35,13 +35,13 @@ class Context:
         self._name = f"cuda:{ordinal}"
         self._in_flight = in_flight
         self._abandon = abandon
-        self._handle = driver.retain_primary_context(ordinal)
+        self.handle = driver.retain_primary_context(ordinal)
         _contexts.add(self)
 
     def __enter__(self) -> None:
         if self.lost:
             raise DeviceError(self._name, self.lost)
-        driver.push_context(self._handle)
+        driver.push_context(self.handle)
 
     def __exit__(
         self,
@@ -69,7 +69,7 @@ class Context:
         if self.lost:
             raise DeviceError(self._name, self.lost)
         if not driver.has_context():
-            driver.push_context(self._handle)
+            driver.push_context(self.handle)
 
     def require_alive(self) -> None:
         """Raise LaunchError or DeviceError, as a block does, where the context is dead."""

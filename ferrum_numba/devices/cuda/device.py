@@ -241,13 +241,16 @@ class CudaDevice(Device):
         return CudaLaunchPlan(self)
 
     def _new_graph(self, stream: Any) -> CudaGraph:
-        if stream is not None:
-            return CudaGraph(self, stream)
-        # Whatever other threads do on the default stream would break the capture of one that it
-        # waits for, which numba's own are.
+        return CudaGraph(self, self.capture_stream() if stream is None else stream)
+
+    def capture_stream(self) -> Any:
+        """A new stream for a capture.
+
+        Whatever other threads do on the default stream would break the capture of one that it waits
+        for, which numba's own are.
+        """
         with self.current():
-            stream = numba_cuda.stream_of(Stream())
-        return CudaGraph(self, stream)
+            return numba_cuda.stream_of(Stream())
 
     def is_capturing(self, stream: Any) -> bool:
         handle = stream_handle(stream)

@@ -27,6 +27,10 @@ class Current(Protocol):
         /,
     ) -> bool | None: ...
 
+    @property
+    def handle(self) -> int:
+        """The driver's handle of the context."""
+
     def adopt(self) -> None:
         """Leave the context current in a thread that has none."""
 
@@ -48,6 +52,11 @@ class Gpu(Place, Protocol):
     def current(self) -> Current: ...
 
     def is_capturing(self, stream: Any) -> bool: ...
+
+    def capture_stream(self) -> Any:
+        """A new stream for a capture: one that waits for no other."""
+
+    def load_module(self, code: str) -> Any: ...
 
     def holds(self, address: int) -> bool:
         """True if there is memory of this GPU at an address."""

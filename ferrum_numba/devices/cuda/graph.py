@@ -9,16 +9,19 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, cast
 
+from ...abi import LaunchConfig
 from ...errors import FerrumError, LaunchError
 from .. import observer, sequence
 from ..invocation import Invocation, Launchable
+from ..prepared import PreparedLaunch
 from ..scratch import ScratchArena
 from ..sequence import LaunchGraph
-from . import captures, driver
+from . import captures, conditions, driver
 from .gpu import Gpu, GpuKernel, GpuLaunch
 from .launch_record import LaunchRecord
 from .launcher import launcher
 from .objects import Event, Instance
+from .scratch import GraphMemory
 from .stream_states import ROW_BYTES, StreamStates, table_of
 from .streams import order, stream_handle
 
@@ -53,6 +56,8 @@ class CudaGraph(LaunchGraph):
         self._states = StreamStates(device, cast("list[GpuLaunch]", self._launches), recorded=False)
         self._only_launches = True
         self._launcher = launcher()
+        self._memory: GraphMemory | None = None  # where there are bodies: the whole graph's
+        self._tests: list[tuple[PreparedLaunch, LaunchRecord]] = []  # of the bodies' numbers
 
     @contextmanager
     def _capturing(self) -> Iterator[LaunchGraph]:
@@ -71,8 +76,44 @@ class CudaGraph(LaunchGraph):
                 self._instance = Instance(graph)
                 count = captures.node_count(graph)
             self._require_launches(count)
-            self._only_launches = count == len(self)
+            self._only_launches = count == len(self) and not self._whole.inner
             self._table = table_of([node.record for node in self._nodes])
+
+    @contextmanager
+    def _capturing_body(self, number: Any, repeats: bool) -> Iterator[None]:
+        conditions.require()
+        device, outer = self.device, (self.stream, self._handle, self._capture)
+        context, handle = device.current().handle, self._handle
+        with device.current():
+            if self._memory is None:
+                self._memory = device.scratch.of_graph(handle)
+            condition = conditions.create(handle, context)
+            self._test(condition, number, handle)
+            body = conditions.add_body(handle, context, condition, repeats=repeats)
+            self.stream = device.capture_stream()
+            self._handle = stream_handle(self.stream)
+            captures.begin_capture(self._handle, body)
+        try:
+            with device.current():
+                self._capture = captures.CaptureState(self._handle).number
+            yield
+            with device.current():
+                if repeats:
+                    self._test(condition, number, self._handle)
+        finally:
+            try:
+                with device.current():
+                    captures.end_capture(self._handle)
+            finally:
+                self.stream, self._handle, self._capture = outer
+
+    def _test(self, condition: int, number: Any, handle: int) -> None:
+        """Let the device set a condition by the number, at this place of a stream."""
+        kernel = cast("GpuKernel", self.device.load_module(conditions.TEXT).get_kernel())
+        call = kernel.prepare(LaunchConfig(1, 1), condition, number)
+        record = kernel.record(call.invocation, handle)
+        record.launch(lambda: kernel.describe(call.invocation))
+        self._tests.append((call, record))
 
     def _captures(self, handle: int) -> bool:
         """True if launches on a stream go into this graph: it may have been forked to."""
@@ -96,7 +137,8 @@ class CudaGraph(LaunchGraph):
                 self._require_captured(stream)
             super(LaunchGraph, self)._add(kernel, invocation, stream)
             cuda_kernel, own = cast("GpuKernel", kernel), self[-1]
-            arena = self.device.scratch.arena(handle) if cuda_kernel.owes_scratch else None
+            memory = self._memory or self.device.scratch
+            arena = memory.arena(handle) if cuda_kernel.owes_scratch else None
             record = cuda_kernel.record(own, handle, arena)
             try:
                 record.launch(lambda: kernel.describe(own))
@@ -123,7 +165,9 @@ class CudaGraph(LaunchGraph):
             # By another library, say; the driver takes no graph into another.
             captured = driver.is_capturing(handle)
         taken = captured or bool(sequence.recordings)
-        noted = observer.current is None or (not taken and self._noted(handle))
+        self._require_no_bodies(captured or self.device.is_recording)
+        bodies = bool(self._whole.inner)  # of which a log could not say how often they run
+        noted = bodies or observer.current is None or (not taken and self._noted(handle))
         if (taken or not noted) and self._only_launches:
             self._issue_each(stream)
             return
@@ -139,7 +183,7 @@ class CudaGraph(LaunchGraph):
             try:
                 instance.launch(handle)
             except LaunchError as error:
-                if noted:
+                if noted and not bodies:
                     for node in self._nodes:
                         observer.failed(node.record.number, error)
                 raise

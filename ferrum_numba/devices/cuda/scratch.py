@@ -25,7 +25,7 @@ class CudaScratch:
         self._pool = pool
         in_flight.hold_captured = self.hold
         self._streams: dict[tuple[int, int], ScratchArena] = {}
-        self._graphs: dict[int, _OfGraph] = {}
+        self._graphs: dict[int, GraphMemory] = {}
         self._lock = threading.Lock()
 
     def arena(self, stream: int) -> ScratchArena:
@@ -51,11 +51,15 @@ class CudaScratch:
             graphs = [self._graphs.pop(n) for n in gone]
         graphs.clear()  # outside the lock: what is freed there may run any code
 
-    def _of_graph(self, capture: CaptureState) -> _OfGraph:
+    def of_graph(self, stream: int) -> GraphMemory:
+        """The memory of the graph that a stream is captured into."""
+        return self._of_graph(CaptureState(stream))
+
+    def _of_graph(self, capture: CaptureState) -> GraphMemory:
         self.forget()
         with self._lock:
             if capture.number not in self._graphs:
-                self._graphs[capture.number] = _OfGraph(capture.graph, self._allocate)
+                self._graphs[capture.number] = GraphMemory(capture.graph, self._allocate)
             return self._graphs[capture.number]
 
     def _allocate(self, nbytes: int, zeroed: bool) -> tuple[int, Block]:
@@ -65,7 +69,7 @@ class CudaScratch:
         return block.address, block
 
 
-class _OfGraph:
+class GraphMemory:
     """The arenas of a graph, by the stream that each branch was captured from.
 
     held: the arguments of its launches.
@@ -79,6 +83,7 @@ class _OfGraph:
         captures.tie(graph, self.gone, native.marker())
 
     def arena(self, stream: int) -> ScratchArena:
+        """The arena of the launches that are captured from a stream."""
         return self._streams.get(stream) or self._streams.setdefault(
             stream, ScratchArena(self._allocate)
         )

@@ -52,10 +52,10 @@ def launch_refused(gpu: Gpu, record: LaunchRecord, code: int, describe: Callable
         if code in driver.OTHER_CONTEXT:
             config, function, extra = record.row
             code = driver.launcher()(config, function, None, extra)
-    if code:
-        error = driver.refusal(code, describe())
-        observer.failed(record.number, error)
-        raise error
+        if code:  # within the block, which says so where the context is lost
+            error = driver.refusal(code, describe())
+            observer.failed(record.number, error)
+            raise error
 
 
 class Ready:
