@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from typing import NamedTuple
 
 from ..abi import Signature
 from . import table
@@ -49,10 +50,28 @@ class Origin:
         )
 
 
+class _Entry(NamedTuple):
+    """Facts about one entry, of which each function here gives one."""
+
+    origins: Mapping[int, Origin]
+    pointers: tuple[frozenset[str] | None, frozenset[str] | None]
+    tiles: Mapping[str, tuple[int, ...]]
+
+
 @lru_cache(maxsize=64)
+def _read(text: str, entry: str) -> _Entry:
+    """Read an entry once for all: that takes longer than what is looked for in it."""
+    instructions = [s for s in parse_entry(text, entry).statements if isinstance(s, Instruction)]
+    found = _origins(instructions)
+    return _Entry(found, _pointers(instructions, found), _tiles(instructions))
+
+
 def origins(text: str, entry: str) -> Mapping[int, Origin]:
     """Origins of every access to global memory, by its line in the PTX.  Raises PtxError."""
-    instructions = [s for s in parse_entry(text, entry).statements if isinstance(s, Instruction)]
+    return _read(text, entry).origins
+
+
+def _origins(instructions: Sequence[Instruction]) -> Mapping[int, Origin]:
     sources, added = _Flow(), _Flow()
     names: list[str] = []
     for ins in instructions:
@@ -111,10 +130,15 @@ def pointers_of(text: str, entry: str) -> tuple[frozenset[str] | None, frozenset
 
     Atomic operations write.
     """
-    of = origins(text, entry)
+    return _read(text, entry).pointers
+
+
+def _pointers(
+    instructions: Sequence[Instruction], of: Mapping[int, Origin]
+) -> tuple[frozenset[str] | None, frozenset[str] | None]:
     found: list[set[str] | None] = [set(), set()]
-    for ins in parse_entry(text, entry).statements:
-        if not isinstance(ins, Instruction) or ins.opcode.base not in _ACCESSES:
+    for ins in instructions:
+        if ins.opcode.base not in _ACCESSES:
             continue
         base, modifiers = ins.opcode.base, ins.opcode.modifiers
         near = any(m.startswith(("shared", "local", "param", "const")) for m in modifiers)
@@ -133,10 +157,14 @@ def pointers_of(text: str, entry: str) -> tuple[frozenset[str] | None, frozenset
 def tiles(text: str, entry: str) -> Mapping[str, tuple[int, ...]]:
     """Constants that a CTA's number along each axis is multiplied by: how much of the work a CTA
     takes.  Quotients and remainders of the number count as it does.  Raises PtxError."""
+    return _read(text, entry).tiles
+
+
+def _tiles(instructions: Sequence[Instruction]) -> Mapping[str, tuple[int, ...]]:
     numbers: dict[Register, str] = {}
     found: dict[str, set[int]] = {}
-    for ins in parse_entry(text, entry).statements:
-        if not isinstance(ins, Instruction) or len(ins.operands) < 2:
+    for ins in instructions:
+        if len(ins.operands) < 2:
             continue
         to, *given = ins.operands
         axes = [numbers[o] for o in given if isinstance(o, Register) and o in numbers]
