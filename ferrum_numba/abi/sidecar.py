@@ -39,6 +39,7 @@ from typing import Any, get_args
 
 from ..errors import AbiError
 from ..machine_code import Cubin
+from ..regular_file import read_regular
 from . import sidecar_fields as read
 from .expression import Expression
 from .signature import SCRATCH_ROLES, Role, Signature
@@ -150,7 +151,7 @@ class Sidecar:
         text = str(source)
         if isinstance(source, Path) or not text.lstrip().startswith("{"):
             try:
-                text = Path(source).read_text(encoding="utf-8")
+                text = read_regular(source).decode("utf-8")
             except (OSError, ValueError) as error:
                 raise AbiError(f"sidecar {source}", f"cannot be read: {error}") from None
         return _parse(text)

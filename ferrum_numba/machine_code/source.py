@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import PtxError
+from ..regular_file import read_regular
 from . import cubin, fatbin
 
 _MARKS = (cubin.MARK, fatbin.MARK)
@@ -17,15 +18,14 @@ def is_machine_code(source: object) -> bool:
     if not isinstance(source, (str, Path)) or "\n" in str(source):
         return False
     try:
-        with Path(source).open("rb") as file:
-            return file.read(4) in _MARKS
+        return read_regular(source, 4) in _MARKS
     except (OSError, ValueError):
         return False
 
 
 def read_code(source: bytes | str | Path) -> cubin.Cubin | fatbin.Fatbin:
     """A cubin or a fatbin, given as bytes or as a path.  Raises PtxError for anything else."""
-    data = Path(source).read_bytes() if isinstance(source, (str, Path)) else bytes(source)
+    data = read_regular(source) if isinstance(source, (str, Path)) else bytes(source)
     if data[:4] == cubin.MARK:
         return cubin.Cubin(data)
     if data[:4] == fatbin.MARK:

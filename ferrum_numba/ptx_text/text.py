@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from ..errors import PtxError
+from ..regular_file import read_regular
 
 # What people pass instead of PTX, by how it begins.
 _KINDS: tuple[tuple[bytes, str], ...] = (
@@ -45,7 +46,7 @@ def read_ptx(source: str | Path) -> str:
         return source
     shown = str(source)[:200]
     try:
-        data = Path(source).read_bytes()
+        data = read_regular(source)
     except IsADirectoryError:
         raise PtxError(f"{shown}", "a .ptx file", "a folder", "name one in it") from None
     except (OSError, ValueError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,17 @@ def test_by_position_without_a_sidecar(device: fe.Device) -> None:
     host = device.to_host(out)
     np.testing.assert_array_equal(host[:250], np.arange(250))
     assert (host[250:] == -1).all()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with a name")
+def test_pipes_are_no_files(device: fe.Device, tmp_path: Path) -> None:
+    """Nobody writes to them, so whoever reads would wait for ever."""
+    pipe = tmp_path / "a.ptx"
+    os.mkfifo(pipe)
+    with pytest.raises(fe.PtxError, match="expected a regular file, found a device or pipe"):
+        device.load_module(pipe)
+    with pytest.raises(fe.AbiError, match="expected a regular file, found a device or pipe"):
+        device.load_module(IOTA, pipe)
 
 
 def test_pointers_and_integers_are_not_mixed_up(device: fe.Device) -> None:
