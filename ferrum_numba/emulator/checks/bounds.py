@@ -127,18 +127,22 @@ class Bounds(Check):
         room = b.op("lshr", limit, log2)
         outside = b.compare("icmp uge", turned, room)
         if "shared::cluster" in at.ins.opcode.modifiers:
-            rank, ctas = (
-                b.load("i32", 1, "%state", state_offset(f"cluster_{name}"), 4)
-                for name in ("rank", "ctas")
-            )
-            steps = b.op("ashr", addresses, CLUSTER_STRIDE.bit_length() - 1)
-            none = b.compare("icmp uge", b.op("add", steps, b.vector(rank)), ctas)
-            outside = b.op("or", outside, none)
+            outside = b.op("or", outside, self._of_no_cta(b, addresses))
         bad = b.op("and", b.mask(outside), mask)
         with b.when(b.compare("icmp ne", bad, 0)):
             width = b.constant("i32", at.nbytes)
             b.call("judge_shared", "i32", addresses, bad, width, *at_site(at.ins))
         return b.op("and", mask, invert(b, bad))
+
+    @staticmethod
+    def _of_no_cta(b: Builder, addresses: Value) -> Value:
+        """Condition that an address of shared memory is of no CTA of the cluster."""
+        rank, ctas = (
+            b.load("i32", 1, "%state", state_offset(f"cluster_{name}"), 4)
+            for name in ("rank", "ctas")
+        )
+        steps = b.op("ashr", addresses, CLUSTER_STRIDE.bit_length() - 1)
+        return b.compare("icmp uge", b.op("add", steps, b.vector(rank)), ctas)
 
     def local(self, b: Builder, at: Access, condition: Value | None) -> Value:
         offsets = b.cast("trunc", b.op("sub", at.address, b.local_memory()), "i32")
@@ -187,8 +191,11 @@ class Bounds(Check):
         some = b.mask(b.compare("icmp ne", run.sizes, 0))
         mask = b.op("and", mask, some)
         behind = b.op("sub", run.sizes, 16)
-        name = f"bounds_shared_{run.kind}_16"
-        for address in (run.address, b.op("add", run.address, behind)):
+        name, start = f"bounds_shared_{run.kind}_16", run.address
+        if self.subject.clustered:
+            mask = b.op("and", mask, invert(b, b.mask(self._of_no_cta(b, start))))
+            start = b.op("and", start, CLUSTER_STRIDE - 1)
+        for address in (start, b.op("add", start, behind)):
             mask = word(b.call(name, "i32", address, mask, *at_site(run.ins)))
         return mask
 

@@ -48,6 +48,7 @@ class Subject:
     granule: bytes of shared memory that have a tag of their own.
     talks: whether CTAs talk to each other, through atomic operations or loads and stores that are
     never a race: then they may well share elements, one after the other.
+    clustered: whether CTAs of a cluster reach each other's shared memory.
     clocks: whether each warp has a clock, for they wait for some of the others; else stretches of
     time between barriers of all warps are enough.
     """
@@ -61,6 +62,10 @@ class Subject:
         self.instructions = [i for block in self.flow.blocks for i in block.instructions]
         self.granule = _granule_of(body)
         self.talks = any(table.talks(i) for i in self.instructions)
+        self.clustered = any(
+            i.opcode.base == "mapa" or "multicast::cluster" in i.opcode.modifiers
+            for i in self.instructions
+        )
         orders = any(
             table.find(i).orders or table.accesses(i, "atomic", shared=True)
             for i in self.instructions
@@ -77,10 +82,9 @@ def _granule_of(body: Body) -> int:
     """Bytes of the narrowest store to shared memory, at most 4."""
     narrowest = 4
     for statement in body.statements:
-        if isinstance(statement, str) or not (
-            table.accesses(statement, "store", shared=True)
-            or table.accesses(statement, "atomic", shared=True)
-        ):
+        if isinstance(statement, str) or "global" in statement.opcode.modifiers:
+            continue
+        if not (table.accesses(statement, "store") or table.accesses(statement, "atomic")):
             continue
         opcode = statement.opcode
         digits = opcode.type[1:]

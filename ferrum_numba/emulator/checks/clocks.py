@@ -103,9 +103,10 @@ class Clocks(Check):
         b.call("landed", "void", *HERE)
 
     def arrives(self, b: Builder, ins: Instruction, number: Operand, opens: Value) -> None:
+        """Of a cluster's barrier: who waits knows what all warps of this CTA did."""
         which = uniform(b, number, ins)
         b.call("publish_own", "void", *HERE, which)
-        with b.when(opens):
+        with b.when(Value("true", "i1") if "cluster" in ins.opcode.modifiers else opens):
             b.call("promote", "void", "ptr %checks", which)
 
     def opened(self, b: Builder, ins: Instruction, number: Operand, waits: Value) -> None:
@@ -176,6 +177,13 @@ def clear_where_late(c: Code, fresh: Value, planes: bool) -> Value:
     return now
 
 
+def advanced(c: Code, fresh: Value, base: Value) -> Value:
+    """The time after `base` where a CTA begins: what has that tag is older than all it does."""
+    now = c.op("add", base, c.select(fresh, c.constant("i32", STEP), 0))
+    c.put("stamp", now)
+    return now
+
+
 @code("clocks")
 def clocks(c: Code, init: str) -> None:
     """Without "init" every tag is of this CTA."""
@@ -186,6 +194,7 @@ def clocks(c: Code, init: str) -> None:
     now = clear_where_late(c, fresh, planes=True)
     if init == "1":
         c.put("base", c.select(fresh, now, base))
+        now = advanced(c, fresh, now)
     warps, own = c.of_worker("warps"), c.field("clocks")
     with c.when(fresh):
         c.clear_bytes(c.field("objects"), c.constant("i64", OBJECTS * OBJECT_BYTES))
@@ -300,9 +309,11 @@ def each_object(c: Code, what: str) -> None:
             c.store(c.constant("i32", 0), its, _PHASE, 4)
             for clock in (_ACQUIRED, _PUBLISHED):
                 c.store(Value("zeroinitializer", "i32", AGENTS), its, clock, 64)
-        elif what == "promote":
+        elif what in ("promote", "acquire"):  # the last to arrive may have been of another CTA
             with c.when(_flips(c, place, its)):
                 c.call("promote", "void", c.checks, which)
+            if what == "acquire":
+                c.call("acquire", "void", c.checks, c.ctx, which)
         else:
             name = {"publish": "publish_own", "copies": "publish_copies"}.get(what, what)
             c.call(name, "void", c.checks, c.ctx, which)

@@ -29,7 +29,7 @@ from ..routine import VECTOR
 from ..runtime.access import in_runs
 from ..values import Text, Value
 from .check import LONG, POINTER, WORD, Check, Kept, Kind, Room, at_site, mask_of, zeros
-from .clocks import any_of, clear_where_late, own_clock
+from .clocks import advanced, any_of, clear_where_late, own_clock
 from .code import Code, code
 from .runs import pieces
 from .state import AWAITED, LANDED, MANY, PENDING, number_of
@@ -354,5 +354,6 @@ def epoch(c: Code, init: str, race: str) -> None:
     now = clear_where_late(c, fresh, planes=False)
     if init == "1":
         c.put("base", c.select(fresh, now, base))
+        now = advanced(c, fresh, now)
     if race == "1":
         c.put("now", now)

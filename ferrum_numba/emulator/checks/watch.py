@@ -6,14 +6,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..builder import Builder
-from ..hooks import Access, Hooks
-from ..layout import state_offset
+from ..hooks import Access, Hooks, Run
+from ..layout import CLUSTER_STRIDE, state_offset
 from ..ptx import Body, Instruction
 from ..values import Text, Value
 from .bounds import Bounds
 from .bulks import Bulks
 from .check import Check, Subject
 from .clocks import Clocks
+from .clusters import Clusters
 from .copies import Copies
 from .exchanges import Exchanges
 from .finite import Finite
@@ -24,13 +25,13 @@ from .order import Order
 from .products import Products
 from .readers import Readers
 from .registers import Registers
-from .state import offset
+from .state import offset as offset_of
 from .tags import Tags
 from .talks import Talks
 
 ALL: Sequence[type[Check]] = (
     *(Bounds, Registers, Exchanges, Meetings, Neighbours, Tags, Readers, Marks, Copies, Clocks),
-    *(Talks, Bulks, Products, Order, Finite),
+    *(Clusters, Talks, Bulks, Products, Order, Finite),
 )
 """The checks, in the order in which they look at an access: what one refuses the next ignores."""
 
@@ -38,13 +39,13 @@ ALL: Sequence[type[Check]] = (
 # Hooks that every check is told of, and those that return an argument (the n-th), which each check
 # may change; where one returns None, nothing is left to look at.
 _TOLD = (
-    *("prepare", "begin", "begins_block", "reads", "writes", "decides", "stored"),
+    *("prepare", "begin", "begins_block", "reads", "writes", "decides"),
     *("exchanged", "meet"),
-    *("releases", "acquires", "fence", "arrives", "opened", "changed"),
+    *("releases", "acquires", "fence", "arrives", "opened"),
     *("product", "orders_products", "commit", "wait", "land", "bulk_commit", "bulk_wait"),
 )
 _ASKED = {
-    **dict.fromkeys(("access", "local", "mbarrier", "copy", "near", "far"), 2),
+    **dict.fromkeys(("local", "copy", "far"), 2),
     **dict.fromkeys(("tries", "passes", "descriptor"), 2),
     "box": 4,
 }
@@ -76,7 +77,7 @@ class Watch(Hooks[Builder]):
 
     def round(self, b: Text, state: Value, fresh: Value, passed: Value) -> None:
         checks = b.load("ptr", 1, state, state_offset("checks"), 8)
-        reverse = b.load("i32", 1, checks, offset("reverse"), 4)
+        reverse = b.load("i32", 1, checks, offset_of("reverse"), 4)
         self._reversed = b.compare("icmp ne", reverse, 0)
         for check in self.checks:
             check.advance(b, checks, passed, fresh)
@@ -92,6 +93,66 @@ class Watch(Hooks[Builder]):
         assert allowed is not None
         return self._bounds.dumped(b, address, allowed)
 
+    # -- accesses that may be to shared memory of another CTA of the cluster ---------------------
+
+    def access(self, b: Builder, at: Access, condition: Value | None) -> Value | None:
+        """A generic access to the CTA's shared memory is also looked at as one."""
+        if at.space == "global" and _is_generic(at.ins) and self.subject.tagged:
+            start = Value(b.emit("ptrtoint ptr %shared to i64"), "i64")
+            offset = b.op("sub", at.address, start)
+            limit = b.load("i32", 1, "%checks", offset_of("limit"), 4)
+            inside = b.compare("icmp ult", offset, b.vector(b.cast("zext", limit, "i64"), offset.n))
+            near = at._replace(space="shared", address=b.cast("trunc", offset, "i32"))
+            its = inside if condition is None else b.op("and", inside, condition)
+            for check in self.checks:
+                if check is not self._bounds:
+                    check.access(b, near, its)
+        return self._split(b, "access", at, condition)
+
+    def mbarrier(self, b: Builder, at: Access, condition: Value | None) -> Value | None:
+        return self._split(b, "mbarrier", at, condition)
+
+    def near(self, b: Builder, run: Run, mask: Value) -> Value:
+        found = self._split(b, "near", run, mask)
+        assert found is not None
+        return found
+
+    def changed(self, b: Builder, address: Value, mask: Value) -> None:
+        own = mask
+        if self.subject.clustered:
+            own = b.op("and", mask, b.mask(self._is_own(b, address)))
+        for check in self.checks:
+            check.changed(b, address, mask if isinstance(check, Clusters) else own)
+
+    def stored(
+        self, b: Builder, at: Access, value: Value | None = None, condition: Value | None = None
+    ) -> None:
+        if not (self.subject.clustered and "shared::cluster" in at.ins.opcode.modifiers):
+            for check in self.checks:
+                check.stored(b, at, value, condition)
+
+    @staticmethod
+    def _is_own(b: Builder, address: Value) -> Value:
+        """Condition that an address is of this CTA's shared memory, and not of another one's."""
+        return b.compare("icmp eq", b.op("lshr", address, CLUSTER_STRIDE.bit_length() - 1), 0)
+
+    def _split(self, b: Builder, name: str, at: Access | Run, lanes: Value | None) -> Value | None:
+        """Only bounds and order are known of shared memory of another CTA."""
+        far = self.subject.clustered and "shared::cluster" in at.ins.opcode.modifiers
+        given = lanes
+        for check in self.checks:
+            look = getattr(check, name)
+            if not far or isinstance(check, Bounds | Clusters):
+                lanes = given = look(b, at, given)
+        if far:
+            own = self._is_own(b, at.address)
+            if lanes is not None:
+                own = b.op("and", lanes, b.mask(own) if lanes.type == "i32" else own)
+            for check in self.checks:
+                if not isinstance(check, Bounds | Clusters):
+                    getattr(check, name)(b, at, own)
+        return lanes
+
     def marks(self, ins: Instruction, inward: bool) -> tuple[str, tuple[str, ...]]:
         found = [check.marks(ins, inward) for check in self.checks]
         return next((mark for mark in found if mark[0]), ("", ()))
@@ -100,15 +161,15 @@ class Watch(Hooks[Builder]):
 _PLAIN = ("ld", "st", "atom", "red")
 
 
-def _is_of_cluster(arguments: Sequence[Any]) -> bool:
-    """True for an access to shared memory of another CTA, of which only the bounds are known."""
-    opcodes = [a.ins.opcode for a in arguments if isinstance(a, Access)]
-    return any(o.base in _PLAIN and "shared::cluster" in o.modifiers for o in opcodes)
+def _is_generic(ins: Instruction) -> bool:
+    """True for a plain access to memory of any kind."""
+    spaces = {"global", "shared", "shared::cta", "shared::cluster", "local", "const", "param"}
+    return ins.opcode.base in _PLAIN and not spaces & ins.opcode.modifiers
 
 
 def _tell(name: str) -> Callable[..., None]:
     def hook(self: Watch, *arguments: Any) -> None:
-        for check in [] if _is_of_cluster(arguments) else self.checks:
+        for check in self.checks:
             getattr(check, name)(*arguments)
 
     return hook
@@ -117,7 +178,7 @@ def _tell(name: str) -> Callable[..., None]:
 def _ask(name: str, place: int) -> Callable[..., Any]:
     def hook(self: Watch, *arguments: Any) -> Any:
         given = list(arguments)
-        for check in [self._bounds] if _is_of_cluster(arguments) else self.checks:
+        for check in self.checks:
             given[place] = getattr(check, name)(*given)
             if given[place] is None:
                 break

@@ -127,8 +127,7 @@ def arrive_in_cluster(b: Builder, ins: Instruction) -> None:
     b.store(b.select(opens, b.constant("i32", 0), count), place, 0, 4)
     b.store(b.op("add", openings, b.cast("zext", opens, "i32")), place, 4, 4)
     b.store(b.constant("i32", 0), "%state", state_offset("idle"), 4)
-    # Warps that wait know what all warps of this CTA did, once the last has come.
-    b.hooks.arrives(b, ins, _CLUSTERS, Value("true", "i1"))
+    b.hooks.arrives(b, ins, _CLUSTERS, opens)
 
 
 _CLUSTERS = Immediate(15)  # the object that checks take for a cluster's barrier

@@ -10,6 +10,7 @@ from ..builder import Builder
 from ..hooks import Run
 from ..ptx import Immediate, Instruction
 from ..table import rows_of
+from .cluster import each_target
 from .mbarrier import change, place_of
 from .memory import address_of
 
@@ -26,39 +27,53 @@ _REDUCED = {
     "dec": ("u32",),
 }
 _SPACES = "shared::cluster shared::cta global mbarrier::complete_tx::bytes bulk_group"
+_NO_CTA = "the mask of CTAs names some that the cluster does not have"
 _GROUPS = ({"commit_group"}, {"wait_group"}, {"wait_group", "read"})
 
 
 @lowers(
     "cp.async.bulk",
-    modifiers=f"{_SPACES} level::cache_hint commit_group wait_group read prefetch L2",
+    modifiers=f"{_SPACES} level::cache_hint commit_group wait_group read prefetch L2"
+    " multicast::cluster",
     writes=0,
     orders=True,
+    fault=_NO_CTA,
 )
 def copy(b: Builder, ins: Instruction) -> None:
-    """Operands: [to], [from], bytes, and [mbarrier] for a copy to shared memory."""
+    """Operands: [to], [from], bytes; for a copy to shared memory [mbarrier], and with .multicast a
+    mask of CTAs."""
     modifiers = ins.opcode.modifiers
     if modifiers in _GROUPS:
         return _order(b, ins)
     if "prefetch" in modifiers:  # changes no result
         return None
-    inward = "mbarrier::complete_tx::bytes" in modifiers
-    if inward == ("bulk_group" in modifiers) or len(ins.operands) < (4 if inward else 3):
+    inward, spread = "mbarrier::complete_tx::bytes" in modifiers, "multicast::cluster" in modifiers
+    least = (4 + spread) if inward else 3
+    if inward == ("bulk_group" in modifiers) or len(ins.operands) < least:
         raise ins.refuse("the CPU device copies with an mbarrier to shared memory, or in a group")
+    if "global" not in modifiers or (spread and not inward):
+        raise ins.refuse("the CPU device copies between shared and global memory")
     shared, far = ins.operands[:2] if inward else ins.operands[1::-1]
     near = b.vector(address_of(b, ins, shared, "shared"))
     address = b.vector(address_of(b, ins, far, "global"))
     sizes = b.vector(b.integer(ins.operands[2], 32, ins))
     mask = b.mask(b.condition(ins))
-    # Shared memory first: it counts as written even where the copy may not read what it would.
-    mask = b.hooks.near(b, Run(ins, near, sizes, "store" if inward else "load"), mask)
-    mask = b.hooks.far(b, Run(ins, address, sizes, "load" if inward else "store"), mask)
-    way = "in" if inward else "out"
-    b.call(f"bulk_{way}", "void", "ptr %shared", near, address, sizes, mask)
-    if inward:
-        place = place_of(b, ins, ins.operands[3])
-        come = b.op("sub", b.constant("i32", 0), sizes)
-        change(b, ins, place, nbytes=come, publishes="copies")
+    run = Run(ins, address, sizes, "load" if inward else "store")
+    if not inward:
+        mask = b.hooks.far(b, run, b.hooks.near(b, Run(ins, near, sizes, "load"), mask))
+        b.call("bulk_out", "void", "ptr %shared", near, address, sizes, mask)
+        return None
+    # What counts as written does so even where the copy may not read what it would.
+    some = b.mask(b.compare("icmp ne", sizes, 0))
+    may_read = b.hooks.far(b, run, b.op("and", mask, some))
+    place = place_of(b, ins, ins.operands[3])
+    come = b.op("sub", b.constant("i32", 0), sizes)
+    with each_target(b, ins, ins.operands[4] if spread else None, mask) as (there, lanes):
+        to = there(near)
+        allowed = b.hooks.near(b, Run(ins, to, sizes, "store"), lanes)
+        allowed = b.op("and", allowed, may_read)
+        b.call("bulk_in", "void", "ptr %shared", to, address, sizes, allowed)
+        change(b, ins, there(place), nbytes=come, publishes="copies", among=lanes)
     return None
 
 

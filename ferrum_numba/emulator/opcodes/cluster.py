@@ -6,9 +6,12 @@ offset from this one's own.  Source: PTX ISA, "mapa", "getctarank".
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 from ..builder import Builder
 from ..layout import CLUSTER_STRIDE, state_offset
-from ..ptx import Instruction
+from ..ptx import Instruction, Operand
 from ..table import rows_of
 from ..values import Value
 from .integer import expect
@@ -16,6 +19,35 @@ from .integer import expect
 lowers = rows_of("move")
 
 _LOG2 = CLUSTER_STRIDE.bit_length() - 1
+
+
+@contextmanager
+def each_target(
+    b: Builder, ins: Instruction, members: Operand | None, mask: Value
+) -> Iterator[tuple[Callable[[Value], Value], Value]]:
+    """Block for each CTA that a copy goes to: its place for a place of this CTA, and the lanes.
+
+    members: the CTAs, as a mask of ranks; None: where the place itself is.  mask: lanes that copy.
+    Source: PTX ISA, "cp.async.bulk": ".multicast::cluster".
+    """
+    if members is None:
+        yield lambda place: place, mask
+        return
+    named = b.vector(b.cast("zext", b.integer(members, 16, ins), "i32"))
+    ctas = b.load("i32", 1, "%state", state_offset("cluster_ctas"), 4)
+    absent = b.compare("icmp ne", b.op("lshr", named, b.vector(ctas)), 0)
+    b.stop(ins, b.op("and", b.mask(absent), mask))
+    loop = b.loop(b.constant("i32", 0))
+    with loop as (rank,):
+        bit = b.op("and", b.op("lshr", named, b.vector(rank)), 1)
+        steps = b.op("shl", b.op("sub", rank, _rank(b, "i32")), _LOG2)
+
+        def there(place: Value) -> Value:
+            return b.op("add", b.op("and", place, CLUSTER_STRIDE - 1), b.vector(steps))
+
+        yield there, b.op("and", mask, b.mask(b.compare("icmp ne", bit, 0)))
+        more = b.op("add", rank, 1)
+        loop.again_if(b.compare("icmp ult", more, ctas), more)
 
 
 def _rank(b: Builder, llvm_type: str) -> Value:

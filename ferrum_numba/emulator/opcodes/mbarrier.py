@@ -119,12 +119,14 @@ def change(
     dropped: Value | None = None,
     nbytes: Value | None = None,
     publishes: str = "publish",
+    among: Value | None = None,
 ) -> Value:
     """Arrivals and bytes of each lane; the words before, as i64.  None: there are none.
 
+    among: lanes that act at all, as a mask; None: all.
     publishes: what comes before the phase's end: "publish", all that the warp did; or "copies".
     """
-    condition = b.condition(ins)
+    condition = b.condition(ins) if among is None else b.lanes(among)
     address = b.vector(address)
     condition = b.hooks.mbarrier(b, Access(ins, "shared", address, 8, publishes), condition)
     mask = b.mask(condition)

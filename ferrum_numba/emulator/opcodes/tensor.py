@@ -6,13 +6,17 @@ Source: PTX ISA, "cp.async.bulk.tensor", "tensormap.replace", "tensormap.cp_fenc
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from ..builder import Builder
 from ..hooks import Access, Run
+from ..hooks import Box as BoxOfLanes
 from ..layout import LANES
 from ..ptx import Box, Immediate, Instruction, Operand
 from ..runtime.tensors import FIELDS, MARK, MARK_AT, REDUCED
 from ..table import rows_of
 from ..values import Value
+from .cluster import each_target
 from .integer import expect
 from .mbarrier import change, place_of
 from .memory import address_of
@@ -28,8 +32,9 @@ _FAULT = (
     " strides of 1, no interleave and zeros as fill; boxes of 1 to 256 elements a dimension, whose"
     " rows are multiples of 16 bytes, no wider than the swizzle, and begin at multiples of 16 bytes"
     " in the tensor; strides and the tensor's address that are multiples of 16 bytes; places in"
-    " shared memory that are multiples of 128 bytes; no negative coordinates where it stores; and"
-    " where it combines numbers, of types that PTX has for the operation"
+    " shared memory that are multiples of 128 bytes; masks of CTAs that the cluster has; no"
+    " negative coordinates where it stores; and where it combines numbers, of types that PTX has"
+    " for the operation"
 )
 
 
@@ -98,23 +103,24 @@ def publish(b: Builder, ins: Instruction) -> None:
 @lowers(
     "cp.async.bulk.tensor",
     modifiers=f"{_SPACES} {' '.join(_RANKS)} tile mbarrier::complete_tx::bytes bulk_group"
-    " level::cache_hint prefetch L2",
+    " level::cache_hint prefetch L2 multicast::cluster",
     writes=0,
     fault=_FAULT,
 )
 def copy(b: Builder, ins: Instruction) -> None:
-    """Operands: [shared], [map, {coordinates}], [mbarrier]; or the first two turned round."""
+    """Operands: [shared], [map, {coordinates}], [mbarrier], and with .multicast a mask of CTAs; or
+    the first two turned round."""
     modifiers = ins.opcode.modifiers
     if "prefetch" in modifiers:  # changes no result
         return
-    inward = "mbarrier::complete_tx::bytes" in modifiers
-    if inward == ("bulk_group" in modifiers) or len(ins.operands) < (3 if inward else 2):
+    inward, spread = "mbarrier::complete_tx::bytes" in modifiers, "multicast::cluster" in modifiers
+    least = (3 + spread) if inward else 2
+    if inward == ("bulk_group" in modifiers) or len(ins.operands) < least or spread > inward:
         raise ins.refuse("the CPU device copies with an mbarrier to shared memory, or in a group")
-    shared, tensor = ins.operands[:2] if inward else ins.operands[1::-1]
-    sizes = _transfer(b, ins, "in" if inward else "out", shared, tensor)
     if inward:
-        come = b.op("sub", b.constant("i32", 0), sizes)
-        change(b, ins, place_of(b, ins, ins.operands[2]), nbytes=come, publishes="copies")
+        _fetch(b, ins, ins.operands[3] if spread else None)
+    else:
+        _send(b, ins, "out", *ins.operands[1::-1])
 
 
 @lowers(
@@ -129,12 +135,20 @@ def combine(b: Builder, ins: Instruction) -> None:
     operations = ins.opcode.modifiers & REDUCED.keys()
     if len(operations) != 1 or "bulk_group" not in ins.opcode.modifiers or len(ins.operands) < 2:
         raise ins.refuse("expected one operation, such as .add, and .bulk_group")
-    _transfer(b, ins, min(operations), *ins.operands[1::-1])
+    _send(b, ins, min(operations), *ins.operands[1::-1])
 
 
-def _transfer(b: Builder, ins: Instruction, way: str, shared: Operand, tensor: Operand) -> Value:
-    """Copy a box, or combine it (way: the operation) with the tensor; the bytes of each lane's."""
-    inward = way == "in"
+class _Found(NamedTuple):
+    """A box that can be copied. name: of its functions; sizes: bytes of each lane's."""
+
+    name: str
+    box: BoxOfLanes
+    sizes: Value
+    mask: Value
+
+
+def _found(b: Builder, ins: Instruction, way: str, shared: Operand, tensor: Operand) -> _Found:
+    """Read maps and coordinates; stop for those that cannot be used."""
     near = b.vector(address_of(b, ins, shared, "shared"))
     rank, where, coordinates = _box(b, ins, tensor)
     mask = b.mask(b.condition(ins))
@@ -147,13 +161,31 @@ def _transfer(b: Builder, ins: Instruction, way: str, shared: Operand, tensor: O
     name = f"{way}_{rank}"
     good = Value(b.call(f"tensorbox_{name}", "i32", *box, mask, f"ptr {found}"), "i32")
     b.stop(ins, b.op("xor", mask, b.op("and", mask, good)))
-    mask = b.op("and", mask, good)
-    sizes = b.load("i32", LANES, found, 0, 64)
-    mask = b.hooks.near(b, Run(ins, near, sizes, "store" if inward else "load"), mask)
+    return _Found(name, box, b.load("i32", LANES, found, 0, 64), b.op("and", mask, good))
+
+
+def _send(b: Builder, ins: Instruction, way: str, shared: Operand, tensor: Operand) -> None:
+    """Copy a box to the tensor, or combine it (way: the operation) with it."""
+    name, box, sizes, mask = _found(b, ins, way, shared, tensor)
+    mask = b.hooks.near(b, Run(ins, box[0], sizes, "load"), mask)
     mask = b.hooks.box(b, ins, name, box, mask)
-    marks, place = b.hooks.marks(ins, inward)
+    marks, place = b.hooks.marks(ins, False)
     b.call(f"tensor_{name}{marks}", "void", "ptr %shared", *box, mask, *place)
-    return sizes
+
+
+def _fetch(b: Builder, ins: Instruction, members: Operand | None) -> None:
+    """Copy a box to shared memory. members: the CTAs, as a mask; None: where the place is."""
+    name, box, sizes, mask = _found(b, ins, "in", *ins.operands[:2])
+    may_read = b.hooks.box(b, ins, name, box, mask)
+    near, where, coordinates = box
+    place = place_of(b, ins, ins.operands[2])
+    come = b.op("sub", b.constant("i32", 0), sizes)
+    with each_target(b, ins, members, mask) as (there, lanes):
+        to = there(near)
+        allowed = b.hooks.near(b, Run(ins, to, sizes, "store"), lanes)
+        allowed = b.op("and", allowed, may_read)
+        b.call(f"tensor_{name}", "void", "ptr %shared", to, where, coordinates, allowed)
+        change(b, ins, there(place), nbytes=come, publishes="copies", among=lanes)
 
 
 def _in_params(b: Builder, maps: Value, mask: Value) -> Value:

@@ -98,7 +98,7 @@ class Box:
             row = Value(r.at(coordinates, 4 * LANES * d), "ptr")
             corner.append(r.cast("sext", r.load("i32", 1, r.item("i32", row, lane), 0, 4), "i64"))
         return Box(
-            near=r.cast("zext", near, "i64"),
+            near=r.cast("sext", near, "i64"),  # of another CTA of the cluster it may be negative
             fields=fields,
             address=_field(r, fields, "global_address"),
             log2=r.op("and", r.op("lshr", r.constant("i64", _LOG2_WORD), kind), 15),
