@@ -157,7 +157,7 @@ def test_bulk_copies() -> None:
         ({}, None),
         ({"wait": ""}, "race"),
         ({"fence": ""}, "missing-fence"),
-        ({"after": "mov.u32 %t9, 1; st.shared.b32 [%t3], %t9;"}, "pending-product"),
+        ({"after": "mov.u32 %t9, 1; st.shared.b32 [%t3], %t9;"}, "pending-bulk"),
     ],
 )
 def test_what_bulk_copies_need(changes: dict[str, str], kind: str | None) -> None:

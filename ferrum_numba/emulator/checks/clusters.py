@@ -261,7 +261,7 @@ def end(c: Code) -> None:
 
 
 def _find(c: Code, key: Value) -> Value:
-    """What CTAs wait for; where there is too much of it, it shares the last."""
+    """Clocks of what CTAs wait for; where there is too much of it, it shares the last."""
     loop = c.loop(c.constant("i32", 0))
     with loop as (i,):
         its = c.item("i8", c.field("cluster_objects"), c.op("mul", i, _OBJECT_BYTES))
