@@ -194,7 +194,7 @@ def _rank(c: Code) -> Value:
 
 
 def _cta(c: Code, rank: Value) -> Value:
-    """What is kept of a CTA."""
+    """Facts about a CTA."""
     return c.item("i8", c.field("cluster_ctas"), c.op("mul", rank, _CTA_BYTES))
 
 
