@@ -245,8 +245,8 @@ def _slots(device: fe.Device, build: kernels.Artefact) -> int:
     if device.name == "cpu":
         return 1
     kernel, sidecar = build.kernel(device), build.sidecar
-    found = kernel.resources((sidecar.num_warps or 0) * 32, sidecar.shared_bytes or 0)
-    return found.ctas_per_sm or 1
+    config = fe.LaunchConfig(1, (sidecar.num_warps or 0) * 32, sidecar.shared_bytes or 0)
+    return kernel.occupancy(config).ctas_per_sm or 1
 
 
 def fit_command(arguments: argparse.Namespace) -> None:

@@ -41,17 +41,33 @@ def store_part(part, total):
 
 
 @gluon.jit
+def load_part(part, like):
+    """What `store_part` left in the workspace, as wgmma has it in `like`."""
+    BLOCK_N: gl.constexpr = like.shape[0]
+    BLOCK_M: gl.constexpr = like.shape[1]
+    numbers = gl.load(gl.multiple_of(part, 4) + _offsets(BLOCK_M, BLOCK_N), cache_modifier=".cg")
+    return gl.convert_layout(_as_total(numbers), like.type.layout, assert_trivial=True)
+
+
+@gluon.jit
+def allocate_parts(COUNT: gl.constexpr, ROWS: gl.constexpr, BLOCK_N: gl.constexpr):
+    """So many parts in shared memory."""
+    at: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [2, 1, 0])
+    return gl.allocate_shared_memory(gl.float32, [COUNT, ROWS // 8, BLOCK_N * 2, 4], at)
+
+
+@gluon.jit
 def share_part(part, total):
-    """total [BLOCK_N in wgmma's order, BLOCK_M] -> shared memory [BLOCK_M / 8, BLOCK_N * 2, 4]."""
+    """total [BLOCK_N in wgmma's order, rows] -> one of `allocate_parts`."""
     at: gl.constexpr = _layout(total.shape[1], total.shape[0], gl.num_warps())
     part.store(_as_part(total, at))
 
 
 @gluon.jit
-def shared_part(part, BLOCK_N: gl.constexpr, BLOCK_M: gl.constexpr, mma: gl.constexpr):
-    """What `share_part` left, in wgmma's layout."""
-    at: gl.constexpr = _layout(BLOCK_M, BLOCK_N, gl.num_warps())
-    return gl.convert_layout(_as_total(part.load(at)), mma, assert_trivial=True)
+def shared_part(part, like):
+    """What `share_part` left, as wgmma has it in `like`."""
+    at: gl.constexpr = _layout(like.shape[1], like.shape[0], gl.num_warps())
+    return gl.convert_layout(_as_total(part.load(at)), like.type.layout, assert_trivial=True)
 
 
 @gluon.jit

@@ -40,7 +40,7 @@ the memory of its tensor maps.  What that asks of the weights' last writer is to
 w4a16_gptq_gemm_decode.py.
 """
 
-from tile_parts import share_part, shared_part
+from tile_parts import allocate_parts, share_part, shared_part
 from tile_schedule import item_at, place_of, schedule
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
@@ -52,7 +52,40 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from wgmma_operands import affine, weights_layout, weights_of
 from wgmma_results import finish
-from wgmma_rings import COPY_WARPS, allocate_barriers, allocate_rings, constants_of, copy_steps
+from wgmma_rings import (
+    COPY_WARPS,
+    allocate_barriers,
+    allocate_rings,
+    constants_of,
+    copy_steps,
+    heights,
+)
+
+
+@gluon.constexpr_function
+def sums_layout(ROWS, WARPS):
+    """[BLOCK_N, ROWS]: wgmma's result."""
+    return gl.NVMMADistributedLayout([3, 0], [WARPS, 1], [16, ROWS, 16])
+
+
+@gluon.constexpr_function
+def operand_layout(ROWS, WARPS):
+    """[BLOCK_N, k's]: its left operand.  For any ROWS the registers are the same."""
+    return gl.DotOperandLayout(0, sums_layout(ROWS, WARPS), 2)
+
+
+@gluon.jit
+def _zeros(BLOCK_N: gl.constexpr, ROWS: gl.constexpr):
+    """Sums of a block of rows."""
+    return gl.zeros([BLOCK_N, ROWS], gl.float32, sums_layout(ROWS, gl.num_warps()))
+
+
+@gluon.jit
+def _product(weights, rows, total):
+    """total [BLOCK_N, rows] + weights [BLOCK_N, k] @ rows [rows, k], which is under way then."""
+    at: gl.constexpr = operand_layout(total.shape[1], gl.num_warps())
+    weights = gl.convert_layout(weights, at, assert_trivial=True)
+    return warpgroup_mma(weights, rows.permute([1, 0]), total, is_async=True)
 
 
 @gluon.jit
@@ -69,7 +102,9 @@ def _multiply(
     CHUNK: gl.constexpr = CONSTANTS[6]
     ACROSS: gl.constexpr = CONSTANTS[7]
     ALONG: gl.constexpr = CONSTANTS[8]
-    a_ring, q_ring, s_ring, z_ring, full, empty = rings
+    HEIGHTS: gl.constexpr = heights(BLOCK_M)
+    BLOCKS: gl.constexpr = len(HEIGHTS)
+    a_rings, q_ring, s_ring, z_ring, full, empty = rings
     parts, ready, taken = exchange
     M = results[7]
     N = results[8]
@@ -83,8 +118,7 @@ def _multiply(
     gl.static_assert(CHUNKS % 2 == 0)
     EIGHTS: gl.constexpr = CHUNK // 8
     at: gl.constexpr = weights_layout(EIGHTS, BLOCK_N, gl.num_warps())
-    mma: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [gl.num_warps(), 1], [16, BLOCK_M, 16])
-    operand: gl.constexpr = gl.DotOperandLayout(0, mma, 2)
+    operand: gl.constexpr = operand_layout(HEIGHTS[0], gl.num_warps())
 
     gdc_wait()
     programs, sharers, steps, whole, shared, start, stop = schedule(
@@ -96,7 +130,9 @@ def _multiply(
     items = x * 0
     while x < stop:
         tile, first, end = item_at(x, programs, steps, whole * programs, start, stop)
-        total = gl.zeros([BLOCK_N, BLOCK_M], gl.float32, mma)
+        totals = ()
+        for j in gl.static_range(BLOCKS):
+            totals += (_zeros(BLOCK_N, HEIGHTS[j]),)
         before = gl.zeros([BLOCK_N, CHUNK], s_ring.dtype, operand)
         own = n + STEP  # the next of this partition's stages
         for step in range(first + STEP, end, ALONG):
@@ -113,15 +149,19 @@ def _multiply(
                 words = q_ring.index(stage).slice(EIGHTS * i, EIGHTS, 0)
                 words = words.slice(COLUMN * WIDTH, WIDTH, 1)
                 weights = weights_of(words, zero, scale, at, operand)
-                rows = a_ring.index(stage).slice(CHUNK * i, CHUNK, 1).permute([1, 0])
-                total = warpgroup_mma(weights, rows, total, is_async=True)
+                products = ()
+                for j in gl.static_range(BLOCKS):
+                    rows = a_rings[j].index(stage).slice(CHUNK * i, CHUNK, 1)
+                    products += (_product(weights, rows, totals[j]),)
                 # The registers of the weights before these are free again.
-                total, before = warpgroup_mma_wait(1, deps=[total, before])
+                done = warpgroup_mma_wait(BLOCKS, deps=products + (before,))
+                totals = done[:BLOCKS]
                 before = weights
                 if i == 0:
                     mbarrier.arrive(empty.index(last_stage), count=1, pred=step > first + STEP)
             own += ALONG
-        total, before = warpgroup_mma_wait(0, deps=[total, before])
+        done = warpgroup_mma_wait(0, deps=totals + (before,))
+        totals = done[:BLOCKS]
         last_stage = (own + (STAGES - ALONG)) % STAGES
         mbarrier.arrive(empty.index(last_stage), count=1, pred=end - first > STEP)
         n += end - first
@@ -129,16 +169,20 @@ def _multiply(
         if STEP > 0:
             mine: gl.constexpr = PARTITION - ACROSS
             mbarrier.wait(taken.index(mine), items & 1 ^ 1)
-            share_part(parts.index(mine), total)
+            for j in gl.static_range(BLOCKS):
+                share_part(parts[j].index(mine), totals[j])
             mbarrier.arrive(ready.index(mine), count=1)
         else:
             if ALONG == 2:
                 mbarrier.wait(ready.index(COLUMN), items & 1)
-                total += shared_part(parts.index(COLUMN), BLOCK_N, BLOCK_M, mma)
+                sums = ()
+                for j in gl.static_range(BLOCKS):
+                    sums += (totals[j] + shared_part(parts[j].index(COLUMN), totals[j]),)
+                totals = sums
                 mbarrier.arrive(taken.index(COLUMN), count=1)
             first_row, first_column = place_of(tile, M, N, BLOCK_M, TILE_N, BAND)
             finish(
-                total, results, tile, end - first == steps, sharing, first_row,
+                totals, results, tile, end - first == steps, sharing, first_row,
                 first_column + COLUMN * BLOCK_N, COLUMN, ACROSS,
             )  # fmt: skip
         items += 1
@@ -192,8 +236,10 @@ def w4a16_gptq_gemm_wgmma(
     rings = allocate_rings(a.dtype.element_ty, CONSTANTS, COPY_WARPS * 32 + 1, ACROSS)
     # Sums of the partitions with every second step, on their way to those with the others.
     COLUMNS: gl.constexpr = BLOCK_N // ACROSS if ALONG == 2 else 1
-    parts_at: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [2, 1, 0])
-    parts = gl.allocate_shared_memory(gl.float32, [ACROSS, BLOCK_M // 8, COLUMNS * 2, 4], parts_at)
+    HEIGHTS: gl.constexpr = heights(BLOCK_M)
+    parts = ()
+    for j in gl.static_range(len(HEIGHTS)):
+        parts += (allocate_parts(ACROSS, HEIGHTS[j], COLUMNS),)
     exchange = (parts, allocate_barriers(ACROSS, 1), allocate_barriers(ACROSS, 1))
 
     # Offsets are 64 bits wide: M*K, K*N/8 and M*N each pass 2^31 in real models.

@@ -1,7 +1,7 @@
 """From the sums of wgmma, in wgmma_operands.py's order of columns, to c: whole tiles and parts."""
 
 from linear_layouts import along, linear_layout, log2
-from tile_parts import store_part, sum_parts
+from tile_parts import load_part, store_part, sum_parts
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
@@ -54,24 +54,29 @@ def _store(total, c, bias, wide, adds, M, N, first_row, first_column, c_step):
 
 @gluon.jit
 def finish(
-    total, results, tile, complete, sharing, first_row, first_column,
+    totals, results, tile, complete, sharing, first_row, first_column,
     ACROSS: gl.constexpr, PARTITIONS: gl.constexpr,
 ):  # fmt: skip
     """Store a tile's sums, or leave them as a part, and add up all parts if they are the last.
 
-    total: [BLOCK_N, BLOCK_M], of partition ACROSS of PARTITIONS along the tile's columns.
-    results: c, its row stride, bias, wide, adds, workspace, counters, M and N.
+    totals: [BLOCK_N, rows] of each block of the tile's rows, of partition ACROSS of PARTITIONS
+    along its columns.  results: c, its row stride, bias, wide, adds, workspace, counters, M and N.
     complete: whether it is the sum over all k's.  sharing: whole tiles of all programs, steps of a
     tile, sharers, their steps, and this program's first one of them: tile_schedule.py's.
     """
     c, c_step, bias, wide, adds, workspace, counters, M, N = results
     whole_tiles, steps, sharers, shared, start = sharing
     WARPS: gl.constexpr = gl.num_warps()
-    BLOCK_N: gl.constexpr = total.shape[0]
-    BLOCK_M: gl.constexpr = total.shape[1]
+    BLOCKS: gl.constexpr = len(totals)
+    BLOCK_N: gl.constexpr = totals[0].shape[0]
+    HIGH: gl.constexpr = totals[0].shape[1]
+    LOW: gl.constexpr = totals[BLOCKS - 1].shape[1]
+    BLOCK_M: gl.constexpr = HIGH + LOW * (BLOCKS - 1)
     SIZE: gl.constexpr = BLOCK_M * BLOCK_N * PARTITIONS
     if complete:
-        _store(total, c, bias, wide, adds, M, N, first_row, first_column, c_step)
+        for j in gl.static_range(BLOCKS):
+            row = first_row + j * HIGH
+            _store(totals[j], c, bias, wide, adds, M, N, row, first_column, c_step)
     else:
         shared_tile = tile - whole_tiles
         tile_start = shared_tile * steps
@@ -80,7 +85,8 @@ def finish(
         # A program's first part and its last one; it has no more.
         slot = 2 * gl.program_id(0) + (start < tile_start).to(gl.int32)
         mine = workspace + ACROSS * (BLOCK_M * BLOCK_N)
-        store_part(mine + slot.to(gl.int64) * SIZE, total)
+        for j in gl.static_range(BLOCKS):
+            store_part(mine + slot.to(gl.int64) * SIZE + j * HIGH * BLOCK_N, totals[j])
         gl.thread_barrier()
         counter = counters + shared_tile * PARTITIONS + ACROSS
         arrived = gl.atomic_add(counter, 1, sem="acq_rel", scope="gpu")
@@ -88,8 +94,20 @@ def finish(
             gl.thread_barrier()
             # Only the lowest program can have begun with another tile.
             begun = (lowest * shared // sharers < tile_start).to(gl.int32)
-            ROWS: gl.constexpr = min(BLOCK_M, 1024 * WARPS // BLOCK_N)  # 32 a thread
-            for row in range(0, BLOCK_M, ROWS):
-                rows = sum_parts(mine + row * BLOCK_N, SIZE, lowest, highest, begun, ROWS, BLOCK_N)
-                _store(rows, c, bias, wide, adds, M, N, first_row + row, first_column, c_step)
+            if highest == lowest + 1:  # two numbers have the same sum in either order
+                other = lowest + highest - gl.program_id(0)
+                slot = 2 * other + gl.where(other == lowest, begun, 0)
+                for j in gl.static_range(BLOCKS):
+                    part = mine + slot.to(gl.int64) * SIZE + j * HIGH * BLOCK_N
+                    total = totals[j] + load_part(part, totals[j])
+                    row = first_row + j * HIGH
+                    _store(total, c, bias, wide, adds, M, N, row, first_column, c_step)
+            else:
+                ROWS: gl.constexpr = min(LOW, 1024 * WARPS // BLOCK_N)  # 32 a thread
+                for row in range(0, BLOCK_M, ROWS):
+                    total = sum_parts(
+                        mine + row * BLOCK_N, SIZE, lowest, highest, begun, ROWS, BLOCK_N
+                    )
+                    at = first_row + row
+                    _store(total, c, bias, wide, adds, M, N, at, first_column, c_step)
             gl.store(counter, 0)

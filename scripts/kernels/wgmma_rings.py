@@ -1,6 +1,7 @@
 """Rings in shared memory for the GEMMs by wgmma, and the warps that copy into them.
 
-A stage has a step's activations [BLOCK_M, BLOCK_K] in the 128-byte swizzle, its words
+A stage has a step's activations [BLOCK_M, BLOCK_K] in the 128-byte swizzle, in one block of rows,
+or in two where BLOCK_M is no power of two, such as 64 and 32 of 96 (`heights`); its words
 [BLOCK_K / 8, BLOCK_N / 8, 8], and scales [BLOCK_N / 8, 8] and zeros [BLOCK_N / 8] for each of its
 SPANS spans of k's that share a group.  Activations come by a tensor map, which swizzles them, since
 cp.async takes its share of the shared memory's bandwidth from wgmma; all else comes by cp.async.
@@ -23,11 +24,18 @@ def constants_of(*constants):
     return constants
 
 
+@gluon.constexpr_function
+def heights(BLOCK_M):
+    """Rows of a tile's blocks: powers of two, the larger one first."""
+    high = 1 << BLOCK_M.bit_length() - 1
+    return (high,) if high == BLOCK_M else (high, BLOCK_M - high)
+
+
 @gluon.jit
 def allocate_rings(
     dtype: gl.constexpr, CONSTANTS: gl.constexpr, FILLING: gl.constexpr, EMPTYING: gl.constexpr
 ):
-    """Activations, words, scales, zeros, and the barriers of full and of empty stages.
+    """Blocks of activations, words, scales, zeros, and the barriers of full and of empty stages.
 
     FILLING, EMPTYING: arrivals that make a stage full, and empty.
     """
@@ -36,8 +44,10 @@ def allocate_rings(
     BLOCK_K: gl.constexpr = CONSTANTS[2]
     STAGES: gl.constexpr = CONSTANTS[3]
     SPANS: gl.constexpr = CONSTANTS[4]
-    a_at: gl.constexpr = gl.NVMMASharedLayout(128, 16, 2)
-    a_ring = gl.allocate_shared_memory(dtype, [STAGES, BLOCK_M, BLOCK_K], a_at)
+    HEIGHTS: gl.constexpr = heights(BLOCK_M)
+    a_rings = ()
+    for i in gl.static_range(len(HEIGHTS)):
+        a_rings += (_allocate_rows(dtype, STAGES, HEIGHTS[i], BLOCK_K),)
     q_at: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [2, 1, 0])
     q_ring = gl.allocate_shared_memory(gl.int32, [STAGES, BLOCK_K // 8, BLOCK_N // 8, 8], q_at)
     s_at: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [1, 0])
@@ -46,7 +56,15 @@ def allocate_rings(
     z_ring = gl.allocate_shared_memory(gl.int32, [STAGES * SPANS, BLOCK_N // 8], z_at)
     full = allocate_barriers(STAGES, FILLING)
     empty = allocate_barriers(STAGES, EMPTYING)
-    return a_ring, q_ring, s_ring, z_ring, full, empty
+    return a_rings, q_ring, s_ring, z_ring, full, empty
+
+
+@gluon.jit
+def _allocate_rows(
+    dtype: gl.constexpr, STAGES: gl.constexpr, ROWS: gl.constexpr, BLOCK_K: gl.constexpr
+):
+    at: gl.constexpr = gl.NVMMASharedLayout(128, 16, 2)
+    return gl.allocate_shared_memory(dtype, [STAGES, ROWS, BLOCK_K], at)
 
 
 @gluon.jit
@@ -107,6 +125,13 @@ def next_span(group, row, K, group_size, rows: gl.constexpr):
 
 
 @gluon.jit
+def _rows_of(a, M, K, a_step, ring):
+    """A map of a [M, K] in boxes of a stage of the ring."""
+    BOX: gl.constexpr = [ring.shape[1], ring.shape[2]]
+    return tma.make_tensor_descriptor(a, [M, K], [a_step, 1], BOX, ring.layout)
+
+
+@gluon.jit
 def copy_steps(rings, sources, CONSTANTS: gl.constexpr):
     """The copying warps: all steps of all of the program's tiles, one after the other."""
     BLOCK_M: gl.constexpr = CONSTANTS[0]
@@ -115,7 +140,8 @@ def copy_steps(rings, sources, CONSTANTS: gl.constexpr):
     STAGES: gl.constexpr = CONSTANTS[3]
     SPANS: gl.constexpr = CONSTANTS[4]
     BAND: gl.constexpr = CONSTANTS[5]
-    a_ring, q_ring, s_ring, z_ring, full, empty = rings
+    HEIGHTS: gl.constexpr = heights(BLOCK_M)
+    a_rings, q_ring, s_ring, z_ring, full, empty = rings
     a, qweight, scales, qzeros, M, N, K, group_size, a_step, q_step, s_step, z_step = sources
     STEP_BYTES: gl.constexpr = BLOCK_M * BLOCK_K * 2  # of activations
     programs, _, steps, whole, _, start, stop = schedule(M, N, K, BLOCK_M, BLOCK_N, BLOCK_K)
@@ -133,16 +159,20 @@ def copy_steps(rings, sources, CONSTANTS: gl.constexpr):
             N, K, group_size, q_step, s_step, z_step, BLOCK_N, BLOCK_K, SPANS,
         )  # fmt: skip
     gdc_wait()
-    rows = tma.make_tensor_descriptor(a, [M, K], [a_step, 1], [BLOCK_M, BLOCK_K], a_ring.layout)
+    blocks = ()
+    for i in gl.static_range(len(HEIGHTS)):
+        blocks += (_rows_of(a, M, K, a_step, a_rings[i]),)
     n = x * 0  # stages so far
     while x < stop:
         for step in range(first, end):
             stage = n % STAGES
             mbarrier.wait(empty.index(stage), (n // STAGES & 1) ^ 1)
             mbarrier.expect(full.index(stage), STEP_BYTES)
-            tma.async_copy_global_to_shared(
-                rows, [first_row, step * BLOCK_K], full.index(stage), a_ring.index(stage)
-            )
+            for i in gl.static_range(len(HEIGHTS)):
+                tma.async_copy_global_to_shared(
+                    blocks[i], [first_row + i * HEIGHTS[0], step * BLOCK_K], full.index(stage),
+                    a_rings[i].index(stage),
+                )  # fmt: skip
             if n >= ahead:
                 group, row = copy_weights(
                     qweight, scales, qzeros, q_ring, s_ring, z_ring, stage, step, first_column,

@@ -117,7 +117,7 @@ DECODE_TILES = {
         DecodeTile(8, 32, 16, dependent=1, portable=False),
         DecodeTile(8, 64, 4, dependent=1, max_registers=168),
         DecodeTile(16, 32, 8, dependent=1),
-        DecodeTile(16, 64, 4, dependent=1),
+        DecodeTile(16, 64, 4),
         DecodeTile(16, 64, 8, dependent=1, portable=False),
     ],
     32: [
@@ -349,9 +349,10 @@ WGMMA_TILES = {
     64: [
         WgmmaTile(64, 64, 128, 6, 64, along=2),
         WgmmaTile(64, 128, 128, 8, 64, across=2),
-        WgmmaTile(64, 256, 128, 6, 64),
-        WgmmaTile(128, 64, 128, 5, 64, num_warps=4),
+        WgmmaTile(96, 64, 128, 6, 64, along=2),
+        WgmmaTile(128, 64, 128, 5, 32, along=2),
         WgmmaTile(128, 128, 128, 5, 64, across=2),
+        WgmmaTile(192, 128, 128, 3, 32, across=2),
         WgmmaTile(256, 128, 64, 5, 32),
     ],
     32: [

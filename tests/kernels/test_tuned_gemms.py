@@ -83,13 +83,15 @@ def test_split_along_k_races_with_nobody(name: str) -> None:
     assert relative_error(c, expected) <= TOLERANCE[c.dtype.name]
 
 
-@pytest.mark.parametrize("columns", [64, 128])
-def test_tiles_that_are_shared_out_by_steps(columns: int) -> None:
-    """Three programs for four tiles of twenty steps: each has parts of two of them."""
-    name = f"w4a16_gptq_gemm_wgmma.m64n{columns}.g64.sm_90a"
-    sizes = {"m": 67, "k": 2560, "n": columns + 8}
+@pytest.mark.parametrize(
+    ("rows", "columns", "programs"), [(64, 64, 3), (64, 128, 3), (96, 64, 5), (192, 128, 5)]
+)
+def test_tiles_that_are_shared_out_by_steps(rows: int, columns: int, programs: int) -> None:
+    """Four tiles of twenty steps: programs have parts of two of them."""
+    name = f"w4a16_gptq_gemm_wgmma.m{rows}n{columns}.g64.sm_90a"
+    sizes = {"m": rows + 3, "k": 2560, "n": columns + 8}
     device = fe.open_device("cpu", checks=("memory", "init", "race"))
-    c, expected = launch(device, name, **sizes, programs=3)
+    c, expected = launch(device, name, **sizes, programs=programs)
     assert relative_error(c, expected) <= TOLERANCE[c.dtype.name]
 
 
@@ -112,7 +114,7 @@ def test_split_along_k_gives_the_same_bits(gpu: fe.Device, name: str) -> None:
 WIDE = [
     *("decode.m8n32w4.g32.sm_80", "decode.bf16.m16n32w8.g128.sm_80", "mma.m32n128w4.g32.sm_80"),
     *("mma.bf16.m64n128w4.g128.sm_80", "wgmma.m64n128.g64.sm_90a", "wgmma.bf16.m128n64.g64.sm_90a"),
-    "wgmma.m64n64.g128.sm_90a",
+    *("wgmma.m64n64.g128.sm_90a", "wgmma.m96n64.g64.sm_90a"),
 ]
 
 
