@@ -31,7 +31,7 @@ import numpy as np
 
 from ferrum_numba import kernels
 from ferrum_numba.abi import Signature
-from ferrum_numba.emulator import Program
+from ferrum_numba.emulator import Job, Program
 from ferrum_numba.emulator.checks import CHECKS, CheckedProgram, LaunchArray
 from ferrum_numba.emulator.host import Host
 from ferrum_numba.errors import AbiError, FerrumError, LaunchError, PtxError
@@ -178,13 +178,13 @@ def launch_entry(text: str, entry: str, rng: random.Random) -> str:
         if p.size in (1, 2, 4, 8):
             block[p.offset : p.offset + p.size] = value.to_bytes(p.size, "little")
     size = (*(program.signature.reqntid or (rng.choice([32, 128, 100]),)), 1, 1)[:3]
-    findings = program.run(
+    job = Job(
         grid=(2, 1, 1),
         block=size,
         shared_bytes=rng.choice([0, 1024, 49152]),
         parameter_block=bytes(block),
-        arrays=[LaunchArray("memory", memory.ctypes.data, memory.nbytes, 1)],
     )
+    findings = program.run(job, [LaunchArray("memory", memory.ctypes.data, memory.nbytes, 1)])
     return "ran, with findings" if findings else "ran"
 
 

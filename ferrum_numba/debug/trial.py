@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..abi import ptx_digest
+from ..emulator import Job
 from ..emulator.checks import CheckedProgram, Finding, LaunchArray
 from ..errors import FerrumError
 from .case import Case, CaseArray
@@ -71,13 +72,13 @@ def run(case: Case, checks: Sequence[str] = ("memory",)) -> Outcome:
         program = _program(ptx_digest(case.ptx), case.ptx, case.signature.entry, tuple(checks))
         nbytes = sum(array.nbytes for array in case.arrays.values())
         with _few_steps(max(_STEPS, _STEPS_A_BYTE * nbytes)):
-            findings = program.run(
+            job = Job(
                 grid=case.config.grid,
                 block=case.config.block,
                 shared_bytes=min(case.config.shared_bytes, 228 * 1024),
                 parameter_block=block,
-                arrays=arrays,
             )
+            findings = program.run(job, arrays)
     except FerrumError as error:
         return Outcome(places, error=f"{type(error).__name__}: {error}", code=error.code)
     return Outcome(places, findings)

@@ -1,10 +1,11 @@
 """PTX on the CPU: the same text and the same parameter block, as native code.
 
 program = Program.compile(text, entry)
-program.run(grid=(1, 4, 1), block=(128, 1, 1), shared_bytes=8192, parameter_block=block)
+program.run(Job(grid=(1, 4, 1), block=(128, 1, 1), shared_bytes=8192, parameter_block=block))
 """
 
+from .job import Job
 from .program import Program
 from .worker import MOST_WAITING
 
-__all__ = ["MOST_WAITING", "Program"]
+__all__ = ["MOST_WAITING", "Job", "Program"]

@@ -17,7 +17,8 @@ from .cache import Cache
 from .flow import analyse
 from .hooks import Hooks
 from .host import Host
-from .layout import LANES, State, Triple
+from .job import Job
+from .layout import LANES, State
 from .native import Code, Function, Needs, key_of_code
 from .notice import notice
 from .origin import origins
@@ -71,39 +72,30 @@ class Program:
 
     def run(
         self,
+        job: Job,
         *,
-        grid: Triple,
-        block: Triple,
-        shared_bytes: int,
-        parameter_block: bytes,
-        threads: int = 1,
         attach: Callable[[State], None] | None = None,
         only: Sequence[int] | None = None,
         silent: bool = False,
         workspace: NDArray[np.uint8] | None = None,
-        cluster: Triple = (1, 1, 1),
         windows: NDArray[np.uint8] | None = None,
     ) -> None:
         """Run all CTAs of a grid; return when they are done.
 
-        grid, block: CTAs and threads in x, y, z.  shared_bytes: dynamic shared memory of a CTA.
-        parameter_block: `signature.nbytes` bytes; pointers in it are addresses of this process.
-        threads: over how many threads of the host the CTAs are spread.
-        cluster: CTAs of a cluster, a divisor of the grid.
         attach, only, silent, workspace, windows: see Launch; for code that carries checks.
 
         Raises LaunchError for what does not fit the entry, and for a CTA that does not end.
         """
-        warps = -(-block[0] * block[1] * block[2] // LANES)
-        if min(*grid, *block) < 1 or warps > 32:
+        block = job.block
+        if min(*job.grid, *block) < 1 or job.warps > 32:
             raise LaunchError(
-                "block", "1 to 1024 threads in each CTA", f"block {block} of grid {grid}"
+                "block", "1 to 1024 threads in each CTA", f"block {block} of grid {job.grid}"
             )
-        if len(parameter_block) != self.signature.nbytes:
+        if len(job.parameter_block) != self.signature.nbytes:
             raise LaunchError(
                 "parameter block",
                 f"{self.signature.nbytes} bytes for {self.entry}",
-                len(parameter_block),
+                len(job.parameter_block),
             )
         demanded = self.signature.reqntid
         if demanded is not None and (*demanded, 1, 1)[:3] != block:
@@ -112,27 +104,13 @@ class Program:
             )
         partial = bool(block[0] * block[1] * block[2] % LANES)
         function = self._functions.get(partial) or self._function(partial)
+        workspace = workspace if workspace is not None else aligned(WORKSPACE, 64)
         try:
-            Launch(
-                function,
-                grid,
-                block,
-                shared_bytes,
-                parameter_block,
-                threads,
-                attach,
-                only,
-                silent,
-                workspace if workspace is not None else aligned(WORKSPACE, 64),
-                cluster,
-                windows,
-            ).run()
+            Launch(function, job, attach, only, silent, workspace, windows).run()
         except StoppedError as stopped:
-            raise self._explain(stopped, parameter_block, grid) from None
+            raise self._explain(stopped, job) from None
 
-    def _explain(
-        self, stopped: StoppedError, parameter_block: bytes, grid: Triple
-    ) -> PtxError | LaunchError:
+    def _explain(self, stopped: StoppedError, job: Job) -> PtxError | LaunchError:
         """The error that names the instruction at which a CTA stopped."""
         body = self._body()
         flow = analyse(body, threads_of(self.signature), masked=False)
@@ -142,9 +120,9 @@ class Program:
                 flow.blocks,
                 origins(self._text, self.entry),
                 self.signature,
-                parameter_block,
+                job.parameter_block,
             )
-            ended = grid[0] * grid[1] * grid[2] - len(stopped.waits)
+            ended = job.ctas - len(stopped.waits)
             return LaunchError(self.entry, polls.describe(stopped.waits, ended))
         if stopped.fault:
             instruction = body.statements[stopped.fault - 1]

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DeviceError, LaunchError
+from .job import Job
 from .layout import CLUSTER_STRIDE, State, Triple
 from .native import Function
 from .seat import Seat, aligned
@@ -34,26 +35,21 @@ WORKSPACE = 64
 
 @dataclass(frozen=True)
 class Launch:
-    """Order to all workers of one launch. threads: count over which the CTAs are spread.
+    """Order to all workers of one launch.
 
     attach: called with the state of each worker before it runs, where checks are on.
     only: the CTAs that are run, counted along x, then y, then z; None: all.
     silent: whether what they print is dropped.
     workspace: zeroed memory of the grid's barrier, WORKSPACE bytes.
-    cluster: CTAs of a cluster; windows: their shared memory, CLUSTER_STRIDE bytes each; None: new.
+    windows: shared memory of a cluster's CTAs, CLUSTER_STRIDE bytes each; None: new.
     """
 
     function: Function
-    grid: Triple
-    block: Triple
-    shared_bytes: int
-    parameter_block: bytes
-    threads: int
+    job: Job
     attach: Callable[[State], None] | None
     only: Sequence[int] | None
     silent: bool
     workspace: NDArray[np.uint8]
-    cluster: Triple
     windows: NDArray[np.uint8] | None
 
     def run(self) -> None:
@@ -61,11 +57,11 @@ class Launch:
 
         Raises StoppedError for one that cannot go on, LaunchError for stores behind shared memory.
         """
-        if self.cluster != (1, 1, 1):
+        if self.job.cluster != (1, 1, 1):
             self._run_clusters()
             return
-        ctas = self.grid[0] * self.grid[1] * self.grid[2]
-        threads = max(1, min(self.threads, ctas))
+        ctas = self.job.ctas
+        threads = max(1, min(self.job.threads, ctas))
         # Many pieces for each thread: one that is held up leaves its last ones to the others.
         count = 1 if threads == 1 else min(ctas, 32 * threads)
         cuts = [(ctas * i // count, ctas * (i + 1) // count) for i in range(count)]
@@ -84,15 +80,16 @@ class Launch:
 
     def _run_clusters(self) -> None:
         """Run one cluster after the other; its CTAs take turns."""
-        seats, (cx, cy, cz) = _Seats(self), self.cluster
-        windows = self.windows if self.windows is not None else cluster_windows(self.cluster)
+        seats, cluster = _Seats(self), self.job.cluster
+        windows = self.windows if self.windows is not None else cluster_windows(cluster)
+        cx, cy, cz = cluster
         barrier = np.zeros(2, np.uint32)
         members = []
         for rank in range(cx * cy * cz):
             start = rank * CLUSTER_STRIDE
             members.append(seats.take(windows[start : start + CLUSTER_STRIDE]))
-            members[-1].join(self.cluster, rank, barrier)
-        gx, gy, gz = self.grid
+            members[-1].join(cluster, rank, barrier)
+        gx, gy, gz = self.job.grid
         for z, y, x in product(range(0, gz, cz), range(0, gy, cy), range(0, gx, cx)):
             barrier[:] = 0
             for rank, seat in enumerate(members):
@@ -121,24 +118,23 @@ class _Seats:
         self.waiting: list[Seat] = []
         self.idle: list[Seat] = []
         if launch.attach is None:
-            like, kept = (launch.block, launch.shared_bytes), launch.function.idle
+            like, kept = (launch.job.block, launch.job.shared_bytes), launch.function.idle
             if like not in kept:  # those of other launches are given up
                 kept = launch.function.idle = {like: []}
             self.idle = kept[like]
 
     def take(self, window: NDArray[np.uint8] | None = None) -> Seat:
         """One that is free. window: the shared memory of a new one."""
-        launch = self._launch
+        launch, job = self._launch, self._launch.job
         try:
             seat = self.idle.pop() if window is None else None
         except IndexError:
             seat = None
         if seat is None:
-            size = len(launch.parameter_block)
-            its = (launch.function, launch.block, launch.shared_bytes, size)
+            its = (launch.function, job.block, job.shared_bytes, len(job.parameter_block))
             seat = Seat(*its, launch.attach, launch.silent, window)
         workspace = launch.workspace.ctypes.data
-        seat.take(launch.grid, launch.parameter_block, workspace, self._limit)
+        seat.take(job.grid, job.parameter_block, workspace, self._limit)
         self.all.append(seat)
         return seat
 

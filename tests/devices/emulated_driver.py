@@ -20,7 +20,7 @@ import ferrum_numba as fe
 from ferrum_numba.devices.cuda.conditions import _Params
 from ferrum_numba.devices.cuda.launch_record import _Config
 from ferrum_numba.devices.cuda.objects import _KernelNode
-from ferrum_numba.emulator import Program
+from ferrum_numba.emulator import Job, Program
 
 SUCCESS, INVALID_VALUE, OUT_OF_MEMORY, INVALID_HANDLE, NOT_READY = 0, 1, 2, 400, 600
 CAPTURE_UNSUPPORTED, CAPTURE_IMPLICIT = 900, 906
@@ -192,13 +192,13 @@ class EmulatedDriver:
             condition, place = np.frombuffer(parameters, np.uint64)
             self._conditions[int(condition)] = c_int.from_address(int(place)).value
             return SUCCESS
-        self._programs[function][0].run(
+        job = Job(
             grid=grid,  # type: ignore[arg-type]
             block=block,  # type: ignore[arg-type]
             shared_bytes=shared_bytes,
             parameter_block=parameters,
-            threads=1,
         )
+        self._programs[function][0].run(job)
         return SUCCESS
 
     @property

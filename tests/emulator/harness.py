@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from ferrum_numba.emulator import Program
+from ferrum_numba.emulator import Job, Program
 from ferrum_numba.emulator.host import Host
 
 HEADER = """.version 8.0
@@ -54,13 +54,14 @@ def run(
 ) -> None:
     """Run the entry `k` on arrays, which it takes as its parameters in order."""
     size = (block, 1, 1) if isinstance(block, int) else block
-    compiled(text, host).run(
+    job = Job(
         grid=(grid, 1, 1),
         block=size,
         shared_bytes=shared_bytes,
         parameter_block=np.array([a.ctypes.data for a in arrays], np.uint64).tobytes(),
         threads=threads,
     )
+    compiled(text, host).run(job)
 
 
 def elementwise(

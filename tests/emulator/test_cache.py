@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ferrum_numba.emulator import Program, cache, native
+from ferrum_numba.emulator import Job, Program, cache, native
 from ferrum_numba.emulator.cache import Cache
 from ferrum_numba.emulator.host import Host
 from ferrum_numba.emulator.native import key_of_code
@@ -32,12 +32,13 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def result(program: Program, threads: int = 32) -> int:
     out = np.zeros(1, np.uint32)
-    program.run(
+    job = Job(
         grid=(1, 1, 1),
         block=(threads, 1, 1),
         shared_bytes=0,
         parameter_block=np.uint64(out.ctypes.data).tobytes(),
     )
+    program.run(job)
     return int(out[0])
 
 

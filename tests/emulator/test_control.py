@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ferrum_numba.emulator import Job
 from ferrum_numba.errors import LaunchError, PtxError
 from tests.campaigns.operands import words
 
@@ -124,12 +125,13 @@ def test_a_grid_of_three_axes() -> None:
     mad.lo.u32 %t6, %t6, %t4, %t1; mul.wide.u32 %q20, %t6, 4; add.s64 %q20, %q20, %q0;
     mad.lo.u32 %t7, %t3, 100, %t1; mad.lo.u32 %t7, %t2, 10, %t7; st.global.b32 [%q20], %t7;"""
     out = np.zeros((2, 3, 4), np.uint32)
-    compiled(entry(1, body)).run(
+    job = Job(
         grid=(4, 3, 2),
         block=(32, 1, 1),
         shared_bytes=0,
         parameter_block=np.uint64(out.ctypes.data).tobytes(),
     )
+    compiled(entry(1, body)).run(job)
     z, y, x = np.indices(out.shape)
     assert (out == 100 * z + 10 * y + x).all()
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ferrum_numba.emulator import Job
 from ferrum_numba.emulator.host import Host
 from ferrum_numba.errors import LaunchError
 from tests.campaigns.operands import words
@@ -169,7 +170,8 @@ st.global.v4.b32 [%q0], {{%t0, %t1, %t2, %t3}}; st.global.b32 [%q0+16], %t4; ret
         block[parameter.offset : parameter.offset + parameter.size] = value.tobytes()
     last = program.signature.params[-1]
     block[last.offset : last.offset + 16] = bytes(range(16))
-    program.run(grid=(1, 1, 1), block=(1, 1, 1), shared_bytes=0, parameter_block=bytes(block))
+    one = (1, 1, 1)
+    program.run(Job(grid=one, block=one, shared_bytes=0, parameter_block=bytes(block)))
     assert out.tolist() == [7, 0x3FC00000, 0x0B0A0908, 0x0F0E0D0C, 65535]
 
 

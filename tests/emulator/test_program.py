@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ferrum_numba.abi import Signature
-from ferrum_numba.emulator import Program
+from ferrum_numba.emulator import Job, Program
 from ferrum_numba.emulator.host import Host
 from ferrum_numba.emulator.native import Code, Needs, closure
 from ferrum_numba.emulator.parse import parse_entry
@@ -80,13 +80,14 @@ def multiply(
     for parameter, value in zip(program.signature.params, values, strict=True):
         end = parameter.offset + parameter.size
         block[parameter.offset : end] = value.to_bytes(parameter.size, "little")
-    program.run(
+    job = Job(
         grid=(-(-M // 64), -(-N // 64), 1),
         block=(32 * build.warps, 1, 1),
         shared_bytes=build.shared_bytes,
         parameter_block=bytes(block),
         threads=threads,
     )
+    program.run(job)
     exact = a.astype(np.float64) @ tensors.dequantize().astype(np.float64)
     error = np.linalg.norm(c.astype(np.float64) - exact) / np.linalg.norm(exact)
     assert error <= 1e-3, f"relative error {error} of {build.path.name} at {M, N, K, group_size}"
@@ -178,13 +179,14 @@ def test_arm64_compiles(features: dict[str, bool]) -> None:
 
 def test_what_run_refuses() -> None:
     program = program_of(CANONICAL)
-    arguments = {"grid": (1, 1, 1), "block": (128, 1, 1), "shared_bytes": 8192}
+    block, parameters = (128, 1, 1), bytes(112)
+    job = Job(grid=(1, 1, 1), block=block, shared_bytes=8192, parameter_block=parameters)
     with pytest.raises(LaunchError, match="expected 112 bytes"):
-        program.run(**arguments, parameter_block=bytes(96))
+        program.run(replace(job, parameter_block=bytes(96)))
     with pytest.raises(LaunchError, match="1024 threads"):
-        program.run(**{**arguments, "block": (2048, 1, 1)}, parameter_block=bytes(112))
+        program.run(replace(job, block=(2048, 1, 1)))
     with pytest.raises(LaunchError, match="128"):
-        program.run(**{**arguments, "block": (64, 1, 1)}, parameter_block=bytes(112))
+        program.run(replace(job, block=(64, 1, 1)))
 
 
 def test_what_a_program_knows() -> None:

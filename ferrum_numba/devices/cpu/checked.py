@@ -11,7 +11,7 @@ from ...emulator.checks import CHECKS, CheckedProgram, Finding
 from ...errors import DeviceError, SanitizerError
 from ..invocation import Invocation
 from .device import CpuDevice, CpuKernel, CpuModule
-from .launch_arrays import cluster_of, launch_arrays, launch_integers
+from .launch_arrays import job_of, launch_arrays, launch_integers
 
 if TYPE_CHECKING:
     from ...emulator.trace import Selection
@@ -92,18 +92,8 @@ class CheckedKernel(CpuKernel):
         if device._tracer is not None:
             super()._run(device, invocation, scratch)
             return
-        config = invocation.config
-        block = invocation.block.to_bytes()
         arrays = launch_arrays(self, invocation, scratch)
-        findings = self._checked.run(
-            grid=config.grid,
-            block=config.block,
-            shared_bytes=config.shared_bytes,
-            parameter_block=block,
-            arrays=arrays,
-            threads=device.threads,
-            cluster=cluster_of(self, config),
-        )
+        findings = self._checked.run(job_of(self, invocation, device.threads), arrays)
         if "memory" in device.checks:
             bound = invocation.bound
             findings += check_layout(self.sidecar, launch_integers(self, invocation), bound.arrays)

@@ -21,7 +21,7 @@ from ..device import Device, Kernel, Module
 from ..invocation import Invocation
 from ..memory import HostMemory
 from ..scratch import ScratchArena
-from .launch_arrays import cluster_of
+from .launch_arrays import job_of
 
 if TYPE_CHECKING:
     from ...emulator.trace import Selection
@@ -200,15 +200,7 @@ class CpuKernel(Kernel):
         if device._tracer is not None:
             device._tracer.run(self, invocation, scratch, device.threads)
             return
-        config = invocation.bound.config
-        self._program.run(
-            grid=config.grid,
-            block=config.block,
-            shared_bytes=config.shared_bytes,
-            parameter_block=invocation.block.to_bytes(),
-            threads=device.threads,
-            cluster=cluster_of(self, config),
-        )
+        self._program.run(job_of(self, invocation, device.threads))
 
 
 def _machine_code(targets: str) -> DeviceError:

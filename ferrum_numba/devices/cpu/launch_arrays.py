@@ -1,10 +1,10 @@
-"""The arrays and integers of a launch on the CPU, as the checks and the trace take them."""
+"""A launch on the CPU as the emulator takes it; its arrays and integers, for checks and traces."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ...abi import LaunchConfig
+from ...emulator import Job
 from ...emulator.checks import LaunchArray
 from ..addresses import reached_from
 from ..arrays import describe
@@ -12,10 +12,18 @@ from ..invocation import Invocation, Launchable
 from ..tensor_map import TensorMap
 
 
-def cluster_of(kernel: Launchable, config: LaunchConfig) -> tuple[int, int, int]:
-    """CTAs of a cluster, as the launch or the PTX says."""
+def job_of(kernel: Launchable, invocation: Invocation, threads: int) -> Job:
+    """The launch as the emulator is given it; a cluster is the launch's, or the PTX's."""
+    config = invocation.bound.config
     x, y, z = (*(config.cluster or kernel.signature.cluster or ()), 1, 1, 1)[:3]
-    return x, y, z
+    return Job(
+        grid=config.grid,
+        block=config.block,
+        shared_bytes=config.shared_bytes,
+        parameter_block=invocation.block.to_bytes(),
+        threads=threads,
+        cluster=(x, y, z),
+    )
 
 
 def launch_integers(kernel: Launchable, invocation: Invocation) -> dict[str, int]:

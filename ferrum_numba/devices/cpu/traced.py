@@ -8,7 +8,7 @@ from ...emulator.checks import Finding
 from ...emulator.trace import Selection, TracedProgram
 from ..invocation import Invocation, Launchable
 from ..trace import Trace
-from .launch_arrays import cluster_of, launch_arrays
+from .launch_arrays import job_of, launch_arrays
 
 
 class Tracer:
@@ -39,15 +39,9 @@ class Tracer:
             self._programs[kernel] = TracedProgram(
                 kernel.module.text, kernel.signature.entry, self.trace.selection, self._checks
             )
-        config = invocation.config
         launch, error = self._programs[kernel].run(
-            grid=config.grid,
-            block=config.block,
-            shared_bytes=config.shared_bytes,
-            parameter_block=invocation.block.to_bytes(),
-            arrays=launch_arrays(kernel, invocation, scratch),
-            threads=threads,
-            cluster=cluster_of(kernel, config),
+            job_of(kernel, invocation, threads),
+            launch_arrays(kernel, invocation, scratch),
             number=len(self.trace.launches),
         )
         self.trace.launches.append(launch)

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from ...abi.signature import Signature
 from ...errors import LaunchError, PtxError
 from ..host import Host
-from ..layout import LANES, State, Triple
+from ..job import Job
+from ..layout import State
 from ..origin import origins, pointers_of
 from ..parse import parse_entry
 from ..program import Program
@@ -80,16 +81,7 @@ class CheckedProgram:
         return Program(self._text, self.signature, self._host, self._unwatched)
 
     def run(
-        self,
-        *,
-        grid: Triple,
-        block: Triple,
-        shared_bytes: int,
-        parameter_block: bytes,
-        arrays: Sequence[LaunchArray],
-        threads: int = 1,
-        tape: int | None = None,
-        cluster: Triple = (1, 1, 1),
+        self, job: Job, arrays: Sequence[LaunchArray], tape: int | None = None
     ) -> list[Finding]:
         """Run a grid as Program.run does; return what the checks found.
 
@@ -102,33 +94,14 @@ class CheckedProgram:
         its = ("the grid's barrier", workspace.ctypes.data, WORKSPACE)
         arrays = [*arrays, LaunchArray(*its, role="shared")]
         windows = None
-        if cluster != (1, 1, 1):  # generic addresses reach the shared memory of all of it
-            windows = cluster_windows(cluster)
+        if job.cluster != (1, 1, 1):  # generic addresses reach the shared memory of all of it
+            windows = cluster_windows(job.cluster)
             its = ("the cluster's shared memory", windows.ctypes.data, windows.nbytes)
             arrays.append(LaunchArray(*its, role="shared"))
 
-        run = partial(
-            Program.run,
-            grid=grid,
-            block=block,
-            shared_bytes=shared_bytes,
-            parameter_block=parameter_block,
-            threads=threads,
-            workspace=workspace,
-            cluster=cluster,
-            windows=windows,
-        )
-        owners = self._owners(arrays, parameter_block)
-        memory_of = partial(
-            self._memory,
-            arrays=arrays,
-            owners=owners,
-            parameter_block=parameter_block,
-            grid=grid,
-            block=block,
-            shared_bytes=shared_bytes,
-            tape=tape,
-        )
+        run = partial(Program.run, job=job, workspace=workspace, windows=windows)
+        owners = self._owners(arrays, job.parameter_block)
+        memory_of = partial(self._memory, arrays=arrays, owners=owners, job=job, tape=tape)
         memory = memory_of(self._watch)
         reporter = Reporter(self._body, memory.areas, memory.limit, self._watch.checks, owners)
         try:
@@ -144,7 +117,7 @@ class CheckedProgram:
             results = copies(outputs)
             restore(outputs, before)
             # Where marks tell who wrote what, some of the CTAs will do.
-            some = sample(grid[0] * grid[1] * grid[2]) if self._watch.subject.tagged else None
+            some = sample(job.ctas) if self._watch.subject.tagged else None
             attach = memory_of(self._unwatched, reverse=True).attach
             try:
                 run(self._plain, attach=attach, only=some, silent=True)
@@ -160,18 +133,15 @@ class CheckedProgram:
         *,
         arrays: Sequence[LaunchArray],
         owners: NDArray[np.uint32],
-        parameter_block: bytes,
-        grid: Triple,
-        block: Triple,
-        shared_bytes: int,
+        job: Job,
         tape: int | None,
     ) -> _Memory:
         """Memory of the checks of one run."""
         race = watch.subject.race
-        slotted = self._slotted(arrays, parameter_block) if race else ()
+        slotted = self._slotted(arrays, job.parameter_block) if race else ()
         timed = race and watch.subject.talks
         areas = Areas(arrays, watch.subject.tagged, timed=timed, slotted=slotted)
-        return _Memory(self._body, areas, owners, grid, block, shared_bytes, watch, reverse, tape)
+        return _Memory(self._body, areas, owners, job, watch, reverse, tape)
 
     def _owners(self, arrays: Sequence[LaunchArray], parameter_block: bytes) -> NDArray[np.uint32]:
         """For each statement the number of the one array that its addresses are computed from,
@@ -236,21 +206,19 @@ class _Memory:
         body: Body,
         areas: Areas,
         owners: NDArray[np.uint32],
-        grid: Triple,
-        block: Triple,
-        shared_bytes: int,
+        job: Job,
         watch: Watch,
         reverse: bool,
         tape: int | None,
     ) -> None:
         self.areas = areas
-        self.limit = body.static_shared + shared_bytes if shared_bytes else body.static_end
+        size = body.static_shared + job.shared_bytes
+        self.limit = size if job.shared_bytes else body.static_end
         self.kept: list[Kept] = []
         self._watch, self._reverse, self._tape, self._owners = watch, reverse, tape, owners
-        size = body.static_shared + shared_bytes
         self._room = Room(
-            ctas=grid[0] * grid[1] * grid[2],
-            warps=-(-block[0] * block[1] * block[2] // LANES),
+            ctas=job.ctas,
+            warps=job.warps,
             nbytes=size,
             words=(size + _MARGIN) // watch.subject.granule + 64,
             statements=len(body.statements),

@@ -8,7 +8,7 @@ from ...errors import FerrumError
 from ..checks.arrays import LaunchArray
 from ..checks.finding import Finding
 from ..checks.program import CheckedProgram
-from ..layout import Triple
+from ..job import Job
 from ..ptx import Body
 from .launch import TracedLaunch
 from .selection import Selection
@@ -36,37 +36,20 @@ class TracedProgram:
         return self._tap
 
     def run(
-        self,
-        *,
-        grid: Triple,
-        block: Triple,
-        shared_bytes: int,
-        parameter_block: bytes,
-        arrays: Sequence[LaunchArray],
-        threads: int = 1,
-        number: int = 0,
-        cluster: Triple = (1, 1, 1),
+        self, job: Job, arrays: Sequence[LaunchArray], number: int = 0
     ) -> tuple[TracedLaunch, FerrumError | None]:
         """Run a grid as CheckedProgram.run does; return what was recorded.
 
         Also the error that ended the launch, for what came before it is the way to its cause.
+        number: of the launch among those of a trace.
         """
         selection, tap = self.selection, self._tap
-        cta = selection.cta_number(grid)
-        tape = Tape(selection.limit, cta, selection.warp_bits(block), tap.widest)
+        cta = selection.cta_number(job.grid)
+        tape = Tape(selection.limit, cta, selection.warp_bits(job.block), tap.widest)
         findings: Sequence[Finding] = ()
         error = None
         try:
-            findings = self._program.run(
-                grid=grid,
-                block=block,
-                shared_bytes=shared_bytes,
-                parameter_block=parameter_block,
-                cluster=cluster,
-                arrays=arrays,
-                threads=threads,
-                tape=tape.address,
-            )
+            findings = self._program.run(job, arrays, tape.address)
         except FerrumError as raised:
             error = raised
         recorded = tape.read()
@@ -75,8 +58,8 @@ class TracedProgram:
             self._body,
             tap.sites,
             recorded,
-            grid,
-            block,
+            job.grid,
+            job.block,
             selection,
             arrays,
             findings,

@@ -16,6 +16,7 @@ import numpy as np
 
 from ferrum_numba.abi import ArrayReference, Binder, LaunchConfig
 from ferrum_numba.devices.cpu.checked import check_layout
+from ferrum_numba.emulator import Job
 from ferrum_numba.emulator.checks import CheckedProgram, Finding
 from ferrum_numba.emulator.checks.watch import Watch
 from ferrum_numba.emulator.parse import parse_entry
@@ -99,13 +100,13 @@ class Trial:
         shared = config.shared_bytes if mutant.shared_bytes is None else mutant.shared_bytes
         if whole:  # a smaller buffer would change nothing but what is beyond it
             shared = config.shared_bytes
-        findings = program.run(
+        job = Job(
             grid=config.grid,
             block=config.block,
             shared_bytes=shared,
             parameter_block=self._block(mutant),
-            arrays=self.arena.whole() if whole else self.arena.arrays(),
         )
+        findings = program.run(job, self.arena.whole() if whole else self.arena.arrays())
         return findings, self.arena.result()
 
     @property

@@ -6,6 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from ferrum_numba.emulator import Job
 from ferrum_numba.emulator.checks import CheckedProgram, Finding, LaunchArray
 from tests.emulator.harness import entry
 
@@ -42,14 +43,14 @@ def check(
 ) -> list[Finding]:
     """Run a body as the entry `k`, whose pointers are the arrays in order."""
     addresses = np.array([a.address for a in arrays], np.uint64)
-    return compiled(entry(len(arrays), body), checks).run(
+    job = Job(
         grid=(grid, 1, 1),
         block=(block, 1, 1),
         shared_bytes=shared_bytes,
         parameter_block=addresses.tobytes(),
-        arrays=arrays,
         threads=threads,
     )
+    return compiled(entry(len(arrays), body), checks).run(job, arrays)
 
 
 def kinds(findings: list[Finding]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ferrum_numba.emulator import Job
 from ferrum_numba.emulator.checks import CheckedProgram
 from tests.emulator.checks.harness import check, described, kinds
 from tests.emulator.harness import entry
@@ -196,6 +197,6 @@ def test_an_index_beyond_a_constant_array() -> None:
     ld.const.b32 %t1, [%q9];"""
     text = entry(0, body, ".const .align 4 .b32 table[4] = {1, 2, 3, 4};")
     program = CheckedProgram(text, "k", ("memory",))
-    sizes = {"grid": (1, 1, 1), "block": (32, 1, 1), "shared_bytes": 0}
-    (finding,) = program.run(**sizes, parameter_block=b"", arrays=[])
+    job = Job(grid=(1, 1, 1), block=(32, 1, 1), shared_bytes=0, parameter_block=b"")
+    (finding,) = program.run(job, [])
     assert (finding.kind, finding.lanes) == ("out-of-bounds", tuple(range(4, 32)))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ferrum_numba.emulator import Job
 from ferrum_numba.emulator.checks import LaunchArray
 from ferrum_numba.emulator.trace import Event, Selection, TracedLaunch, TracedProgram
 from ferrum_numba.errors import FerrumError
@@ -41,14 +42,14 @@ def run(
     """Run a body as the entry `k` on arrays a0, a1, …; their addresses are in %q0, %q1, …."""
     selection = Selection.of(cta, warp, range(32), lines, registers, limit)
     program = TracedProgram(entry(len(arrays), body, head), "k", selection, checks)
-    return program.run(
+    job = Job(
         grid=(grid, 1, 1),
         block=(block, 1, 1),
         shared_bytes=shared_bytes,
         parameter_block=np.array([a.ctypes.data for a in arrays], np.uint64).tobytes(),
-        arrays=[described(f"a{i}", array) for i, array in enumerate(arrays)],
         threads=threads,
     )
+    return program.run(job, [described(f"a{i}", array) for i, array in enumerate(arrays)])
 
 
 def trace(body: str, *arrays: np.ndarray, **options: object) -> TracedLaunch:
