@@ -12,6 +12,8 @@ from .cache_keys import Key, PlaceOf, follower, surroundings
 
 _CLEAR = 256  # placements that are remembered
 
+_Place = Callable[[Any], int | None]
+
 
 class Borrowing:
     """The arguments of a launch that are given each time, in their order: what was given last.
@@ -40,10 +42,12 @@ class Borrowing:
         self._keys = [keys[name] for name in names]
         kinds = list(map(type, values))
         self._around = surroundings(kinds, self._keys)
-        self._followers = [
-            follower(value, key, holds if name in movable else None, place_of)
-            for name, value, key in zip(names, values, self._keys, strict=True)
-        ]
+        self._place = _together(
+            [
+                follower(value, key, holds if name in movable else None, place_of)
+                for name, value, key in zip(names, values, self._keys, strict=True)
+            ]
+        )
         self._places: tuple[Any, ...] = tuple(
             [key if isinstance(key, int) else key[1] for key in self._keys]
         )
@@ -64,17 +68,14 @@ class Borrowing:
         for look, before in self._around:
             if look() != before:
                 return None
-        given = zip(self._followers, values, strict=False)
-        places: tuple[Any, ...] = tuple([place(value) for place, value in given])
-        before = self._places
-        if places == before:
+        places: tuple[Any, ...] = self._place(values)
+        if places == self._places:
             return False
         if places not in self._clear and not self._may_lie(places):
             return None
         self.moving = True
         for number, pointer in self._pointers:
-            if places[number] != before[number]:
-                pointer.value = places[number]
+            pointer.value = places[number]
         self._places = places
         return True
 
@@ -107,3 +108,22 @@ class Borrowing:
     def places(self) -> dict[str, int]:
         """The addresses of the arrays."""
         return self._by_name(self._places)
+
+
+def _together(places: Sequence[_Place]) -> Callable[[tuple[Any, ...]], tuple[int | None, ...]]:
+    """A function that applies each of these to its value.
+
+    Written out for the usual numbers of values: a loop costs more than what it calls.
+    """
+    match places:
+        case (a, b):
+            return lambda v: (a(v[0]), b(v[1]))
+        case (a, b, c):
+            return lambda v: (a(v[0]), b(v[1]), c(v[2]))
+        case (a, b, c, d):
+            return lambda v: (a(v[0]), b(v[1]), c(v[2]), d(v[3]))
+        case (a, b, c, d, e):
+            return lambda v: (a(v[0]), b(v[1]), c(v[2]), d(v[3]), e(v[4]))
+        case (a, b, c, d, e, f):
+            return lambda v: (a(v[0]), b(v[1]), c(v[2]), d(v[3]), e(v[4]), f(v[5]))
+    return lambda values: tuple([place(v) for place, v in zip(places, values, strict=True)])

@@ -272,21 +272,20 @@ def _follow_lasting(
     shape: where that may be set, what it has to be; else None.
     """
     known: dict[int, tuple[Callable[[], Any], int]] = {}  # by the array's id
+    unknown = object, 0  # as if it was of an array that is gone
 
     def place(value: Any) -> int | None:
         nonlocal last
-        found = known.get(id(value))
-        if found is not None and found[0]() is value and (shape is None or value.shape == shape):
-            address = found[1]
-        elif type(value) is kind:
+        reference, address = known.get(id(value), unknown)
+        if reference() is not value or (shape is not None and value.shape != shape):
+            if type(value) is not kind:
+                return None
             now, address = reader(value)
             if now != layout:
                 return None
             if len(known) >= _KNOWN:
                 known.clear()
             known[id(value)] = weakref.ref(value), address
-        else:
-            return None
         if address != last:
             if not holds(address):
                 return None

@@ -15,6 +15,10 @@ from ..abi import ArrayReference, Bound, LaunchConfig, Movable, ParameterBlock, 
 from .cache_keys import PlaceOf
 
 
+# True for two tuples of the same objects, where native code finds that at once; else False.
+Identical = Callable[[tuple[Any, ...], tuple[Any, ...]], bool]
+
+
 class Stream(Protocol):
     """An order of launches.  CUDA: a numba stream.  CPU: every launch is done when it returns."""
 
@@ -39,6 +43,7 @@ class Launchable(Protocol):
 
     module: Any  # its Module
     signature: Signature
+    _identical: Identical
 
     @property
     def sidecar(self) -> Sidecar: ...

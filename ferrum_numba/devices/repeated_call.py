@@ -33,7 +33,8 @@ class RepeatedCall:
         numbers = [i for i, kind in enumerate(self._types) if kind is int]
         others = [i for i, kind in enumerate(self._types) if kind is not int]
         self._numbers, self._others = _picker(numbers), _picker(others)
-        self._values: tuple[Any, ...] | None = self._numbers(given)
+        self._values = self._numbers(given)
+        self._identical = launch.kernel._identical
         self._other_names = tuple(self._names[i] for i in others)
 
     def repeat(
@@ -53,14 +54,13 @@ class RepeatedCall:
         launch, values, others = self._launch, self._numbers(given), self._others(given)
         if (
             (config is self._config or config == self._config)
-            and values == self._values
-            and countOf(map(type, values), int) == len(values)  # True is 1, too
+            and (self._identical(values, self._values) or self._equal(values))
             and launch._repeat(stream, self._other_names, others)
         ):
             return True
         if tuple(map(type, given)) != self._types:
             return False
-        self._values = None  # broken off, or refused: whatever they are now
+        self._values = ()  # broken off, or refused: whatever they are now
         try:
             launch._borrow_all(dict(zip(self._names, given, strict=True)))
         except AbiError:
@@ -71,6 +71,10 @@ class RepeatedCall:
         self._config, self._values = config, values
         launch._send(stream, self._names, given)
         return True
+
+    def _equal(self, values: tuple[Any, ...]) -> bool:
+        """True for the integers of the call before; True, which is 1, is none."""
+        return values == self._values and countOf(map(type, values), int) == len(values)
 
 
 def _picker(places: Sequence[int]) -> Callable[[Sequence[Any]], tuple[Any, ...]]:

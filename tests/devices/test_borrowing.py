@@ -168,6 +168,20 @@ def test_tensors_that_native_code_reads(exchange: None) -> None:
     assert place_of(Tensor(0x2000, (), ()), scalar.function, scalar.place) == 0x2010
 
 
+def test_tuples_of_the_same_objects() -> None:
+    identical, big = native.identical(), 10**20
+    assert identical((), ())
+    assert identical((1, big, None), (1, big, None))
+    for other in (
+        (1, big),
+        (1, big, None, 1),
+        (1, int("1" + "0" * 20), None),
+        (True, big, None),
+        (),
+    ):
+        assert not identical((1, big, None), other)
+
+
 def test_tensors_that_native_code_cannot_read(exchange: None) -> None:
     assert Likeness.of(Tensor(0, (1,), (1,))) is None
     assert Likeness.of(np.zeros(3)) is None

@@ -37,6 +37,7 @@ class CudaKernel(Kernel):
         self._function = function
         self._handle = handle
         self._allowed_shared = _DEFAULT_SHARED_BYTES
+        self._identical = native.identical()
 
     def _require_possible(self, config: LaunchConfig) -> None:
         super()._require_possible(config)

@@ -150,6 +150,39 @@ def place_of() -> Callable[[object, int, int], int]:
     return function
 
 
+@lru_cache(maxsize=1)
+def identical() -> Callable[[tuple[Any, ...], tuple[Any, ...]], bool]:
+    """True if two tuples hold the same objects, so that their types need not be compared."""
+    code = f"""
+        define ptr @identical(ptr %self, ptr %given, i64 %count) {{
+          %one = load ptr, ptr %given
+          %at.other = getelementptr ptr, ptr %given, i64 1
+          %other = load ptr, ptr %at.other
+          %size = call i64 {_python("PyTuple_Size")}(ptr %one)
+          %size.other = call i64 {_python("PyTuple_Size")}(ptr %other)
+          %as.long = icmp eq i64 %size, %size.other
+          br i1 %as.long, label %each, label %end
+        each:
+          %i = phi i64 [ 0, %0 ], [ %next, %same ]
+          %more = icmp slt i64 %i, %size
+          br i1 %more, label %compare, label %end
+        compare:
+          %a = call ptr {_python("PyTuple_GetItem")}(ptr %one, i64 %i)
+          %b = call ptr {_python("PyTuple_GetItem")}(ptr %other, i64 %i)
+          %is = icmp eq ptr %a, %b
+          br i1 %is, label %same, label %end
+        same:
+          %next = add i64 %i, 1
+          br label %each
+        end:
+          %found = phi i64 [ 0, %0 ], [ 1, %each ], [ 0, %compare ]
+          %result = call ptr {_python("PyBool_FromLong")}(i64 %found)
+          ret ptr %result
+        }}"""
+    function: Callable[[tuple[Any, ...], tuple[Any, ...]], bool] = _builtin("identical", code)
+    return function
+
+
 def _word(name: str, array: str, number: int | str) -> str:
     """LLVM IR that loads a 64-bit word of an array."""
     return f"""%at.{name}.word = getelementptr i64, ptr {array}, i64 {number}
