@@ -14,7 +14,6 @@ from typing import Any, Protocol
 from ..abi import ArrayReference, Bound, LaunchConfig, Movable, ParameterBlock, Sidecar, Signature
 from .cache_keys import PlaceOf
 
-
 # True for two tuples of the same objects, where native code finds that at once; else False.
 Identical = Callable[[tuple[Any, ...], tuple[Any, ...]], bool]
 
