@@ -307,7 +307,6 @@ class Kernel(NotPickled, ABC):
         known = sidecar.params or sidecar.scratch or not module.text
         unread = () if known else signature.unread(module.text)
         self._own = threading.local()  # the call that each thread made last
-        self._identical: Identical = lambda one, other: False
         self._names = tuple(p.name for p in signature.arguments)
         self._binder = Binder(signature, sidecar, module.device.describe, unread)
 
@@ -424,6 +423,10 @@ class Kernel(NotPickled, ABC):
 
     def _holds(self, address: int) -> bool:
         return True
+
+    @property
+    def _identical(self) -> Identical:
+        return lambda one, other: False
 
     @property
     def _place_of(self) -> PlaceOf | None:

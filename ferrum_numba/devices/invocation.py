@@ -42,7 +42,6 @@ class Launchable(Protocol):
 
     module: Any  # its Module
     signature: Signature
-    _identical: Identical
 
     @property
     def sidecar(self) -> Sidecar: ...
@@ -55,6 +54,9 @@ class Launchable(Protocol):
 
     def _movable(self, bound: Bound) -> Mapping[str, Movable]:
         """Of each array, what another one has to keep to that is alike."""
+
+    @property
+    def _identical(self) -> Identical: ...
 
     @property
     def _place_of(self) -> PlaceOf | None:

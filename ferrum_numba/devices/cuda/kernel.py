@@ -11,7 +11,7 @@ from ...abi import LaunchConfig, ParameterBlock, Signature
 from ...errors import DeviceError
 from ..cache_keys import PlaceOf
 from ..device import Kernel, Module
-from ..invocation import Invocation
+from ..invocation import Identical, Invocation
 from ..resources import Occupancy, Resources
 from ..scratch import ScratchArena
 from . import driver, native
@@ -37,7 +37,6 @@ class CudaKernel(Kernel):
         self._function = function
         self._handle = handle
         self._allowed_shared = _DEFAULT_SHARED_BYTES
-        self._identical = native.identical()
 
     def _require_possible(self, config: LaunchConfig) -> None:
         super()._require_possible(config)
@@ -134,6 +133,10 @@ class CudaKernel(Kernel):
         """Put into a block the addresses of the scratch that the launch needs."""
         block.write(dict.fromkeys((p.name for p in self.signature.scratch), 0))
         block.write(arena.provide(invocation.bound.scratch))
+
+    @property
+    def _identical(self) -> Identical:
+        return native.identical()
 
     @property
     def _place_of(self) -> PlaceOf:
