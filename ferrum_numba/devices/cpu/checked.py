@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ...abi import ArrayReference, Sidecar, Signature
-from ...emulator.checks import CHECKS, CheckedProgram, Finding
+from ...emulator.checks import CHECKS, CheckedProgram, Finding, LaunchArray
 from ...errors import DeviceError, SanitizerError
 from ..invocation import Invocation
 from .device import CpuDevice, CpuKernel, CpuModule
@@ -24,7 +24,8 @@ class CheckedCpuDevice(CpuDevice):
     """A CPU device whose launches are looked at access by access.
 
     checks: of "memory", "init", "race", "order" and "nan" (`open_device`).
-    findings: those of the last launch.  A launch that has findings raises SanitizerError, except
+    findings: those of the last launch.  ahead: that launch, whose arrays are kept for as long, and
+    what it used and wrote.  A launch that has findings raises SanitizerError, except
     within `collect`.
     """
 
@@ -37,6 +38,7 @@ class CheckedCpuDevice(CpuDevice):
         self.checks = tuple(checks)
         self.findings: list[Finding] = []
         self._collected: list[Finding] | None = None
+        self.ahead: tuple[Invocation, Sequence[LaunchArray], Sequence[LaunchArray]] | None = None
 
     @contextmanager
     def collect(self) -> Iterator[list[Finding]]:
@@ -93,7 +95,12 @@ class CheckedKernel(CpuKernel):
             super()._run(device, invocation, scratch)
             return
         arrays = launch_arrays(self, invocation, scratch)
-        findings = self._checked.run(job_of(self, invocation, device.threads), arrays)
+        job = job_of(self, invocation, device.threads)
+        ahead, written = device.ahead, self._checked.written(arrays, job.parameter_block)
+        device.ahead = (invocation, arrays, written)
+        if invocation.config.programmatic and ahead is not None:
+            arrays = [array.behind(*ahead[1:]) for array in arrays]
+        findings = self._checked.run(job, arrays)
         if "memory" in device.checks:
             bound = invocation.bound
             findings += check_layout(self.sidecar, launch_integers(self, invocation), bound.arrays)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .state import SCRATCH, SLOT_BYTES, WRITABLE, Area
+from .state import AHEAD_USED, AHEAD_WRITTEN, SCRATCH, SLOT_BYTES, WRITABLE, Area
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class LaunchArray:
     read has to be written before; "shared": of a cluster or a grid, and no argument; "": nothing is
     known.
     shape, strides: in elements and bytes; () and () where it is plain bytes.
+    ahead: AHEAD_WRITTEN, AHEAD_USED (state.py), if the launch ahead may still run.
     """
 
     name: str
@@ -29,6 +30,18 @@ class LaunchArray:
     writable: bool = True
     shape: tuple[int, ...] = ()
     strides: tuple[int, ...] = ()
+    ahead: int = 0
+
+    def overlaps(self, other: LaunchArray) -> bool:
+        """True if the two have bytes in common."""
+        mine, its = self.address + self.nbytes, other.address + other.nbytes
+        return self.address < its and other.address < mine
+
+    def behind(self, used: Iterable[LaunchArray], written: Iterable[LaunchArray]) -> LaunchArray:
+        """The array as a launch has it that may begin while the one ahead still uses others."""
+        ahead = AHEAD_USED if any(map(self.overlaps, used)) else 0
+        ahead |= AHEAD_WRITTEN if any(map(self.overlaps, written)) else 0
+        return replace(self, ahead=ahead)
 
     def positions(self) -> NDArray[np.int64]:
         """Offset of each element, in C order, in elements from the start."""
@@ -84,6 +97,7 @@ class Areas:
             # Of scratch every byte has a mark, for it may be read in other pieces than written.
             granule = 1 if scratch else array.itemsize
             flags = (WRITABLE if writable else 0) | (SCRATCH if scratch and shadowed else 0)
+            flags |= array.ahead
             shadow = sites = times = slots = None
             if writable and shadowed and array.nbytes and array.role != "shared":
                 count = -(-array.nbytes // granule)

@@ -181,21 +181,30 @@ class CheckedProgram:
         self, arrays: Sequence[LaunchArray], parameter_block: bytes
     ) -> Sequence[LaunchArray]:
         """Arrays that the entry may both read and write."""
+        reads, writes = self._pointers
+        stores = self._behind(writes, arrays, parameter_block)
+        loads = self._behind(reads, arrays, parameter_block)
+        return [a for a in loads if any(map(a.overlaps, stores))]
+
+    def written(
+        self, arrays: Sequence[LaunchArray], parameter_block: bytes
+    ) -> Sequence[LaunchArray]:
+        """Arrays that the entry may write."""
+        found = self._behind(self._pointers[1], arrays, parameter_block)
+        return [a for a in found if a.writable and a.role != "input"]
+
+    def _behind(
+        self,
+        names: frozenset[str] | None,
+        arrays: Sequence[LaunchArray],
+        parameter_block: bytes,
+    ) -> Sequence[LaunchArray]:
+        """Arrays that pointers lead to; all, where it is not known of each of them."""
         pointers = {p.name: p.offset for p in self.signature.params if p.size == 8}
-
-        def behind(names: frozenset[str] | None) -> list[LaunchArray]:
-            places = [pointers[name] for name in names or () if name in pointers]
-            addresses = [int.from_bytes(parameter_block[at : at + 8], "little") for at in places]
-            found = [a for a in arrays if any(0 <= x - a.address < a.nbytes for x in addresses)]
-            every = names is None or len(found) < len(places)
-            return list(arrays) if every else found
-
-        loads, stores = map(behind, self._pointers)
-        return [a for a in loads if any(_overlap(a, other) for other in stores)]
-
-
-def _overlap(a: LaunchArray, b: LaunchArray) -> bool:
-    return a.address < b.address + b.nbytes and b.address < a.address + a.nbytes
+        places = [pointers[name] for name in names or () if name in pointers]
+        addresses = [int.from_bytes(parameter_block[at : at + 8], "little") for at in places]
+        found = [a for a in arrays if any(0 <= x - a.address < a.nbytes for x in addresses)]
+        return arrays if names is None or len(found) < len(places) else found
 
 
 class _Memory:

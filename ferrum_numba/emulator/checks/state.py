@@ -15,8 +15,8 @@ import numpy as np
 # What `other` of a record says of an address alone: whether it is one of shared memory.
 IN_SHARED = 1
 
-# Flags of an area.
-WRITABLE, SCRATCH = 1, 2
+# Flags of an area; of one that the launch ahead, which may still run, writes, or uses at all.
+WRITABLE, SCRATCH, AHEAD_WRITTEN, AHEAD_USED = 1, 2, 4, 8
 
 # A tag says who used a piece of shared memory last: epoch << 8 | 2 * warp + (1: wrote, 0: read).
 # The epoch counts barriers, and with clocks all that orders warps; LANDED is added where an

@@ -16,6 +16,7 @@ from .check import Check, Subject
 from .clocks import Clocks
 from .clusters import Clusters
 from .copies import Copies
+from .dependent import Dependent
 from .exchanges import Exchanges
 from .finite import Finite
 from .marks import Marks
@@ -31,7 +32,7 @@ from .talks import Talks
 
 ALL: Sequence[type[Check]] = (
     *(Bounds, Registers, Exchanges, Meetings, Neighbours, Tags, Readers, Marks, Copies, Clocks),
-    *(Clusters, Talks, Bulks, Products, Order, Finite),
+    *(Clusters, Dependent, Talks, Bulks, Products, Order, Finite),
 )
 """The checks, in the order in which they look at an access: what one refuses the next ignores."""
 
