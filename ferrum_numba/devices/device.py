@@ -63,8 +63,8 @@ class Device(NotPickled, ABC):
 
     name: str
     memory: DeviceMemory
-    keeps_modules: ClassVar[int | None] = None
-    """How many modules that nobody holds are kept loaded; None: all."""
+    keeps_modules: ClassVar[int] = 256
+    """How many modules that nobody holds are kept loaded."""
 
     def __init__(self) -> None:
         self._modules: LoadedModules[Module] = LoadedModules(self.keeps_modules)

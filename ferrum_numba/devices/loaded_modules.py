@@ -23,8 +23,8 @@ class _Loaded(Generic[M]):
 class LoadedModules(Generic[M]):
     """Modules by what they were loaded from.  Safe from any thread."""
 
-    def __init__(self, kept: int | None) -> None:
-        """kept: how many modules that nobody holds stay loaded; None: all."""
+    def __init__(self, kept: int) -> None:
+        """kept: how many modules that nobody holds stay loaded."""
         self._kept = kept
         self._modules: dict[Hashable, _Loaded[M]] = {}
         self._recent: OrderedDict[int, M] = OrderedDict()
@@ -50,5 +50,5 @@ class LoadedModules(Generic[M]):
         with self._lock:
             self._recent[id(module)] = module
             self._recent.move_to_end(id(module))
-            while self._kept is not None and len(self._recent) > self._kept:
+            while len(self._recent) > self._kept:
                 self._recent.popitem(last=False)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import ferrum_numba as fe
+from tests.devices.emulated_gpu import EVERYWHERE, open_anywhere
 from tests.devices.foreign import on_gpu
 from tests.devices.processes import run
 from tests.emulator.harness import entry
@@ -298,14 +299,27 @@ def test_a_fork_before_cuda_is_used() -> None:
     assert run(code, prelude=PRELUDE + FORK) == "0 0\n"
 
 
-def test_modules_that_nobody_holds_are_unloaded() -> None:
-    device = fe.open_device("cpu", threads=1)
+@pytest.mark.parametrize("where", EVERYWHERE)
+def test_modules_that_nobody_holds_are_unloaded(
+    where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for the last ones, and for those of launches that may still be under way."""
+    device = open_anywhere(where, monkeypatch)
+    monkeypatch.setattr(device._modules, "_kept", 4)
     text = entry(1, "mov.u32 %t1, {}; st.global.b32 [%q0], %t1;")
     held = device.load_module(text.replace("{}", "1"))
-    seen = [weakref.ref(device.load_module(text.replace("{}", str(i)))) for i in range(2, 102)]
+    seen = []
+    for i in range(2, 22):
+        module, out = device.load_module(text.replace("{}", str(i))), device.empty(1, np.uint32)
+        module.get_kernel().launch(fe.LaunchConfig(1, 32), out)
+        seen.append(weakref.ref(module))
+        del module
+        assert device.to_host(out)[0] == i
+    device.synchronize()
+    device.load_module(text.replace("{}", "1"))  # as whoever launches next would
     gc.collect()
-    assert sum(module() is not None for module in seen) <= device.keeps_modules
+    assert sum(module() is not None for module in seen) <= 4
     assert device.load_module(text.replace("{}", "1")) is held
-    again, out = device.load_module(text.replace("{}", "2")), np.zeros(1, np.uint32)
+    again, out = device.load_module(text.replace("{}", "2")), device.empty(1, np.uint32)
     again.get_kernel().launch(fe.LaunchConfig(1, 32), out)
-    assert out[0] == 2
+    assert device.to_host(out)[0] == 2

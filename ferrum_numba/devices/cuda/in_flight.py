@@ -76,7 +76,7 @@ class InFlight:
         is fleeting an event is set at once.  Of a stream that is being captured the graph holds
         them.
         """
-        if not (handle > PER_THREAD and self._captured(handle, objects)):
+        if not (handle > PER_THREAD and self._captured(handle, (describe, objects))):
             if is_fleeting(stream, handle):
                 self._keep_fleeting(_Batch(stream, handle, [(describe, objects)], nbytes))
             else:
