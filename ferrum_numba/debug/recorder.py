@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +26,7 @@ from ..abi import ArrayReference
 from ..devices import Device, Invocation, Launchable, launch_log, observer
 from ..devices.cuda import streams
 from ..devices.launch_log import CAPTURED, LaunchLog
-from ..devices.observer import Markable, RefusedLaunch
+from ..devices.observer import Markable, RefusedLaunch, Repeated
 from ..errors import FerrumError, RecordingError
 from ..version import __version__
 from .calls import Call, Calls
@@ -37,6 +37,7 @@ from .policy import DIGEST_SHARE, Arrays, Policy
 from .safe_writer import SafeWriter
 
 _now = time.perf_counter
+_KNOWN = 256  # blocks of a repeated launch whose calls are known at once
 
 
 @contextmanager
@@ -93,6 +94,8 @@ if hasattr(os, "register_at_fork"):
 class Recorder:
     """A recording under way, as `fe.record` gives it: `launches` so far, the file's `path`."""
 
+    span = None  # a recording does not tell what belongs together
+
     def __init__(self, path: Path, policy: Policy, *, strict: bool = True) -> None:
         """strict: whether a file that cannot be begun raises RecordingError, or warns."""
         self.path, self._strict = path, strict
@@ -101,7 +104,7 @@ class Recorder:
         self._calls = Calls(policy, self._once)
         self._log = LaunchLog()
         self._digesters: dict[str, Digester] = {}
-        self._spent = 0.0  # seconds of the host, for what went by no fast path
+        self._spent = 0.0  # seconds of the host, for what native code did not log
         self._lock = threading.RLock()
 
     @property
@@ -192,19 +195,18 @@ class Recorder:
         self._writer.row(self._log.index(number), at, handle, call, flags, number + 1)
         return number
 
-    def span(self, name: str) -> AbstractContextManager[object]:
-        """A block of launches that belong together; a recording does not tell them apart."""
-        return nullcontext()
-
-    def admits(
-        self, kernel: Launchable, invocation: Invocation, record: Markable, graph: bool
-    ) -> bool:
+    def admits(self, launch: Repeated, record: Markable, graph: bool) -> bool:
         """Let native code log launches of which only a row is written."""
         with self._lock:
             # Native code has to know the clock of time.perf_counter.
             if observer.current is not self or self._log.is_paused or sys.platform == "win32":
                 return False
-            call = self._calls.of(kernel, invocation)
+            key = self._log.recording, record.block.to_bytes()
+            call = record.calls.get(key)
+            if call is None:
+                if len(record.calls) >= _KNOWN:
+                    record.calls.clear()
+                call = record.calls[key] = self._calls.of(launch.kernel, launch.invocation)
             if self.policy.arrays == "contents" if graph else self._keeps(call):
                 return False
             record.mark(call.address, self._log.recording)

@@ -16,7 +16,7 @@ from typing import Any
 from ..errors import DeviceError
 from . import nvidia_packages, observer
 from .invocation import Invocation, Launchable
-from .observer import Markable, RefusedLaunch
+from .observer import Markable, RefusedLaunch, Repeated
 
 VARIABLE = "FERRUM_NVTX"
 _NAMES = ("libnvToolsExt.so.1", "libnvtx3interop.so.1", "nvToolsExt64_1.dll")
@@ -43,9 +43,7 @@ class Ranges:
         with self.span(f"{kernel.signature.entry} {x}x{y}x{z}"):
             kernel._enqueue(invocation, stream)
 
-    def admits(
-        self, kernel: Launchable, invocation: Invocation, record: Markable, graph: bool
-    ) -> bool:
+    def admits(self, launch: Repeated, record: Markable, graph: bool) -> bool:
         return False
 
     def failed(self, number: int, error: Exception) -> None:

@@ -10,11 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, Protocol
 
-from ..abi import LaunchConfig
+from ..abi import LaunchConfig, ParameterBlock
 from .invocation import Invocation, Launchable
 
 # The code of a native launcher that has launched nothing, as the observer has to be asked.
 ASKS = 1 << 30
+
+
+Span = Callable[[str], AbstractContextManager[object]]
 
 
 class RefusedLaunch(NamedTuple):
@@ -27,8 +30,25 @@ class RefusedLaunch(NamedTuple):
     error: Exception
 
 
+class Repeated(Protocol):
+    """A launch that may change between its launches, such as a prepared one."""
+
+    @property
+    def kernel(self) -> Launchable: ...
+
+    @property
+    def invocation(self) -> Invocation: ...
+
+
 class Markable(Protocol):
-    """Words that a repeated launch hands to native code, which finds in them what to log."""
+    """A repeated launch as native code is given it, and finds in it what to log.
+
+    block: the parameters.  calls: the calls that blocks are, until anything but an address changes;
+    for the observer.
+    """
+
+    block: ParameterBlock
+    calls: dict[object, Any]
 
     def mark(self, call: int, recording: int) -> None:
         """Be logged as the call at an address, within the recording of a number."""
@@ -40,12 +60,12 @@ class Observer(Protocol):
     def launch(self, kernel: Launchable, invocation: Invocation, stream: Any) -> None:
         """Stands for `kernel._enqueue(invocation, stream)`, which it has to call."""
 
-    def span(self, name: str) -> AbstractContextManager[object]:
-        """A block in which all that is launched belongs together: a plan's launches, a layer's."""
+    @property
+    def span(self) -> Span | None:
+        """Makes a block in which all that is launched belongs together, of a plan or a layer; None
+        for an observer to which that makes no difference."""
 
-    def admits(
-        self, kernel: Launchable, invocation: Invocation, record: Markable, graph: bool
-    ) -> bool:
+    def admits(self, launch: Repeated, record: Markable, graph: bool) -> bool:
         """True if native code may log the launch, which `record` hands over, and launch it.
 
         The record is marked for it.  Else the launch has to come through `launch`.  graph: whether
@@ -63,6 +83,7 @@ class Observer(Protocol):
 
 
 current: Observer | None = None
+span: Span | None = None  # the observer's
 _followers: list[Callable[[bool], object]] = []
 # Adds notes to an error before it is raised; set once by the package, for what lies above devices.
 annotate: Callable[[RefusedLaunch], None] | None = None
@@ -70,17 +91,17 @@ annotate: Callable[[RefusedLaunch], None] | None = None
 
 def begin(observer: Observer) -> None:
     """Let it see all launches from now on; there must be no other."""
-    global current
-    current = observer
+    global current, span
+    current, span = observer, observer.span
     for follow in _followers:
         follow(True)
 
 
 def end(observer: Observer | None) -> None:
     """Let it see no more, if it is the one that does."""
-    global current
+    global current, span
     if observer is not None and current is observer:
-        current = None
+        current = span = None
         for follow in _followers:
             follow(False)
 
@@ -91,12 +112,10 @@ def follow(follower: Callable[[bool], object]) -> None:
     follower(current is not None)
 
 
-def admits(
-    kernel: Launchable, invocation: Invocation, record: Markable, graph: bool = False
-) -> bool:
+def admits(launch: Repeated, record: Markable, graph: bool = False) -> bool:
     """See `Observer.admits`; False where nobody observes any more."""
     watching = current
-    return watching is not None and watching.admits(kernel, invocation, record, graph)
+    return watching is not None and watching.admits(launch, record, graph)
 
 
 def failed(number: int, error: Exception) -> None:
@@ -105,9 +124,9 @@ def failed(number: int, error: Exception) -> None:
         current.failed(number, error)
 
 
-def span(name: str) -> AbstractContextManager[object]:
+def together(name: str) -> AbstractContextManager[object]:
     """See `Observer.span`."""
-    return nullcontext() if current is None else current.span(name)
+    return nullcontext() if span is None else span(name)
 
 
 def show(launch: RefusedLaunch) -> None:

@@ -165,7 +165,7 @@ class LaunchPlan(LaunchSequence):
         Raises LaunchError, which names the step, where the device refuses one; the steps before it
         have been launched.
         """
-        with observer.span(f"plan of {len(self)}"):
+        with observer.together(f"plan of {len(self)}"):
             self._issue_each(stream)
 
 

@@ -177,9 +177,9 @@ class GptqLinear(NotPickled):
         Returns `out`, or a new array of the device; NumPy for NumPy.  Raises AbiError for an x or
         out of another dtype, shape, layout or device.
         """
-        watching, tried = observer.current, None
-        if watching is not None:
-            with watching.span(f"GptqLinear {self.K} to {self.N}"):
+        span, tried = observer.span, None
+        if span is not None:
+            with span(f"GptqLinear {self.K} to {self.N}"):
                 return self._multiply(x, out, stream, tried)
         last = self._calls.last
         if out is not None and last is not None:  # arrays like the last call's?

@@ -199,9 +199,7 @@ class CudaGraph(LaunchGraph):
                 return True
             first += asks
             launch, record = self._launches[first], self._nodes[first].record
-            if first == admitted or not observer.admits(
-                launch.kernel, launch.invocation, record, graph=True
-            ):
+            if first == admitted or not observer.admits(launch, record, graph=True):
                 return False
             admitted = first
 
@@ -235,7 +233,7 @@ class CudaGraph(LaunchGraph):
     def _rewrite(self, step: int) -> None:
         """Put a step's launch as it is now into the node's record."""
         now, node = self[step], self._nodes[step]
-        node.record.unmark()
+        node.record.forget()
         node.record.configure(now.config)
         if node.arena is not None:
             node.record.block.write(now.bound.values)

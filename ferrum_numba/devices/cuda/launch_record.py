@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from ctypes import c_int, c_size_t, c_uint, c_uint8, c_uint64, c_void_p
+from typing import Any
 
 from ...abi import LaunchConfig, ParameterBlock
 from .. import launch_log as log
@@ -53,10 +54,10 @@ class LaunchRecord:
 
     row: the addresses of the configuration, of the function and of the `extra` that names the
     parameter block: cuLaunchKernelEx(row[0], row[1], NULL, row[2]).
-    block: whose bytes the launch hands over.  marked: whether it is, for a log of launches.
+    block: whose bytes the launch hands over.  marked, calls: for a log of launches; see `Markable`.
     """
 
-    __slots__ = ("_attributes", "_config", "_extra", "_nbytes", "block", "marked", "row")
+    __slots__ = ("_attributes", "_config", "_extra", "_nbytes", "block", "calls", "marked", "row")
 
     def __init__(
         self, function: int, config: LaunchConfig, block: ParameterBlock, stream: int
@@ -65,6 +66,7 @@ class LaunchRecord:
         self._config = _Config(stream=stream)
         self._nbytes = c_size_t(block.nbytes)
         self.marked = False
+        self.calls: dict[object, Any] = {}
         self._extra = (c_uint64 * (MARK + log.MARK_WORDS))(
             *(_BUFFER_POINTER, block.address, _BUFFER_SIZE, ctypes.addressof(self._nbytes), _END)
         )
@@ -88,9 +90,14 @@ class LaunchRecord:
         self.marked = True
 
     def unmark(self) -> None:
-        """Be asked about: it is another call now."""
+        """Be asked about, as arrays lie elsewhere."""
         self._extra[MARK + log.MARK_RECORDING] = 0
         self.marked = False
+
+    def forget(self) -> None:
+        """Be asked about, as anything may be another."""
+        self.unmark()
+        self.calls.clear()
 
     @property
     def number(self) -> int:

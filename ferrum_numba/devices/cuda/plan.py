@@ -68,7 +68,7 @@ class CudaLaunchPlan(LaunchPlan):
     def _run(self, state: StreamState, stream: Any) -> None:
         failed = self._loop(state.table, len(self._launches))
         if failed >= 0:
-            with observer.span(f"plan of {len(self)}"):
+            with observer.together(f"plan of {len(self)}"):
                 self._go_on(failed, state, stream)
 
     def _go_on(self, failed: int, state: StreamState, stream: Any) -> None:
@@ -79,7 +79,7 @@ class CudaLaunchPlan(LaunchPlan):
             launch, record, first = self._launches[step], state.records[step], step + 1
             if code != observer.ASKS:
                 launch_refused(self.device, record, code, partial(self._describe, step))
-            elif step != admitted and observer.admits(launch.kernel, launch.invocation, record):
+            elif step != admitted and observer.admits(launch, record):
                 first = admitted = step
             else:
                 with self._naming(step):

@@ -136,7 +136,7 @@ class CudaPreparedLaunch(PreparedLaunch):
         record = last.state.records[0]
         if code == observer.ASKS:
             self._followed = True
-            if not observer.admits(self.kernel, self.invocation, record):
+            if not observer.admits(self, record):
                 return True
             code = self._launch(last.config, last.function, last.extra, 0)
         if code and code != observer.ASKS:

@@ -153,7 +153,7 @@ class StreamStates:
     ) -> None:
         launch, record = self._launches[number], state.records[number]
         now = launch.invocation
-        record.unmark()
+        record.forget()
         if now.config is not before.config:
             record.configure(now.config)
         if record.block is not now.block:  # it has scratch, and a block for each stream
