@@ -164,7 +164,7 @@ class Recorder:
                 call.kept, call.others = True, self.policy.period - 1
                 with self._log.paused():
                     self._with_arrays(kernel, invocation, stream, call, at, handle)
-            if device.name != "cpu":  # most come here, not by a fast path, for digests alone
+            if device.name != "cpu":  # native code leaves to us those with digests
                 self._spent += _now() - began
 
     def _keeps(self, call: Call) -> bool:
