@@ -116,7 +116,7 @@ def test_code_that_is_carried_along(
     assert path.read_bytes()[:4] == b"\x7fELF"
     compiled = []
     monkeypatch.setattr(
-        "ferrum_numba.devices.cuda.driver.compile_ptx", lambda text: compiled.append(text)
+        "ferrum_numba.devices.cuda.modules.compile_ptx", lambda text: compiled.append(text)
     )
     assert np.array_equal(sums(gpu, text), EXPECTED)
     other = text + "\n// another digest\n"

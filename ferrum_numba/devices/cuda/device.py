@@ -26,7 +26,7 @@ from ...machine_code import Cubin, Fatbin
 from .. import arrays as host_arrays
 from .. import dlpack, sequence
 from ..device import Device, Module
-from . import arrays, driver, jit_link, numba_cuda
+from . import arrays, driver, jit_link, modules, numba_cuda
 from .captures import CaptureLock
 from .compiled import CompiledCode
 from .context import Context
@@ -131,7 +131,7 @@ class CudaDevice(Device):
         """
         with self.current(), driver.outside_of_captures():
             try:
-                return driver.compile_ptx(text)
+                return modules.compile_ptx(text)
             except LaunchError as error:
                 raise PtxError("ptx", f"the driver refused it: {error}") from error
 
@@ -365,7 +365,7 @@ class CudaModule(Module):
         with device.current(), driver.outside_of_captures():
             handle = self._loaded.function(signature.entry)
             if any(p.align > _PLAINLY_ALIGNED for p in signature.params):
-                places = driver.parameter_places(handle, len(signature.params))
+                places = modules.parameter_places(handle, len(signature.params))
                 signature = replace(signature, places=places)
         return CudaKernel(self, device, signature, self._loaded, handle)
 

@@ -97,18 +97,13 @@ _PROTOTYPES = {
     "cuGraphExecDestroy": (c_void_p,),
 }
 _POINTER_DEVICE_ORDINAL = 9  # CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
-_FUNC_MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 # CU_DEVICE_ATTRIBUTE_...: rates in kHz, a width in bits, a size in bytes.
 _CLOCK_RATE, _SMS, _MEMORY_CLOCK_RATE, _MEMORY_BUS_WIDTH = 13, 16, 36, 37
 _THREADS_OF_SM, _SHARED_OF_SM = 39, 81
-# CU_FUNC_ATTRIBUTE_...
-_FUNC_ATTRIBUTES = {"max_threads": 0, "shared": 1, "constant": 2, "local": 3, "registers": 4}
 NEVER_CAPTURED = (0, 1)  # the legacy default stream, by both of its handles
 CAPTURE_RELAXED = 2  # CU_STREAM_CAPTURE_MODE_RELAXED
 _CAPTURE_IMPLICIT = 906  # CUDA_ERROR_STREAM_CAPTURE_IMPLICIT
-_JIT_ERROR_LOG, _JIT_ERROR_LOG_BYTES = 5, 6  # CU_JIT_ERROR_LOG_BUFFER(_SIZE_BYTES)
-_LINK_PTX = 1  # CU_JIT_INPUT_PTX
-_SUCCESS, _NOT_INITIALISED = 0, 3
+SUCCESS, _NOT_INITIALISED = 0, 3
 # What a launch is told in a thread that has no context, or that of another device:
 # CUDA_ERROR_INVALID_CONTEXT, CUDA_ERROR_INVALID_HANDLE.
 OTHER_CONTEXT = (201, 400)
@@ -150,7 +145,7 @@ def initialise() -> None:
             "this process was forked from one that uses CUDA, which the driver does not allow",
             remedy='start it with multiprocessing\'s "spawn" method',
         )
-    if code != _SUCCESS:
+    if code != SUCCESS:
         raise DeviceError("cuInit", error_name(code))
 
 
@@ -165,7 +160,7 @@ def device_of(address: int) -> int | None:
     """The ordinal of the device on which an address lies; None for one of no device."""
     ordinal = c_int()
     code = library().cuPointerGetAttribute(ctypes.byref(ordinal), _POINTER_DEVICE_ORDINAL, address)
-    return ordinal.value if code == _SUCCESS else None
+    return ordinal.value if code == SUCCESS else None
 
 
 def retain_primary_context(ordinal: int) -> int:
@@ -185,7 +180,7 @@ def has_context() -> bool:
     """True if any context is current in this thread."""
     context = c_void_p()
     code = library().cuCtxGetCurrent(ctypes.byref(context))
-    return code == _SUCCESS and bool(context.value)
+    return code == SUCCESS and bool(context.value)
 
 
 def pop_context() -> None:
@@ -197,7 +192,7 @@ def current_device() -> int | None:
     """The ordinal of the device whose context is current in this thread; None without one."""
     ordinal = c_int()
     code = library().cuCtxGetDevice(ctypes.byref(ordinal))
-    return ordinal.value if code == _SUCCESS else None
+    return ordinal.value if code == SUCCESS else None
 
 
 def synchronize() -> None:
@@ -209,84 +204,7 @@ def cause_of_death() -> str | None:
     """The driver's error that ended the current context; None while it can be used."""
     free, total = c_size_t(), c_size_t()
     code = library().cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total))
-    return None if code == _SUCCESS else error_name(code)
-
-
-class _Log:
-    """Options with which the driver's compiler says what is wrong.  text: what it said."""
-
-    count = 2
-
-    def __init__(self) -> None:
-        size = 16384
-        self._buffer = ctypes.create_string_buffer(size)
-        self.names = (c_int * 2)(_JIT_ERROR_LOG, _JIT_ERROR_LOG_BYTES)
-        self.values = (c_void_p * 2)(ctypes.addressof(self._buffer), size)
-
-    def check(self, code: int, call: str) -> None:
-        """Raise LaunchError, with the log, unless the driver returned success."""
-        if code != _SUCCESS:
-            text = self._buffer.value.decode(errors="replace").strip()
-            raise LaunchError(call, f"{error_name(code)}{': ' if text else ''}{text}")
-
-
-def load_module(code: bytes) -> int:
-    """A module of the current context: of PTX, which the driver compiles, or of a cubin.
-
-    Raises LaunchError, with the compiler's log, where the driver refuses it.
-    """
-    module, log = c_void_p(), _Log()
-    found = library().cuModuleLoadDataEx(
-        ctypes.byref(module), code, log.count, log.names, log.values
-    )
-    log.check(found, "cuModuleLoadDataEx")
-    return module.value or 0
-
-
-def function_of(module: int, entry: str) -> int:
-    """A function of a module.  Raises LaunchError where it has none of that name."""
-    function = c_void_p()
-    code = library().cuModuleGetFunction(ctypes.byref(function), module, entry.encode())
-    check(code, f"cuModuleGetFunction({entry})")
-    return function.value or 0
-
-
-def parameter_places(function: int, count: int) -> tuple[int, ...] | None:
-    """The offsets at which a function takes its parameters; None where the driver does not say.
-
-    An assembler aligns a parameter by its address among the GPU's constants, which begin at no
-    multiple of 64, so that one with `.align 64` lies elsewhere than the PTX ISA lays it.
-    """
-    if not hasattr(library(), "cuFuncGetParamInfo"):  # before CUDA 12.4
-        return None
-    found = []
-    for index in range(count):
-        offset = c_size_t()
-        code = library().cuFuncGetParamInfo(function, index, ctypes.byref(offset), None)
-        check(code, f"cuFuncGetParamInfo({index})")
-        found.append(offset.value)
-    return tuple(found)
-
-
-def compile_ptx(text: str) -> bytes:
-    """The cubin that the driver's compiler makes of PTX for the current context's GPU.
-
-    Raises LaunchError, with its log.
-    """
-    state, image, nbytes, log = c_void_p(), c_void_p(), c_size_t(), _Log()
-    code = text.encode() + b"\0"
-    found = library().cuLinkCreate_v2(log.count, log.names, log.values, ctypes.byref(state))
-    log.check(found, "cuLinkCreate")
-    try:
-        found = library().cuLinkAddData_v2(
-            *(state, _LINK_PTX, code, len(code), b"ptx", 0, None, None)
-        )
-        log.check(found, "cuLinkAddData")
-        found = library().cuLinkComplete(state, ctypes.byref(image), ctypes.byref(nbytes))
-        log.check(found, "cuLinkComplete")
-        return ctypes.string_at(image.value or 0, nbytes.value)
-    finally:
-        library().cuLinkDestroy(state)
+    return None if code == SUCCESS else error_name(code)
 
 
 def _device_attribute(ordinal: int, which: int) -> int:
@@ -305,42 +223,6 @@ def chip(ordinal: int) -> Chip:
         clock=_device_attribute(ordinal, _CLOCK_RATE) / 1e3,
         shared=_device_attribute(ordinal, _SHARED_OF_SM),
     )
-
-
-def allow_shared(function: int, nbytes: int) -> None:
-    """Let a function have this much dynamic shared memory, beyond the 48 KiB of the start."""
-    code = library().cuFuncSetAttribute(function, _FUNC_MAX_DYNAMIC_SHARED, nbytes)
-    check(code, f"cuFuncSetAttribute(max dynamic shared memory, {nbytes})")
-
-
-def attributes(function: int) -> dict[str, int]:
-    """Attributes of a function: max_threads (of a CTA), registers (of a thread), and bytes of
-    shared (static, of a CTA), constant and local (of a thread) memory."""
-    found = {}
-    number = c_int()
-    for name, which in _FUNC_ATTRIBUTES.items():
-        code = library().cuFuncGetAttribute(ctypes.byref(number), which, function)
-        check(code, f"cuFuncGetAttribute({name})")
-        found[name] = number.value
-    return found
-
-
-def resident_ctas(function: int, threads: int, shared_bytes: int) -> int:
-    """The number of CTAs, of so many threads and dynamic shared bytes, that an SM holds at once."""
-    number = c_int()
-    code = library().cuOccupancyMaxActiveBlocksPerMultiprocessor(
-        ctypes.byref(number), function, threads, shared_bytes
-    )
-    check(code, "cuOccupancyMaxActiveBlocksPerMultiprocessor")
-    return number.value
-
-
-def resident_clusters(function: int, config: int) -> int:
-    """The number of clusters that the GPU holds at once; config: a CUlaunchConfig's address."""
-    number = c_int()
-    code = library().cuOccupancyMaxActiveClusters(ctypes.byref(number), function, config)
-    check(code, "cuOccupancyMaxActiveClusters")
-    return number.value
 
 
 def sms(ordinal: int) -> tuple[int, int]:
@@ -456,5 +338,5 @@ def may_record(stream: int) -> bool:
 
 def check(code: int, call: str) -> None:
     """Raise LaunchError unless the driver returned success."""
-    if code != _SUCCESS:
+    if code != SUCCESS:
         raise LaunchError(call, error_name(code))

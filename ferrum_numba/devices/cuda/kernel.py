@@ -14,7 +14,7 @@ from ..device import Kernel, Module
 from ..invocation import Identical, Invocation
 from ..resources import Occupancy, Resources
 from ..scratch import ScratchArena
-from . import driver, native
+from . import driver, modules, native
 from .gpu import Gpu
 from .launch_record import LaunchRecord
 from .prepared import CudaPreparedLaunch
@@ -72,14 +72,14 @@ class CudaKernel(Kernel):
                 nbytes,
             )
         with gpu.current():
-            driver.allow_shared(self._handle, nbytes)
+            modules.allow_shared(self._handle, nbytes)
         self._allowed_shared = nbytes
 
     @property
     def attributes(self) -> Resources:
         gpu = self.gpu
         with gpu.current():
-            found = driver.attributes(self._handle)
+            found = modules.attributes(self._handle)
         return Resources(
             source=f"the driver, on {gpu.name} ({gpu.product})",
             registers=found["registers"],
@@ -93,14 +93,14 @@ class CudaKernel(Kernel):
         self._require_possible(config)
         gpu, cluster = self.gpu, config.cluster or self.signature.cluster
         with gpu.current():
-            ctas = driver.resident_ctas(self._handle, config.threads, config.shared_bytes)
+            ctas = modules.resident_ctas(self._handle, config.threads, config.shared_bytes)
             clusters = None
             if cluster is not None:
                 x, y, z = (*cluster, 1, 1)[:3]
                 record = LaunchRecord(
                     self._handle, replace(config, cluster=(x, y, z)), self._no_block, 0
                 )
-                clusters = driver.resident_clusters(self._handle, record.row[0])
+                clusters = modules.resident_clusters(self._handle, record.row[0])
             sms, threads = driver.sms(gpu.ordinal)
         warps = ctas * -(-config.threads // _WARP)
         return Occupancy(ctas, warps, threads // _WARP, sms, clusters)

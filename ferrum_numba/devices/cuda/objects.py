@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import LaunchError
-from . import driver
+from . import driver, modules
 
 _EVENT_TIMED, _EVENT_DISABLE_TIMING = 0, 2  # CU_EVENT_...
 _STREAM_NON_BLOCKING = 1
@@ -74,18 +74,18 @@ class Stream(Owned):
 
 
 class LoadedCode(Owned):
-    """Code that the driver has loaded into the current context; see `driver.load_module`."""
+    """Code that the driver has loaded into the current context; see `modules.load_module`."""
 
     _handle = 0
 
     def __init__(self, code: bytes) -> None:
         super().__init__()
         self._unload = driver.library().cuModuleUnload
-        self._handle = driver.load_module(code)
+        self._handle = modules.load_module(code)
 
     def function(self, entry: str) -> int:
         """The handle of a function, valid as long as this object lives."""
-        return driver.function_of(self._handle, entry)
+        return modules.function_of(self._handle, entry)
 
     def __del__(self) -> None:
         if self._handle:
