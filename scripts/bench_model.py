@@ -1,6 +1,6 @@
 """Cost of a token with a whole model: prefill and decode, beside the same model dense in torch.
 
-    python scripts/bench_model.py [--like llama-3.1-8b] [--batch 1,16] [--torch]
+    python scripts/bench_model.py [--like llama-3.1-8b] [--batch 1,16] [--torch] [--launches]
 
 Weights are random, of the shapes of a known model; layers share their contents, not their memory.
 Times are of whole steps on the host's clock, the device's queue kept full, medians.
@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -166,6 +167,48 @@ def dense_in_torch(name: str, prompts: list[int], cells: list[tuple[int, int]]) 
             print(f"torch decode {batch:3} x {context:5}  {np.median(times) * 1e3:7.3f} ms a step")
 
 
+def shares(events: Iterable[tuple[float, float, str]]) -> dict[tuple[str, str, str], list[float]]:
+    """Microseconds from the end of the launch before to a launch's own, as dependent ones begin
+    early; by the names of the one before, of itself, and of the one behind.
+
+    events: begin, end and name of each.
+    """
+    found = defaultdict(list)
+    ordered = sorted(events)
+    for (_, done, before), (_, end, name), (_, _, behind) in zip(
+        ordered, ordered[1:], ordered[2:], strict=False
+    ):
+        found[before, name, behind].append(end - done)
+    return found
+
+
+def show_launches(model: Model, context: int) -> None:
+    """Each kind of launch of a step of one sequence, as torch's profiler sees it: that makes a
+    step a few percent longer."""
+    import torch
+    from torch.profiler import ProfilerActivity, profile
+
+    torch.zeros(1, device="cuda")
+    steps = 4
+    with model.session(1, context + 2 * steps + 1) as session:
+        session.prefill([np.arange(context) % model.config.vocab])
+        for _ in range(steps):
+            session.step()
+        with profile(activities=[ProfilerActivity.CUDA]) as seen:
+            for _ in range(steps):
+                session.step()
+            model.device.synchronize()
+    found = shares(
+        (event.time_range.start, event.time_range.end, event.name)
+        for event in seen.events()
+        if "cuda" in str(event.device_type).lower()
+    )
+    for (before, name, behind), its in sorted(found.items(), key=lambda row: -sum(row[1])):
+        print(
+            f"{np.mean(its):7.2f} us, {len(its) / steps:4.1f} a step: {name}, {before} to {behind}"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--like", default="llama-3.1-8b", choices=[*MODELS, *MIXTURES])
@@ -173,6 +216,9 @@ def main() -> None:
     parser.add_argument("--context", default="512,2048")
     parser.add_argument("--prompt", default="2048,8192")
     parser.add_argument("--torch", action="store_true", help="the dense peer in the same run")
+    parser.add_argument(
+        "--launches", action="store_true", help="the launches of a step, one by one"
+    )
     arguments = parser.parse_args()
     device = fe.open_device()
     if device.name == "cpu":
@@ -198,6 +244,8 @@ def main() -> None:
             f"decode {batch:3} x {context:5}  {seconds * 1e3:7.3f} ms a step  "
             f"{batch / seconds:8.0f} tokens/s  {share:.0%} of the reading speed"
         )
+    if arguments.launches:
+        show_launches(model, cells[0][1])
 
 
 if __name__ == "__main__":
