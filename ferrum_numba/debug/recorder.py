@@ -9,7 +9,6 @@ import itertools
 import json
 import os
 import platform
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -198,8 +197,7 @@ class Recorder:
     def admits(self, launch: Repeated, record: Markable, graph: bool) -> bool:
         """Let native code log launches of which only a row is written."""
         with self._lock:
-            # Native code has to know the clock of time.perf_counter.
-            if observer.current is not self or self._log.is_paused or sys.platform == "win32":
+            if observer.current is not self or self._log.is_paused:
                 return False
             key = self._log.recording, record.block.to_bytes()
             call = record.calls.get(key)

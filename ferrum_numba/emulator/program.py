@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -34,10 +33,8 @@ class Program:
     """One entry of a PTX text as native code for this machine.
 
     entry: its name.  signature: its parameters, as `run` takes them in the parameter block.
-    compile_seconds: what it took from text to code.  cached: whether the code came from the disk.
+    cached: whether the code came from the disk.
     """
-
-    compile_seconds: float
 
     def __init__(
         self,
@@ -65,10 +62,7 @@ class Program:
         Code that was made before comes from the user's cache (cache.py).
         Raises PtxError, with line and opcode, for what cannot be read or is not supported.
         """
-        start = time.perf_counter()
-        program = cls(text, Signature.from_ptx(text, entry), host or Host.this())
-        program.compile_seconds = time.perf_counter() - start
-        return program
+        return cls(text, Signature.from_ptx(text, entry), host or Host.this())
 
     def run(
         self,

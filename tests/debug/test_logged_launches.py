@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from ctypes import CFUNCTYPE, c_int, c_void_p
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,20 +16,12 @@ import ferrum_numba as fe
 from ferrum_numba.debug import recorder
 from ferrum_numba.debug.recorder import record
 from ferrum_numba.debug.recording import Recording
-from ferrum_numba.devices.cuda import driver
+from ferrum_numba.devices.cuda import driver, launcher
 from tests.devices.emulated_gpu import EVERYWHERE, open_anywhere
 from tests.devices.test_threads import THREADS, at_once
 from tests.ptx import IOTA
 
 CONFIG = fe.LaunchConfig(1, 32)
-
-
-@pytest.fixture(params=EVERYWHERE)
-def anywhere(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> fe.Device:
-    device = open_anywhere(request.param, monkeypatch)
-    if request.param == "emulated":
-        monkeypatch.setattr(driver, "version", lambda: (13, 0))
-    return device
 
 
 @pytest.fixture
@@ -153,3 +146,22 @@ def test_digests_that_take_too_long_are_put_off(idle: fe.Device, tmp_path, monke
                     call()
         digested = [launch for launch in Recording(path).launches if launch.before]
         assert len(digested) == 2 * kept
+
+
+@pytest.mark.parametrize("anywhere", EVERYWHERE[-1:], indirect=True)
+def test_where_native_code_cannot_tell_the_time(anywhere, tmp_path, monkeypatch) -> None:
+    seen: list[int] = []
+    function = CFUNCTYPE(c_int, *[c_void_p] * 4)(lambda *row: seen.append(0) or 0)
+    monkeypatch.setattr(driver, "launcher", lambda: function)
+    monkeypatch.setattr(launcher, "sys", SimpleNamespace(platform="win32"))
+    launcher._logged.cache_clear()
+    call, path = prepare(anywhere, 1), tmp_path / "run.ferrum"
+    with anywhere.record_plan() as plan:
+        call()
+        call()
+    with record(path, arrays="none"):
+        for _ in range(3):
+            call()
+            plan()
+    launcher._logged.cache_clear()
+    assert len(seen) == len(Recording(path).launches) == 9

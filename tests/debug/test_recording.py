@@ -18,7 +18,7 @@ from ferrum_numba.debug.recording import Recording
 from ferrum_numba.debug.replay import replay
 from ferrum_numba.devices.cuda import driver
 from tests.devices import canonical
-from tests.devices.emulated_gpu import EVERYWHERE, open_anywhere
+from tests.devices.emulated_gpu import EVERYWHERE
 from tests.ptx import IOTA
 
 
@@ -257,14 +257,6 @@ def test_captured_launches_are_told(gpu: fe.Device, tmp_path: Path) -> None:
         call(stream)
     launches = Recording(path).launches
     assert [launch.captured for launch in launches] in ([], [True])
-
-
-@pytest.fixture(params=EVERYWHERE)
-def anywhere(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> fe.Device:
-    device = open_anywhere(request.param, monkeypatch)
-    if request.param == "emulated":
-        monkeypatch.setattr(driver, "version", lambda: (13, 0))
-    return device
 
 
 @pytest.mark.parametrize("arrays", ["none", "digest"])

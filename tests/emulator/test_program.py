@@ -193,4 +193,3 @@ def test_what_a_program_knows() -> None:
     program = program_of(CANONICAL)
     assert program.entry == ENTRY
     assert program.signature.nbytes == 112
-    assert program.compile_seconds > 0

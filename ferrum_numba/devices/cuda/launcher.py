@@ -8,6 +8,7 @@ nothing more while nobody observes.
 from __future__ import annotations
 
 import ctypes
+import sys
 from collections.abc import Callable
 from ctypes import CFUNCTYPE, c_int, c_int64, c_void_p
 from functools import cache, cached_property, lru_cache
@@ -98,6 +99,8 @@ def _logged(asked: int) -> Any:
 
     The row is written before the launch, its number last.  Any number of threads may call it.
     """
+    if sys.platform == "win32":  # whose clock of time.perf_counter native code does not know
+        return njit(lambda extra, stream, flags: 0)
     capturing = CFUNCTYPE(c_int, c_int64, c_int64)(asked)
     clock = CFUNCTYPE(c_int, c_int64, c_int64)(address_of(ctypes.CDLL(None).clock_gettime))
     gate = log.gate
