@@ -302,6 +302,28 @@ def test_finalisers_that_allocate(any_gpu: fe.Device) -> None:
     assert any_gpu.memory.in_use == before
 
 
+def test_launches_noted_while_events_are_set(
+    emulated: EmulatedGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a finaliser, say, that runs in the thread that sets them: nobody waits for itself."""
+    gpu, stream, ask = emulated.in_flight, emulated.create_stream(), driver.may_record
+    arrays = [emulated.empty(16, np.uint8) for _ in range(200)]
+    alive = [weakref.ref(array) for array in arrays]
+
+    def note(count: int) -> None:
+        for array in arrays[:count]:
+            gpu.add(stream, stream.handle, lambda: "a launch", array, 16)
+        del arrays[:count]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(driver, "may_record", lambda handle: note(100) or ask(handle))
+        note(100)
+    assert not arrays
+    assert any(array() is not None for array in alive)
+    emulated.synchronize()
+    assert all(array() is None for array in alive)
+
+
 def test_layers_made_and_dropped(any_gpu: fe.Device) -> None:
     """With launches in flight; nothing is left of them."""
     x = any_gpu.to_device(canonical.A)
