@@ -6,6 +6,7 @@ program.run(Job(grid=(1, 4, 1), block=(128, 1, 1), shared_bytes=8192, parameter_
 
 from .job import Job
 from .program import Program
+from .seat import LARGEST_SHARED
 from .worker import MOST_WAITING
 
-__all__ = ["MOST_WAITING", "Job", "Program"]
+__all__ = ["LARGEST_SHARED", "MOST_WAITING", "Job", "Program"]

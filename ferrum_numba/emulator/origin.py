@@ -50,6 +50,11 @@ class Origin:
         )
 
 
+def has_origin(ins: Instruction) -> bool:
+    """True for the accesses of which an origin is told; others may stand on the same line."""
+    return "global" in ins.opcode.modifiers and ins.opcode.base in _ACCESSES
+
+
 class _Entry(NamedTuple):
     """Facts about one entry, of which each function here gives one."""
 
@@ -98,7 +103,7 @@ def _origins(instructions: Sequence[Instruction]) -> Mapping[int, Origin]:
 
     found: dict[int, Origin] = {}
     for ins in instructions:
-        if "global" not in ins.opcode.modifiers or ins.opcode.base not in _ACCESSES:
+        if not has_origin(ins):
             continue
         place = [r for o in ins.operands if isinstance(o, Address) for r in registers_of(o)]
         guard = [ins.guard] if ins.guard else []

@@ -23,7 +23,7 @@ from .notice import notice
 from .origin import origins
 from .parse import parse_entry
 from .ptx import Body, Instruction
-from .seat import LARGEST_SHARED, StoppedError, aligned
+from .seat import LARGEST_STATIC, StoppedError, aligned
 from .standstill import Polls, describe
 from .translate import Module, threads_of
 from .worker import WORKSPACE, Launch
@@ -189,10 +189,11 @@ class Program:
     def _body(self) -> Body:
         # Not kept: it takes a hundred times the memory of the text, and is seldom needed again.
         body = parse_entry(self._text, self.entry)
-        if body.static_shared > LARGEST_SHARED:
+        if body.static_shared > LARGEST_STATIC:
             raise PtxError(
                 self.entry,
-                f"at most {LARGEST_SHARED} bytes of shared memory, as no GPU has more",
+                f"at most {LARGEST_STATIC} bytes of shared memory with a size, as on any GPU",
                 body.static_shared,
+                remedy="declare it .extern, and give its size to the launch",
             )
         return body

@@ -46,8 +46,10 @@ _KEPT = 64
 _ENDED = FINISHED & 0xFFFFFFFF  # as an unsigned word
 # Reads of whole words and vectors may pass an array's end by less than this many bytes.
 _MARGIN = 128
-LARGEST_SHARED = 228 * 1024
+LARGEST_SHARED = 227 * 1024
 """Bytes of shared memory that the largest GPU gives a CTA."""
+LARGEST_STATIC = 48 * 1024
+"""Bytes of them that a module may declare; the rest is dynamic."""
 
 
 class StoppedError(Exception):

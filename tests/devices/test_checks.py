@@ -14,6 +14,7 @@ from ferrum_numba.devices.cpu.checked import CheckedCpuDevice
 from ferrum_numba.kernels.sample import sample
 from tests.campaigns.layers import random_tensors
 from tests.devices import canonical
+from tests.emulator.harness import entry
 from tests.ptx import IOTA, SCRATCH
 
 ALL = ("memory", "init", "race", "order")
@@ -142,3 +143,25 @@ def test_what_open_device_refuses() -> None:
         fe.open_device("cuda", checks=("memory",))
     assert fe.open_device("cpu", checks=ALL) is fe.open_device("cpu", checks=ALL)
     assert fe.open_device("cpu") is not fe.open_device("cpu", checks=ALL)
+
+
+def test_empty_arrays_are_not_zero_by_chance() -> None:
+    device = fe.open_device("cpu", checks=("memory",))
+    assert np.isnan(device.empty((3, 5), np.float16)).all()
+    assert (device.empty(7, np.int32) == -1).all()
+    assert device.empty((), np.float64).shape == ()
+    assert device.empty(0, np.float32).size == 0
+
+
+def test_shared_memory_that_no_gpu_gives() -> None:
+    device = fe.open_device("cpu")
+    text = entry(1, "st.shared.u32 [tile], 1; st.global.u32 [%q0], 1;")
+    static = text.replace(
+        ".extern .shared .align 16 .b8 tile[];", ".shared .align 4 .b8 tile[49156];"
+    )
+    with pytest.raises(fe.PtxError, match="at most 49152 bytes of shared memory with a size"):
+        device.load_module(static).get_kernel().launch(fe.LaunchConfig(1, 32), np.zeros(1))
+    kernel = device.load_module(text).get_kernel()
+    kernel.launch(fe.LaunchConfig(1, 32, 232448), np.zeros(1))
+    with pytest.raises(fe.DeviceError, match="shared_bytes: expected at most 232448"):
+        kernel.launch(fe.LaunchConfig(1, 32, 232449), np.zeros(1))

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
 
 from ...abi import ArrayReference, Sidecar, Signature
 from ...emulator.checks import CHECKS, CheckedProgram, Finding, LaunchArray
@@ -48,6 +51,12 @@ class CheckedCpuDevice(CpuDevice):
             yield self._collected
         finally:
             self._collected = before
+
+    def empty(self, shape: int | Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
+        """Memory that is not zero by chance: all bits are ones, which are NaNs of any type."""
+        there = super().empty(shape, dtype)
+        there.reshape(-1).view(np.uint8)[...] = 0xFF
+        return there
 
     def report(self, launch: str, findings: Sequence[Finding]) -> None:
         """Take the findings of a launch, which is described in one line."""

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from ...abi import ArrayReference, LaunchConfig, Sidecar, Signature
-from ...emulator import MOST_WAITING, Program
+from ...emulator import LARGEST_SHARED, MOST_WAITING, Program
 from ...errors import DeviceError, LaunchError
 from ...machine_code import Cubin, Fatbin
 from .. import arrays
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from ..sequence import LaunchGraph
     from ..trace import Trace
     from .traced import Tracer
-
-_MAX_SHARED_BYTES = 228 * 1024  # what the largest GPU gives a CTA; a typing error beyond that
 
 
 class CpuStream:
@@ -160,8 +158,8 @@ class CpuKernel(Kernel):
 
     def _require_possible(self, config: LaunchConfig) -> None:
         super()._require_possible(config)
-        if config.shared_bytes > _MAX_SHARED_BYTES:
-            raise DeviceError("shared_bytes", f"at most {_MAX_SHARED_BYTES}", config.shared_bytes)
+        if config.shared_bytes > LARGEST_SHARED:
+            raise DeviceError("shared_bytes", f"at most {LARGEST_SHARED}", config.shared_bytes)
         if config.cooperative and config.ctas > MOST_WAITING:
             raise DeviceError(
                 "cooperative", f"at most {MOST_WAITING} CTAs, as any GPU holds", config.ctas

@@ -33,7 +33,7 @@ from ..opcodes.barrier import uniform
 from ..ptx import Instruction, Operand
 from ..routine import VECTOR
 from ..values import Text, Value
-from .check import HERE, LONG, POINTER, Check, Kept, Room, zeros
+from .check import HERE, LONG, POINTER, Check, Kept, Kind, Room, at_site, zeros
 from .code import Code, code
 from .state import (
     AGENTS,
@@ -60,6 +60,17 @@ class Clocks(Check):
     """Order of warps that wait for some of the others, by a vector clock for each warp."""
 
     asked = frozenset({"race"})
+    kinds = (
+        Kind(
+            "barrier-reuse",
+            "race",
+            {
+                "register": "comes to a named barrier although nothing says that it has opened for"
+                " those that came before, so that it may open too early or never; wait for them, or"
+                " take a barrier of another number"
+            },
+        ),
+    )
     # clocks, objects: see state.py.  planes: for each warp, then for the products of each, then for
     # its bulk copies, when it last loaded each granule; latest: its last load of all.  fences: of
     # each warp the time of its last proxy fence.
@@ -105,6 +116,8 @@ class Clocks(Check):
     def arrives(self, b: Builder, ins: Instruction, number: Operand, opens: Value) -> None:
         """Of a cluster's barrier: who waits knows what all warps of this CTA did."""
         which = uniform(b, number, ins)
+        if "cluster" not in ins.opcode.modifiers:
+            b.call("reuse", "void", which, *at_site(ins))
         b.call("publish_own", "void", *HERE, which)
         with b.when(Value("true", "i1") if "cluster" in ins.opcode.modifiers else opens):
             b.call("promote", "void", "ptr %checks", which)
@@ -241,6 +254,18 @@ def landed(c: Code) -> None:
     c.goes()
     agent = c.item("i32", own_clock(c), c.op("add", c.warp(), COPIES))
     c.store(c.tick(), agent, 0, 4)
+
+
+@code("reuse")
+def reuse(c: Code) -> None:
+    """Who comes to a barrier has to know what those knew for whom it has opened last."""
+    (which,) = c.takes("i32")
+    c.looks()
+    own, its = own_clock(c), _object(c, which)
+    mine, theirs = c.load("i32", 32, own, 0, 64), c.load("i32", 32, its, _ACQUIRED, 64)
+    c.ret_if(c.compare("icmp eq", c.mask(c.compare("icmp ugt", theirs, mine)), 0))
+    c.visits()
+    c.record("barrier-reuse", c.constant("i32", 0), c.constant("i64", 0), 0)
 
 
 @code("promote")

@@ -1,7 +1,8 @@
 """The checks "init" and "race" of global memory: who wrote an element, and lanes that disagree.
 
-marks_<store|atomic>_<bytes>[_talks](addresses, mask, checks, ctx, site): this CTA wrote here;
-    _talks: where CTAs talk to each other
+marks_<store|atomic|narrow>_<bytes>[_talks](addresses, mask, checks, ctx, site): this CTA wrote
+    here; narrow: by an atomic operation that is one for this CTA only; _talks: where CTAs talk to
+    each other
 bulkmarks_<store|atomic>[_talks](addresses, sizes, mask, checks, ctx, site): the same of runs of
     bytes
 confirm_<space>_<bits>(base, addresses, values, mask, checks, ctx, site): after a store, every
@@ -95,7 +96,9 @@ class Marks(Check):
 
     def access(self, b: Builder, at: Access, condition: Value | None) -> Value | None:
         if at.space == "global" and at.kind != "load":
-            kind = "atomic" if table.is_strong(at.ins) else at.kind
+            kind = at.kind
+            if table.is_strong(at.ins):
+                kind = "narrow" if "cta" in at.ins.opcode.modifiers else "atomic"
             mask, name = mask_of(b, at.address, condition), f"marks_{kind}_{at.nbytes}{self._told}"
             b.call(name, "void", b.vector(at.address), mask, *at_site(at.ins))
         return condition
@@ -106,7 +109,7 @@ class Marks(Check):
         if not reads and not loads:
             advice = ", and nothing orders the two; look at the mask, the grid and the strides"
             if table.is_strong(ins):
-                advice = f" by a store that is not atomic, and nothing orders the two; {_TALKS}"
+                advice = f", not atomically for both, and nothing orders the two; {_TALKS}"
             return {"deed": "also writes", "advice": advice}
         advice = _TALKS if self.subject.talks else _SEPARATE
         return {
@@ -183,7 +186,7 @@ def marks(c: Code, access: str, nbytes: str, talks: str = "") -> None:
                     c.record("cta-race", lane, marked.address(c, e), int(nbytes), mark, its_site)
             if talk is not None:
                 now = [talk.tag(c, access), c.load("i32", 1, c.field("time"), 0, 4), here]
-                if access == "atomic":
+                if access != "store":
                     was = [c.load("i32", 1, pair, 4 * i, 4) for i in range(2)] + [its_site]
                     hides = talk.hides(c, mark, was[0])
                     now = [c.select(hides, *both) for both in zip(was, now, strict=True)]

@@ -15,7 +15,7 @@ from ...errors import LaunchError, PtxError
 from ..host import Host
 from ..job import Job
 from ..layout import State
-from ..origin import origins, pointers_of
+from ..origin import has_origin, origins, pointers_of
 from ..parse import parse_entry
 from ..program import Program
 from ..ptx import Body, Instruction
@@ -174,7 +174,7 @@ class CheckedProgram:
         return [
             (s.index, of[s.line].address & pointers)
             for s in self._body.statements
-            if isinstance(s, Instruction) and s.line in of
+            if isinstance(s, Instruction) and s.line in of and has_origin(s)
         ]
 
     def _slotted(

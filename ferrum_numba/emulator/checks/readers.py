@@ -58,7 +58,8 @@ class Readers(Check):
 
     def access(self, b: Builder, at: Access, condition: Value | None) -> Value | None:
         """A loop around atom.cas may begin with any value, and so with that of a plain load."""
-        is_plain = not table.is_strong(at.ins) and not self._swapped & {*at.ins.operands}
+        strong = table.is_strong(at.ins) and "cta" not in at.ins.opcode.modifiers
+        is_plain = not strong and not self._swapped & {*at.ins.operands}
         if at.space == "global" and at.kind == "load" and is_plain:
             mask, name = mask_of(b, at.address, condition), f"reads_{at.nbytes}{self._told}"
             if "nc" in at.ins.opcode.modifiers:

@@ -85,6 +85,19 @@ def test_warps_agree_on_the_threads_of_a_barrier(checks: bool) -> None:
             launch(HANDED.format(here, there), checks=checks)
 
 
+def test_a_barrier_of_two_groups_at_once() -> None:
+    """Two pairs of warps: a warp of each may open it for both."""
+    body = """setp.lt.u32 %p1, %t0, 64; @!%p1 bra OTHER; bar.sync 1, 64;
+OTHER: {} @%p1 bra END; bar.sync 1, 64;
+END:"""
+    assert launch(body.format(""), 128, checks=True) == ["barrier-reuse"]
+    assert not launch(body.format("bar.sync 0;"), 128, checks=True)
+    again = """mov.u32 %t1, 0; setp.ge.u32 %p1, %t0, 64; @%p1 bra END;
+AGAIN: bar.sync 1, 64; add.u32 %t1, %t1, 1; setp.lt.u32 %p2, %t1, 5; @%p2 bra AGAIN;
+END:"""
+    assert not launch(again, 128, checks=True)
+
+
 @pytest.mark.parametrize("checks", [False, True])
 def test_a_barrier_that_others_do_not_come_to(checks: bool) -> None:
     with pytest.raises(fe.LaunchError, match=r"PTX line \d+: bar.sync 1, 64"):

@@ -124,6 +124,20 @@ def test_an_access_that_lands_in_another_array(access: str) -> None:
     assert not check(body.replace("+256", "").format("%q1"), a, b, checks=("memory",))
 
 
+def test_accesses_on_one_line() -> None:
+    """A line tells an access's pointer only where it is the one access of the line."""
+    a, b = np.zeros(64, np.uint32), np.zeros(64, np.uint32)
+    copy = """mov.u32 %t1, tile; setp.eq.u32 %p1, %t0, 0; mul.wide.u32 %q8, %t0, 4;
+    @%p1 mbarrier.init.shared.b64 [%t1], 1; add.s64 %q9, %q1, %q8; bar.sync 0;
+    @%p1 mbarrier.arrive.expect_tx.shared.b64 _, [%t1], 256;
+    @%p1 cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%t1+128], [%q0], 256,
+    [%t1]; st.global.b32 [%q9], %t0;"""
+    both = "mul.wide.u32 %q8, %t0, 4; add.s64 %q9, %q0, %q8; add.s64 %q10, %q1, %q8;"
+    both += "ld.global.b32 %t1, [%q9]; st.global.b32 [%q10], %t1;"
+    for body in (copy.replace("256,\n    [", "256, ["), both):
+        assert not check(body, described("a", a), described("b", b), checks=("memory",))
+
+
 def test_an_address_that_may_be_of_two_arrays() -> None:
     both = np.zeros(128, np.uint32)
     a, b = described("a", both[:64]), described("b", both[64:])
