@@ -258,7 +258,7 @@ def landed(c: Code) -> None:
 
 @code("reuse")
 def reuse(c: Code) -> None:
-    """Who comes to a barrier has to know what those knew for whom it has opened last."""
+    """See that whoever comes to a barrier knows what those knew for whom it has opened last."""
     (which,) = c.takes("i32")
     c.looks()
     own, its = own_clock(c), _object(c, which)
