@@ -16,9 +16,9 @@ _FEW, _MANY = "moe_w4a16_gptq", "moe_w4a16_gptq_wgmma"
 # a tile of the other one is, by the rows of the tile.
 _FEW_ROWS = 6
 _MANY_ROWS = {64: 40, 128: 96, 256: float("inf")}
-# CTAs of 64 columns that keep the GPU busy; and k's that more warps had better share, where there
-# are fewer CTAs than the second number.
-_BUSY, _DEEP = 256, (8192, 448)
+# Warps that had better share 32 columns, by the k's from which on and the CTAs of 64 columns below
+# which they do; two warps share 64 columns else.
+_SHARED_BY = ((8192, 448, 8), (4096, 1024, 4), (0, 256, 4))
 
 
 @dataclass(frozen=True)
@@ -96,9 +96,8 @@ def _few(
     """The builds for few rows, the fastest for so many experts, columns and k's first."""
     found = _fitting(device, group, **fields)
     ctas = touched * -(-columns // 64)
-    wanted = (64, 2) if ctas >= _BUSY else (32, 4)
-    if deep >= _DEEP[0] and ctas < _DEEP[1]:
-        wanted = (32, 8)
+    warps = next((w for least, most, w in _SHARED_BY if deep >= least and ctas < most), None)
+    wanted = (32, warps) if warps else (64, 2)
     own = [b for b in found if (b.fields["BLOCK_N"], b.fields["num_warps"]) == wanted]
     return own or [b for b in found if b.fields["num_warps"] == 2]
 

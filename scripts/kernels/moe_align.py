@@ -8,7 +8,8 @@
     num_tokens_post_padded  int32 [1]               choices and fillings
     tiles                   int32 [1 + blocks]      how many tiles of up to `span` blocks of one
                                                     expert there are, and of each 16 times its first
-                                                    block and how many it has; or NULL
+                                                    block and how many it has; or NULL.  Tiles of an
+                                                    expert differ by a block at the most
 
 The contract is vLLM's `moe_align_block_size`.  An expert that nobody chose has no block; choices
 that are no expert's (another machine's) are left out.  What lies behind num_tokens_post_padded is
@@ -45,18 +46,16 @@ def moe_align(
     if own == E - 1:
         tl.store(num_tokens_post_padded, end)
     if tiles.to(tl.int64) != 0:
-        # Five blocks of eight are four and one: anything else is one tile.
-        number = (whole + span - 1) // span + (whole % span == 5).to(tl.int32)
+        number = (whole + span - 1) // span
         before = tl.sum(tl.where(e < own, number, 0))
         mine = tl.sum(tl.where(e == own, number, 0))
         if own == E - 1:
             tl.store(tiles, before + mine)
+        least = own_blocks // tl.maximum(mine, 1)
+        longer = own_blocks - least * mine  # tiles that have a block more
         for first in range(0, mine, BLOCK):
-            at = (first + i) * span
-            at = tl.where(at > own_blocks, own_blocks - 1, at)
-            size = tl.minimum(own_blocks - at, span)
-            size = tl.where(size == 5, 4, size)
-            packed = (start // block + at) * 16 + size
+            at = (first + i) * least + tl.minimum(first + i, longer)
+            packed = (start // block + at) * 16 + least + (first + i < longer).to(tl.int32)
             tl.store(tiles + 1 + before + first + i, packed, mask=first + i < mine)
     if count > 0:
         place = start

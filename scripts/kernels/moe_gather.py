@@ -31,11 +31,12 @@ def moe_gather(
         row = first + tl.arange(0, ROWS)
         ids = tl.load(sorted_token_ids + row, mask=row < P, other=T)
         columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-        place = columns % 32
-        k = columns // 32 * 32 + place // 16 + place // 8 % 2 * 2
-        k += place % 2 * 4 + place // 2 % 4 * 8
-        source = a + (ids // top_k).to(tl.int64)[:, None] * K + k[None, :]
-        values = tl.load(source, mask=(k < K)[None, :] & (ids < T)[:, None], other=0.0)
+        source = a + (ids // top_k).to(tl.int64)[:, None] * K + columns[None, :]
+        inside = (columns < K)[None, :] & (ids < T)[:, None]
+        values = tl.load(source, mask=inside, other=0.0)
+        # [t, e, h, p] -> [p, h, t, e], high bits first
+        values = values.reshape([ROWS, BLOCK // 32, 4, 2, 2, 2]).permute([0, 1, 5, 4, 2, 3])
+        values = values.reshape([ROWS, BLOCK])
         wide = (K + 31) // 32 * 32
         there = rows + row.to(tl.int64)[:, None] * wide + columns[None, :]
         tl.store(there, values, mask=(columns < wide)[None, :] & (row < P)[:, None])

@@ -10,7 +10,8 @@ Parameters and routing are those of moe_w4a16_gptq.py, blocks being of UNIT rows
                                   blocks of one expert it has, up to BLOCK_M / UNIT, as
                                   16 * first + count; or NULL: each block is a tile
 
-A tile's rows are multiplied as the next power of two of blocks, its weights dequantised once.
+A tile's blocks are multiplied together, as the next number of blocks that SIZES has (bit i: i), the
+weights dequantised once.  Where that is no power of two, it is two products on the same weights.
 
 Columns of activations lie as mma_operands.py has k's: k = [p, h, e, t0, t1], low bits first, of
 each 32 at [e, t0, t1, h, p]: a lane of wgmma's left operand then takes the words of its own k's as
@@ -39,6 +40,50 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from weight_pairs import offsets_of, pairs
 from wgmma_results import here
 from wgmma_rings import COPY_WARPS, next_span
+
+
+@gluon.constexpr_function
+def _variants(SIZES):
+    return SIZES.bit_count()
+
+
+@gluon.constexpr_function
+def _size(i, SIZES):
+    """The i-th of the numbers of blocks that are multiplied together, counted from 1; 0 is none."""
+    return [size for size in range(SIZES.bit_length()) if (SIZES | 1) >> size & 1][i]
+
+
+@gluon.constexpr_function
+def _products(ROWS):
+    """First row and rows of each product that a tile takes: powers of two, two at the most."""
+    powers = [2**i for i in reversed(range(ROWS.bit_length())) if ROWS >> i & 1]
+    return [(sum(powers[:i]), rows) for i, rows in enumerate(powers)]
+
+
+@gluon.constexpr_function
+def _count(ROWS):
+    return len(_products(ROWS))
+
+
+@gluon.constexpr_function
+def _first(ROWS, i):
+    return _products(ROWS)[i][0]
+
+
+@gluon.constexpr_function
+def _rows(ROWS, i):
+    return _products(ROWS)[i][1]
+
+
+@gluon.constexpr_function
+def _sums(ROWS, WARPS):
+    """wgmma's layout of so many rows' sums."""
+    return gl.NVMMADistributedLayout([3, 0], [WARPS, 1], [16, ROWS, 16])
+
+
+@gluon.constexpr_function
+def _operand(ROWS, WARPS):
+    return gl.DotOperandLayout(0, _sums(ROWS, WARPS), 2)
 
 
 @gluon.constexpr_function
@@ -127,19 +172,33 @@ def _affine_of(
 
 
 @gluon.jit
-def _weights_of(words, affine, dtype: gl.constexpr, operand: gl.constexpr):
-    """words [4 (t), TILES, 8 (g), 2 (r)] -> [16 * TILES, 32 (p, h, t, e)] for wgmma."""
-    TILES: gl.constexpr = words.shape[1]
+def _weights_of(
+    ring, affine, PARTITION: gl.constexpr, TILES: gl.constexpr, GATED: gl.constexpr,
+    dtype: gl.constexpr, operand: gl.constexpr,
+):  # fmt: skip
+    """A partition's words of 32 or 64 k's, of [4 (t) or 8, columns], for wgmma."""
+    low = _dequantise(ring.slice(0, 4, 0), affine, PARTITION, TILES, GATED, dtype)
+    if ring.shape[0] == 4:
+        weights = low.permute([1, 3, 2, 6, 5, 0, 4]).reshape([16 * TILES, 32])
+    else:
+        high = _dequantise(ring.slice(4, 4, 0), affine, PARTITION, TILES, GATED, dtype)
+        weights = gl.join(low, high).permute([1, 3, 2, 7, 6, 5, 0, 4]).reshape([16 * TILES, 64])
+    return gl.convert_layout(weights, operand, assert_trivial=True)
+
+
+@gluon.jit
+def _dequantise(
+    ring, affine, PARTITION: gl.constexpr, TILES: gl.constexpr, GATED: gl.constexpr,
+    dtype: gl.constexpr,
+):  # fmt: skip
+    """The weights [4 (t), TILES, 8 (g), 2 (r), 2 (e), 2 (h), 2 (p)] of 32 k's."""
+    words = _words_of(ring, PARTITION, TILES, GATED)
     scale, even, odd = affine
     line: gl.constexpr = gl.SliceLayout(0, words.type.layout)
     scale = gl.expand_dims(gl.convert_layout(scale, line, assert_trivial=True), 0)
     even = gl.expand_dims(gl.convert_layout(even, line, assert_trivial=True), 0)
     odd = gl.expand_dims(gl.convert_layout(odd, line, assert_trivial=True), 0)
-    weights = gl.join(
-        pairs(words, even, scale, False, dtype), pairs(words, odd, scale, True, dtype)
-    )  # [t, TILES, g, r, e, h, p]
-    weights = weights.permute([1, 3, 2, 6, 5, 0, 4]).reshape([16 * TILES, 32])
-    return gl.convert_layout(weights, operand, assert_trivial=True)
+    return gl.join(pairs(words, even, scale, False, dtype), pairs(words, odd, scale, True, dtype))
 
 
 @gluon.jit
@@ -210,14 +269,13 @@ def _place(
 def _copy(
     sources, sizes,
     TILE_N: gl.constexpr, BLOCK_K: gl.constexpr, STAGES: gl.constexpr, SPANS: gl.constexpr,
-    BAND: gl.constexpr, GATED: gl.constexpr, UNIT: gl.constexpr,
+    BAND: gl.constexpr, GATED: gl.constexpr, UNIT: gl.constexpr, SIZES: gl.constexpr,
 ):  # fmt: skip
     """The copying warps: all steps of all of the program's tiles, one after the other."""
     a, experts, expert_ids, num_tokens_post_padded, tiles = sources[:5]
     a_ring, q_ring, s_ring, z_ring, full, empty = sources[5:]
     blocks, N, K, group_size, a_step, q_step, s_step, z_step = sizes
     dtype: gl.constexpr = a.dtype.element_ty
-    BLOCK_M: gl.constexpr = a_ring.shape[1]
     PARTS: gl.constexpr = 2 if GATED else 1
     COLUMNS: gl.constexpr = TILE_N // PARTS
     gdc_wait()
@@ -245,10 +303,10 @@ def _copy(
         for step in range(gl.cdiv(K, BLOCK_K)):
             stage = n % STAGES
             mbarrier.wait(empty.index(stage), (n // STAGES & 1) ^ 1)
-            for i in gl.static_range(log2(BLOCK_M // UNIT) + 1):
-                if (count > 2**i // 2) & (count <= 2**i):
-                    mbarrier.expect(full.index(stage), 2**i * UNIT * BLOCK_K * 2)
-                    for j in gl.static_range(2**i):
+            for i in gl.static_range(_variants(SIZES)):
+                if (count > _size(i, SIZES)) & (count <= _size(i + 1, SIZES)):
+                    mbarrier.expect(full.index(stage), _size(i + 1, SIZES) * (UNIT * BLOCK_K * 2))
+                    for j in gl.static_range(_size(i + 1, SIZES)):
                         for part in gl.static_range(BLOCK_K // 64):
                             to = a_ring.index(stage * (BLOCK_K // 64) + part)
                             tma.async_copy_global_to_shared(
@@ -273,6 +331,18 @@ def _copy(
 
 
 @gluon.jit
+def _wait(LEFT: gl.constexpr, totals, weights):
+    """Wait until so many products are left, of those that have these results and weights."""
+    if len(totals) == 1:
+        total, weights = warpgroup_mma_wait(LEFT, deps=[totals[0], weights])
+        done = (total,)
+    else:
+        low, high, weights = warpgroup_mma_wait(LEFT, deps=[totals[0], totals[1], weights])
+        done = (low, high)
+    return done, weights
+
+
+@gluon.jit
 def _tile(
     results, rings, n, first_row, rows_there, column, zero_bias, T, N, K,
     ROWS: gl.constexpr, PARTITION: gl.constexpr, PARTITIONS: gl.constexpr, TILE_N: gl.constexpr,
@@ -284,10 +354,14 @@ def _tile(
     WARPS: gl.constexpr = gl.num_warps()
     BLOCK_N: gl.constexpr = TILE_N // PARTITIONS
     TILES: gl.constexpr = BLOCK_N // 16
-    CHUNKS: gl.constexpr = BLOCK_K // CHUNK  # even: weights take turns in the registers
-    mma: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [WARPS, 1], [16, ROWS, 16])
-    operand: gl.constexpr = gl.DotOperandLayout(0, mma, 2)
-    total = gl.zeros([BLOCK_N, ROWS], gl.float32, mma)
+    CHUNKS: gl.constexpr = BLOCK_K // CHUNK
+    gl.static_assert(CHUNKS % 2 == 0)  # chunks of weights take turns in the registers
+    COUNT: gl.constexpr = _count(ROWS)  # of products of each chunk
+    operand: gl.constexpr = _operand(_rows(ROWS, 0), WARPS)
+    totals = ()
+    for j in gl.static_range(COUNT):
+        sums = gl.zeros([BLOCK_N, _rows(ROWS, j)], gl.float32, _sums(_rows(ROWS, j), WARPS))
+        totals = totals + (sums,)
     before = gl.zeros([BLOCK_N, CHUNK], s_ring.dtype, operand)
     for step in range(gl.cdiv(K, BLOCK_K)):
         stage = n % STAGES
@@ -298,46 +372,56 @@ def _tile(
                 affine = _affine_of(
                     s_ring.index(span), z_ring.index(span), zero_bias, PARTITION, TILES, GATED
                 )
-            words = q_ring.index(stage).slice(4 * i, 4, 0)
-            words = _words_of(words, PARTITION, TILES, GATED)
-            weights_ = _weights_of(words, affine, s_ring.dtype, operand)
-            rows = a_ring.index(stage * (BLOCK_K // 64) + CHUNK * i // 64).slice(0, ROWS, 0)
+            words = q_ring.index(stage).slice(CHUNK // 8 * i, CHUNK // 8, 0)
+            fresh = _weights_of(words, affine, PARTITION, TILES, GATED, s_ring.dtype, operand)
+            rows = a_ring.index(stage * (BLOCK_K // 64) + CHUNK * i // 64)
             rows = rows.slice(CHUNK * i % 64, CHUNK, 1)
-            total = warpgroup_mma(weights_, rows.permute([1, 0]), total, is_async=True)
+            issued = ()
+            for j in gl.static_range(COUNT):
+                own = rows.slice(_first(ROWS, j), _rows(ROWS, j), 0).permute([1, 0])
+                left = gl.convert_layout(
+                    fresh, _operand(_rows(ROWS, j), WARPS), assert_trivial=True
+                )
+                issued = issued + (warpgroup_mma(left, own, totals[j], is_async=True),)
             # The registers of the weights before these are free again.
-            total, before = warpgroup_mma_wait(1, deps=[total, before])
-            before = weights_
+            totals, before = _wait(COUNT, issued, before)
+            before = fresh
             if i == 0:
                 last_stage = (n + STAGES - 1) % STAGES
                 mbarrier.arrive(empty.index(last_stage), count=1, pred=step > 0)
         n += 1
-    total, before = warpgroup_mma_wait(0, deps=[total, before])
+    totals, before = _wait(0, totals, before)
     mbarrier.arrive(empty.index((n + STAGES - 1) % STAGES), count=1)
 
-    total = total.reshape([TILES, 2, 8, ROWS]).permute([3, 0, 2, 1])
     column += PARTITION * (BLOCK_N // 2 if GATED else BLOCK_N)
     where = (first_row, rows_there, column, T, N)
-    if ROWS <= 64:
-        _store(total, where, 0, results, s_ring.dtype, GATED)
-    elif ROWS == 128:
-        low, high = _halves(total)
-        _store(low, where, 0, results, s_ring.dtype, GATED)
-        _store(high, where, 64, results, s_ring.dtype, GATED)
-    else:
-        low, high = _halves(total)
-        for half in gl.static_range(2):
-            first, second = _halves(low if half == 0 else high)
-            _store(first, where, 128 * half, results, s_ring.dtype, GATED)
-            _store(second, where, 128 * half + 64, results, s_ring.dtype, GATED)
+    for j in gl.static_range(COUNT):
+        total = totals[j].reshape([TILES, 2, 8, _rows(ROWS, j)]).permute([3, 0, 2, 1])
+        _store(total, _first(ROWS, j), where, results, s_ring.dtype, GATED)
     return n
 
 
 @gluon.jit
-def _halves(total):
-    """The first half of the rows of [ROWS, TILES, 8, 2], and the second one."""
-    ROWS: gl.constexpr = total.shape[0]
-    TILES: gl.constexpr = total.shape[1]
-    return gl.split(total.reshape([2, ROWS // 2, TILES, 8, 2]).permute([1, 2, 3, 4, 0]))
+def _halves(x, RANK: gl.constexpr):
+    """The first half of the rows of [ROWS] or [ROWS, TILES, 8, 2], and the second one."""
+    HALF: gl.constexpr = x.shape[0] // 2
+    if RANK == 1:
+        both = x.reshape([2, HALF]).permute([1, 0])
+    else:
+        both = x.reshape([2, HALF, x.shape[1], 8, 2]).permute([1, 2, 3, 4, 0])
+    return gl.split(both)
+
+
+@gluon.jit
+def _pieces(x, COUNT: gl.constexpr, RANK: gl.constexpr):
+    """x cut along its rows into so many pieces."""
+    pieces = (x,)
+    for i in gl.static_range(log2(COUNT)):
+        halves = ()
+        for j in gl.static_range(2**i):
+            halves = halves + _halves(pieces[j], RANK)
+        pieces = halves
+    return pieces
 
 
 @gluon.jit
@@ -347,57 +431,108 @@ def _permuted(k):
 
 
 @gluon.jit
-def _store(
-    total, where, first: gl.constexpr, results, dtype: gl.constexpr, GATED: gl.constexpr,
+def _store(total, first: gl.constexpr, where, results, dtype: gl.constexpr, GATED: gl.constexpr):
+    """A tile's sums [ROWS, TILES, 8 (g), 2 (r)], to where they belong, 64 rows after 64."""
+    PIECES: gl.constexpr = max(1, total.shape[0] // 64)
+    parts = _pieces(total, PIECES, 4)
+    for i in gl.static_range(PIECES):
+        _store_rows(parts[i], first + 64 * i, where, results, dtype, GATED)
+
+
+@gluon.jit
+def _store_rows(
+    total, first: gl.constexpr, where, results, dtype: gl.constexpr, GATED: gl.constexpr
 ):  # fmt: skip
-    """Rows from `first` on of a tile's sums [ROWS, TILES, 8 (g), 2 (r)], to where they belong."""
+    """Rows of a tile from `first` on, in pieces of few registers."""
     first_row, rows_there, column, T, N = where
     sorted_token_ids, weights, c, wide = results
+    WARPS: gl.constexpr = gl.num_warps()
     ROWS: gl.constexpr = total.shape[0]
     TILES: gl.constexpr = total.shape[1]
-    at: gl.constexpr = _outputs_layout(ROWS, TILES, gl.num_warps())
-    total = gl.convert_layout(total, at, assert_trivial=True)
-    own = sorted_token_ids + (first_row + first)
-    if GATED:
-        low, high = gl.split(total)
-        to: gl.constexpr = low.type.layout
-        values = low / (1 + gl.exp(-low)) * high
-        line: gl.constexpr = gl.SliceLayout(0, to)
-        columns = gl.arange(0, TILES, along(line, 0))[:, None] * 8
-        columns += column + gl.arange(0, 8, along(line, 1))[None, :]
-        m = here(gl.arange(0, ROWS, along(to, 0)))
-        inside = m < rows_there - first
-        padded = (N + 31) // 32 * 32  # columns beyond N are zero
-        row = (first_row + first + m).to(gl.int64) * padded
-        if weights.to(gl.int64) != 0:
-            ids = gl.load(own + m, mask=inside, other=T)
-            factor = gl.load(weights + ids, mask=ids < T, other=0)
-            values *= factor[:, None, None]
-        there = row[:, None, None] + _permuted(columns)[None, :, :]
-        mask = inside[:, None, None] & (columns < padded)[None, :, :]
+    PIECES: gl.constexpr = max(1, ROWS * TILES // (WARPS * (64 if GATED else 32)))
+    at: gl.constexpr = _outputs_layout(ROWS, TILES, WARPS)
+    m = here(gl.arange(0, ROWS, along(at, 0))) + first
+    inside = m < rows_there
+    own = sorted_token_ids + first_row
+    ids = gl.where(inside, m, -1)
+    if not GATED:
+        ids = gl.load(own + m, mask=inside, other=T)
+        ids = gl.where(ids < T, ids, -1)
+    parts = _pieces(gl.convert_layout(total, at, assert_trivial=True), PIECES, 4)
+    rows = _pieces(ids, PIECES, 1)
+    for i in gl.static_range(PIECES):
+        part = gl.convert_layout(
+            parts[i], _outputs_layout(ROWS // PIECES, TILES, WARPS), assert_trivial=True
+        )
+        if GATED:
+            _store_gated(part, rows[i], first_row, own, weights, column, T, N, c, wide, dtype)
+        else:
+            _store_down(part, rows[i], weights, column, N, c, wide, dtype)
+
+
+@gluon.jit
+def _silu_times(x, y):
+    """silu(x) * y, within two units of float32's last place."""
+    return gl.inline_asm_elementwise(
+        "{ .reg .f32 e;"
+        "mul.f32 e, $1, 0fBFB8AA3B;"  # -log2(e)
+        "ex2.approx.ftz.f32 e, e;"
+        "add.f32 e, e, 0f3F800000;"
+        "rcp.approx.ftz.f32 e, e;"
+        "mul.f32 e, e, $1;"
+        "mul.f32 $0, e, $2; }",
+        "=f,f,f", [x, y], gl.float32, is_pure=True, pack=1,
+    )  # fmt: skip
+
+
+@gluon.jit
+def _store_gated(
+    total, m, first_row, sorted_token_ids, weights, column, T, N, c, wide, dtype: gl.constexpr
+):  # fmt: skip
+    """silu(gate) * up of the tile's rows m [ROWS], below 0 none, to the rows of c."""
+    low, high = gl.split(total)
+    to: gl.constexpr = low.type.layout
+    line: gl.constexpr = gl.SliceLayout(0, to)
+    columns = gl.arange(0, total.shape[1], along(line, 0))[:, None] * 8
+    columns += column + gl.arange(0, 8, along(line, 1))[None, :]
+    m = here(gl.convert_layout(m, along(to, 0), assert_trivial=True))
+    values = _silu_times(low, high)
+    if weights.to(gl.int64) != 0:
+        ids = gl.load(sorted_token_ids + m, mask=m >= 0, other=T)
+        values *= gl.load(weights + ids, mask=ids < T, other=0)[:, None, None]
+    padded = (N + 31) // 32 * 32  # columns beyond N are zero
+    corner = first_row.to(gl.int64) * padded
+    there = (m * padded)[:, None, None] + _permuted(columns)[None, :, :]
+    mask = (m >= 0)[:, None, None] & (columns < padded)[None, :, :]
+    if wide.to(gl.int64) != 0:
+        gl.store(wide + corner + there, values, mask=mask)
     else:
-        values = total
-        line: gl.constexpr = gl.SliceLayout(0, at)
-        columns = gl.arange(0, TILES, along(line, 0))[:, None, None] * 16 + column
-        columns = columns + gl.arange(0, 8, along(line, 1))[None, :, None] * 2
-        columns = columns + gl.arange(0, 2, along(line, 2))[None, None, :]
-        m = here(gl.arange(0, ROWS, along(at, 0)))
-        ids = gl.load(own + m, mask=m < rows_there - first, other=T)
-        if weights.to(gl.int64) != 0:
-            factor = gl.load(weights + ids, mask=ids < T, other=0)
-            values *= factor[:, None, None, None]
-        row = gl.multiple_of(ids.to(gl.int64) * (N // 8 * 8), 8)
-        there = row[:, None, None, None] + columns[None, :, :, :]
-        mask = (ids < T)[:, None, None, None] & (columns // 8 < N // 8)[None, :, :, :]
-    store_outputs(values, c, there, wide, there, 0, mask, dtype)
+        gl.store(c + corner + there, values.to(dtype), mask=mask)
+
+
+@gluon.jit
+def _store_down(total, ids, weights, column, N, c, wide, dtype: gl.constexpr):
+    """A tile's sums to the rows of c that are its choices' ids [ROWS], below 0 none."""
+    at: gl.constexpr = total.type.layout
+    line: gl.constexpr = gl.SliceLayout(0, at)
+    columns = gl.arange(0, total.shape[1], along(line, 0))[:, None, None] * 16 + column
+    columns = columns + gl.arange(0, 8, along(line, 1))[None, :, None] * 2
+    columns = columns + gl.arange(0, 2, along(line, 2))[None, None, :]
+    ids = here(gl.convert_layout(ids, along(at, 0), assert_trivial=True))
+    if weights.to(gl.int64) != 0:
+        total *= gl.load(weights + ids, mask=ids >= 0, other=0)[:, None, None, None]
+    row = gl.multiple_of(ids.to(gl.int64) * (N // 8 * 8), 8)
+    there = row[:, None, None, None] + columns[None, :, :, :]
+    mask = (ids >= 0)[:, None, None, None] & (columns // 8 < N // 8)[None, :, :, :]
+    store_outputs(total, c, there, wide, there, 0, mask, dtype)
 
 
 @gluon.jit
 def _multiply(
     results, rings, routing, sizes,
     PARTITION: gl.constexpr, PARTITIONS: gl.constexpr, CHUNK: gl.constexpr,
-    BLOCK_M: gl.constexpr, TILE_N: gl.constexpr, BLOCK_K: gl.constexpr, STAGES: gl.constexpr,
-    SPANS: gl.constexpr, BAND: gl.constexpr, GATED: gl.constexpr, UNIT: gl.constexpr,
+    TILE_N: gl.constexpr, BLOCK_K: gl.constexpr, STAGES: gl.constexpr, SPANS: gl.constexpr,
+    BAND: gl.constexpr, GATED: gl.constexpr, UNIT: gl.constexpr, SIZES: gl.constexpr,
 ):  # fmt: skip
     """One partition of the multiplying warps, tile by tile."""
     num_tokens_post_padded, tiles = routing
@@ -408,12 +543,12 @@ def _multiply(
     tile = gl.program_id(0)
     first, count, column = _place(tile, tiles, num_tokens_post_padded, N, UNIT, COLUMNS, BAND)
     while count > 0:
-        for i in gl.static_range(log2(BLOCK_M // UNIT) + 1):
-            if (count > 2**i // 2) & (count <= 2**i):
+        for i in gl.static_range(_variants(SIZES)):
+            if (count > _size(i, SIZES)) & (count <= _size(i + 1, SIZES)):
                 n = _tile(
                     results, rings, n, first * UNIT, count * UNIT, column, zero_bias, T, N, K,
-                    2**i * UNIT, PARTITION, PARTITIONS, TILE_N, BLOCK_K, STAGES, SPANS, CHUNK,
-                    GATED,
+                    _size(i + 1, SIZES) * UNIT, PARTITION, PARTITIONS, TILE_N, BLOCK_K, STAGES,
+                    SPANS, CHUNK, GATED,
                 )  # fmt: skip
         tile += gl.num_programs(0)
         first, count, column = _place(tile, tiles, num_tokens_post_padded, N, UNIT, COLUMNS, BAND)
@@ -454,6 +589,7 @@ def moe_w4a16_gptq_wgmma(
     COPY_REGISTERS: gl.constexpr,
     CHUNK: gl.constexpr,
     PARTITIONS: gl.constexpr,
+    SIZES: gl.constexpr,
 ):
     gdc_launch_dependents()  # at once: the next launch waits for the end of this one itself
     SPANS: gl.constexpr = max(1, BLOCK_K // GROUP)  # of a step, each in one group
@@ -492,10 +628,10 @@ def moe_w4a16_gptq_wgmma(
             [
                 (_multiply, (
                     results, rings, routing, few, 0, 1, CHUNK,
-                    BLOCK_M, BLOCK_N, BLOCK_K, STAGES, SPANS, BAND, GATED, UNIT,
+                    BLOCK_N, BLOCK_K, STAGES, SPANS, BAND, GATED, UNIT, SIZES,
                 )),
                 (_copy, (
-                    sources, sizes, BLOCK_N, BLOCK_K, STAGES, SPANS, BAND, GATED, UNIT,
+                    sources, sizes, BLOCK_N, BLOCK_K, STAGES, SPANS, BAND, GATED, UNIT, SIZES,
                 )),
             ],
             [COPY_WARPS],
@@ -506,14 +642,14 @@ def moe_w4a16_gptq_wgmma(
             [
                 (_multiply, (
                     results, rings, routing, few, 0, 2, CHUNK,
-                    BLOCK_M, BLOCK_N, BLOCK_K, STAGES, SPANS, BAND, GATED, UNIT,
+                    BLOCK_N, BLOCK_K, STAGES, SPANS, BAND, GATED, UNIT, SIZES,
                 )),
                 (_multiply, (
                     results, rings, routing, few, 1, 2, CHUNK,
-                    BLOCK_M, BLOCK_N, BLOCK_K, STAGES, SPANS, BAND, GATED, UNIT,
+                    BLOCK_N, BLOCK_K, STAGES, SPANS, BAND, GATED, UNIT, SIZES,
                 )),
                 (_copy, (
-                    sources, sizes, BLOCK_N, BLOCK_K, STAGES, SPANS, BAND, GATED, UNIT,
+                    sources, sizes, BLOCK_N, BLOCK_K, STAGES, SPANS, BAND, GATED, UNIT, SIZES,
                 )),
             ],
             [4, COPY_WARPS],

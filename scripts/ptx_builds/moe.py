@@ -162,6 +162,8 @@ class ManyTile:
     """Work of a CTA of the GEMM for many rows on Hopper; like a WgmmaTile.
 
     unit: rows of a block, of which a tile has up to block_m / unit.
+    sizes: numbers of blocks that are multiplied together; one product takes as long as any smaller
+    one up to 64 rows, so that three blocks of 32 had better be one of four.
     """
 
     block_m: int
@@ -169,15 +171,16 @@ class ManyTile:
     block_n: int
     block_k: int
     stages: int
+    sizes: tuple[int, ...]
     partitions: int = 1
-    group: int = 64
+    group: int = 128
 
 
 MANY_TILES = [
-    ManyTile(64, 16, 256, 128, 6, partitions=2),
-    ManyTile(128, 32, 256, 64, 6),
-    ManyTile(256, 32, 128, 128, 3),
-    ManyTile(64, 16, 256, 128, 6, partitions=2, group=32),
+    ManyTile(64, 16, 256, 128, 6, (1, 2, 4), partitions=2),
+    ManyTile(128, 32, 256, 128, 3, (1, 2, 4)),
+    ManyTile(256, 32, 128, 128, 3, (2, 4, 6, 8)),
+    ManyTile(64, 16, 256, 128, 6, (1, 2, 4), partitions=2, group=32),
 ]
 
 
@@ -218,6 +221,7 @@ def _many(tile: ManyTile, gated: bool) -> Build:
             "CHUNK": 32,
             "COPY_REGISTERS": 56 if tile.partitions == 1 else 168,
             "PARTITIONS": tile.partitions,
+            "SIZES": sum(1 << size for size in tile.sizes),
         },
         params=[
             *(_SORTED.get(p["name"], p) for p in _gemm_params("UNIT")),

@@ -37,6 +37,19 @@ def test_more_rows_take_other_tiles(choices: int, kernel: str, rows: int) -> Non
     assert (tiles.gather is not None) == kernel.endswith("wgmma")
 
 
+@pytest.mark.parametrize(
+    ("choices", "gate_up", "down"),
+    [(2, (32, 4), (32, 8)), (8, (64, 2), (32, 8)), (32, (64, 2), (32, 4))],
+)
+def test_few_ctas_of_deep_layers_have_more_warps(
+    choices: int, gate_up: tuple[int, int], down: tuple[int, int]
+) -> None:
+    mixtral = ExpertShape(8, 4096, 14336, 128, 128)
+    tiles = choose_expert_tiles(Hopper(), choices, mixtral, "float16")  # type: ignore[arg-type]
+    for build, wanted in ((tiles.gate_up, gate_up), (tiles.down, down)):
+        assert (build.fields["BLOCK_N"], build.fields["num_warps"]) == wanted
+
+
 @pytest.mark.parametrize("groups", [(32, 64), (128, 0), (64, 32)])
 @pytest.mark.parametrize("choices", [1, 4096])
 def test_groups_of_each_half(choices: int, groups: tuple[int, int]) -> None:

@@ -71,13 +71,11 @@ def test_moe_route(
 
 
 def tiled(owners: Any, span: int) -> list[int]:
-    """16 * first block + blocks of each tile; five of eight blocks are four and one."""
-    found, first = [], 0
-    while first < len(owners):
-        run = int(np.argmin(np.append(owners[first:], -1) == owners[first]))
-        size = {5: 4}.get(min(run, span), min(run, span))
-        found.append(16 * first + size)
-        first += size
+    """16 * first block + blocks of each tile: as few as there may be, all alike but for a block."""
+    found = []
+    for expert in np.unique(owners):
+        own = np.flatnonzero(owners == expert)
+        found += [16 * part[0] + len(part) for part in np.array_split(own, -(-len(own) // span))]
     return found
 
 
@@ -246,7 +244,7 @@ def pairs_of_builds(device: fe.Device, kernel: str, dtype: str) -> list[ExpertTi
     found = []
     fields: dict[str, Any] = {"dtype": dtype, "GATED": 1}
     if device.name == "cpu" and kernel.endswith("wgmma"):  # others take minutes to translate
-        fields |= {"BLOCK_M": 64, "GROUP": 64, "dtype": "float16"}
+        fields |= {"BLOCK_M": 64, "GROUP": 128, "dtype": "float16"}
         if dtype != "float16":
             pytest.skip("all tiles are tested on a GPU")
     for gate_up in every(device, kernel, **fields):
