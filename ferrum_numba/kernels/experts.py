@@ -15,7 +15,7 @@ _FEW, _MANY = "moe_w4a16_gptq", "moe_w4a16_gptq_wgmma"
 # Rows of an expert up to which the kernel for few is the fastest on an H200, and those up to which
 # a tile of the other one is, by the rows of the tile.
 _FEW_ROWS = 6
-_MANY_ROWS = {64: 40, 128: 96, 256: float("inf")}
+_MANY_ROWS = {64: 40, 256: float("inf")}
 # Warps that had better share 32 columns, by the k's from which on and the CTAs of 64 columns below
 # which they do; two warps share 64 columns else.
 _SHARED_BY = ((8192, 448, 8), (4096, 1024, 4), (0, 256, 4))

@@ -178,7 +178,6 @@ class ManyTile:
 
 MANY_TILES = [
     ManyTile(64, 16, 256, 128, 6, (1, 2, 4), partitions=2),
-    ManyTile(128, 32, 256, 128, 3, (1, 2, 4)),
     ManyTile(256, 32, 128, 128, 3, (2, 4, 6, 8)),
     ManyTile(64, 16, 256, 128, 6, (1, 2, 4), partitions=2, group=32),
 ]
