@@ -180,6 +180,7 @@ MANY_TILES = [
     ManyTile(64, 16, 256, 128, 6, (1, 2, 4), partitions=2),
     ManyTile(256, 32, 128, 128, 3, (2, 4, 6, 8)),
     ManyTile(64, 16, 256, 128, 6, (1, 2, 4), partitions=2, group=32),
+    ManyTile(256, 32, 128, 128, 3, (2, 4, 6, 8), group=32),
 ]
 
 
