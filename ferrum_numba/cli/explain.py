@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.text import Text
 
+from .. import kernels
 from ..abi import LaunchConfig
 from ..debug.build_clues import ptx_clues
 from ..debug.case import Case, CaseArray, read_array, read_block
@@ -20,7 +21,7 @@ from ..debug.causes import CAUSES
 from ..debug.checkpoint_clues import explain_checkpoint
 from ..debug.explanation import Diagnosis, explain, explain_refused
 from ..debug.recording import RecordedLaunch, Recording, Refused
-from ..errors import FerrumError, RecordingError
+from ..errors import FerrumError, RecordingError, did_you_mean
 from ..gptq import Checkpoint
 from ..kernels import artefact
 from .confinement import ConfinedCommand, confined
@@ -111,6 +112,9 @@ def explain_command(
         if is_ptx(target):
             refuse_options(ctx, ("number",), "only a recording has several launches")
         else:
+            if not target.exists():
+                kinds = "a recording, a .ptx file, the name of a shipped kernel or a checkpoint"
+                raise RecordingError(target, kinds, "none", did_you_mean(target, kernels.names(), ""))
             refuse_options(ctx, _OF_PTX, "the recording says it")
         case = _ptx_case(target, given) if is_ptx(target) else _recorded(target, given)
         if isinstance(case, Refused):
@@ -264,8 +268,11 @@ def _output(case: Case, values: NDArray[Any]) -> str:
     for names in (declared, changed, [n for n in alike if n in changed], alike):
         if len(names) == 1:
             return names[0]
-    known = ", ".join(alike or changed or declared or arrays)
-    raise click.UsageError(f"--expected: NAME=FILE.npy: expected NAME to be one of {known}")
+    known = ", ".join(alike or changed or declared or arrays) or "none: give them with --array"
+    raise click.UsageError(
+        f"--expected: nothing says which array is the output; expected NAME=FILE.npy, with NAME "
+        f"one of the launch's arrays: {known}"
+    )
 
 
 def _as_json(found: Diagnosis) -> dict[str, Any]:

@@ -187,5 +187,5 @@ def _show(
         console.print()
     count = f"{len(findings)} finding{'s' if len(findings) != 1 else ''}" if findings else "clean"
     verdict = Text(count, "bold red" if findings else "green")
-    line = f" {described}; checks {', '.join(checks)}; {seconds:.1f} s"
+    line = f": {described}; checks {', '.join(checks)}; {seconds:.1f} s"
     console.print(Text.assemble(verdict, line), soft_wrap=True)

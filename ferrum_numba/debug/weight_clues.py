@@ -69,7 +69,9 @@ def _solved_zeros(case: Case, weight: WeightParts) -> Iterator[Hypothesis]:
     s * (zero - other): linear equations for each column, with a group for each unknown.
     """
     a, expected = case.arrays.get("a"), case.expected.get("c")
-    if a is None or expected is None or a.values.shape != (len(expected), weight.K):
+    if a is None or expected is None or a.values.ndim != 2 or a.values.shape[1] != weight.K:
+        return
+    if expected.shape != (len(a.values), weight.scales.shape[1]):
         return
     x, right = a.values.astype(np.float64), expected.astype(np.float64)
     if not all(

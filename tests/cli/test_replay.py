@@ -124,6 +124,12 @@ def test_explain_ptx_and_bytes(recorded: Path, tmp_path: Path) -> None:
     assert run_json("explain", ptx, *unsaid)[1]["cause"] == "strides-in-bytes"
     wrong = run("explain", ptx, *unsaid, "--expected", f"d={tmp_path / 'expected.npy'}")
     assert (wrong.exit_code, "parameter: expected one of" in wrong.output) == (2, True)
+    # The file of another array is no result of this launch, and named so.
+    code, found = run_json("explain", ptx, *options[:-1], tmp_path / "a.npy")
+    assert (code, "result-shape" in [s["cause"] for s in found["suspects"]]) == (1, True)
+    alone = [*options[:4], "--array", f"a={tmp_path / 'a.npy'}", *options[-2:]]
+    wrong = run("explain", ptx, *alone)
+    assert (wrong.exit_code, "which array is the output" in wrong.output) == (2, True)
     assert run("explain", ptx).exit_code == 2
     assert run("explain", ptx, "--bytes", "xy").exit_code == 2
 

@@ -12,7 +12,7 @@ from tests.cli.commands import run, run_json
 def test_a_shipped_kernel_is_clean() -> None:
     result = run("sanitize", "add_bias.sm_80", "--n", 600)
     assert result.exit_code == 0, result.output
-    assert result.output.startswith("clean add_bias.sm_80 at M = 5, N = 600")
+    assert result.output.startswith("clean: add_bias.sm_80 at M = 5, N = 600")
 
 
 def test_findings(tmp_path: Path) -> None:
@@ -30,7 +30,7 @@ def test_findings(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert "PTX line" in result.output
     assert "add_bias.py:21" in result.output
-    assert "1 finding " in result.output
+    assert "1 finding: " in result.output
 
 
 def test_usage() -> None:

@@ -45,6 +45,8 @@ def recorded(tmp_path: Path) -> Path:
         (["verify", CHECKPOINT, "--layers", "q_proj"], f"found 'q_proj'; did you mean {LAYER}?"),
         (["bench", CHECKPOINT, "--layers", "q_proj"], f"found 'q_proj'; did you mean {LAYER}?"),
         (["compare", CHECKPOINT, CHECKPOINT, "--layers", "q_prj"], f"did you mean {LAYER}"),
+        (["explain", TYPO, "--bytes", "00"], MEANT),
+        (["explain", "gone.ferrum"], "expected a recording, a .ptx file, the name of a shipped"),
         (["inspect", "nothing"], "found neither; ferrum-numba info --kernels lists these"),
         # numbers that nothing is measured by
         (["compare", CHECKPOINT, CHECKPOINT, "--tolerance", "nan"], "a number from 0, found 'nan'"),
