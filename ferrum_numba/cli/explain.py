@@ -114,7 +114,9 @@ def explain_command(
         else:
             if not target.exists():
                 kinds = "a recording, a .ptx file, the name of a shipped kernel or a checkpoint"
-                raise RecordingError(target, kinds, "none", did_you_mean(target, kernels.names(), ""))
+                raise RecordingError(
+                    target, kinds, "none", did_you_mean(target, kernels.names(), "")
+                )
             refuse_options(ctx, _OF_PTX, "the recording says it")
         case = _ptx_case(target, given) if is_ptx(target) else _recorded(target, given)
         if isinstance(case, Refused):

@@ -139,7 +139,8 @@ def _show(
         counts[launch.verdict] += 1
     told = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
     first = next((launch for launch in launches if not _passes(launch)), None)
-    line = Text(f"\n{len(launches)} launch{'' if len(launches) == 1 else 'es'} on {device.name}: {told or 'none'}")
+    noun = "launch" if len(launches) == 1 else "launches"
+    line = Text(f"\n{len(launches)} {noun} on {device.name}: {told or 'none'}")
     if first is not None:
         parts = first.verdict in ("differs", "fails")
         where = str(first.differences[0]) if first.differences and parts else first.reason
