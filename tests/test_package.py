@@ -155,7 +155,7 @@ def test_every_error_that_is_raised_has_parts() -> None:
     assert sorted(whole) == ["emulator/program.py", "ptx_text/text.py"]
 
 
-@pytest.mark.parametrize("folder", ["ferrum_numba", "tests"])
+@pytest.mark.parametrize("folder", ["ferrum_numba", "tests", "scripts"])
 def test_docstrings_begin_with_a_verb_or_the_noun(folder: str) -> None:
     questions = {"What", "Whether", "Who", "Whose", "Where", "Which", "Why", "How", "When"}
     for path in sorted((PACKAGE.parent / folder).rglob("*.py")):

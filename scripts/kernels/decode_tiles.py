@@ -22,13 +22,13 @@ def _as_mma_rows(columns):
 
 @gluon.constexpr_function
 def unit(dtype):
-    """What a weight of 1 is as an operand."""
+    """A weight of 1 as an operand."""
     return 1.0 if dtype == gl.bfloat16 else 2.0**-24
 
 
 @gluon.constexpr_function
 def zero_of(dtype):
-    """What a weight of 0 is as an operand."""
+    """A weight of 0 as an operand."""
     return 128 if dtype == gl.bfloat16 else 0
 
 

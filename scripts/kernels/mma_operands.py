@@ -104,7 +104,7 @@ def load_pairs(a, left, STEPS: gl.constexpr, pairs_at: gl.constexpr):
 
 @gluon.jit
 def next_group(group, row, groups, rows, group_size):
-    """Where `groups` whole groups and `rows` < group_size rows further on is."""
+    """The place `groups` whole groups and `rows` < group_size rows further on."""
     row += rows
     over = row >= group_size
     return group + groups + over.to(gl.int32), gl.where(over, row - group_size, row)

@@ -44,6 +44,6 @@ def store_outputs(outputs, c, c_at, wide, wide_at, adds, mask, dtype: gl.constex
 
 @gluon.jit
 def load_bias(bias, columns, N):
-    """What is added to these columns, in float32; zero where bias is NULL."""
+    """The summand of these columns, in float32; zero where bias is NULL."""
     has_bias = bias.to(gl.int64) != 0
     return gl.load(bias + columns, mask=has_bias & (columns < N), other=0).to(gl.float32)

@@ -1,4 +1,4 @@
-"""Which experts each token goes to, and how much each of them counts.
+"""The experts that each token goes to, and how much each of them counts.
 
     logits   float32 [M, E]       of the router
     bias     float32 [E]          added to the scores for the choice alone; or NULL

@@ -58,7 +58,7 @@ def _address(table, place: gl.constexpr, dtype: gl.constexpr):
 
 @gluon.jit
 def _apart(table, place: gl.constexpr, align: gl.constexpr, size: gl.constexpr):
-    """How many elements of `size` bytes up's tensor lies behind gate's."""
+    """Elements of `size` bytes by which up's tensor lies behind gate's."""
     return (gl.load(table + place + 3) - gl.load(table + place)) // align * (align // size)
 
 

@@ -9,7 +9,7 @@ import triton.language as tl
 
 @triton.jit
 def rotation(norm, cosines, sines, position, columns, D, R, turns):
-    """How the heads of a token at `position` turn: each column's partner, and the factors of both.
+    """The turn of a token's heads at `position`: each column's partner, and the factors of both.
 
     norm: the norm's weights float32 [D], or NULL.  cosines, sines: float32 [P, R / 2].  turns: not
     for heads that are only normed.

@@ -24,7 +24,7 @@ def _layout(ROWS, BLOCK_N, WARPS):
 
 @gluon.jit
 def _offsets(ROWS: gl.constexpr, BLOCK_N: gl.constexpr):
-    """Where rows of a part lie in the workspace: 16 bytes a lane, one lane beside the other."""
+    """Places of a part's rows in the workspace: 16 bytes a lane, one lane beside the other."""
     at: gl.constexpr = _layout(ROWS, BLOCK_N, gl.num_warps())
     offset = gl.arange(0, ROWS // 8, along(at, 0))[:, None, None] * (BLOCK_N * 8)
     offset += gl.arange(0, BLOCK_N * 2, along(at, 1))[None, :, None] * 4
@@ -42,7 +42,7 @@ def store_part(part, total):
 
 @gluon.jit
 def load_part(part, like):
-    """What `store_part` left in the workspace, as wgmma has it in `like`."""
+    """Load a part that `store_part` left in the workspace, as wgmma has it in `like`."""
     BLOCK_N: gl.constexpr = like.shape[0]
     BLOCK_M: gl.constexpr = like.shape[1]
     numbers = gl.load(gl.multiple_of(part, 4) + _offsets(BLOCK_M, BLOCK_N), cache_modifier=".cg")
@@ -65,7 +65,7 @@ def share_part(part, total):
 
 @gluon.jit
 def shared_part(part, like):
-    """What `share_part` left, as wgmma has it in `like`."""
+    """Load a part that `share_part` left, as wgmma has it in `like`."""
     at: gl.constexpr = _layout(like.shape[1], like.shape[0], gl.num_warps())
     return gl.convert_layout(_as_total(part.load(at)), like.type.layout, assert_trivial=True)
 

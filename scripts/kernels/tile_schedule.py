@@ -1,4 +1,4 @@
-"""Which tiles of c a persistent program computes, and which of their steps of BLOCK_K k's.
+"""The tiles of c that a persistent program computes, and their steps of BLOCK_K k's that it does.
 
 The programs take the tiles in rounds.  Where the last round would leave many of them idle for long,
 tiles are shared out by steps: those of the last round, if that gives each program at most one part
@@ -11,7 +11,7 @@ from triton.experimental.gluon import language as gl
 
 @gluon.jit
 def schedule(M, N, K, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BLOCK_K: gl.constexpr):
-    """How the programs share out the tiles.
+    """Share out the tiles among the programs.
 
     -> programs that do whole tiles, those that share the remaining ones, steps of a tile, whole
     tiles of this program, steps of all the shared tiles, and which of those this program does,
@@ -52,7 +52,7 @@ def schedule(M, N, K, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BLOCK_K: gl.
 
 @gluon.jit
 def item_at(x, programs, steps, tiles, start, stop):
-    """What a program does at x steps, those before `start` being of its whole tiles.
+    """A program's work at x steps, those before `start` being of its whole tiles.
 
     -> tile, its first step, its last one + 1.  tiles: those before the shared ones.
     """

@@ -192,7 +192,7 @@ def _table(COPIES):
 
 @gluon.jit
 def _places(t, quad, CAPACITY: gl.constexpr, COPIES: gl.constexpr, BLOCK_N: gl.constexpr):
-    """Where group 0's scales and zeros of quads of columns are in shared memory, for lanes t.
+    """Places of group 0's scales and zeros of quads of columns in shared memory, for lanes t.
 
     Blocks of 32 columns follow each other, first all scales, then all zeros; in each of them the
     groups.  With four copies each t has its own, in banks that no other t reads.

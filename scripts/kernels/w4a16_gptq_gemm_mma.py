@@ -88,7 +88,7 @@ def _first(
     a_step, q_step, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, PART_K: gl.constexpr,
     WARPS_K: gl.constexpr, STEPS: gl.constexpr, SPANS: gl.constexpr,
 ):  # fmt: skip
-    """Where the first tile's elements are, how many k's there are from each on, and their groups.
+    """The first tile's elements: their places, how many k's are from each on, and their groups.
 
     activations [STEPS, WARPS_K * BLOCK_M, 16 pairs of k's]
     words       [STEPS, WARPS_K * 4, BLOCK_N]

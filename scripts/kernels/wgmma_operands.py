@@ -34,7 +34,7 @@ def weights_layout(EIGHTS, BLOCK_N, WARPS):
 
 @gluon.jit
 def affine(scales, zeros, zero_bias, at: gl.constexpr):
-    """What _dequantise adds and multiplies by, for the columns of `scales` [BLOCK_N / 8, 8]."""
+    """Summands and factors of _dequantise, for the columns of `scales` [BLOCK_N / 8, 8]."""
     scale = scales.load(along(at, 1, 2))[None, :, :, None, None]
     zero = zeros.load(along(at, 1))[None, :, None, None, None]
     high = gl.arange(0, 2, along(at, 4))[None, None, None, None, :]
