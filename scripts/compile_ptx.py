@@ -102,12 +102,13 @@ def compile_build(build: Build) -> Built:
 def _portable(text: str, build: Build, shared: int) -> str:
     """The PTX with nothing in it that depends on where it was compiled.
 
-    `.loc` lines stay, and `.file` names the source relative to the repository: they map PTX back
-    to the kernel's source.  The DWARF sections go, since their bytes spell out absolute folders;
-    `.loc` works without them.  Triton writes sm_90a wherever it compiles for sm_90; what needs no
-    more than sm_90 runs on later GPUs, too.
+    `.loc` lines stay, but for comments that say the same again, and `.file` names the source
+    relative to the repository: they map PTX back to the kernel's source.  The DWARF sections go,
+    since their bytes spell out absolute folders; `.loc` works without them.  Triton writes sm_90a
+    wherever it compiles for sm_90; what needs no more than sm_90 runs on later GPUs, too.
     """
     text = re.sub(r"^\.target \S+", f".target {build.target}", text, flags=re.MULTILINE)
+    text = re.sub(r"^(\t\.loc\t[^/\n]*?) *//.*", r"\1", text, flags=re.MULTILINE)
     text = re.sub(r'(\.file\s+\d+\s+)"([^"]*)"', lambda m: f'{m[1]}"{_relative(m[2])}"', text)
     text = re.sub(r"\t\.section\s+\.debug_\w+\s*\{.*?\}\n", "", text, flags=re.DOTALL)
     if str(ROOT) in text or re.search(r'"/|\.section', text):
