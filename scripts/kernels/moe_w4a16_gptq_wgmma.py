@@ -30,14 +30,10 @@ from tile_schedule import place_of
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy
-from triton.experimental.gluon.language.nvidia.hopper import (
-    mbarrier,
-    tma,
-    warpgroup_mma,
-    warpgroup_mma_wait,
-)
+from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from weight_pairs import offsets_of, pairs
+from wgmma_blocks import heights, operand_layout, product, wait, zeros
 from wgmma_results import here
 from wgmma_rings import COPY_WARPS, next_span
 
@@ -51,39 +47,6 @@ def _variants(SIZES):
 def _size(i, SIZES):
     """The i-th of the numbers of blocks that are multiplied together, counted from 1; 0 is none."""
     return [size for size in range(SIZES.bit_length()) if (SIZES | 1) >> size & 1][i]
-
-
-@gluon.constexpr_function
-def _products(ROWS):
-    """First row and rows of each product that a tile takes: powers of two, two at the most."""
-    powers = [2**i for i in reversed(range(ROWS.bit_length())) if ROWS >> i & 1]
-    return [(sum(powers[:i]), rows) for i, rows in enumerate(powers)]
-
-
-@gluon.constexpr_function
-def _count(ROWS):
-    return len(_products(ROWS))
-
-
-@gluon.constexpr_function
-def _first(ROWS, i):
-    return _products(ROWS)[i][0]
-
-
-@gluon.constexpr_function
-def _rows(ROWS, i):
-    return _products(ROWS)[i][1]
-
-
-@gluon.constexpr_function
-def _sums(ROWS, WARPS):
-    """wgmma's layout of so many rows' sums."""
-    return gl.NVMMADistributedLayout([3, 0], [WARPS, 1], [16, ROWS, 16])
-
-
-@gluon.constexpr_function
-def _operand(ROWS, WARPS):
-    return gl.DotOperandLayout(0, _sums(ROWS, WARPS), 2)
 
 
 @gluon.constexpr_function
@@ -331,18 +294,6 @@ def _copy(
 
 
 @gluon.jit
-def _wait(LEFT: gl.constexpr, totals, weights):
-    """Wait until so many products are left, of those that have these results and weights."""
-    if len(totals) == 1:
-        total, weights = warpgroup_mma_wait(LEFT, deps=[totals[0], weights])
-        done = (total,)
-    else:
-        low, high, weights = warpgroup_mma_wait(LEFT, deps=[totals[0], totals[1], weights])
-        done = (low, high)
-    return done, weights
-
-
-@gluon.jit
 def _tile(
     results, rings, n, first_row, rows_there, column, zero_bias, T, N, K,
     ROWS: gl.constexpr, PARTITION: gl.constexpr, PARTITIONS: gl.constexpr, TILE_N: gl.constexpr,
@@ -356,12 +307,10 @@ def _tile(
     TILES: gl.constexpr = BLOCK_N // 16
     CHUNKS: gl.constexpr = BLOCK_K // CHUNK
     gl.static_assert(CHUNKS % 2 == 0)  # chunks of weights take turns in the registers
-    COUNT: gl.constexpr = _count(ROWS)  # of products of each chunk
-    operand: gl.constexpr = _operand(_rows(ROWS, 0), WARPS)
-    totals = ()
-    for j in gl.static_range(COUNT):
-        sums = gl.zeros([BLOCK_N, _rows(ROWS, j)], gl.float32, _sums(_rows(ROWS, j), WARPS))
-        totals = totals + (sums,)
+    HEIGHTS: gl.constexpr = heights(ROWS)
+    BLOCKS: gl.constexpr = len(HEIGHTS)
+    operand: gl.constexpr = operand_layout(HEIGHTS[0], WARPS)
+    totals = zeros(BLOCK_N, ROWS)
     before = gl.zeros([BLOCK_N, CHUNK], s_ring.dtype, operand)
     for step in range(gl.cdiv(K, BLOCK_K)):
         stage = n % STAGES
@@ -376,28 +325,25 @@ def _tile(
             fresh = _weights_of(words, affine, PARTITION, TILES, GATED, s_ring.dtype, operand)
             rows = a_ring.index(stage * (BLOCK_K // 64) + CHUNK * i // 64)
             rows = rows.slice(CHUNK * i % 64, CHUNK, 1)
-            issued = ()
-            for j in gl.static_range(COUNT):
-                own = rows.slice(_first(ROWS, j), _rows(ROWS, j), 0).permute([1, 0])
-                left = gl.convert_layout(
-                    fresh, _operand(_rows(ROWS, j), WARPS), assert_trivial=True
-                )
-                issued = issued + (warpgroup_mma(left, own, totals[j], is_async=True),)
+            products = ()
+            for j in gl.static_range(BLOCKS):
+                own = rows.slice(j * HEIGHTS[0], HEIGHTS[j], 0)
+                products += (product(fresh, own, totals[j]),)
             # The registers of the weights before these are free again.
-            totals, before = _wait(COUNT, issued, before)
+            totals, before = wait(BLOCKS, products, before)
             before = fresh
             if i == 0:
                 last_stage = (n + STAGES - 1) % STAGES
                 mbarrier.arrive(empty.index(last_stage), count=1, pred=step > 0)
         n += 1
-    totals, before = _wait(0, totals, before)
+    totals, before = wait(0, totals, before)
     mbarrier.arrive(empty.index((n + STAGES - 1) % STAGES), count=1)
 
     column += PARTITION * (BLOCK_N // 2 if GATED else BLOCK_N)
     where = (first_row, rows_there, column, T, N)
-    for j in gl.static_range(COUNT):
-        total = totals[j].reshape([TILES, 2, 8, _rows(ROWS, j)]).permute([3, 0, 2, 1])
-        _store(total, _first(ROWS, j), where, results, s_ring.dtype, GATED)
+    for j in gl.static_range(BLOCKS):
+        total = totals[j].reshape([TILES, 2, 8, HEIGHTS[j]]).permute([3, 0, 2, 1])
+        _store(total, j * HEIGHTS[0], where, results, s_ring.dtype, GATED)
     return n
 
 

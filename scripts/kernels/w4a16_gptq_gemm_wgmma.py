@@ -44,48 +44,12 @@ from tile_parts import allocate_parts, share_part, shared_part
 from tile_schedule import item_at, place_of, schedule
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.language.nvidia.hopper import (
-    mbarrier,
-    warpgroup_mma,
-    warpgroup_mma_wait,
-)
+from triton.experimental.gluon.language.nvidia.hopper import mbarrier
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+from wgmma_blocks import heights, operand_layout, product, wait, zeros
 from wgmma_operands import affine, weights_layout, weights_of
 from wgmma_results import finish
-from wgmma_rings import (
-    COPY_WARPS,
-    allocate_barriers,
-    allocate_rings,
-    constants_of,
-    copy_steps,
-    heights,
-)
-
-
-@gluon.constexpr_function
-def sums_layout(ROWS, WARPS):
-    """[BLOCK_N, ROWS]: wgmma's result."""
-    return gl.NVMMADistributedLayout([3, 0], [WARPS, 1], [16, ROWS, 16])
-
-
-@gluon.constexpr_function
-def operand_layout(ROWS, WARPS):
-    """[BLOCK_N, k's]: its left operand.  For any ROWS the registers are the same."""
-    return gl.DotOperandLayout(0, sums_layout(ROWS, WARPS), 2)
-
-
-@gluon.jit
-def _zeros(BLOCK_N: gl.constexpr, ROWS: gl.constexpr):
-    """Sums of a block of rows."""
-    return gl.zeros([BLOCK_N, ROWS], gl.float32, sums_layout(ROWS, gl.num_warps()))
-
-
-@gluon.jit
-def _product(weights, rows, total):
-    """total [BLOCK_N, rows] + weights [BLOCK_N, k] @ rows [rows, k], which is under way then."""
-    at: gl.constexpr = operand_layout(total.shape[1], gl.num_warps())
-    weights = gl.convert_layout(weights, at, assert_trivial=True)
-    return warpgroup_mma(weights, rows.permute([1, 0]), total, is_async=True)
+from wgmma_rings import COPY_WARPS, allocate_barriers, allocate_rings, constants_of, copy_steps
 
 
 @gluon.jit
@@ -130,9 +94,7 @@ def _multiply(
     items = x * 0
     while x < stop:
         tile, first, end = item_at(x, programs, steps, whole * programs, start, stop)
-        totals = ()
-        for j in gl.static_range(BLOCKS):
-            totals += (_zeros(BLOCK_N, HEIGHTS[j]),)
+        totals = zeros(BLOCK_N, BLOCK_M)
         before = gl.zeros([BLOCK_N, CHUNK], s_ring.dtype, operand)
         own = n + STEP  # the next of this partition's stages
         for step in range(first + STEP, end, ALONG):
@@ -152,16 +114,14 @@ def _multiply(
                 products = ()
                 for j in gl.static_range(BLOCKS):
                     rows = a_rings[j].index(stage).slice(CHUNK * i, CHUNK, 1)
-                    products += (_product(weights, rows, totals[j]),)
+                    products += (product(weights, rows, totals[j]),)
                 # The registers of the weights before these are free again.
-                done = warpgroup_mma_wait(BLOCKS, deps=products + (before,))
-                totals = done[:BLOCKS]
+                totals, before = wait(BLOCKS, products, before)
                 before = weights
                 if i == 0:
                     mbarrier.arrive(empty.index(last_stage), count=1, pred=step > first + STEP)
             own += ALONG
-        done = warpgroup_mma_wait(0, deps=totals + (before,))
-        totals = done[:BLOCKS]
+        totals, before = wait(0, totals, before)
         last_stage = (own + (STAGES - ALONG)) % STAGES
         mbarrier.arrive(empty.index(last_stage), count=1, pred=end - first > STEP)
         n += end - first

@@ -1,10 +1,10 @@
 """Rings in shared memory for the GEMMs by wgmma, and the warps that copy into them.
 
-A stage has a step's activations [BLOCK_M, BLOCK_K] in the 128-byte swizzle, in one block of rows,
-or in two where BLOCK_M is no power of two, such as 64 and 32 of 96 (`heights`); its words
-[BLOCK_K / 8, BLOCK_N / 8, 8], and scales [BLOCK_N / 8, 8] and zeros [BLOCK_N / 8] for each of its
-SPANS spans of k's that share a group.  Activations come by a tensor map, which swizzles them, since
-cp.async takes its share of the shared memory's bandwidth from wgmma; all else comes by cp.async.
+A stage has a step's activations [BLOCK_M, BLOCK_K] in the 128-byte swizzle, in one block of rows
+or two (wgmma_blocks.py), its words [BLOCK_K / 8, BLOCK_N / 8, 8], and scales [BLOCK_N / 8, 8] and
+zeros [BLOCK_N / 8] for each of its SPANS spans of k's that share a group.  Activations come by a
+tensor map, which swizzles them, since cp.async takes its share of the shared memory's bandwidth
+from wgmma; all else comes by cp.async.
 """
 
 from linear_layouts import along
@@ -14,6 +14,7 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma
 from triton.language.extra.cuda import gdc_wait
+from wgmma_blocks import heights
 
 COPY_WARPS = gl.constexpr(4)
 
@@ -22,13 +23,6 @@ COPY_WARPS = gl.constexpr(4)
 def constants_of(*constants):
     """All constants of a build, which partitions take as one: tile, stages, spans, then its own."""
     return constants
-
-
-@gluon.constexpr_function
-def heights(BLOCK_M):
-    """Rows of a tile's blocks: powers of two, the larger one first."""
-    high = 1 << BLOCK_M.bit_length() - 1
-    return (high,) if high == BLOCK_M else (high, BLOCK_M - high)
 
 
 @gluon.jit
