@@ -105,8 +105,8 @@ def _of_torch(array: Any) -> Key:
     # The strides alone would not tell a conjugate, but then it is complex, which nobody takes.
     try:
         strides = array.is_contiguous() or array.stride()
-        where, grad = array.device, array.requires_grad
-        return (array.shape, strides, array.dtype, where, grad), array.data_ptr()
+        where, marks = array.device, (array.requires_grad, array.is_neg())
+        return (array.shape, strides, array.dtype, where, marks), array.data_ptr()
     except (AttributeError, RuntimeError):  # a sparse or a nested one has none
         return _unknown(array)
 
@@ -202,11 +202,12 @@ def follower(
 def _follow_tensors(
     kind: Any, like: dlpack.Likeness, place_of: PlaceOf
 ) -> Callable[[Any], int | None]:
-    """Of torch's tensors, all of which native code reads but that no gradient is wanted."""
+    """Of torch's tensors, all of which native code reads but that no gradient is wanted, and that
+    the sign is that of the memory."""
     function, place_like = like.function, like.place
 
     def place(value: Any) -> int | None:
-        if type(value) is not kind or value.requires_grad:
+        if type(value) is not kind or value.requires_grad or value.is_neg():
             return None
         address = place_of(value, function, place_like)
         return address if address >= 0 else None

@@ -108,12 +108,27 @@ def device_of(name: str, array: Any) -> str:
     return f"cuda:{ordinal}" if kind in (_CUDA, _CUDA_MANAGED) else f"DLPack device {int(kind)}"
 
 
+def require_own_sign(name: str, array: object) -> None:
+    """Raise AbiError for a tensor of torch that is the negative of what lies in its memory, such as
+    the imaginary part of a conjugate.
+    """
+    is_neg = getattr(array, "is_neg", None)
+    if is_neg is not None and is_neg():
+        raise AbiError(
+            name,
+            "numbers as they lie in memory",
+            "a tensor of torch that is negated where it is read",
+            "pass its resolve_neg()",
+        )
+
+
 def describe(name: str, array: Any) -> ArrayReference:
     """Describe the elements of a DLPack array.  The array itself keeps them alive.
 
     Nothing is waited for: see `Written`.  Raises AbiError for an array that cannot be exported, or
     only as a copy, and for elements that are no whole bytes.
     """
+    require_own_sign(name, array)
     try:
         capsule = _export(name, array, _NO_ORDERING)
     except AbiError:  # JAX takes it for a stream that it does not know

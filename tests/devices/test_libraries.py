@@ -138,6 +138,9 @@ def test_torch_on_the_cpu() -> None:
         assert np.linalg.norm(found - EXPECTED) <= tolerance * np.linalg.norm(EXPECTED)
     with pytest.raises(fe.AbiError, match="use tensor.detach"):
         layer(x, out=torch.zeros(M, N, requires_grad=True))
+    negated = torch.zeros(4, 8, dtype=torch.complex64).conj().imag
+    with pytest.raises(fe.AbiError, match="resolve_neg"):
+        CPU.describe("x", negated)
 
 
 def test_jax_on_the_cpu() -> None:

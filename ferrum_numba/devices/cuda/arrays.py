@@ -53,6 +53,7 @@ def describe(name: str, array: Any, device: str) -> ArrayReference:
 def _describe(name: str, array: Any, interface: dict[str, Any], device: str) -> ArrayReference:
     if interface.get("mask") is not None:
         raise AbiError(name, "an array without a mask", "one with a mask")
+    dlpack.require_own_sign(name, array)
     shape, strides = _integers(interface["shape"]), interface.get("strides")
     strides = _integers(strides) if strides is not None else None
     dtype, itemsize, native = _type(interface["typestr"])
