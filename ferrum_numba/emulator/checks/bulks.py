@@ -6,9 +6,8 @@
     bulkwait(keep, mask, checks, ctx): wait for all but the last `keep` groups
     bulkend(mask, checks, ctx, site): lanes end
 
-A warp has a block of memory: i32 how many groups were committed, i32 how many of them were waited
-for, i32 a mask of the lanes that issue copies; from byte 32 the times of the last eight.  Groups
-are kept for a warp, not for each lane: most often one lane issues all of them.
+A warp has a block of groups (groups.py); at byte 8 of it is an i32, a mask of the lanes that issue
+copies.  Groups are kept for a warp, not for each lane: most often one lane issues all of them.
 Source: PTX ISA, "cp.async.bulk.commit_group", "cp.async.bulk.wait_group".
 """
 
@@ -22,12 +21,11 @@ from ..builder import Builder
 from ..hooks import Run
 from ..ptx import Instruction
 from ..values import Value
+from . import groups
 from .check import HERE, POINTER, Check, Kept, Kind, Room, at_site, zeros
 from .clocks import own_clock
 from .code import Code, code
 from .state import BULKS
-
-_BLOCK_BYTES = 64
 
 
 class Bulks(Check):
@@ -55,7 +53,7 @@ class Bulks(Check):
         return self.subject.clocks and any(sends)
 
     def keep(self, room: Room) -> Kept:
-        return {"bulks": zeros(room.warps * _BLOCK_BYTES, np.uint8)}
+        return {"bulks": zeros(room.warps * groups.BLOCK_BYTES, np.uint8)}
 
     def begin(self, b: Builder) -> None:
         b.call("bulkbegin", "void", *HERE)
@@ -78,12 +76,7 @@ class Bulks(Check):
 
 def _block(c: Code) -> Value:
     """The warp's memory."""
-    return c.item("i8", c.field("bulks"), c.op("mul", c.warp(), _BLOCK_BYTES))
-
-
-def _time(c: Code, block: Value, group: Value) -> Value:
-    """Address of the time of one of the last eight groups."""
-    return c.item("i8", block, c.op("add", c.op("shl", c.op("and", group, 7), 2), 32))
+    return c.item("i8", c.field("bulks"), c.op("mul", c.warp(), groups.BLOCK_BYTES))
 
 
 def _agent(c: Code) -> Value:
@@ -110,10 +103,7 @@ def commit(c: Code) -> None:
     (mask,) = c.takes("i32")
     c.goes()
     c.ret_if(c.compare("icmp eq", mask, 0))
-    block = _block(c)
-    count = c.load("i32", 1, block, 0, 4)
-    c.store(c.tick(), _time(c, block, count), 0, 4)
-    c.store(c.op("add", count, 1), block, 0, 4)
+    groups.commit(c, _block(c))
 
 
 @code("bulkwait")
@@ -122,11 +112,7 @@ def wait(c: Code) -> None:
     c.goes()
     block = _block(c)
     c.ret_if(c.compare("icmp eq", c.op("and", mask, c.load("i32", 1, block, 8, 4)), 0))
-    count, over = (c.load("i32", 1, block, 4 * i, 4) for i in range(2))
-    due = c.op("sub", count, keep)
-    with c.when(c.compare("icmp sgt", due, over)):
-        c.store(due, block, 4, 4)
-        c.store(c.load("i32", 1, _time(c, block, c.op("add", due, 7)), 0, 4), _agent(c), 0, 4)
+    groups.wait(c, block, keep, _agent(c))
 
 
 @code("bulkend")

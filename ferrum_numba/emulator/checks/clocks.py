@@ -53,7 +53,7 @@ from .state import (
     number_of,
 )
 
-_ACQUIRED, _PUBLISHED, _PHASE = 64, 64 + CLOCK_BYTES, 4  # of an object; at 0 is its address + 1
+_ACQUIRED, _PUBLISHED, PHASE = 64, 64 + CLOCK_BYTES, 4  # of an object; at 0 is its address + 1
 
 
 class Clocks(Check):
@@ -309,12 +309,12 @@ def _find(c: Code, address: Value) -> Value:
     return number
 
 
-def _flips(c: Code, address: Value, its: Value) -> Value:
+def flips(c: Code, address: Value, its: Value) -> Value:
     """True if an mbarrier's phase has changed since this was asked last."""
     byte = c.item("i8", c.of_worker("shared"), c.op("add", address, 7))
     phase = c.cast("zext", c.op("and", c.load("i8", 1, byte, 0, 1), 32), "i32")
-    before = c.load("i32", 1, its, _PHASE, 4)
-    c.store(phase, its, _PHASE, 4)
+    before = c.load("i32", 1, its, PHASE, 4)
+    c.store(phase, its, PHASE, 4)
     return c.compare("icmp ne", phase, before)
 
 
@@ -331,11 +331,11 @@ def each_object(c: Code, what: str) -> None:
         which = _find(c, place)
         its = _object(c, which)
         if what == "renew":
-            c.store(c.constant("i32", 0), its, _PHASE, 4)
+            c.store(c.constant("i32", 0), its, PHASE, 4)
             for clock in (_ACQUIRED, _PUBLISHED):
                 c.store(Value("zeroinitializer", "i32", AGENTS), its, clock, 64)
         elif what in ("promote", "acquire"):  # the last to arrive may have been of another CTA
-            with c.when(_flips(c, place, its)):
+            with c.when(flips(c, place, its)):
                 c.call("promote", "void", c.checks, which)
             if what == "acquire":
                 c.call("acquire", "void", c.checks, c.ctx, which)

@@ -32,11 +32,12 @@ from ..routine import VECTOR
 from ..runtime.wgmma import addresses_of
 from ..values import Text, Value
 from .check import HERE, LONG, POINTER, Check, Kept, Kind, Room, at_site, mask_of, zeros
+from .clocks import PHASE, flips
 from .code import Code, code
 from .runs import pieces
 
 _MOST_CTAS, _OBJECTS, _OBJECT_BYTES = 16, 64, 192
-_PHASE, _PUBLISHED, _ACQUIRED = 4, 64, 128  # of an object; at 0 is its key
+_PUBLISHED, _ACQUIRED = 64, 128  # of an object; at 0 is its key
 _LOG2 = CLUSTER_STRIDE.bit_length() - 1
 _RECORD_BYTES = 16
 _ATOMIC, _SHIFT = 16, 5  # of a word of a record
@@ -299,18 +300,9 @@ def _meet(c: Code, what: str, its: Value) -> None:
     elif what == "acquire":
         c.store(c.intrinsic("llvm.umax", mine, acquired), own, 0, 4)
     else:
-        c.store(c.constant("i32", 0), its, _PHASE, 4)
+        c.store(c.constant("i32", 0), its, PHASE, 4)
         for clock in (_PUBLISHED, _ACQUIRED):
             c.store(Value("zeroinitializer", "i32", _MOST_CTAS), its, clock, 4)
-
-
-def _flips(c: Code, address: Value, its: Value) -> Value:
-    """True if an mbarrier's phase has changed since this was asked last."""
-    byte = c.item("i8", c.of_worker("shared"), c.op("add", address, 7))
-    phase = c.cast("zext", c.op("and", c.load("i8", 1, byte, 0, 1), 32), "i32")
-    before = c.load("i32", 1, its, _PHASE, 4)
-    c.store(phase, its, _PHASE, 4)
-    return c.compare("icmp ne", phase, before)
 
 
 def _place(c: Code, address: Value) -> Value:
@@ -328,7 +320,7 @@ def each_object(c: Code, what: str) -> None:
         lanes.next_if(c.compare("icmp eq", place, before), place)
         its = _find(c, c.op("add", _place(c, place), 1))
         if what == "promote":
-            lanes.next_if(c.invert(_flips(c, place, its)), place)
+            lanes.next_if(c.invert(flips(c, place, its)), place)
         _meet(c, what, its)
         lanes.next(place)
 

@@ -5,10 +5,8 @@
     productuse(set, checks, ctx, site): a product works on a set of registers
     producttouch(set, writes, checks, ctx, site): another instruction reads or writes one of them
 
-The products of a warp are done in order, group after group, so a group's number and its time tell
-what has been waited for.  A warp has a block of memory: i32 how many groups were committed, i32 how
-many of them are over; from byte 32 the times of the last eight; from byte 64 for each set the group
-that used it last (its number + 1), and whether it was written in another way since the last fence.
+A warp has a block of groups (groups.py), and behind it for each set the group that used it last
+(its number + 1), and whether it was written in another way since the last fence.
 """
 
 from __future__ import annotations
@@ -21,10 +19,11 @@ from .. import table
 from ..builder import Builder
 from ..ptx import Immediate, Instruction, registers_of
 from ..values import Value
+from . import groups
 from .check import HERE, POINTER, WORD, Check, Kept, Kind, Room, Subject, at_site, zeros
 from .clocks import own_clock
 from .code import Code, code
-from .state import PRODUCT_HEAD, PRODUCTS
+from .state import PRODUCTS
 
 
 class Products(Check):
@@ -77,7 +76,7 @@ class Products(Check):
         return super().active and bool(self._sets)
 
     def keep(self, room: Room) -> Kept:
-        nbytes = PRODUCT_HEAD + 8 * len(self._sets)
+        nbytes = groups.BLOCK_BYTES + 8 * len(self._sets)
         return {"products": zeros(room.warps * nbytes, np.uint8), "product_bytes": nbytes}
 
     def begin(self, b: Builder) -> None:
@@ -170,7 +169,7 @@ def _block(c: Code) -> Value:
 def _fill(c: Code, block: Value, place: int, word: int) -> None:
     """Store a word for each set."""
     nbytes = c.field("product_bytes")
-    loop = c.loop(c.constant("i32", PRODUCT_HEAD))
+    loop = c.loop(c.constant("i32", groups.BLOCK_BYTES))
     with loop as (at,):
         loop.leave(c.compare("icmp uge", at, nbytes))
         c.store(c.constant("i32", word), c.item("i8", block, c.op("add", at, place)), 0, 4)
@@ -193,37 +192,22 @@ def fence(c: Code) -> None:
     _fill(c, _block(c), 4, 0)
 
 
-def _time(c: Code, block: Value, group: Value) -> Value:
-    """Address of the time of one of the last eight groups."""
-    slot = c.op("and", group, 7)
-    return c.item("i8", block, c.op("add", c.op("shl", slot, 2), 32))
-
-
 @code("productcommit")
 def commit(c: Code) -> None:
     c.goes()
-    block = _block(c)
-    count = c.load("i32", 1, block, 0, 4)
-    c.store(c.tick(), _time(c, block, count), 0, 4)
-    c.store(c.op("add", count, 1), block, 0, 4)
+    groups.commit(c, _block(c))
 
 
 @code("productwait")
 def wait(c: Code) -> None:
     (keep,) = c.takes("i32")
     c.goes()
-    block = _block(c)
-    count, over = (c.load("i32", 1, block, 4 * i, 4) for i in range(2))
-    due = c.op("sub", count, keep)
-    with c.when(c.compare("icmp sgt", due, over)):
-        c.store(due, block, 4, 4)
-        time = c.load("i32", 1, _time(c, block, c.op("add", due, 7)), 0, 4)
-        agent = c.item("i32", own_clock(c), c.op("add", c.warp(), PRODUCTS))
-        c.store(time, agent, 0, 4)
+    agent = c.item("i32", own_clock(c), c.op("add", c.warp(), PRODUCTS))
+    groups.wait(c, _block(c), keep, agent)
 
 
 def _set(c: Code, block: Value, number: Value) -> Value:
-    return c.item("i8", block, c.op("add", c.op("shl", number, 3), PRODUCT_HEAD))
+    return c.item("i8", block, c.op("add", c.op("shl", number, 3), groups.BLOCK_BYTES))
 
 
 def _record(c: Code, kind: str) -> None:

@@ -34,7 +34,6 @@ LAST_EPOCH = 0x7000_0000  # beyond this the tags are cleared and the epochs begi
 COPIES, PRODUCTS, BULKS = 32, 64, 96
 AGENTS, CLOCK_BYTES, OBJECT_BYTES = 128, 512, 64 + 2 * 512
 ATOMICS, MBARRIERS, OBJECTS = 16, 17, 17 + 64
-PRODUCT_HEAD = 64  # of a warp's memory for wgmma: see products.py
 
 # Asynchronous copies that one warp may have under way; beyond that the oldest land early.
 QUEUE_LENGTH = 512
