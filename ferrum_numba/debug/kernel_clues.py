@@ -13,15 +13,19 @@ from .trial import Outcome
 
 _CAUSE_OF = {
     "race": ("missing-barrier", 0.9),
+    "lane-race": ("missing-barrier", 0.9),
+    "skipped-barrier": ("missing-barrier", 0.9),
     "lane-conflict": ("missing-barrier", 0.5),
     "cta-race": ("stride-wrong", 0.3),
     "warp-race": ("stride-wrong", 0.3),
     "pending-copy": ("missing-wait", 0.92),
+    "pending-bulk": ("missing-wait", 0.92),
     "missing-fence": ("missing-fence", 0.92),
     "read-only": ("missing-mask", 0.4),
     "misaligned": ("array-misaligned", 0.5),
     "uninitialised-shared": ("missing-barrier", 0.6),
     "uninitialised-scratch": ("kernel-uninitialised", 0.5),
+    "uninitialised-local": ("kernel-uninitialised", 0.5),
     "uninitialised-register": ("kernel-uninitialised", 0.5),
     "unwritten-output": ("output-unwritten", 0.3),
 }

@@ -98,6 +98,18 @@ def analyse(body: Body, threads: int | None, masked: bool) -> Flow:
     return Flow(blocks, varying, divergent, body.local_bytes)
 
 
+def varies_in_cta(flow: Flow) -> set[Register]:
+    """Registers that may differ between the threads of a CTA."""
+    instructions = [i for block in flow.blocks for i in block.instructions]
+    of_warps = {
+        register
+        for i in instructions
+        if any(isinstance(o, Special) and o.name == "%warpid" for o in i.operands)
+        for register in table.written(i)
+    }
+    return _find_varying(instructions, of_warps)
+
+
 def is_broadcast(instruction: Instruction) -> bool:
     """True if a shuffle gives all lanes of the warp one lane's value."""
     opcode, operands = instruction.opcode, instruction.operands

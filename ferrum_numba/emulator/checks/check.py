@@ -159,6 +159,15 @@ HERE = ("ptr %checks", "ptr %ctx")
 """The last arguments of functions that record nothing."""
 
 
+_PLAIN = ("ld", "st", "atom", "red")
+
+
+def is_generic(ins: Instruction) -> bool:
+    """True for a plain access to memory of any kind."""
+    spaces = {"global", "shared", "shared::cta", "shared::cluster", "local", "const", "param"}
+    return ins.opcode.base in _PLAIN and not spaces & ins.opcode.modifiers
+
+
 def is_uniform(address: Value, condition: Value | None) -> bool:
     """True if an access is one for the whole warp."""
     return address.n == 1 and (condition is None or condition.n == 1)

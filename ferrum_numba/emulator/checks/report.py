@@ -108,7 +108,7 @@ class Reporter:
         """
         if not record["nbytes"]:
             return None
-        if "local" in ins.opcode.modifiers:
+        if "local" in ins.opcode.modifiers or kind.spaces == {"local"}:
             return "local"
         spaces = kind.spaces - {"local"}
         if len(spaces) == 1:

@@ -10,15 +10,17 @@ from ..hooks import Access, Hooks, Run
 from ..layout import CLUSTER_STRIDE, state_offset
 from ..ptx import Body, Instruction
 from ..values import Text, Value
+from .absences import Absences
 from .bounds import Bounds
 from .bulks import Bulks
-from .check import Check, Subject
+from .check import Check, Subject, is_generic
 from .clocks import Clocks
 from .clusters import Clusters
 from .copies import Copies
 from .dependent import Dependent
 from .exchanges import Exchanges
 from .finite import Finite
+from .local import Local
 from .marks import Marks
 from .meetings import Meetings
 from .neighbours import Neighbours
@@ -31,7 +33,20 @@ from .tags import Tags
 from .talks import Talks
 
 ALL: Sequence[type[Check]] = (
-    *(Bounds, Registers, Exchanges, Meetings, Neighbours, Tags, Readers, Marks, Copies, Clocks),
+    *(
+        Bounds,
+        Registers,
+        Local,
+        Exchanges,
+        Meetings,
+        Absences,
+        Neighbours,
+        Tags,
+        Readers,
+        Marks,
+        Copies,
+        Clocks,
+    ),
     *(Clusters, Dependent, Talks, Bulks, Products, Order, Finite),
 )
 """The checks, in the order in which they look at an access: what one refuses the next ignores."""
@@ -98,7 +113,7 @@ class Watch(Hooks[Builder]):
 
     def access(self, b: Builder, at: Access, condition: Value | None) -> Value | None:
         """A generic access to the CTA's shared memory is also looked at as one."""
-        if at.space == "global" and _is_generic(at.ins) and self.subject.tagged:
+        if at.space == "global" and is_generic(at.ins) and self.subject.tagged:
             start = Value(b.emit("ptrtoint ptr %shared to i64"), "i64")
             offset = b.op("sub", at.address, start)
             limit = b.load("i32", 1, "%checks", offset_of("limit"), 4)
@@ -157,15 +172,6 @@ class Watch(Hooks[Builder]):
     def marks(self, ins: Instruction, inward: bool) -> tuple[str, tuple[str, ...]]:
         found = [check.marks(ins, inward) for check in self.checks]
         return next((mark for mark in found if mark[0]), ("", ()))
-
-
-_PLAIN = ("ld", "st", "atom", "red")
-
-
-def _is_generic(ins: Instruction) -> bool:
-    """True for a plain access to memory of any kind."""
-    spaces = {"global", "shared", "shared::cta", "shared::cluster", "local", "const", "param"}
-    return ins.opcode.base in _PLAIN and not spaces & ins.opcode.modifiers
 
 
 def _tell(name: str) -> Callable[..., None]:

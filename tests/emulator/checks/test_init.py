@@ -79,3 +79,39 @@ def test_scratch_is_read_only_after_it_was_written() -> None:
     )
     (finding,) = check(body, scratch, checks=("init",))
     assert (finding.kind, finding.lanes) == ("uninitialised-scratch", tuple(range(18, 32)))
+
+
+LOCAL = """.local .align 8 .b8 depot[24]; .reg .b64 %sp, %sg; mov.b64 %sp, depot;
+cvta.local.u64 %sg, %sp; setp.lt.u32 %p1, %t0, 8;"""
+
+
+def test_local_memory_is_read_only_after_it_was_written() -> None:
+    body = LOCAL + "@%p1 st.local.b32 [%sp+8], %t0; ld.local.b32 %t2, [%sp+8];"
+    (finding,) = check(body, checks=("init",), block=32)
+    assert (finding.kind, finding.space, finding.address) == ("uninitialised-local", "local", 8)
+    assert finding.lanes == tuple(range(8, 32))
+    assert not check(body.replace("@%p1 ", ""), checks=("init",))
+    # The second element of a vector; the gap of a structure is no mistake.
+    vector = "st.local.b16 [%sp+{}], 7; ld.local.v2.b32 {{%t2, %t3}}, [%sp];"
+    store = LOCAL + "st.local.b8 [%sp], 1;"
+    assert kinds(check(store + vector.format(2), checks=("init",))) == ["uninitialised-local"]
+    assert not check(store + vector.format(6), checks=("init",))
+
+
+def test_local_memory_by_a_generic_address() -> None:
+    body = LOCAL + "{} [%s{}+4], %t0; {} %t2, [%s{}+4];"
+    for store, load in (("st.b32", "ld.local.b32"), ("st.local.b32", "ld.b32")):
+        names = ("g" if store == "st.b32" else "p", "g" if load == "ld.b32" else "p")
+        text = body.format(store, names[0], load, names[1])
+        assert not check(text, checks=("memory", "init"))
+        missing = text.replace("+4], %t0", "+8], %t0")
+        assert kinds(check(missing, checks=("memory", "init"))) == ["uninitialised-local"]
+
+
+def test_each_cta_begins_with_its_own_local_memory() -> None:
+    body = LOCAL + (
+        "mov.u32 %t5, %ctaid.x; setp.eq.u32 %p1, %t5, 0; @%p1 st.local.b32 [%sp], 1;"
+        "ld.local.b32 %t2, [%sp];"
+    )
+    (finding,) = check(body, checks=("init",), grid=3)
+    assert (finding.cta, finding.count) == ((1, 0, 0), 2 * 64)

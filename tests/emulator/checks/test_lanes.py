@@ -67,8 +67,6 @@ EVEN: {0}
 NEXT: mul.wide.u32 %q8, %t0, 4; add.s64 %q9, %q0, %q8; st.global.b32 [%q9], %t0;"""
     assert launch(body.format("bar.sync 0;"), checks=True) == ["divergent-barrier"]
     assert not launch(body.format("barrier.sync 0;"), checks=True)
-    early = "setp.gt.u32 %p1, %t0, 40; @%p1 ret; bar.sync 0;"
-    assert not launch(early, checks=True)
 
 
 HANDED = """mul.wide.u32 %q8, %t0, 4; add.s64 %q9, %q0, %q8; mov.u32 %t4, 5;
@@ -102,3 +100,37 @@ END:"""
 def test_a_barrier_that_others_do_not_come_to(checks: bool) -> None:
     with pytest.raises(fe.LaunchError, match=r"PTX line \d+: bar.sync 1, 64"):
         launch(HANDED.format("64", "2, 64"), checks=checks)
+
+
+STORE = "shl.b32 %t2, %t0, 2; st.shared.b32 [%t2], %t0; setp.gt.u32 %p1, %t0, {};"
+ON = "ON: bar.sync 0; ld.shared.b32 %t4, [%t2];"
+USE = "ld.shared.b32 %t4, [%t2]; mul.wide.u32 %q8, %t0, 4; add.s64 %q9, %q0, %q8;" + KEEP
+
+
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        (STORE + "@%p1 bra SKIP; bar.sync 0; SKIP:" + USE, "skipped-barrier"),
+        (STORE + "@%p1 bra SKIP; barrier.sync 0; SKIP:" + USE, "skipped-barrier"),
+        (STORE + "@%p1 ret; bar.sync 0;" + USE, "skipped-barrier"),
+        (
+            STORE + "bar.sync 0; @!%p1 bra ON; ld.shared.b32 %t4, [%t2]; ret;" + ON,
+            "skipped-barrier",
+        ),
+        (STORE + "bar.sync 0; @%p1 ret; bar.sync 0;" + USE, ""),  # has nothing to be ordered
+        (STORE + "bar.sync 0;" + USE.replace("END:", "@%p1 ret; END:"), ""),
+        ("setp.gt.u32 %p1, %t0, {}; @%p1 ret; bar.sync 0;", ""),
+    ],
+)
+@pytest.mark.parametrize("first", [40, 31])  # lanes of a warp, or all of one
+def test_threads_that_end_without_the_barrier(body: str, found: str, first: int) -> None:
+    assert set(launch(body.format(first), checks=True)) == ({found} if found else set())
+
+
+def test_a_thread_of_the_first_warp_may_be_the_one_that_ends() -> None:
+    """Then the others come to the barrier behind it."""
+    body = STORE.replace("gt", "lt").format(32) + "@%p1 ret; bar.sync 0;" + USE
+    out = np.zeros(64, np.uint32)
+    (finding,) = check(body, described("out", out))
+    assert finding.instruction == "bar.sync 0"
+    assert finding.message.startswith("waits for threads of this CTA that have ended at PTX line")
