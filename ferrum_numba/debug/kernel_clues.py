@@ -24,7 +24,7 @@ _CAUSE_OF = {
     "read-only": ("missing-mask", 0.4),
     "misaligned": ("array-misaligned", 0.5),
     "uninitialised-shared": ("missing-barrier", 0.6),
-    "uninitialised-scratch": ("kernel-uninitialised", 0.5),
+    "uninitialised-global": ("kernel-uninitialised", 0.5),
     "uninitialised-local": ("kernel-uninitialised", 0.5),
     "uninitialised-register": ("kernel-uninitialised", 0.5),
     "unwritten-output": ("output-unwritten", 0.3),

@@ -148,9 +148,48 @@ def test_what_open_device_refuses() -> None:
 def test_empty_arrays_are_not_zero_by_chance() -> None:
     device = fe.open_device("cpu", checks=("memory",))
     assert np.isnan(device.empty((3, 5), np.float16)).all()
-    assert (device.empty(7, np.int32) == -1).all()
+    assert (np.abs(device.empty(7, np.int32)) > 1 << 30).all()
     assert device.empty((), np.float64).shape == ()
     assert device.empty(0, np.float32).size == 0
+
+
+ADDS = """mul.wide.u32 %q8, %t0, {size}; add.s64 %q9, %q0, %q8; add.s64 %q10, %q1, %q8;
+{} st.global.b{bits} [%q10], %{reg}1;"""
+LOAD = "ld.global.b{bits} %{reg}1, [%q9];"
+
+
+@pytest.mark.parametrize(
+    ("first", "dtype", "written", "count"),
+    [
+        (LOAD, np.float32, 20, 12),
+        (LOAD, np.int32, 20, 12),
+        (LOAD, np.float16, 20, 12),
+        (LOAD, np.float32, 32, 0),
+        (LOAD, np.uint8, 20, 0),  # where all values are in use
+        ("st.global.b{bits} [%q9], %{reg}2;" + LOAD, np.float32, 20, 0),
+        ("atom.global.add.u32 %{reg}1, [%q9], 1;", np.float32, 20, 12),
+        ("red.global.add.u32 [%q9], 1;", np.int32, 20, 12),
+        ("red.global.add.u32 [%q9], 1;", np.int32, 32, 0),
+        ("st.relaxed.gpu.global.b32 [%q9], 1;" + LOAD, np.int32, 20, 0),
+    ],
+)
+def test_an_array_by_empty_is_read_only_where_somebody_has_written(
+    first: str, dtype: Any, written: int, count: int
+) -> None:
+    """The host has written the first elements."""
+    device = fe.open_device("cpu", checks=ALL)
+    x, y = device.empty(40, dtype)[4:36], device.empty(32, dtype)
+    x[:written] = 0
+    size = x.itemsize
+    register = {"size": size, "bits": 8 * size, "reg": "t" if size == 4 else "h"}
+    body = ADDS.replace("{}", first).format(**register)
+    kernel = device.load_module(entry(2, body)).get_kernel()
+    with device.collect() as findings:
+        kernel.launch(fe.LaunchConfig(1, 32), x, y)
+        if not count:
+            kernel.launch(fe.LaunchConfig(1, 32), y, x)  # which it has written by now
+    found = [(f.array, f.count) for f in findings if f.kind == "uninitialised-global"]
+    assert found == ([("p0", count)] if count else [])
 
 
 def test_shared_memory_that_no_gpu_gives() -> None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from ...abi import ArrayReference, Sidecar, Signature
 from ...emulator.checks import CHECKS, CheckedProgram, Finding, LaunchArray
 from ...errors import DeviceError, SanitizerError
 from ..invocation import Invocation
+from .blanks import Blanks
 from .device import CpuDevice, CpuKernel, CpuModule
 from .launch_arrays import job_of, launch_arrays, launch_integers
 
@@ -28,8 +29,8 @@ class CheckedCpuDevice(CpuDevice):
 
     checks: of "memory", "init", "race", "order" and "nan" (`open_device`).
     findings: those of the last launch.  ahead: that launch, whose arrays are kept for as long, and
-    what it used and wrote.  A launch that has findings raises SanitizerError, except
-    within `collect`.
+    what it used and wrote.  blanks: arrays by `empty`.  A launch that has findings raises
+    SanitizerError, except within `collect`.
     """
 
     def __init__(self, threads: int | None = None, checks: Sequence[str] = ("memory",)) -> None:
@@ -40,6 +41,7 @@ class CheckedCpuDevice(CpuDevice):
             raise DeviceError("checks", f"some of {', '.join(CHECKS)}", found)
         self.checks = tuple(checks)
         self.findings: list[Finding] = []
+        self.blanks = Blanks()
         self._collected: list[Finding] | None = None
         self.ahead: tuple[Invocation, Sequence[LaunchArray], Sequence[LaunchArray]] | None = None
 
@@ -53,9 +55,9 @@ class CheckedCpuDevice(CpuDevice):
             self._collected = before
 
     def empty(self, shape: int | Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
-        """Memory that is not zero by chance: all bits are ones, which are NaNs of any type."""
+        """Memory that is not zero by chance, but NaN, or an integer that nobody stores."""
         there = super().empty(shape, dtype)
-        there.reshape(-1).view(np.uint8)[...] = 0xFF
+        self.blanks.fill(there)
         return there
 
     def report(self, launch: str, findings: Sequence[Finding]) -> None:
@@ -109,6 +111,8 @@ class CheckedKernel(CpuKernel):
         device.ahead = (invocation, arrays, written)
         if invocation.config.programmatic and ahead is not None:
             arrays = [array.behind(*ahead[1:]) for array in arrays]
+        if "init" in device.checks:
+            arrays = [replace(array, blank=device.blanks.of(array)) for array in arrays]
         findings = self._checked.run(job, arrays)
         if "memory" in device.checks:
             bound = invocation.bound

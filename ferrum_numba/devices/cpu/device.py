@@ -70,7 +70,7 @@ class CpuDevice(Device):
         host = arrays.view("array", array)
         if not copy and host.flags.c_contiguous and host.ctypes.data % align == 0:
             return host
-        there = self.empty(host.shape, host.dtype)
+        there = self.memory.allocate(np.empty, host.shape, host.dtype)
         there[...] = host
         return there
 

@@ -52,6 +52,9 @@ class Absences(Check):
     def __init__(self, subject: Subject) -> None:
         super().__init__(subject)
         self._possible = _may_miss_barriers(subject.flow)
+        # Of all threads; warps look at the others again and again.
+        waits = (block.last for block in subject.flow.blocks if block.exit == "barrier")
+        self._barriers = {ins.index for ins in waits if ins is not None}
 
     @property
     def active(self) -> bool:
@@ -79,15 +82,11 @@ class Absences(Check):
     def decides(self, b: Builder, branch: Instruction) -> None:
         if branch.opcode.base in ("ret", "exit"):
             b.call("ends", "void", b.mask(b.condition(branch)), *at_site(branch))
-        elif _is_barrier(branch):
+        elif branch.index in self._barriers:
             b.call("comes", "void", b.mask(b.condition(branch)), *at_site(branch))
 
     def arrives(self, b: Builder, ins: Instruction, number: Operand, opens: Value) -> None:
         b.call("comesnamed", "void", b.mask(b.condition(ins)), *at_site(ins))
-
-
-def _is_barrier(ins: Instruction) -> bool:
-    return table.find(ins).ends == "barrier"
 
 
 def _may_miss_barriers(flow: Flow) -> bool:

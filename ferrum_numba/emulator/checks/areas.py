@@ -43,6 +43,12 @@ class Marked:
         """Let others have it, with this mark."""
         c.line(f"store atomic {mark}, {self._mark_at(c, element)} release, align 4")
 
+    def fill(self, c: Code, place: Value, nbytes: Value) -> None:
+        """Note that bytes from an address on are written; behind the array there are none."""
+        start, end = (c.of_area(self.area, name) for name in ("start", "end"))
+        at = c.item("i8", c.of_area(self.area, "blanks"), c.op("sub", place, start))
+        c.clear_bytes(at, c.intrinsic("llvm.umin", nbytes, c.op("sub", end, place)))
+
     def address(self, c: Code, element: Value) -> Value:
         """Address of an element."""
         offset = c.op("shl", element, self._shift(c))

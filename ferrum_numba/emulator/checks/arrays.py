@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .state import AHEAD_USED, AHEAD_WRITTEN, SCRATCH, SLOT_BYTES, WRITABLE, Area
+from .state import AHEAD_USED, AHEAD_WRITTEN, SLOT_BYTES, WRITABLE, Area
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,7 @@ class LaunchArray:
     known.
     shape, strides: in elements and bytes; () and () where it is plain bytes.
     ahead: AHEAD_WRITTEN, AHEAD_USED (state.py), if the launch ahead may still run.
+    blank: a byte for each of its bytes, 1 where nobody has ever written; None: nothing is known.
     """
 
     name: str
@@ -31,6 +32,7 @@ class LaunchArray:
     shape: tuple[int, ...] = ()
     strides: tuple[int, ...] = ()
     ahead: int = 0
+    blank: NDArray[np.uint8] | None = field(default=None, compare=False)
 
     def overlaps(self, other: LaunchArray) -> bool:
         """True if the two have bytes in common."""
@@ -79,26 +81,30 @@ class Areas:
         self,
         arrays: Sequence[LaunchArray],
         shadowed: bool,
+        init: bool = False,
         timed: bool = False,
         slotted: Collection[LaunchArray] = (),
     ) -> None:
-        """timed: whether shadows have times too, for CTAs that talk to each other.
-
+        """init: whether it is kept what nobody has written.
+        timed: whether shadows have times too, for CTAs that talk to each other.
         slotted: arrays of which it is kept who read them.
         """
         self.arrays = arrays
-        self._kept: list[NDArray[np.uint32]] = []
+        self._kept: list[NDArray[np.generic]] = []
         self.table = (Area * max(len(arrays), 1))()
         self.shadows: dict[int, NDArray[np.uint32]] = {}
         spans: list[tuple[int, int]] = []
         for i, array in enumerate(arrays):
             writable = array.writable and array.role != "input"
-            scratch = array.role == "scratch"
-            # Of scratch every byte has a mark, for it may be read in other pieces than written.
-            granule = 1 if scratch else array.itemsize
-            flags = (WRITABLE if writable else 0) | (SCRATCH if scratch and shadowed else 0)
-            flags |= array.ahead
+            granule, flags = array.itemsize, (WRITABLE if writable else 0) | array.ahead
             shadow = sites = times = slots = None
+            blank = array.blank
+            if array.role == "scratch":
+                blank = np.ones(array.nbytes, np.uint8)
+            elif blank is not None:  # which a second run starts from, too
+                blank = blank.copy()
+            blank = blank if init and array.nbytes else None
+            self._kept += [] if blank is None else [blank]
             if writable and shadowed and array.nbytes and array.role != "shared":
                 count = -(-array.nbytes // granule)
                 self.shadows[i] = np.zeros(count, np.uint32)
@@ -110,15 +116,17 @@ class Areas:
             self.table[i] = Area(
                 array.address,
                 array.address + array.nbytes,
-                *(shadow, sites, times, slots, flags, granule.bit_length() - 1),
+                *(shadow, sites, times, slots, None if blank is None else blank.ctypes.data),
+                *(flags, granule.bit_length() - 1),
             )
         self.slotted = min(s for s, _ in spans) if spans else 0
         self.slotted_end = max(e for _, e in spans) if spans else 0
 
     def _words(self, count: int) -> int:
         """The address of so many words, of which only those that are used take memory."""
-        self._kept.append(np.zeros(count, np.uint32))
-        return self._kept[-1].ctypes.data
+        words = np.zeros(count, np.uint32)
+        self._kept.append(words)
+        return words.ctypes.data
 
     def writers(self, array: LaunchArray, elements: NDArray[np.int64]) -> NDArray[np.int64]:
         """The numbers of the CTAs that wrote elements of an array that has a shadow; -1: none."""

@@ -1,6 +1,6 @@
 """The check "memory": lanes that may not access what they name are found, and left out.
 
-    bounds_<space>_<load|store>_<bytes>(addresses, mask, checks, ctx, site) -> mask of those lanes
+    bounds_<space>_<access>_<bytes>(addresses, mask, checks, ctx, site) -> mask of those lanes
     judge_<space>(addresses, mask, bytes, checks, ctx, site) -> the same, lane after lane
     own(address, bytes, lane, checks, ctx) -> i1: whether it is no array's of the launch and yet may
         be used: of the module's own arrays, or a generic address of the CTA's shared memory or of
@@ -43,7 +43,7 @@ from .check import (
     zeros,
 )
 from .code import Code, code
-from .runs import find, is_scratch, unwritten
+from .runs import find, has_blanks, unwritten
 from .state import IN_SHARED, SITE_BYTES, number_of, offset
 
 _WORDS = ("i32", "i32")
@@ -108,7 +108,7 @@ class Bounds(Check):
         if at.space == "shared":
             allowed = self._within(b, at, mask)
         else:
-            name = f"bounds_global_{'load' if at.kind == 'load' else 'store'}_{at.nbytes}"
+            name = f"bounds_global_{at.kind}_{at.nbytes}"
             allowed = word(b.call(name, "i32", b.vector(at.address), mask, *at_site(at.ins)))
         if is_uniform(at.address, condition):
             return b.compare("icmp ne", allowed, 0)
@@ -201,10 +201,10 @@ class Bounds(Check):
 
     def far(self, b: Builder, run: Run, mask: Value) -> Value:
         """The alignment of the first 16 bytes and the whole run are tested."""
-        access, here = "load" if run.kind == "load" else "store", at_site(run.ins)
-        mask = word(b.call(f"bounds_global_{access}_16", "i32", run.address, mask, *here))
+        kind, here = run.kind, at_site(run.ins)
+        mask = word(b.call(f"bounds_global_{kind}_16", "i32", run.address, mask, *here))
         sizes = b.vector(run.sizes)
-        return word(b.call(f"runs_{access}", "i32", run.address, sizes, mask, *here))
+        return word(b.call(f"runs_{kind}", "i32", run.address, sizes, mask, *here))
 
     def box(self, b: Builder, ins: Instruction, name: str, box: Box, mask: Value) -> Value:
         """Row after row."""
@@ -295,13 +295,13 @@ def _judge_global(
         c.record("misaligned", lane, place, nbytes)
         lanes.next(masks[0])
     start, end = c.of_area(area, "start"), c.of_area(area, "end")
-    if access == "load":
-        # Scratch is never remembered as what an instruction hit last, so all reads come here.
-        with c.when(is_scratch(c, area)):
+    if access != "store":
+        # What has blanks is never remembered as what an instruction hit last: all reads come here.
+        with c.when(has_blanks(c, area)):
             offset = c.op("sub", place, start)
             first, _ = unwritten(c, area, offset, c.op("add", offset, size))
             with c.when(c.compare("icmp ne", first, c.op("add", offset, size))):
-                c.record("uninitialised-scratch", lane, place, nbytes)
+                c.record("uninitialised-global", lane, place, nbytes)
             lanes.next(masks[1])
     up = c.op("add", start, c.op("add", size, -1))
     first = c.op("and", up, c.op("sub", c.constant("i64", 0), size))

@@ -29,7 +29,7 @@ from .areas import Hint, Marked
 from .check import POINTER, WORD, Check, Kept, Kind, Room, at_site, mask_of, zeros
 from .code import Code, code
 from .readers import find_reader
-from .runs import pieces
+from .runs import has_blanks, pieces
 from .state import DOUBT_BYTES, DOUBTS, IN_SHARED, READ, WARPS, number_of
 from .talks import Talk, cta_of, is_plain
 
@@ -50,9 +50,12 @@ class Marks(Check):
     asked = frozenset({"init", "race"})
     kinds = (
         Kind(
-            "uninitialised-scratch",
+            "uninitialised-global",
             "init",
-            {"global": "reads {nbytes} bytes of {place} that no CTA has written"},
+            {
+                "global": "reads {nbytes} bytes of {place} that nobody has written; look for a"
+                " store that is missing or masked, or fill the array before the launch"
+            },
         ),
         Kind("unwritten-output", "init"),
         Kind(
@@ -161,6 +164,8 @@ def marks(c: Code, access: str, nbytes: str, talks: str = "") -> None:
             c.of_area(marked.area, name) for name in ("shadow", "sites", "slots")
         )
         slotted = c.compare("icmp ne", slots, Value("null", "ptr"))
+        with c.when(has_blanks(c, marked.area)):
+            marked.fill(c, place, size)
         loop = c.loop(marked.first)
         with loop as (e,):
             by, part = c.item("i32", sites, e), marked.is_part(c, size)

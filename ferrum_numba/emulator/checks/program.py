@@ -140,7 +140,8 @@ class CheckedProgram:
         race = watch.subject.race
         slotted = self._slotted(arrays, job.parameter_block) if race else ()
         timed = race and watch.subject.talks
-        areas = Areas(arrays, watch.subject.tagged, timed=timed, slotted=slotted)
+        tagged, init = watch.subject.tagged, watch.subject.init
+        areas = Areas(arrays, tagged, init, timed, slotted)
         return _Memory(self._body, areas, owners, job, watch, reverse, tape)
 
     def _owners(self, arrays: Sequence[LaunchArray], parameter_block: bytes) -> NDArray[np.uint32]:

@@ -1,10 +1,12 @@
 """Runs of bytes, as bulk copies touch them: of one lane after another.
 
-runs_<load|store>(addresses, sizes, mask, checks, ctx, site) -> lanes whose run may be touched
+runs_<access>(addresses, sizes, mask, checks, ctx, site) -> lanes whose run may be touched
 boxruns_<in|out>_<rank>(shared addresses, map addresses, coordinates, mask, checks, ctx, site)
     -> lanes of whose box every row that lies in the tensor may be touched (runtime/tensors.py)
-run_<load|store>(address, size, lane, checks, ctx, site) -> i1: whether one run of bytes may be,
-    which may go on from one array to the next where they touch
+run_<access>(address, size, lane, checks, ctx, site) -> i1: whether one run of bytes may be, which
+    may go on from one array to the next where they touch
+
+access: "load", "store" or "atomic".
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from ..runtime.tensors import BOX
 from ..runtime.tensors import Box as BoxOfLane
 from ..values import Value
 from .code import Code, code
-from .state import SCRATCH, WRITABLE, Area, number_of
+from .state import WRITABLE, Area, number_of
 
 
 def find(
@@ -43,7 +45,7 @@ def find(
         start = c.of_area(area, "start")
         length = c.op("sub", c.of_area(area, "end"), start)
         inside = usable = fits(c.op("sub", place, start), length)
-        if access == "store":
+        if access != "load":
             flags = c.op("and", c.of_area(area, "flags"), WRITABLE)
             usable = c.op("and", inside, c.compare("icmp ne", flags, 0))
         loop.leave(usable, i, problem)
@@ -54,20 +56,20 @@ def find(
     return c.compare("icmp ult", number, count), area, problem
 
 
-def is_scratch(c: Code, area: Value) -> Value:
-    return c.compare("icmp ne", c.op("and", c.of_area(area, "flags"), SCRATCH), 0)
+def has_blanks(c: Code, area: Value) -> Value:
+    return c.compare("icmp ne", c.of_area(area, "blanks"), Value("null", "ptr"))
 
 
 def unwritten(c: Code, area: Value, offset: Value, end: Value) -> tuple[Value, Value]:
-    """The first stretch of bytes of scratch that nobody wrote; its start is `end` for none."""
-    shadow = c.of_area(area, "shadow")
+    """The first stretch of bytes that nobody wrote; its start is `end` for none."""
+    blanks = c.of_area(area, "blanks")
     loop = c.loop(offset, end)
     with loop as (i, first):
         loop.leave(c.compare("icmp uge", i, end), i, first)
-        mark = c.load("i32", 1, c.item("i32", shadow, i), 0, 4)
-        marked, begun = c.compare("icmp ne", mark, 0), c.compare("icmp ne", first, end)
-        loop.leave(c.op("and", marked, begun), i, first)
-        begins = c.op("or", marked, begun)
+        blank = c.load("i8", 1, c.item("i8", blanks, i), 0, 1)
+        written, begun = c.compare("icmp eq", blank, 0), c.compare("icmp ne", first, end)
+        loop.leave(c.op("and", written, begun), i, first)
+        begins = c.op("or", written, begun)
         loop.again(c.op("add", i, 1), c.select(begins, first, i))
     behind, first = loop.results
     return first, behind
@@ -77,7 +79,7 @@ def unwritten(c: Code, area: Value, offset: Value, end: Value) -> tuple[Value, V
 def run(c: Code, access: str) -> None:
     """Array after array; what is recorded is the whole run.
 
-    A read of scratch memory that nobody wrote is recorded and goes on, as with other accesses.
+    A read of what nobody wrote is recorded and goes on, as with other accesses.
     """
     address, nbytes, lane = c.takes("i64", "i64", "i32")
     c.looks()
@@ -95,15 +97,15 @@ def run(c: Code, access: str) -> None:
             c.ret(own)
         end = c.of_area(area, "end")
         to_end = c.op("sub", end, place)
-        if access == "load":
-            with c.when(is_scratch(c, area)):
+        if access != "store":
+            with c.when(has_blanks(c, area)):
                 start = c.of_area(area, "start")
                 offset = c.op("sub", place, start)
                 last = c.op("add", offset, c.intrinsic("llvm.umin", to_end, left))
                 first, behind_first = unwritten(c, area, offset, last)
                 with c.when(c.compare("icmp ne", first, last)):
                     size = c.cast("trunc", c.op("sub", behind_first, first), "i32")
-                    c.record("uninitialised-scratch", lane, c.op("add", start, first), size)
+                    c.record("uninitialised-global", lane, c.op("add", start, first), size)
         loop.leave(c.compare("icmp uge", to_end, left))
         loop.again(end)
     c.ret(Value("true", "i1"))

@@ -16,7 +16,7 @@ import numpy as np
 IN_SHARED = 1
 
 # Flags of an area; of one that the launch ahead, which may still run, writes, or uses at all.
-WRITABLE, SCRATCH, AHEAD_WRITTEN, AHEAD_USED = 1, 2, 4, 8
+WRITABLE, AHEAD_WRITTEN, AHEAD_USED = 1, 2, 4
 
 # A tag says who used a piece of shared memory last: epoch << 8 | 2 * warp + (1: wrote, 0: read).
 # The epoch counts barriers, and with clocks all that orders warps; LANDED is added where an
@@ -85,6 +85,7 @@ class Area(ctypes.Structure):
     sites: NULL, or where each was written last, plus 1.
     times: NULL, or the tag and the time of the last store to each of them (talks.py).
     slots: NULL, or two of `SLOT_BYTES` for each of them (readers.py).
+    blanks: NULL, or a byte for each of its bytes: 1 where nobody has written.
     """
 
     _fields_ = (
@@ -94,6 +95,7 @@ class Area(ctypes.Structure):
         ("sites", ctypes.c_void_p),
         ("times", ctypes.c_void_p),
         ("slots", ctypes.c_void_p),
+        ("blanks", ctypes.c_void_p),
         ("flags", ctypes.c_uint32),
         ("granule", ctypes.c_uint32),
     )

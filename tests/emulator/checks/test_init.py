@@ -78,7 +78,7 @@ def test_scratch_is_read_only_after_it_was_written() -> None:
         "@%p1 st.global.b32 [%q8], %t0;\nld.global.b16 %h1, [%q8+2];"
     )
     (finding,) = check(body, scratch, checks=("init",))
-    assert (finding.kind, finding.lanes) == ("uninitialised-scratch", tuple(range(18, 32)))
+    assert (finding.kind, finding.lanes) == ("uninitialised-global", tuple(range(18, 32)))
 
 
 LOCAL = """.local .align 8 .b8 depot[24]; .reg .b64 %sp, %sg; mov.b64 %sp, depot;

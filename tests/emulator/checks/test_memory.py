@@ -202,7 +202,9 @@ def test_generic_addresses_of_shared_and_local_memory() -> None:
     add.u32 %t1, %t1, %t2; st.b32 [%q10], %t1;"""
     assert not check(body, described("data", data))
     assert data.tolist() == [2 * lane for lane in range(64)]
-    (finding,) = check(body.replace("%sp+4], %t0", "%sp+8], %t0"), described("data", data))
+    found = check(body.replace("%sp+4], %t0", "%sp+8], %t0"), described("data", data))
+    finding = found[0]
+    assert kinds(found) == ["out-of-bounds", "uninitialised-local"]
     assert (finding.kind, finding.count) == ("out-of-bounds", 64)
 
 

@@ -139,7 +139,7 @@ or.pred %p8, %p8, %p9; mad.wide.u32 %q20, %t0, 4, %q0; @%p8 st.global.b32 [%q20]
     found = findings(
         store + body, (0, 4 * block, 1600, 1700, 1700, 1800), ("scratch", "", ""), block=block
     )
-    assert [finding.kind for finding in found] == (["uninitialised-scratch"] if text else [])
+    assert [finding.kind for finding in found] == (["uninitialised-global"] if text else [])
     assert all(text in finding.message for finding in found)
 
 
