@@ -620,7 +620,7 @@ def test_the_memory_is_the_drivers_pools(gpu: fe.Device) -> None:
 @pytest.mark.parametrize("dtype", [np.float16, "int32", np.dtype(np.uint8), bool])
 def test_arrays_are_as_numbas_own(gpu: fe.Device, shape: Any, dtype: Any) -> None:
     """In all that they say of themselves; each is tried twice, as the second is made from it."""
-    from numba import cuda
+    from ferrum_numba.devices.cuda.numba_cuda import cuda
 
     theirs = cuda.device_array(tuple(shape) if isinstance(shape, list) else shape, dtype)
     for _ in range(2):
