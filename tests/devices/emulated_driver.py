@@ -76,6 +76,7 @@ class EmulatedDriver:
         self.lags = False  # whether work takes its time: no event is ever done
         self._host: dict[int, np.ndarray] = {}  # pinned
         self._copying: list[tuple[int, int, int]] = []  # to, from, bytes: not yet read
+        self._finishing = threading.Lock()
         self._captures: dict[int, Graph] = {}  # by stream
         self._graphs: dict[int, Graph] = {}  # instances, too
         self._ties: dict[int, tuple[int, int]] = {}
@@ -225,9 +226,10 @@ class EmulatedDriver:
         return SUCCESS
 
     def _finish_copies(self) -> int:
-        for to, source, nbytes in self._copying:
-            ctypes.memmove(to, source, nbytes)
-        self._copying.clear()
+        with self._finishing:
+            while self._copying:
+                ctypes.memmove(*self._copying[0])
+                del self._copying[0]
         return SUCCESS
 
     def _record(self, stream: int | None) -> int:

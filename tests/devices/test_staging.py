@@ -53,8 +53,17 @@ def test_from_many_threads(library: EmulatedDriver) -> None:
     assert all(at_once(one))
 
 
+@pytest.mark.gpu
+def test_from_many_threads_on_a_gpu(gpu: fe.Device) -> None:
+    def one(seed: int) -> bool:
+        source = noise(BUFFER + seed, seed)
+        return np.array_equal(gpu.to_host(gpu.to_device(source)), source)
+
+    assert all(at_once(one))
+
+
 def test_one_that_is_broken_off(library: EmulatedDriver, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is read any more when the caller hears of it."""
+    """Nothing is read any more when the caller hears of it, and the next copy has its buffers."""
     copies, source = Staging(Stream()), noise(2 * BUFFER)
     there = np.zeros_like(source)
 
@@ -73,6 +82,10 @@ def test_one_that_is_broken_off(library: EmulatedDriver, monkeypatch: pytest.Mon
     with pytest.raises(KeyboardInterrupt):
         copies.copy(source, there.ctypes.data)
     assert not library._copying
+    monkeypatch.undo()
+    monkeypatch.setattr(driver, "library", lambda: library)
+    copies.copy(source, there.ctypes.data)
+    assert np.array_equal(there, source)
 
 
 def test_host_memory_at_an_odd_place() -> None:

@@ -1,14 +1,16 @@
 """Copies from the host to a GPU at the rate at which the host reads.
 
-Threads read the source, which may be a file, into one pinned buffer, while the GPU copies what is
-in the other one: nothing waits for anything but the slower of the two.
+Threads read a source, which may be a file, into one pinned buffer, while the GPU copies what is in
+the other one: nothing waits for anything but the slower of the two.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import cached_property
+from queue import SimpleQueue
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,48 +20,69 @@ from ..file_pages import Extent, extent_of
 from . import driver
 from .objects import Event, PinnedMemory, Stream
 
-_BUFFER = 32 << 20  # bytes of a buffer, of which there are two
+_BUFFERS, _BUFFER = 2, 32 << 20  # and the bytes of each
 _SLICE = 1 << 20  # bytes that a thread reads at the least; what has no more goes the driver's way
 _THREADS = 8
 
 Bytes = NDArray[np.uint8]
 
 
+class _Buffer:
+    """Pinned memory that threads read into and the GPU copies from."""
+
+    def __init__(self) -> None:
+        self.memory, self.copied = PinnedMemory(_BUFFER), Event()
+
+
 class Staging:
-    """The buffers and threads of one GPU, made when they are needed.  Safe from any thread."""
+    """The buffers and threads of one GPU, made when they are needed.  Safe from any thread: while
+    the GPU copies for one, the source of another is read.
+    """
 
     def __init__(self, stream: Stream) -> None:
         """stream: what copies."""
         self._stream = stream
-        self._lock = threading.Lock()
-        self._buffers: list[tuple[PinnedMemory, Event]] = []
-        self._readers: ThreadPoolExecutor | None = None
+        self._making = threading.Lock()
+
+    @cached_property
+    def _free(self) -> SimpleQueue[_Buffer]:
+        """Buffers that nobody reads into.  From some of them the GPU may still copy."""
+        free: SimpleQueue[_Buffer] = SimpleQueue()
+        for _ in range(_BUFFERS):
+            free.put(_Buffer())
+        return free
+
+    @cached_property
+    def _readers(self) -> ThreadPoolExecutor:
+        count = min(_THREADS, os.cpu_count() or 1)
+        return ThreadPoolExecutor(count, thread_name_prefix="staging")
 
     def copy(self, source: Bytes, address: int) -> None:
         """Copy contiguous bytes to an address of the device; they are there when this returns.
 
         The context is current.  Raises LaunchError.
         """
-        with self._lock:
-            try:
-                if source.nbytes <= _SLICE:
-                    self._enqueue(address, source.ctypes.data, source.nbytes)
-                else:
-                    self._copy(source, address)
-            finally:  # broken off, too: nothing may still read what the caller has, or the buffers
-                self._stream.synchronize()
+        try:
+            if source.nbytes <= _SLICE:
+                self._enqueue(address, source.ctypes.data, source.nbytes)
+            else:
+                self._copy(source, address)
+        finally:  # broken off, too: nothing may still read what the caller has
+            self._stream.synchronize()
 
     def _copy(self, source: Bytes, address: int) -> None:
-        if not self._buffers:
-            self._buffers = [(PinnedMemory(_BUFFER), Event()) for _ in range(2)]
-        for number, start in enumerate(range(0, source.nbytes, _BUFFER)):
-            buffer, copied = self._buffers[number % 2]
-            if number >= 2:
-                copied.synchronize()
-            part = source[start : start + _BUFFER]
-            self._read(part, buffer.bytes)
-            self._enqueue(address + start, buffer.address, part.nbytes)
-            copied.record(self._stream.handle)
+        with self._making:
+            free = self._free
+        for start in range(0, source.nbytes, _BUFFER):
+            buffer = free.get()
+            try:
+                buffer.copied.synchronize()
+                part = source[start : start + _BUFFER]
+                self._read(part, buffer.memory.bytes)
+                self._enqueue(address + start, buffer.memory.address, part.nbytes)
+                buffer.copied.record(self._stream.handle)
+            finally:
+                free.put(buffer)
 
     def _enqueue(self, address: int, source: int, nbytes: int) -> None:
         handle, copy = self._stream.handle, driver.library().cuMemcpyHtoDAsync_v2
@@ -76,11 +99,14 @@ class Staging:
             else:
                 _read_file(extent, start, buffer[start:stop])
 
-        if self._readers is None:
-            count = min(_THREADS, os.cpu_count() or 1)
-            self._readers = ThreadPoolExecutor(count, thread_name_prefix="staging")
-        for _ in self._readers.map(read, range(0, part.nbytes, step)):
-            pass
+        reads = [self._readers.submit(read, start) for start in range(0, part.nbytes, step)]
+        try:
+            for done in reads:
+                done.result()
+        finally:  # broken off, too: nobody may still write to the buffer
+            for unneeded in reads:
+                unneeded.cancel()
+            wait(reads)
 
 
 def _read_file(extent: Extent, start: int, buffer: Bytes) -> None:
