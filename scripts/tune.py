@@ -188,13 +188,15 @@ def best_times(rows: Rows) -> dict[Cell, float]:
 def regrets(
     rows: Rows, seconds: Callable[[str, Cell], float]
 ) -> dict[Cell, tuple[float, str, str]]:
-    """Time of the chosen build over the best one's, and both; by cell."""
+    """Time of the chosen build over the best one's, and both; by cell with several builds."""
     times: dict[Cell, dict[str, float]] = defaultdict(dict)
     for name, its in rows.items():
         for cell, us in its:
             times[cell][name] = us
     found = {}
     for cell, by_build in times.items():
+        if len(by_build) == 1:
+            continue
         chosen = min(by_build, key=lambda name: seconds(name, cell))
         best = min(by_build, key=lambda name: by_build[name])
         found[cell] = by_build[chosen] / by_build[best], chosen, best
