@@ -21,9 +21,15 @@ from functools import lru_cache
 from pathlib import Path
 
 MAX_BYTES = 256 << 20  # a few thousand kernels
+# A process takes this part of the room that it saw before it looks again; and where there was none,
+# it makes room for this part of the whole.
+_SHARE = 8
 _SUFFIX = ".code"
 _DIGEST_BYTES = 32
 _ABANDONED_SECONDS = 3600.0  # a temporary file that old belongs to a process that has died
+
+_unasked: dict[tuple[Path, int], int] = {}
+"""Bytes that this process may still write into a cache before it looks at the directory again."""
 
 
 class Cache:
@@ -68,7 +74,10 @@ class Cache:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not self._is_private():
                 return
-            self._make_room(len(content) + _DIGEST_BYTES)
+            nbytes, cache = len(content) + _DIGEST_BYTES, (self.directory, self.max_bytes)
+            if _unasked.get(cache, 0) < nbytes:
+                _unasked[cache] = nbytes + self._make_room(nbytes) // _SHARE
+            _unasked[cache] -= nbytes
             handle, temporary = tempfile.mkstemp(dir=self.directory)  # readable by its owner only
             with os.fdopen(handle, "wb") as file:
                 file.write(_digest(key, content) + content)
@@ -88,8 +97,8 @@ class Cache:
             return False
         return status.st_uid == os.getuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
-    def _make_room(self, nbytes: int) -> None:
-        """Drop what was not used for longest, until `nbytes` more fit."""
+    def _make_room(self, nbytes: int) -> int:
+        """Have `nbytes` more fit, or drop what was not used for longest; the bytes left then."""
         files = []
         for path in self.directory.iterdir():
             with suppress(OSError):  # another process may have dropped it
@@ -99,12 +108,15 @@ class Cache:
                 elif status.st_mtime < time.time() - _ABANDONED_SECONDS:
                     path.unlink()
         excess = sum(size for _, size, _ in files) + nbytes - self.max_bytes
+        if excess > 0:
+            excess += self.max_bytes // _SHARE
         for _, size, path in sorted(files):
             if excess <= 0:
-                return
+                break
             with suppress(OSError):
                 path.unlink()
             excess -= size
+        return max(0, -excess)
 
 
 def key_of(*parts: str) -> str:

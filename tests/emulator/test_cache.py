@@ -168,6 +168,27 @@ def test_the_least_recently_used_are_dropped(tmp_path: Path) -> None:
     assert kept == ["a", "d", "e"]
 
 
+def test_a_roomy_cache_is_seldom_looked_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = []
+    make_room = Cache._make_room
+    monkeypatch.setattr(
+        Cache, "_make_room", lambda self, nbytes: looks.append(nbytes) or make_room(self, nbytes)
+    )
+    store = Cache(tmp_path / "c", max_bytes=200 * (100 + 32))
+    for i in range(50):
+        store.store(str(i), bytes(100))
+    assert len(looks) <= 3
+    for i in range(50, 400):
+        store.store(str(i), bytes(100))
+        if i % 50 == 0:
+            sizes = [path.stat().st_size for path in store.directory.iterdir()]
+            assert sum(sizes) <= store.max_bytes
+    assert len(sizes) >= 150
+    assert len(looks) <= 150
+
+
 def test_many_writers_and_readers(tmp_path: Path) -> None:
     content = {key: key.encode() * 40_000 for key in "abc"}
     store = Cache(tmp_path / "c", max_bytes=100_000)
