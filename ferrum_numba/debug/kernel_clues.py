@@ -20,6 +20,7 @@ _CAUSE_OF = {
     "warp-race": ("stride-wrong", 0.3),
     "pending-copy": ("missing-wait", 0.92),
     "pending-bulk": ("missing-wait", 0.92),
+    "unfinished-bulk": ("missing-wait", 0.92),
     "missing-fence": ("missing-fence", 0.92),
     "read-only": ("missing-mask", 0.4),
     "misaligned": ("array-misaligned", 0.5),

@@ -51,8 +51,19 @@ class Origin:
 
 
 def has_origin(ins: Instruction) -> bool:
-    """True for the accesses of which an origin is told; others may stand on the same line."""
-    return "global" in ins.opcode.modifiers and ins.opcode.base in _ACCESSES
+    """True for the accesses of which an origin is told; others may stand on the same line.
+
+    Copies by tensor maps have none: where they lead the map says.
+    """
+    return "global" in ins.opcode.modifiers and _stem(ins) in _ACCESSES and not _by_map(ins)
+
+
+def _stem(ins: Instruction) -> str:
+    return ins.opcode.base.partition(".")[0]
+
+
+def _by_map(ins: Instruction) -> bool:
+    return ins.opcode.base.endswith(".tensor")
 
 
 class _Entry(NamedTuple):
@@ -143,15 +154,16 @@ def _pointers(
 ) -> tuple[frozenset[str] | None, frozenset[str] | None]:
     found: list[set[str] | None] = [set(), set()]
     for ins in instructions:
-        if ins.opcode.base not in _ACCESSES:
+        base, modifiers = _stem(ins), ins.opcode.modifiers
+        if base not in _ACCESSES:
             continue
-        base, modifiers = ins.opcode.base, ins.opcode.modifiers
         near = any(m.startswith(("shared", "local", "param", "const")) for m in modifiers)
         if "global" not in modifiers if base == "cp" else near:
             continue
-        bulk = "bulk" in modifiers  # either way
-        names = of[ins.line].address if ins.line in of and not bulk else frozenset[str]()
-        for i, is_so in enumerate((base in ("ld", "cp"), base not in ("ld", "cp") or bulk)):
+        out = base not in ("ld", "cp") or "bulk_group" in modifiers
+        told = ins.line in of and not _by_map(ins)
+        names = of[ins.line].address if told else frozenset[str]()
+        for i, is_so in enumerate((not out, out)):
             known = found[i]
             if is_so and known is not None:
                 found[i] = known | names if names else None

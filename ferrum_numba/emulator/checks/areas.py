@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..values import EachLane, Value
 from .code import Code
-from .state import HELD, Area
+from .state import HAND_BYTES, HELD, Area
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,10 @@ class Marked:
         start, end = (c.of_area(self.area, name) for name in ("start", "end"))
         at = c.item("i8", c.of_area(self.area, "blanks"), c.op("sub", place, start))
         c.clear_bytes(at, c.intrinsic("llvm.umin", nbytes, c.op("sub", end, place)))
+
+    def hand(self, c: Code, element: Value) -> Value:
+        """What is known of an element within a CTA, of an array that has it."""
+        return c.item("i8", c.of_area(self.area, "hands"), c.op("mul", element, HAND_BYTES))
 
     def address(self, c: Code, element: Value) -> Value:
         """Address of an element."""

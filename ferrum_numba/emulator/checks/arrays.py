@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from .state import AHEAD_USED, AHEAD_WRITTEN, SLOT_BYTES, WRITABLE, Area
+from .state import AHEAD_USED, AHEAD_WRITTEN, HAND_BYTES, SLOT_BYTES, WRITABLE, Area
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Areas:
         for i, array in enumerate(arrays):
             writable = array.writable and array.role != "input"
             granule, flags = array.itemsize, (WRITABLE if writable else 0) | array.ahead
-            shadow = sites = times = slots = None
+            shadow = sites = times = slots = hands = None
             blank = array.blank
             if array.role == "scratch":
                 blank = np.ones(array.nbytes, np.uint8)
@@ -112,11 +112,12 @@ class Areas:
                 times = self._words(2 * count) if timed else None
                 if array in slotted:
                     slots = self._words(2 * SLOT_BYTES // 4 * count)
+                    hands = self._words(HAND_BYTES // 4 * count)
                     spans.append((array.address, array.address + array.nbytes))
             self.table[i] = Area(
                 array.address,
                 array.address + array.nbytes,
-                *(shadow, sites, times, slots, None if blank is None else blank.ctypes.data),
+                *(shadow, sites, times, slots, hands, None if blank is None else blank.ctypes.data),
                 *(flags, granule.bit_length() - 1),
             )
         self.slotted = min(s for s, _ in spans) if spans else 0

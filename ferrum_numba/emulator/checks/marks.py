@@ -1,10 +1,10 @@
 """The checks "init" and "race" of global memory: who wrote an element, and lanes that disagree.
 
-marks_<store|atomic|narrow>_<bytes>[_talks](addresses, mask, checks, ctx, site): this CTA wrote
-    here; narrow: by an atomic operation that is one for this CTA only; _talks: where CTAs talk to
-    each other
-bulkmarks_<store|atomic>[_talks](addresses, sizes, mask, checks, ctx, site): the same of runs of
-    bytes
+marks_<access>_<bytes>_<mode>[_talks](addresses, mask, checks, ctx, site): this CTA wrote here;
+    access: "store", "bulk" (by a bulk copy), "atomic", or "narrow" for an atomic operation that is
+    one for this CTA only; _talks: where CTAs talk to each other
+bulkmarks_<store|atomic>_<mode>[_talks](addresses, sizes, mask, checks, ctx, site): the same of runs
+    of bytes
 confirm_<space>_<bits>(base, addresses, values, mask, checks, ctx, site): after a store, every
     lane finds what it stored, or another lane stored something else in its place
 doubt_<space>(checks, lane, address, bytes, other, by), settle_<space>_<bytes>(addresses, checks,
@@ -31,6 +31,7 @@ from .code import Code, code
 from .readers import find_reader
 from .runs import has_blanks, pieces
 from .state import DOUBT_BYTES, DOUBTS, IN_SHARED, READ, WARPS, number_of
+from .tags import Marker
 from .talks import Talk, cta_of, is_plain
 
 _TALKS = (
@@ -79,9 +80,11 @@ class Marks(Check):
             "warp-race",
             "race",
             {
-                "global": "{place}: warp {other_warp} of this CTA wrote it, this is warp {warp},"
-                " and nothing brings them into an order; look at the masks and the strides, and"
-                " for a missing bar.sync"
+                "global load": "reads {place}, which warp {other_warp} of this CTA writes{there},"
+                " and nothing brings the two into an order; look for a missing bar.sync",
+                "global": "writes {place}, which warp {other_warp} of this CTA {deed}{there}, and"
+                " nothing brings the two into an order; look at the masks and the strides, and for"
+                " a missing bar.sync",
             },
         ),
     )
@@ -94,8 +97,9 @@ class Marks(Check):
 
     @property
     def _told(self) -> str:
-        """The end of the names of functions that ask whether CTAs may rely on each other."""
-        return "_talks" if self.subject.race and self.subject.talks else ""
+        """The end of the names of functions: how accesses are ordered."""
+        talks = "_talks" if self.subject.race and self.subject.talks else ""
+        return f"_{self.subject.mode}{talks}"
 
     def access(self, b: Builder, at: Access, condition: Value | None) -> Value | None:
         if at.space == "global" and at.kind != "load":
@@ -144,7 +148,7 @@ class Marks(Check):
 
 
 @code("marks")
-def marks(c: Code, access: str, nbytes: str, talks: str = "") -> None:
+def marks(c: Code, access: str, nbytes: str, mode: str, talks: str = "") -> None:
     """A mark is the CTA's number + 1; plain stores of two CTAs to one element may be a race.
 
     Where CTAs talk to each other (talks.py) they may come after one another, and warps of this CTA
@@ -154,7 +158,7 @@ def marks(c: Code, access: str, nbytes: str, talks: str = "") -> None:
     c.looks()
     places, hint, size = c.spread(address), Hint(c), c.constant("i64", int(nbytes))
     own = c.op("add", cta_of(c), 1)
-    talk = Talk.read(c) if talks else None
+    talk, its = Talk.read(c) if talks else None, Marker(c, mode)
     c.visits()
     lanes = c.each_lane(mask)
     with lanes as (lane,):
@@ -175,7 +179,11 @@ def marks(c: Code, access: str, nbytes: str, talks: str = "") -> None:
                 mark = marked.hold(c, e)
                 pair = c.item("<2 x i32>", c.of_area(marked.area, "times"), e)
             its_site, here = c.load("i32", 1, by, 0, 4), c.op("add", c.site, 1)
-            if access == "store":
+            tag = its.atomic if access == "atomic" else its.mine
+            if access == "bulk" and mode == "clocks":  # nothing comes behind it yet
+                noted = c.call("bulklog", "i1", marked.area, e, c.checks, c.ctx)
+                tag = c.select(Value(noted, "i1"), its.pending, tag)
+            if access in ("store", "bulk"):
                 if talk is None:
                     fresh, ours = (
                         c.compare("icmp eq", mark, m) for m in (c.constant("i32", 0), own)
@@ -184,14 +192,14 @@ def marks(c: Code, access: str, nbytes: str, talks: str = "") -> None:
                 else:
                     doubtful, culprit = _unordered(c, talk, marked, size, mark, pair)
                 with c.when(doubtful):
-                    its = (c.constant("i32", int(nbytes)), culprit, its_site)
-                    c.call("doubt_global", "void", c.checks, lane, place, *its)
+                    told = (c.constant("i32", int(nbytes)), culprit, its_site)
+                    c.call("doubt_global", "void", c.checks, lane, place, *told)
             elif talk is not None:
                 with c.when(talk.unordered(c, c.invert(part), mark, pair, access)):
                     c.record("cta-race", lane, marked.address(c, e), int(nbytes), mark, its_site)
             if talk is not None:
-                now = [talk.tag(c, access), c.load("i32", 1, c.field("time"), 0, 4), here]
-                if access != "store":
+                now = [tag, c.load("i32", 1, c.field("time"), 0, 4), here]
+                if access not in ("store", "bulk"):
                     was = [c.load("i32", 1, pair, 4 * i, 4) for i in range(2)] + [its_site]
                     hides = talk.hides(c, mark, was[0])
                     now = [c.select(hides, *both) for both in zip(was, now, strict=True)]
@@ -201,7 +209,10 @@ def marks(c: Code, access: str, nbytes: str, talks: str = "") -> None:
             c.store(here, by, 0, 4)
             if talk is None:
                 c.store(own, c.item("i32", shadow, e), 0, 4)
-            if access == "store" or talk is not None:
+            if access in ("store", "bulk"):
+                with c.when(c.op("and", slotted, c.invert(part))):
+                    _hand_over(c, marked, e, lane, int(nbytes), tag, mode)
+            if access in ("store", "bulk") or talk is not None:
                 with c.when(c.op("and", slotted, c.invert(part))):
                     c.line("fence seq_cst")
                     reader = find_reader(c, marked, e, own, talk)
@@ -212,6 +223,17 @@ def marks(c: Code, access: str, nbytes: str, talks: str = "") -> None:
                 marked.give(c, e, own)
             more = c.op("add", e, 1)
             loop.again_if(c.compare("icmp ule", more, marked.last), more)
+
+
+def _hand_over(
+    c: Code, marked: Marked, element: Value, lane: Value, nbytes: int, tag: Value, mode: str
+) -> None:
+    """Leave note of a store, for the other warps and lanes of this CTA."""
+    hand, size = marked.hand(c, element), c.constant("i32", nbytes)
+    where = (lane, marked.address(c, element), size)
+    c.call(f"handwrite_{mode}", "void", hand, *where, tag, *c.here)
+    with c.when(c.compare("icmp ne", c.field("meetings"), Value("null", "ptr"))):
+        c.call("handlane", "void", hand, lane, c.checks, c.ctx)
 
 
 def _unordered(
@@ -235,10 +257,11 @@ def _unordered(
 
 
 @code("bulkmarks")
-def bulk_marks(c: Code, access: str, talks: str = "") -> None:
+def bulk_marks(c: Code, access: str, *told: str) -> None:
     """Of a bulk copy, 512 bytes at a time."""
+    kind = "bulk" if access == "store" else access
     with pieces(c, "global") as (at, chunks):
-        c.call(f"marks_{access}_16{'_' if talks else ''}{talks}", "void", at, chunks, *c.here)
+        c.call("_".join(["marks", kind, "16", *told]), "void", at, chunks, *c.here)
 
 
 @code("confirm")

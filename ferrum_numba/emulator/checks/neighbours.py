@@ -1,13 +1,13 @@
-"""The check "race" of lanes of one warp that hand words to each other through shared memory.
+"""The check "race" of lanes of one warp that hand words to each other through memory.
 
     lanewrites_<bytes>_<granule>(addresses, mask, checks, ctx): who stored last, and when
     lanereads_<bytes>_<granule>(addresses, mask, checks, ctx, site): another lane stored here, and
         the lanes have not come together since
     lanesmeet(checks, ctx): the lanes of a warp come together
 
-Only where an entry has a load that a store may come before without an instruction that brings the
-lanes together; what Triton compiles seldom has one.  A tag is the number of meetings
-so far << 10 | warp << 5 | lane.
+These are of shared memory; for global memory see handovers.py.  Only where an entry has a load that
+a store may come before without an instruction that brings the lanes together; what Triton compiles
+seldom has one.  A tag is the number of meetings so far << 10 | warp << 5 | lane.
 Source: PTX ISA, "bar.warp.sync".
 """
 
@@ -22,7 +22,19 @@ from ..hooks import Access, Copy
 from ..ptx import Instruction
 from ..routine import VECTOR
 from ..values import Value
-from .check import HERE, POINTER, Check, Kept, Kind, Room, Subject, at_site, mask_of, zeros
+from .check import (
+    HERE,
+    POINTER,
+    Check,
+    Kept,
+    Kind,
+    Room,
+    Subject,
+    at_site,
+    is_generic,
+    mask_of,
+    zeros,
+)
 from .code import Code, code
 
 
@@ -36,7 +48,9 @@ class Neighbours(Check):
             "race",
             {
                 "shared": "reads {place}, where lane {other} of this warp has stored, and nothing"
-                " has brought the lanes together since; look for a missing bar.warp.sync"
+                " has brought the lanes together since; look for a missing bar.warp.sync",
+                "global": "reads {place}, where lane {other} of this warp has stored{there}, and"
+                " nothing has brought the lanes together since; look for a missing bar.warp.sync",
             },
         ),
     )
@@ -45,11 +59,12 @@ class Neighbours(Check):
 
     def __init__(self, subject: Subject) -> None:
         super().__init__(subject)
-        self._handed = _handed_over(subject.flow)
+        self._handed = handed_over(subject.flow, shared=True)
+        self._far = bool(handed_over(subject.flow, shared=False))
 
     @property
     def active(self) -> bool:
-        return super().active and bool(self._handed)
+        return super().active and (self._far or bool(self._handed))
 
     def keep(self, room: Room) -> Kept:
         return {"lane_tags": zeros(room.words), "meetings": zeros(room.warps)}
@@ -65,7 +80,7 @@ class Neighbours(Check):
         self.reads(b, branch)
 
     def access(self, b: Builder, at: Access, condition: Value | None) -> Value | None:
-        if at.space == "shared":
+        if at.space == "shared" and self._handed:
             lanes = (b.vector(at.address), mask_of(b, at.address, condition))
             name = f"{at.nbytes}_{self.subject.granule}"
             if at.kind == "store":
@@ -76,6 +91,8 @@ class Neighbours(Check):
 
     def copy(self, b: Builder, at: Copy, mask: Value) -> Value:
         """Note who copies; the lane itself waits for that."""
+        if not self._handed:
+            return mask
         name = f"lanewrites_{at.nbytes}_{self.subject.granule}"
         b.call(name, "void", b.vector(at.to), mask, *HERE)
         return mask
@@ -86,15 +103,24 @@ def _brings_together(ins: Instruction) -> bool:
     return bool({"sync", "warp", "red"} & ins.opcode.modifiers) or table.find(ins).ends == "wait"
 
 
-def _stores(ins: Instruction) -> bool:
+def _stores(ins: Instruction, shared: bool) -> bool:
     copies = {"async", "shared"} <= ins.opcode.modifiers and ins.opcode.base == "cp"
-    return copies or table.accesses(ins, "store", shared=True)
+    return (shared and copies) or _reaches(ins, "store", shared)
 
 
-def _handed_over(flow: Flow) -> set[int]:
+def _reaches(ins: Instruction, kind: table.Access, shared: bool) -> bool:
+    """True if an instruction accesses shared, or else global memory."""
+    if not table.accesses(ins, kind, shared=shared) and not (
+        is_generic(ins) and table.accesses(ins, kind)
+    ):
+        return False
+    return not {"local", "param", "const"} & ins.opcode.modifiers
+
+
+def handed_over(flow: Flow, shared: bool) -> set[int]:
     """Loads that a store may come before, in the same warp, with nothing to bring lanes together.
 
-    They are told by their indices.
+    They are told by their indices.  shared: of shared memory, or else of global memory.
     """
     found: set[int] = set()
     stored = dict.fromkeys((block.index for block in flow.blocks), False)  # at a block's start
@@ -106,9 +132,9 @@ def _handed_over(flow: Flow) -> set[int]:
             for ins in block.instructions:
                 if _brings_together(ins):
                     open_store = False
-                elif _stores(ins):
+                elif _stores(ins, shared):
                     open_store = True
-                elif open_store and table.accesses(ins, "load", shared=True):
+                elif open_store and _reaches(ins, "load", shared):
                     found.add(ins.index)
             if open_store and block.exit in ("jump", "branch"):
                 for successor in block.successors:

@@ -169,13 +169,14 @@ class CheckedProgram:
     @cached_property
     def _pointed(self) -> list[tuple[int, frozenset[str]]]:
         """Statements that access global memory, by index, with the pointers that their addresses
-        are computed from."""
+        are computed from.  Bulk copies may go on from one array to the next."""
         pointers = {p.name for p in self.signature.params if p.size == 8}
         of = origins(self._text, self.signature.entry)
         return [
             (s.index, of[s.line].address & pointers)
             for s in self._body.statements
             if isinstance(s, Instruction) and s.line in of and has_origin(s)
+            if "bulk" not in s.opcode.base
         ]
 
     def _slotted(

@@ -1,8 +1,9 @@
 """The check "race" between CTAs: who reads an element of global memory that another CTA writes.
 
-reads_<bytes>[_talks][_nc](addresses, mask, checks, ctx, site): this CTA reads here;
-    _talks: where CTAs talk to each other; _nc: through a cache that is not kept coherent
-bulkreads[_talks](addresses, sizes, mask, checks, ctx, site): the same of runs of bytes
+reads_<bytes>_<mode>[_talks][_nc][_lanes](addresses, mask, checks, ctx, site): this CTA reads here;
+    _talks: where CTAs talk to each other; _nc: through a cache that is not kept coherent; _lanes:
+    where lanes may rely on each other (neighbours.py)
+bulkreads_<mode>[_talks](addresses, sizes, mask, checks, ctx, site): the same of runs of bytes
 
 Each element that a launch both reads and writes has two slots: of the first CTA that read it, and
 of the last other one.  So whoever writes it finds a reader that it is not, if there is any.  A
@@ -24,6 +25,7 @@ from ..values import Value
 from .areas import Hint, Marked
 from .check import LONG, Check, Kind, Subject, at_site, mask_of
 from .code import Code, code
+from .neighbours import handed_over
 from .runs import pieces
 from .state import READ, SLOT_BYTES
 from .talks import Talk, cta_of
@@ -49,11 +51,12 @@ class Readers(Check):
 
     @property
     def _told(self) -> str:
-        return "_talks" if self.subject.talks else ""
+        return f"_{self.subject.mode}{'_talks' if self.subject.talks else ''}"
 
     def __init__(self, subject: Subject) -> None:
         super().__init__(subject)
         swaps = [i for i in subject.instructions if "cas" in i.opcode.modifiers]
+        self._handed = handed_over(subject.flow, shared=False)
         self._swapped = {o for i in swaps for o in i.operands if isinstance(o, Address)}
 
     def access(self, b: Builder, at: Access, condition: Value | None) -> Value | None:
@@ -64,6 +67,8 @@ class Readers(Check):
             mask, name = mask_of(b, at.address, condition), f"reads_{at.nbytes}{self._told}"
             if "nc" in at.ins.opcode.modifiers:
                 name += "_nc"
+            if at.ins.index in self._handed:
+                name += "_lanes"
             b.call(name, "void", b.vector(at.address), mask, *at_site(at.ins))
         return condition
 
@@ -81,7 +86,7 @@ class Readers(Check):
 
 
 @code("reads")
-def reads(c: Code, nbytes: str, *how: str) -> None:
+def reads(c: Code, nbytes: str, mode: str, *how: str) -> None:
     address, mask = c.takes(ADDRESSES["global"], "i32")
     c.looks()
     acts = c.lanes(mask)
@@ -95,8 +100,14 @@ def reads(c: Code, nbytes: str, *how: str) -> None:
     with lanes as (lane,):
         marked = hint.find(c, lanes, places(lane), size, "slots")
         lanes.next_if(marked.is_part(c, size))
+        if "lanes" in how:
+            alike = c.op("and", c.mask(c.compare("icmp eq", address, places(lane))), mask)
         loop = c.loop(marked.first)
         with loop as (e,):
+            hand, here = marked.hand(c, e), (marked.address(c, e), c.constant("i32", int(nbytes)))
+            c.call(f"handread_{mode}", "void", hand, lane, *here, *c.here)
+            if "lanes" in how:
+                c.call("handlanes", "void", hand, lane, alike, *here, *c.here)
             if talk is None:
                 _enter(c, marked, e, own, talk)
                 mark = c.load("i32", 1, c.item("i32", c.of_area(marked.area, "shadow"), e), 0, 4)
@@ -176,7 +187,7 @@ def find_reader(c: Code, marked: Marked, element: Value, own: Value, talk: Talk 
 
 
 @code("bulkreads")
-def bulk_reads(c: Code, talks: str = "") -> None:
+def bulk_reads(c: Code, *told: str) -> None:
     """Of a bulk copy, 512 bytes at a time."""
     with pieces(c, "global") as (at, chunks):
-        c.call(f"reads_16{'_' if talks else ''}{talks}", "void", at, chunks, *c.here)
+        c.call("_".join(["reads_16", *told]), "void", at, chunks, *c.here)

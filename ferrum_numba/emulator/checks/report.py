@@ -100,8 +100,7 @@ class Reporter:
             offset=offset,
         )
 
-    @staticmethod
-    def _space(ins: Instruction, kind: Kind, record: np.void) -> str | None:
+    def _space(self, ins: Instruction, kind: Kind, record: np.void) -> str | None:
         """The memory that a record is of; None where it is of registers.
 
         An instruction of both shared and global memory (cp.async) has noted which it is.
@@ -114,8 +113,9 @@ class Reporter:
         if len(spaces) == 1:
             return min(spaces)
         of_tiles = table.accesses(ins, "ldmatrix") or table.accesses(ins, "stmatrix")
-        if not table.in_shared(ins) and not of_tiles:
-            return "global"
+        if not table.in_shared(ins) and not of_tiles:  # a generic one may be of either
+            near = "shared" in spaces and int(record["address"]) < self._limit
+            return "shared" if near else "global"
         if "global" not in ins.opcode.modifiers or int(record["other"]) == IN_SHARED:
             return "shared"
         return "global"
@@ -145,7 +145,7 @@ class Reporter:
             "by": f", {by}" if by else "",
             "cta": (other & ~READ) - 1,
             "there": self._at(int(record["by"])),
-            "other_warp": other - WARPS,
+            "other_warp": (other & ~READ) - WARPS,
             "warp": int(record["warp"]),
         }
 

@@ -85,6 +85,7 @@ class Area(ctypes.Structure):
     sites: NULL, or where each was written last, plus 1.
     times: NULL, or the tag and the time of the last store to each of them (talks.py).
     slots: NULL, or two of `SLOT_BYTES` for each of them (readers.py).
+    hands: NULL, or `HAND_BYTES` for each of them (handovers.py).
     blanks: NULL, or a byte for each of its bytes: 1 where nobody has written.
     """
 
@@ -95,6 +96,7 @@ class Area(ctypes.Structure):
         ("sites", ctypes.c_void_p),
         ("times", ctypes.c_void_p),
         ("slots", ctypes.c_void_p),
+        ("hands", ctypes.c_void_p),
         ("blanks", ctypes.c_void_p),
         ("flags", ctypes.c_uint32),
         ("granule", ctypes.c_uint32),
@@ -105,7 +107,7 @@ WARPS = 1 << 30  # with a warp's number: who else wrote in global memory, and no
 HELD = -1  # a mark, as LLVM writes it, while a thread of the host looks at the element
 READ = 1 << 31  # with a CTA's mark: it read, and did not write
 DOUBT_BYTES, DOUBTS = 16, 32 * 16 + 32 * 8
-SLOT_BYTES = 16
+SLOT_BYTES, HAND_BYTES = 16, 40
 SITE_BYTES = 16  # i64 first address, i64 number of accesses that fit behind it
 
 RECORD = np.dtype(

@@ -106,7 +106,7 @@ class Tags(Check):
             b.call(f"readers_{at.nbytes}_{granule}", "void", *given)
 
 
-class _Marker:
+class Marker:
     """State that this warp compares tags with, and the tags that it leaves.
 
     reads, mine: of a load and a store; many: of several warps that read; pending: of a copy that is
@@ -169,7 +169,7 @@ def tags(c: Code, access: str, nbytes: str, granule: str, order: str) -> None:
     address, mask = c.takes(VECTOR, "i32")
     c.looks()
     c.ret_if(c.compare("icmp eq", mask, 0))
-    count, its = max(int(nbytes) // int(granule), 1), _Marker(c, order)
+    count, its = max(int(nbytes) // int(granule), 1), Marker(c, order)
     kept = _plane(c, its, access) if its.clocks and access in _LOADS else its.tags
     index = c.op("lshr", address, int(granule).bit_length() - 1)
     judge = f"judgetags_{access}_{granule}_{order}"
@@ -217,7 +217,7 @@ def tags(c: Code, access: str, nbytes: str, granule: str, order: str) -> None:
     return None
 
 
-def _plane(c: Code, its: _Marker, access: str) -> Value:
+def _plane(c: Code, its: Marker, access: str) -> Value:
     """Address of the notes of this warp's loads; those of products and bulk copies are apart."""
     number = its.warp
     for _ in range(_LOADS.index(access)):
@@ -229,7 +229,7 @@ def _plane(c: Code, its: _Marker, access: str) -> Value:
 
 def _gathered(
     c: Code,
-    its: _Marker,
+    its: Marker,
     access: str,
     count: int,
     index: Value,
@@ -250,7 +250,7 @@ def _gathered(
         c.scatter(new, c.item("i32", kept, place), active, 4)
 
 
-def _known_rows(c: Code, its: _Marker, count: int, index: Value, kept: Value) -> None:
+def _known_rows(c: Code, its: Marker, count: int, index: Value, kept: Value) -> None:
     """Leave tags and return where all that a load finds come before it.
 
     That is how a tile is read that others wrote before a barrier.  One comparison for both: a tag
@@ -280,7 +280,7 @@ def land(c: Code, nbytes: str, granule: str, how: str = "") -> None:
     """Mark a landed copy's bytes as written by the warp that began it. how: "awaited" or ""."""
     address, mask = c.takes(VECTOR, "i32")
     c.goes()
-    its = _Marker(c, "epochs")
+    its = Marker(c, "epochs")
     count, new = int(nbytes) // int(granule), its.landed
     if how == "awaited":
         new = c.op("or", new, AWAITED)
@@ -312,7 +312,7 @@ def judge(c: Code, access: str, granule: str, order: str) -> None:
     """Record each lane's first problem."""
     address, mask, count = c.takes(VECTOR, "i32", "i32")
     c.looks()
-    its, shift = _Marker(c, order), int(granule).bit_length() - 1
+    its, shift = Marker(c, order), int(granule).bit_length() - 1
     places = c.spread(address)
     c.visits()
     lanes = c.each_lane(mask)

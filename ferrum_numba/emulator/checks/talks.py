@@ -25,7 +25,7 @@ from .clocks import own_clock
 from .code import Code, code
 from .state import AWAITED
 
-_SENDS, _TAKES = frozenset({"release", "acq_rel"}), frozenset({"acquire", "acq_rel"})
+RELEASES, ACQUIRES = frozenset({"release", "acq_rel"}), frozenset({"acquire", "acq_rel"})
 
 
 class Talks(Check):
@@ -52,11 +52,11 @@ class Talks(Check):
         b.call("talkround", "void", checks, passed, fresh)
 
     def releases(self, b: Builder, ins: Instruction) -> None:
-        if _SENDS & ins.opcode.modifiers:
+        if RELEASES & ins.opcode.modifiers:
             self._talk(b, ins, "release")
 
     def acquires(self, b: Builder, ins: Instruction) -> None:
-        if _TAKES & ins.opcode.modifiers:
+        if ACQUIRES & ins.opcode.modifiers:
             self._talk(b, ins, "acquire")
 
     def fence(self, b: Builder, ins: Instruction) -> None:

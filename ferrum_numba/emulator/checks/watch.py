@@ -20,6 +20,7 @@ from .copies import Copies
 from .dependent import Dependent
 from .exchanges import Exchanges
 from .finite import Finite
+from .handovers import Handovers
 from .local import Local
 from .marks import Marks
 from .meetings import Meetings
@@ -47,7 +48,7 @@ ALL: Sequence[type[Check]] = (
         Copies,
         Clocks,
     ),
-    *(Clusters, Dependent, Talks, Bulks, Products, Order, Finite),
+    *(Clusters, Dependent, Talks, Handovers, Bulks, Products, Order, Finite),
 )
 """The checks, in the order in which they look at an access: what one refuses the next ignores."""
 

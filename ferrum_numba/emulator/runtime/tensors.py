@@ -3,7 +3,7 @@
     tensorbox_<in|out>_<rank>(shared addresses, map addresses, coordinates, mask, out)
         -> the lanes whose box can be copied.  out: <32 x i32>, the bytes of each lane's box, 0
         where there is none
-    tensor_<in|out|operation>_<rank>[_marks[_talks]](base, shared addresses, map addresses,
+    tensor_<in|out|operation>_<rank>[_marks…](base, shared addresses, map addresses,
         coordinates, mask[, checks, ctx, site]): operation: an atomic one, by which numbers are
         combined with the tensor's; marks: what is written there is marked, for the checks
 
@@ -222,7 +222,7 @@ def tensor(r: Routine, way: str, rank: str, *marks: str) -> None:
             else:
                 with r.when(r.op("and", inside, begins)):
                     if marks:
-                        access = "atomic" if way in REDUCED else "store"
+                        access = "atomic" if way in REDUCED else "bulk"
                         _mark(r, access, marks[1:], lane, far_at, looks)
                     if way in REDUCED:
                         _combine(r, way, its, first, far_at, close)
@@ -254,15 +254,15 @@ def _combine(r: Routine, operation: str, box: Box, first: Value, far: Value, clo
 def _mark(
     r: Routine,
     access: str,
-    talks: tuple[str, ...],
+    told: tuple[str, ...],
     lane: Value,
     address: Value,
     looks: tuple[Value, ...],
 ) -> None:
-    """Have 16 bytes marked that a lane writes. access: "store" or "atomic"."""
+    """Have 16 bytes marked that a lane writes. access: "bulk" or "atomic"."""
     place = r.emit(f"insertelement <{LANES} x i64> poison, {address}, {lane}")
     bit = r.op("shl", r.constant("i32", 1), lane)
-    name = "_".join(["marks", access, "16", *talks])
+    name = "_".join(["marks", access, "16", *told])
     r.call(name, "void", Value(place, "i64", LANES), bit, *looks)
 
 

@@ -59,3 +59,41 @@ def test_a_cta_that_ends_before_its_copies_have_read() -> None:
     assert finding.kind == "pending-bulk"
     assert finding.instruction == "ret"
     assert "ends while a bulk copy" in finding.message
+
+
+WHOLE = "@%p1 cp.async.bulk.wait_group {};"
+BACK = "mad.wide.u32 %q8, %t0, 4, %q0; ld.global.u32 %t4, [%q8];"
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        ((wait(0), "bar.sync 0;", BACK), {"unfinished-bulk"}),  # its reads alone are done
+        ((WHOLE.format(0), "bar.sync 0;", BACK), set()),
+        ((WHOLE.format(0), BACK), {"warp-race"}),  # the other warp does not know of it
+        ((WHOLE.format(1), "bar.sync 0;", BACK, wait(0)), {"unfinished-bulk"}),
+        ((wait(0), WHOLE.format(0), "bar.sync 0;", BACK), set()),
+        ((wait(0), "fence.acq_rel.gpu; bar.sync 0;", BACK), {"unfinished-bulk"}),
+    ],
+)
+def test_what_a_copy_writes_is_read_back(parts: tuple[str, ...], expected: set[str]) -> None:
+    assert set(found(ONE, *parts)) == expected
+
+
+def test_of_two_groups_the_first_is_done() -> None:
+    """Each CTA's second copy is still under way."""
+    other = BACK.replace("[%q8]", "[%q8+256]")
+    done = WHOLE.format(1) + "bar.sync 0;"
+    assert not found(ONE, OTHER, done, BACK, wait(0))
+    assert set(found(ONE, OTHER, done, other, wait(0))) == {"unfinished-bulk"}
+    assert not found(ONE, OTHER, done, WHOLE.format(0), "bar.sync 0;", BACK, other)
+
+
+def test_a_copy_to_what_another_cta_reads() -> None:
+    """Each CTA copies to its own 64 words, and reads those of the CTA before it."""
+    place = "mov.u32 %t9, %ctaid.x; mul.wide.u32 %q5, %t9, 256; add.s64 %q0, %q0, %q5;"
+    out = np.zeros(192, np.uint32)
+    back = BACK.replace("[%q8]", "[%q8+-256]").replace("ld.", "@%p2 ld.")
+    some = "setp.ne.u32 %p2, %t9, 0;"
+    body = place + FILL + ONE + WHOLE.format(0) + some + back
+    assert kinds(check(body, described("out", out), grid=3)) == ["cta-race"]

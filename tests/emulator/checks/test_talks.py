@@ -133,7 +133,8 @@ def test_plain_accesses_beside_atomic_ones(first: str, last: str, finds: bool) -
         ("st.global.u32 [%q0], 1;", "", "st.global.u32 [%q0], 2;", "warp-race"),
         ("st.global.u32 [%q0], 1;", "", "st.global.u32 [%q0], 1;", None),
         ("st.global.u16 [%q0], 1;", "", "st.global.u16 [%q0+2], 2;", None),
-        ("st.global.u32 [%q0], 1;", "", "ld.global.u32 %t5, [%q0];", None),  # as of a scalar
+        ("st.global.u32 [%q0], 1;", "", "ld.global.u32 %t5, [%q0];", "warp-race"),
+        ("ld.global.u32 %t4, [%q0];", "", "ld.global.u32 %t5, [%q0];", None),
     ],
 )
 def test_warps_of_one_cta(first: str, between: str, second: str, kind: str | None) -> None:
@@ -143,4 +144,4 @@ def test_warps_of_one_cta(first: str, between: str, second: str, kind: str | Non
     out, counter = np.zeros(1, np.uint32), np.zeros(1, np.uint32)
     found = check(body, described("out", out), described("counter", counter), checks=("race",))
     assert [finding.kind for finding in found] == ([kind] if kind else [])
-    assert all("warp 0 of this CTA wrote it" in finding.message for finding in found)
+    assert all("which warp 0 of this CTA" in finding.message for finding in found)
