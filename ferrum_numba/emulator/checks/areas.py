@@ -50,7 +50,7 @@ class Marked:
         c.clear_bytes(at, c.intrinsic("llvm.umin", nbytes, c.op("sub", end, place)))
 
     def hand(self, c: Code, element: Value) -> Value:
-        """What is known of an element within a CTA, of an array that has it."""
+        """Record of an element within a CTA, of an array that has hands."""
         return c.item("i8", c.of_area(self.area, "hands"), c.op("mul", element, HAND_BYTES))
 
     def address(self, c: Code, element: Value) -> Value:
