@@ -302,9 +302,10 @@ def _halves(rows: Rows) -> tuple[Rows, Rows]:
 
 def _show_regrets(half: str, rows: Rows, costs: dict[str, Costs], chip: Chip) -> None:
     def us(name: str, cell: Cell) -> float:
-        if name not in costs:
+        build = kernels.artefact(name)
+        if name not in costs or not worth_trying(build, cell.M):
             return math.inf
-        work = work_of(kernels.artefact(name), cell.sizes)
+        work = work_of(build, cell.sizes)
         return launch_us(costs[name], work, chip, moved_bytes(cell.sizes))
 
     found = regrets(rows, us)

@@ -175,7 +175,7 @@ def worth_trying(build: Artefact, m: int) -> bool:
     What is not worth trying is neither timed nor chosen.
     """
     rows: int = build.fields["BLOCK_M"]
-    return (m <= 6 * rows or rows >= 64) and rows <= max(16, 4 * m)
+    return (m <= 3 * rows or rows >= 64) and rows <= max(16, 4 * m)
 
 
 def moved_bytes(sizes: Mapping[str, int]) -> float:
