@@ -113,7 +113,7 @@ def _of_torch(array: Any) -> Key:
 
 def _of_cupy(array: Any) -> Key:
     layout, address = _of_cupy_memory(array)
-    return (_cupy_stream(), layout), address
+    return (_cupy_stream()(), layout), address
 
 
 def _of_cupy_memory(array: Any) -> Key:
@@ -122,16 +122,16 @@ def _of_cupy_memory(array: Any) -> Key:
     return (array.shape, array.strides, array.dtype, memory.device_id), memory.ptr
 
 
-def _cupy_stream() -> int:
-    """The stream of the interface of CuPy's arrays: whichever is current when that is asked for."""
-    stream: int = _current_stream()().ptr
-    return stream
-
-
 @cache
-def _current_stream() -> Callable[[], Any]:
-    function: Callable[[], Any] = sys.modules["cupy"].cuda.get_current_stream
-    return function
+def _cupy_stream() -> Callable[[], int]:
+    """Reads the stream of the interface of CuPy's arrays: whichever is current when it is asked."""
+    current = sys.modules["cupy"].cuda.get_current_stream
+
+    def stream() -> int:
+        number: int = current().ptr
+        return number
+
+    return stream
 
 
 def _of_interface(array: Any) -> Key:
@@ -157,7 +157,7 @@ def surroundings(
     """Parts that the layouts of such keys have in common, each with what reads it, so that it is
     read once for all.  Followers leave them out."""
     of_cupy = (key for kind, key in zip(kinds, keys, strict=True) if _is_of_cupy(kind, key))
-    return {(_cupy_stream, key[0][0]) for key in of_cupy}  # type: ignore[index]
+    return {(_cupy_stream(), key[0][0]) for key in of_cupy}  # type: ignore[index]
 
 
 def _is_of_cupy(kind: type, key: Key | int) -> bool:
@@ -189,14 +189,14 @@ def follower(
         return _follow_pooled(kind, *layout)
     if _is_of_cupy(kind, key):
         within = key[0][1]  # type: ignore[index]
-        return _follow_lasting(kind, _of_cupy_memory, within, last, _trust, within[0])
+        return _follow_lasting(kind, _of_cupy_memory, within, last, None, within[0])
     if reader is _of_numba:
         return _follow_lasting(kind, reader, layout, last, holds, None)
     if reader is _of_torch and place_of is not None and reader(value)[0] == layout:
         like = dlpack.Likeness.of(value)
         if like is not None:
             return _follow_tensors(kind, like, place_of)
-    return _follow(kind, reader, layout, last, _trust if reader is _of_torch else holds)
+    return _follow(kind, reader, layout, last, None if reader is _of_torch else holds)
 
 
 def _follow_tensors(
@@ -216,19 +216,15 @@ def _follow_tensors(
     return place
 
 
-def _trust(address: int) -> bool:
-    """True for an address of a library that knows on which device its memory lies, and that it is
-    there."""
-    return True
-
-
 def _follow(
     kind: type,
     reader: Callable[[Any], Key],
     layout: object,
     last: int,
-    holds: Callable[[int], bool],
+    holds: Callable[[int], bool] | None,
 ) -> Callable[[Any], int | None]:
+    """holds: None where the library knows on which device its memory lies, and that it is there."""
+
     def place(value: Any) -> int | None:
         nonlocal last
         if type(value) is not kind:
@@ -237,7 +233,7 @@ def _follow(
         if found != layout:
             return None
         if address != last:
-            if not holds(address):
+            if holds is not None and not holds(address):
                 return None
             last = address
         return address
@@ -265,12 +261,12 @@ def _follow_lasting(
     reader: Callable[[Any], Key],
     layout: object,
     last: int,
-    holds: Callable[[int], bool],
+    holds: Callable[[int], bool] | None,
     shape: object,
 ) -> Callable[[Any], int | None]:
     """Of arrays that are never made to be elsewhere, or of another form: each is read once.
 
-    shape: where that may be set, what it has to be; else None.
+    holds: as for `_follow`.  shape: where that may be set, what it has to be; else None.
     """
     known: dict[int, tuple[Callable[[], Any], int]] = {}  # by the array's id
     unknown = object, 0  # as if it was of an array that is gone
@@ -288,7 +284,7 @@ def _follow_lasting(
                 known.clear()
             known[id(value)] = weakref.ref(value), address
         if address != last:
-            if not holds(address):
+            if holds is not None and not holds(address):
                 return None
             last = address
         return address

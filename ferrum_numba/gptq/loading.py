@@ -15,7 +15,7 @@ from ..devices import Device, given_or_open
 from .checkpoint import PARTS, Checkpoint
 from .linear import GptqLinear
 
-_THREADS = 2  # one layer is checked while another is copied; more wait for the interpreter
+_THREADS = 4  # one layer is checked while others are read and copied
 _AHEAD = 8  # layers that the system is told of before they are read
 
 _Item = TypeVar("_Item")

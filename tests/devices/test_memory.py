@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import ferrum_numba as fe
-from ferrum_numba.devices.cuda import captures, driver
+from ferrum_numba.devices.cuda import captures, driver, in_flight
 from ferrum_numba.devices.cuda.objects import Instance
 from tests.devices import canonical
 from tests.devices.emulated_driver import EmulatedDriver
@@ -307,17 +307,18 @@ def test_launches_noted_while_events_are_set(
 ) -> None:
     """By a finaliser, say, that runs in the thread that sets them: nobody waits for itself."""
     gpu, stream, ask = emulated.in_flight, emulated.create_stream(), driver.may_record
-    arrays = [emulated.empty(16, np.uint8) for _ in range(200)]
+    count = in_flight._LAUNCHES + 1
+    arrays = [emulated.empty(16, np.uint8) for _ in range(2 * count)]
     alive = [weakref.ref(array) for array in arrays]
 
-    def note(count: int) -> None:
+    def note() -> None:
         for array in arrays[:count]:
             gpu.add(stream, stream.handle, lambda: "a launch", array, 16)
         del arrays[:count]
 
     with monkeypatch.context() as patch:
-        patch.setattr(driver, "may_record", lambda handle: note(100) or ask(handle))
-        note(100)
+        patch.setattr(driver, "may_record", lambda handle: note() or ask(handle))
+        note()
     assert not arrays
     assert any(array() is not None for array in alive)
     emulated.synchronize()

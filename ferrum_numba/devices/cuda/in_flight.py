@@ -17,7 +17,7 @@ from .streams import PER_THREAD, is_fleeting
 
 # An event is set behind so many launches, or so many bytes of arrays: what a launch costs is small,
 # and so is what is kept alive longer than needed.
-_LAUNCHES, _NBYTES = 64, 64 << 20
+_LAUNCHES, _NBYTES = 256, 64 << 20
 _PATIENCE = 1.0  # seconds for the lock
 _AHEAD = 1 << 30  # bytes of arrays in flight at which the host waits, rather than take more memory
 _SHOWN, _PERHAPS = 16, 4  # launches that a message names: known ones, and prepared ones

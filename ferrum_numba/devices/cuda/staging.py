@@ -1,7 +1,7 @@
 """Copies from the host to a GPU at the rate at which the host reads.
 
 Threads read a source, which may be a file, into one pinned buffer, while the GPU copies what is in
-the other one: nothing waits for anything but the slower of the two.
+another one: nothing waits for anything but the slower of the two.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..file_pages import Extent, extent_of
 from . import driver
 from .objects import Event, PinnedMemory, Stream
 
-_BUFFERS, _BUFFER = 2, 32 << 20  # and the bytes of each
+_BUFFERS, _BUFFER = 3, 32 << 20  # and the bytes of each
 _SLICE = 1 << 20  # bytes that a thread reads at the least; what has no more goes the driver's way
 _THREADS = 8
 
