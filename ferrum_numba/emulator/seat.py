@@ -178,19 +178,26 @@ class Seat:
         state = self._state
         cta = state.cta
         state.steps = given = min(self._slice, self._limit)
+        last_poll, state.poll = state.poll, 0  # it tells whether this slice polls
         with self._faults.named(self._name, state) if self._faults else nullcontext():
             over = not self._call(ctypes.addressof(state))
         if self._host.error is not None:
             raise self._host.error
         if over and not state.fault:
             return True
-        if state.cta != cta:  # what was spent on CTAs that are done does not count for this one
+        gave_way, new = state.steps <= GAVE_WAY // 2, state.cta != cta
+        if new:  # what was spent on CTAs that are done does not count for this one
             self._forget()
-        elif state.steps > GAVE_WAY // 2:  # else it gave way
+        elif not gave_way:
             self.spent += given - state.steps
+        polled = not new and (gave_way or state.poll != 0)
+        state.poll = state.poll or last_poll
         if state.fault or (not over and self.spent > self._limit):
             raise self.stopped()
-        self._look()
+        if polled or self.quiet or self._slice == self._longest:
+            self._look()
+        else:  # it computes, for which a look at all of its memory would take as long
+            self._slice = min(2 * self._slice, self._longest)
         return False
 
     def _look(self) -> None:
