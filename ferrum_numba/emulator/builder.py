@@ -24,6 +24,8 @@ from .ptx import (
 )
 from .values import Text, Value, bits_of
 
+Place = tuple[str, int]
+"""A pointer, and an offset in bytes."""
 _ALL_LANES = ("-1", "4294967295")
 _SINGLE = {"%gridid": 0, "%nsmid": 1}
 
@@ -62,6 +64,7 @@ class Builder(Text):
     def begin_block(self) -> None:
         """Forget all values: those of another block are out of reach."""
         self.views: dict[Register, dict[str, Value]] = {}
+        self.places: dict[Register, Place] = {}  # of those that were written to memory
         self.splats = {}
         self.prepared: dict[tuple[object, ...], str] = {}
         self.written: set[Register] = set()
@@ -204,8 +207,13 @@ class Builder(Text):
             if views:
                 views[llvm_type] = self.bitcast(next(iter(views.values())), llvm_type)
             else:
-                views[llvm_type] = self.load_register(register, llvm_type)
+                views[llvm_type] = self._load(register, llvm_type)
         return views[llvm_type]
+
+    def _load(self, register: Register, llvm_type: str) -> Value:
+        if register in self.places:
+            return self.load(llvm_type, LANES, *self.places[register], 64)
+        return self.load_register(register, llvm_type)
 
     def load_register(self, register: Register, llvm_type: str) -> Value:
         """A register from its home in the warp's context."""
@@ -241,6 +249,7 @@ class Builder(Text):
             old = self.read(operand, value.type)
             value = self.select(self.guard_of(ins), value, old)
         self.views[operand] = {value.type: value}
+        self.places.pop(operand, None)
         self.written.add(operand)
 
     def write_wide(self, operand: Operand | None, value: Value, ins: Instruction) -> None:
@@ -248,6 +257,34 @@ class Builder(Text):
         if isinstance(operand, Register) and operand.bits > bits_of(value.type):
             value = self.cast("zext", value, f"i{operand.bits}")
         self.write(operand, value, ins)
+
+    # Fragments: registers of 32 bits a lane, 128 bytes each, that lie one behind the other.
+
+    def held(self, registers: Sequence[Operand | None]) -> Place | None:
+        """Place in memory that holds a fragment as it is now; None where there is none."""
+        return _in_a_row(
+            [self.places.get(r) if r in self.written else self._home(r) for r in registers]
+        )
+
+    def room_for(self, registers: Sequence[Operand | None]) -> Place:
+        """Place that a fragment may be written to at once."""
+        homes = _in_a_row([self._home(r) for r in registers]) if self.active is None else None
+        return homes or (self.scratch(128 * len(registers)), 0)
+
+    def _home(self, register: Operand | None) -> Place | None:
+        if not isinstance(register, Register) or register not in self.flow.varying:
+            return None
+        offset = self.layout.home(register) if register.bits == 32 else None
+        return None if offset is None else ("%ctx", offset)
+
+    def hold(self, registers: Sequence[Operand | None], place: Place) -> None:
+        """Take the fragment at a place for what is written to its registers."""
+        pointer, start = place
+        for i, register in enumerate(registers):
+            if isinstance(register, Register):
+                self.views[register] = {}
+                self.places[register] = pointer, start + 128 * i
+                self.written.add(register)
 
     def guard_of(self, ins: Instruction) -> Value:
         """The guard alone, as i1."""
@@ -316,6 +353,14 @@ class Builder(Text):
         else:
             wrong = self.select(self.compare("icmp eq", here, 0), self.constant("i32", 0), wrong)
         self.stop(ins, wrong)
+
+
+def _in_a_row(places: Sequence[Place | None]) -> Place | None:
+    """The first of places that lie 128 bytes apart, if they do."""
+    first = places[0]
+    if first is None or any(p != (first[0], first[1] + 128 * i) for i, p in enumerate(places)):
+        return None
+    return first
 
 
 def _text(operand: object) -> str:

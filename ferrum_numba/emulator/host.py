@@ -15,6 +15,7 @@ class Host:
     half_conversion: converts binary16 to and from binary32 by itself.  Where it does not, LLVM
     would call library functions that a process may not have.
     half_arithmetic: adds, multiplies and fuses binary16 with one rounding.
+    floats: of binary32 that a vector register holds, or two that go together.
     """
 
     triple: str
@@ -22,6 +23,7 @@ class Host:
     features: str
     half_conversion: bool
     half_arithmetic: bool
+    floats: int
 
     @classmethod
     def of(cls, cpu: str, features: dict[str, bool], triple: str) -> Host:
@@ -35,6 +37,7 @@ class Host:
             features=",".join([w for w in words if "prefer-256-bit" not in w]),
             half_conversion=arm or features.get("f16c", False),
             half_arithmetic=features.get("fullfp16" if arm else "avx512fp16", False),
+            floats=16 if features.get("avx512f", False) else 8,
         )
 
     @classmethod

@@ -163,7 +163,10 @@ class Module:
         b = self.builder
         order = sorted(b.written & block.live_out, key=lambda r: self.layout.home(r) or 0)
         for register in order:
-            value = next(iter(b.views[register].values()))
+            if b.places.get(register) == ("%ctx", self.layout.home(register)):
+                continue
+            views = b.views[register] or {"": b.read(register, f"i{register.bits}")}
+            value = next(iter(views.values()))
             if b.active is not None and register in self.flow.varying:
                 old = b.load_register(register, value.type)
                 value = b.select(b.active, value, old)

@@ -19,6 +19,7 @@ from .memory import address_of
 
 lowers = rows_of("tensor")
 
+Registers = Sequence[Operand | None]
 _TILES = "sync aligned m8n8 x1 x2 x4 trans shared shared::cta"
 
 
@@ -125,10 +126,8 @@ def multiply_matrices(b: Builder, ins: Instruction) -> None:
     group = [ins, *_partner(b, ins)]
     tiles = [_prepared(b, other, 2, kind_b, k) for other in group]
     a = _prepared(b, ins, 1, kind, k)
-    sums = [c for other in group for c in accumulators(b, other, other.operands[3], 4)]
-    results = multiplied(b, ins, kind, k, a, tiles, sums)
-    for n, other in enumerate(group):
-        write_results(b, other, results[4 * n : 4 * n + 4])
+    sums = [(sums_of(other, 0, 4), sums_of(other, 3, 4)) for other in group]
+    multiply_tiles(b, ins, kind, k, a, [(t, *s) for t, s in zip(tiles, sums, strict=True)])
     b.lowered.update(group)
 
 
@@ -187,40 +186,62 @@ def prepared(b: Builder, letter: str, kind: str, values: Sequence[Value]) -> str
     return b.prepared[key]
 
 
-def multiplied(
+def multiply_tiles(
     b: Builder,
     ins: Instruction,
     kind: str,
     k: int,
     a: str,
-    tiles: Sequence[str],
-    sums: Sequence[Value],
-) -> list[Value]:
-    """C + A B of tiles of 8 columns of B beside each other; sums: of each, one after the other."""
-    place, number = b.scratch(512 * len(tiles)), number_type(kind)
-    whole = number == "i32"
-    start = [b.vector(b.constant("i32", 0))] * len(sums) if whole else sums
-    per_register = ELEMENTS[kind]
-    form = f"{per_register}_{k // (4 * per_register)}_{len(tiles)}"
-    pointers = [f"ptr {p}" for p in (place, a, *tiles)]
-    b.call(f"mma_{'int' if whole else 'float'}_{form}", "void", *pointers, *start)
-    results = [b.load(number, LANES, place, 128 * i, 64) for i in range(len(sums))]
-    if not whole:
-        return results
-    return [added(b, ins, *pair) for pair in zip(sums, results, strict=True)]
+    tiles: Sequence[tuple[str, Registers, Registers]],
+) -> None:
+    """D = C + A B of tiles of 8 columns beside each other: B as numbers, and registers of D, C.
+
+    C and D stay in memory where they can, since most products add to those before them.
+    """
+    number, per_register = number_type(kind), ELEMENTS[kind]
+    saturates = number == "i32" and "satfinite" in ins.opcode.modifiers
+    plain = ins.opcode.types[0] != "f16" and not saturates
+    triples, ends = [], []
+    for place, to, source in tiles:
+        start = b.held(source) if plain else None
+        if start is None:
+            start = b.scratch(512), 0
+            for i, value in enumerate(accumulators(b, ins, source)):
+                b.store(_zero(b) if saturates else value, b.at(*start), 128 * i, 64)
+        ends.append(b.room_for(to) if plain else start)
+        triples += [place, b.at(*start), b.at(*ends[-1])]
+    name = f"mma_{'int' if number == 'i32' else 'float'}_{per_register}_{k // (4 * per_register)}"
+    b.call(f"{name}_{len(tiles)}", "void", *(f"ptr {place}" for place in (a, *triples)))
+    for (_, to, source), end in zip(tiles, ends, strict=True):
+        if plain:
+            b.hold(to, end)
+            continue
+        results = [b.load(number, LANES, b.at(*end), 128 * i, 64) for i in range(4)]
+        if saturates:
+            before = accumulators(b, ins, source)
+            results = [added(b, ins, *pair) for pair in zip(before, results, strict=True)]
+        write_results(b, ins, to, results)
 
 
-def accumulators(b: Builder, ins: Instruction, operand: Operand, count: int) -> list[Value]:
-    """The `count` numbers that a lane has of C: floats, or integers."""
+def _zero(b: Builder) -> Value:
+    return b.vector(b.constant("i32", 0))
+
+
+def sums_of(ins: Instruction, position: int, count: int) -> Registers:
+    """The registers of C or D, of which a lane has `count` numbers."""
+    per_register = 2 if ins.opcode.types[0] == "f16" else 1
+    return fragment_of(ins, ins.operands[position], count // per_register)
+
+
+def accumulators(b: Builder, ins: Instruction, registers: Registers) -> list[Value]:
+    """The numbers that a lane has of C: floats, or integers."""
     sums = ins.opcode.types[0]
     if sums == "s32":
-        operands = fragment_of(ins, operand, count)
-        return [b.vector(b.integer(element, 32, ins)) for element in operands]
+        return [b.vector(b.integer(element, 32, ins)) for element in registers]
     if sums == "f32":
-        operands = fragment_of(ins, operand, count)
-        return [b.vector(b.real(element, "float", ins)) for element in operands]
+        return [b.vector(b.real(element, "float", ins)) for element in registers]
     values = []
-    for element in fragment_of(ins, operand, count // 2):
+    for element in registers:
         pair = b.split(b.vector(b.integer(element, 32, ins)), "half")
         values += [widened(b, b.shuffle(pair, None, range(h, 2 * LANES, 2))) for h in (0, 1)]
     return values
@@ -233,16 +254,17 @@ def added(b: Builder, ins: Instruction, c: Value, product: Value) -> Value:
     return b.op("add", c, product)
 
 
-def write_results(b: Builder, ins: Instruction, results: Sequence[Value]) -> None:
+def write_results(
+    b: Builder, ins: Instruction, registers: Registers, results: Sequence[Value]
+) -> None:
     """Write D, in the type that the instruction names first."""
     if ins.opcode.types[0] != "f16":
-        targets = fragment_of(ins, ins.operands[0], len(results))
-        for operand, value in zip(targets, results, strict=True):
+        for operand, value in zip(registers, results, strict=True):
             b.write(operand, value, ins)
         return
     halves = [narrowed(b, value, "half") for value in results]
     mix = [i for lane in range(LANES) for i in (lane, LANES + lane)]
-    for i, operand in enumerate(fragment_of(ins, ins.operands[0], len(results) // 2)):
+    for i, operand in enumerate(registers):
         pair = b.shuffle(halves[2 * i], halves[2 * i + 1], mix)
         b.write(operand, b.join(pair, "i32"), ins)
 

@@ -21,6 +21,7 @@ from .matrix import (
     are_multiplied,
     check_whole_warp,
     fragment_of,
+    sums_of,
     types_of_product,
     write_results,
 )
@@ -84,7 +85,7 @@ def multiply(b: Builder, ins: Instruction) -> None:
     results = [b.load(number, LANES, place, 128 * i, 64) for i in range(n // 2)]
     if number == "i32":
         results = [added(b, ins, *pair) for pair in zip(old, results, strict=True)]
-    write_results(b, ins, results)
+    write_results(b, ins, sums_of(ins, 0, n // 2), results)
 
 
 def _form(ins: Instruction) -> tuple[str, str, int]:
@@ -123,7 +124,7 @@ def _kept(b: Builder, ins: Instruction, scale: Operand, count: int, zero: Value)
     """The numbers of D that the product is added to."""
     if isinstance(scale, Immediate) and not scale.bits:
         return [b.vector(zero)] * count
-    old = accumulators(b, ins, ins.operands[0], count)
+    old = accumulators(b, ins, sums_of(ins, 0, count))
     if isinstance(scale, Immediate):
         return old
     keep = b.predicate(scale, ins)

@@ -18,12 +18,11 @@ from ..runtime.tiles import ELEMENTS
 from ..table import rows_of
 from ..values import Value
 from .matrix import (
-    accumulators,
     check_whole_warp,
     fragment_of,
-    multiplied,
+    multiply_tiles,
     prepared,
-    write_results,
+    sums_of,
 )
 from .memory import address_of, load_lanes, space_of, store_lanes
 
@@ -185,6 +184,9 @@ def multiply(b: Builder, ins: Instruction) -> None:
         for i in (1, 2)
     )
     tiles = [prepared(b, "b", kind, both[i : i + registers]) for i in (0, registers)]
-    sums = accumulators(b, ins, ins.operands[3], 8)
     a_place = prepared(b, "a", kind, a[: 2 * registers])
-    write_results(b, ins, multiplied(b, ins, kind, k, a_place, tiles, sums))
+    to, source = (sums_of(ins, position, 8) for position in (0, 3))
+    half = len(to) // 2
+    parts = [slice(half), slice(half, None)]
+    sums = [(tile, to[part], source[part]) for tile, part in zip(tiles, parts, strict=True)]
+    multiply_tiles(b, ins, kind, k, a_place, sums)

@@ -3,8 +3,8 @@
     ldmatrix_<count>[_trans](base, addresses, out), stmatrix_<count>[_trans](base, addresses, in)
     prepare_a_<type>_<registers>(out, registers…), prepare_b_<type>_<registers>(out, registers…):
         the operands of one or more mma as numbers in the order in which mma wants them
-    mma_<float|int>_<elements>_<registers of B>_<count>(out, a, b0, …, c0…):
-        count products with the same A; `elements` of it lie in a register
+    mma_<float|int>_<elements>_<registers of B>_<count>(a, b0, c0, d0, b1, …):
+        count products with the same A; `elements` of it lie in a register; C and D are 4 planes
 
 Lane l = 4g + t of a warp holds: of C (16 x 8) the elements (g, 2t), (g, 2t+1), (g+8, 2t),
 (g+8, 2t+1); of A (16 x k) and B (k x 8) E elements along k in each register, k = E (4j + t) + h
@@ -124,41 +124,50 @@ def _special(r: Routine, registers: Sequence[Value], kind: str) -> Value:
 
 @routine("mma")
 def mma(r: Routine, numbers: str, elements: str, registers: str, count: str) -> None:
-    """C += A B for `count` pairs of B and C.
+    """D = C + A B for `count` triples of B, C and D, which may be C.
 
     Where A is all zero and the B's are finite nothing is multiplied: kernels pad their last rows
     so.  Adding +0 is what is left, for it turns -0 into +0.
     """
     tiles, number = int(count), {"float": "float", "int": "i32"}[numbers]
-    e, steps = int(elements), 4 * int(elements) * int(registers)
-    out, a, *bs = r.takes(*["ptr"] * (2 + tiles))
-    sums = list(r.takes(*[f"<{LANES} x {number}>"] * 4 * tiles))
+    e, steps, width = int(elements), 4 * int(elements) * int(registers), r.library.host.floats
+    a, *others = r.takes(*["ptr"] * (1 + 3 * tiles))
+    bs, sources, targets = (others[i::3] for i in range(3))
+    planes = [(tile, 128 * i) for tile in range(tiles) for i in range(4)]
     flags = [r.load("i32", 1, a, 64 * steps, 64)]
     flags += [r.load("i32", 1, b, 32 * steps, 64) for b in bs]
     some = reduce(lambda x, y: r.op("or", x, y), flags)
     with r.when(r.compare("icmp eq", some, 0)):
-        for i, c in enumerate(sums):
+        for tile, place in planes:
+            c = r.load(number, LANES, sources[tile], place, 64)
             c = c if number == "i32" else r.op("fadd", c, Value("0.0", "float"))
-            r.store(c, out, 128 * i, 64)
+            r.store(c, targets[tile], place, 64)
         r.ret()
-    for step in range(steps):
-        j, h = divmod(step // 4, e)
-        t = step % 4
-        quad = [lane // 4 * 4 + t for lane in range(LANES)]
-        halves = []
-        for half in (0, 1):
-            plane = r.load(number, LANES, a, ((2 * j + half) * e + h) * 128, 64)
-            halves.append(r.shuffle(plane, None, quad))
-        for n, b in enumerate(bs):
-            columns = []
-            for odd in (0, 1):
-                four = r.load(number, 4, b, (((j * e + h) * 4 + t) * 2 + odd) * 16, 16)
-                columns.append(r.shuffle(four, None, [lane % 4 for lane in range(LANES)]))
-            for i in range(4):
-                place = 4 * n + i
-                sums[place] = _accumulated(r, sums[place], halves[i // 2], columns[i % 2])
-    for i, c in enumerate(sums):
-        r.store(c, out, 128 * i, 64)
+    # A register's width of lanes at a time, so that their sums stay in registers.
+    part = r.loop(r.constant("i64", 0))
+    with part as (start,):
+        its_a, *its_others = (r.item("i8", place, start) for place in (a, *sources, *targets))
+        its_sources, its_targets = its_others[:tiles], its_others[tiles:]
+        sums = [r.load(number, width, its_sources[tile], at, 32) for tile, at in planes]
+        for step in range(steps):
+            j, h = divmod(step // 4, e)
+            quad = [lane // 4 * 4 + step % 4 for lane in range(width)]
+            halves = []
+            for half in (0, 1):
+                plane = r.load(number, width, its_a, ((2 * j + half) * e + h) * 128, 32)
+                halves.append(r.shuffle(plane, None, quad))
+            for n, b in enumerate(bs):
+                for odd in (0, 1):
+                    place = (((j * e + h) * 4 + step % 4) * 2 + odd) * 16
+                    four = r.load(number, 4, b, place, 16)
+                    column = r.shuffle(four, None, [lane % 4 for lane in range(width)])
+                    for half in (0, 1):
+                        i = 4 * n + 2 * half + odd
+                        sums[i] = _accumulated(r, sums[i], halves[half], column)
+        for (tile, at), value in zip(planes, sums, strict=True):
+            r.store(value, its_targets[tile], at, 32)
+        more = r.op("add", start, 4 * width)
+        part.again_if(r.compare("icmp ult", more, 4 * LANES), more)
 
 
 def _accumulated(r: Routine, c: Value, a: Value, b: Value) -> Value:

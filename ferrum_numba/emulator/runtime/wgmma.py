@@ -95,10 +95,10 @@ def wgmma(r: Routine, kind: str, kind_b: str, n: str, a: str, b: str) -> None:
             pair = found[2 * i : 2 * i + 2]
             r.call(f"prepare_b_{kind_b}_2", "void", prepared_b[i], *pair)
         c = r.item("i8", sums, r.op("mul", column, 64))
-        before = [r.load(number, LANES, c, 128 * i, 64) for i in range(4 * count)]
         numbers = "int" if number == "i32" else "float"
-        name = f"mma_{numbers}_{ELEMENTS[kind]}_2_{count}"
-        r.call(name, "void", c, prepared_a, *prepared_b[:count], *before)
+        places = [Value(r.at(c, 512 * i), "ptr") for i in range(count)]
+        triples = [p for b, c in zip(prepared_b, places, strict=False) for p in (b, c, c)]
+        r.call(f"mma_{numbers}_{ELEMENTS[kind]}_2_{count}", "void", prepared_a, *triples)
 
     pairs, odd = divmod(int(n) // 8, 2)
     if pairs:
