@@ -65,7 +65,7 @@ class Builder(Text):
         """Forget all values: those of another block are out of reach."""
         self.views: dict[Register, dict[str, Value]] = {}
         self.places: dict[Register, Place] = {}  # of those that were written to memory
-        self.splats = {}
+        self.known = {}
         self.prepared: dict[tuple[object, ...], str] = {}
         self.written: set[Register] = set()
         self.scratch_used = 0
@@ -137,7 +137,7 @@ class Builder(Text):
     def packed(self, operands: Sequence[Operand], llvm_type: str, ins: Instruction) -> list[Value]:
         """32-bit operands as pairs of 16-bit elements, in one common shape."""
         values = [self.integer(operand, 32, ins) for operand in operands]
-        return [self.split(value, llvm_type) for value in self.together(*values)]
+        return [self.once(Text.split, value, llvm_type) for value in self.together(*values)]
 
     def predicate(self, operand: Operand | None, ins: Instruction) -> Value:
         """A predicate operand as i1."""

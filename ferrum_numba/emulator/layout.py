@@ -149,15 +149,14 @@ class Layout:
 
 
 def _in_order(flow: Flow) -> list[Register]:
-    """All registers, in the order in which the blocks first mention them."""
-    seen: dict[Register, None] = {}
-    for block in flow.blocks:
-        for instruction in block.instructions:
-            for register in table.read(instruction) + table.written(instruction):
-                seen.setdefault(register)
-        if block.last is not None and block.last.guard is not None:
-            seen.setdefault(block.last.guard)
-    return list(seen)
+    """All registers: those of each product's result one after another, as `Builder.held` wants
+    them, then the others in the order in which the blocks first mention them."""
+    instructions = [i for block in flow.blocks for i in block.instructions]
+    products = [i for i in instructions if i.opcode.base in ("mma", "wgmma")]
+    mentions = [table.written(i) for i in products]
+    mentions += [table.read(i) + table.written(i) for i in instructions]
+    mentions += [[b.last.guard] for b in flow.blocks if b.last and b.last.guard]
+    return list(dict.fromkeys(register for its in mentions for register in its))
 
 
 def _home_bytes(register: Register, vector: bool) -> int:

@@ -167,6 +167,7 @@ class Seat:
 
     def _forget(self) -> None:
         self.quiet = self.spent = 0
+        self._polled = False  # in the slice before
         self._slice = self._first_slice
         self._seen: deque[int] = deque(maxlen=_KEPT)
 
@@ -194,9 +195,10 @@ class Seat:
         state.poll = state.poll or last_poll
         if state.fault or (not over and self.spent > self._limit):
             raise self.stopped()
-        if polled or self.quiet or self._slice == self._longest:
+        again, self._polled = polled and self._polled, polled
+        if again or self.quiet or self._slice == self._longest:
             self._look()
-        else:  # it computes, for which a look at all of its memory would take as long
+        else:  # it computes, and a look at all of its memory would take as long
             self._slice = min(2 * self._slice, self._longest)
         return False
 

@@ -6,7 +6,7 @@ halves a vector with two elements a lane.  Operations take their shape from thei
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from .layout import LANES
@@ -46,7 +46,7 @@ class Text:
         self.library = library
         self.lines: list[str] = []
         self.count = 0
-        self.splats: dict[tuple[Value, int], Value] = {}
+        self.known: dict[tuple[object, ...], Value] = {}
         self.block, self.closed = "", False
 
     def emit(self, expression: str) -> str:
@@ -102,13 +102,20 @@ class Text:
         is given by the lane before."""
         return EachLane(self, mask, start)
 
+    def once(self, function: Callable[..., Value], *arguments: object) -> Value:
+        """What a function of this text and the arguments gives, written once in a block."""
+        key = (function, *arguments)
+        if key not in self.known:
+            self.known[key] = function(self, *arguments)
+        return self.known[key]
+
     # -- shapes ---------------------------------------------------------------------------------
 
     def vector(self, value: Value, n: int = LANES) -> Value:
         """The value in every lane."""
         if value.n != 1 or n == 1:
             return value
-        if (value, n) not in self.splats:
+        if (value, n) not in self.known:
             if value.text[0] != "%":
                 text = f"splat ({value.type} {value.text})"
             else:
@@ -117,8 +124,8 @@ class Text:
                 text = self.emit(
                     f"shufflevector {full} {one}, {full} poison, <{n} x i32> zeroinitializer"
                 )
-            self.splats[value, n] = Value(text, value.type, n)
-        return self.splats[value, n]
+            self.known[value, n] = Value(text, value.type, n)
+        return self.known[value, n]
 
     def together(self, *values: Value) -> list[Value]:
         """The values in one common shape."""
@@ -336,7 +343,7 @@ class When:
 
     def __enter__(self) -> When:
         text = self._text
-        self._name, self._splats, self._before = text.fresh("when"), text.splats.copy(), text.block
+        self._name, self._known, self._before = text.fresh("when"), text.known.copy(), text.block
         text.branch(self._condition, self._name, f"{self._name}.on")
         text.label(self._name)
         return self
@@ -348,7 +355,7 @@ class When:
     def __exit__(self, *_: object) -> None:
         self._text.jump(f"{self._name}.on")
         self._text.label(f"{self._name}.on")
-        self._text.splats = self._splats  # values of the block are out of reach now
+        self._text.known = self._known  # values of the block are out of reach now
 
     def otherwise(self, value: Value) -> Value:
         """Value given where the condition held, else another; comes right behind the block."""
@@ -368,7 +375,7 @@ class Loop:
 
     def __enter__(self) -> list[Value]:
         text = self._text
-        self._head, self._splats = text.fresh("loop"), text.splats.copy()
+        self._head, self._known = text.fresh("loop"), text.known.copy()
         self._turns.append((text.block, self._start))
         text.jump(self._head)
         text.label(self._head)
@@ -408,7 +415,7 @@ class Loop:
             edges = ", ".join(f"[ {given[i].text}, %{block} ]" for block, given in self._turns)
             text.lines[self._place + i] = f"  {value.text} = phi {value.full_type} {edges}"
         text.label(f"{self._head}.over")
-        text.splats = self._splats
+        text.known = self._known
         count = len(self._ends[0][1]) if self._ends else 0
         self.results = [
             text.phi([(block, given[i]) for block, given in self._ends]) for i in range(count)
@@ -425,7 +432,7 @@ class EachLane:
     def __enter__(self) -> list[Value]:
         text = self._text
         none = text.compare("icmp eq", self._mask, 0)
-        self._before, self._splats = text.block, text.splats.copy()
+        self._before, self._known = text.block, text.known.copy()
         self._name = text.fresh("lanes")
         text.branch(none, f"{self._name}.over", self._name)
         text.label(self._name)
@@ -461,7 +468,7 @@ class EachLane:
         after = text.block
         text.jump(f"{self._name}.over")
         text.label(f"{self._name}.over")
-        text.splats = self._splats
+        text.known = self._known
         self.results = [
             text.phi([(self._before, old), (after, new)])
             for old, new in zip(self._start, self._loop.results[1:], strict=True)

@@ -1,7 +1,8 @@
 """Arithmetic of binary16 and bfloat16, one or two to a register.
 
 Sums, differences, products and quotients of such are rounded right when computed in binary32 and
-rounded again (24 >= 2 * 11 + 2 bits); a fused multiply-add is not, and goes through binary64.
+rounded again (24 >= 2 * 11 + 2 bits).  A fused multiply-add is where a factor is a power of two;
+else its sum is rounded to odd in between.
 Source: PTX ISA, "Half Precision Floating-Point Instructions".
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..builder import Builder
-from ..ptx import Instruction
+from ..ptx import Instruction, Operand, Register
 from ..table import HALVES, rows_of
 from ..values import Value
 from .convert import at_least_zero, canonical, narrowed, narrowed_double, saturated, widened
@@ -32,7 +33,8 @@ def values_of(b: Builder, ins: Instruction, first: int = 1) -> list[Value]:
 
 def in_floats(b: Builder, values: list[Value], operation: Callable[..., Value]) -> Value:
     """An operation computed in binary32 and rounded."""
-    return narrowed(b, operation(*(widened(b, v) for v in values)), values[0].type)
+    wide = (b.once(widened, value) for value in values)
+    return narrowed(b, operation(*wide), values[0].type)
 
 
 def finish(b: Builder, ins: Instruction, value: Value) -> None:
@@ -52,10 +54,8 @@ def _write(b: Builder, ins: Instruction, value: Value) -> None:
 @lowers("add", "sub", "mul", types=HALVES, modifiers="rn sat")
 def arithmetic(b: Builder, ins: Instruction) -> None:
     expect(ins, 3)
-    values, name = values_of(b, ins), "f" + ins.opcode.base
-    if values[0].type == "half" and b.library.host.half_conversion:
-        return finish(b, ins, b.op(name, *values))
-    return finish(b, ins, in_floats(b, values, lambda x, y: b.op(name, x, y)))
+    name = "f" + ins.opcode.base
+    finish(b, ins, in_floats(b, values_of(b, ins), lambda x, y: b.op(name, x, y)))
 
 
 @lowers("fma", types=HALVES, modifiers="rn sat relu")
@@ -65,18 +65,29 @@ def fused(b: Builder, ins: Instruction) -> None:
     kind = values[0].type
     if kind == "half" and b.library.host.half_arithmetic:
         value = b.intrinsic("llvm.fma", *values)
-    else:
-        # Of half the exact sum has no more bits than binary64 where it lies near a tie of the
-        # result.  bfloat spans 80 decimal orders: there the sum is rounded to odd.
+    elif kind == "half":
+        is_exact = any(_is_power_of_two(b, ins, operand) for operand in ins.operands[1:3])
+        value = in_floats(b, values, lambda *v: _sum(b, is_exact, *v))
+    else:  # its products pass the range of binary32
         x, y, z = (b.cast("fpext", widened(b, v), "double") for v in values)
-        if kind == "half":
-            total = b.intrinsic("llvm.fma", x, y, z)
-        else:
-            total = odd_sum(b, b.op("fmul", x, y), z)
-        value = narrowed_double(b, total, kind)
+        value = narrowed_double(b, _sum(b, False, x, y, z), kind)
     if "relu" in ins.opcode.modifiers:
         value = at_least_zero(b, value)
     finish(b, ins, value)
+
+
+def _sum(b: Builder, is_exact: bool, x: Value, y: Value, z: Value) -> Value:
+    """x * y + z, where products are exact; rounded to odd, unless that is exact enough."""
+    return b.intrinsic("llvm.fma", x, y, z) if is_exact else odd_sum(b, b.op("fmul", x, y), z)
+
+
+def _is_power_of_two(b: Builder, ins: Instruction, operand: Operand) -> bool:
+    """True if halves are known to be normal powers of two."""
+    if not isinstance(operand, Register):
+        return False
+    text = b.integer(operand, operand.bits, ins).text
+    halves = [int(text) >> shift for shift in range(0, operand.bits, 16)] if text.isdigit() else []
+    return bool(halves) and all(h & 0x3FF == 0 and 0 < h >> 10 & 31 < 31 for h in halves)
 
 
 @lowers("neg", "abs", types=HALVES)

@@ -121,12 +121,12 @@ def _zero(like: Value) -> Value:
 
 
 def odd_sum(b: Builder, x: Value, y: Value) -> Value:
-    """x + y of doubles, rounded to odd."""
+    """x + y of floats or doubles, rounded to odd."""
     return _odd(b, *_two_sum(b, x, y))
 
 
 def _two_sum(b: Builder, x: Value, y: Value) -> tuple[Value, Value]:
-    """x + y of doubles and its error, exactly (Knuth's TwoSum)."""
+    """x + y of floats or doubles and its error, exactly (Knuth's TwoSum)."""
     total = b.op("fadd", x, y)
     part = b.op("fsub", total, x)
     other = b.op("fsub", total, part)
@@ -134,16 +134,16 @@ def _two_sum(b: Builder, x: Value, y: Value) -> tuple[Value, Value]:
 
 
 def _odd(b: Builder, value: Value, error: Value) -> Value:
-    """A double that is the exact value less `error`, rounded to odd."""
-    zero = Value("0.0", "double")
-    bits = b.bitcast(value, "i64")
-    inexact = b.compare("fcmp one", error, zero)
+    """A float or double that is the exact value less `error`, rounded to odd."""
+    kind = f"i{bits_of(value.type)}"
+    bits = b.bitcast(value, kind)
+    inexact = b.compare("fcmp one", error, _zero(error))
     even = b.compare("icmp eq", b.op("and", bits, 1), 0)
     # Where the error has the value's sign the exact magnitude is larger.
-    larger = b.compare("icmp sge", b.op("xor", bits, b.bitcast(error, "i64")), 0)
-    step = b.select(larger, b.constant("i64", 1), b.constant("i64", -1))
+    larger = b.compare("icmp sge", b.op("xor", bits, b.bitcast(error, kind)), 0)
+    step = b.select(larger, b.constant(kind, 1), b.constant(kind, -1))
     moved = b.op("add", bits, step)
-    return b.bitcast(b.select(b.op("and", inexact, even), moved, bits), "double")
+    return b.bitcast(b.select(b.op("and", inexact, even), moved, bits), value.type)
 
 
 # -- 8-bit types ----------------------------------------------------------------------------------
