@@ -72,9 +72,33 @@ def _load_wide(r: Routine, space: str) -> None:
             plane = r.shuffle(every, None, range(i, 4 * LANES, 4))
             r.store(plane, out, 128 * i, 64)
         r.ret()
-    for i in range(4):
-        each = place_of(r, space, base, r.op("add", address, 4 * i))
-        r.store(r.gather("i32", each, active, r.constant("i32", 0), 4), out, 128 * i, 64)
+    zeros = r.room("<4 x i32>")
+    r.store(Value("zeroinitializer", "i32", 4), zeros, 0, 16)
+    places = r.room(f"[{LANES} x ptr]")
+    r.store(r.select(active, place_of(r, space, base, address), zeros), places, 0, 64)
+    width = r.library.host.floats
+    for first in range(0, LANES, width):
+        rows = []
+        for j in range(4):
+            lanes = [r.load("ptr", 1, places, 8 * i, 8) for i in range(first + j, first + width, 4)]
+            rows.append(r.joined([r.load("i32", 4, place, 0, 1) for place in lanes]))
+        for i, plane in enumerate(_transposed(r, rows)):
+            r.store(plane, out, 128 * i + 4 * first, 32)
+
+
+def _transposed(r: Routine, rows: list[Value]) -> list[Value]:
+    """Element j of each four of row i becomes element i of those of row j."""
+
+    def pairs(a: Value, b: Value, order: tuple[int, ...]) -> Value:
+        n = a.n
+        return r.shuffle(a, b, [q + i % 4 + i // 4 * n for q in range(0, n, 4) for i in order])
+
+    low, high, first, second = (0, 4, 1, 5), (2, 6, 3, 7), (0, 1, 4, 5), (2, 3, 6, 7)
+    found = []
+    for half in (low, high):
+        x, y = (pairs(rows[i], rows[i + 1], half) for i in (0, 2))
+        found += [pairs(x, y, part) for part in (first, second)]
+    return found
 
 
 @routine("store")
@@ -108,15 +132,26 @@ def store(r: Routine, space: str, bits: str) -> None:
 def _store_wide(r: Routine, space: str) -> None:
     base, address, source, mask = r.takes("ptr", ADDRESSES[space], "ptr", "i32")
     r.ret_if(r.compare("icmp eq", mask, 0))
-    planes = [r.load("i32", LANES, source, 128 * i, 64) for i in range(4)]
-    every = r.joined(planes)
     values = r.room(f"<{4 * LANES} x i32>")
-    mixed = r.shuffle(every, None, [LANES * i + lane for lane in range(LANES) for i in range(4)])
-    r.store(mixed, values, 0, 64)
+    width = r.library.host.floats
+    for first in range(0, LANES, width):
+        planes = [r.load("i32", width, source, 128 * i + 4 * first, 32) for i in range(4)]
+        for j, row in enumerate(_transposed(r, planes)):
+            for q in range(0, width, 4):
+                quad = r.shuffle(row, None, range(q, q + 4))
+                r.store(quad, values, 16 * (first + q + j), 16)
     addresses = r.spread(address)
-    with r.each_lane(mask) as (lane,):
+
+    def store_one(lane: Value) -> None:
         value = r.load("i32", 4, r.item("<4 x i32>", values, lane), 0, 16)
         r.store(value, place_of(r, space, base, addresses(lane)), 0, 1)
+
+    with r.when(r.compare("icmp eq", mask, -1)):
+        for lane in range(LANES):
+            store_one(r.constant("i64", lane))
+        r.ret()
+    with r.each_lane(mask) as (lane,):
+        store_one(lane)
 
 
 @routine("copy")
@@ -143,10 +178,20 @@ def _copy_lanes(
     """One lane after another; a source shorter than nbytes is padded."""
     targets, sources, sizes = (r.spread(value) for value in (to, source, size))
     buffer = r.room(f"<{nbytes} x i8>")
+
+    def places(lane: Value) -> tuple[Value, Value]:
+        there = place_of(r, "shared", base, targets(lane))
+        return there, place_of(r, "global", base, sources(lane))
+
+    longer = r.mask(r.compare("icmp uge", size, nbytes))
+    with r.when(r.compare("icmp eq", r.op("and", longer, mask), -1)):
+        for number in range(LANES):
+            there, here = places(r.constant("i32", number))
+            r.store(r.load("i8", nbytes, here, 0, 1), there, 0, 1)
+        r.ret()
     lanes = r.each_lane(mask)
     with lanes as (lane,):
-        there = place_of(r, "shared", base, targets(lane))
-        here = place_of(r, "global", base, sources(lane))
+        there, here = places(lane)
         length = sizes(lane)
         with r.when(r.compare("icmp uge", length, nbytes)):
             r.store(r.load("i8", nbytes, here, 0, 1), there, 0, 1)
