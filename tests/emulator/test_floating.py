@@ -172,6 +172,38 @@ def test_pairs_of_halves(host: Host | None) -> None:
 
 
 @HOSTS
+def test_fused_halves_beside_a_tie(host: Host | None) -> None:
+    """Sums that are ties in binary32, but not exactly: just above or just below."""
+    units = np.array([(1 + 2**-10, 1 - 2**-10), (1 + 2**-10, 1 + 2**-10), (1, 1)])
+    signs = np.array([(1, 1), (-1, 1)])
+    wide = 2.0 ** np.arange(-14, 5, 3)  # down to where z is denormal
+    x, y, z = (
+        part.ravel().astype(np.float16)
+        for part in np.broadcast_arrays(
+            signs[:, :1, None, None] * units[:, 0, None, None] / 64,
+            signs[:, 1:, None, None] * units[:, 1, None, None] * wide[:, None] / 32,
+            (1 + np.arange(6) * 2**-10) * wide[:, None],
+        )
+    )
+    exact = x.astype(np.float64) * y.astype(np.float64) + z.astype(np.float64)
+    found = elementwise("fma.rn.f16 %r, %a, %b, %c;", x, y, z, result=np.float16, host=host)
+    assert_same(found, exact.astype(np.float16), x, y, z)
+    assert (found != (x.astype(np.float32) * y + z).astype(np.float16)).any()
+
+
+@pytest.mark.parametrize("exponent", [-14, -4, 0, 15])
+@HOSTS
+def test_fused_halves_with_a_power_of_two(exponent: int, host: Host | None) -> None:
+    x, z = (floats(np.float16, 2048, seed).view(np.uint32) for seed in (1, 2))
+    a, c = (v.view(np.float16).astype(np.longdouble) for v in (x, z))
+    (factor,) = np.array([2.0**exponent, 2.0**exponent], np.float16).view(np.uint32)
+    ptx = f"mov.b32 %t9, {factor}; fma.rn.f16x2 %r, %a, %t9, %b;"
+    found = elementwise(ptx, x, z, result=np.uint32, view=np.float16, host=host)
+    with np.errstate(all="ignore"):
+        assert_same(found, (a * 2.0**exponent + c).astype(np.float16))
+
+
+@HOSTS
 def test_bfloat(host: Host | None) -> None:
     bits = [floats(np.float32, 2048, seed).view(np.uint32) >> 16 for seed in range(3)]
     x, y, z = (v.astype(np.uint16).view(ml_dtypes.bfloat16) for v in bits)

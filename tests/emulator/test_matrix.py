@@ -136,6 +136,70 @@ def test_mma(shape: str, to: str, kind: str, dtype: type, products: int, host: H
             )
 
 
+@HOSTS
+def test_sums_that_go_from_product_to_product(host: Host | None) -> None:
+    """Over barriers and a loop; to other registers, and to those that the product before reads."""
+    p, q = "{%t30, %t31, %t32, %t33}", "{%t34, %t35, %t36, %t37}"
+    r, s = "{%t38, %t39, %t40, %t41}", "{%t42, %t43, %t44, %t45}"
+
+    def product(d: str, b: int, c: str) -> str:
+        a = "{%t10, %t11, %t12, %t13}"
+        form = "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32"
+        return f"{form} {d}, {a}, {{%t{20 + 2 * b}, %t{21 + 2 * b}}}, {c};"
+
+    lines = ["mul.wide.u32 %q20, %t0, 4; mov.u32 %t2, 0;"]
+    lines += [f"add.s64 %q{21 + i}, %q20, %q{i};" for i in range(3)]
+    lines += [f"ld.global.b32 %t{10 + i}, [%q21+{128 * i}];" for i in range(4)]
+    lines += [f"ld.global.b32 %t{20 + i}, [%q22+{128 * i}];" for i in range(4)]
+    lines += [f"ld.global.b32 %t{30 + i}, [%q23+{128 * i}];" for i in range(8)]
+    lines += ["AGAIN:", product(p, 0, p), product(q, 1, q), "bar.sync 0;"]
+    lines += [product(r, 0, p), product(p, 1, q)]  # p is read by the one before
+    lines += ["add.f32 %t30, %t30, %t30; mov.b32 %t34, %t39;", product(s, 1, p)]
+    lines += ["bar.sync 0;", product(p, 0, s), "add.u32 %t2, %t2, 1; setp.lt.u32 %p1, %t2, 2;"]
+    lines += ["@%p1 bra AGAIN;"]
+    lines += [f"st.global.b32 [%q23+{128 * i}], %t{30 + i};" for i in range(16)]
+    random = np.random.default_rng(0)
+    a, b = random.integers(-2, 3, (16, 16)), random.integers(-2, 3, (2, 16, 8))
+    sums = random.integers(-2, 3, (2, 16, 8))
+    inputs_b = np.concatenate([fragments(m.T.astype(np.float16), 8, 16) for m in b])
+    state = np.zeros((16, 32), np.float32)
+    state[:8] = np.concatenate([registers_of(m) for m in sums])
+    run(
+        entry(3, "\n".join(lines)),
+        fragments(a.astype(np.float16), 16, 16),
+        inputs_b,
+        state,
+        host=host,
+    )
+
+    first, second = (a @ m for m in b)
+    p_, q_ = sums
+    for _ in range(2):
+        p_, q_ = p_ + first, q_ + second
+        r_, p_ = p_ + first, q_ + second
+        parts, others = registers_of(p_), registers_of(r_)
+        parts[0] *= 2
+        p_ = matrix_of(parts)
+        q_ = matrix_of(np.concatenate([others[1:2], registers_of(q_)[1:]]))
+        s_ = p_ + second
+        p_ = s_ + first
+    expected = np.concatenate([registers_of(m) for m in (p_, q_, r_, s_)])
+    assert (state == expected).all()
+
+
+def registers_of(c: np.ndarray) -> np.ndarray:
+    """The four registers of C: [register][lane]."""
+    return np.stack([c[G + 8 * i, 2 * T + h] for i in (0, 1) for h in (0, 1)])
+
+
+def matrix_of(registers: np.ndarray) -> np.ndarray:
+    """The inverse of `registers_of`."""
+    c = np.zeros((16, 8), registers.dtype)
+    for n, its in enumerate(registers):
+        c[G + 8 * (n // 2), 2 * T + n % 2] = its
+    return c
+
+
 @pytest.mark.parametrize("special", [np.inf, np.nan, 65504])
 def test_zero_rows_times_infinity(special: float) -> None:
     a = np.zeros((16, 16), np.float16)

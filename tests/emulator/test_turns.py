@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ferrum_numba.emulator.checks import Finding
+from ferrum_numba.emulator.seat import Seat
 from ferrum_numba.errors import LaunchError
 from tests.emulator.checks import harness as checked
 from tests.emulator.harness import entry, run
@@ -78,6 +79,19 @@ END:"""
     run(entry(2, body), flag, looks, grid=2)
     assert flag[0] == 1
     assert looks[0] > 1
+
+
+def test_a_cta_that_computes_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of its memory is compared only where it reads what others write, again and again."""
+    looks: list[Seat] = []
+    monkeypatch.setattr(Seat, "_look", looks.append)
+    body = """mov.u32 %t1, 0;
+AGAIN: add.u32 %t1, %t1, 1; setp.lt.u32 %p1, %t1, 30000; @%p1 bra AGAIN;
+setp.eq.u32 %p2, %t0, 0; @%p2 atom.global.add.u32 %t2, [%q0], %t1;"""
+    count = np.zeros(1, np.uint32)
+    run(entry(1, body), count, grid=4)
+    assert count[0] == 4 * 30000
+    assert not looks
 
 
 def findings(text: str, ctas: int, *arrays: np.ndarray) -> list[Finding]:
