@@ -48,7 +48,8 @@ PRIOR = {
     "split": (1.5, 0.7), "part": (0.3, 1.0), "share": (0.85, 0.15),
 }  # fmt: skip
 _CPU = Chip(sms=1, bandwidth=1e9, clock=1.0, shared=2**30)  # bound by arithmetic
-_CPU_ROWS, _CPU_LAYERS = (1, 8, 16, 24, 48, 64), ((512, 512), (2048, 512), (512, 2048))
+_CPU_ROWS = (1, 8, 16, 24, 32, 48, 64, 96, 128, 256)
+_CPU_LAYERS = ((512, 512), (2048, 1024), (1024, 2048))
 
 
 class Cell(NamedTuple):
@@ -69,10 +70,12 @@ class Cell(NamedTuple):
 def builds(device: fe.Device, group: int) -> list[kernels.Artefact]:
     """The float16 builds that may be chosen for layers with such groups."""
     found = list(tuned())
-    if device.name == "cpu":  # the canonical one is far behind on every GPU
-        small = {"kernel": "w4a16_gptq_gemm_decode", "num_warps": 4, "target": "sm_80"}
-        found = [build for build in found if small.items() <= build.fields.items()]
-        found.append(kernels.canonical(1))
+    if device.name == "cpu":  # more warps, and the canonical build, are behind everywhere
+        found = [
+            build
+            for build in found
+            if build.fields["target"] == "sm_80" and build.fields["num_warps"] in (4, None)
+        ]
     fitting = [build for build in found if group % build.fields.get("GROUP", 1) == 0]
     largest = max(build.fields.get("GROUP", 1) for build in fitting)
     return [build for build in fitting if build.fields.get("GROUP", largest) * 2 >= largest]

@@ -266,6 +266,12 @@ class Builder(Text):
             [self.places.get(r) if r in self.written else self._home(r) for r in registers]
         )
 
+    def takes_fragment(self, ins: Instruction, registers: Sequence[Operand | None]) -> bool:
+        """True if all lanes write a fragment whole."""
+        known = [r for r in registers if isinstance(r, Register)]
+        whole = all(r in self.flow.varying and r.bits == 32 for r in known)
+        return whole and ins.guard is None and self.active is None
+
     def room_for(self, registers: Sequence[Operand | None]) -> Place:
         """Place that a fragment may be written to at once."""
         homes = _in_a_row([self._home(r) for r in registers]) if self.active is None else None

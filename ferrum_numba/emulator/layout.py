@@ -149,11 +149,11 @@ class Layout:
 
 
 def _in_order(flow: Flow) -> list[Register]:
-    """All registers: those of each product's result one after another, as `Builder.held` wants
-    them, then the others in the order in which the blocks first mention them."""
+    """All registers: those of each fragment one after another, as `Builder.held` wants them, and of
+    products first; then the others in the order in which the blocks first mention them."""
     instructions = [i for block in flow.blocks for i in block.instructions]
-    products = [i for i in instructions if i.opcode.base in ("mma", "wgmma")]
-    mentions = [table.written(i) for i in products]
+    mentions = [table.written(i) for i in instructions if i.opcode.base in ("mma", "wgmma")]
+    mentions += [its for i in instructions if len(its := table.written(i)) == 4]
     mentions += [table.read(i) + table.written(i) for i in instructions]
     mentions += [[b.last.guard] for b in flow.blocks if b.last and b.last.guard]
     return list(dict.fromkeys(register for its in mentions for register in its))

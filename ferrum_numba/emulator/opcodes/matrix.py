@@ -61,11 +61,10 @@ def load_matrix(b: Builder, ins: Instruction) -> None:
     targets = fragment_of(ins, ins.operands[0], count)
     address = b.vector(address_of(b, ins, ins.operands[1], "shared"))
     address = b.hooks.rows(b, ins, address, count, "load")
-    place = b.scratch(128 * count)
+    place = b.room_for(targets)
     name = f"ldmatrix_{count}{trans}"
-    b.call(name, "void", "ptr %shared", address, f"ptr {place}")
-    for i, target in enumerate(targets):
-        b.write(target, b.load("i32", LANES, place, 128 * i, 64), ins)
+    b.call(name, "void", "ptr %shared", address, f"ptr {b.at(*place)}")
+    b.hold(targets, place)
 
 
 @lowers(

@@ -6,10 +6,10 @@ offsets into the CTA's buffer.  All accesses of several lanes are calls of the l
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from .. import table
-from ..builder import Builder
+from ..builder import Builder, Place
 from ..hooks import Access, Copy
 from ..layout import LANES
 from ..ptx import Address, Immediate, Instruction, Operand, Register, Symbol, elements_of
@@ -106,25 +106,38 @@ def load(b: Builder, ins: Instruction) -> None:
         raise ins.refuse("expected a destination and an address")
     targets = _targets(ins, ins.operands[0])
     if space == "param":
-        values = _load_param(b, ins, bits, len(targets))
-    else:
-        address = address_of(b, ins, ins.operands[1], space)
-        values = []
-        for offset, count in _pieces(bits, len(targets)):
-            place = b.op("add", address, offset) if offset else address
-            at = Access(ins, space, place, bits * count // 8, "load")
-            condition = _watched(b, at)
-            if address.n == 1 and (condition is None or condition.n == 1):
-                values += _load_uniform(b, space, place, bits, count, condition)
-            else:
-                values += load_lanes(b, space, b.vector(place), bits, count, condition)
-        if space == "global":
-            b.hooks.acquires(b, ins)
-            if table.is_strong(ins):
-                b.polls(ins, address, condition)
+        _write_loaded(b, ins, targets, _load_param(b, ins, bits, len(targets)))
+        return
+    address = address_of(b, ins, ins.operands[1], space)
+    loaded: list[tuple[Sequence[Operand | None], list[Value]]] = []
+    for offset, count in _pieces(bits, len(targets)):
+        place = b.op("add", address, offset) if offset else address
+        at = Access(ins, space, place, bits * count // 8, "load")
+        condition = _watched(b, at)
+        its = targets[8 * offset // bits :][:count]
+        if address.n == 1 and (condition is None or condition.n == 1):
+            loaded.append((its, _load_uniform(b, space, place, bits, count, condition)))
+        elif bits == 32 and count == 4 and b.takes_fragment(ins, its):
+            there = b.room_for(its)
+            _load_planes(b, space, b.vector(place), condition, there)
+            b.hold(its, there)
+        else:
+            loaded.append((its, load_lanes(b, space, b.vector(place), bits, count, condition)))
+    if space == "global":
+        b.hooks.acquires(b, ins)
+        if table.is_strong(ins):
+            b.polls(ins, address, condition)
+    for part, values in loaded:
+        _write_loaded(b, ins, part, values)
+
+
+def _write_loaded(
+    b: Builder, ins: Instruction, targets: Sequence[Operand | None], values: list[Value]
+) -> None:
     for target, value in zip(targets, values, strict=True):
         if target is None:
             continue
+        bits = bits_of(value.type)
         if ins.opcode.type[0] == "s" and isinstance(target, Register) and target.bits > bits:
             value = b.cast("sext", value, f"i{target.bits}")
         b.write_wide(target, value, ins)
@@ -162,10 +175,10 @@ def load_lanes(
     b: Builder, space: str, address: Value, bits: int, count: int, condition: Value | None
 ) -> list[Value]:
     """All elements of a lane in one access, then taken apart."""
-    mask, total = b.mask(condition), bits * count
+    total = bits * count
     if total == 128:
         place = b.scratch(512)
-        b.call(f"load_{space}_128", "void", "ptr %shared", address, mask, f"ptr {place}")
+        _load_planes(b, space, address, condition, (place, 0))
         planes = [b.load("i32", LANES, place, 128 * i, 64) for i in range(4)]
         if bits == 32:
             return planes
@@ -174,12 +187,21 @@ def load_lanes(
         return [b.op("or", low[i], b.op("shl", low[i + 1], shift)) for i in (0, 2)]
     vector = f"<{LANES} x i{total}>"
     old = f"{vector} zeroinitializer"
+    mask = b.mask(condition)
     text = b.call(f"load_{space}_{total}", vector, "ptr %shared", address, mask, old)
     whole = Value(text, f"i{total}", LANES)
     if count == 1:
         return [whole]
     parts = b.split(whole, f"i{bits}")
     return [b.shuffle(parts, None, range(i, LANES * count, count)) for i in range(count)]
+
+
+def _load_planes(
+    b: Builder, space: str, address: Value, condition: Value | None, place: Place
+) -> None:
+    """Load 16 bytes a lane into four planes in memory."""
+    out = f"ptr {b.at(*place)}"
+    b.call(f"load_{space}_128", "void", "ptr %shared", address, b.mask(condition), out)
 
 
 @lowers("st", modifiers=f"{_ORDER} release {_CACHE} {_OTHER}", writes=0, accesses=("store",))

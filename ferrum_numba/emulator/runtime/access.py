@@ -147,8 +147,8 @@ def _store_wide(r: Routine, space: str) -> None:
         r.store(value, place_of(r, space, base, addresses(lane)), 0, 1)
 
     with r.when(r.compare("icmp eq", mask, -1)):
-        for lane in range(LANES):
-            store_one(r.constant("i64", lane))
+        for number in range(LANES):
+            store_one(r.constant("i64", number))
         r.ret()
     with r.each_lane(mask) as (lane,):
         store_one(lane)
