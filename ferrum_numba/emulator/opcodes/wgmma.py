@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from ..builder import Builder
+from ..builder import Builder, Place
 from ..layout import LANES, WARP
 from ..ptx import Address, Group, Immediate, Instruction, Operand
 from ..runtime.tiles import ELEMENTS, number_type
@@ -16,6 +16,7 @@ from ..table import rows_of
 from ..values import Value
 from .integer import expect
 from .matrix import (
+    Registers,
     accumulators,
     added,
     are_multiplied,
@@ -64,28 +65,33 @@ def multiply(b: Builder, ins: Instruction) -> None:
     a_form, b_form, scale = _operands(ins, kind)
     check_whole_warp(ins, b, len(ins.operands))
     b.hooks.product(b, ins)
-    number = number_type(kind)
-    zero = Value("0" if number == "i32" else "0.0", number)
-    old = _kept(b, ins, scale, n // 2, zero)
-    place = b.scratch(64 * n)
-    for i, value in enumerate(old):
-        b.store(b.vector(zero) if number == "i32" else value, place, 128 * i, 64)
+    number, registers, old = number_type(kind), sums_of(ins, 0, n // 2), []
+    if ins.opcode.types[0] == "f32":
+        place = _in_place(b, ins, scale, registers)
+    else:
+        place = b.scratch(64 * n), 0
+        old = _kept(b, ins, scale, registers)
+        for i, value in enumerate(old):
+            zero = b.vector(b.constant("i32", 0))
+            b.store(zero if number == "i32" else value, place[0], 128 * i, 64)
     warp = b.load("i32", 1, "%ctx", WARP, 4)
     row = b.op("shl", b.op("and", warp, 3), 4)
-    a, registers = "i64 0", "ptr null"
+    a, in_a = "i64 0", "ptr null"
     if a_form == "r":
-        registers = f"ptr {_registers(b, ins)}"
+        in_a = f"ptr {_registers(b, ins)}"
     else:
         value = _descriptor(b, ins, ins.operands[1])
         a = str(b.hooks.descriptor(b, ins, value, f"a_{a_form}", 16, row))
     name = f"wgmma_{kind}_{kind_b}_{n}_{a_form}_{b_form}"
     descriptor = _descriptor(b, ins, ins.operands[2])
     descriptor = b.hooks.descriptor(b, ins, descriptor, f"b_{b_form}", n, b.constant("i32", 0))
-    b.call(name, "void", "ptr %shared", row, a, registers, descriptor, f"ptr {place}")
-    results = [b.load(number, LANES, place, 128 * i, 64) for i in range(n // 2)]
+    b.call(name, "void", "ptr %shared", row, a, in_a, descriptor, f"ptr {b.at(*place)}")
+    if ins.opcode.types[0] == "f32":
+        return b.hold(registers, place)
+    results = [b.load(number, LANES, place[0], 128 * i, 64) for i in range(n // 2)]
     if number == "i32":
         results = [added(b, ins, *pair) for pair in zip(old, results, strict=True)]
-    write_results(b, ins, sums_of(ins, 0, n // 2), results)
+    return write_results(b, ins, registers, results)
 
 
 def _form(ins: Instruction) -> tuple[str, str, int]:
@@ -120,15 +126,29 @@ def _operands(ins: Instruction, kind: str) -> tuple[str, str, Operand]:
     return "r" if in_registers else majors[0], majors[-1], scale
 
 
-def _kept(b: Builder, ins: Instruction, scale: Operand, count: int, zero: Value) -> list[Value]:
+def _in_place(b: Builder, ins: Instruction, scale: Operand, registers: Registers) -> Place:
+    """Memory of the floats of D that the product is added to, and where it stays."""
+    place = b.room_for(registers)
+    keep = b.constant("i1", scale.bits) if isinstance(scale, Immediate) else b.predicate(scale, ins)
+    if b.held(registers) == place and keep.n == 1:
+        with b.when(b.invert(keep)):
+            room = Value(b.at(*place), "ptr")
+            b.clear_bytes(room, b.constant("i64", 128 * len(registers)))
+    else:
+        for i, value in enumerate(_kept(b, ins, scale, registers)):
+            b.store(value, b.at(*place), 128 * i, 64)
+    return place
+
+
+def _kept(b: Builder, ins: Instruction, scale: Operand, registers: Registers) -> list[Value]:
     """The numbers of D that the product is added to."""
-    if isinstance(scale, Immediate) and not scale.bits:
-        return [b.vector(zero)] * count
-    old = accumulators(b, ins, sums_of(ins, 0, count))
+    is_whole = ins.opcode.types[0] == "s32"
+    zero = b.vector(Value("0", "i32") if is_whole else Value("0.0", "float"))
+    old = accumulators(b, ins, registers)
     if isinstance(scale, Immediate):
-        return old
+        return old if scale.bits else [zero] * len(old)
     keep = b.predicate(scale, ins)
-    return [b.select(keep, value, b.vector(zero)) for value in old]
+    return [b.select(keep, value, zero) for value in old]
 
 
 def _registers(b: Builder, ins: Instruction) -> str:
