@@ -103,7 +103,7 @@ class Text:
         return EachLane(self, mask, start)
 
     def once(self, function: Callable[..., Value], *arguments: object) -> Value:
-        """What a function of this text and the arguments gives, written once in a block."""
+        """Result of a function of this text and the arguments, written once in a block."""
         key = (function, *arguments)
         if key not in self.known:
             self.known[key] = function(self, *arguments)
