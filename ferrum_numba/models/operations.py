@@ -17,8 +17,7 @@ from .config import ModelConfig
 from .experts import ExpertsConfig
 from .workspace import Pages, Rows, Segment, Workspace
 
-_FEW_SPLITS, _SPLITS = 8, 32  # of a context over CTAs, at most, by the build
-_CTAS = 528  # four on each multiprocessor of an H200; elsewhere only the speed suffers
+_CTAS = 264  # two on each multiprocessor of an H200; elsewhere only the speed suffers
 
 
 class Operations:
@@ -43,8 +42,6 @@ class Operations:
                 "no kernel here computes attention of other sizes",
             )
         self._padded = padded
-        few = kernels.builds(kernel="attention_decode", BLOCK_S=_FEW_SPLITS)  # Hopper's alone
-        self._sums_few = device.name != "cpu" and any(build.runs_on(device) for build in few)
         self.page: int = self._typed("rotary_append", BLOCK_D=padded).fields["PAGE"]
 
     def _build(self, kernel: str, **fields: Any) -> Artefact:
@@ -64,7 +61,7 @@ class Operations:
             self._build("embed_rows", dtype=self.config.dtype),
             self._norm_build(),
             self._typed("rotary_append", BLOCK_D=self._padded),
-            self._typed("attention_decode", BLOCK_D=self._padded, BLOCK_S=_SPLITS),
+            self._typed("attention_decode", BLOCK_D=self._padded),
             self._typed("attention_prefill", BLOCK_D=self._padded),
             self._typed("silu_mul"),
             self._build("sample_token"),
@@ -110,13 +107,13 @@ class Operations:
         stream: Any,
     ) -> None:
         """work.attended = attention of work.qkv, one token of each sequence, and as `rotate`."""
+        build = self._typed("attention_decode", BLOCK_D=self._padded)
         batch, width = rows.pages.shape
-        shares = max(1, _CTAS // (batch * self.config.kv_heads))
-        most = _FEW_SPLITS if self._sums_few and shares <= _FEW_SPLITS else _SPLITS
-        splits = min(shares, most, 2 * width)
+        splits = min(
+            _CTAS // (batch * self.config.kv_heads), width * self.page // build.fields["BLOCK_N"]
+        )
         sizes, arrays = self._rotation(work, norms, rows, cache)
-        sizes |= {"window": window or 0, "SPLITS": splits, "scale": self._scale}
-        build = self._typed("attention_decode", BLOCK_D=self._padded, BLOCK_S=most)
+        sizes |= {"window": window or 0, "SPLITS": max(1, splits), "scale": self._scale}
         self._launch(build, stream, sizes, arrays | {"out": work.attended})
 
     def attend_many(

@@ -68,8 +68,8 @@ class Layer:
 class Weights:
     """A whole model. norm float32 [hidden]; nbytes: on the device.
 
-    embedding: float16 or bfloat16 [vocab, hidden], as the file has it; of the model's dtype where
-    the file has neither.
+    embedding: float16 or bfloat16 [vocab, hidden], as the file has it; float16 where the file has
+    neither, as that keeps more of its numbers.
     """
 
     embedding: Any
@@ -117,7 +117,7 @@ class _Reader:
 
     def embedding(self, name: str) -> Any:
         """The rows of token ids."""
-        stored = np.dtype(DTYPES.get(self.checkpoint.tensors[name].dtype, self.dtype))
+        stored = DTYPES.get(self.checkpoint.tensors[name].dtype, DTYPES["float16"])
         return self._place(self._host(name, stored))
 
     def _host(self, name: str, dtype: np.dtype[Any]) -> npt.NDArray[Any]:

@@ -12,6 +12,7 @@ ARCHIVE = "models"
 PAGE = 128  # positions of a page of the cache
 HEAD_SIZES = (64, 128, 256)  # the paddings of head_dim
 CACHE = ("C", "KV", "PAGE", "D")
+PARTS = "KV * cdiv(HEADS // KV, BLOCK_G)"  # of the query heads
 
 
 def _tensor(
@@ -107,16 +108,9 @@ ROTARY_APPEND = [
 ATTENTION_DECODE = [
     _build(
         "attention_decode",
-        {
-            "PAGE": PAGE,
-            "BLOCK_N": columns,
-            "BLOCK_G": 16,
-            "BLOCK_D": block,
-            "BLOCK_S": splits,
-        },
-        ("B", "KV", "SPLITS"),
-        num_warps=2 * warps if block == 256 else warps,
-        constants={"STAGES": 2, "SUM_G": 4},
+        {"PAGE": PAGE, "BLOCK_N": 64, "BLOCK_G": 8, "BLOCK_D": block},
+        ("B", PARTS, "SPLITS"),
+        constants={"TOGETHER": 8 if block == 256 else 16},
         params=[
             _tensor("qkv", "*fp32", "B", "(HEADS + 2 * KV) * D"),
             *ROTATION,
@@ -128,18 +122,15 @@ ATTENTION_DECODE = [
             *integers("size", "B", "HEADS", "KV", "D", "R", "P", "C", "S"),
             *integers("argument", "window", "SPLITS"),
             *_floats("eps", "scale"),
-            owned("workspace", "*fp32", "4 * B * KV * SPLITS * BLOCK_G * (BLOCK_D + 2)"),
-            owned("counters", "*i32", "4 * B * KV"),
+            owned("workspace", "*fp32", f"4 * B * {PARTS} * SPLITS * BLOCK_G * (BLOCK_D + 2)"),
+            owned("counters", "*i32", f"4 * B * {PARTS}"),
         ],
         constraints=[
-            *("D <= BLOCK_D", "D % 8 == 0", "R <= D", "R % 2 == 0"),
-            *("HEADS % KV == 0", "HEADS // KV <= BLOCK_G"),
-            *("window >= 0", "SPLITS >= 1", "SPLITS <= BLOCK_S"),
+            *("D <= BLOCK_D", "D % 8 == 0", "R <= D", "R % 2 == 0", "HEADS % KV == 0"),
+            *("window >= 0", "SPLITS >= 1"),
         ],
     )
     for block in HEAD_SIZES
-    # Many splits where few sequences leave the GPU idle; small CTAs where there are enough.
-    for columns, warps, splits in ((64, 4, 32), (32, 2, 8))
 ]
 ATTENTION_PREFILL = [
     _build(
@@ -275,9 +266,7 @@ def _dependent(build: Build) -> Build:
 
 # Launches between a pass's GEMMs; on Hopper they overlap.
 BETWEEN = [EMBED_ROWS, *RMS_NORM, *ROTARY_APPEND, *ATTENTION_DECODE, SILU_MUL]
-# Elsewhere the build for many splits serves few of them, too.
-PORTABLE = [build for build in BETWEEN if build.tile.get("BLOCK_S") != 8]
-FLOAT16 = [*PORTABLE, *map(_dependent, BETWEEN), *ATTENTION_PREFILL]
+FLOAT16 = [*BETWEEN, *map(_dependent, BETWEEN), *ATTENTION_PREFILL]
 FLOAT16 += DENSE_GEMM
 DRAW = [TOKEN_THRESHOLD, SAMPLE_TOKEN]
 MODELS = [

@@ -117,10 +117,10 @@ class Rotation:
     ) -> None:
         self.turned = turned
         self.q_norm, self.k_norm = (floats(random, head_dim) if normed else None for _ in range(2))
-        angles = np.arange(300)[:, None] * 100.0 ** -np.linspace(0, 1, turned // 2)
+        angles = np.arange(2100)[:, None] * 100.0 ** -np.linspace(0, 1, turned // 2)
         self.cosines, self.sines = (f(angles).astype(np.float32) for f in (np.cos, np.sin))
         self.arguments = {"q_norm": self.q_norm, "k_norm": self.k_norm, "eps": 1e-6}
-        self.arguments |= {"cosines": self.cosines, "sines": self.sines, "R": turned, "P": 300}
+        self.arguments |= {"cosines": self.cosines, "sines": self.sines, "R": turned, "P": 2100}
 
     def split(self, row: Any, heads: int, kv_heads: int, position: int) -> list[Any]:
         """q [heads, D] and k [kv_heads, D] normed and turned, and v [kv_heads, D], of a row."""
@@ -233,7 +233,7 @@ class Cache:
     ("head_dim", "heads", "kv_heads", "window", "splits"),
     [
         *((64, 6, 2, 0, 1), (64, 6, 2, 0, 3), (128, 8, 8, 100, 8), (32, 16, 1, 64, 2)),
-        *((96, 4, 4, 30, 2), (256, 2, 1, 0, 32)),
+        *((96, 4, 4, 30, 2), (256, 2, 1, 0, 32), (64, 12, 1, 0, 20)),
     ],
 )
 def test_attention_decode(
@@ -249,9 +249,7 @@ def test_attention_decode(
 ) -> None:
     block = max(64, 1 << (head_dim - 1).bit_length())
     for build in every(device, "attention_decode", dtype=dtype, BLOCK_D=block):
-        if splits > build.fields["BLOCK_S"]:
-            continue
-        positions = np.array([200, -1, 63], np.int32)
+        positions = np.array([max(200, 64 * splits + 9), -1, 63], np.int32)
         ends = np.maximum(positions, 0)
         cache = Cache(random, build.fields["PAGE"], kv_heads, head_dim, ends, dtype)
         turned, normed = head_dim // 2, kv_heads == 2
