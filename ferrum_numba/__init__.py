@@ -57,7 +57,8 @@ from .gptq import (
     load_layers,
 )
 from .kernels import BK, BM, BN, W4A16_PTX, Artefact, W4A16Weight, fn_name, launch_w4a16_gptq
-from .models import Model, ModelConfig, Session, TextStream, Tokenizer
+from .models import Model, ModelConfig, Session
+from .text import TextStream, Tokenizer
 from .version import __version__
 
 if TYPE_CHECKING:

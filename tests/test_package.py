@@ -19,7 +19,7 @@ from tests.conftest import FIXTURES
 
 PACKAGE = Path(fe.__file__).parent
 ROWS = ["errors", "version", "notebook", "pickling", "regular_file", "ptx_text", "machine_code",
-        "abi", "emulator", "devices", "kernels", "gptq", "models", "report", "debug",
+        "abi", "emulator", "devices", "kernels", "gptq", "models", "text", "report", "debug",
         "cli"]  # fmt: skip
 
 CUDA = PACKAGE / "devices" / "cuda"

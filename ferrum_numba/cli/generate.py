@@ -11,7 +11,8 @@ from typing import Any
 import click
 
 from ..devices import Device
-from ..models import Model, TextStream, Tokenizer
+from ..models import Model
+from ..text import TextStream, Tokenizer
 from . import interruption
 from .console import byte_progress, json_option, standard_error, write_json, write_part
 from .devices import describe_device, device_line, device_option, find_device

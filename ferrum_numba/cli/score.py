@@ -12,7 +12,8 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from ..models import Model, Tokenizer
+from ..models import Model
+from ..text import Tokenizer
 from .console import json_option, standard_output, tracked, write_json
 from .devices import describe_device, device_line, device_option, find_device
 from .generate import load_model

@@ -1,11 +1,10 @@
-"""Whole models: configurations, architectures, where their weights lie, and text."""
+"""Whole models: configurations, architectures, and where their weights lie."""
 
 from .config import ModelConfig
 from .model import Model
 from .names import LayerNames, Linear, ModelNames
 from .rope import RopeSpec
 from .session import Session
-from .tokenizer import TextStream, Tokenizer
 from .weights import Layer
 
 __all__ = [
@@ -17,6 +16,4 @@ __all__ = [
     "ModelNames",
     "RopeSpec",
     "Session",
-    "TextStream",
-    "Tokenizer",
 ]

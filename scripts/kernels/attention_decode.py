@@ -127,7 +127,7 @@ def _index(at: gl.constexpr, dim: gl.constexpr):
 
 @gluon.jit
 def _counts(norm, cosine, sine, columns, partner, D):
-    """What each column and its partner count in heads with this norm, or with none."""
+    """Factors of each column and of its partner, in heads with this norm or with none."""
     normed = (norm.to(gl.int64) != 0) & (columns < D)
     own = gl.load(norm + columns, mask=normed, other=1.0)
     theirs = gl.load(norm + partner, mask=normed, other=1.0)

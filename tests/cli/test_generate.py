@@ -20,7 +20,7 @@ import ferrum_numba as fe
 from tests.cli.commands import run, run_json
 from tests.models.reference import Reference
 from tests.models.tiny import make_model
-from tests.models.vocabularies import letters, write_tokenizer
+from tests.text.vocabularies import letters, write_tokenizer
 
 VOCABULARY, EOS = 104, 95  # the tokenizer has 96, and models are filled up
 INTERRUPTIBLE = """

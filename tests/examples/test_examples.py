@@ -60,7 +60,7 @@ def test_chat(device: str, tmp_path: Path) -> None:
     """Two messages; the answers of random weights are of no interest."""
     pytest.importorskip("tokenizers", reason="the extra `text` is not installed")
     from tests.models.tiny import make_model
-    from tests.models.vocabularies import letters, write_tokenizer
+    from tests.text.vocabularies import letters, write_tokenizer
 
     often = list(range(48))  # half of all tokens end an answer
     folder = make_model(tmp_path / "model", vocab_size=96, eos_token_id=often)

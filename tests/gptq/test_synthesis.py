@@ -185,7 +185,7 @@ def test_act_order_permutes_the_rows(tmp_path):
 def test_the_tokenizer_has_each_byte_and_a_chat(tmp_path):
     """A whole model can be talked to; layers alone have no use for a tokenizer."""
     pytest.importorskip("tokenizers", reason="the extra `text` is not installed")
-    from ferrum_numba.models import Tokenizer
+    from ferrum_numba.text import Tokenizer
 
     make_checkpoint(tmp_path / "whole", Recipe(layers=1))
     tokenizer = Tokenizer.load(tmp_path / "whole")

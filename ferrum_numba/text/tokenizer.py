@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, FerrumError
+from ..models.config import CONFIG_FILE, GENERATION_FILE, eos_ids
+from ..models.keys import Keys
 from .chat import read_template, render, special_tokens
-from .config import CONFIG_FILE, GENERATION_FILE, eos_ids
-from .keys import Keys
 
 _FILE, _CONFIG_FILE = "tokenizer.json", "tokenizer_config.json"
 _UNFINISHED = "\ufffd"  # what decoders write for bytes that are no whole character

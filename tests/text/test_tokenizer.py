@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 pytest.importorskip("tokenizers", reason="the extra `text` is not installed")
 
 import ferrum_numba as fe
-from tests.models.vocabularies import bytes_only, pieces, write_tokenizer
+from tests.text.vocabularies import bytes_only, pieces, write_tokenizer
 
 BYTES, PIECES = fe.Tokenizer(bytes_only()), fe.Tokenizer(pieces())
 KINDS = pytest.mark.parametrize("tokenizer", [BYTES, PIECES], ids=["bytes", "pieces"])
