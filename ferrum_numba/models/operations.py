@@ -136,6 +136,7 @@ class Operations:
         """The experts of each row of logits float32 [M, E], and what they count."""
         sizes = {"M": logits.shape[0], "E": spec.count, "top_k": spec.top_k, "sigmoid": 0}
         sizes |= {"renormalise": int(spec.renormalise), "scale": 1.0}
+        sizes |= {"groups": 1, "top_groups": 1, "group_best": 1}
         arrays = {"logits": logits, "bias": None, "weights": weights, "ids": ids}
         self._launch(self._build("moe_route"), stream, sizes, arrays)
 

@@ -24,10 +24,15 @@ ROUTE = _build(
         _tensor("weights", "*fp32", "M", "top_k", role="output"),
         _tensor("ids", "*i32", "M", "top_k", role="output"),
         *integers("size", "M", "E", "top_k"),
-        *integers("argument", "sigmoid", "renormalise"),
+        *integers("argument", "sigmoid", "renormalise", "groups", "top_groups", "group_best"),
         *_floats("scale"),
     ],
-    constraints=["E <= BLOCK_E", "top_k <= BLOCK_K", "top_k <= E"],
+    constraints=[
+        *("E <= BLOCK_E", "top_k <= BLOCK_K", "groups >= 1", "groups <= BLOCK_K"),
+        *("E % groups == 0", "top_groups >= 1", "top_groups <= groups", "group_best >= 1"),
+        "group_best * groups <= E",
+        "top_k * groups <= E * top_groups",
+    ],
 )
 ALIGN = _build(
     "moe_align",

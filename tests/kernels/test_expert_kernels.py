@@ -65,9 +65,39 @@ def test_moe_route(
     for build in every(device, "moe_route"):
         weights, ids = nothing(7, 4), np.full((7, 4), -1, np.int32)
         launch(build, logits=logits, bias=added, weights=weights, ids=ids, M=7, E=60, top_k=4,
-               sigmoid=sigmoid, renormalise=renormalise, scale=2.0)  # fmt: skip
+               sigmoid=sigmoid, renormalise=renormalise, groups=1, top_groups=1, group_best=1,
+               scale=2.0)  # fmt: skip
         np.testing.assert_array_equal(ids, order)
         np.testing.assert_allclose(weights, 2 * expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("sigmoid", "best", "biased"), [(0, 1, 0), (0, 2, 1), (1, 2, 1)])
+def test_moe_route_within_groups(
+    device: fe.Device,
+    launch: Launcher,
+    random: np.random.Generator,
+    sigmoid: int,
+    best: int,
+    biased: int,
+) -> None:
+    """As DeepSeek-V2 (the best expert of a group) and V3 (the sum of its two best) choose."""
+    logits, bias = floats(random, 9, 48), biased * floats(random, 48)
+    logits[3] = 1.0  # all alike: the lowest groups and experts win
+    scores = 1 / (1 + np.exp(-logits)) if sigmoid else softmax(logits)
+    rank = (scores + bias).reshape(9, 6, 8)
+    totals = np.sort(rank, axis=2)[:, :, -best:].sum(2)
+    taken = np.argsort(-totals, axis=1, kind="stable")[:, :3]
+    limited = np.full_like(rank, -np.inf)
+    np.put_along_axis(limited, taken[:, :, None], np.take_along_axis(rank, taken[:, :, None], 1), 1)
+    order = np.argsort(-limited.reshape(9, 48), axis=1, kind="stable")[:, :5]
+    for build in every(device, "moe_route"):
+        weights, ids = nothing(9, 5), np.full((9, 5), -1, np.int32)
+        own = bias if biased else None
+        launch(build, logits=logits, bias=own, weights=weights, ids=ids, M=9, E=48, top_k=5,
+               sigmoid=sigmoid, renormalise=0, groups=6, top_groups=3, group_best=best,
+               scale=1.0)  # fmt: skip
+        np.testing.assert_array_equal(ids, order)
+        np.testing.assert_allclose(weights, np.take_along_axis(scores, order, 1), rtol=1e-5)
 
 
 def tiled(owners: Any, span: int) -> list[int]:
