@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from ..devices.addresses import AddressTable
 from ..errors import CheckpointError
 from ..kernels import ExpertTiles
 from .layer_dtype import in_layer_dtype, layer_dtype
-from .tensors import GptqTensors
+from .tensors import GptqTensors, in_order
 from .zeros import kernel_words, word_of_ones
 
 
@@ -23,7 +23,7 @@ def _padded(columns: int) -> int:
     return -(-columns // 32) * 32
 
 
-_PARTS = ("qweight", "scales", "qzeros")
+_PARTS = ("qweight", "scales", "qzeros", "g_idx")
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,13 +75,17 @@ class ExpertRoom:
 @dataclass(frozen=True, eq=False)
 class StackedWeight:
     """The same layer of all experts: qweight int32 [E, K/8, N], scales [E, groups, N], qzeros int32
-    [E, groups, N/8], arrays of one device in C order.  The true zero is nibble + zero_bias."""
+    [E, groups, N/8], arrays of one device in C order.  The true zero is nibble + zero_bias.
+
+    g_idx: int32 [E, K], the group of each row, where any expert's rows are in activation order.
+    """
 
     qweight: Any
     scales: Any
     qzeros: Any
     group_size: int
     zero_bias: int
+    g_idx: Any = None
 
     @property
     def experts(self) -> int:
@@ -97,7 +101,13 @@ class StackedWeight:
 
     @property
     def nbytes(self) -> int:
-        return int(self.qweight.nbytes + self.scales.nbytes + self.qzeros.nbytes)
+        return sum(int(array.nbytes) for array in self.arrays.values())
+
+    @property
+    def arrays(self) -> dict[str, Any]:
+        """Its arrays by name, without a g_idx that there is not."""
+        named = {part: getattr(self, part) for part in _PARTS}
+        return {part: array for part, array in named.items() if array is not None}
 
     @property
     def group(self) -> int:
@@ -105,13 +115,19 @@ class StackedWeight:
         return 0 if self.group_size >= self.K else self.group_size
 
     def addresses(self, device: Device) -> npt.NDArray[np.int64]:
-        """int64 [E, 3]: where each expert's qweight, scales and qzeros begin."""
+        """int64 [E, 3 or 4]: where each expert's qweight, scales, qzeros and g_idx begin."""
         columns = []
-        for part in _PARTS:
-            array = getattr(self, part)
+        for part, array in self.arrays.items():
             first = device.describe(part, array).address
             columns.append(first + np.arange(self.experts) * (array.nbytes // self.experts))
         return np.stack(columns, 1)
+
+    def row_by_row(self, device: Device) -> StackedWeight:
+        """The same with a g_idx."""
+        if self.g_idx is not None:
+            return self
+        rows = np.tile(in_order(self.K, self.group_size), (self.experts, 1))
+        return replace(self, g_idx=device.to_device(rows))
 
     @classmethod
     def of(
@@ -121,10 +137,10 @@ class StackedWeight:
 
         No word is repacked.  Scales are rounded to `dtype`; zeros whose format has no constant bias
         are rewritten, as GptqLinear's are.  Raises CheckpointError for scales that `dtype` cannot
-        hold, for an expert that differs from the first in shape or groups, for rows in activation
-        order and for biases, AbiError for another dtype than float16 and bfloat16.
+        hold, for an expert that differs from the first in shape or groups and for biases, AbiError
+        for another dtype than float16 and bfloat16.
         """
-        dtype, zeros = layer_dtype(dtype), []
+        dtype, zeros, orders, act_order = layer_dtype(dtype), [], [], False
         for number, expert in enumerate(tensors):
             if number == 0:
                 first = expert
@@ -134,6 +150,9 @@ class StackedWeight:
             device.write(qweight[number], expert.qweight)
             device.write(scales[number], in_layer_dtype("scales", expert.scales, dtype))
             zeros.append(kernel_words(expert.qzeros, expert.zero_format))
+            rows = expert.g_idx if expert.act_order else in_order(first.K, first.group_size)
+            orders.append(rows)
+            act_order |= expert.act_order
         zero_bias = min(bias for _, bias in zeros)
         ones = np.uint32(word_of_ones(4))
         words = [
@@ -141,7 +160,8 @@ class StackedWeight:
             for words, bias in zeros
         ]
         qzeros = device.to_device(np.stack(words))
-        return cls(qweight, scales, qzeros, first.group_size, zero_bias)
+        g_idx = device.to_device(np.stack(orders)) if act_order else None
+        return cls(qweight, scales, qzeros, first.group_size, zero_bias, g_idx)
 
 
 def _check(expert: GptqTensors, first: GptqTensors, number: int) -> None:
@@ -149,13 +169,6 @@ def _check(expert: GptqTensors, first: GptqTensors, number: int) -> None:
         found, expected = getattr(expert, field), getattr(first, field)
         if found != expected:
             raise CheckpointError(field, f"{expected} in all experts", f"{found} in {number}")
-    if expert.act_order:
-        raise CheckpointError(
-            "g_idx",
-            "rows in the order of their groups in all experts",
-            f"activation order in {number}",
-            "quantise experts with desc_act false",
-        )
     if expert.bias is not None and np.any(expert.bias):
         raise CheckpointError("bias", "none in experts", f"one in {number}")
 
@@ -177,7 +190,6 @@ class GptqExperts:
     ) -> None:
         """Raises CheckpointError for weights that do not fit each other."""
         self.device, self.dtype = device, np.dtype(dtype)
-        self.gate, self.up, self.down = gate, up, down
         shape = (gate.experts, gate.K, gate.N, gate.group_size, gate.zero_bias)
         found = (up.experts, up.K, up.N, up.group_size, up.zero_bias)
         if found != shape:
@@ -187,12 +199,16 @@ class GptqExperts:
             expected = f"{gate.experts} experts with K={gate.N}"
             raise CheckpointError("down", expected, f"{down.experts} with K={down.K}")
         self.experts, self.hidden, self.width = sizes = gate.experts, gate.K, gate.N
+        act_order = any(weight.g_idx is not None for weight in (gate, up, down))
+        if act_order:  # in one layer of one expert, and all of them are looked up row by row
+            gate, up, down = (weight.row_by_row(device) for weight in (gate, up, down))
+        self.gate, self.up, self.down = gate, up, down
         self._tables = (self._table(gate=gate, up=up), self._table(down=down))
-        self._shape = kernels.ExpertShape(*sizes, gate.group, down.group)
+        self._shape = kernels.ExpertShape(*sizes, gate.group, down.group, act_order)
         self._launch = kernels.launches_on(device)
 
     def _table(self, **weights: StackedWeight) -> AddressTable:
-        arrays = {f"{n}.{part}": getattr(w, part) for n, w in weights.items() for part in _PARTS}
+        arrays = {f"{n}.{part}": own for n, w in weights.items() for part, own in w.arrays.items()}
         addresses = np.hstack([weight.addresses(self.device) for weight in weights.values()])
         return AddressTable(self.device, addresses, arrays)
 

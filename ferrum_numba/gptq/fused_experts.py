@@ -15,7 +15,8 @@ _PARTS = ("qweight", "scales", "qzeros")
 def check_fused(checkpoint: Checkpoint, name: str, experts: int, K: int, N: int) -> None:
     """Raise CheckpointError unless `name` is so many experts' layer [K, N] of 4 bits.
 
-    qweight int32 [E, K/8, N], scales [E, groups, N], qzeros int32 [E, groups, N/8].
+    qweight int32 [E, K/8, N], scales [E, groups, N], qzeros int32 [E, groups, N/8] and, if there is
+    one, g_idx int32 [E, K].
     """
     tensors = checkpoint.tensors
     scales = tensors.get(f"{name}.scales")
@@ -26,6 +27,9 @@ def check_fused(checkpoint: Checkpoint, name: str, experts: int, K: int, N: int)
         if stored is None or stored.shape != shape:
             found = "nothing" if stored is None else list(stored.shape)
             raise CheckpointError(f"{name}.{part}", f"shape {list(shape)}", found)
+    rows = tensors.get(f"{name}.g_idx")
+    if rows is not None and rows.shape != (experts, K):
+        raise CheckpointError(f"{name}.g_idx", f"shape {[experts, K]}", list(rows.shape))
 
 
 def fused_experts(
@@ -33,6 +37,8 @@ def fused_experts(
 ) -> Iterator[GptqTensors]:
     """Columns first to last - 1 of each expert's layer, expert by expert."""
     words, scales, zeros = (checkpoint.array(f"{name}.{part}") for part in _PARTS)
+    order = f"{name}.g_idx"
+    rows = checkpoint.array(order) if order in checkpoint.tensors else [None] * len(words)
     last = words.shape[2] if last is None else last
     for number in range(len(words)):
         own = zeros[number, :, first // 8 : last // 8].copy()
@@ -42,4 +48,5 @@ def fused_experts(
             qzeros=own,
             group_size=-(-words.shape[1] * 8 // scales.shape[1]),
             zero_format=plain_format(own, checkpoint.quantization.zero_format),
+            g_idx=rows[number],
         )

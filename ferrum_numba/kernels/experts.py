@@ -12,6 +12,7 @@ from .catalogue import Artefact, builds, of_newest_target
 
 MOST_ROWS = 32  # of a block
 _FEW, _MANY = "moe_w4a16_gptq", "moe_w4a16_gptq_wgmma"
+_ACT_ORDER = "moe_w4a16_gptq_act_order"
 # Rows of an expert up to which the kernel for few is the fastest on an H200, and those up to which
 # a tile of the other one is, by the rows of the tile.
 _FEW_ROWS = 6
@@ -43,13 +44,17 @@ class ExpertTiles:
 
 @dataclass(frozen=True)
 class ExpertShape:
-    """Sizes of a layer's experts.  Groups: rows in one, 0 where it is all of K."""
+    """Sizes of a layer's experts.
+
+    Groups: rows in one, 0 where it is all of K.  act_order: whether each row names its group.
+    """
 
     experts: int
     hidden: int
     width: int
     gate_up_group: int
     down_group: int
+    act_order: bool = False
 
 
 @lru_cache(maxsize=4096)
@@ -60,6 +65,9 @@ def choose_expert_tiles(
 
     Raises AbiError where no build takes the groups.
     """
+    if shape.act_order:
+        halves = [_fitting(device, 0, kernel=_ACT_ORDER, dtype=dtype, GATED=g) for g in (1, 0)]
+        return ExpertTiles(halves[0][0], halves[1][0], halves[0][0].fields["BLOCK_M"], 1, None)
     rows = choices / shape.experts
     # On the CPU device, where nobody waits for tensor cores, the kernel for few is as fast.
     if rows > _FEW_ROWS and device.name != "cpu":

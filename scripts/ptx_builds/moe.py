@@ -87,11 +87,11 @@ GATHER = _build(
 )
 
 
-def _gemm_params(block: str) -> list[dict[str, Any]]:
-    """The parameters of all GEMMs of experts."""
+def _gemm_params(block: str, addresses: str = "3 + 3 * GATED") -> list[dict[str, Any]]:
+    """The parameters of all GEMMs of experts, with so many addresses of each."""
     return [
         _tensor("a", "*T", "cdiv(T, top_k)", "K"),
-        _tensor("experts", "*i64", "E", "3 + 3 * GATED"),
+        _tensor("experts", "*i64", "E", addresses),
         _tensor("sorted_token_ids", "*i32", f"blocks * {block}"),
         _tensor("expert_ids", "*i32", "blocks"),
         _tensor("num_tokens_post_padded", "*i32", "1", align=4),
@@ -159,6 +159,24 @@ def _few(tile: FewTile, gated: bool) -> Build:
             "c != 0 or wide != 0",
         ],
         max_registers=tile.max_registers,
+    )
+
+
+def _act_order(gated: bool) -> Build:
+    tile = {"BLOCK_M": 16, "BLOCK_N": 64, "BLOCK_K": 64, "GATED": int(gated)}
+    return _build(
+        "moe_w4a16_gptq_act_order",
+        tile,
+        ("cdiv(N, BLOCK_N)", "blocks", "1"),
+        archive=ARCHIVE,
+        label=("m16n64", "gated" if gated else "down"),
+        params=_gemm_params("BLOCK_M", "4 + 4 * GATED"),
+        constraints=[
+            *("N >= 8", "N % 8 == 0", "K >= 8", "K % 8 == 0", "group_size >= 1"),
+            *("stride_am % 8 == 0", "stride_qwk % 4 == 0", "stride_sk % 4 == 0"),
+            "zero_bias == 0 or zero_bias == 1",
+            "c != 0 or wide != 0",
+        ],
     )
 
 
@@ -256,7 +274,8 @@ FEW += [
     _dependent_late(_few(tile, gated)) for tile in FEW_TILES for gated in _GATED if tile.dependent
 ]
 MANY = [_many(tile, gated) for tile in MANY_TILES for gated in _GATED]
-FLOAT16 = [GATHER, SUM, _dependent(GATHER), _dependent(SUM), *FEW, *MANY]
+ACT_ORDER = [_act_order(gated) for gated in _GATED]
+FLOAT16 = [GATHER, SUM, _dependent(GATHER), _dependent(SUM), *FEW, *MANY, *ACT_ORDER]
 PLAIN = [ROUTE, ALIGN]
 MOE = [
     *FLOAT16,

@@ -156,7 +156,13 @@ def test_moe_sum(
 
 
 def tensors(
-    random: np.random.Generator, K: int, N: int, group: int, dtype: str, zeros: str
+    random: np.random.Generator,
+    K: int,
+    N: int,
+    group: int,
+    dtype: str,
+    zeros: str,
+    act_order: bool = False,
 ) -> fe.GptqTensors:
     groups = 1 if group == -1 else -(-K // group)
     words = random.integers(0, 2**32, (K // 8 + groups, N), np.uint32).view(np.int32)
@@ -166,6 +172,7 @@ def tensors(
         scales=(random.uniform(0.5, 1.5, (groups, N)) / 5 / np.sqrt(K)).astype(DTYPES[dtype]),
         group_size=group,
         zero_format=zeros,  # type: ignore[arg-type]
+        g_idx=random.permutation(np.arange(K, dtype=np.int32) // group) if act_order else None,
     )
 
 
@@ -198,11 +205,17 @@ class Layer:
         group: int,
         dtype: str,
         zeros: str = "v1",
+        act_order: tuple[int, ...] = (),
     ) -> None:
+        """act_order: the experts whose rows are so, of gate alone."""
         shapes = ((hidden, width), (hidden, width), (width, hidden))
         self.dtype = DTYPES[dtype]
         layers = [
-            [tensors(random, K, N, group, dtype, zeros) for _ in range(experts)] for K, N in shapes
+            [
+                tensors(random, K, N, group, dtype, zeros, not layer and expert in act_order)
+                for expert in range(experts)
+            ]
+            for layer, (K, N) in enumerate(shapes)
         ]
         self.weights = [[t.dequantize(np.float32) for t in its] for its in layers]
         stacks = [StackedWeight.of(its, experts, device, self.dtype) for its in layers]
@@ -264,6 +277,21 @@ def test_experts(
     x = floats(random, tokens, hidden, dtype=dtype)
     ids = np.argsort(random.random((tokens, experts)), axis=1)[:, :top_k].astype(np.int32)
     weights = random.random((tokens, top_k), np.float32)
+    expected, found = layer.expected(x, ids, weights), layer.found(x, ids, weights)
+    assert np.linalg.norm(found - expected) < RELATIVE[dtype] * np.linalg.norm(expected)
+    np.testing.assert_array_equal(found, layer.found(x, ids, weights))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("tokens", "zeros"), [(1, "v1"), (21, "v2")])
+def test_experts_in_activation_order(
+    device: fe.Device, random: np.random.Generator, dtype: str, tokens: int, zeros: str
+) -> None:
+    """Gate of one expert is, and all others are not."""
+    layer = Layer(device, random, 3, 160, 72, 32, dtype, zeros, act_order=(1,))
+    x = floats(random, tokens, 160, dtype=dtype)
+    ids = np.tile(np.array([[1, 0]], np.int32), (tokens, 1))
+    weights = random.random((tokens, 2), np.float32)
     expected, found = layer.expected(x, ids, weights), layer.found(x, ids, weights)
     assert np.linalg.norm(found - expected) < RELATIVE[dtype] * np.linalg.norm(expected)
     np.testing.assert_array_equal(found, layer.found(x, ids, weights))

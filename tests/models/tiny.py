@@ -87,6 +87,13 @@ KINDS: dict[str, dict[str, Any]] = {
         "expert_names": ("mlp.", ()),
         "num_local_experts": 4,
     },
+    "mixtral_act_order": {
+        "architecture": "MixtralForCausalLM",
+        **_MIXED,
+        "expert_names": ("mlp.", ()),
+        "num_local_experts": 4,
+        "act_order": True,
+    },
     "qwen2_moe": {
         "architecture": "Qwen2MoeForCausalLM",
         **_MIXED,
@@ -248,11 +255,11 @@ class _Writer:
         for name, K, N in shapes:
             for number in range(spec.count):
                 self.linear(f"{number}.{name}", K, N, False)
-            for part in ("qweight", "qzeros", "scales"):
+            for part in ("qweight", "qzeros", "scales", *(["g_idx"] if self.act_order else [])):
                 own = [self.tensors.pop(f"{n}.{name}.{part}") for n in range(spec.count)]
                 self.tensors[f"{prefix}{name}.{part}"] = np.stack(own)
             for number in range(spec.count):
-                del self.tensors[f"{number}.{name}.g_idx"]
+                self.tensors.pop(f"{number}.{name}.g_idx", None)
 
     def linear(self, name: str, K: int, N: int, bias: bool) -> None:
         """A layer whose outputs have a variance of about 1, where its inputs have."""
