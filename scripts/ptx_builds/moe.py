@@ -51,7 +51,7 @@ ALIGN = _build(
     constraints=[
         "E <= BLOCK_E",
         "span >= 1",
-        "span <= 8",
+        "span <= 15",
         "blocks >= (min(T, E) * (block - 1) + T) // block",
     ],
 )
