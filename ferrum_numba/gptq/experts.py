@@ -150,8 +150,8 @@ class StackedWeight:
             device.write(qweight[number], expert.qweight)
             device.write(scales[number], in_layer_dtype("scales", expert.scales, dtype))
             zeros.append(kernel_words(expert.qzeros, expert.zero_format))
-            rows = expert.g_idx if expert.act_order else in_order(first.K, first.group_size)
-            orders.append(rows)
+            rows = expert.g_idx
+            orders.append(in_order(first.K, first.group_size) if rows is None else rows)
             act_order |= expert.act_order
         zero_bias = min(bias for _, bias in zeros)
         ones = np.uint32(word_of_ones(4))
