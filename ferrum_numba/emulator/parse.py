@@ -87,6 +87,7 @@ class _Parser:
         self.locals: dict[str, Local] = {}
         self.functions = find_functions(module)
         self.calls: list[tuple[str, str]] = []  # that are being read: name, label behind it
+        self.targets: dict[str, tuple[str, ...]] = {}  # of lists that brx.idx chooses from
         self.registers = Registers()
         self.labels = [Labels(0)]  # of the braces that are open
         self.cache: dict[str, Operand] = {}
@@ -121,10 +122,14 @@ class _Parser:
             self.declare_shared(text, line)
         elif text.startswith((".local", ".param")):
             self.declare_local(text, line)
+        elif text.startswith(".branchtargets"):
+            self.declare_targets(text, line)
         else:
             statement = read_statement(text, line, loc)
             if statement.opcode.base == "call":
                 self.read_call(statement)
+            elif statement.opcode.base == "brx":
+                self.read_choice(statement)
             else:
                 self.add(statement)
 
@@ -136,6 +141,39 @@ class _Parser:
         if instruction.opcode.base == "bra":
             self.labels[-1].branch(instruction)
         return instruction
+
+    def declare_targets(self, text: str, line: int) -> None:
+        """Keep a list of labels; the label before it is its name."""
+        names = tuple(re.findall(r"[^\s,]+", text.removeprefix(".branchtargets")))
+        name = self.body.statements[-1] if self.body.statements else None
+        if not isinstance(name, str) or not names:
+            raise refuse(line, text, "expected a label before it, and labels")
+        self.targets[name] = names
+
+    def read_choice(self, statement: Statement) -> None:
+        """Read brx.idx as one comparison and branch after the other.
+
+        PTX leaves open what an index beyond the list does: here it is a trap.
+        """
+        line, statements = statement.line, self.body.statements
+        index, _, name = (part.strip() for part in statement.operands.partition(","))
+        if (
+            not {*statement.opcode.text.split(".")[1:]} <= {"idx", "uni"}
+            or name not in self.targets
+        ):
+            problem = "expected brx.idx, an index, and the label of a .branchtargets list above"
+            raise refuse(line, statement.text, problem)
+        behind, chosen = f"behind.{len(statements)}", f"%chosen${len(statements)}"
+        self.registers.declare(chosen, "pred")
+        texts = [f"@{'' if statement.negated else '!'}{statement.guard} bra {behind}"]
+        texts = texts if statement.guard else []
+        for i, target in enumerate(self.targets[name]):
+            texts += [f"setp.eq.u32 {chosen}, {index}, {i}", f"@{chosen} bra {target}"]
+        if len(statements) + len(texts) > MOST_STATEMENTS:
+            raise refuse(line, statement.text, "the entry is too long for the CPU device")
+        for text in (*texts, "trap", "exit"):
+            self.add(read_statement(text, line, statement.loc)).text = statement.text
+        statements.append(behind)
 
     def read_call(self, statement: Statement) -> None:
         """Read the body of the function here."""

@@ -292,3 +292,36 @@ def test_trap() -> None:
     run(entry(1, body), np.zeros(1), block=32)
     with pytest.raises(LaunchError, match=r"CTA \(0, 0, 0\), warp 1 came to a trap"):
         run(entry(1, body), np.zeros(1), block=64)
+
+
+CHOICE = """{} LIST: .branchtargets ONE,
+  TWO, ONE, LAST;
+{} brx.idx %t2, LIST;
+mov.b32 %t3, 77; bra END;
+ONE: mov.b32 %t3, 11; bra END;
+TWO: mov.b32 %t3, 22;
+LAST: add.u32 %t3, %t3, 100;
+END: mul.wide.u32 %q8, %t0, 4; add.s64 %q9, %q0, %q8; st.global.b32 [%q9], %t3;"""
+
+
+@pytest.mark.parametrize("guard", ["", "@%p1", "@!%p1"])
+def test_branches_by_an_index(guard: str) -> None:
+    """Each lane chooses for itself."""
+    out = np.zeros(32, np.uint32)
+    before = "setp.lt.u32 %p1, %t0, 8; and.b32 %t2, %t0, 3; mov.b32 %t3, 0;"
+    run(entry(1, CHOICE.format(before, guard)), out)
+    chosen = np.tile(np.array([11, 122, 11, 100], np.uint32), 8)
+    lanes = np.arange(32)
+    takes = {"": lanes >= 0, "@%p1": lanes < 8, "@!%p1": lanes >= 8}[guard]
+    assert out.tolist() == np.where(takes, chosen, 77).tolist()
+
+
+def test_branches_by_an_index_that_is_uniform_or_beyond() -> None:
+    out = np.zeros(32, np.uint32)
+    run(entry(1, CHOICE.format("mov.b32 %t2, %ctaid.x; mov.b32 %t3, 0;", "")), out, grid=2)
+    assert set(out.tolist()) == {122}
+    with pytest.raises(LaunchError, match=r"(?s)came to a trap.*brx.idx %t2, LIST"):
+        run(entry(1, CHOICE.format("mov.b32 %t2, %t0; mov.b32 %t3, 0;", "")), out)
+    wrong = entry(1, CHOICE.format("", "").replace("%t2, LIST", "%t2, ONE"))
+    with pytest.raises(PtxError, match=r"the label of a \.branchtargets list above"):
+        run(wrong, out)

@@ -151,3 +151,43 @@ END: {sync}"""
     np.testing.assert_array_equal(out[0], np.arange(WORDS))
     with pytest.raises(fe.SanitizerError, match="cluster-race"):
         launch(body.format(sync=SYNC, wait=""), ("race",))
+
+
+# Each CTA fills 256 bytes, and copies them to the next CTA, whose mbarrier counts them.
+PASS_ON = """mov.u32 %t1, tile; setp.eq.u32 %p1, %t0, 0; mov.u32 %t2, %cluster_ctarank;
+@%p1 mbarrier.init.shared::cta.b64 [%t1], 1; @%p1 fence.mbarrier_init.release.cluster;
+@%p1 mbarrier.arrive.expect_tx.shared::cta.b64 _, [%t1], 256;
+shl.b32 %t6, %t0, 2; add.u32 %t7, %t1, %t6; mad.lo.u32 %t11, %t2, 64, %t0;
+st.shared.b32 [%t7+256], %t11; {fence} {begun}
+add.u32 %t3, %t2, 1; and.b32 %t3, %t3, 3; mapa.shared::cluster.u32 %t8, %t1, %t3;
+add.u32 %t4, %t8, 1024; add.u32 %t5, %t1, 256;
+@%p1 cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes
+    [%t4], [%t5], 256, [%t8];
+{wait} ld.shared.b32 %t9, [%t7+1024];
+mov.u32 %t10, %ctaid.x; mad.lo.u32 %t10, %t10, 64, %t0;
+mul.wide.u32 %q9, %t10, 4; add.s64 %q9, %q9, %q1; st.global.b32 [%q9], %t9; {last}"""
+FENCE = "fence.proxy.async.shared::cta;"
+PASSED = {"fence": FENCE, "begun": SYNC, "wait": WAIT, "last": SYNC}
+ROLLED = np.tile(np.roll(np.arange(CTAS * WORDS).reshape(CTAS, WORDS), 1, axis=0), (2, 1))
+
+
+@pytest.mark.parametrize("checks", [None, ALL])
+def test_a_copy_to_the_memory_of_another_cta(checks: tuple[str, ...] | None) -> None:
+    np.testing.assert_array_equal(launch(PASS_ON.format(**PASSED), checks), ROLLED)
+
+
+@pytest.mark.gpu
+def test_a_copy_to_the_memory_of_another_cta_on_a_gpu() -> None:
+    out = launch(PASS_ON.format(**PASSED), None, on=fe.open_device("cuda"))
+    np.testing.assert_array_equal(out, ROLLED)
+
+
+@pytest.mark.parametrize(
+    ("missing", "kind"),
+    [("begun", "absent-cta"), ("wait", "race"), ("fence", "missing-fence")],
+)
+def test_what_such_a_copy_needs(missing: str, kind: str) -> None:
+    changes = {missing: "bar.sync 0;" if missing == "begun" else ""}
+    with pytest.raises(fe.FerrumError) as caught:
+        launch(PASS_ON.format(**PASSED | changes), ("race",))
+    assert kind in str(caught.value)

@@ -81,7 +81,7 @@ class Bulks(Check):
         b.call("bulkbegin", "void", *HERE)
 
     def near(self, b: Builder, run: Run, mask: Value) -> Value:
-        if run.kind == "load":
+        if run.kind == "load" and "bulk_group" in run.ins.opcode.modifiers:
             b.call("bulkissue", "void", mask, *HERE)
         return mask
 

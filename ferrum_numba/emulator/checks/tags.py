@@ -2,7 +2,7 @@
 
     tags_<access>_<bytes>_<granule>_<epochs|clocks>(addresses, mask, checks, ctx, site)
     land_<bytes>_<granule>[_awaited](addresses, mask, checks, ctx): a copy arrived
-    bulktags_<store|load>_<granule>_<epochs|clocks>(addresses, sizes, mask, checks, ctx, site)
+    bulktags_<store|load|bulk>_<granule>_<epochs|clocks>(addresses, sizes, mask, checks, ctx, site)
     judgetags_<access>_<granule>_<epochs|clocks>(addresses, mask, tags a lane, checks, ctx, site)
     epoch_<init>_<race>(checks, passed, fresh): a CTA begins (fresh), or all warps passed a barrier
 
@@ -93,7 +93,9 @@ class Tags(Check):
         return mask
 
     def near(self, b: Builder, run: Run, mask: Value) -> Value:
-        name = f"bulktags_{run.kind}_{self.subject.granule}_{self.subject.mode}"
+        in_group = "bulk_group" in run.ins.opcode.modifiers
+        kind = "bulk" if run.kind == "load" and in_group and self.subject.clocks else run.kind
+        name = f"bulktags_{kind}_{self.subject.granule}_{self.subject.mode}"
         b.call(name, "void", run.address, run.sizes, mask, *at_site(run.ins))
         return mask
 
@@ -296,8 +298,7 @@ def bulk_tags(c: Code, access: str, granule: str, order: str) -> None:
     To shared memory it is a store, and counts as landed for who waits at the mbarrier.
     """
     clocks = order == "clocks"
-    kind = "bulk" if clocks and access == "load" else access
-    names = [f"tags_{kind}_16_{granule}_{order}"]
+    names = [f"tags_{access}_16_{granule}_{order}"]
     if clocks:
         names.append(f"readers_16_{granule}" if access == "store" else f"fenced_{granule}")
     with pieces(c, "shared") as (at, chunks):

@@ -1,6 +1,7 @@
-"""Bulk copies between global and shared memory, which are done at once.
+"""Bulk copies between global and shared memory, and to shared memory of another CTA of the cluster.
 
-To shared memory an mbarrier counts the bytes; to global memory they come in groups.  Copies by
+They are done at once.  To shared memory an mbarrier counts the bytes; to global memory they come in
+groups.  Copies by
 tensor maps are not among them.  Source: PTX ISA, "cp.async.bulk".
 """
 
@@ -10,6 +11,7 @@ from ..builder import Builder
 from ..hooks import Run
 from ..ptx import Immediate, Instruction
 from ..table import rows_of
+from ..values import Value
 from .cluster import each_target
 from .mbarrier import change, place_of
 from .memory import address_of
@@ -51,6 +53,8 @@ def copy(b: Builder, ins: Instruction) -> None:
     least = (4 + spread) if inward else 3
     if inward == ("bulk_group" in modifiers) or len(ins.operands) < least:
         raise ins.refuse("the CPU device copies with an mbarrier to shared memory, or in a group")
+    if inward and "global" not in modifiers and not spread:
+        return _pass_on(b, ins)
     if "global" not in modifiers or (spread and not inward):
         raise ins.refuse("the CPU device copies between shared and global memory")
     shared, far = ins.operands[:2] if inward else ins.operands[1::-1]
@@ -75,6 +79,20 @@ def copy(b: Builder, ins: Instruction) -> None:
         b.call("bulk_in", "void", "ptr %shared", to, address, sizes, allowed)
         change(b, ins, there(place), nbytes=come, publishes="copies", among=lanes)
     return None
+
+
+def _pass_on(b: Builder, ins: Instruction) -> None:
+    """From this CTA's shared memory to another one's, whose mbarrier counts the bytes."""
+    near, source = (b.vector(address_of(b, ins, o, "shared")) for o in ins.operands[:2])
+    sizes = b.vector(b.integer(ins.operands[2], 32, ins))
+    mask = b.mask(b.condition(ins))
+    allowed = b.hooks.near(b, Run(ins, source, sizes, "load"), mask)
+    allowed = b.hooks.near(b, Run(ins, near, sizes, "store"), allowed)
+    start = Value(b.emit("ptrtoint ptr %shared to i64"), "i64")
+    address = b.op("add", b.cast("sext", source, "i64"), start)
+    b.call("bulk_in", "void", "ptr %shared", near, address, sizes, allowed)
+    come = b.op("sub", b.constant("i32", 0), sizes)
+    change(b, ins, place_of(b, ins, ins.operands[3]), nbytes=come, publishes="copies", among=mask)
 
 
 def _order(b: Builder, ins: Instruction) -> None:
