@@ -48,8 +48,9 @@ PRIOR = {
     "split": (1.5, 0.7), "part": (0.3, 1.0), "share": (0.85, 0.15),
 }  # fmt: skip
 _CPU = Chip(sms=1, bandwidth=1e9, clock=1.0, shared=2**30)  # bound by arithmetic
+_CPU_TURNS = 9
 _CPU_ROWS = (1, 8, 16, 24, 32, 48, 64, 96, 128, 256)
-_CPU_LAYERS = ((512, 512), (2048, 1024), (1024, 2048))
+_CPU_LAYERS = ((1024, 1024), (2048, 512), (512, 2048))
 
 
 class Cell(NamedTuple):
@@ -89,13 +90,29 @@ def time_builds(
     for cell in cells:
         if time.monotonic() > end:
             return
-        graphs = {
-            build.name: layers.graph(build, cell.M, cell.N, cell.K, cell.group)
+        its = [
+            build
             for build in builds(device, cell.group)
             if build.takes(device, cell.sizes) and worth_trying(build, cell.M)
-        }
-        for name, us in by_turns(graphs, 3).items():
+        ]
+        where = cell.M, cell.N, cell.K, cell.group
+        if device.name == "cpu":
+            times = _host_times({build.name: layers.launches(build, *where)[0] for build in its})
+        else:
+            times = by_turns({build.name: layers.graph(build, *where) for build in its}, 3)
+        for name, us in times.items():
             yield name, cell, us
+
+
+def _host_times(launches: dict[str, fe.PreparedLaunch]) -> dict[str, float]:
+    """Microseconds of this thread for a launch, by turns, where other work slows all alike."""
+    times: dict[str, list[float]] = {name: [] for name in launches}
+    for _ in range(_CPU_TURNS):
+        for name, launch in launches.items():
+            start = time.thread_time()
+            launch(None)
+            times[name].append(time.thread_time() - start)
+    return {name: min(its) * 1e6 for name, its in times.items()}
 
 
 def all_cells(device: fe.Device, half: str, groups: Sequence[int]) -> list[Cell]:
@@ -230,7 +247,8 @@ def _rounded(value: float) -> float:
 
 def time_command(arguments: argparse.Namespace) -> None:
     """Append times to a file, and put the device's chip into the table."""
-    device = fe.open_device(arguments.device)
+    one = {"threads": 1} if arguments.device == "cpu" else {}
+    device = fe.open_device(arguments.device, **one)
     write(kernels.device_name(device), getattr(device, "chip", _CPU))
     slots: dict[str, int] = {}
     cells = all_cells(device, arguments.half, arguments.groups)
