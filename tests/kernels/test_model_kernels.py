@@ -460,9 +460,10 @@ def test_sample_token(device: fe.Device, launch: Launcher, logits: Any) -> None:
     assert drawn[0][2] == 9  # the lowest of equals
 
 
-def test_tokens_are_drawn_as_often_as_they_are_likely(device: fe.Device, launch: Launcher) -> None:
+def test_tokens_are_drawn_as_often_as_they_are_likely(device: fe.Device) -> None:
+    launch = Launcher(fe.open_device(device.name))  # without checks, which other tests have
     build = every(device, "sample_token")[0]
-    rows = 4096
+    rows = 512 if device.name == "cpu" else 16384
     likely = np.array([0.5, 0.25, 0.125, 0.125])
     logits = np.tile(np.log(likely).astype(np.float32), (rows, 1))
     tokens = np.zeros(rows, np.int32)
@@ -479,4 +480,4 @@ def test_tokens_are_drawn_as_often_as_they_are_likely(device: fe.Device, launch:
         V=4,
     )
     found = np.bincount(tokens, minlength=4) / rows
-    assert np.abs(found - likely).max() < 4 * np.sqrt(0.25 / rows)
+    assert (np.abs(found - likely) < 4 * np.sqrt(likely * (1 - likely) / rows)).all()
