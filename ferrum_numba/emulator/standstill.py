@@ -121,8 +121,8 @@ class Polls:
         polled = {self._name(wait.address)[0] for wait in waits if wait.site}
         return "\n".join(
             [
-                f"deadlock: the {len(waits)} CTAs that are left ({ended} have ended) wait for each"
-                " other, and nothing that they poll changes any more:",
+                f"deadlock: {len(waits)} CTA{'s' * (len(waits) > 1)} cannot end ({ended} did), since"
+                " nothing changes any more that would let one go on:",
                 *lines,
                 *self._writers(polled),
                 "look for a CTA that ended, or went on, without writing there, for a count of CTAs"
@@ -134,18 +134,18 @@ class Polls:
         ins = self._body.statements[wait.site - 1] if wait.site else None
         barrier = _wait(self._blocks, wait.resume)
         if barrier is not None and barrier.opcode.base.startswith("bar"):
-            return f"wait at PTX line {barrier.line}: {' '.join(barrier.text.split())}"
+            return f"waiting at PTX line {barrier.line}: {' '.join(barrier.text.split())}"
         if not isinstance(ins, Instruction):
             blocks = self._blocks[wait.resume & (WAITING - 1) :]
             after = [i for b in blocks for i in (*b.instructions, b.last) if i]
-            return f"go round in the loop at PTX line {after[0].line}{self._source(after[0])}"
+            return f"in the loop at PTX line {after[0].line}{self._source(after[0])}"
         name, offset = self._name(wait.address)
         nbytes = 8 if ins.opcode.type.endswith("64") else 4
         word = int.from_bytes(ctypes.string_at(wait.address, nbytes), "little")
         place = f"{name}+{offset}" if name else "the address"
         text = " ".join(ins.text.split())
         return (
-            f"poll {place} ({wait.address:#x}), which holds {word}, at PTX line"
+            f"polling {place} ({wait.address:#x}), which holds {word}, at PTX line"
             f" {ins.line}{self._source(ins)}: {text}"
         )
 

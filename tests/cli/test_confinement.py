@@ -68,7 +68,9 @@ def test_a_wild_store_is_left_out_and_named(stores: Path) -> None:
 
 @pytest.mark.parametrize("command", ["replay"])
 def test_an_endless_kernel_is_ended(stores: Path, command: str) -> None:
-    endless = edited(stores, "st.global.b32 [%q8], %t0;", "HERE: add.u32 %t1,%t1,1; bra HERE;")
+    # Each turn stores another value: a loop that changes nothing is named at once.
+    turn = "add.u32 %t1, %t1, %t0; st.volatile.global.b32 [%q8], %t1;"
+    endless = edited(stores, "st.global.b32 [%q8], %t0;", f"HERE: {turn} bra HERE;")
     began = time.monotonic()
     result = run(command, endless, "--device", "cpu", "--time-limit", "1")
     assert result.exit_code == 2
