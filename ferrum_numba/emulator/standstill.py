@@ -121,8 +121,8 @@ class Polls:
         polled = {self._name(wait.address)[0] for wait in waits if wait.site}
         return "\n".join(
             [
-                f"deadlock: {len(waits)} CTA{'s' * (len(waits) > 1)} cannot end ({ended} did), since"
-                " nothing changes any more that would let one go on:",
+                f"deadlock: {len(waits)} CTA{'s' * (len(waits) > 1)} cannot end ({ended} did),"
+                " since nothing changes any more that would let one go on:",
                 *lines,
                 *self._writers(polled),
                 "look for a CTA that ended, or went on, without writing there, for a count of CTAs"
