@@ -39,7 +39,7 @@ class Copy(NamedTuple):
 
 
 class Run(NamedTuple):
-    """One end of a bulk copy, of `sizes` bytes. kind: "load", "store" or "atomic"."""
+    """One end of a bulk copy, of `sizes` bytes a lane. kind: "load", "store" or "atomic"."""
 
     ins: Instruction
     address: Value

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import ctypes
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import llvmlite.binding as llvm
 import numpy as np
 import pytest
 
+from ferrum_numba import Signature, kernels
 from ferrum_numba.emulator import Program, native
+from ferrum_numba.emulator.checks.watch import Watch
 from ferrum_numba.emulator.host import Host
 from ferrum_numba.emulator.library import Library, write
+from ferrum_numba.emulator.parse import parse_entry
 from ferrum_numba.emulator.routine import VECTOR, Routine
+from ferrum_numba.emulator.translate import Module, threads_of
 from tests.emulator.harness import entry
 
 
@@ -83,3 +90,31 @@ def test_a_function_says_which_others_it_calls() -> None:
     text, calls = write("copy_8", Host.this())
     assert calls == ["load_global_64", "store_shared_64"]
     assert f"declare void @store_shared_64(ptr, {VECTOR}, <32 x i64>, i32)" in text
+
+
+def types(text: str, word: str) -> Iterator[tuple[str, str]]:
+    """Names of the functions that a module in IR defines or declares, with their types."""
+    for result, name, arguments in re.findall(rf"^{word} (.+?) @(\w+)\((.*?)\)", text, re.M):
+        yield name, f"{result} ({re.sub(r' %[^,]*', '', arguments)})"
+
+
+@pytest.mark.parametrize("fields", [{"kernel": "w4a16_gptq_gemm_wgmma", "BLOCK_N": 64},
+                                    {"kernel": "attention_prefill", "target": "sm_90a"},
+                                    {"kernel": "w4a16_gptq_gemm_typed"}])  # fmt: skip
+def test_calls_have_the_types_of_what_they_call(fields: dict[str, Any]) -> None:
+    """Nobody else compares them: each function is compiled by itself."""
+    build = kernels.builds(dtype="float16", **fields)[0]
+    signature, host = Signature.from_ptx(build.text), Host.this()
+    body = parse_entry(build.text, signature.entry)
+    watch = Watch(frozenset({"init", "race", "nan"}), body, threads_of(signature))
+    module = Module(body, signature, host, False, watch)
+    todo, texts = list(module.library.used), [module.text]
+    defined: dict[str, str] = {}
+    for name in todo:
+        text, calls = write(name, host)
+        todo += [other for other in calls if other not in todo]
+        texts.append(text)
+        defined.update(types(text, "define"))
+    for name, its in (found for text in texts for found in types(text, "declare")):
+        assert its == defined.get(name, its), name
+    assert {*todo} <= {*defined}

@@ -203,8 +203,7 @@ class Bounds(Check):
         """The alignment of the first 16 bytes and the whole run are tested."""
         kind, here = run.kind, at_site(run.ins)
         mask = word(b.call(f"bounds_global_{kind}_16", "i32", run.address, mask, *here))
-        sizes = b.vector(run.sizes)
-        return word(b.call(f"runs_{kind}", "i32", run.address, sizes, mask, *here))
+        return word(b.call(f"runs_{kind}", "i32", run.address, run.sizes, mask, *here))
 
     def box(self, b: Builder, ins: Instruction, name: str, box: Box, mask: Value) -> Value:
         """Row after row."""

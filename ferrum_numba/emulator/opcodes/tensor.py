@@ -152,7 +152,7 @@ def _found(b: Builder, ins: Instruction, way: str, shared: Operand, tensor: Oper
     near = b.vector(address_of(b, ins, shared, "shared"))
     rank, where, coordinates = _box(b, ins, tensor)
     mask = b.mask(b.condition(ins))
-    map_bytes = b.constant("i32", _MAP_BYTES)
+    map_bytes = b.vector(b.constant("i32", _MAP_BYTES))
     own = _in_params(b, where, mask)
     mask = b.hooks.far(b, Run(ins, where, map_bytes, "load"), b.op("xor", mask, own))
     mask = b.op("or", mask, own)
