@@ -69,10 +69,10 @@ class Code:
 
         length: number of PTX instructions; more of them are compiled with less effort.
         checked: whether it spends its time in the checks, which are functions of the library: then
-        it is compiled with less effort, too.
+        it is compiled without effort.
         """
         most, some = _LENGTHS
-        effort = 0 if length > most else 1 if checked or length > some else 2
+        effort = 0 if checked or length > most else 1 if length > some else 2
         return cls(needs, _object(ir, host, effort))
 
     @classmethod

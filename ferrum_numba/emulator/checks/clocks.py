@@ -51,6 +51,7 @@ from .state import (
     PRODUCTS,
     STEP,
     number_of,
+    offset,
 )
 
 _ACQUIRED, _PUBLISHED, PHASE = 64, 64 + CLOCK_BYTES, 4  # of an object; at 0 is its address + 1
@@ -137,9 +138,13 @@ class Clocks(Check):
 
     def tries(self, b: Builder, ins: Instruction, over: Value) -> Value:
         """A wait may come too early, or give up; where the kernel does not try again, that is a
-        race."""
+        race.  In the second run of "order" none gives up."""
         zero = b.constant("i32", 0)
-        tried = b.compare("icmp ne", b.load("i32", 1, "%ctx", WAIT_TRIED, 4), zero)
+        seen = (
+            b.load("i32", 1, *at, 4)
+            for at in (("%ctx", WAIT_TRIED), ("%checks", offset("reverse")))
+        )
+        tried = b.compare("icmp ne", b.op("or", *seen), zero)
         result = b.op("and", over, tried)
         some = b.compare("icmp ne", b.mask(result), zero)
         b.store(b.cast("zext", b.invert(some), "i32"), "%ctx", WAIT_TRIED, 4)
@@ -160,9 +165,9 @@ def own_clock(c: Code) -> Value:
     return c.item("i8", c.field("clocks"), number)
 
 
-def _clock(c: Code, place: Value, offset: int = 0) -> Value:
+def _clock(c: Code, place: Value, start: int = 0) -> Value:
     """A clock's times."""
-    return c.load("i32", AGENTS, place, offset, 64)
+    return c.load("i32", AGENTS, place, start, 64)
 
 
 def _object(c: Code, number: Value) -> Value:

@@ -5,7 +5,8 @@
         let all but the last `keep` closed groups land, for which an mbarrier waits (awaited)
     queuebegin(checks, ctx): at the start of a CTA
 
-So a kernel that waits too late, or for too few groups, reads what was there before.
+So a kernel that waits too late, or for too few groups, reads what was there before.  In the second
+run of "order" they land at once, and it reads what comes.
 """
 
 from __future__ import annotations
@@ -103,6 +104,8 @@ def enqueue(c: Code, nbytes: str, granule: str) -> None:
     for value, place in ((to, _TO), (source, _FROM), (size, _SIZE)):
         c.store(value, entry, place, 64)
     c.store(c.op("add", last, 1), queue, 4, 4)
+    with c.when(c.compare("icmp ne", c.field("reverse"), 0)):
+        c.call(f"queuewait_{granule}", "void", c.constant("i32", -1), base, c.checks, c.ctx)
 
 
 @code("queuecommit")

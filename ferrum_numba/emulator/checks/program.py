@@ -69,16 +69,13 @@ class CheckedProgram:
         return pointers_of(self._text, self.signature.entry)
 
     @cached_property
-    def _unwatched(self) -> Watch:
-        """The hooks of the second run of "order"."""
-        return Watch(frozenset(), self._body, self._threads)
-
-    @cached_property
-    def _plain(self) -> Program:
-        """Program for the second run of "order", which follows a clean one and has to be safe."""
-        if repr(self._watch) == repr(self._unwatched):
-            return self.program
-        return Program(self._text, self.signature, self._host, self._unwatched)
+    def _again(self) -> tuple[Program, Watch]:
+        """The second run of "order": by the same code, which takes long to make, or by that which
+        keeps no tape."""
+        watch = Watch(self.checks, self._body, self._threads)
+        if repr(self._watch) == repr(watch):
+            return self.program, self._watch
+        return Program(self._text, self.signature, self._host, watch), watch
 
     def run(
         self, job: Job, arrays: Sequence[LaunchArray], tape: int | None = None
@@ -118,9 +115,10 @@ class CheckedProgram:
             restore(outputs, before)
             # Where marks tell who wrote what, some of the CTAs will do.
             some = sample(job.ctas) if self._watch.subject.tagged else None
-            attach = memory_of(self._unwatched, reverse=True).attach
+            program, watch = self._again
+            attach = memory_of(watch, reverse=True).attach
             try:
-                run(self._plain, attach=attach, only=some, silent=True)
+                run(program, attach=attach, only=some, silent=True)
                 findings = reporter.differing(outputs, results, some)
             finally:
                 restore(outputs, results)
