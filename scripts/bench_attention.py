@@ -109,7 +109,8 @@ def show_prompt(operations: Operations, length: int) -> None:
     cache = tuple(floats(count, config.kv_heads, page, config.head_dim) for _ in range(2))
     q = floats(length, config.q_width)
     work: Any = SimpleNamespace(q=q, attended=torch.empty_like(q))
-    part = Segment(0, length, 0, torch.arange(count, dtype=torch.int32, device="cuda"))
+    pages = torch.arange(count, dtype=torch.int32, device="cuda")
+    part = Segment(0, np.zeros(length, np.int32), 0, 0, pages, ends=True)
     with device.capture() as graph:
         for _ in range(launches):
             operations.attend_many(work, part, (cache[0], cache[1]), None, graph.stream)

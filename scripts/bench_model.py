@@ -80,7 +80,7 @@ def random_mixture(
         stacks = [StackedWeight(*map(device.to_device, own), 128, 1) for own in hosts]
         experts = GptqExperts(*stacks, device=device)
         dense = DenseLinear(operations, device.to_device(router.copy()))
-        return Mixture(spec, dense, experts, None, None)
+        return Mixture(dense, experts, None, None)
 
     return make
 

@@ -19,7 +19,7 @@ from ..devices.cuda import implementation
 from ..errors import AbiError, DeviceError, did_you_mean
 from ..gptq import Checkpoint, expert_problems
 from ..models import ModelConfig, ModelNames
-from ..models.reading import CHUNK
+from ..models.shared import CHUNK
 from ..models.workspace import Workspace
 from ..version import __version__, version_of
 from .console import facts_table, json_option, standard_output, write_json

@@ -16,7 +16,7 @@ from ..models.builds import needed
 from ..models.config import ModelConfig
 from ..models.names import ModelNames
 from ..models.operations import Operations
-from ..models.reading import CHUNK
+from ..models.shared import CHUNK
 from .console import json_option, standard_output, write_json
 from .devices import describe_device, device_line, device_option, find_device
 from .options import examples

@@ -9,6 +9,7 @@ from .conversion import quantize_checkpoint
 from .dense import DenseModel
 from .example import example_checkpoint
 from .expert_census import expert_problems
+from .expert_space import ExpertSpace
 from .experts import ExpertRoom, GptqExperts, Routing, StackedWeight
 from .fused_experts import check_fused, fused_experts
 from .fusion import fuse
@@ -28,6 +29,7 @@ __all__ = [
     "Checkpoint",
     "DenseModel",
     "ExpertRoom",
+    "ExpertSpace",
     "GptqExperts",
     "GptqLinear",
     "GptqTensors",

@@ -32,17 +32,12 @@ def needed(
 
 
 def _of_linear(
-    parts: tuple[Linear, ...],
-    checkpoint: Checkpoint,
-    operations: Operations,
-    rows: tuple[int, ...],
+    parts: tuple[Linear, ...], checkpoint: Checkpoint, operations: Operations, rows: tuple[int, ...]
 ) -> Iterator[Artefact]:
     """The GEMMs of layers that are computed as one."""
     specs = [checkpoint.layers[part.name] for part in parts if part.quantised]
     if len(specs) < len(parts) or any(spec.bits != 4 for spec in specs):
-        for m in rows:
-            for wide in (False, True):
-                yield operations.dense_build(m, wide=wide)
+        yield from (operations.dense_build(m, wide=wide) for m in rows for wide in (False, True))
         return
     first, columns = specs[0], sum(spec.N for spec in specs)
     zero_bias = 0 if first.zero_format == "v2" else 1

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
 
 from ..devices import Device
 from ..errors import DeviceError
 from .config import ModelConfig
-from .workspace import DTYPES
+from .workspace import DTYPES, Pages
 
 
 class PagePool:
@@ -20,20 +19,12 @@ class PagePool:
     def __init__(self, config: ModelConfig, device: Device, page: int, count: int) -> None:
         """count: of pages, each for `page` positions."""
         self.page, self.count = page, count
-        shape = (self.count, config.kv_heads, page, config.head_dim)
-        dtype = DTYPES[config.dtype]
-        self.layers: list[tuple[Any, Any]] = [
+        shape, dtype = (count, config.kv_heads, page, config.head_dim), DTYPES[config.dtype]
+        self.layers: list[Pages] = [
             (device.empty(shape, dtype), device.empty(shape, dtype)) for _ in range(config.layers)
         ]
-        size = self.count * config.kv_heads * page * config.head_dim
-        self.nbytes = 2 * config.layers * size * dtype.itemsize
         self._free = list(range(self.count - 1, -1, -1))
         self._lock = threading.Lock()
-
-    @property
-    def free(self) -> int:
-        """Pages that nobody holds."""
-        return len(self._free)
 
     @property
     def idle(self) -> bool:
@@ -48,10 +39,7 @@ class PagePool:
                     "cache",
                     f"{count} free pages of {self.page} tokens",
                     f"{len(self._free)} of {self.count}",
-                    (
-                        "close a session, release a sequence, or load the model with a larger "
-                        "cache_tokens"
-                    ),
+                    "close a session, release a sequence, or load with a larger cache_tokens",
                 )
             return [self._free.pop() for _ in range(count)]
 

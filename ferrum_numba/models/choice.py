@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from ..devices import Device
 from ..errors import AbiError
+from .ids import integer
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,5 @@ def _within(value: object, low: float, high: float) -> bool:
 
 
 def _integer(value: object, low: int, high: int) -> bool:
-    try:
-        return low <= operator.index(value) < high  # type: ignore[arg-type]
-    except TypeError:
-        return False
+    found = integer(value)
+    return found is not None and low <= found < high

@@ -6,27 +6,19 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
+from ..gptq.keys import Keys
 from .architectures import Llama, find_architecture
 from .experts import ExpertsConfig
-from .keys import Keys
 from .rope import RopeSpec
-
-Dtype = Literal["float16", "bfloat16"]
 
 CONFIG_FILE, GENERATION_FILE = "config.json", "generation_config.json"
 
 _ACTIVATIONS = ("silu", "swish")  # two names of x * sigmoid(x)
-# Keys of other architectures' arithmetic, by the values with which it is Llama's.
-_NEUTRAL: Mapping[str, tuple[object, ...]] = {
-    "attn_logit_softcapping": (None,),
-    "final_logit_softcapping": (None,),
-    "query_pre_attn_scalar": (None,),
-    "embedding_multiplier": (None, 1, 1.0),
-    "residual_multiplier": (None, 1, 1.0),
-    "logits_scaling": (None, 1, 1.0),
-}
+# Keys of other architectures' arithmetic
+_OTHERS = ("attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar")
+_FACTORS = ("embedding_multiplier", "residual_multiplier", "logits_scaling")
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 
 
@@ -64,7 +56,7 @@ class ModelConfig:
     vocab: int
     eps: float
     tied: bool
-    dtype: Dtype
+    dtype: str
     max_positions: int
     eos: tuple[int, ...]
     windows: tuple[int | None, ...]
@@ -157,21 +149,20 @@ def _refuse_other_arithmetic(keys: Keys, experts: ExpertsConfig | None) -> None:
     if keys["hidden_act"] not in (None, *_ACTIVATIONS):
         expected = f"one of {', '.join(_ACTIVATIONS)}"
         raise keys.error("hidden_act", expected, "other activations are not computed here")
-    others = {} if experts else dict.fromkeys(_EXPERTS, (None, 0, 1))
-    for key, neutral in {**_NEUTRAL, **others}.items():
-        if keys[key] not in neutral:
-            raise keys.error(key, "none", "models that have it are not computed here")
+    wrong = [key for key in _OTHERS if keys[key] is not None]
+    wrong += [key for key in _FACTORS if keys[key] not in (None, 1)]
+    wrong += [key for key in _EXPERTS if keys[key] not in (None, 0, 1) and experts is None]
+    if wrong:
+        raise keys.error(wrong[0], "none", "models that have it are not computed here")
 
 
-def _dtype(keys: Keys, stated: str | None) -> Dtype:
-    key = "dtype" if keys["dtype"] is not None else "torch_dtype"
-    found = stated or keys[key] or "float16"
+def _dtype(keys: Keys, stated: str | None) -> str:
+    key = "dtype" if stated or keys["dtype"] is not None else "torch_dtype"
+    keys = Keys({key: stated}, "the arguments") if stated else keys
+    found = keys[key] or "float16"
     if found not in ("float16", "bfloat16"):
-        keys = Keys({"dtype": found}, "the arguments") if stated else keys
-        raise keys.error(
-            "dtype" if stated else key, "float16 or bfloat16", 'say dtype="float16" or "bfloat16"'
-        )
-    return cast(Dtype, found)
+        raise keys.error(key, "float16 or bfloat16", 'say dtype="float16" or "bfloat16"')
+    return str(found)
 
 
 def _windows(keys: Keys, architecture: Llama, layers: int) -> tuple[int | None, ...]:

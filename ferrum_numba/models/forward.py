@@ -44,9 +44,9 @@ class Forward:
             does.norm(work.x, layer.post_norm, work.normed, stream)
             layer.mlp(does, work, stream)
 
-    def finish(self, work: Workspace, normed: Any, stream: Any) -> None:
-        """The last norm of what a pass left: T [M, hidden]."""
-        self.operations.norm(work.x, self.weights.norm, normed, stream)
+    def finish(self, x: Any, normed: Any, stream: Any) -> None:
+        """The last norm of rows that passed: normed T [M, hidden]."""
+        self.operations.norm(x, self.weights.norm, normed, stream)
 
     def head(self, normed: Any, logits: Any, stream: Any) -> None:
         """logits float32 [M, vocab] of normed T [M, hidden]."""

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ..gptq import GptqExperts
-from .experts import ExpertsConfig
 from .operations import Operations
 from .workspace import Workspace
 
@@ -43,33 +42,28 @@ class Mixture:
     shared_gate: of that MLP; None where it counts in full.
     """
 
-    spec: ExpertsConfig
     router: Linear
     experts: GptqExperts
     shared: Mlp | None
     shared_gate: Linear | None
 
-    def idle_bytes(self, tokens: int) -> int:
-        """Bytes of experts that so many tokens cannot touch."""
-        idle = max(0, self.spec.count - tokens * self.spec.top_k)
-        return self.experts.nbytes * idle // self.spec.count
-
     def __call__(self, does: Operations, work: Workspace, stream: Any) -> None:
         """work.x += the mixture of work.normed."""
-        own, normed = work.choices, work.normed
-        assert own is not None
-        self.router.into(own.logits, normed, adds=False, stream=stream)
-        does.choose(own.logits, own.weights, own.ids, self.spec, stream)
-        tiles = self.experts.tiles(own.ids.shape[0])
-        routing, room = own.room(tiles)
-        does.align(own.ids, routing, tiles, self.spec, stream)
-        self.experts(normed, routing, own.weights, room, stream)
+        assert work.space is not None
+        normed, choices = work.normed, work.ids.shape[0] * work.ids.shape[1]
+        ids, counts = (array.reshape((choices,)) for array in (work.ids, work.counts))
+        self.router.into(work.scores, normed, adds=False, stream=stream)
+        does.choose(work.scores, counts, ids, stream)
+        tiles = self.experts.tiles(choices)
+        routing, room = work.space.room(tiles, choices)
+        does.align(ids, routing, tiles, stream)
+        self.experts(normed, routing, counts, room, stream)
         shared = gate = None
         if self.shared is not None:
-            both, gated, shared = own.shared
-            self.shared.inside(does, normed, both, gated, stream)
-            self.shared.down(gated, out=shared, stream=stream)
+            shared = work.shared
+            self.shared.inside(does, normed, work.shared_both, work.shared_gated, stream)
+            self.shared.down(work.shared_gated, out=shared, stream=stream)
         if self.shared_gate is not None:
-            gate = own.shared_gate
+            gate = work.shared_gate
             self.shared_gate.into(gate, normed, adds=False, stream=stream)
-        does.sum(work.x, room.parts, shared, gate, self.spec, stream)
+        does.sum(work.x, room.parts, shared, gate, stream)

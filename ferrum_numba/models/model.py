@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import operator
 import os
-import threading
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -18,33 +15,23 @@ from ..errors import AbiError
 from ..gptq import Checkpoint
 from ..pickling import NotPickled
 from .builds import needed
-from .cache import PagePool
 from .choice import Choice
 from .config import ModelConfig
 from .forward import Forward
-from .ids import checked_ids
+from .ids import checked_ids, integer
 from .names import ModelNames
 from .operations import Operations
-from .reading import CHUNK, Prompt, Reading
-from .session import Seat, Session
+from .session import Session
+from .shared import CHUNK, Shared
 from .weights import Layer, Progress, Weights, load_weights
 
-_POOL = 8192  # tokens that the cache has room for, at the least
 _HEAD_ROWS = 256  # whose logits are on the device at once
 
 
 class Model(NotPickled):
     """A model on a device; made by `Model.load`.
 
-        model = fe.Model.load("directory", device=fe.open_device())
-        logits = model.logits([1, 2, 3])                    # float32 (1, 3, vocab)
-        for token in model.generate([1, 2, 3], max_new_tokens=16):
-            print(token)
-        with model.session(batch=4, length=2048) as session:    # sequences side by side
-            session.prefill([[1, 2, 3], [4, 5]])
-            print(session.step())                           # int32 (4,)
-
-    config: what it is.  device: where it is.  operations, forward, reading: how it computes.
+    config: what it is.  device: where it is.  operations, forward, shared: how it computes.
     """
 
     def __init__(
@@ -56,11 +43,7 @@ class Model(NotPickled):
     ) -> None:
         self.config, self.device, self.operations = config, operations.device, operations
         self.forward = Forward(operations, weights)
-        self.reading = Reading(self.forward)
-        self._cache_tokens = cache_tokens
-        self._pool: PagePool | None = None
-        self._seats: dict[int, list[Seat]] = {}
-        self._opening = threading.Lock()
+        self.shared = Shared(self.forward, cache_tokens)
 
     @classmethod
     def load(
@@ -113,28 +96,23 @@ class Model(NotPickled):
         batch, length = ids.shape
         self._require_length("ids", length)
         found = np.empty((batch, length, self.config.vocab), np.float32)
-        pool = self.pool(1, length)
+        pool = self.shared.pool(1, length)
         held = pool.take(-(-length // pool.page))
-        seat = self.lend_seat(1)
+        seat = self.shared.lend_seat(1)
         stream = seat[0]
         try:
             pages = self.device.to_device(np.array([held], np.int32))
-            turns = self.turns(length, length)
+            turns = self.operations.turns(length, length)
             for b in range(batch):
-                for work, parts in self.reading.chunks(
-                    [Prompt(0, ids[b])], pages, turns, pool, stream
-                ):
-                    self.forward.finish(work, work.normed, stream)
+                for work, (part,) in self.shared.read([(0, ids[b])], pages, turns, pool, stream):
+                    self.forward.finish(work.x, work.normed, stream)
                     for first in range(0, work.m, _HEAD_ROWS):
-                        last = min(first + _HEAD_ROWS, work.m)
-                        at = parts[0].start + first
-                        found[b, at : at + last - first] = self._head(
-                            work.normed[first:last], stream
-                        )
+                        logits = self._head(work.normed[first : first + _HEAD_ROWS], stream)
+                        found[b, part.start + first :][: len(logits)] = logits
         finally:
             self.device.synchronize()
             pool.give_back(held)
-            self.take_seat(seat)
+            self.shared.take_seat(seat)
         return found
 
     def _head(self, normed: Any, stream: Any) -> npt.NDArray[np.float32]:
@@ -176,17 +154,17 @@ class Model(NotPickled):
         count: int,
         length: int,
         choice: Choice,
-        ends: Sequence[Sequence[int]],
+        ends: Sequence[tuple[int, ...]],
     ) -> Iterator[int]:
-        last: deque[int] = deque(maxlen=max((len(end) for end in ends), default=1))
-        with Session(self, 1, length, choice) as session:
+        drawn: list[int] = []
+        with Session(self.shared, 1, length, choice) as session:
             if count:
                 session.prefill([ids])
             for left in reversed(range(count)):
                 token = int(session.draw(more=left > 0)[0])
                 yield token
-                last.append(token)
-                if any(tuple(last)[-len(end) :] == tuple(end) for end in ends):
+                drawn.append(token)
+                if any(tuple(drawn[-len(end) :]) == end for end in ends):
                     return
 
     def session(
@@ -206,53 +184,13 @@ class Model(NotPickled):
         """
         batch, length = _count("batch", batch, 1), _count("length", length, 1)
         self._require_length("length", length)
-        return Session(self, batch, length, Choice(temperature, top_k, top_p, seed))
-
-    def pool(self, batch: int, length: int) -> PagePool:
-        """The cache that all sessions share.
-
-        Where nobody uses it yet, it has room for `batch` sequences of `length` tokens.
-        """
-        with self._opening:
-            page = self.operations.page
-            count = batch * -(-length // page)
-            least = -(-(self._cache_tokens or _POOL) // page)
-            count = least if self._cache_tokens else max(count, least)
-            if self._pool is None or (self._pool.idle and self._pool.count < count):
-                self._pool = None  # before the larger one is allocated
-                self._pool = PagePool(self.config, self.device, page, count)
-            return self._pool
-
-    def lend_seat(self, batch: int) -> Seat:
-        """A stream, and memory in which the host sees `batch` tokens as soon as they are drawn.
-
-        Both are kept and lent again: giving host memory back waits for the device, and what a
-        stream's launches need stays the stream's.
-        """
-        with self._opening:
-            kept = self._seats.setdefault(batch, [])
-            if kept:
-                return kept.pop()
-        return self.device.create_stream(), self.device.mapped(batch, np.int64)
-
-    def take_seat(self, seat: Seat) -> None:
-        """Take back what was lent."""
-        self._seats[len(seat[1])].append(seat)
-
-    def turns(self, longest: int, length: int) -> tuple[Any, Any]:
-        """Cosines and sines on the device, see `RopeSpec.turns`."""
-        cosines, sines = self.config.rope.turns(longest, length)
-        return self.device.to_device(cosines), self.device.to_device(sines)
+        return Session(self.shared, batch, length, Choice(temperature, top_k, top_p, seed))
 
     def _require_length(self, name: str, length: int) -> None:
         limit = self.config.max_positions
         if length > limit and self.config.rope.kind != "dynamic":
-            raise AbiError(
-                name,
-                f"at most {limit} tokens, the model's max_position_embeddings",
-                length,
-                "shorten them",
-            )
+            expected = f"at most {limit} tokens, the model's max_position_embeddings"
+            raise AbiError(name, expected, length, "shorten them")
 
     def __repr__(self) -> str:
         config = self.config
@@ -264,26 +202,17 @@ class Model(NotPickled):
 
 def _count(name: str, value: object, least: int) -> int:
     """A number of things.  Raises AbiError for what is none, and for less than `least`."""
-    try:
-        count = operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        count = least - 1
-    if count < least:
+    count = integer(value)
+    if count is None or count < least:
         raise AbiError(name, f"an integer from {least} on", f"{value!r:.80}")
     return count
 
 
 def _sequence(end: int | Sequence[int]) -> tuple[int, ...]:
     """Token ids that end a text.  Raises AbiError for what is none."""
-    try:
-        found = tuple(map(operator.index, end if isinstance(end, Iterable) else (end,)))
-    except TypeError:
-        found = ()
-    if not found:
-        raise AbiError(
-            "stop",
-            "token ids, or sequences of them",
-            f"{end!r:.80}",
-            "texts are for Tokenizer.stream",
-        )
+    ids = tuple(map(integer, end if isinstance(end, Iterable) else (end,)))
+    found = tuple(token for token in ids if token is not None)
+    if not found or found != ids:
+        expected, remedy = "token ids, or sequences of them", "texts are for Tokenizer.stream"
+        raise AbiError("stop", expected, f"{end!r:.80}", remedy)
     return found

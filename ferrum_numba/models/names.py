@@ -25,7 +25,6 @@ _EXPERTS = (
     ("mlp.", ("gate_proj", "up_proj", "down_proj")),
     ("block_sparse_moe.", ("w1", "w3", "w2")),
 )
-_SHARED = ("mlp.shared_expert", "mlp.shared_experts")
 
 
 @dataclass(frozen=True)
@@ -46,10 +45,7 @@ class Linear:
 
 @dataclass(frozen=True)
 class MlpNames:
-    """down(silu(gate(x)) * up(x)).
-
-    gate_up  gate and up; or one layer, gate's columns first
-    """
+    """down(silu(gate(x)) * up(x)).  gate_up: gate and up; or one layer, gate's columns first."""
 
     gate_up: tuple[Linear, ...]
     down: Linear
@@ -57,10 +53,7 @@ class MlpNames:
 
 @dataclass(frozen=True)
 class FusedExperts:
-    """All experts as two layers, without their tensors' own endings: see `gptq.check_fused`.
-
-    gate_up  [experts, hidden, 2 * width], gate's columns first
-    """
+    """All experts as two layers, see `gptq.check_fused`; gate's columns come first."""
 
     gate_up: str
     down: str
@@ -152,7 +145,7 @@ class _Finder:
         self.found.add(name)
         return name
 
-    def linear(self, name: str, K: int, N: int, bias: bool) -> Linear:
+    def linear(self, name: str, K: int, N: int, bias: bool = False) -> Linear:
         """The layer `name`, quantised or not."""
         if name in self.checkpoint.errors:
             raise copy(self.checkpoint.errors[name])
@@ -166,7 +159,7 @@ class _Finder:
             self._refuse(name, f"a layer of K={K}, N={N}", f"K={spec.K}, N={spec.N}")
         if bias and not spec.bias:
             self._refuse(f"{name}.bias", f"a bias [{N}]", "nothing")
-        self.found |= {f"{name}.{part}" for part in PARTS}
+        self._found_layer(name)
         return Linear(name, K, N, quantised=True, bias=spec.bias)
 
     def fused(self, whole: str, parts: dict[str, int], K: int, bias: bool) -> tuple[Linear, ...]:
@@ -207,73 +200,56 @@ class _Finder:
 
     def experts(self, prefix: str) -> ExpertsNames:
         """The experts of the decoder layer whose names begin with `prefix`."""
-        config, spec = self.config, self.config.experts
+        spec, tensors, hidden = self.config.experts, self.checkpoint.tensors, self.config.hidden
         assert spec is not None
-        tensors, hidden = self.checkpoint.tensors, config.hidden
-        whole, parts = next(
-            (own for own in _EXPERTS if f"{prefix}{own[0]}gate.weight" in tensors), _EXPERTS[0]
-        )
-        experts = self._fused(f"{prefix}{whole}experts.", spec)
+        shared, gate = f"{prefix}mlp.shared_expert.", f"{prefix}mlp.shared_expert_gate"
+        named = (own for own in _EXPERTS if f"{prefix}{own[0]}gate.weight" in tensors)
+        middle, parts = next(named, _EXPERTS[0])
+        prefix += middle
         return ExpertsNames(
-            router=self.linear(f"{prefix}{whole}gate", hidden, spec.count, False),
-            experts=experts or self._each(f"{prefix}{whole}experts.", parts, spec),
-            shared=self._shared(prefix, spec.shared) if spec.shared else None,
-            shared_gate=self.linear(f"{prefix}{_SHARED[0]}_gate", hidden, 1, False)
-            if spec.shared_gate
-            else None,
+            router=self.linear(f"{prefix}gate", hidden, spec.count),
+            experts=self._fused_experts(f"{prefix}experts.", spec)
+            or tuple(self._expert(f"{prefix}experts.{n}.", parts, spec) for n in range(spec.count)),
+            shared=self.mlp(shared, spec.shared) if spec.shared else None,
+            shared_gate=self.linear(gate, hidden, 1) if spec.shared_gate else None,
         )
 
-    def _shared(self, prefix: str, width: int) -> MlpNames:
-        """The MLP that all tokens go to."""
-        tensors = self.checkpoint.tensors
-        named = (own for own in _SHARED if any(n.startswith(f"{prefix}{own}.") for n in tensors))
-        return self.mlp(f"{prefix}{next(named, _SHARED[0])}.", width)
-
-    def _fused(self, prefix: str, spec: ExpertsConfig) -> FusedExperts | None:
+    def _fused_experts(self, prefix: str, spec: ExpertsConfig) -> FusedExperts | None:
         """All experts as two layers, where the file has them so."""
-        names = FusedExperts(f"{prefix}gate_up_proj", f"{prefix}down_proj")
+        names, hidden = (
+            FusedExperts(f"{prefix}gate_up_proj", f"{prefix}down_proj"),
+            self.config.hidden,
+        )
         if f"{names.gate_up}.qweight" not in self.checkpoint.tensors:
             return None
-        hidden = self.config.hidden
         check_fused(self.checkpoint, names.gate_up, spec.count, hidden, 2 * spec.width)
         check_fused(self.checkpoint, names.down, spec.count, spec.width, hidden)
-        self.found |= {f"{name}.{part}" for name in vars(names).values() for part in PARTS}
+        self._found_layer(names.gate_up)
+        self._found_layer(names.down)
         return names
 
-    def _each(
+    def _expert(
         self, prefix: str, parts: Sequence[str], spec: ExpertsConfig
-    ) -> tuple[tuple[Linear, Linear, Linear], ...]:
-        """Gate, up and down of each expert."""
+    ) -> tuple[Linear, Linear, Linear]:
+        """Gate, up and down of one expert, each of 4 bits."""
         hidden, width = self.config.hidden, spec.width
-        experts = []
-        for number in range(spec.count):
-            gate, up = (
-                self.linear(f"{prefix}{number}.{part}", hidden, width, False) for part in parts[:2]
-            )
-            down = self.linear(f"{prefix}{number}.{parts[2]}", width, hidden, False)
-            experts.append((gate, up, down))
-        self._refuse_dense([linear for expert in experts for linear in expert])
-        return tuple(experts)
-
-    def _refuse_dense(self, linears: Sequence[Linear]) -> None:
-        """Refuse experts that are not all quantised to 4 bits, by their names."""
-        layers = self.checkpoint.layers
-        wrong = {
-            own.name: f"{layers[own.name].bits} bits" if own.quantised else "no quantised tensors"
-            for own in linears
-            if not own.quantised or layers[own.name].bits != 4
-        }
-        if wrong:
-            name, found = next(iter(wrong.items()))
-            more = f" (and {len(wrong) - 1} more experts' layers)" if len(wrong) > 1 else ""
-            self._refuse(f"{name}{more}", "4 bits, for all experts run in one launch", found)
+        shapes = ((hidden, width), (hidden, width), (width, hidden))
+        own = [
+            self.linear(prefix + part, *shape) for part, shape in zip(parts, shapes, strict=True)
+        ]
+        for linear in own:
+            bits = self.checkpoint.layers[linear.name].bits if linear.quantised else None
+            if bits != 4:
+                found = "no quantised tensors" if bits is None else f"{bits} bits"
+                self._refuse(linear.name, "4 bits, for all experts run in one launch", found)
+        return own[0], own[1], own[2]
 
     def head(self) -> Linear | None:
         """The head, None where it is tied; a copy that a tied model carries along is not read."""
         if self.config.tied and _HEAD not in self.checkpoint.layers:
             self.found.add(f"{_HEAD}.weight")
             return None
-        return self.linear(_HEAD, self.config.hidden, self.config.vocab, False)
+        return self.linear(_HEAD, self.config.hidden, self.config.vocab)
 
     def refuse_others(self) -> None:
         """Refuse tensors under the model's prefix that no part of it asked for.
@@ -289,20 +265,15 @@ class _Finder:
         ]
         if others:
             more = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
-            raise CheckpointError(
-                f"{others[0]}{more}",
-                f"no such tensor in a {self.config.architecture} of {self.config.layers} layers",
-                f"one in {self.checkpoint.path}",
-                (
-                    "the model has parts that are not computed here, or config.json is another "
-                    "model's"
-                ),
-            )
+            model = f"{self.config.architecture} of {self.config.layers} layers"
+            remedy = "parts of the model are not computed here, or config.json is another model's"
+            found = f"one in {self.checkpoint.path}"
+            raise CheckpointError(others[0] + more, f"no such tensor in a {model}", found, remedy)
+
+    def _found_layer(self, name: str) -> None:
+        self.found |= {f"{name}.{part}" for part in PARTS}
 
     def _refuse(self, name: str, expected: str, found: str) -> None:
-        raise CheckpointError(
-            name,
-            f"{expected}, as config.json asks",
-            f"{found} in {self.checkpoint.path}",
-            "get the whole checkpoint, with the config.json of its own",
-        )
+        expected, found = f"{expected}, as config.json asks", f"{found} in {self.checkpoint.path}"
+        remedy = "get the whole checkpoint, with its own config.json"
+        raise CheckpointError(name, expected, found, remedy)

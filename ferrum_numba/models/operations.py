@@ -18,6 +18,7 @@ from .experts import ExpertsConfig
 from .workspace import Pages, Rows, Segment, Workspace
 
 _CTAS = 264  # two on each multiprocessor of an H200; elsewhere only the speed suffers
+_OF_HEADS = ("rotary_append", "attention_decode", "attention_prefill")
 
 
 class Operations:
@@ -33,6 +34,7 @@ class Operations:
         self._launch = kernels.launches_on(device)
         self._found: dict[tuple[Any, ...], Artefact] = {}
         self._heads = {"HEADS": config.heads, "KV": config.kv_heads, "D": config.head_dim}
+        self._scale = 1 / math.sqrt(config.head_dim)
         padded = max(64, 1 << (config.head_dim - 1).bit_length())
         if config.head_dim % 8 or padded > 256 or config.heads // config.kv_heads > 16:
             raise CheckpointError(
@@ -60,9 +62,7 @@ class Operations:
         return [
             self._build("embed_rows", dtype=self.config.dtype),
             self._norm_build(),
-            self._typed("rotary_append", BLOCK_D=self._padded),
-            self._typed("attention_decode", BLOCK_D=self._padded),
-            self._typed("attention_prefill", BLOCK_D=self._padded),
+            *(self._typed(name, BLOCK_D=self._padded) for name in _OF_HEADS),
             self._typed("silu_mul"),
             self._build("sample_token"),
         ]
@@ -109,11 +109,10 @@ class Operations:
         """work.attended = attention of work.qkv, one token of each sequence, and as `rotate`."""
         build = self._typed("attention_decode", BLOCK_D=self._padded)
         batch, width = rows.pages.shape
-        splits = min(
-            _CTAS // (batch * self.config.kv_heads), width * self.page // build.fields["BLOCK_N"]
-        )
+        blocks = width * self.page // build.fields["BLOCK_N"]
+        splits = max(1, min(_CTAS // (batch * self.config.kv_heads), blocks))
         sizes, arrays = self._rotation(work, norms, rows, cache)
-        sizes |= {"window": window or 0, "SPLITS": max(1, splits), "scale": self._scale}
+        sizes |= {"window": window or 0, "SPLITS": splits, "scale": self._scale}
         self._launch(build, stream, sizes, arrays | {"out": work.attended})
 
     def attend_many(
@@ -121,7 +120,7 @@ class Operations:
     ) -> None:
         """work.attended = attention of work.q, in the rows of a segment."""
         own = slice(part.first, part.last)
-        sizes = {"M": part.last - part.first, **self._heads, "C": cache[0].shape[0]}
+        sizes = {"M": len(part.ids), **self._heads, "C": cache[0].shape[0]}
         sizes |= {"S": part.pages.shape[0], "start": part.start, "window": window or 0}
         arrays = {"q": work.q[own], "out": work.attended[own], "pages": part.pages}
         build = self._typed("attention_prefill", BLOCK_D=self._padded)
@@ -132,30 +131,32 @@ class Operations:
         sizes = {"M": y.shape[0], "I": y.shape[1]}
         self._launch(self._typed("silu_mul"), stream, sizes, {"both": both, "y": y})
 
-    def choose(self, logits: Any, weights: Any, ids: Any, spec: ExpertsConfig, stream: Any) -> None:
-        """The experts of each row of logits float32 [M, E], and what they count."""
-        sizes = {"M": logits.shape[0], "E": spec.count, "top_k": spec.top_k, "sigmoid": 0}
+    def choose(self, scores: Any, counts: Any, ids: Any, stream: Any) -> None:
+        """The experts ids int32 [C] of each row of scores float32 [M, E], and what they count."""
+        spec = self._experts
+        sizes = {"M": scores.shape[0], "E": spec.count, "top_k": spec.top_k, "sigmoid": 0}
         sizes |= {"renormalise": int(spec.renormalise), "scale": 1.0}
         sizes |= {"groups": 1, "top_groups": 1, "group_best": 1}
-        arrays = {"logits": logits, "bias": None, "weights": weights, "ids": ids}
+        arrays = {"logits": scores, "bias": None, "weights": counts, "ids": ids}
         self._launch(self._build("moe_route"), stream, sizes, arrays)
 
-    def align(
-        self, ids: Any, routing: Routing, tiles: ExpertTiles, spec: ExpertsConfig, stream: Any
-    ) -> None:
+    def align(self, ids: Any, routing: Routing, tiles: ExpertTiles, stream: Any) -> None:
         """The choices `ids` int32 [C] in the blocks of `routing`."""
-        sizes = {"T": ids.shape[0], "E": spec.count, "block": tiles.block}
+        sizes = {"T": ids.shape[0], "E": self._experts.count, "block": tiles.block}
         sizes |= {"blocks": routing.expert_ids.shape[0], "span": tiles.span}
         arrays = {"topk_ids": ids, **vars(routing)}
         self._launch(self._build("moe_align"), stream, sizes, arrays)
 
-    def sum(
-        self, x: Any, parts: Any, shared: Any, gate: Any, spec: ExpertsConfig, stream: Any
-    ) -> None:
+    def sum(self, x: Any, parts: Any, shared: Any, gate: Any, stream: Any) -> None:
         """x float32 [M, H] += each row's parts, and sigmoid(gate) * shared."""
-        sizes = {"M": x.shape[0], "H": x.shape[1], "top_k": spec.top_k}
+        sizes = {"M": x.shape[0], "H": x.shape[1], "top_k": self._experts.top_k}
         arrays = {"x": x, "parts": parts, "shared": shared, "gate": gate}
         self._launch(self._typed("moe_sum"), stream, sizes, arrays)
+
+    @property
+    def _experts(self) -> ExpertsConfig:
+        assert self.config.experts is not None
+        return self.config.experts
 
     def dense(
         self, a: Any, weight: Any, bias: Any, c: Any, stream: Any, *, wide: bool, adds: bool
@@ -198,6 +199,11 @@ class Operations:
         arrays |= {"logits": logits, "tokens": tokens, "mail": mail, "positions": positions}
         self._launch(self._build("sample_token"), stream, sizes, arrays)
 
+    def turns(self, longest: int, length: int) -> tuple[Any, Any]:
+        """Cosines and sines on the device, see `RopeSpec.turns`."""
+        cosines, sines = self.config.rope.turns(longest, length)
+        return self.device.to_device(cosines), self.device.to_device(sines)
+
     def _rotation(
         self, work: Workspace, norms: tuple[Any, Any], rows: Rows, cache: Pages
     ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -208,10 +214,6 @@ class Operations:
         arrays = {"qkv": work.qkv, "q_norm": norms[0], "k_norm": norms[1]}
         arrays |= {"cosines": rows.turns[0], "sines": rows.turns[1], "pages": rows.pages}
         return sizes, arrays | {"positions": rows.positions} | _cache(cache)
-
-    @property
-    def _scale(self) -> float:
-        return 1 / math.sqrt(self.config.head_dim)
 
 
 def _cache(pages: Pages) -> dict[str, Any]:

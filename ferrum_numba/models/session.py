@@ -5,42 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..devices import Device, LaunchGraph
+from ..devices import LaunchGraph
 from ..errors import AbiError, DeviceError, FerrumError
 from ..pickling import NotPickled
-from .cache import PagePool
 from .choice import Choice
-from .config import ModelConfig
-from .forward import Forward
 from .ids import Ids, checked_ids
-from .operations import Operations
-from .reading import Prompt, Reading
+from .shared import Shared
 from .workspace import Rows, Workspace
 
 _LOOKS = 100_000  # at a mailbox before the device is asked whether it still works
-
-Seat = tuple[Any, npt.NDArray[np.int64]]
-"""A stream, and memory for the tokens of a batch."""
-
-
-class Decoder(Protocol):
-    """The model behind a session, as far as it needs one: no import of `Model`, which makes it."""
-
-    config: ModelConfig
-    device: Device
-    operations: Operations
-    forward: Forward
-    reading: Reading
-
-    def pool(self, batch: int, length: int) -> PagePool: ...
-    def lend_seat(self, batch: int) -> Seat: ...
-    def take_seat(self, seat: Seat) -> None: ...
-    def turns(self, longest: int, length: int) -> tuple[Any, Any]: ...
 
 
 class Session(NotPickled):
@@ -51,24 +29,25 @@ class Session(NotPickled):
     time may use a session; sessions of one model may run in different threads.
     """
 
-    def __init__(self, model: Decoder, batch: int, length: int, choice: Choice) -> None:
+    def __init__(self, shared: Shared, batch: int, length: int, choice: Choice) -> None:
         """Make a session; see `Model.session`."""
-        operations, config, device = model.operations, model.config, model.device
         self.batch, self.length = batch, length
-        self._model, self._choice = model, choice
-        self._pool = model.pool(batch, length)
-        self._turns = model.turns(0, length)
+        self._shared, self._choice, self._forward = shared, choice, shared.forward
+        self._does = does = self._forward.operations
+        self._device = device = does.device
+        self._pool = shared.pool(batch, length)
+        self._turns = does.turns(0, length)
         self._ids: list[list[int] | None] = [None] * batch
         self._held: list[list[int]] = [[] for _ in range(batch)]
-        self._table = np.zeros((batch, -(-length // operations.page)), np.int32)
+        self._table = np.zeros((batch, -(-length // does.page)), np.int32)
         self._where = np.full(batch, -1, np.int32)
-        self.stream, self._mail = model.lend_seat(batch)
-        self._work = Workspace(config, device, batch)
+        self.stream, self._mail = shared.lend_seat(batch)
+        self._work = Workspace(does.config, device, batch)
         self._tokens = device.to_device(np.zeros(batch, np.int32))
         self._positions = device.to_device(self._where.copy())
         self._pages = device.to_device(self._table.copy())
         self._sequences = device.to_device(np.arange(batch, dtype=np.int32))
-        self._logits = device.empty((batch, config.vocab), np.float32)
+        self._logits = device.empty((batch, does.config.vocab), np.float32)
         self._own = choice.arrays(device, batch)
         self._mail[...] = -1
         self._graphs: dict[str, LaunchGraph] = {}
@@ -94,24 +73,18 @@ class Session(NotPickled):
         self._require_open()
         if not len(prompts):
             return []
-        config = self._model.config
-        read = [checked_ids(f"prompts[{i}]", ids, config.vocab) for i, ids in enumerate(prompts)]
+        vocab = self._does.config.vocab
+        read = [checked_ids(f"prompts[{i}]", ids, vocab) for i, ids in enumerate(prompts)]
         free = [row for row, ids in enumerate(self._ids) if ids is None]
         if len(read) > len(free):
-            raise AbiError(
-                "prompts",
-                f"at most {len(free)}, the session's free rows",
-                len(read),
-                "release sequences, or open a session with a larger batch",
-            )
+            expected = f"at most {len(free)}, the session's free rows"
+            remedy = "release sequences, or open a session with a larger batch"
+            raise AbiError("prompts", expected, len(read), remedy)
         for number, ids in enumerate(read):
             if len(ids) > self.length:
-                raise AbiError(
-                    f"prompts[{number}]",
-                    f"at most {self.length} tokens, the session's length",
-                    len(ids),
-                    "open a session with a larger length",
-                )
+                expected = f"at most {self.length} tokens, the session's length"
+                remedy = "open a session with a larger length"
+                raise AbiError(f"prompts[{number}]", expected, len(ids), remedy)
         need = [-(-len(ids) // self._pool.page) for ids in read]
         # Tokens drawn last pass before others join, and what may be refused is refused by now.
         self._pass(self._active)
@@ -141,22 +114,25 @@ class Session(NotPickled):
 
     def _read(self, rows: Sequence[int]) -> None:
         """Pass all tokens of these rows through the layers; their logits are there then."""
-        model = self._model
-        self._set_turns(int(self._where.max(initial=-1)) + 1)
-        prompts = [Prompt(row, np.array(self._ids[row], np.int32)) for row in rows]
+        rope = self._does.config.rope
+        self._read_up_to = int(self._where.max(initial=-1)) + 1
+        if rope.varies:
+            turns = rope.turns(self._read_up_to, self.length)
+            for there, host in zip(self._turns, turns, strict=True):
+                self._device.write(there, host)
+        prompts = [(row, np.array(self._ids[row], np.int32)) for row in rows]
         arrays = (self._pages, self._turns, self._pool, self.stream)
-        for work, parts in model.reading.chunks(prompts, *arrays):
-            for part in parts:
-                if part.ends:
-                    row = part.prompt.sequence
-                    normed = self._work.normed[row : row + 1]
-                    model.forward.finish(work.rows(part.last - 1, part.last), normed, self.stream)
+        for work, segments in self._shared.read(prompts, *arrays):
+            for own in segments:
+                if own.ends:
+                    normed = self._work.normed[own.sequence : own.sequence + 1]
+                    self._forward.finish(work.x[own.last - 1 : own.last], normed, self.stream)
         self._head(self.stream)
-        model.device.synchronize()
+        self._device.synchronize()
 
     def _head(self, stream: Any) -> None:
         """Logits of all rows, of what the last norm made of them."""
-        self._model.forward.head(self._work.normed, self._logits, stream)
+        self._forward.head(self._work.normed, self._logits, stream)
 
     def step(self) -> Ids:
         """Draw one token for each sequence: int32 [batch], -1 in rows without one.
@@ -173,12 +149,9 @@ class Session(NotPickled):
             raise AbiError("step", "a sequence", "none", "prefill() a prompt first")
         for row in active:
             if self._where[row] + 2 > self.length:
-                raise AbiError(
-                    "step",
-                    f"sequences shorter than {self.length}, the session's length",
-                    f"row {row} of that length",
-                    "release it, or open a longer session",
-                )
+                expected = f"sequences shorter than {self.length}, the session's length"
+                remedy = "release it, or open a longer session"
+                raise AbiError("step", expected, f"row {row} of that length", remedy)
         self._pass(active)
         ahead = more and self._ahead and not self._crosses(active, 1)
         if ahead:
@@ -204,7 +177,7 @@ class Session(NotPickled):
         while (self._mail[active] >> 32 != self._where[active]).any():
             looks += 1
             if looks % _LOOKS == 0:
-                self._model.device.synchronize()  # raises what has gone wrong
+                self._device.synchronize()  # raises what has gone wrong
             time.sleep(0)
         drawn = np.full(self.batch, -1, np.int32)
         drawn[active] = self._mail[active] & 0x7FFFFFFF
@@ -214,7 +187,7 @@ class Session(NotPickled):
         """float32 [batch, vocab] that the next tokens are drawn from."""
         self._require_open()
         self._pass(self._active)
-        return np.array(self._model.device.to_host(self._logits))
+        return np.array(self._device.to_host(self._logits))
 
     def ids(self, row: int) -> list[int]:
         """The prompt and all tokens drawn of a row's sequence."""
@@ -226,7 +199,7 @@ class Session(NotPickled):
     def release(self, row: int) -> None:
         """End the sequence of a row, whose pages others may have then."""
         self.ids(row)
-        self._model.device.synchronize()
+        self._device.synchronize()
         self._pool.give_back(self._held[row])
         self._held[row], self._ids[row], self._where[row] = [], None, -1
         self._write()
@@ -235,15 +208,15 @@ class Session(NotPickled):
         """End all sequences, and give the pages back."""
         if not self._closed:
             self._closed = True
-            self._model.device.synchronize()
+            self._device.synchronize()
             for pages in self._held:
                 self._pool.give_back(pages)
-            self._model.take_seat((self.stream, self._mail))
+            self._shared.take_seat((self.stream, self._mail))
             self._held, self._ids = [], [None] * self.batch
 
     def _crosses(self, active: Sequence[int], more: int = 0) -> bool:
         """True if a text has become so long that all of it turns otherwise."""
-        rope = self._model.config.rope
+        rope = self._does.config.rope
         longest = int(self._where[list(active)].max(initial=0)) + more
         return rope.kind == "longrope" and longest >= rope.limit >= self._read_up_to
 
@@ -271,35 +244,27 @@ class Session(NotPickled):
     def _run(self, what: str) -> None:
         """Launch a graph: "draw" tokens, "pass" them through the layers, or both."""
         if what not in self._graphs:
-            with self._model.device.capture() as graph:
+            with self._device.capture() as graph:
                 self._launch(what, graph.stream)
             self._graphs[what] = graph
         self._graphs[what].launch(self.stream)
 
     def _launch(self, what: str, stream: Any) -> None:
-        model, logits, own = self._model, self._logits, self._own
+        does, logits, own = self._does, self._logits, self._own
         if "draw" in what:
             if self._choice.leaves_out:
-                model.operations.threshold(logits, own, self._positions, stream)
-            model.operations.sample(logits, own, self._tokens, self._mail, self._positions, stream)
+                does.threshold(logits, own, self._positions, stream)
+            does.sample(logits, own, self._tokens, self._mail, self._positions, stream)
         if "pass" in what:
             rows = Rows(self._sequences, self._positions, self._pages, self._turns)
-            model.forward(self._tokens, rows, self._pool.layers, self._work, stream)
-            model.forward.finish(self._work, self._work.normed, stream)
+            self._forward(self._tokens, rows, self._pool.layers, self._work, stream)
+            self._forward.finish(self._work.x, self._work.normed, stream)
             self._head(stream)
-
-    def _set_turns(self, longest: int) -> None:
-        """Let positions turn as in a text of this length."""
-        self._read_up_to = longest
-        rope = self._model.config.rope
-        if rope.varies:
-            for there, turns in zip(self._turns, rope.turns(longest, self.length), strict=True):
-                self._model.device.write(there, turns)
 
     def _write(self) -> None:
         """Bring pages and positions to the device."""
-        self._model.device.write(self._pages, self._table)
-        self._model.device.write(self._positions, self._where)
+        self._device.write(self._pages, self._table)
+        self._device.write(self._positions, self._where)
 
     def _require_open(self) -> None:
         if self._closed:

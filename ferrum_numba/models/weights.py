@@ -11,22 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import kernels
-from ..devices import Device
 from ..errors import CheckpointError
-from ..gptq import (
-    Checkpoint,
-    GptqExperts,
-    GptqLinear,
-    GptqTensors,
-    StackedWeight,
-    fused_experts,
-)
+from ..gptq import Checkpoint, GptqExperts, GptqLinear, GptqTensors, StackedWeight, fused_experts
 from ..gptq.checkpoint import PARTS
 from ..gptq.dequantise import rounded
 from ..gptq.fusion import fuse
 from ..gptq.loading import at_a_time
 from .mlp import Mixture, Mlp
-from .names import ExpertsNames, FusedExperts, LayerNames, Linear, MlpNames, ModelNames
+from .names import ExpertsNames, FusedExperts, Linear, MlpNames, ModelNames
 from .operations import Operations
 from .workspace import DTYPES
 
@@ -39,9 +31,7 @@ class DenseLinear:
     """y = x @ weight^T + bias. weight T [N, K], bias T [N] or None, arrays of the device."""
 
     def __init__(self, operations: Operations, weight: Any, bias: Any = None) -> None:
-        self.N, self.K = weight.shape
-        self.weight, self.bias = weight, bias
-        self._operations = operations
+        self.weight, self.bias, self._operations = weight, bias, operations
 
     def __call__(self, x: Any, *, out: Any, stream: Any) -> None:
         """x T [M, K]; out T [M, N]."""
@@ -83,15 +73,10 @@ class _Reader:
     """Reads a checkpoint's tensors onto a device, and counts their bytes."""
 
     def __init__(
-        self,
-        names: ModelNames,
-        checkpoint: Checkpoint,
-        operations: Operations,
-        progress: Progress,
+        self, names: ModelNames, checkpoint: Checkpoint, operations: Operations, progress: Progress
     ) -> None:
-        self.checkpoint, self.operations = checkpoint, operations
-        self.device: Device = operations.device
-        self.dtype = DTYPES[operations.config.dtype]
+        self.names, self.checkpoint, self.operations = names, checkpoint, operations
+        self.device, self.dtype = operations.device, DTYPES[operations.config.dtype]
         self.nbytes = self._read = 0
         self._counting = threading.Lock()  # layers are read side by side
         self._progress = progress
@@ -129,44 +114,44 @@ class _Reader:
         self._placed(array.nbytes)
         return self.device.to_device(array, copy=False, align=kernels.ALIGN)
 
-    def tied(self, name: str, embedding: Any) -> DenseLinear:
-        """The head that an embedding is, too."""
+    def head(self, embedding: Any) -> GptqLinear | DenseLinear:
+        """The head, which may be the embedding."""
+        name = self.names.embedding
+        if self.names.head:
+            return self.linear((self.names.head,))
         if embedding.dtype != self.dtype:  # its bytes are counted already
-            array = rounded(name, self.checkpoint.array(name), self.dtype)
-            embedding = self._place(array)
+            embedding = self._place(rounded(name, self.checkpoint.array(name), self.dtype))
         return DenseLinear(self.operations, embedding)
 
     def linear(self, parts: tuple[Linear, ...]) -> GptqLinear | DenseLinear:
         """Layers of one input as one: quantised where all are in one way, else dense."""
-        if not all(p.quantised and self.checkpoint.layers[p.name].bits == 4 for p in parts):
-            return self._dense(parts)
-        tensors = [self.checkpoint.load(part.name, mapped=True) for part in parts]
-        try:
-            whole = fuse(tensors) if len(parts) > 1 else tensors[0]
-        except CheckpointError:  # they do not share their groups
-            return self._dense(parts)
-        layer = GptqLinear(whole, device=self.device, dtype=self.dtype)
-        if not layer.gives_wide:
-            return self._dense(parts)
+        layer = self._quantised(parts)
+        if layer is None:
+            weights = [self._rows(part) for part in parts]
+            weight = self._place(weights[0] if len(parts) == 1 else np.concatenate(weights))
+            biased = any(part.bias for part in parts)
+            bias = np.concatenate([self._bias(part) for part in parts]) if biased else None
+            return DenseLinear(self.operations, weight, None if bias is None else self._place(bias))
         for part in parts:
             self._count_layer(part.name)
         self._placed(layer.nbytes)
         return layer
 
-    def _dense(self, parts: tuple[Linear, ...]) -> DenseLinear:
-        weights = [self._rows(part) for part in parts]
-        biases = [self._bias(part) for part in parts] if any(p.bias for p in parts) else []
-        weight = weights[0] if len(parts) == 1 else np.concatenate(weights)
-        bias = self._place(np.concatenate(biases)) if biases else None
-        return DenseLinear(self.operations, self._place(weight), bias)
+    def _quantised(self, parts: tuple[Linear, ...]) -> GptqLinear | None:
+        if not all(p.quantised and self.checkpoint.layers[p.name].bits == 4 for p in parts):
+            return None
+        tensors = [self.checkpoint.load(part.name, mapped=True) for part in parts]
+        try:
+            whole = fuse(tensors) if len(parts) > 1 else tensors[0]
+        except CheckpointError:  # they do not share their groups
+            return None
+        layer = GptqLinear(whole, device=self.device, dtype=self.dtype)
+        return layer if layer.gives_wide else None
 
     def _bias(self, part: Linear) -> npt.NDArray[Any]:
         """The bias [N] of a layer, zeros where it has none."""
-        return (
-            self._host(f"{part.name}.bias", self.dtype)
-            if part.bias
-            else np.zeros(part.N, self.dtype)
-        )
+        name = f"{part.name}.bias"
+        return self._host(name, self.dtype) if part.bias else np.zeros(part.N, self.dtype)
 
     def _rows(self, part: Linear) -> npt.NDArray[Any]:
         """The weight [N, K] of a layer."""
@@ -176,14 +161,16 @@ class _Reader:
         self._count_layer(part.name)
         return np.ascontiguousarray(weight)
 
-    def announce(self, names: ModelNames, number: int) -> None:
+    def announce(self, number: int) -> None:
         """Have the system read a decoder layer's tensors ahead, if there is one of this number."""
-        for layer in names.layers[number : number + 1]:
+        for layer in self.names.layers[number : number + 1]:
             start = layer.input_norm.removesuffix("input_layernorm.weight")
-            self.checkpoint.announce(name for name in names.tensors if name.startswith(start))
+            self.checkpoint.announce(n for n in self.names.tensors if n.startswith(start))
 
-    def layer(self, names: LayerNames) -> Layer:
-        """A decoder layer."""
+    def layer(self, number: int) -> Layer:
+        """A decoder layer; those that are read next are announced."""
+        self.announce(number + _AT_A_TIME)
+        names = self.names.layers[number]
         return Layer(
             input_norm=self.norm(names.input_norm),
             qkv=self.linear(names.qkv),
@@ -208,7 +195,6 @@ class _Reader:
         experts = GptqExperts(*stacks, device=self.device, dtype=self.dtype)
         self._placed(experts.nbytes)
         return Mixture(
-            spec,
             self.linear((names.router,)),
             experts,
             self.mlp(names.shared) if names.shared else None,
@@ -248,13 +234,7 @@ def load_weights(
     reader = _Reader(names, checkpoint, operations, progress)
     embedding = reader.embedding(names.embedding)
     for number in range(_AT_A_TIME):
-        reader.announce(names, number)
-
-    def read(number: int) -> Layer:
-        reader.announce(names, number + _AT_A_TIME)
-        return reader.layer(names.layers[number])
-
-    layers = tuple(at_a_time(read, range(len(names.layers)), _AT_A_TIME))
-    norm = reader.norm(names.norm)
-    head = reader.linear((names.head,)) if names.head else reader.tied(names.embedding, embedding)
+        reader.announce(number)
+    layers = tuple(at_a_time(reader.layer, range(len(names.layers)), _AT_A_TIME))
+    norm, head = reader.norm(names.norm), reader.head(embedding)
     return Weights(embedding, layers, norm, head, reader.nbytes)

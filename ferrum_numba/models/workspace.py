@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +10,9 @@ import ml_dtypes
 import numpy as np
 
 from ..devices import Device
-from .choices import Choices
+from ..gptq import ExpertSpace
 from .config import ModelConfig
+from .ids import Ids
 
 Pages = tuple[Any, Any]
 """A layer's keys and values, T [count, kv_heads, page, head_dim]."""
@@ -34,51 +36,82 @@ class Rows:
 
 @dataclass(frozen=True)
 class Segment:
-    """Neighbouring rows first to last - 1: new tokens of one sequence, from position `start` on.
+    """Neighbouring rows of a pass, from row `first` on: new tokens of one sequence.
 
-    pages: int32 [S], the sequence's own.
+    ids: theirs, the first of which is at position `start`.  pages: int32 [S], the sequence's own.
+    ends: whether the last of a prompt's tokens is among them.
     """
 
-    first: int
-    last: int
+    sequence: int
+    ids: Ids
     start: int
+    first: int
     pages: Any
+    ends: bool
+
+    @property
+    def last(self) -> int:
+        """The row behind the last one."""
+        return self.first + len(self.ids)
 
 
 class Workspace:
-    """The arrays that a pass of up to M rows writes; one pass at a time may use them."""
+    """The arrays [M, ...] that a pass of M rows writes; one pass at a time may use them.
+
+    Those behind `gated`, and `space`, are there where the model has experts.
+    """
+
+    x: Any  # float32, the residual stream
+    normed: Any
+    qkv: Any  # float32
+    q: Any
+    attended: Any
+    both: Any  # gate's columns, then up's
+    gated: Any
+    scores: Any  # float32 [M, experts]
+    ids: Any  # int32 [M, top_k], the experts of each row
+    counts: Any  # float32 [M, top_k], what each of them counts
+    shared_both: Any  # as `both`, of the MLP that all tokens go to
+    shared_gated: Any
+    shared: Any  # what comes out of it
+    shared_gate: Any  # float32 [M, 1]
 
     def __init__(self, config: ModelConfig, device: Device, m: int) -> None:
-        empty = device.empty
-        dtype = DTYPES[config.dtype]
-        self.m = m
-        self.x = empty((m, config.hidden), np.float32)
-        self.normed = empty((m, config.hidden), dtype)
-        self.qkv = empty((m, config.q_width + 2 * config.kv_width), np.float32)
-        self.q = empty((m, config.q_width), dtype)
-        self.attended = empty((m, config.q_width), dtype)
-        inner = 0 if all(config.sparse) else config.intermediate
-        self.both = empty((m, 2 * inner), dtype)
-        self.gated = empty((m, inner), dtype)
-        spec = config.experts
-        self.choices = None if spec is None else Choices(spec, config.hidden, dtype, device, m)
+        self.m, self._arrays = m, _columns(config)
+        for name, (columns, dtype) in self._arrays.items():
+            setattr(self, name, device.empty((m, columns), dtype))
+        self.space = None
+        if spec := config.experts:
+            sizes = (m * spec.top_k, spec.count, config.hidden, spec.width)
+            self.space = ExpertSpace(device, *sizes, DTYPES[config.dtype])
 
     @staticmethod
     def nbytes(config: ModelConfig, m: int) -> int:
         """Bytes of a workspace for M rows."""
-        wide = config.hidden + config.q_width + 2 * config.kv_width
-        inner, spec = 0 if all(config.sparse) else config.intermediate, config.experts
-        mixed = Choices.nbytes(spec, config.hidden, m) if spec else 0
-        return m * (4 * wide + 2 * (config.hidden + 2 * config.q_width + 3 * inner)) + mixed
+        total: int = sum(m * n * np.dtype(dtype).itemsize for n, dtype in _columns(config).values())
+        if spec := config.experts:
+            total += ExpertSpace.nbytes(m * spec.top_k, spec.count, config.hidden, spec.width)
+        return total
 
-    def rows(self, first: int, last: int) -> Workspace:
-        """The same arrays, of these rows alone."""
-        part = object.__new__(Workspace)
-        part.__dict__ = {
-            name: array[first:last]
-            for name, array in self.__dict__.items()
-            if name not in ("m", "choices")
-        }
-        part.m = last - first
-        part.choices = None if self.choices is None else self.choices.rows(part.m)
+    def rows(self, m: int) -> Workspace:
+        """The same arrays, for M rows."""
+        part = copy(self)
+        part.m = m
+        for name in self._arrays:
+            setattr(part, name, getattr(self, name)[:m])
         return part
+
+
+def _columns(config: ModelConfig) -> dict[str, tuple[int, Any]]:
+    """Columns and dtype of each array."""
+    T, wide, hidden, q = DTYPES[config.dtype], np.float32, config.hidden, config.q_width
+    inner = 0 if all(config.sparse) else config.intermediate
+    columns: dict[str, tuple[int, Any]] = {"x": (hidden, wide), "normed": (hidden, T)}
+    columns |= {"qkv": (q + 2 * config.kv_width, wide), "q": (q, T), "attended": (q, T)}
+    columns |= {"both": (2 * inner, T), "gated": (inner, T)}
+    if spec := config.experts:
+        columns |= {"scores": (spec.count, wide), "ids": (spec.top_k, np.int32)}
+        columns |= {"counts": (spec.top_k, wide), "shared_both": (2 * spec.shared, T)}
+        columns |= {"shared_gated": (spec.shared, T), "shared": (hidden, T)}
+        columns |= {"shared_gate": (1, wide)}
+    return columns

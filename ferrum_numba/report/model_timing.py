@@ -55,8 +55,10 @@ def read_bytes(model: Model, batch: int, context: int) -> int:
     """
     config, embedding = model.config, model.forward.weights.embedding
     weights = model.nbytes - (0 if config.tied else embedding.nbytes)
-    mixtures = [layer.mlp for layer in model.layers if isinstance(layer.mlp, Mixture)]
-    weights -= sum(mixture.idle_bytes(batch) for mixture in mixtures if batch)
+    if batch and (spec := config.experts):
+        idle = max(0, spec.count - batch * spec.top_k) / spec.count
+        mixtures = (layer.mlp for layer in model.layers if isinstance(layer.mlp, Mixture))
+        weights -= int(idle * sum(mixture.experts.nbytes for mixture in mixtures))
     return weights + batch * context * config.layers * config.kv_width * 4
 
 

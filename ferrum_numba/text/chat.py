@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
-from ..models.keys import Keys
+from ..gptq.keys import Keys
 
 _FILE, _KEY = "chat_template.jinja", "chat_template"
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token")

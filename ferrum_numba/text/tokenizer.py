@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, FerrumError
+from ..gptq.keys import Keys
 from ..models.config import CONFIG_FILE, GENERATION_FILE, eos_ids
-from ..models.keys import Keys
 from .chat import read_template, render, special_tokens
 
 _FILE, _CONFIG_FILE = "tokenizer.json", "tokenizer_config.json"

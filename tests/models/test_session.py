@@ -146,11 +146,11 @@ def test_sessions_come_and_go_in_threads(model: fe.Model) -> None:
     for thread in threads:
         thread.join()
     assert wrong == []
-    assert model.pool(1, 1).idle
+    assert model.shared.pool(1, 1).idle
     session = model.session(2, 64)
     session.prefill(PROMPTS[:2])
     del session  # never closed
-    assert model.pool(1, 1).idle
+    assert model.shared.pool(1, 1).idle
 
 
 def test_sessions_that_come_and_go_leave_no_memory_behind(model: fe.Model) -> None:
@@ -174,4 +174,4 @@ def test_sessions_that_come_and_go_leave_no_memory_behind(model: fe.Model) -> No
     (device_before, host_before), (device_after, host_after) = used[0], used[-1]
     assert device_after == device_before
     assert host_after - host_before < 4 << 20
-    assert model.pool(1, 1).idle
+    assert model.shared.pool(1, 1).idle

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from ...gptq.keys import Keys
 from ..experts import ExpertsConfig
-from ..keys import Keys
 
 
 class Llama:

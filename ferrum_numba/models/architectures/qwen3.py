@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from ..keys import Keys
+from ...gptq.keys import Keys
 from .llama import Llama
 from .qwen2 import Qwen2
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from ...gptq.keys import Keys
 from ..experts import ExpertsConfig
-from ..keys import Keys
 from .qwen2 import Qwen2
 from .qwen3 import Qwen3
 

@@ -1,4 +1,4 @@
-"""The keys of a JSON object, each read with its type."""
+"""The keys of a JSON object in a model's directory, each read with its type."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
-from ..gptq.files import read_json
+from .files import read_json
 
 _REMEDY = "take the model's own file"
 
@@ -34,6 +34,18 @@ class Keys:
     def __getitem__(self, key: str) -> Any:
         """The value as it is, or None."""
         return self.values.get(key)
+
+    @property
+    def stated(self) -> dict[str, Any]:
+        """All that is not null."""
+        return {key: value for key, value in self.values.items() if value is not None}
+
+    def object(self, key: str) -> Keys | None:
+        """The JSON object under `key`, or None where it is null, missing or empty."""
+        value = self[key]
+        if value is not None and not isinstance(value, dict):
+            raise self.error(key, "a JSON object")
+        return Keys(value, f"{key} of {self.where}") if value else None
 
     def error(self, key: str, expected: str, remedy: str = _REMEDY) -> CheckpointError:
         """The refusal of the value of `key`."""
