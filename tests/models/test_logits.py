@@ -11,14 +11,13 @@ from safetensors.numpy import load_file
 
 import ferrum_numba as fe
 from tests.conftest import FIXTURES
+from tests.models.oracles import COVERED, IDS, LAST, oracles
 from tests.models.reference import Reference
 from tests.models.tiny import KINDS, make_model
 
 MODELS = sorted(path.name for path in (FIXTURES / "models").iterdir())
 RELATIVE = {"float16": 2e-3, "bfloat16": 1.5e-2}  # by Frobenius norm
 CLOSE = {"float16": 0.05, "bfloat16": 0.25}  # logits between which rounding may choose either
-
-IDS = np.random.default_rng(0).integers(0, 160, (2, 40))
 
 
 def agree(found: npt.NDArray[np.float32], expected: npt.NDArray[np.float32], dtype: str) -> None:
@@ -60,7 +59,10 @@ def test_each_kind_of_model(device: fe.Device, tmp_path: Path, kind: str) -> Non
     """All positions at once; and token by token, each one of the likeliest after those before."""
     folder = make_model(tmp_path / "model", **KINDS[kind])
     reference, model = Reference(folder), fe.Model.load(folder, device=device)
-    agree(model.logits(IDS), reference.logits(IDS), model.config.dtype)
+    logits = model.logits(IDS)
+    agree(logits, reference.logits(IDS), model.config.dtype)
+    if kind in COVERED:
+        agree(logits[:, -LAST:], oracles()[kind], model.config.dtype)
     prompt = IDS[0, :12].tolist()
     found = list(model.generate(prompt, max_new_tokens=12))
     assert len(found) == 12 or found[-1] in model.config.eos

@@ -70,6 +70,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "phi3_fused": {"architecture": "Phi3ForCausalLM", "fused": True},
     "phi3_split_longrope": {
         "architecture": "Phi3ForCausalLM",
+        "hidden_size": 128,  # transformers has no head_dim for it
         "original_max_position_embeddings": 32,
         "partial_rotary_factor": 0.75,
         "rope_scaling": {"type": "longrope", **_LONG},
