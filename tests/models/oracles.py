@@ -72,7 +72,7 @@ def _as_on_the_hub(
 
 
 def _logits(folder: Path) -> npt.NDArray[np.float32]:
-    """What transformers computes for a model of `make_model`."""
+    """Logits by transformers of a model of `make_model`."""
     import torch
     from safetensors.numpy import save_file
     from transformers import AutoModelForCausalLM
