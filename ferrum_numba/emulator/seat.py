@@ -41,6 +41,8 @@ Words = np.ndarray[tuple[int], np.dtype[np.uint32]]
 _SLICE, _FIRST_SLICE = 1 << 22, 1 << 11
 # Slices after which a CTA that may wait for others gives way in any case.
 _PATIENCE = 16
+# Steps, for each byte of a CTA's state, between two looks at one that computes.
+_STEPS_A_BYTE = 4
 # States in which a CTA has come back last: one that comes back in one of them again is polling.
 _KEPT = 64
 _ENDED = FINISHED & 0xFFFFFFFF  # as an unsigned word
@@ -121,6 +123,7 @@ class Seat:
                 f"shared memory: {error}",
             ) from None
         self._used, self._behind = self._shared[:size], self._shared[size:]
+        self._nbytes = size + len(contexts)
         self._contexts = contexts.reshape(warps, needs.context_bytes)
         _fill_contexts(self._contexts, block)
         self._host = HostCalls(silent)
@@ -169,6 +172,7 @@ class Seat:
         self.quiet = self.spent = 0
         self._polled = False  # in the slice before
         self._slice = self._first_slice
+        self._unseen = 0  # steps since it was looked at
         self._seen: deque[int] = deque(maxlen=_KEPT)
 
     def run(self) -> bool:
@@ -191,12 +195,14 @@ class Seat:
             self._forget()
         elif not gave_way:
             self.spent += given - state.steps
+            self._unseen += given - state.steps
         polled = not new and (gave_way or state.poll != 0)
         state.poll = state.poll or last_poll
         if state.fault or (not over and self.spent > self._limit):
             raise self.stopped()
         again, self._polled = polled and self._polled, polled
-        if again or self.quiet or self._slice == self._longest:
+        rest = self._slice < self._longest or self._unseen < _STEPS_A_BYTE * self._nbytes
+        if again or self.quiet or not rest:
             self._look()
         else:  # it computes, and a look at all of its memory would take as long
             self._slice = min(2 * self._slice, self._longest)
@@ -204,6 +210,7 @@ class Seat:
 
     def _look(self) -> None:
         """See whether the CTA was in this state before, so that it only waits."""
+        self._unseen = 0
         known = zlib.crc32(self._used.data, zlib.crc32(self._contexts.data))
         if known in self._seen:
             self.quiet += 1

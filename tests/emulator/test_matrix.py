@@ -137,6 +137,28 @@ def test_mma(shape: str, to: str, kind: str, dtype: type, products: int, host: H
 
 
 @HOSTS
+def test_columns_that_are_alike(host: Host | None) -> None:
+    """A single row of activations stands in all columns: their sums are those of any columns."""
+    random, text = np.random.default_rng(0), mma_kernel("m16n8k16", "f32", "f16", 1)
+    a = fragments(random.standard_normal((16, 16)).astype(np.float16), 16, 16)
+    b = np.repeat(random.standard_normal((16, 1)), 8, 1).astype(np.float16)
+    c = np.repeat(random.standard_normal((16, 1)), 8, 1).astype(np.float32)
+
+    def product(b: np.ndarray, c: np.ndarray) -> np.ndarray:
+        state = registers_of(c)
+        run(text, a, fragments(b.T, 8, 16), state, host=host)
+        return matrix_of(state)
+
+    alike = product(b, c)
+    b[:, 7] += 1
+    assert (alike == product(b, c)[:, :1]).all()
+    b[:, 7], c[:, 3] = b[:, 0], c[:, 3] + 1
+    found = product(b, c)
+    assert (found[:, [0, 1, 2, 4, 5, 6, 7]] == alike[:, :7]).all()
+    assert (found[:, 3] > alike[:, 3]).all()
+
+
+@HOSTS
 def test_sums_that_go_from_product_to_product(host: Host | None) -> None:
     """Over barriers and a loop; to other registers, and to those that the product before reads."""
     p, q = "{%t30, %t31, %t32, %t33}", "{%t34, %t35, %t36, %t37}"

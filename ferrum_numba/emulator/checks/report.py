@@ -45,9 +45,9 @@ class Reporter:
 
     def collect(self, kept: Sequence[Kept]) -> list[Finding]:
         """One finding for each instruction and kind, with the counts of all workers."""
-        if not kept:
-            return []
         records: list[NDArray[np.void]] = [np.asarray(k["records"]) for k in kept]
+        if not any(r["count"].any() for r in records):
+            return []
         counts = sum(r["count"].astype(np.int64) for r in records)
         findings, numbered = [], kinds()
         for site, kind in np.argwhere(counts).tolist():

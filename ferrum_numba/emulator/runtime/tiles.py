@@ -12,7 +12,8 @@ for element h of register pair j of A and of register j of B.  Source: PTX ISA, 
 for mma.m16n8k16" and those of the other shapes, which all follow this rule.
 
 Prepared A: planes [register][h] of 32 numbers, then an i32 that is 0 where all of A is zero.
-Prepared B: [j][h][t][column & 1][column >> 1] numbers, then an i32: 0 where all of B is finite.
+Prepared B: [j][h][t][column & 1][column >> 1] numbers, then two i32: 0 where all of B is finite,
+and 0 where its columns are alike.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _SPECIAL = {"f16": 0x7C00, "bf16": 0x7F80, "tf32": 0x7F800000, "e4m3": 0x7F, "e5
 
 
 def plane_bytes(kind: str, registers: int) -> int:
-    """Size of prepared A or B without the flag that follows it."""
+    """Size of prepared A or B without the flags that follow it."""
     return registers * ELEMENTS[kind] * 128
 
 
@@ -76,14 +77,17 @@ def stmatrix(r: Routine, count: str, trans: str = "") -> None:
 def prepare(r: Routine, operand: str, kind: str, registers: str) -> None:
     count, elements = int(registers), ELEMENTS[kind]
     out, *given = r.takes("ptr", *[VECTOR] * count)
-    flag = _some(r, given, kind) if operand == "a" else _special(r, given, kind)
+    flags = [_some(r, given, kind)]
+    if operand == "b":
+        flags = [_special(r, given, kind), _unlike(r, given)]
     # Of B, lane 4n + t holds column n: order by t, then odd columns after even ones.
     order = [4 * (2 * n + odd) + t for t in range(4) for odd in (0, 1) for n in range(4)]
     for i, register in enumerate(given):
         source = register if operand == "a" else r.shuffle(register, None, order)
         for h in range(elements):
             r.store(_number(r, source, kind, h), out, (elements * i + h) * 128, 64)
-    r.store(flag, out, plane_bytes(kind, count), 64)
+    for i, flag in enumerate(flags):
+        r.store(flag, out, plane_bytes(kind, count) + 4 * i, 4)
 
 
 def _number(r: Routine, source: Value, kind: str, h: int) -> Value:
@@ -122,20 +126,28 @@ def _special(r: Routine, registers: Sequence[Value], kind: str) -> Value:
     return r.cast("zext", r.compare("icmp ne", every, 0), "i32")
 
 
+def _unlike(r: Routine, registers: Sequence[Value]) -> Value:
+    """0 where the elements of all columns are those of the first."""
+    first = [lane % 4 for lane in range(LANES)]
+    found = (r.op("xor", register, r.shuffle(register, None, first)) for register in registers)
+    return r.reduce("or", reduce(lambda x, y: r.op("or", x, y), found))
+
+
 @routine("mma")
 def mma(r: Routine, numbers: str, elements: str, registers: str, count: str) -> None:
     """D = C + A B for `count` triples of B, C and D, which may be C.
 
     Where A is all zero and the B's are finite nothing is multiplied: kernels pad their last rows
-    so.  Adding +0 is what is left, for it turns -0 into +0.
+    so.  Adding +0 is what is left, for it turns -0 into +0.  Where all columns are alike, of C too,
+    one is multiplied: kernels have a single row so, and read it in place of those beyond.
     """
     tiles, number = int(count), {"float": "float", "int": "i32"}[numbers]
     e, steps, width = int(elements), 4 * int(elements) * int(registers), r.library.host.floats
     a, *others = r.takes(*["ptr"] * (1 + 3 * tiles))
     bs, sources, targets = (others[i::3] for i in range(3))
     planes = [(tile, 128 * i) for tile in range(tiles) for i in range(4)]
-    flags = [r.load("i32", 1, a, 64 * steps, 64)]
-    flags += [r.load("i32", 1, b, 32 * steps, 64) for b in bs]
+    flags = [r.load("i32", 1, a, 64 * steps, 4)]
+    flags += [r.load("i32", 1, b, 32 * steps, 4) for b in bs]
     some = reduce(lambda x, y: r.op("or", x, y), flags)
     with r.when(r.compare("icmp eq", some, 0)):
         for tile, place in planes:
@@ -143,6 +155,14 @@ def mma(r: Routine, numbers: str, elements: str, registers: str, count: str) -> 
             c = c if number == "i32" else r.op("fadd", c, Value("0.0", "float"))
             r.store(c, targets[tile], place, 64)
         r.ret()
+    if tiles == 1:
+        unlike = r.load("i32", 1, bs[0], 32 * steps + 4, 4)
+        with (
+            r.when(r.compare("icmp eq", unlike, 0)),
+            r.when(r.compare("icmp eq", _columns_unlike(r, sources[0]), 0)),
+        ):
+            _multiply_column(r, number, e, steps, a, bs[0], sources[0], targets[0])
+            r.ret()
     # A register's width of lanes at a time, so that their sums stay in registers.
     part = r.loop(r.constant("i64", 0))
     with part as (start,):
@@ -174,3 +194,46 @@ def _accumulated(r: Routine, c: Value, a: Value, b: Value) -> Value:
     if c.type == "i32":
         return r.op("add", c, r.op("mul", a, b))
     return r.intrinsic("llvm.fmuladd", a, b, c)
+
+
+def _columns_unlike(r: Routine, c: Value) -> Value:
+    """0 where the eight columns of C are alike, bit by bit."""
+    n, found = r.library.host.floats, []
+    first = [lane // 4 * 4 for lane in range(n)]
+    for place in (256 * half + start for half in (0, 1) for start in range(0, 4 * LANES, 4 * n)):
+        even, odd = (r.load("i32", n, c, place + at, 32) for at in (0, 128))
+        found += [r.op("xor", even, odd), r.op("xor", even, r.shuffle(even, None, first))]
+    return r.reduce("or", reduce(lambda x, y: r.op("or", x, y), found))
+
+
+def _multiply_column(
+    r: Routine, number: str, e: int, steps: int, a: Value, b: Value, source: Value, target: Value
+) -> None:
+    """All columns, which are alike: the first is computed, in the same order as else."""
+    n = r.library.host.floats
+    parts = [(half, start) for half in (0, 1) for start in range(0, 4 * LANES, 4 * n)]
+    for four in (parts[i : i + 4] for i in range(0, len(parts), 4)):
+        places = [256 * half + start for half, start in four]
+        total = _turned(r, [r.load(number, n, source, place, 32) for place in places])[0]
+        for jh in range(steps // 4):
+            j, h = divmod(jh, e)
+            its = [((2 * j + half) * e + h) * 128 + start for half, start in four]
+            by_t = _turned(r, [r.load(number, n, a, place, 32) for place in its])
+            for t, rows in enumerate(by_t):
+                factor = r.vector(r.load(number, 1, b, (4 * jh + t) * 32, 4), n)
+                total = _accumulated(r, total, rows, factor)
+        for place, value in zip(places, _turned(r, [total] * 4), strict=True):
+            for at in (0, 128):
+                r.store(value, target, place + at, 32)
+
+
+def _turned(r: Routine, rows: Sequence[Value]) -> list[Value]:
+    """Of each four lanes of four rows, lane t of all: a transposition, which is its own inverse."""
+    n = rows[0].n
+
+    def mixed(x: Value, y: Value, order: Sequence[int]) -> Value:
+        return r.shuffle(x, y, [4 * q + i % 4 + i // 4 * n for q in range(n // 4) for i in order])
+
+    orders = (0, 4, 1, 5), (2, 6, 3, 7), (0, 1, 4, 5), (2, 3, 6, 7)
+    pairs = [mixed(rows[i], rows[i + 1], order) for i in (0, 2) for order in orders[:2]]
+    return [mixed(pairs[i], pairs[i + 2], order) for i in (0, 1) for order in orders[2:]]
