@@ -58,6 +58,13 @@ def test_code_that_is_compiled_ahead(gpu: Any, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.gpu
+def test_the_driver_compiles_what_sets_its_registers(gpu: Any) -> None:
+    text = PTX + f"// setmaxnreg, {id(gpu)}\n"
+    gpu.compile_ahead(text)
+    assert ptx_digest(text) not in gpu.ahead
+
+
+@pytest.mark.gpu
 def test_builds_together(gpu: Any) -> None:
     builds = [build for build in kernels.builds(kernel="silu_mul") if build.runs_on(gpu)]
     kernels.load_together(builds, gpu)

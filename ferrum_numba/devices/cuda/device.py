@@ -142,7 +142,7 @@ class CudaDevice(Device):
     def compile_ahead(self, text: str) -> None:
         linker = jit_link.find(self.cuda_version)
         carried = self.compiled is not None and self.compiled.path(text).is_file()
-        if linker is None or carried:
+        if linker is None or carried or "setmaxnreg" in text:
             return
         from ...emulator.cache import Cache, key_of  # the same cache, and few processes need it
 

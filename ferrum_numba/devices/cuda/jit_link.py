@@ -1,7 +1,9 @@
 """nvJitLink, where it is installed: the driver's compiler as a library, for many threads at a time.
 
 The driver compiles one PTX at a time, however many threads ask.  nvJitLink of the driver's own
-CUDA version makes the same code of it, as many at a time as there are processors.
+CUDA version makes the same code of it, as many at a time as there are processors.  Where there is a
+setmaxnreg it does not: it ignores that, since other parts may be linked to it (its remark C7504),
+and makes wgmma wait for each product (C7512).
 
 Source of the prototypes: nvJitLink's reference, "nvJitLink API".
 """
