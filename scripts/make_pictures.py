@@ -1,6 +1,6 @@
 """Draw the pictures of the pages, and take the screens of the commands, from real runs.
 
-    python scripts/make_pictures.py [block layout terminal peers screens]
+    python scripts/make_pictures.py [block layout terminal peers step screens]
 
 docs/pictures/ and docs/screens/ are what this wrote.  `peers` draws docs/pictures/w4a16.csv, what
 `bench_gemm.py --csv` wrote behind a line that says what was measured: put in another, draw again.
@@ -174,6 +174,22 @@ def peers() -> None:
     figure.savefig(PICTURES / "peers.svg", metadata={"Date": None})
 
 
+def step() -> None:
+    """A bar for each launch of a layer in a decode step, of the table in docs/reference/models.md:
+    its time, and darker what its bytes would take."""
+    page = (ROOT / "docs" / "reference" / "models.md").read_text(encoding="utf-8")
+    table = page.partition("| launch | computes |")[2].partition("| **a layer**")[0]
+    rows = [[cell.strip(" `") for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+    parts, left, wide, high = [note(8, 20, "us a launch; dark: bytes / 4.4 TB/s")], 310, 20, 26
+    for number, (name, _, megabytes, floor, us) in enumerate(rows[2:]):
+        y = 34 + number * high
+        parts += [note(left - 10, y + 15, f"{name}, {megabytes} MB", "end")]
+        parts += [box(left, y, float(us) * wide, high - 6, COLOURS["input"], "")]
+        parts += [box(left, y, float(floor or 0) * wide, high - 6, "#3182bd", "")]
+        parts += [note(left + float(us) * wide + 6, y + 15, us)]
+    svg("step.svg", left + 19 * wide + 50, 34 + len(rows[2:]) * high + 8, parts)
+
+
 SCREENS_OF: dict[str, tuple[str, ...]] = {
     "info": ("info",),
     "make": ("make", "model"),
@@ -237,7 +253,8 @@ def write_racy(folder: Path) -> None:
 
 
 DRAWN: dict[str, Callable[[], None]] = {
-    "block": block, "layout": layout, "terminal": terminal, "peers": peers, "screens": screens,
+    "block": block, "layout": layout, "terminal": terminal, "peers": peers,
+    "step": step, "screens": screens,
 }  # fmt: skip
 
 if __name__ == "__main__":
