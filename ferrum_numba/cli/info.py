@@ -114,8 +114,7 @@ def _show_model(folder: Path, as_json: bool) -> None:
     experts = expert_problems(checkpoint, values=True)
     mention_experts(experts)
     config = ModelConfig.load(folder)
-    names = ModelNames.find(config, checkpoint).tensors
-    sizes = {n: checkpoint.tensors[n].nbytes for n in names if not n.endswith("g_idx")}
+    names = ModelNames.find(config, checkpoint)
     found = {
         "model": str(folder),
         "architecture": config.architecture,
@@ -123,7 +122,7 @@ def _show_model(folder: Path, as_json: bool) -> None:
         **({"experts": _experts(config, experts)} if config.experts else {}),
         "dtype": config.dtype,
         "max_positions": config.max_positions,
-        "weights_bytes": sum(sizes.values()),
+        "weights_bytes": names.nbytes(checkpoint),
         "cache_bytes_per_token": 4 * config.layers * config.kv_width,
         "prefill_bytes": Workspace.nbytes(config, CHUNK),
     }

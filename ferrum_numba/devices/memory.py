@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import weakref
 from abc import ABC, abstractmethod
@@ -67,6 +68,20 @@ class DeviceMemory(NotPickled, ABC):
     def trim(self) -> None:
         """Give back to the device what is not in use."""
 
+    def require(self, nbytes: int, what: str = "") -> None:
+        """Raise DeviceError, as allocating does, where there is no room for so many bytes more.
+
+        what: " of scratch", say, for the error.
+        """
+        if nbytes > self._room():
+            self.trim()
+            if nbytes > (room := self._room()):
+                raise self._refusal(nbytes, what, f"there is room for {room:.0f}")
+
+    @abstractmethod
+    def _room(self) -> float:
+        """Bytes that may be allocated, as far as the device can tell."""
+
     @abstractmethod
     def _collect(self) -> None:
         """Take note of memory that is no longer in use."""
@@ -126,6 +141,9 @@ class HostMemory(DeviceMemory):
 
     def trim(self) -> None:
         """Return at once: there is nothing to give back."""
+
+    def _room(self) -> float:
+        return math.inf if self._limit is None else self._limit - self.in_use
 
     def _collect(self) -> None:
         with suppress(IndexError):

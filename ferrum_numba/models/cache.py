@@ -17,8 +17,10 @@ class PagePool:
     """
 
     def __init__(self, config: ModelConfig, device: Device, page: int, count: int) -> None:
-        """count: of pages, each for `page` positions."""
+        """count: of pages, each for `page` positions.  Raises DeviceError without allocating."""
         self.page, self.count = page, count
+        nbytes = 4 * config.layers * config.kv_width * page * count
+        device.memory.require(nbytes, f" of a cache for {page * count} tokens")
         shape, dtype = (count, config.kv_heads, page, config.head_dim), DTYPES[config.dtype]
         self.layers: list[Pages] = [
             (device.empty(shape, dtype), device.empty(shape, dtype)) for _ in range(config.layers)

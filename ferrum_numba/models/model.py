@@ -64,7 +64,7 @@ class Model(NotPickled):
         progress      called with (bytes read, bytes in all)
 
         Raises CheckpointError, before a weight is read, for what is not computed here and for
-        tensors that are missing or have no place.
+        tensors that are missing or have no place; DeviceError where a GPU has no room for them.
         """
         device = given_or_open(device)
         config = ModelConfig.load(path, dtype)
@@ -74,6 +74,7 @@ class Model(NotPickled):
         if operations.device.name != "cpu":  # compiled while the weights are read
             builds = needed(names, checkpoint, operations, (1, CHUNK))
             kernels.load_together(builds, operations.device, wait=False)
+            device.memory.require(names.nbytes(checkpoint), " of a model's weights")
         weights = load_weights(names, checkpoint, operations, progress)
         return cls(config, weights, operations, cache_tokens)
 

@@ -126,6 +126,11 @@ class ModelNames:
         finder.refuse_others()
         return names
 
+    def nbytes(self, checkpoint: Checkpoint) -> int:
+        """Bytes of the tensors that come onto a device."""
+        stored = checkpoint.tensors
+        return sum(stored[name].nbytes for name in self.tensors if not name.endswith("g_idx"))
+
 
 class _Finder:
     """Looks names up, and keeps which tensors found a place."""

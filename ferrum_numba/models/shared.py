@@ -36,10 +36,7 @@ class Shared:
         self._reading = threading.RLock()
 
     def pool(self, batch: int, length: int) -> PagePool:
-        """The cache.
-
-        Where nobody uses it yet, it has room for `batch` sequences of `length` tokens.
-        """
+        """The cache; where nobody uses it yet, with room for `batch` sequences of `length`."""
         does = self.forward.operations
         with self._opening:
             count = batch * -(-length // does.page)

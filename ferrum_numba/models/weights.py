@@ -116,10 +116,10 @@ class _Reader:
 
     def head(self, embedding: Any) -> GptqLinear | DenseLinear:
         """The head, which may be the embedding."""
-        name = self.names.embedding
         if self.names.head:
             return self.linear((self.names.head,))
         if embedding.dtype != self.dtype:  # its bytes are counted already
+            name = self.names.embedding
             embedding = self._place(rounded(name, self.checkpoint.array(name), self.dtype))
         return DenseLinear(self.operations, embedding)
 

@@ -25,6 +25,7 @@ from ferrum_numba.emulator import Job, Program
 SUCCESS, INVALID_VALUE, OUT_OF_MEMORY, INVALID_HANDLE, NOT_READY = 0, 1, 2, 400, 600
 CAPTURE_UNSUPPORTED, CAPTURE_IMPLICIT = 900, 906
 GLOBAL, RELAXED = 0, 2  # CUstreamCaptureMode
+_FREE = 1 << 40  # bytes of the GPU
 # What a thread may not call while any thread captures globally, unless it is relaxed itself.
 UNSAFE = (
     "cuMemAlloc_v2", "cuMemFree_v2", "cuMemAllocFromPoolAsync", "cuMemFreeAsync",
@@ -136,7 +137,7 @@ class EmulatedDriver:
             ("cuMemAllocFromPoolAsync", (p, n, p, p), lambda out, n, *_: self._allocate(out, n)),
             ("cuMemFreeAsync", (n, p), self._free_to_pool),
             ("cuStreamQuery", (p,), self._done),
-            ("cuMemGetInfo_v2", (p, p), self._done),
+            ("cuMemGetInfo_v2", (p, p), lambda free, _: _put(free, _FREE)),
             ("cuMemsetD8Async", (n, c_uint8, n, p), self._fill),
             ("cuStreamCreate", (p, c_uint), lambda out, _: self._new(out)),
             ("cuMemHostAlloc", (p, n, c_uint), self._allocate_host),

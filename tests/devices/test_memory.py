@@ -127,6 +127,24 @@ def test_a_limit(device: fe.Device) -> None:
     device.empty(8 * MIB, np.uint8)
 
 
+def test_room_is_required_ahead(device: fe.Device) -> None:
+    """Without a limit, too, where the GPU has not so much; what was dropped is room."""
+    memory = device.memory
+    kept = device.empty(4 * MIB, np.uint8)
+    memory.limit = memory.in_use + MIB
+    memory.require(MIB // 2)
+    expected = r"allocating 2097152 bytes of a cache: there is room for \d+; this package has"
+    with pytest.raises(fe.DeviceError, match=expected):
+        memory.require(2 * MIB, " of a cache")
+    del kept
+    memory.require(2 * MIB)
+    memory.limit = None
+    memory.require(8 * MIB)
+    if device.name != "cpu":
+        with pytest.raises(fe.DeviceError, match="limit: none"):
+            memory.require(1 << 60)
+
+
 def test_a_model_that_does_not_fit(device: fe.Device) -> None:
     """Nothing is left of it."""
     before = device.memory.in_use

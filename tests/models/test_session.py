@@ -79,6 +79,21 @@ def test_a_full_cache_loses_nothing() -> None:
         assert len(session.ids(0)) == page + 2
 
 
+def test_a_cache_that_the_device_has_no_room_for() -> None:
+    """Refused whole, before the first of its arrays."""
+    model = fe.Model.load(FOLDER, device=fe.open_device("cpu"))
+    memory = model.device.memory
+    memory.limit = before = memory.in_use
+    try:
+        with pytest.raises(fe.DeviceError, match="of a cache for 8192 tokens: there is room for 0"):
+            model.session(1, 64)
+        assert memory.in_use == before
+    finally:
+        memory.limit = None
+    with model.session(1, 64) as session:
+        session.prefill(PROMPTS[:1])
+
+
 def test_what_is_refused(model: fe.Model) -> None:
     with model.session(2, 8) as session:
         for prompts, message in (

@@ -202,9 +202,16 @@ def synchronize() -> None:
 
 def cause_of_death() -> str | None:
     """The driver's error that ended the current context; None while it can be used."""
-    free, total = c_size_t(), c_size_t()
-    code = library().cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total))
+    code = library().cuMemGetInfo_v2(ctypes.byref(c_size_t()), ctypes.byref(c_size_t()))
     return None if code == SUCCESS else error_name(code)
+
+
+def free_bytes() -> int:
+    """Bytes of the current context's GPU that nobody holds."""
+    free = c_size_t()
+    code = library().cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(c_size_t()))
+    check(code, "cuMemGetInfo")
+    return free.value
 
 
 def _device_attribute(ordinal: int, which: int) -> int:

@@ -20,6 +20,7 @@ Source: CUDA Driver API reference, "Stream Ordered Memory Allocator", CUmemPoolP
 from __future__ import annotations
 
 import ctypes
+import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -125,8 +126,15 @@ class Pool(DeviceMemory):
 
     def trim(self) -> None:
         with self._lock, self._calling():
+            self._in_flight.reclaim(everything=True)
             self._collect()
             self._trim()
+
+    def _room(self) -> float:
+        with self._lock, self._calling():
+            self._collect()
+            limit = math.inf if self._limit is None else self._limit - self._held
+            return min(driver.free_bytes(), limit) + self._spare_bytes
 
     @contextmanager
     def _calling(self) -> Iterator[None]:
