@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from ..builder import Builder
+from ..layout import LANES
 from ..ptx import Immediate, Instruction
+from ..routine import VECTOR, Routine, routine
 from ..table import INTEGERS, rows_of
-from ..values import Value
+from ..values import Text, Value
 from .integer import expect, integers, width
 
 lowers = rows_of("logic")
@@ -285,22 +287,31 @@ def permute(b: Builder, ins: Instruction) -> None:
     low, high, select = (b.integer(operand, 32, ins) for operand in ins.operands[1:])
     if isinstance(ins.operands[3], Immediate) and not ins.operands[3].bits & 0x8888:
         return b.write(ins.operands[0], _pick_bytes(b, low, high, ins.operands[3].bits), ins)
-    low, high = (b.cast("zext", v, "i64") for v in (low, high))
-    wide = b.op("or", b.op("shl", high, 32), low)
-    result: Value | None = None
+    low, high, select = b.together(low, high, select)
+    if low.n == LANES:
+        text = b.call("permute", low.full_type, low, high, select)
+        return b.write(ins.operands[0], Value(text, "i32", LANES), ins)
+    return b.write(ins.operands[0], _picked(b, low, high, select), ins)
+
+
+@routine("permute")
+def permute_lanes(r: Routine) -> None:
+    """(a, b, selectors) -> result."""
+    r.ret(_picked(r, *r.takes(VECTOR, VECTOR, VECTOR)))
+
+
+def _picked(b: Text, low: Value, high: Value, select: Value) -> Value:
+    """prmt with any selectors."""
+    result = b.constant("i32", 0)
     for i in range(4):
         selector = b.op("lshr", select, 4 * i)
-        place = b.op("shl", b.op("and", selector, 7), 3)
-        moved = b.op("lshr", wide, b.cast("zext", place, "i64"))
-        byte = b.cast("trunc", moved, "i8")
-        spread = b.op("ashr", byte, 7)
-        signs = b.op("and", selector, 8)
-        plain = b.compare("icmp eq", signs, 0)
-        byte = b.cast("zext", b.select(plain, byte, spread), "i32")
-        byte = b.op("shl", byte, 8 * i)
-        result = byte if result is None else b.op("or", result, byte)
-    assert result is not None
-    return b.write(ins.operands[0], result, ins)
+        in_high, spreads = (b.compare("icmp ne", b.op("and", selector, bit), 0) for bit in (4, 8))
+        place = b.op("shl", b.op("and", selector, 3), 3)
+        byte = b.op("and", b.op("lshr", b.select(in_high, high, low), place), 0xFF)
+        sign = b.op("mul", b.op("lshr", byte, 7), 0xFF)
+        byte = b.select(spreads, sign, byte)
+        result = b.op("or", b.op("shl", byte, 8 * i), result)
+    return result
 
 
 def _pick_bytes(b: Builder, low: Value, high: Value, selectors: int) -> Value:

@@ -6,7 +6,7 @@ from ...ptx_text import Opcode
 from ..builder import Builder
 from ..ptx import Instruction, Register
 from ..table import rows_of
-from ..values import Value, bits_of
+from ..values import Text, Value, bits_of
 from .integer import expect
 from .rounding import DIRECTED, directed, from_byte, to_byte, to_float
 
@@ -19,7 +19,7 @@ _INTEGRAL = {"rni": "rint", "rzi": "trunc", "rmi": "floor", "rpi": "ceil"}
 # -- binary16, bfloat16 <-> binary32 --------------------------------------------------------------
 
 
-def widened(b: Builder, value: Value) -> Value:
+def widened(b: Text, value: Value) -> Value:
     """half or bfloat as float, exactly; other types as they are."""
     if value.type == "bfloat":
         bits = b.cast("zext", b.bitcast(value, "i16"), "i32")
@@ -31,7 +31,7 @@ def widened(b: Builder, value: Value) -> Value:
     return _in_lanes(b, "widen_half", b.bitcast(value, "i16"), "float")
 
 
-def narrowed(b: Builder, value: Value, kind: str) -> Value:
+def narrowed(b: Text, value: Value, kind: str) -> Value:
     """float as half or bfloat, rounded to nearest even."""
     if kind == "bfloat":
         bits = b.bitcast(value, "i32")
@@ -46,7 +46,7 @@ def narrowed(b: Builder, value: Value, kind: str) -> Value:
     return b.bitcast(_in_lanes(b, "narrow_half", value, "i16"), "half")
 
 
-def _in_lanes(b: Builder, name: str, value: Value, result: str) -> Value:
+def _in_lanes(b: Text, name: str, value: Value, result: str) -> Value:
     """Call a function of 32 lanes on a value of 1, 2, 32 or 64 elements."""
     if value.n == 1:
         whole = b.vector(value)
@@ -60,7 +60,7 @@ def _in_lanes(b: Builder, name: str, value: Value, result: str) -> Value:
     return b.shuffle(parts[0], other, range(value.n))
 
 
-def narrowed_double(b: Builder, value: Value, kind: str) -> Value:
+def narrowed_double(b: Text, value: Value, kind: str) -> Value:
     """double as half or bfloat, with one rounding to nearest even."""
     bits = b.bitcast(value, "i64")
     if kind == "bfloat":
@@ -158,7 +158,7 @@ def at_least_zero(b: Builder, value: Value) -> Value:
     return b.bitcast(b.select(negative, Value("0", "i16"), bits), value.type)
 
 
-def canonical(b: Builder, value: Value) -> Value:
+def canonical(b: Text, value: Value) -> Value:
     """Every NaN of half as 0x7FFF; of bfloat `narrowed` gives no other."""
     if value.type != "half":
         return value

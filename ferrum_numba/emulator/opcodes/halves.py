@@ -11,9 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..builder import Builder
+from ..layout import LANES
 from ..ptx import Instruction, Operand, Register
+from ..routine import Routine, routine
 from ..table import HALVES, rows_of
-from ..values import Value
+from ..values import Text, Value
 from .convert import at_least_zero, canonical, narrowed, narrowed_double, saturated, widened
 from .floating import extreme, tanh
 from .integer import expect
@@ -31,15 +33,14 @@ def values_of(b: Builder, ins: Instruction, first: int = 1) -> list[Value]:
     return b.together(*(b.real(operand, kind, ins) for operand in operands))
 
 
-def in_floats(b: Builder, values: list[Value], operation: Callable[..., Value]) -> Value:
-    """An operation computed in binary32 and rounded."""
+def in_floats(b: Text, values: list[Value], operation: Callable[..., Value]) -> Value:
+    """An operation computed in binary32 and rounded; NaN is the canonical one."""
     wide = (b.once(widened, value) for value in values)
-    return narrowed(b, operation(*wide), values[0].type)
+    return canonical(b, narrowed(b, operation(*wide), values[0].type))
 
 
 def finish(b: Builder, ins: Instruction, value: Value) -> None:
-    """Write a result, saturated where the instruction says so; NaN is the canonical one."""
-    value = canonical(b, value)
+    """Write a result, saturated where the instruction says so."""
     if "sat" in ins.opcode.modifiers:
         value = saturated(b, value)
     _write(b, ins, value)
@@ -54,29 +55,52 @@ def _write(b: Builder, ins: Instruction, value: Value) -> None:
 @lowers("add", "sub", "mul", types=HALVES, modifiers="rn sat")
 def arithmetic(b: Builder, ins: Instruction) -> None:
     expect(ins, 3)
-    name = "f" + ins.opcode.base
-    finish(b, ins, in_floats(b, values_of(b, ins), lambda x, y: b.op(name, x, y)))
+    finish(b, ins, _computed(b, "f" + ins.opcode.base, values_of(b, ins)))
 
 
 @lowers("fma", types=HALVES, modifiers="rn sat relu")
 def fused(b: Builder, ins: Instruction) -> None:
     expect(ins, 4)
-    values = values_of(b, ins)
-    kind = values[0].type
-    if kind == "half" and b.library.host.half_arithmetic:
-        value = b.intrinsic("llvm.fma", *values)
-    elif kind == "half":
-        is_exact = any(_is_power_of_two(b, ins, operand) for operand in ins.operands[1:3])
-        value = in_floats(b, values, lambda *v: _sum(b, is_exact, *v))
-    else:  # its products pass the range of binary32
-        x, y, z = (b.cast("fpext", widened(b, v), "double") for v in values)
-        value = narrowed_double(b, _sum(b, False, x, y, z), kind)
+    is_exact = any(_is_power_of_two(b, ins, operand) for operand in ins.operands[1:3])
+    value = _computed(b, "exact" if is_exact else "fma", values_of(b, ins))
     if "relu" in ins.opcode.modifiers:
         value = at_least_zero(b, value)
     finish(b, ins, value)
 
 
-def _sum(b: Builder, is_exact: bool, x: Value, y: Value, z: Value) -> Value:
+def _computed(b: Builder, name: str, values: list[Value]) -> Value:
+    """A result, rounded. A function of the library has it of all lanes: it is compiled once."""
+    kind, n = values[0].type, values[0].n
+    if n < LANES:
+        return _result(b, name, values)
+    packed = [b.bitcast(value, "i16") for value in values]
+    whole = b.call(f"halves_{name}_{kind}_{n}", f"<{n} x i16>", *packed)
+    return b.bitcast(Value(whole, "i16", n), kind)
+
+
+@routine("halves")
+def compute(r: Routine, name: str, kind: str, n: str) -> None:
+    """(values) -> value, each <n x i16>."""
+    types = [f"<{n} x i16>"] * (2 if name[0] == "f" and name != "fma" else 3)
+    values = [r.bitcast(value, kind) for value in r.takes(*types)]
+    r.ret(r.bitcast(_result(r, name, values), "i16"))
+
+
+def _result(b: Text, name: str, values: list[Value]) -> Value:
+    """x + y, x - y, x * y, or x * y + z ("fma"; "exact": a factor is a power of two)."""
+    kind = values[0].type
+    if name not in ("fma", "exact"):
+        return in_floats(b, values, lambda x, y: b.op(name, x, y))
+    if kind == "half" and b.library.host.half_arithmetic:
+        return canonical(b, b.intrinsic("llvm.fma", *values))
+    if kind == "half":
+        return in_floats(b, values, lambda *v: _sum(b, name == "exact", *v))
+    # Products of bfloat pass the range of binary32.
+    x, y, z = (b.cast("fpext", widened(b, v), "double") for v in values)
+    return narrowed_double(b, _sum(b, False, x, y, z), kind)
+
+
+def _sum(b: Text, is_exact: bool, x: Value, y: Value, z: Value) -> Value:
     """x * y + z, where products are exact; rounded to odd, unless that is exact enough."""
     return b.intrinsic("llvm.fma", x, y, z) if is_exact else odd_sum(b, b.op("fmul", x, y), z)
 

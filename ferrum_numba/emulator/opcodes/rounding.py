@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from ..builder import Builder
 from ..ptx import Instruction
-from ..values import Value, bits_of
+from ..values import Text, Value, bits_of
 
 DIRECTED = frozenset({"rz", "rm", "rp"})
 
@@ -120,12 +120,12 @@ def _zero(like: Value) -> Value:
     return Value("0.0", like.type)
 
 
-def odd_sum(b: Builder, x: Value, y: Value) -> Value:
+def odd_sum(b: Text, x: Value, y: Value) -> Value:
     """x + y of floats or doubles, rounded to odd."""
     return _odd(b, *_two_sum(b, x, y))
 
 
-def _two_sum(b: Builder, x: Value, y: Value) -> tuple[Value, Value]:
+def _two_sum(b: Text, x: Value, y: Value) -> tuple[Value, Value]:
     """x + y of floats or doubles and its error, exactly (Knuth's TwoSum)."""
     total = b.op("fadd", x, y)
     part = b.op("fsub", total, x)
@@ -133,7 +133,7 @@ def _two_sum(b: Builder, x: Value, y: Value) -> tuple[Value, Value]:
     return total, b.op("fadd", b.op("fsub", x, other), b.op("fsub", y, part))
 
 
-def _odd(b: Builder, value: Value, error: Value) -> Value:
+def _odd(b: Text, value: Value, error: Value) -> Value:
     """A float or double that is the exact value less `error`, rounded to odd."""
     kind = f"i{bits_of(value.type)}"
     bits = b.bitcast(value, kind)
