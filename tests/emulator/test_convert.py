@@ -160,7 +160,8 @@ def test_nan_is_the_canonical_one(host: Host | None) -> None:
     one = np.full(4, 0x3C00, np.uint16)
     canonical = [0x7FFF] * 3
     for text in ("add.f16 %r, %a, %b;", "mul.f16 %r, %b, %a;", "fma.rn.f16 %r, %a, %b, %b;",
-                 "fma.rn.relu.f16 %r, %a, %b, %b;", "max.NaN.f16 %r, %a, %b;"):  # fmt: skip
+                 "fma.rn.relu.f16 %r, %a, %b, %b;", "max.NaN.f16 %r, %a, %b;",
+                 "ex2.approx.f16 %r, %a;"):  # fmt: skip
         found = elementwise(text, nan, one, result=np.uint16, host=host)
         assert found[:3].tolist() == canonical, text
     floats_ = np.array([0x7FC00001, 0xFFC00000, 0x7F800001, 0xBF800000], np.uint32)

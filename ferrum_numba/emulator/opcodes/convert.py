@@ -33,17 +33,9 @@ def widened(b: Text, value: Value) -> Value:
 
 def narrowed(b: Text, value: Value, kind: str) -> Value:
     """float as half or bfloat, rounded to nearest even."""
-    if kind == "bfloat":
-        bits = b.bitcast(value, "i32")
-        odd = b.op("and", b.op("lshr", bits, 16), 1)
-        rounded = b.op("add", b.op("add", bits, 0x7FFF), odd)
-        nan = b.compare("fcmp uno", value, value)
-        rounded = b.select(nan, b.constant("i32", 0x7FFF0000), rounded)
-        high = b.op("lshr", rounded, 16)
-        return b.bitcast(b.cast("trunc", high, "i16"), "bfloat")
-    if b.library.host.half_conversion:
-        return b.cast("fptrunc", value, "half")
-    return b.bitcast(_in_lanes(b, "narrow_half", value, "i16"), "half")
+    if kind == "half" and b.library.host.half_conversion:
+        return b.cast("fptrunc", value, kind)
+    return b.bitcast(_in_lanes(b, f"narrow_{kind}", value, "i16"), kind)
 
 
 def _in_lanes(b: Text, name: str, value: Value, result: str) -> Value:

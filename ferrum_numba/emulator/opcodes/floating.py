@@ -11,9 +11,11 @@ import math
 import struct
 
 from ..builder import Builder
+from ..layout import LANES
 from ..ptx import Instruction
+from ..routine import Routine, routine
 from ..table import FLOATS, rows_of
-from ..values import Value, bits_of
+from ..values import Text, Value, bits_of
 from .convert import saturated
 from .integer import expect
 from .rounding import DIRECTED, rounded_sum
@@ -190,20 +192,33 @@ _FUNCTIONS = {"ex2": "exp2", "lg2": "log2", "sin": "sin", "cos": "cos"}
 
 
 @lowers(*_FUNCTIONS, types=("f32",), modifiers="approx ftz")
+@lowers("tanh", types=("f32",), modifiers="approx")
 def function(b: Builder, ins: Instruction) -> None:
     """The host's own functions: closer to the true value than the GPU's approximations."""
     expect(ins, 2)
-    finish(b, ins, b.intrinsic(f"llvm.{_FUNCTIONS[ins.opcode.base]}", *reals(b, ins)))
+    x = b.real(ins.operands[1], "float", ins)
+    how = (ins.opcode.base, *(ins.opcode.modifiers & {"ftz"}))
+    if x.n < LANES:
+        value = _applied(b, x, *how)
+    else:
+        value = Value(b.call("_".join(["function", *how]), x.full_type, x), x.type, x.n)
+    b.write(ins.operands[0], value, ins)
 
 
-@lowers("tanh", types=("f32",), modifiers="approx")
-def hyperbolic_tangent(b: Builder, ins: Instruction) -> None:
-    expect(ins, 2)
-    (x,) = reals(b, ins)
-    finish(b, ins, tanh(b, x))
+@routine("function")
+def apply(r: Routine, name: str, *ftz: str) -> None:
+    """(values) -> value, which LLVM computes lane by lane."""
+    (x,) = r.takes("<32 x float>")
+    r.ret(_applied(r, x, name, *ftz))
 
 
-def tanh(b: Builder, x: Value) -> Value:
+def _applied(b: Text, x: Value, name: str, ftz: str = "") -> Value:
+    x = b.flush(x) if ftz else x
+    value = tanh(b, x) if name == "tanh" else b.intrinsic(f"llvm.{_FUNCTIONS[name]}", x)
+    return b.flush(value) if ftz else value
+
+
+def tanh(b: Text, x: Value) -> Value:
     """tanh |x| = 1 - 2 / (e^(2|x|) + 1), in double; below 2^-12, where it is x to 24 bits, x."""
     size = b.cast("fpext", b.intrinsic("llvm.fabs", x), "double")
     (log2_e,) = struct.unpack("<Q", struct.pack("<d", 2 / math.log(2)))

@@ -1,9 +1,9 @@
 """Conversions between small floating-point types and binary32 by integer arithmetic.
 
-Of binary16 for CPUs without them; of the 8-bit types e4m3 and e5m2 for all.
+Of binary16 for CPUs without them; of bfloat16 and the 8-bit types e4m3 and e5m2 for all.
 
 widen_half(<32 x i16>) -> <32 x float>, widen_e4m3 and widen_e5m2(<32 x i8>): exact
-narrow_half(<32 x float>) -> <32 x i16>: rounded to nearest even; NaN becomes a quiet NaN
+narrow_half, narrow_bfloat(<32 x float>) -> <32 x i16>: rounded to nearest even; NaN is 0x7FFF
 """
 
 from __future__ import annotations
@@ -36,12 +36,19 @@ def widen(r: Routine, kind: str) -> None:
 
 
 @routine("narrow")
-def narrow(r: Routine, _kind: str) -> None:
+def narrow(r: Routine, kind: str) -> None:
     """Normal: add half a unit of the last place kept (less one, plus the last bit) and cut; the
     carry runs into the exponent, up to infinity.  Denormal: adding 0.5 lets the FPU round at 2^-24,
     a unit of the last place of 0.5 as a float."""
     (given,) = r.takes("<32 x float>")
     bits = r.bitcast(given, "i32")
+    if kind == "bfloat":
+        odd = r.op("and", r.op("lshr", bits, 16), 1)
+        rounded = r.op("add", r.op("add", bits, 0x7FFF), odd)
+        nan = r.compare("fcmp uno", given, given)
+        high = r.op("lshr", r.select(nan, r.constant("i32", 0x7FFF0000), rounded), 16)
+        r.ret(r.cast("trunc", high, "i16"))
+        return
     size = r.op("and", bits, 0x7FFFFFFF)
     odd = r.op("and", r.op("lshr", size, 13), 1)
     offset = (1 << 12) - 1 - (127 - 15 << 23)
