@@ -20,7 +20,7 @@ from ..report.builds import (
     Needs,
     SidecarVerdict,
     Unreadable,
-    assemble,
+    assembled_resources,
     inspect_build,
     inspect_code,
     inspect_ptx,
@@ -142,7 +142,7 @@ def _assembled(found: Inspection, opened: PtxFile) -> Inspection:
     resources: dict[str, Resources] = {}
     reason = ""
     try:
-        resources = assemble(opened.text, found.target)
+        resources = assembled_resources(opened.text, found.target)
     except DeviceError as error:
         reason = str(error)
     entries = (

@@ -17,7 +17,7 @@ from ..models.config import ModelConfig
 from ..models.names import ModelNames
 from ..models.operations import Operations
 from ..models.shared import CHUNK
-from .console import json_option, standard_output, write_json
+from .console import json_option, standard_error, standard_output, write_json
 from .devices import describe_device, device_line, device_option, find_device
 from .options import examples
 
@@ -49,7 +49,7 @@ def warm(model_dir: Path, folder: Path, device: str, as_json: bool) -> None:
     found = find_device(device)
     builds = builds_of(model_dir, found)
     start = time.perf_counter()
-    files, nbytes = _compile(builds, found, folder)
+    files, nbytes, left = _compile(builds, found, folder)
     seconds = time.perf_counter() - start
     described = describe_device(found)
     if as_json:
@@ -61,6 +61,7 @@ def warm(model_dir: Path, folder: Path, device: str, as_json: bool) -> None:
                 "files": files,
                 "bytes": nbytes,
                 "seconds": seconds,
+                "left": left,
             }
         )
         return
@@ -68,6 +69,8 @@ def warm(model_dir: Path, folder: Path, device: str, as_json: bool) -> None:
         f"{folder}: {len(files)} kernels, {nbytes / 1e6:.1f} MB, compiled in {seconds:.1f} s for "
         f"{device_line(described)}; start with FERRUM_COMPILED={folder}"
     )
+    for name, reason in left.items():
+        standard_error().print(f"{name} is left to the driver: {reason}")
 
 
 def builds_of(model_dir: Path, device: Device) -> set[Artefact]:
@@ -78,8 +81,10 @@ def builds_of(model_dir: Path, device: Device) -> set[Artefact]:
     return needed(names, checkpoint, Operations(config, device), rows)
 
 
-def _compile(builds: set[Artefact], device: Device, folder: Path) -> tuple[list[str], int]:
-    """The files' names, and their bytes together."""
+def _compile(
+    builds: set[Artefact], device: Device, folder: Path
+) -> tuple[list[str], int, dict[str, str]]:
+    """The files' names, their bytes together, and builds that no ptxas compiles, with reasons."""
     from ..devices.cuda.compiled import CompiledCode
     from ..devices.cuda.device import CudaDevice
 
@@ -90,9 +95,18 @@ def _compile(builds: set[Artefact], device: Device, folder: Path) -> tuple[list[
     folder.mkdir(parents=True, exist_ok=True)
     compiled = CompiledCode(folder, device.capability, device.cuda_version)
 
+    left: dict[str, str] = {}
+
     def compile_one(build: Artefact) -> None:
-        compiled.store(build.text, device.compile(build.text))
+        try:
+            code = device.compile(build.text)
+        except DeviceError as error:
+            if error.field != "ptxas":
+                raise
+            left[build.name] = str(error)
+        else:
+            compiled.store(build.text, code)
 
     kernels.load_together(builds, device, compile_one)
-    paths = sorted({compiled.path(build.text) for build in builds})
-    return [path.name for path in paths], sum(path.stat().st_size for path in paths)
+    paths = sorted({compiled.path(build.text) for build in builds if build.name not in left})
+    return [path.name for path in paths], sum(path.stat().st_size for path in paths), left

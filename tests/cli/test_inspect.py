@@ -166,7 +166,7 @@ def test_a_folder(tmp_path):
 
 
 def test_what_is_not_known_is_said(monkeypatch):
-    module = "ferrum_numba.report.builds.assembler.find_assemblers"
+    module = "ferrum_numba.devices.assembler.find_assemblers"
     monkeypatch.setattr(module, lambda: iter(()))
     code, found = run_json("inspect", NAME)
     (entry,) = found["entries"]

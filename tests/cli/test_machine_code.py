@@ -73,6 +73,7 @@ def test_warm(gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     code, found = run_json("warm", MODEL, "--into", tmp_path / "code")
     assert code == 0
     assert len(found["files"]) >= 9
+    assert all("expected one on PATH" in reason for reason in found["left"].values())
     names = {path.name for path in (tmp_path / "code").iterdir()}
     assert names == set(found["files"])
     assert all((tmp_path / "code" / name).read_bytes()[:4] == b"\x7fELF" for name in names)

@@ -24,7 +24,7 @@ from ...abi import (
 from ...errors import AbiError, DeviceError, LaunchError, PtxError
 from ...machine_code import Cubin, Fatbin
 from .. import arrays as host_arrays
-from .. import dlpack, sequence
+from .. import assembler, dlpack, sequence
 from ..device import Device, Module
 from . import arrays, driver, jit_link, modules, numba_cuda
 from .captures import CaptureLock
@@ -125,10 +125,15 @@ class CudaDevice(Device):
         return "sm_{}{}".format(*self.capability)
 
     def compile(self, text: str) -> bytes:
-        """The cubin that the driver's compiler makes of PTX for this GPU.
+        """The cubin that the driver's linker makes of PTX for this GPU, or where that would make
+        it slow, ptxas.
 
-        Raises PtxError for PTX that it refuses.
+        Raises PtxError for PTX that the linker refuses, and DeviceError where there is no ptxas
+        that takes it, of the driver's CUDA version or older.
         """
+        if not jit_link.suits(text):
+            target = _architecture(text, self.capability)
+            return assembler.assemble(text, target, newest=self.cuda_version).cubin
         with self.current(), driver.outside_of_captures():
             try:
                 return modules.compile_ptx(text)
@@ -142,7 +147,7 @@ class CudaDevice(Device):
     def compile_ahead(self, text: str) -> None:
         linker = jit_link.find(self.cuda_version)
         carried = self.compiled is not None and self.compiled.path(text).is_file()
-        if linker is None or carried or "setmaxnreg" in text:
+        if linker is None or carried or not jit_link.suits(text):
             return
         from ...emulator.cache import Cache, key_of  # the same cache, and few processes need it
 

@@ -1,9 +1,8 @@
 """nvJitLink, where it is installed: the driver's compiler as a library, for many threads at a time.
 
 The driver compiles one PTX at a time, however many threads ask.  nvJitLink of the driver's own
-CUDA version makes the same code of it, as many at a time as there are processors.  Where there is a
-setmaxnreg it does not: it ignores that, since other parts may be linked to it (its remark C7504),
-and makes wgmma wait for each product (C7512).
+CUDA version makes the same code of it, as many at a time as there are processors, but for what does
+not suit a linker.
 
 Source of the prototypes: nvJitLink's reference, "nvJitLink API".
 """
@@ -70,6 +69,15 @@ class JitLink:
             return cubin.raw
         finally:
             library.nvJitLinkDestroy(ctypes.byref(state))
+
+
+def suits(text: str) -> bool:
+    """False for PTX of which a linker, the driver's own too, makes slow code.
+
+    It ignores setmaxnreg, since other parts may be linked to it (its remark C7504), and has wgmma
+    wait for each product then (C7512): a quarter more time.
+    """
+    return "setmaxnreg" not in text
 
 
 @lru_cache(maxsize=4)

@@ -1,6 +1,5 @@
 """Builds of kernels, inspected and compared: what a PTX and its sidecar say, without running it."""
 
-from .assembler import assemble
 from .census import Access, Census, Family, SourceFile, TensorUse
 from .comparison import (
     BuildComparison,
@@ -30,6 +29,7 @@ from .machine_code import (
     inspect_build,
     inspect_code,
 )
+from .ptxas_log import assembled_resources
 
 __all__ = [
     "Access",
@@ -53,7 +53,7 @@ __all__ = [
     "SourceFile",
     "TensorUse",
     "Unreadable",
-    "assemble",
+    "assembled_resources",
     "compare_builds",
     "dotted",
     "inspect_build",

@@ -6,10 +6,13 @@ import pytest
 
 import ferrum_numba as fe
 from ferrum_numba import kernels
+from ferrum_numba.abi import Signature
+from ferrum_numba.devices.assembler import assemble, find_assemblers
 from ferrum_numba.devices.resources import Resources
 from ferrum_numba.errors import DeviceError
-from ferrum_numba.report.builds.assembler import assemble, find_assemblers, read_log
+from ferrum_numba.machine_code import Cubin
 from ferrum_numba.report.builds.occupancy import find_sm, resident_ctas
+from ferrum_numba.report.builds.ptxas_log import assembled_resources, read_log
 from tests.corpus import corpus_text
 
 LOG = """ptxas info    : 4 bytes gmem, 16 bytes cmem[3], 16 bytes cmem[4]
@@ -39,16 +42,15 @@ def test_without_a_ptxas(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CUDA_HOME", raising=False)
     monkeypatch.delenv("CUDA_PATH", raising=False)
-    monkeypatch.setattr("ferrum_numba.report.builds.assembler.find_spec", lambda name: None)
-    with pytest.raises(
-        DeviceError, match="ptxas: expected one on PATH, in CUDA_HOME or in an installed trit"
-    ):
+    monkeypatch.setattr("ferrum_numba.devices.assembler.find_spec", lambda name: None)
+    monkeypatch.setattr("ferrum_numba.devices.nvidia_packages.files", lambda *patterns: iter(()))
+    with pytest.raises(DeviceError, match=r"ptxas: expected one on PATH, in .* triton, found none"):
         assemble(fe.W4A16_PTX, "sm_80")
 
 
 @pytest.mark.skipif(not list(find_assemblers()), reason="no ptxas here")
 def test_the_ptxas_that_is_installed():
-    found = assemble(
+    found = assembled_resources(
         corpus_text("cuda.nvcc-13.0.sm_80").replace(".version 9.0", ".version 8.0"), "sm_80"
     )
     assert set(found) == {"_Z4axpyIdEvPT_PKS0_S0_4Pairi", "block_sum", "nothing"}
@@ -58,6 +60,14 @@ def test_the_ptxas_that_is_installed():
         assemble(
             corpus_text("reverse.llvm-14.sm_70").replace(".version 7.0", ".version 99.0"), "sm_80"
         )
+    with pytest.raises(DeviceError, match=r"ptxas [\d.]+, whose code the driver does not take"):
+        assemble(fe.W4A16_PTX, "sm_80", newest=(11, 0))
+
+
+@pytest.mark.skipif(not list(find_assemblers()), reason="no ptxas here")
+def test_machine_code():
+    found = assemble(fe.W4A16_PTX, "sm_80", newest=(99, 0))
+    assert list(Cubin(found.cubin).entries) == list(Signature.entries(fe.W4A16_PTX))
 
 
 @pytest.mark.parametrize(
