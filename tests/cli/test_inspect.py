@@ -171,7 +171,7 @@ def test_what_is_not_known_is_said(monkeypatch):
     code, found = run_json("inspect", NAME)
     (entry,) = found["entries"]
     assert (code, entry["resources"]) == (0, None)
-    assert "unknown: ptxas: expected one on PATH, in CUDA_HOME or" in run("inspect", NAME).stdout
+    assert "unknown: ptxas: expected one on PATH, in CUDA_HOME, in" in run("inspect", NAME).stdout
 
 
 def test_every_line_and_opcode():
