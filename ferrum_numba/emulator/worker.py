@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from itertools import product
+from itertools import pairwise, product
 from queue import SimpleQueue
 
 import numpy as np
@@ -62,10 +62,8 @@ class Launch:
             return
         ctas = self.job.ctas
         threads = max(1, min(self.job.threads, ctas))
-        # Many pieces for each thread: one that is held up leaves its last ones to the others.
-        count = 1 if threads == 1 else min(ctas, 32 * threads)
-        cuts = [(ctas * i // count, ctas * (i + 1) // count) for i in range(count)]
-        pieces = iter(cuts if self.only is None else [(i, i + 1) for i in self.only])
+        one_by_one = [(i, i + 1) for i in self.only or ()]
+        pieces = iter(_pieces(ctas, threads) if self.only is None else one_by_one)
         seats = _Seats(self)
         if threads == 1:
             _Worker(seats, pieces).run()
@@ -100,6 +98,20 @@ class Launch:
         if self.attach is None:
             for seat in members:
                 seat.check_shared()
+
+
+def _pieces(ctas: int, threads: int) -> list[tuple[int, int]]:
+    """Ranges of CTAs, each half of a thread's share of what is left, down to an eighth of a share.
+
+    They are few, as a thread waits for the interpreter's lock before each; and the last ones are
+    short, so that a thread that is held up leaves work to the others.
+    """
+    if threads == 1:
+        return [(0, ctas)]
+    cuts, least = [0], -(-ctas // (8 * threads))
+    while cuts[-1] < ctas:
+        cuts.append(min(ctas, cuts[-1] + max(least, (ctas - cuts[-1]) // (2 * threads))))
+    return [*pairwise(cuts)]
 
 
 class _Seats:
