@@ -20,6 +20,9 @@ _FEW_GROUPS, _MANY_GROUPS = 256, {"BLOCK_M": 16, "CAPACITY": 1024, "SYMMETRIC": 
 ACT_ORDER_BOUNDS = tuple(_ACT_ORDER_ROWS)
 # Rows are told apart in steps of so many, up to a number of them.
 _ROW_STEPS = ((8, 256), (64, 1024), (256, sys.maxsize))
+# On the CPU device the other GEMMs' weights in bfloat16 take longer to make than their tiles save,
+# and lose digits where they are rounded once they are scaled.
+_BFLOAT16_ON_CPU = "w4a16_gptq_gemm_decode"
 
 
 def canonical(zero_bias: int, dtype: str = "float16") -> Artefact:
@@ -106,13 +109,16 @@ def candidates(
     any_tile: bool = False,
 ) -> tuple[Candidate, ...]:
     """The builds that take this launch, the fastest first; a build's like in bfloat16 is taken to
-    be as fast.  any_tile: those, too, that are not worth trying for M rows.  Raises AbiError."""
+    be as fast, but for the CPU device.  any_tile: those, too, that are not worth trying for M rows.
+    Raises AbiError."""
     sizes = contiguous_sizes(M, N, K, group_size) | {"zero_bias": zero_bias, "adds": 0}
     model, name, chip = cost_model(), device_name(device), getattr(device, "chip", None)
+    only = _BFLOAT16_ON_CPU if (name, dtype) == ("cpu", "bfloat16") else None
     found = []
     for build in map(artefact, model.names(name)):
         its = of_dtype(build, dtype, zero_bias)
-        if (any_tile or worth_trying(its, M)) and its.takes(device, sizes):
+        tried = its.fields["kernel"] == only if only else any_tile or worth_trying(its, M)
+        if tried and its.takes(device, sizes):
             found.append(Candidate(its, model.seconds(name, chip, build, sizes)))
     return tuple(sorted(found, key=lambda candidate: candidate.seconds))
 

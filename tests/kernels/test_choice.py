@@ -54,6 +54,12 @@ def test_the_model_and_the_builds_fit() -> None:
     assert wanted == {*tuned(), *tuned("bfloat16")}
 
 
+@pytest.mark.parametrize("rows", [1, 64, 3000])
+def test_bfloat16_on_the_cpu_device(rows: int) -> None:
+    chosen = kernels.choose(CPU, rows, 256, 512, 64, 1, "bfloat16")
+    assert chosen.fields["kernel"] == "w4a16_gptq_gemm_decode"
+
+
 def test_one_choice_for_a_class_of_rows() -> None:
     assert [kernels.m_class(m) for m in (1, 8, 9, 256, 257, 1000, 1024, 1025)] == [
         *(8, 8, 16, 256, 320, 1024, 1024, 1280),

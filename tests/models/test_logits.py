@@ -25,17 +25,20 @@ def agree(found: npt.NDArray[np.float32], expected: npt.NDArray[np.float32], dty
     assert np.linalg.norm(found - expected) <= RELATIVE[dtype] * np.linalg.norm(expected)
 
 
+@pytest.mark.parametrize("dtype", RELATIVE)
 @pytest.mark.parametrize("name", MODELS)
-def test_real_models_say_what_their_oracles_say(device: fe.Device, name: str) -> None:
+def test_real_models_say_what_their_oracles_say(device: fe.Device, name: str, dtype: str) -> None:
+    """Greedily, too, unless the best two tokens are nearer than the dtype tells apart."""
+    if (name, dtype) == ("qwen3_moe", "bfloat16"):
+        pytest.skip("two experts of a token are nearer than bfloat16 tells apart")
     folder = FIXTURES / "models" / name
     oracle = load_file(folder / "oracle_model.safetensors")
-    # Where the best two tokens are nearer than bfloat16 tells apart, in float16.
-    near = oracle["greedy_margin"].min() <= CLOSE["bfloat16"]
-    model = fe.Model.load(folder, device=device, dtype="float16" if near else None)
-    agree(model.logits(oracle["ids"]), oracle["logits_f32"], model.config.dtype)
-    answer = oracle["greedy_ids"].tolist()
-    assert oracle["greedy_margin"].min() > CLOSE[model.config.dtype]
-    assert list(model.generate(oracle["greedy_prompt"], max_new_tokens=len(answer))) == answer
+    model = fe.Model.load(folder, device=device, dtype=dtype)
+    agree(model.logits(oracle["ids"]), oracle["logits_f32"], dtype)
+    answer, is_near = oracle["greedy_ids"].tolist(), oracle["greedy_margin"].min() <= CLOSE[dtype]
+    assert not is_near or dtype == "bfloat16"
+    if not is_near:
+        assert list(model.generate(oracle["greedy_prompt"], max_new_tokens=len(answer))) == answer
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
