@@ -70,7 +70,8 @@ def bench(
     launch again. Every timed result is looked at: exits with 1 if any is wrong, else with 2 if any
     layer is refused.
 
-    With --model times whole prompts, to the logits behind them, and steps of a batch.
+    With --model times whole prompts, up to a first token's logits, and steps of a batch; on a GPU
+    with the share of the bandwidth that its memory has on paper.
     """
     found = find_device(device)
     if whole:
@@ -108,19 +109,25 @@ def _bench_model(
     """Time prompts and steps of a whole model."""
     model = load_model(path, device)
     timings = tracked(time_model(model, batches, contexts), len(contexts) * (1 + len(batches)))
-    described = describe_device(device)
+    described, chip = describe_device(device), getattr(device, "chip", None)
+    share = [t.bytes_per_second / chip.bandwidth / 1e6 if chip else None for t in timings]
     if as_json:
         rates = ("tokens_per_second", "bytes_per_second")
-        rows = [asdict(t) | {name: getattr(t, name) for name in rates} for t in timings]
+        rows = [
+            asdict(t) | {name: getattr(t, name) for name in rates} | {"bandwidth_share": own}
+            for t, own in zip(timings, share, strict=True)
+        ]
         write_json({"device": described, "model": str(path), "timings": rows})
         return
     table = plain_table()
-    for header in ("", "batch", "tokens", "ms", "tokens/s", "GB/s read"):
+    headers = ("", "batch", "tokens", "ms", "tokens/s", "GB/s read")
+    for header in (*headers, *(("of its bandwidth",) if chip else ())):
         table.add_column(header, justify="right" if header else "left", no_wrap=True)
-    for timing in timings:
+    for timing, own in zip(timings, share, strict=True):
         of = ["prompt", "1"] if timing.batch is None else ["step", str(timing.batch)]
         numbers = (timing.seconds * 1e3, timing.tokens_per_second, timing.bytes_per_second / 1e9)
-        table.add_row(*of, str(timing.context), *map(_short, numbers))
+        shown = [] if own is None else [f"{own:.0%}"]
+        table.add_row(*of, str(timing.context), *map(_short, numbers), *shown)
     console = standard_output()
     console.print(table)
     console.print(f"{device_line(described)}: {model.nbytes / 1e6:,.0f} MB of weights")

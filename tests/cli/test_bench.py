@@ -126,6 +126,15 @@ def test_a_whole_model() -> None:
     assert code == 0
     assert [(row["batch"], row["context"]) for row in rows] == [(None, 5), (1, 5), (2, 5)]
     assert all(row["seconds"] > 0 for row in rows)
+    assert {row["bandwidth_share"] for row in rows} == {None}
     refused = run(*whole, "--m", "3")
     assert refused.exit_code == 2
     assert "--m: only without --model" in refused.output
+
+
+@pytest.mark.gpu
+def test_a_whole_model_on_a_gpu() -> None:
+    whole = ("bench", fixture("models/llama31_rope"), "--device", "cuda", "--model")
+    _, found = run_json(*whole, "--context", "5")
+    assert all(0 < row["bandwidth_share"] < 1.2 for row in found["timings"])
+    assert "of its bandwidth" in run(*whole, "--context", "5").stdout
