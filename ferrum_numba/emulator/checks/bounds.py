@@ -3,8 +3,8 @@
     bounds_<space>_<access>_<bytes>(addresses, mask, checks, ctx, site) -> mask of those lanes
     judge_<space>(addresses, mask, bytes, checks, ctx, site) -> the same, lane after lane
     own(address, bytes, lane, checks, ctx) -> i1: whether it is no array's of the launch and yet may
-        be used: of the module's own arrays, or a generic address of the CTA's shared memory or of
-        the lane's local memory
+        be used: of the module's own arrays or the parameters, or a generic address of the CTA's
+        shared memory or of the lane's local memory
     descriptor_<a|b>_<major>_<rows>_<granule>_<epochs|clocks>(descriptor, row, checks, ctx, site)
         -> of wgmma; granule 0: only where it leads is looked at
 
@@ -101,7 +101,8 @@ class Bounds(Check):
         return {"sites": sites, "dump": -(-room.nbytes // 16) * 16}
 
     def prepare(self, b: Builder) -> None:
-        b.own_functions.append(own(b.library, b.arrays, b.layout, b.flow.local_bytes))
+        parameters = max((sum(place) for place in b.params.values()), default=0)
+        b.own_functions.append(own(b.library, b.arrays, b.layout, b.flow.local_bytes, parameters))
 
     def access(self, b: Builder, at: Access, condition: Value | None) -> Value:
         mask = mask_of(b, at.address, condition)
@@ -336,8 +337,17 @@ def descriptor(c: Code, operand: str, major: str, rows: str, granule: str, order
     c.ret(c.select(loop.results[1], value, 0))
 
 
-def own(library: Library, arrays: Mapping[str, Array], layout: Layout, local_bytes: int) -> str:
-    """The function `own` of one entry. local_bytes: of local memory that a thread may use."""
+def own(
+    library: Library,
+    arrays: Mapping[str, Array],
+    layout: Layout,
+    local_bytes: int,
+    parameter_bytes: int,
+) -> str:
+    """The function `own` of one entry. local_bytes: of local memory that a thread may use.
+
+    parameter_bytes: of the parameter block, of which addresses may be taken.
+    """
     c = Code(library, "own")
     place, size, lane = c.takes("i64", "i64", "i32")
     c.goes()
@@ -345,6 +355,7 @@ def own(library: Library, arrays: Mapping[str, Array], layout: Layout, local_byt
     places = [
         (c.of_worker("shared"), c.cast("zext", c.field("limit"), "i64")),
         (c.item("i8", c.ctx, start), c.constant("i64", local_bytes)),
+        (c.of_worker("params"), c.constant("i64", parameter_bytes)),
     ]
     for name, array in arrays.items():
         places.append((Value(f'@"array.{name}"', "ptr"), c.constant("i64", len(array.content))))

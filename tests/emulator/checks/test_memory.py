@@ -216,3 +216,17 @@ def test_an_index_beyond_a_constant_array() -> None:
     job = Job(grid=(1, 1, 1), block=(32, 1, 1), shared_bytes=0, parameter_block=b"")
     (finding,) = program.run(job, [])
     assert (finding.kind, finding.lanes) == ("out-of-bounds", tuple(range(4, 32)))
+
+
+def test_parameters_by_their_address() -> None:
+    """As compilers read structures, by the address of a parameter in a register."""
+    out, data = np.zeros(1, np.uint64), np.zeros(1, np.uint64)
+    arrays = described("out", out), described("data", data)
+    body = (
+        "mov.b64 %q8, p0; add.s64 %q8, %q8, 16; ld.param.u64 %q9, [%q8+-8]; ld.u64 %q10, [%q8+-8];"
+        "setp.ne.u64 %p1, %q9, %q10; @!%p1 st.global.u64 [%q0], %q9;"
+    )
+    assert not check(body, *arrays, checks=("memory",))
+    assert out[0] == data.ctypes.data
+    (finding,) = check(body + "ld.param.u64 %q9, [%q8];", *arrays, checks=("memory",))
+    assert finding.kind == "out-of-bounds"
