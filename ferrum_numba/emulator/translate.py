@@ -40,6 +40,7 @@ from .layout import (
 from .library import Library
 from .ptx import Body, Register
 from .rounds import run_ctas
+from .targets import refuse_above
 from .values import Value
 
 # Instructions of a part.  LLVM's time grows faster than the length of a function.
@@ -66,6 +67,7 @@ class Module:
         hooks: Hooks[Builder] | None = None,
     ) -> None:
         check_end(body, signature.entry)
+        refuse_above(body, signature.target)
         self.flow = analyse(body, threads_of(signature), masked)
         self._ends = list(accumulate(len(block.instructions) + 1 for block in self.flow.blocks))
         self.length = self._ends[-1]

@@ -10,7 +10,7 @@ from ferrum_numba.emulator import Job, Program
 from ferrum_numba.emulator.host import Host
 
 HEADER = """.version 8.0
-.target sm_90
+.target sm_120a
 .address_size 64
 .extern .shared .align 16 .b8 tile[];
 """
