@@ -15,6 +15,7 @@ from .rope import RopeSpec
 
 CONFIG_FILE, GENERATION_FILE = "config.json", "generation_config.json"
 
+_MOST_LAYERS = 10_000
 _ACTIVATIONS = ("silu", "swish")  # two names of x * sigmoid(x)
 # Keys of other architectures' arithmetic
 _OTHERS = ("attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar")
@@ -102,6 +103,8 @@ class ModelConfig:
             raise keys.error("head_dim", expected)
         head_dim = keys.count("head_dim", hidden // heads)
         layers = keys.count("num_hidden_layers")
+        if layers > _MOST_LAYERS:  # before lists of as many are made
+            raise keys.error("num_hidden_layers", f"at most {_MOST_LAYERS}")
         qkv_bias, o_bias, mlp_bias = architecture.biases(keys)
         return cls(
             architecture=architecture.name,

@@ -213,6 +213,13 @@ def _read_or_refused(config: dict[str, Any]) -> None:
     assert spec.frequencies(300)[0].shape == (spec.size // 2,)
 
 
+def test_more_layers_than_any_model_has() -> None:
+    with pytest.raises(CheckpointError, match="num_hidden_layers in config.json: .* at most 10000"):
+        ModelConfig.read(
+            {"architectures": ["LlamaForCausalLM"], **SIZES, "num_hidden_layers": 10**9}
+        )
+
+
 def test_a_size_that_is_missing() -> None:
     sizes = {key: value for key, value in SIZES.items() if key != "num_hidden_layers"}
     with pytest.raises(CheckpointError, match="num_hidden_layers in config.json: .* found nothing"):

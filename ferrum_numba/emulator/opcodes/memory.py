@@ -105,10 +105,10 @@ def load(b: Builder, ins: Instruction) -> None:
     if len(ins.operands) not in (2, 3):
         raise ins.refuse("expected a destination and an address")
     targets = _targets(ins, ins.operands[0])
-    at_parameter = isinstance(ins.operands[1], Address) and isinstance(ins.operands[1].base, Register)
-    if space == "param" and at_parameter:  # the host's address of one, and some bytes
-        space = "global"
-    elif space == "param":
+    source = ins.operands[1]
+    if space == "param" and isinstance(source, Address) and isinstance(source.base, Register):
+        space = "global"  # the host's address of a parameter
+    if space == "param":
         _write_loaded(b, ins, targets, _load_param(b, ins, bits, len(targets)))
         return
     address = address_of(b, ins, ins.operands[1], space)
