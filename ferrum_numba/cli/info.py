@@ -222,12 +222,14 @@ def _choice(
         predicted = kernels.candidates(device, kernels.m_class(m), n, k, group_size, zero_bias=1)
     return {
         "device": device.name,
+        "product": kernels.device_name(device),
         "M": m,
         "N": n,
         "K": k,
         "group_size": group_size,
         "act_order": act_order,
         "artefact": chosen.name,
+        "measured_on": kernels.cost_model().known(kernels.device_name(device)),
         "predictions": [{"artefact": its.build.name, "seconds": its.seconds} for its in predicted],
     }
 
@@ -258,6 +260,11 @@ def _show(found: dict[str, Any]) -> None:
         console.print(f"\n{sizes}{order} on {choice['device']}: {choice['artefact']}")
         if choice["predictions"]:
             console.print("\npredicted for it, and for the builds next to it")
+            if choice["measured_on"] != choice["product"]:
+                console.print(
+                    f"with what was fitted on {choice['measured_on']}, and the SMs, bandwidth, "
+                    f"clock and shared memory of {choice['product']}: a guess"
+                )
             console.print(_prediction_lines(choice["predictions"]))
 
 

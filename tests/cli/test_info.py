@@ -114,7 +114,16 @@ def test_the_choice_for_a_shape():
     printed = run("info", "--shape", "1,4096,14336", "--device", "cpu").stdout
     lines = [line.split() for line in printed.splitlines()]
     assert [expected, f"{seconds[0] * 1e6:.1f}", "us"] in lines
+    assert "a guess" not in printed
     assert run("info", "--shape", "1,4096").exit_code == 2
+
+
+def test_the_choice_on_a_gpu_that_was_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "device_name", lambda device: "NVIDIA L4")
+    found = run_json("info", "--shape", "1,4096,14336", "--device", "cpu")[1]["choice"]
+    assert (found["product"], found["measured_on"]) == ("NVIDIA L4", "NVIDIA H200")
+    printed = run("info", "--shape", "1,4096,14336", "--device", "cpu").stdout
+    assert "shared memory of NVIDIA L4: a guess" in " ".join(printed.split())
 
 
 def test_the_choice_for_activation_order():
