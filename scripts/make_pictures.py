@@ -152,8 +152,11 @@ def peers() -> None:
 
     mpl.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "w4a16", "font.family": "sans-serif"}
     lines = (PICTURES / "w4a16.csv").read_text(encoding="utf-8").splitlines()
+    rows = csv.DictReader(line for line in lines if not line.startswith("#"))
+    columns = list(rows.fieldnames or ())
+    contenders = ", ".join(columns[columns.index("us") + 1 : columns.index("/best")])
     ratios: dict[int, list[float]] = {}
-    for row in csv.DictReader(line for line in lines if not line.startswith("#")):
+    for row in rows:
         ratios.setdefault(int(row["M"]), []).append(float(row["/best"]))
     ms = sorted(ratios)
     means = [math.exp(sum(map(math.log, ratios[m])) / len(ratios[m])) for m in ms]
@@ -167,9 +170,7 @@ def peers() -> None:
     axes.set_ylim(0)
     axes.set_xlabel("M, rows of activations")
     axes.set_ylabel("time / best peer's")
-    axes.set_title(
-        "W4A16 GEMM over the best of Humming, Marlin, cuBLAS float16, tinygemm", fontsize=10
-    )
+    axes.set_title(f"W4A16 GEMM over the best of {contenders}", fontsize=10)
     axes.legend(frameon=False, fontsize=9)
     figure.savefig(PICTURES / "peers.svg", metadata={"Date": None})
 
