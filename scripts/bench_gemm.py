@@ -1,6 +1,6 @@
 """The GEMMs that the catalogue chooses, beside Humming, cuBLAS and torch's int4 matmul.
 
-    python scripts/bench_gemm.py [--m 1 8 48 ...] [--layers PART] [--csv FILE]
+    python scripts/bench_gemm.py [--m 1 8 48 ...] [--layers PART ...] [--csv FILE]
     python scripts/bench_gemm.py --show FILE.csv      # what was measured, again
 
 `scripts/make_pictures.py peers` draws docs/pictures/w4a16.csv, which is a file of --csv under a
@@ -64,10 +64,13 @@ def measure(layer: Layer, m: int, layers: Layers, peers: Any, kernel: str | None
     }  # fmt: skip
 
 
-def cells(part: str, rows: Sequence[int]) -> Iterator[tuple[Layer, int]]:
-    """Layers of the zoo and rows.  part: of their names, or "held-out", or "tuning"."""
+def cells(parts: Sequence[str], rows: Sequence[int]) -> Iterator[tuple[Layer, int]]:
+    """Layers of the zoo and rows.  parts: of their names, or "held-out", or "tuning"."""
     halves = {"held-out": HELD_OUT, "tuning": TUNING}
-    layers = halves.get(part, [x for x in (*HELD_OUT, *TUNING) if part in x.name])
+    layers: dict[Layer, None] = {}  # in the order asked for
+    for part in parts:
+        both = (*HELD_OUT, *TUNING)
+        layers |= dict.fromkeys(halves.get(part, [x for x in both if part in x.name]))
     return itertools.product(layers, rows)
 
 
@@ -156,7 +159,9 @@ def run(arguments: argparse.Namespace) -> list[Row]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--m", type=int, nargs="+", default=ROWS)
-    parser.add_argument("--layers", default="", help="part of names; or held-out, or tuning")
+    parser.add_argument(
+        "--layers", nargs="+", default=[""], help="parts of names; or held-out, or tuning"
+    )
     parser.add_argument("--kernel", help="an artefact's name, instead of the catalogue's choice")
     parser.add_argument("--seconds", type=float, default=1e9, help="begin no row after so long")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write rows there as they come")

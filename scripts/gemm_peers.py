@@ -6,6 +6,7 @@ cuBLAS (float16), torch's int4 matmul (tinygemm, bfloat16), and Humming, where t
 from __future__ import annotations
 
 import copy
+import gc
 import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -51,6 +52,7 @@ class Peers:
     def __init__(self, device: str) -> None:
         import torch
 
+        gc.freeze()  # `capturing` collects often; torch alone would take it 0.1 s each time
         torch.set_grad_enabled(False)
         self.torch, self.device = torch, device
         generator = torch.Generator(device).manual_seed(20261130)
@@ -136,8 +138,6 @@ class Peers:
     @contextmanager
     def capturing(self) -> Iterator[None]:
         """While torch captures, nothing of ours may be freed: cuMemFree breaks a capture."""
-        import gc
-
         from numba import cuda
 
         gc.collect()
