@@ -39,6 +39,10 @@ ARTEFACTS = ROOT / "ptx"
 CATALOGUE = "catalogue.json"
 TUNING = "w4a16_tuning.json"  # measured by scripts/tune.py, not compiled
 TRITON_VERSION = "3.6.0"
+# A barrier of warps, up to the next line that reaches shared memory, or jumps.
+_MEETING = r"\tbar\.sync.*\n((?:(?!.*(?:bar\.sync|shared|global|\bbra\b)|\$L__BB).*\n)*?.*"
+_AT_STAGES = re.compile(_MEETING + r"(?:wgmma\.fence|arrive\.expect_tx|cp\.async))")
+_BEFORE_ARRIVAL = re.compile(_MEETING + r"mbarrier\.arrive\.shared)")
 # The first use of a kernel's table: store(global_smem + 4 * thread, 0).
 _TABLE = re.compile(
     r"mov\.u32\s+(?P<tid>%r\d+), %tid\.x;\s+"
@@ -93,10 +97,31 @@ def compile_build(build: Build) -> Built:
     text = compiled.asm["ptx"]
     if build.even_registers:  # Triton moves registers to and fro all the same, which takes time
         text = re.sub(r"^\tsetmaxnreg\..*\n", "", text, flags=re.MULTILINE)
+    if build.own_order:
+        text = _own_order(text, build)
     text = _portable(text, build, compiled.metadata.shared)
     row = {"dtype": build.dtype, **_sidecar(build, text, compiled.metadata, source)}
     _check(Artefact(build.name, build.archive, {}, row).sidecar, text, build)
     return Built(build.name, build.archive, text, row)
+
+
+def _own_order(text: str, build: Build) -> str:
+    """The PTX without the barriers that Triton puts at the stages of a ring.
+
+    In front of products and of copies into the ring it makes all warps of a partition meet, since
+    it does not see that the ring's mbarriers order these already: each thread that reads a stage or
+    fills one waits for its mbarrier itself, and each that fills one arrives itself.  Such barriers
+    hold up warps that would run ahead.  Where one thread arrives for its whole partition, the
+    others have to be done before, and the barrier stays.
+    """
+    text, stripped = _AT_STAGES.subn(r"\1", text)
+    arrivals = text.count("mbarrier.arrive.shared")
+    if not stripped or len(_BEFORE_ARRIVAL.findall(text)) != arrivals:
+        raise SystemExit(
+            f"{build.name}: expected barriers at the ring's stages, and one in front of each of "
+            f"{arrivals} arrivals; took out {stripped}"
+        )
+    return text
 
 
 def _portable(text: str, build: Build, shared: int) -> str:

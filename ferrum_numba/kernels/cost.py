@@ -146,7 +146,7 @@ def _full_rounds(given: Mapping[str, Any], k: int, tiles: int, ctas: int) -> Wor
 def _persistent(given: Mapping[str, Any], k: int, tiles: int, ctas: int) -> Work:
     """Programs that share out tiles, or their steps: as scripts/kernels/tile_schedule.py does."""
     steps = -(-k // given["BLOCK_K"])
-    limit = max(12, given["BLOCK_M"] * given["BLOCK_N"] // (given["BLOCK_K"] * 16))
+    limit = max(1536, given["BLOCK_M"] * given["BLOCK_N"] // 16) // given["BLOCK_K"]
     full, left = divmod(tiles, ctas)
     split = min(ctas // max(left, 1), -(-steps // 4))
     if full and split != 2:

@@ -18,7 +18,7 @@ def schedule(M, N, K, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BLOCK_K: gl.
     from `start` to `stop`.
     """
     # About as many as take as long as it takes to sum parts of tiles, two of each program.
-    SUM_STEPS: gl.constexpr = max(12, BLOCK_M * BLOCK_N // (BLOCK_K * 16))
+    SUM_STEPS: gl.constexpr = max(1536, BLOCK_M * BLOCK_N // 16) // BLOCK_K
     limit = gl.num_programs(0)
     tiles = gl.cdiv(M, BLOCK_M) * gl.cdiv(N, BLOCK_N)
     steps = gl.cdiv(K, BLOCK_K)

@@ -76,11 +76,17 @@ def _dequantise(words, byte, zero, scale):
 
 
 @gluon.jit
+def load_words(words, at: gl.constexpr):
+    """words [EIGHTS, BLOCK_N / 8, 8] in shared memory -> registers, as weights_of takes them."""
+    return words.load(along(at, 0, 1, 2))
+
+
+@gluon.jit
 def weights_of(words, zero, scale, at: gl.constexpr, operand: gl.constexpr):
-    """words [EIGHTS, BLOCK_N / 8, 8] in shared memory -> [BLOCK_N, 8 * EIGHTS] for wgmma."""
+    """words [EIGHTS, BLOCK_N / 8, 8], of load_words -> [BLOCK_N, 8 * EIGHTS] for wgmma."""
     EIGHTS: gl.constexpr = words.shape[0]
     BLOCK_N: gl.constexpr = words.shape[1] * 8
-    words = words.load(along(at, 0, 1, 2))[:, :, :, None, None]
+    words = words[:, :, :, None, None]
     byte = gl.arange(0, 4, along(at, 3))[None, None, None, :, None]
     words, byte = gl.broadcast(words, byte)
     words, zero = gl.broadcast(words, zero)

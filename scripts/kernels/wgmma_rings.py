@@ -83,7 +83,10 @@ def copy_weights(
     WARPS: gl.constexpr = gl.num_warps()
     ROWS: gl.constexpr = BLOCK_K // 8  # of words, in a step
     # Eight lanes copy 128 bytes of a row: anything narrower costs cp.async more cycles.
-    q_at: gl.constexpr = gl.BlockedLayout([1, 1, 4], [1, 16, 2], [WARPS, 1, 1], [2, 1, 0])
+    WIDE: gl.constexpr = min(BLOCK_N // 8, 16)
+    q_at: gl.constexpr = gl.BlockedLayout(
+        [1, 1, 4], [16 // WIDE, WIDE, 2], [WARPS, 1, 1], [2, 1, 0]
+    )
     s_at: gl.constexpr = gl.BlockedLayout([1, 8], [32, 1], [WARPS, 1], [1, 0])
     z_at: gl.constexpr = gl.BlockedLayout([1], [32], [WARPS], [0])
     q_row = gl.arange(0, ROWS, along(q_at, 0))[:, None, None]
@@ -157,10 +160,11 @@ def copy_steps(rings, sources, CONSTANTS: gl.constexpr):
     for i in gl.static_range(len(HEIGHTS)):
         blocks += (_rows_of(a, M, K, a_step, a_rings[i]),)
     n = x * 0  # stages so far
+    stage = x * 0
+    turn = stage + 1  # parity of the ring's rounds
     while x < stop:
         for step in range(first, end):
-            stage = n % STAGES
-            mbarrier.wait(empty.index(stage), (n // STAGES & 1) ^ 1)
+            mbarrier.wait(empty.index(stage), turn)
             mbarrier.expect(full.index(stage), STEP_BYTES)
             for i in gl.static_range(len(HEIGHTS)):
                 tma.async_copy_global_to_shared(
@@ -174,6 +178,9 @@ def copy_steps(rings, sources, CONSTANTS: gl.constexpr):
                 )  # fmt: skip
             async_copy.mbarrier_arrive(full.index(stage), increment_count=False)
             n += 1
+            around = (stage == STAGES - 1).to(gl.int32)
+            stage += 1 - around * STAGES
+            turn ^= around
         x += end - first
         if x < stop:
             tile, first, end = item_at(x, programs, steps, whole * programs, start, stop)

@@ -28,6 +28,8 @@ class Build:
     max_registers: a thread's, where the assembler's own choice lets fewer CTAs share an SM.
     programmatic: whether it is launched before the launch ahead of it is done, and waits itself.
     even_registers: whether specialised warps all keep the registers that they have at launch.
+    own_order: whether each thread waits for the mbarriers of a ring itself, so that warps need no
+    barriers at its stages.
     table: whether the kernel keeps a table at the start of shared memory that only its own inline
     assembly reads.
     """
@@ -48,6 +50,7 @@ class Build:
     max_registers: int | None = None
     programmatic: bool = False
     even_registers: bool = False
+    own_order: bool = False
     table: bool = False
 
     @property
