@@ -39,7 +39,7 @@ def floats(*shape: int, dtype: Any = torch.float16) -> Any:
 
 
 def microseconds(run: Callable[[], object], launches: int, replays: int) -> float:
-    """Of one of the launches that `run` makes, median of five turns."""
+    """Time of one of the launches that `run` makes, median of five turns."""
     times = []
     for _ in range(6):
         torch.cuda.synchronize()

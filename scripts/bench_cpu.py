@@ -88,7 +88,7 @@ print(json.dumps([(time.perf_counter() - start) * 1e3, program.cached]))
 
 
 def compile_and_reload() -> tuple[float, float]:
-    """From PTX text to code in two new processes: nothing cached, then cached; milliseconds."""
+    """Time from PTX text to code in two new processes: nothing cached, then cached; ms."""
     with tempfile.TemporaryDirectory() as cache:
         environment = os.environ | {"FERRUM_CACHE_DIR": cache, "PYTHONPATH": str(ROOT)}
         times = []

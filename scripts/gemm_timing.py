@@ -78,7 +78,7 @@ class Layers:
         self.scales = device.to_device(rng.uniform(1e-3, 3e-3, _POOL_SCALES).astype(np.float16))
 
     def copies(self, N: int, K: int) -> int:
-        """In how many places a layer lies."""
+        """Number of places in which a layer lies."""
         return cold_copies(self.device, K * N // 2)
 
     @lru_cache(maxsize=1)  # noqa: B019

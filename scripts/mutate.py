@@ -46,7 +46,7 @@ def choose(subject: Subject, limit: int | None) -> list[Mutant]:
 
 @lru_cache(maxsize=1)
 def trial(number: int) -> Trial:
-    """That of a subject, which a process keeps for its next task."""
+    """Trial of a subject, which a process keeps for its next task."""
     return Trial(subjects()[number])
 
 

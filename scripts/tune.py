@@ -63,7 +63,7 @@ class Cell(NamedTuple):
 
     @property
     def sizes(self) -> dict[str, int]:
-        """As the kernels take them."""
+        """Sizes as the kernels take them."""
         sizes = kernels.contiguous_sizes(self.M, self.N, self.K, self.group)
         return sizes | {"zero_bias": 1, "adds": 0}
 

@@ -197,7 +197,7 @@ def _show(rules: tuple[Expression, ...], values: list[int]) -> str:
 
 
 def check_contiguous(name: str, array: ArrayReference) -> None:
-    """Without a declaration nothing says what strides the kernel expects, so: none."""
+    """Refuse strides: without a declaration nothing says which ones the kernel expects."""
     if not array.contiguous:
         raise AbiError(
             name,

@@ -1,4 +1,4 @@
-"""From a caller's arguments to checked parameter values.
+"""Parameter values made of a caller's arguments, and checked.
 
 Everything that PTX and sidecar know about a launch is held against what the caller gave: names and
 number of arguments, types and ranges, array dtypes, alignment, device and extent, the grid.  What

@@ -62,7 +62,7 @@ class Expression:
 
     @cached_property
     def weighed(self) -> frozenset[str]:
-        """Those of the names of which it reads more than if they are 0 (`x == 0`, `x != 0`)."""
+        """Names of which it reads more than if they are 0 (`x == 0`, `x != 0`)."""
         nodes = list(ast.walk(ast.parse(self.text.strip(), mode="eval")))
         asked = set()
         for node in nodes:

@@ -189,7 +189,7 @@ def stands_for(field: Field, entry: str) -> str:
 
 
 def short_name(name: str, entry: str) -> str:
-    """Without the entry's name, which compilers put before each parameter."""
+    """A name less the entry's, which compilers put before each parameter."""
     return name.removeprefix(f"{entry}_") or name
 
 

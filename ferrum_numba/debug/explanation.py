@@ -1,4 +1,4 @@
-"""From a wrong launch to its likely cause: clues are weighed, and fixes tried on the CPU."""
+"""The likely cause of a wrong launch: clues are weighed, and fixes tried on the CPU."""
 
 from __future__ import annotations
 
@@ -291,5 +291,5 @@ def _answer(suspects: Sequence[Suspect], trials: _Trials | None, start: float) -
 
 
 def _short(case: Case | None, text: str) -> str:
-    """Without the entry's name, which compilers put before each parameter's."""
+    """A text less the entry's name, which compilers put before each parameter's."""
     return text.replace(f"{case.signature.entry}_param_", "param_") if case else text

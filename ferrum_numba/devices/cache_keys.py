@@ -117,7 +117,7 @@ def _of_cupy(array: Any) -> Key:
 
 
 def _of_cupy_memory(array: Any) -> Key:
-    """Of CuPy's array, which knows its device, too, but for the stream."""
+    """Key of CuPy's array, which knows its device, too; the stream is not in it."""
     memory = array.data
     return (array.shape, array.strides, array.dtype, memory.device_id), memory.ptr
 
@@ -202,8 +202,8 @@ def follower(
 def _follow_tensors(
     kind: Any, like: dlpack.Likeness, place_of: PlaceOf
 ) -> Callable[[Any], int | None]:
-    """Of torch's tensors, all of which native code reads but that no gradient is wanted, and that
-    the sign is that of the memory."""
+    """Follow torch's tensors. Native code reads all but that no gradient is wanted, and that the
+    sign is that of the memory."""
     function, place_like = like.function, like.place
 
     def place(value: Any) -> int | None:
@@ -242,7 +242,7 @@ def _follow(
 
 
 def _follow_pooled(kind: type, form: PoolLayout, stream: object) -> Callable[[Any], int | None]:
-    """Of arrays of this package, each of which holds its memory."""
+    """Follow arrays of this package, each of which holds its memory."""
 
     def place(value: Any) -> int | None:
         if type(value) is not kind:
@@ -264,7 +264,7 @@ def _follow_lasting(
     holds: Callable[[int], bool] | None,
     shape: object,
 ) -> Callable[[Any], int | None]:
-    """Of arrays that are never made to be elsewhere, or of another form: each is read once.
+    """Follow arrays that never move or change their form: each is read once.
 
     holds: as for `_follow`.  shape: where that may be set, what it has to be; else None.
     """

@@ -64,7 +64,7 @@ class Device(NotPickled, ABC):
     name: str
     memory: DeviceMemory
     keeps_modules: ClassVar[int] = 256
-    """How many modules that nobody holds are kept loaded."""
+    """Number of modules kept loaded that nobody holds."""
 
     def __init__(self) -> None:
         self._modules: LoadedModules[Module] = LoadedModules(self.keeps_modules)

@@ -194,7 +194,7 @@ class Likeness:
 
     @classmethod
     def of(cls, array: object) -> Likeness | None:
-        """That of an array; None where its library offers no such function, or not for this one."""
+        """Likeness of an array; None where its library has no such function for it."""
         capsule = getattr(type(array), "__dlpack_c_exchange_api__", None)
         if capsule is None:
             return None

@@ -53,7 +53,7 @@ class Launchable(Protocol):
         """The launch in one line, for the messages of errors."""
 
     def _movable(self, bound: Bound) -> Mapping[str, Movable]:
-        """Of each array, what another one has to keep to that is alike."""
+        """Properties of each array that another one has to share."""
 
     @property
     def _identical(self) -> Identical: ...

@@ -46,7 +46,7 @@ take: Callable[[int], int] = _take  # native code's own as soon as there is some
 
 
 def forget() -> None:
-    """In a forked process, which has none of the threads: close the gate."""
+    """Close the gate in a forked process, which has none of the threads."""
     _gate[INSIDE] = _gate[LOG] = 0
 
 

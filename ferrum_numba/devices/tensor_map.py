@@ -84,7 +84,7 @@ class TensorMap(NotPickled):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Its fields: shape, strides in bytes, box, dtype, swizzle, fill, L2 promotion, device."""
+        """Fields: shape, strides in bytes, box, dtype, swizzle, fill, L2 promotion, device."""
         names = ("shape", "strides", "box", "dtype", "swizzle", "fill", "l2", "device")
         return {name: getattr(self, name) for name in names}
 

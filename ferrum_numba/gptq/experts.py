@@ -65,7 +65,7 @@ class ExpertRoom:
     def shapes(
         tiles: ExpertTiles, choices: int, experts: int, hidden: int, width: int
     ) -> tuple[tuple[int, int] | None, tuple[int, int], tuple[int, int]]:
-        """Of rows, gated and parts, with these builds."""
+        """Shapes of rows, gated and parts, with these builds."""
         if tiles.gather is None:
             return None, (choices, width), (choices, hidden)
         rows = tiles.blocks(choices, experts) * tiles.block
@@ -105,7 +105,7 @@ class StackedWeight:
 
     @property
     def arrays(self) -> dict[str, Any]:
-        """Its arrays by name, without a g_idx that there is not."""
+        """Arrays by name, without a g_idx that there is not."""
         named = {part: getattr(self, part) for part in _PARTS}
         return {part: array for part, array in named.items() if array is not None}
 

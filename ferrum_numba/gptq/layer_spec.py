@@ -24,7 +24,7 @@ _REQUIRED = ("qweight", "qzeros", "scales")
 _MARKS = ("qweight", "qzeros", "g_idx")  # a layer that lost one tensor is still seen
 
 GroupIndex = Literal["file", "ignore"]
-"""Where the group of a row is taken from.
+"""Source of the group of a row.
 
 file    g_idx, where the layer has one; else row k is in group k // group_size
 ignore  row k is in group k // group_size, for files whose g_idx was never filled in

@@ -17,7 +17,7 @@ from ..errors import CheckpointError
 from .packing import WORD_BITS, pack_columns, unpack_columns
 
 ZeroFormat = Literal["v1", "v2", "v1_gptqmodel", "v1_autogptq"]
-"""How a stored nibble becomes a true zero.
+"""Rule by which a stored nibble becomes a true zero.
 
 v1            nibble + 1, so 1..16. auto-round, and v1 files of unknown make.
 v2            nibble, so 0..15.

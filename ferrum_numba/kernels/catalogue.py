@@ -174,8 +174,8 @@ def find(**fields: Any) -> Artefact:
 
 
 def of_newest_target(found: Iterable[Artefact], device: Device) -> list[Artefact]:
-    """Those of these builds that the device runs, of the newest target that there is among them;
-    on the CPU of the oldest, whose code is the shortest to translate."""
+    """Builds that the device runs, of the newest target among them; on the CPU of the oldest, whose
+    code is the shortest to translate."""
     runs = [build for build in found if build.runs_on(device)]
     targets = sorted({str(build.sidecar.target) for build in runs})
     own = targets[:1] if device.name == "cpu" else targets[-1:]

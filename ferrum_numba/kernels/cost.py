@@ -66,7 +66,7 @@ class CostModel:
 
     @classmethod
     def read(cls, path: Path) -> CostModel:
-        """From JSON: {device: {"chip": {...}, "builds": {name: [constants of Costs]}}}.
+        """Read JSON: {device: {"chip": {...}, "builds": {name: [constants of Costs]}}}.
 
         Raises AbiError.
         """
@@ -90,13 +90,13 @@ class CostModel:
         return tuple(self._costs[self.known(device)])
 
     def chip(self, device: str) -> Chip:
-        """Of a measured device."""
+        """Chip of a measured device."""
         return self._chips[device]
 
     def seconds(
         self, device: str, chip: Chip | None, build: Artefact, sizes: Mapping[str, int]
     ) -> float:
-        """Of a launch of `build`.  chip: that of a device that was not measured."""
+        """Time of a launch of `build`.  chip: that of a device that was not measured."""
         known = self.known(device)
         costs, measured = self._costs[known][build.name], self._chips[known]
         if chip is None or device == known:

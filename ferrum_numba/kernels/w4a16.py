@@ -107,7 +107,7 @@ def prepare_w4a16_gptq(
     bias: Any = None,
     stride_am: int | None = None,
 ) -> PreparedLaunch:
-    """As `launch_w4a16_gptq`, to be launched later: `call(stream)`, `call.update(a=..., M=...)`.
+    """Prepare `launch_w4a16_gptq`: `call(stream)` launches, `call.update(a=..., M=...)` changes it.
 
     stride_am: elements from one row of a to the next; left out, K, for a is in C order.
     """

@@ -58,7 +58,7 @@ class Operations:
         return self._build(kernel, dtype=self.config.dtype, **fields)
 
     def builds(self) -> list[Artefact]:
-        """Those that every text needs, GEMMs aside: a prompt's, and one sequence's steps."""
+        """Builds that every text needs, GEMMs aside: a prompt's, and one sequence's steps."""
         return [
             self._build("embed_rows", dtype=self.config.dtype),
             self._norm_build(),

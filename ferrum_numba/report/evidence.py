@@ -1,4 +1,4 @@
-"""From the evidence on one layer to the one sentence that names the likely cause."""
+"""Evidence on one layer, and the one sentence that names the likely cause."""
 
 from __future__ import annotations
 

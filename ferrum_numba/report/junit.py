@@ -70,5 +70,5 @@ def _details(result: LayerResult) -> str:
 
 
 def _clean(text: str) -> str:
-    """Without the characters that XML has no way to write."""
+    """A text less the characters that XML has no way to write."""
     return _FORBIDDEN.sub("\N{REPLACEMENT CHARACTER}", text)

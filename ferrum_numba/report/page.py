@@ -17,7 +17,7 @@ from .figures import HIGHEST, LOWEST, histogram_bars, signed_image, size_image
 from .layer_diagnosis import LayerDiagnosis
 
 VERDICTS = ("error", "mismatch", "refused", "pass")
-"""In the order of a page: what needs a look comes first."""
+"""Verdicts in the order of a page: what needs a look comes first."""
 
 _CAUSES = 6  # that are listed above the table
 _OPEN = 8  # details that are unfolded when the page opens

@@ -18,7 +18,7 @@ from .tolerance import Bounds, Float32Array, WeightNorms, error_bounds
 OWN, STORED = "float32", "oracle"
 
 Dtype = Literal["float16", "bfloat16"]
-"""Of x, of the weight and of y."""
+"""Dtype of x, of the weight and of y."""
 
 NUMPY_DTYPES: dict[Dtype, np.dtype[Any]] = {
     "float16": np.dtype(np.float16),

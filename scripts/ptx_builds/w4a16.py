@@ -327,7 +327,7 @@ class WgmmaTile:
 
     @property
     def partitions(self) -> int:
-        """Of the multiplying warps."""
+        """Number of the multiplying warps."""
         return self.across * self.along
 
     @property

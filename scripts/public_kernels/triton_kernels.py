@@ -275,7 +275,7 @@ case(
 
 @triton.jit
 def rotary(x, cosines, sines, heads, D: tl.constexpr):
-    """In place: halves of each head are turned."""
+    """Turn halves of each head, in place."""
     token = tl.program_id(0)
     at = tl.arange(0, D // 2)
     c = tl.load(cosines + token * (D // 2) + at)

@@ -30,7 +30,7 @@ def layer(K, N, group_size, rows="in order", *, seed=0, **options):
 
 
 def check_parts(whole, parts, axis):
-    """That the parts are the whole, bit for bit, and share none of its memory."""
+    """Assert that the parts are the whole, bit for bit, and share none of its memory."""
     weight = np.concatenate([part.dequantize() for part in parts], axis=0 if axis == "K" else 1)
     np.testing.assert_array_equal(weight, whole.dequantize())
     for part in parts:

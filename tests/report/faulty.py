@@ -121,7 +121,7 @@ TENSOR_FAULTS = {
     "bias-missing": lambda t: replace(t, bias=None),
     "bias-doubled": lambda t: replace(t, bias=2 * t.bias),
 }
-"""What a wrong reader does to tensors, by the name of the cause that should be found."""
+"""Deeds of a wrong reader, by the name of the cause that should be found."""
 
 
 # Calls gone wrong
@@ -180,4 +180,4 @@ CALL_FAULTS = {
     "k-tail-missing": _without_k_tail,
     "imprecise-sums": _coarse,
 }
-"""What a wrong launch does, by the cause's name and, after a blank, a word of its own."""
+"""Deeds of a wrong launch, by the cause's name and, after a blank, a word of its own."""

@@ -28,7 +28,7 @@ class CompiledCode:
 
     @classmethod
     def named(cls, capability: tuple[int, int], cuda: tuple[int, int]) -> CompiledCode | None:
-        """That of $FERRUM_COMPILED.  Raises DeviceError where it names no folder."""
+        """Code of the folder $FERRUM_COMPILED.  Raises DeviceError where it names none."""
         name = os.environ.get(VARIABLE)
         if not name:
             return None

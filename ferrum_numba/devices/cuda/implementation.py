@@ -30,7 +30,7 @@ class Implementation:
 
     @property
     def version(self) -> str | None:
-        """Its version, where the package says it."""
+        """Version of the package, where it says one."""
         return version_of(self.distribution)
 
 

@@ -85,7 +85,7 @@ class InFlight:
     def add(
         self, stream: Any, handle: int, describe: Describe, objects: object, nbytes: int
     ) -> None:
-        """As `keep`, of a stream that is not fleeting and is known not to be captured."""
+        """Keep objects as `keep` does, of a stream that lasts and is not captured."""
         noted = self._noted
         noted.append((stream, handle, describe, objects, nbytes))
         self._noted_nbytes += nbytes

@@ -103,8 +103,8 @@ def _may_miss_barriers(flow: Flow) -> bool:
 
 
 def _ways(flow: Flow, to_exit: bool) -> dict[int, bool]:
-    """For each block: may control come from its start to the entry's end without a barrier, or else
-    to a barrier."""
+    """Blocks, by number, from whose start control may come to the entry's end without a barrier, or
+    else to a barrier."""
 
     def meets(block: Block) -> bool:
         named = any(i.opcode.base == "bar arrival" for i in block.instructions)

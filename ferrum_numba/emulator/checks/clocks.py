@@ -115,7 +115,7 @@ class Clocks(Check):
         b.call("landed", "void", *HERE)
 
     def arrives(self, b: Builder, ins: Instruction, number: Operand, opens: Value) -> None:
-        """Of a cluster's barrier: who waits knows what all warps of this CTA did."""
+        """Publish at a cluster's barrier: who waits knows what all warps of this CTA did."""
         which = uniform(b, number, ins)
         if "cluster" not in ins.opcode.modifiers:
             b.call("reuse", "void", which, *at_site(ins))
@@ -204,7 +204,7 @@ def advanced(c: Code, fresh: Value, base: Value) -> Value:
 
 @code("clocks")
 def clocks(c: Code, init: str) -> None:
-    """Without "init" every tag is of this CTA."""
+    """Move on to a new base; without "init" every tag is of this CTA."""
     (c.checks,) = c.takes("ptr")
     moves, fresh = c.takes("i1", "i1")
     c.ret_if(c.invert(moves))

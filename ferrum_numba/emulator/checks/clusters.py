@@ -407,7 +407,7 @@ def _judge(
 
 @code("clusterrun")
 def run(c: Code, kind: str, granule: str, race: str) -> None:
-    """Of a bulk copy, 512 bytes at a time."""
+    """Look at a bulk copy, 512 bytes at a time."""
     with pieces(c, "shared") as (at, chunks):
         c.call(f"clusteruse_{kind}_16_{granule}_{race}", "void", at, chunks, *c.here)
 

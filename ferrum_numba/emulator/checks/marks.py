@@ -258,7 +258,7 @@ def _unordered(
 
 @code("bulkmarks")
 def bulk_marks(c: Code, access: str, *told: str) -> None:
-    """Of a bulk copy, 512 bytes at a time."""
+    """Mark what a bulk copy accesses, 512 bytes at a time."""
     kind = "bulk" if access == "store" else access
     with pieces(c, "global") as (at, chunks):
         c.call("_".join(["marks", kind, "16", *told]), "void", at, chunks, *c.here)

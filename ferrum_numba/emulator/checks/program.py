@@ -143,8 +143,8 @@ class CheckedProgram:
         return _Memory(self._body, areas, owners, job, watch, reverse, tape)
 
     def _owners(self, arrays: Sequence[LaunchArray], parameter_block: bytes) -> NDArray[np.uint32]:
-        """For each statement the number of the one array that its addresses are computed from,
-        plus 1; 0: of several, of none, or of what the kernel has loaded."""
+        """Number of the one array, plus 1, that addresses of each statement are computed from; 0:
+        from several, from none, or from what the kernel has loaded."""
         numbers = {}
         for parameter in self.signature.params:
             if parameter.size == 8:

@@ -188,6 +188,6 @@ def find_reader(c: Code, marked: Marked, element: Value, own: Value, talk: Talk 
 
 @code("bulkreads")
 def bulk_reads(c: Code, *told: str) -> None:
-    """Of a bulk copy, 512 bytes at a time."""
+    """Look at what a bulk copy reads, 512 bytes at a time."""
     with pieces(c, "global") as (at, chunks):
         c.call("_".join(["reads_16", *told]), "void", at, chunks, *c.here)

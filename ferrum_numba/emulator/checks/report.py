@@ -1,4 +1,4 @@
-"""From records to findings: attribution to arrays and source lines, and what to look at."""
+"""Findings made of records: attribution to arrays and source lines, and what to look at."""
 
 from __future__ import annotations
 

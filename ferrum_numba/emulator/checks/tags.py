@@ -293,7 +293,7 @@ def land(c: Code, nbytes: str, granule: str, how: str = "") -> None:
 
 @code("bulktags")
 def bulk_tags(c: Code, access: str, granule: str, order: str) -> None:
-    """Of a bulk copy, 512 bytes at a time.
+    """Tag what a bulk copy accesses, 512 bytes at a time.
 
     To shared memory it is a store, and counts as landed for who waits at the mbarrier.
     """
@@ -347,7 +347,7 @@ def judge(c: Code, access: str, granule: str, order: str) -> None:
 
 @code("epoch")
 def epoch(c: Code, init: str, race: str) -> None:
-    """Without "race" no tag is of this epoch, without "init" every tag is of this CTA."""
+    """Begin an epoch; without "race" no tag is of it, without "init" every tag is of this CTA."""
     (c.checks,) = c.takes("ptr")
     moves, fresh = c.takes("i1", "i1")
     c.ret_if(c.invert(moves))

@@ -64,14 +64,14 @@ def logic_3(b: Builder, ins: Instruction) -> None:
 
 
 def _choose(b: Builder, control: Value, zero: int, one: int) -> Value:
-    """For each bit: `one` where the control is 1, else `zero`."""
+    """Bits: `one` where the control is 1, else `zero`."""
     if zero == one:
         return b.constant("i32", -one)
     return control if one else b.op("xor", control, -1)
 
 
 def _mix(b: Builder, control: Value, zero: Value, one: Value) -> Value:
-    """For each bit: that of `one` where the control is 1, else that of `zero`."""
+    """Bits of `one` where the control is 1, else those of `zero`."""
     if zero == one:
         return zero
     return b.op("xor", zero, b.op("and", control, b.op("xor", zero, one)))

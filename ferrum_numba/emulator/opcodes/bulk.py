@@ -82,7 +82,7 @@ def copy(b: Builder, ins: Instruction) -> None:
 
 
 def _pass_on(b: Builder, ins: Instruction) -> None:
-    """From this CTA's shared memory to another one's, whose mbarrier counts the bytes."""
+    """Copy this CTA's shared memory to another one's, whose mbarrier counts the bytes."""
     near, source = (b.vector(address_of(b, ins, o, "shared")) for o in ins.operands[:2])
     sizes = b.vector(b.integer(ins.operands[2], 32, ins))
     mask = b.mask(b.condition(ins))

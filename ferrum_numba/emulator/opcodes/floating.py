@@ -102,7 +102,7 @@ def absolute(b: Builder, ins: Instruction) -> None:
 
 @lowers("min", "max", types=FLOATS, modifiers="ftz NaN xorsign abs")
 def extremum(b: Builder, ins: Instruction) -> None:
-    """Of two numbers, or on newer targets of three."""
+    """Extremum of two numbers, or on newer targets of three."""
     of_three = len(ins.operands) == 4 and ins.opcode.type == "f32"
     if of_three and "xorsign" not in ins.opcode.modifiers:
         values = reals(b, ins)

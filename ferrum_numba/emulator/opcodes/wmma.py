@@ -52,8 +52,7 @@ def _count(letter: str, kind: str) -> int:
 
 
 def _elements(letter: str, kind: str) -> Iterator[tuple[int, int, list[int], list[int]]]:
-    """Of each element of a fragment: its register, its place there, and every lane's row and
-    column."""
+    """Register of each element of a fragment, its place there, and every lane's row and column."""
     lanes = [divmod(lane, 4) for lane in range(LANES)]
     per = 2 if letter in "cd" and kind == "f16" else 1 if letter in "cd" else ELEMENTS[kind]
     for register in range(_count(letter, kind)):

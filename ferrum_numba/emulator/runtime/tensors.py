@@ -114,7 +114,7 @@ class Box:
         return r.op("shl", self.sizes[0], self.log2)
 
     def times_rows(self, r: Text, count: Value) -> Value:
-        """So many for each row."""
+        """A count for each row, times the rows."""
         for size in self.sizes[1:]:
             count = r.op("mul", count, size)
         return count

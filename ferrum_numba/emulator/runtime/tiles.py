@@ -228,7 +228,7 @@ def _multiply_column(
 
 
 def _turned(r: Routine, rows: Sequence[Value]) -> list[Value]:
-    """Of each four lanes of four rows, lane t of all: a transposition, which is its own inverse."""
+    """Lane t of all of four rows, for each four lanes: a transposition, its own inverse."""
     n = rows[0].n
 
     def mixed(x: Value, y: Value, order: Sequence[int]) -> Value:

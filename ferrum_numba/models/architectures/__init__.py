@@ -11,7 +11,7 @@ from .qwen_moe import Qwen2Moe, Qwen3Moe
 
 _ALL = (Llama, Mistral, Qwen2, Qwen3, Phi3, Mixtral, Qwen2Moe, Qwen3Moe)
 ARCHITECTURES = {own.name: own() for own in _ALL}
-"""By the name that config.json has them under."""
+"""Architectures by their name in config.json."""
 
 
 def find_architecture(keys: Keys) -> Llama:

@@ -19,14 +19,14 @@ class Llama:
     name = "LlamaForCausalLM"
     model_type = "llama"
     qk_norm = False
-    """Whether q and k of each head pass an RMSNorm of their own before they turn."""
+    """True where q and k of each head pass an RMSNorm of their own before they turn."""
     defaults: ClassVar[Mapping[str, Any]] = {
         "max_position_embeddings": 2048,
         "rms_norm_eps": 1e-6,
         "rope_theta": 10000.0,
         "eos_token_id": 2,
     }
-    """What transformers' class takes where the file leaves a key out; a key that is null stays."""
+    """Values of transformers' class for keys that the file leaves out; a key that is null stays."""
     rope_names: ClassVar[Mapping[str, str]] = {}
     """Names of ropes that mean another one in this architecture's files."""
 

@@ -24,6 +24,6 @@ class Mixtral(Mistral):
     }
 
     def experts(self, keys: Keys) -> ExpertsConfig | None:
-        """As wide as a dense MLP would be."""
+        """Experts, each as wide as a dense MLP would be."""
         count, width = keys.count("num_local_experts"), keys.count("intermediate_size")
         return ExpertsConfig(count, keys.count("num_experts_per_tok"), width, renormalise=True)

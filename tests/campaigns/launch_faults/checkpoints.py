@@ -36,7 +36,7 @@ CAUSES = {
     "g-idx-beyond": "tensor-values",
     "qzeros-mislabelled": "zero-convention",
 }
-"""Which cause is right, by the fault's name."""
+"""Right causes, by the fault's name."""
 
 
 @contextmanager
