@@ -137,7 +137,10 @@ class Builder(Text):
     def packed(self, operands: Sequence[Operand], llvm_type: str, ins: Instruction) -> list[Value]:
         """32-bit operands as pairs of 16-bit elements, in one common shape."""
         values = [self.integer(operand, 32, ins) for operand in operands]
-        return [self.once(Text.split, value, llvm_type) for value in self.together(*values)]
+        values = self.together(*values)
+        if llvm_type == "bfloat":
+            return [self.split(value, llvm_type) for value in values]
+        return [self.once(Text.split, value, llvm_type) for value in values]
 
     def predicate(self, operand: Operand | None, ins: Instruction) -> Value:
         """A predicate operand as i1."""
@@ -202,6 +205,8 @@ class Builder(Text):
 
     def read(self, register: Register, llvm_type: str) -> Value:
         """A register's value as a type of its width."""
+        if llvm_type == "bfloat":  # LLVM converts those that cross blocks, by functions of C
+            return self.bitcast(self.read(register, "i16"), llvm_type)
         views = self.views.setdefault(register, {})
         if llvm_type not in views:
             if views:
@@ -243,6 +248,8 @@ class Builder(Text):
             raise ins.refuse(
                 f"{operand.name} is .{operand.ptx_type}, the result has {bits_of(value.type)} bits"
             )
+        if value.type == "bfloat":
+            value = self.bitcast(value, "i16")
         if operand in self.flow.varying:
             value = self.vector(value)
         if ins.guard is not None:

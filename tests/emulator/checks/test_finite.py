@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
+from ferrum_numba import Signature
 from ferrum_numba.emulator.checks import Finding
+from ferrum_numba.emulator.checks.watch import Watch
+from ferrum_numba.emulator.host import Host
+from ferrum_numba.emulator.native import Code, Needs
+from ferrum_numba.emulator.parse import parse_entry
+from ferrum_numba.emulator.translate import Module
 from tests.emulator.checks.harness import check, described
+from tests.emulator.harness import THIS, entry
 
 OWN = "mul.wide.u32 %q20, %t0, 4;\nadd.s64 %q21, %q0, %q20;\nadd.s64 %q22, %q1, %q20;\n"
 
@@ -95,3 +103,16 @@ def test_lanes_that_a_guard_leaves_out() -> None:
     a = np.zeros(64, np.float32)
     a[::2] = 2
     assert not found(body, a)
+
+
+@pytest.mark.skipif(not THIS.triple.startswith("x86_64"), reason="for x86")
+def test_bfloat_needs_no_functions_of_a_compiler() -> None:
+    """LLVM would convert what crosses blocks on a CPU without bfloat16: each check makes some."""
+    text = entry(2, OWN + "ld.global.f32 %t2, [%q21];\ncvt.rn.bf16.f32 %h1, %t2;\n"
+                 "cvt.f32.bf16 %t3, %h1;\nadd.f32 %t4, %t3, %t2;\nbar.sync 0;\n"
+                 "cvt.f32.bf16 %t5, %h1;\nst.global.f32 [%q22], %t5;")  # fmt: skip
+    body, host = parse_entry(text, "k"), Host.of("haswell", {"avx2": True}, THIS.triple)
+    watch = Watch(frozenset({"nan"}), body, None)
+    module = Module(body, Signature.from_ptx(text), host, False, watch)
+    needs = Needs(0, 0, 0, False, list(module.library.used))
+    assert b"__trunc" not in Code.compile(module.text, needs, host, module.length).object
