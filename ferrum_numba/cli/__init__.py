@@ -24,4 +24,9 @@ def main() -> None:
         from .app import app
     except KeyboardInterrupt:
         raise SystemExit(interruption.EXIT_CODE) from None
-    app()
+    try:
+        app()
+    except SystemExit as end:
+        if end.code == interruption.EXIT_CODE:
+            interruption.end()
+        raise

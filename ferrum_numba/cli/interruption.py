@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from types import FrameType
+from typing import NoReturn
 
 EXIT_CODE = 130  # 128 + SIGINT, as shells have it; 1 would read as a mismatch
 
@@ -26,6 +29,15 @@ def leaving() -> None:
     """A command has ended by Ctrl-C: nothing is worth waiting for when it comes again."""
     if signal.getsignal(signal.SIGINT) is _interrupt:
         signal.signal(signal.SIGINT, _leave)
+
+
+def end() -> NoReturn:
+    """End the process, but unload nothing: threads that do not listen are still in native code."""
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(EXIT_CODE)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

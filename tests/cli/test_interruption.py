@@ -86,6 +86,26 @@ def test_a_second_ctrl_c_has_no_traceback(deaf):
     assert "Traceback" not in errors
 
 
+def test_threads_that_are_left_do_not_see_code_unloaded():
+    """Python's end would take the ground from under a thread that is in native code."""
+    code = """
+import atexit, os
+from ferrum_numba.cli import app, interruption, main
+atexit.register(print, "in order")
+class Held:
+    def __del__(self, write=os.write):
+        write(1, b"unloaded")
+app.held = Held()
+def app_(): raise SystemExit(interruption.EXIT_CODE)
+app.app = app_
+main()
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "in order\n", "")
+
+
 def test_a_thread_that_does_not_listen_keeps_nobody_waiting():
     code, errors = interrupted(*VERIFY, deaf=True)
     assert code == 130
