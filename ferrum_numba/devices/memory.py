@@ -148,4 +148,5 @@ class HostMemory(DeviceMemory):
     def _collect(self) -> None:
         with suppress(IndexError):
             while True:
-                self._in_use -= self._alive.pop(id(self._gone.popleft()))[1]
+                # None is there of an array that Ctrl-C took before it was noted.
+                self._in_use -= self._alive.pop(id(self._gone.popleft()), (None, 0))[1]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
+from itertools import repeat
 
 from ..devices import Device
 from ..errors import DeviceError
@@ -33,19 +35,23 @@ class PagePool:
         """True if nobody holds a page."""
         return len(self._free) == self.count
 
-    def take(self, count: int) -> list[int]:
-        """`count` pages, all or none.  Raises DeviceError where there are too few."""
+    def take(self, wanted: Sequence[tuple[list[int], int]]) -> None:
+        """Append so many pages to each list, all or none.  Raises DeviceError for too few."""
+        count = sum(number for _, number in wanted)
         with self._lock:
             if count > len(self._free):
-                raise DeviceError(
-                    "cache",
-                    f"{count} free pages of {self.page} tokens",
-                    f"{len(self._free)} of {self.count}",
-                    "close a session, release a sequence, or load with a larger cache_tokens",
-                )
-            return [self._free.pop() for _ in range(count)]
+                expected = f"{count} free pages of {self.page} tokens"
+                remedy = "close a session, release a sequence, or load with a larger cache_tokens"
+                raise DeviceError("cache", expected, f"{len(self._free)} of {self.count}", remedy)
+            for pages, number in wanted:
+                _move(self._free, pages, number)
 
     def give_back(self, pages: list[int]) -> None:
-        """Let others take these pages."""
+        """Let others take these pages; the list is empty then."""
         with self._lock:
-            self._free.extend(reversed(pages))
+            _move(pages, self._free, len(pages))
+
+
+def _move(source: list[int], target: list[int], count: int) -> None:
+    """Move the last pages of one list to another, by one call, which Ctrl-C cannot break off."""
+    target.extend(map(list.pop, repeat(source, count)))

@@ -46,17 +46,15 @@ class Choice:
 
     def arrays(self, device: Device, batch: int) -> dict[str, Any]:
         """Arrays for the sampling kernels, [batch] each; row b draws with seed + b."""
-        seeds = np.arange(batch, dtype=np.int64) + np.int64(self.seed)
         host = {
             "temperatures": np.full(batch, self.temperature, np.float32),
             "top_ks": np.full(batch, self.top_k, np.int32),
             "top_ps": np.full(batch, self.top_p, np.float32),
-            "seeds": seeds,
+            "seeds": np.arange(batch, dtype=np.int64) + np.int64(self.seed),
         }
         if self.leaves_out:
-            kept: dict[str, Any] = {"thresholds": np.int32, "floors": np.int32}
-            kept |= {"highest": np.float32, "masses": np.float32}
-            host |= {name: np.zeros(batch, dtype) for name, dtype in kept.items()}
+            host |= {name: np.zeros(batch, np.int32) for name in ("thresholds", "floors")}
+            host |= {name: np.zeros(batch, np.float32) for name in ("highest", "masses")}
         found: dict[str, Any] = {name: device.to_device(array) for name, array in host.items()}
         return {"thresholds": None, **found}
 

@@ -98,28 +98,27 @@ class Model(NotPickled):
         self._require_length("ids", length)
         found = np.empty((batch, length, self.config.vocab), np.float32)
         pool = self.shared.pool(1, length)
-        held = pool.take(-(-length // pool.page))
+        held: list[int] = []
         seat = self.shared.lend_seat(1)
         stream = seat[0]
         try:
+            pool.take([(held, -(-length // pool.page))])
             pages = self.device.to_device(np.array([held], np.int32))
             turns = self.operations.turns(length, length)
             for b in range(batch):
                 for work, (part,) in self.shared.read([(0, ids[b])], pages, turns, pool, stream):
                     self.forward.finish(work.x, work.normed, stream)
                     for first in range(0, work.m, _HEAD_ROWS):
-                        logits = self._head(work.normed[first : first + _HEAD_ROWS], stream)
-                        found[b, part.start + first :][: len(logits)] = logits
+                        normed = work.normed[first : first + _HEAD_ROWS]
+                        shape = (normed.shape[0], self.config.vocab)
+                        logits = self.device.empty(shape, np.float32)
+                        self.forward.head(normed, logits, stream)
+                        found[b, part.start + first :][: shape[0]] = self.device.to_host(logits)
         finally:
             self.device.synchronize()
             pool.give_back(held)
             self.shared.take_seat(seat)
         return found
-
-    def _head(self, normed: Any, stream: Any) -> npt.NDArray[np.float32]:
-        logits = self.device.empty((normed.shape[0], self.config.vocab), np.float32)
-        self.forward.head(normed, logits, stream)
-        return np.asarray(self.device.to_host(logits))
 
     def generate(
         self,

@@ -106,10 +106,9 @@ class ModelNames:
 
     @classmethod
     def find(cls, config: ModelConfig, checkpoint: Checkpoint) -> ModelNames:
-        """The names of `config`'s weights in `checkpoint`.
+        """The names of `config`'s weights.
 
-        Raises CheckpointError that names the first tensor that is missing, has another shape, or
-        has no place in the model.
+        Raises CheckpointError for the first tensor that is missing, misshapen or has no place.
         """
         finder = _Finder(config, checkpoint)
         prefix = finder.prefix

@@ -37,12 +37,10 @@ class Operations:
         self._scale = 1 / math.sqrt(config.head_dim)
         padded = max(64, 1 << (config.head_dim - 1).bit_length())
         if config.head_dim % 8 or padded > 256 or config.heads // config.kv_heads > 16:
-            raise CheckpointError(
-                "head_dim",
-                "a multiple of 8 up to 256, and up to 16 query heads a key head",
-                f"{config.head_dim} and {config.heads // config.kv_heads}",
-                "no kernel here computes attention of other sizes",
-            )
+            expected = "a multiple of 8 up to 256, and up to 16 query heads a key head"
+            found = f"{config.head_dim} and {config.heads // config.kv_heads}"
+            remedy = "no kernel here computes attention of other sizes"
+            raise CheckpointError("head_dim", expected, found, remedy)
         self._padded = padded
         self.page: int = self._typed("rotary_append", BLOCK_D=padded).fields["PAGE"]
 

@@ -143,10 +143,8 @@ def _llama3(rope: RopeSpec, own: Keys) -> Float64Array:
 
 
 def _yarn(rope: RopeSpec, own: Keys) -> Float64Array:
-    """The part that is divided: none up to the element that turns `beta_fast` times in `limit`,
-    all from that of `beta_slow`.
-
-    Source: Peng et al., arXiv:2309.00071, with a ramp over the elements.
+    """The part that is divided: a ramp from the element that turns `beta_fast` times in `limit` to
+    that of `beta_slow`.  Source: Peng et al., arXiv:2309.00071.
     """
     first, last = (
         rope.size * math.log(rope.limit / (turns * 2 * math.pi)) / (2 * math.log(rope.theta))
@@ -160,11 +158,8 @@ def _yarn(rope: RopeSpec, own: Keys) -> Float64Array:
 
 def _yarns_attention(factor: float, own: Keys) -> float:
     """Factor by which yarn sharpens attention."""
-
-    def growth(scale: float) -> float:
-        return 0.1 * scale * math.log(factor) + 1 if factor > 1 else 1.0
-
-    attention = growth(1.0)
+    scales = 1.0, 0.0
     if own["mscale"] and own["mscale_all_dim"]:
-        attention = growth(own.number("mscale")) / growth(own.number("mscale_all_dim"))
-    return own.number("attention_factor", attention)
+        scales = own.number("mscale"), own.number("mscale_all_dim")
+    over, under = (0.1 * scale * math.log(max(factor, 1.0)) + 1 for scale in scales)
+    return own.number("attention_factor", over / under)

@@ -71,8 +71,6 @@ class Session(NotPickled):
         has changed then.
         """
         self._require_open()
-        if not len(prompts):
-            return []
         vocab = self._does.config.vocab
         read = [checked_ids(f"prompts[{i}]", ids, vocab) for i, ids in enumerate(prompts)]
         free = [row for row, ids in enumerate(self._ids) if ids is None]
@@ -85,25 +83,22 @@ class Session(NotPickled):
                 expected = f"at most {self.length} tokens, the session's length"
                 remedy = "open a session with a larger length"
                 raise AbiError(f"prompts[{number}]", expected, len(ids), remedy)
-        need = [-(-len(ids) // self._pool.page) for ids in read]
         # Tokens drawn last pass before others join, and what may be refused is refused by now.
         self._pass(self._active)
-        pages = self._pool.take(sum(need))
         rows = free[: len(read)]
-        for row, ids, count in zip(rows, read, need, strict=True):
-            self._ids[row], self._held[row] = ids.tolist(), pages[:count]
-            self._table[row, :count] = pages[:count]
-            self._where[row] = len(ids) - 1
-            del pages[:count]
-            self._mail[row] = -1
+        for row in rows:  # of a sequence whose end was broken off
+            self._pool.give_back(self._held[row])
+        counts = [-(-len(ids) // self._pool.page) for ids in read]
+        self._pool.take([(self._held[row], n) for row, n in zip(rows, counts, strict=True)])
         try:
+            for row, ids in zip(rows, read, strict=True):
+                self._ids[row], self._where[row], self._mail[row] = ids.tolist(), len(ids) - 1, -1
             self._write()
             # A text that is so long that all turns otherwise has the others read again, too.
             active = self._active
             self._read(active if self._crosses(active) else rows)
         except BaseException:
-            for row in rows:
-                self.release(row)
+            self._end(rows)
             raise
         return rows
 
@@ -199,20 +194,24 @@ class Session(NotPickled):
     def release(self, row: int) -> None:
         """End the sequence of a row, whose pages others may have then."""
         self.ids(row)
+        self._end([row])
+
+    def _end(self, rows: Sequence[int]) -> None:
         self._device.synchronize()
-        self._pool.give_back(self._held[row])
-        self._held[row], self._ids[row], self._where[row] = [], None, -1
+        for row in rows:
+            self._ids[row], self._where[row] = None, -1
         self._write()
+        for row in rows:
+            self._pool.give_back(self._held[row])
 
     def close(self) -> None:
         """End all sequences, and give the pages back."""
         if not self._closed:
-            self._closed = True
             self._device.synchronize()
             for pages in self._held:
                 self._pool.give_back(pages)
+            self._closed, self._ids = True, [None] * self.batch
             self._shared.take_seat((self.stream, self._mail))
-            self._held, self._ids = [], [None] * self.batch
 
     def _crosses(self, active: Sequence[int], more: int = 0) -> bool:
         """True if a text has become so long that all of it turns otherwise."""
@@ -224,11 +223,13 @@ class Session(NotPickled):
         """Take pages for the newest tokens, or for the one `more` behind each, if there are any."""
         page = self._pool.page
         need = [r for r in active if (self._where[r] + more) // page >= len(self._held[r])]
-        for row, page in zip(need, self._pool.take(len(need)), strict=True):
-            self._held[row].append(page)
-            self._table[row, len(self._held[row]) - 1] = page
-        if need:
-            self._write()
+        try:
+            if need:
+                self._pool.take([(self._held[row], 1) for row in need])
+                self._write()
+        except KeyboardInterrupt:  # the device may not know the pages
+            self.close()
+            raise
 
     def _pass(self, active: Sequence[int]) -> None:
         """Pass tokens that were drawn through the layers, if they did not yet."""
@@ -263,6 +264,8 @@ class Session(NotPickled):
 
     def _write(self) -> None:
         """Bring pages and positions to the device."""
+        for row, pages in enumerate(self._held):
+            self._table[row, : len(pages)] = pages
         self._device.write(self._pages, self._table)
         self._device.write(self._positions, self._where)
 

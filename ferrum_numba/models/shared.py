@@ -74,10 +74,9 @@ class Shared:
     ) -> Iterator[tuple[Workspace, list[Segment]]]:
         """Pass prompts through the layers in chunks; after each its workspace and its segments.
 
-        A long prompt needs no more workspace than a short one.  One session reads at a time.
         prompts: (row of the page table, all ids) of each.  pages: the table, int32 [B, S] on the
-        device.  What is launched between two chunks on `stream` finds the workspace as the first of
-        them left it.
+        device.  One session reads at a time; what it launches on `stream` between two chunks finds
+        the workspace as the first of them left it.
         """
         device = self.forward.operations.device
         with self._reading:

@@ -58,8 +58,7 @@ class Layer:
 class Weights:
     """A whole model. norm float32 [hidden]; nbytes: on the device.
 
-    embedding: float16 or bfloat16 [vocab, hidden], as the file has it; float16 where the file has
-    neither, as that keeps more of its numbers.
+    embedding: float16 or bfloat16 [vocab, hidden], as the file has it; else float16, the finer one.
     """
 
     embedding: Any

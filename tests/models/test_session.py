@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import signal
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -190,3 +192,36 @@ def test_sessions_that_come_and_go_leave_no_memory_behind(model: fe.Model) -> No
     assert device_after == device_before
     assert host_after - host_before < 4 << 20
     assert model.shared.pool(1, 1).idle
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="signals by a clock are Unix's")
+def test_ctrl_c_at_any_moment() -> None:
+    """No page is lost, and the next text is right."""
+    model = fe.Model.load(FOLDER, device=fe.open_device("cpu"))
+    random, begun = np.random.default_rng(0), time.perf_counter()
+    expected = alone(model, PROMPTS[0], 4)
+    whole, interrupted = time.perf_counter() - begun, 0
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for _ in range(40):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-4, whole))
+                with model.session(2, 64) as session:
+                    session.prefill(PROMPTS[:2])
+                    for _ in range(4):
+                        session.step()
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except KeyboardInterrupt:
+                interrupted += 1
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            gc.collect()  # a session whose end was broken off
+            assert model.shared.pool(1, 1).idle
+        assert alone(model, PROMPTS[0], 4) == expected
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert interrupted > 0
