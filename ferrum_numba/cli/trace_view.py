@@ -31,11 +31,6 @@ def fit(console: Console, table: Table, index: int) -> Table:
     return table
 
 
-def width_of(table: Table) -> int:
-    """Columns that a table needs."""
-    return sum(_widths(table))
-
-
 def _widths(table: Table) -> list[int]:
     return [
         (column.width or max(cell_len(str(cell)) for cell in (column.header, *column.cells))) + _GAP
@@ -108,7 +103,7 @@ def show_values(
     shown = lanes
     while True:
         table = _value_table(launch, shown, registers)
-        if len(shown) == 1 or width_of(table) <= console.width:
+        if len(shown) == 1 or sum(_widths(table)) <= console.width:
             break
         shown = shown[:-1]
     console.print(fit(console, table, 3))

@@ -131,7 +131,7 @@ def explain(case: Case, *, seconds: float = 20.0) -> Diagnosis:
     base = run(case, ALL_CHECKS)
     clues += kernel_clues(case, base) + result_clues(case, base)
     trials = _Trials(case, base, start + seconds)
-    suspects = [trials.weigh(hypothesis) for hypothesis in _by_weight(clues)]
+    suspects = [trials.weigh(clue) for clue in sorted(clues, key=lambda clue: -clue.weight)]
     if trials.useful and not any(_settles(case, s) for s in suspects):
         for guess in (g for clue in _GUESSES for g in _gather(case, (clue,))):
             suspect = trials.weigh(guess)
@@ -228,10 +228,6 @@ def _gather(case: Case, clues: Sequence[Clue]) -> list[Hypothesis]:
         except FerrumError:
             continue
     return found
-
-
-def _by_weight(hypotheses: Sequence[Hypothesis]) -> list[Hypothesis]:
-    return sorted(hypotheses, key=lambda h: -h.weight)
 
 
 def _untried(hypothesis: Hypothesis) -> Suspect:

@@ -116,7 +116,8 @@ class Recorder:
         """The file, from the first thing on that is written."""
         about = FORMAT | _origin() | {"policy": asdict(self.policy)}
         writer = SafeWriter(self.path, self._stop)
-        (writer.begin if self._strict else writer.try_to_begin)(_json(about))
+        begin = writer.begin if self._strict else writer.try_to_begin
+        begin(json.dumps(about, indent=1).encode())
         return writer
 
     def _stop(self) -> None:
@@ -392,7 +393,3 @@ def _in_words(value: object) -> str:
 
 def _dumps(value: Mapping[str, Any]) -> str:
     return json.dumps(value, separators=(",", ":"))
-
-
-def _json(value: Mapping[str, Any]) -> bytes:
-    return json.dumps(value, indent=1).encode()

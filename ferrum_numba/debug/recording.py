@@ -199,7 +199,8 @@ class Recording(NotPickled):
 
     def _read_launches(self) -> None:
         members = self._container.members
-        runs = sorted((int(n.split("/")[1].split(".")[0]), n) for n in members if _is_run(n))
+        runs = [name for name in members if name.startswith("launches/")]
+        runs.sort(key=lambda name: int(name.split("/")[1].split(".")[0]))
         for _, name in runs:
             data, cut = self._container.text(name), members[name].crc is None
             try:
@@ -342,10 +343,6 @@ def _parse(text: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"expected a JSON object, found {type(value).__name__}")
     return value
-
-
-def _is_run(name: str) -> bool:
-    return name.startswith("launches/")
 
 
 def _integer(value: object) -> int:

@@ -137,7 +137,7 @@ def _arrays(
             found[name] = recording.contents(digest, layout).view(np.uint8)
         elif earlier is not None and digest in (None, _digest_like(digest, earlier)):
             found[name] = earlier
-        elif _is_output(launch, name):
+        elif launch.call.signature[name].role == "output":
             found[name] = np.zeros(layout.nbytes, np.uint8)
         else:
             how = "neither its contents nor a digest" if digest is None else "its digest alone"
@@ -148,10 +148,6 @@ def _arrays(
 def _digest_like(digest: str | None, data: NDArray[np.uint8]) -> str:
     """The digest of bytes, of the kind of another: SHA-256, or that which devices compute."""
     return digest_of(data) if len(digest or "") == 32 else hashlib.sha256(data.data).hexdigest()
-
-
-def _is_output(launch: RecordedLaunch, name: str) -> bool:
-    return launch.call.signature[name].role == "output"
 
 
 def _place(layout: Layout) -> tuple[int, int]:

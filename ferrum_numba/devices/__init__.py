@@ -71,7 +71,9 @@ def open_device(
         raise DeviceError("checks", "the CPU device, which alone has them", f"device {name!r}")
     if threads is not None:
         raise DeviceError("threads", "the CPU device, which alone has them", f"device {name!r}")
-    return _open_cuda(int(match[1]) if match[1] else None)
+    from .cuda.device import CudaDevice
+
+    return CudaDevice.open(int(match[1]) if match[1] else None)
 
 
 def given_or_open(device: Device | None) -> Device:
@@ -99,9 +101,3 @@ def _open_checked(threads: int | None, checks: tuple[str, ...]) -> Device:
     from .cpu.checked import CheckedCpuDevice
 
     return CheckedCpuDevice(threads, checks)
-
-
-def _open_cuda(ordinal: int | None) -> Device:
-    from .cuda.device import CudaDevice
-
-    return CudaDevice.open(ordinal)

@@ -156,7 +156,8 @@ class _Cutter:
         elif len(self.blocks[-1].instructions) >= _LONGEST:
             self._go_on()
         row = table.lookup(statement.opcode)
-        ends = row.ends if row is not None and not _is_of_warp(statement) else ""
+        of_warp = "warp" in statement.opcode.modifiers  # which ends no block
+        ends = row.ends if row is not None and not of_warp else ""
         if ends == "branch":
             self._branch(statement)
         elif ends == "barrier" and "cluster" in statement.opcode.modifiers:
@@ -241,11 +242,6 @@ def _label_of(instruction: Instruction) -> str:
         case (Symbol(name),):
             return name
     raise instruction.refuse("expected one label")
-
-
-def _is_of_warp(instruction: Instruction) -> bool:
-    """True if this is a barrier of a warp, which ends no block."""
-    return "warp" in instruction.opcode.modifiers
 
 
 def _is_of_all(instruction: Instruction, threads: int | None) -> bool:

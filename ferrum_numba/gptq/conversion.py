@@ -73,7 +73,8 @@ def quantize_checkpoint(
         )
     header: dict[str, tuple[str, tuple[int, ...]]] = {}
     for name, tensor in tensors.items():
-        header |= _layer_header(name, tensor, options) if name in names else _same(name, tensor)
+        same = {name: (tensor.dtype, tensor.shape)}
+        header |= _layer_header(name, tensor, options) if name in names else same
     total = sum(tensor.nbytes for tensor in tensors.values())
 
     def arrays() -> Iterator[npt.NDArray[Any]]:
@@ -98,10 +99,6 @@ def _is_linear(name: str, tensor: StoredTensor) -> bool:
         and all(size and size % NIBBLES == 0 for size in tensor.shape)
         and not _DENSE.search(name)
     )
-
-
-def _same(name: str, tensor: StoredTensor) -> dict[str, tuple[str, tuple[int, ...]]]:
-    return {name: (tensor.dtype, tensor.shape)}
 
 
 def _layer_header(

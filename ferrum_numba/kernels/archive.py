@@ -34,10 +34,6 @@ _NUMBERED = re.compile(_KIND + r"(\d+)")
 _DISTANT = re.compile(_KIND + r"([+-]\d+)")
 
 
-def _with_distances(text: str) -> str:
-    return _NUMBERED.sub(_Places().distance, text)
-
-
 def _with_numbers(text: str) -> str:
     return _DISTANT.sub(_Places().number, text)
 
@@ -99,7 +95,7 @@ def pack(texts: Mapping[str, str]) -> bytes:
 
     Raises AbiError for a text that it would not give back.
     """
-    packed = {name: _with_distances(texts[name]) for name in sorted(texts)}
+    packed = {name: _NUMBERED.sub(_Places().distance, texts[name]) for name in sorted(texts)}
     for name, text in packed.items():
         if _with_numbers(text) != texts[name]:
             raise AbiError(name, "registers such as %r12", "one that reads like %r+12")

@@ -112,13 +112,9 @@ def _multiply(x: npt.NDArray[Any], weight: npt.NDArray[Any]) -> tuple[Float32Arr
 def _zero_norms(tensors: GptqTensors) -> Float32Array:
     """The norms of the columns of scale * zero, float32 [N]."""
     product = tensors.scales.astype(np.float32) * tensors.zeros()
-    found: npt.NDArray[Any] = np.sqrt(rows_of_groups(tensors) @ np.square(product))
+    rows = np.bincount(groups_of_rows(tensors), minlength=tensors.groups)
+    found: npt.NDArray[Any] = np.sqrt(rows @ np.square(product))
     return found.astype(np.float32)
-
-
-def rows_of_groups(tensors: GptqTensors) -> npt.NDArray[np.int64]:
-    """The number of rows of each group, [groups]."""
-    return np.bincount(groups_of_rows(tensors), minlength=tensors.groups)
 
 
 def _refuse_overflow(y: Float32Array) -> None:

@@ -51,16 +51,14 @@ def in_direction(b: Builder, ins: Instruction) -> bool:
     if not modes:
         return False
     double = ins.opcode.type == "f64"
-    if len(ins.opcode.modifiers & {"rn", *DIRECTED}) > 1 or (double and not _is_sum(ins)):
+    if len(ins.opcode.modifiers & {"rn", *DIRECTED}) > 1 or (
+        double and ins.opcode.base not in ("add", "sub")
+    ):
         raise ins.refuse(
             "the CPU device has one of .rz, .rm, .rp for .f32, and to add and subtract .f64"
         )
     finish(b, ins, (rounded_sum if double else rounded)(b, ins, min(modes), reals(b, ins)))
     return True
-
-
-def _is_sum(ins: Instruction) -> bool:
-    return ins.opcode.base in ("add", "sub")
 
 
 @lowers("add", "sub", "mul", types=FLOATS, modifiers=f"{_ROUNDINGS} ftz sat")

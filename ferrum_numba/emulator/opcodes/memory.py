@@ -289,7 +289,7 @@ def copy_async(b: Builder, ins: Instruction) -> None:
         raise ins.refuse("expected 4, 8 or 16 bytes")
     to = b.vector(address_of(b, ins, ins.operands[0], "shared"))
     source = b.vector(address_of(b, ins, ins.operands[1], "global"))
-    policies = 1 if "level::cache_hint" in modifiers or _has_hint(modifiers) else 0
+    policies = any(m.endswith("::cache_hint") for m in modifiers)
     rest = ins.operands[3 : len(ins.operands) - policies]
     nbytes = b.constant("i32", size.bits)
     if len(rest) > 1:
@@ -317,10 +317,6 @@ def _order_copies(b: Builder, ins: Instruction) -> None:
                 b.hooks.wait(b, keep)
             case _:
                 raise ins.refuse("expected the number of groups that may stay under way")
-
-
-def _has_hint(modifiers: frozenset[str]) -> bool:
-    return any(m.endswith("::cache_hint") for m in modifiers)
 
 
 @lowers("createpolicy", types=("b64",), modifiers="fractional range")

@@ -45,7 +45,7 @@ class Event:
     @property
     def lanes(self) -> tuple[int, ...]:
         """The lanes that executed it."""
-        return lanes_of(self.mask)
+        return tuple(lane for lane in range(32) if self.mask >> lane & 1)
 
     def rows(self, lanes: Iterator[int] | range | tuple[int, ...]) -> Iterator[dict[str, Any]]:
         """Rows, one for each register and each of these lanes, in JSON's types.
@@ -76,8 +76,3 @@ class Event:
                         "type": values.type,
                         "value": values.item(lane),
                     }
-
-
-def lanes_of(mask: int) -> tuple[int, ...]:
-    """The lanes whose bits are set."""
-    return tuple(lane for lane in range(32) if mask >> lane & 1)
