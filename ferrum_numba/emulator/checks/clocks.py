@@ -299,18 +299,18 @@ def exchange(c: Code) -> None:
     c.call("acquire", "void", c.checks, c.ctx, which)
 
 
-def _find(c: Code, address: Value) -> Value:
-    """The object of an mbarrier, by its address; where there are too many, they share the last."""
-    objects, key = c.field("objects"), c.op("add", address, 1)
-    loop = c.loop(c.constant("i32", MBARRIERS))
+def find_object(c: Code, objects: Value, nbytes: int, key: Value, first: int, last: int) -> Value:
+    """The object of a key, of those numbered from `first` on, or a free one, which becomes its own;
+    where there are too many keys, they share the last."""
+    loop = c.loop(c.constant("i32", first))
     with loop as (i,):
-        its = c.load("i32", 1, c.item("i8", objects, c.op("mul", i, OBJECT_BYTES)), 0, 4)
+        its = c.load("i32", 1, c.item("i8", objects, c.op("mul", i, nbytes)), 0, 4)
         ours, free = c.compare("icmp eq", its, key), c.compare("icmp eq", its, 0)
-        last = c.compare("icmp eq", i, OBJECTS - 1)
-        loop.leave(c.op("or", c.op("or", ours, free), last), i)
+        over = c.compare("icmp eq", i, last)
+        loop.leave(c.op("or", c.op("or", ours, free), over), i)
         loop.again(c.op("add", i, 1))
     (number,) = loop.results
-    c.store(key, _object(c, number), 0, 4)
+    c.store(key, c.item("i8", objects, c.op("mul", number, nbytes)), 0, 4)
     return number
 
 
@@ -333,7 +333,8 @@ def each_object(c: Code, what: str) -> None:
     with lanes as (lane, before):
         place = places(lane)
         lanes.next_if(c.compare("icmp eq", place, before), place)
-        which = _find(c, place)
+        key = c.op("add", place, 1)
+        which = find_object(c, c.field("objects"), OBJECT_BYTES, key, MBARRIERS, OBJECTS - 1)
         its = _object(c, which)
         if what == "renew":
             c.store(c.constant("i32", 0), its, PHASE, 4)

@@ -32,7 +32,7 @@ from ..routine import VECTOR
 from ..runtime.wgmma import addresses_of
 from ..values import Text, Value
 from .check import HERE, LONG, POINTER, Check, Kept, Kind, Room, at_site, mask_of, zeros
-from .clocks import PHASE, flips
+from .clocks import PHASE, find_object, flips
 from .code import Code, code
 from .runs import pieces
 
@@ -262,19 +262,10 @@ def end(c: Code) -> None:
 
 
 def _find(c: Code, key: Value) -> Value:
-    """Clocks of what CTAs wait for; where there is too much of it, it shares the last."""
-    loop = c.loop(c.constant("i32", 0))
-    with loop as (i,):
-        its = c.item("i8", c.field("cluster_objects"), c.op("mul", i, _OBJECT_BYTES))
-        there = c.load("i32", 1, its, 0, 4)
-        ours, free = c.compare("icmp eq", there, key), c.compare("icmp eq", there, 0)
-        last = c.compare("icmp eq", i, _OBJECTS - 1)
-        loop.leave(c.op("or", c.op("or", ours, free), last), i)
-        loop.again(c.op("add", i, 1))
-    (number,) = loop.results
-    its = c.item("i8", c.field("cluster_objects"), c.op("mul", number, _OBJECT_BYTES))
-    c.store(key, its, 0, 4)
-    return its
+    """Clocks of what CTAs wait for."""
+    objects = c.field("cluster_objects")
+    number = find_object(c, objects, _OBJECT_BYTES, key, 0, _OBJECTS - 1)
+    return c.item("i8", objects, c.op("mul", number, _OBJECT_BYTES))
 
 
 def _meet(c: Code, what: str, its: Value) -> None:
