@@ -36,10 +36,7 @@ _OF_LAUNCHES = ("number", "expected", "checkpoint", "layer", "seconds")
 @click.command(
     "explain",
     cls=ConfinedCommand,
-    epilog=examples(
-        "ferrum-numba explain run.ferrum",
-        "ferrum-numba explain damaged",
-    ),
+    epilog=examples("ferrum-numba explain run.ferrum", "ferrum-numba explain damaged"),
 )
 @click.argument("target", type=click.Path(path_type=Path))
 @click.option("--launch", "number", type=click.IntRange(min=0), help="Which launch of a recording.")

@@ -39,8 +39,7 @@ def _read_fault(ctx: click.Context, param: click.Parameter, value: str | None) -
 
 @click.command(
     epilog=examples(
-        "ferrum-numba make example2",
-        "ferrum-numba make damaged --fault missing-scales",
+        "ferrum-numba make example2", "ferrum-numba make damaged --fault missing-scales"
     )
 )
 @click.argument("out_dir", type=click.Path(path_type=Path))

@@ -11,23 +11,10 @@ import click
 from rich.console import Console
 
 from ..abi import ArrayReference, ParameterBlock, Sidecar, Signature
-from ..debug.block import (
-    AnnotatedBlock,
-    annotate,
-    differences,
-    dtype_nbytes,
-    propose,
-    suspicions,
-)
+from ..debug.block import AnnotatedBlock, annotate, differences, dtype_nbytes, propose, suspicions
 from ..errors import AbiError, PtxError
 from ..report.builds import Loading
-from .block_table import (
-    array_table,
-    block_json,
-    block_table,
-    difference_table,
-    print_suspicions,
-)
+from .block_table import array_table, block_json, block_table, difference_table, print_suspicions
 from .console import json_option, standard_output, write_json
 from .devices import device_option
 from .inspect import load_entry

@@ -23,11 +23,7 @@ _PASSES = ("equal", "close", "ran", "left out")
 
 
 @click.command(
-    "replay",
-    cls=ConfinedCommand,
-    epilog=examples(
-        "ferrum-numba replay run.ferrum --device cpu",
-    ),
+    "replay", cls=ConfinedCommand, epilog=examples("ferrum-numba replay run.ferrum --device cpu")
 )
 @click.argument("run", type=click.Path(exists=True, dir_okay=False))
 @device_option("Where to run it again: cpu, cuda, cuda:<n>. Default: the GPU where one is.", "auto")

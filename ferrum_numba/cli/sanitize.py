@@ -158,12 +158,7 @@ def _run_kernel(device: CheckedCpuDevice, file: PtxFile, sizes: dict[str, int], 
 
 
 def _run_layer(
-    device: CheckedCpuDevice,
-    path: Path,
-    name: str,
-    m: int,
-    group_size: int | None,
-    seed: int,
+    device: CheckedCpuDevice, path: Path, name: str, m: int, group_size: int | None, seed: int
 ) -> str:
     from ..gptq import Checkpoint, GptqLinear
 

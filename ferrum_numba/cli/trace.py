@@ -64,10 +64,7 @@ _folder = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option("--step", is_flag=True, help="Take commands from standard input; help lists them.")
 @click.option("--accesses", is_flag=True, help="What the accesses to memory cost.")
 @output_option(
-    "--map",
-    "Draw the accesses that waste most; implies --accesses.",
-    "picture",
-    metavar="FILE.png",
+    "--map", "Draw the accesses that waste most; implies --accesses.", "picture", metavar="FILE.png"
 )
 @repeated_option(
     "--source", "folders", "DIR", "Folder of the source files that the PTX names.", _folder

@@ -34,11 +34,7 @@ class Target:
 
 
 def kernel_target(
-    target: str,
-    sidecar_path: Path | None,
-    entry: str | None,
-    sizes: Mapping[str, int],
-    seed: int,
+    target: str, sidecar_path: Path | None, entry: str | None, sizes: Mapping[str, int], seed: int
 ) -> Target:
     """PTX, by path or by the name of a shipped kernel, on random arrays.
 

@@ -94,10 +94,7 @@ def show_source_lines(console: Console, launch: TracedLaunch, sources: Sources) 
 
 
 def show_values(
-    console: Console,
-    launch: TracedLaunch,
-    lanes: tuple[int, ...],
-    registers: Collection[str],
+    console: Console, launch: TracedLaunch, lanes: tuple[int, ...], registers: Collection[str]
 ) -> None:
     """The events in order: what they read, dim, and what they wrote, lane by lane."""
     shown = lanes

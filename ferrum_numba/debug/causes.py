@@ -253,8 +253,7 @@ CAUSES: Mapping[str, Cause] = {
     "tensor-missing": Cause("a tensor of a layer is missing", "fetch or quantise the layer again"),
     "tensor-type": Cause("a tensor is of another type", "convert it, or quantise the layer again"),
     "tensor-shape": Cause(
-        "a tensor has another shape than the others ask for",
-        "look at the tensor and at group_size",
+        "a tensor has another shape than the others ask for", "look at the tensor and at group_size"
     ),
     "tensor-values": Cause(
         "a tensor holds values that cannot be", "fetch or quantise the layer again"

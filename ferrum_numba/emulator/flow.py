@@ -15,16 +15,7 @@ from ..errors import PtxError
 from ..ptx_text import refuse
 from . import table
 from .calls import ASSERTION
-from .ptx import (
-    Body,
-    Group,
-    Immediate,
-    Instruction,
-    Register,
-    Special,
-    Symbol,
-    registers_of,
-)
+from .ptx import Body, Group, Immediate, Instruction, Register, Special, Symbol, registers_of
 
 EXIT = -1  # the index of the block that a finished warp goes to
 # Instructions after which a block is cut: what LLVM does with one grows faster than its length.

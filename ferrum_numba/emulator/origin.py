@@ -10,15 +10,7 @@ from typing import NamedTuple
 from ..abi import Signature
 from . import table
 from .parse import parse_entry
-from .ptx import (
-    Address,
-    Immediate,
-    Instruction,
-    Register,
-    Special,
-    Symbol,
-    registers_of,
-)
+from .ptx import Address, Immediate, Instruction, Register, Special, Symbol, registers_of
 
 _LEAST_TILE = 16
 _ACCESSES = ("ld", "st", "cp", "atom", "red")

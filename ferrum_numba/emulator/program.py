@@ -37,11 +37,7 @@ class Program:
     """
 
     def __init__(
-        self,
-        text: str,
-        signature: Signature,
-        host: Host,
-        hooks: Hooks[Builder] | None = None,
+        self, text: str, signature: Signature, host: Host, hooks: Hooks[Builder] | None = None
     ) -> None:
         """hooks: those of the checks that the code carries (checks/program.py)."""
         self.entry = signature.entry

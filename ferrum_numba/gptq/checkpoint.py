@@ -29,13 +29,7 @@ from .safetensors_file import announce
 from .safetensors_header import NUMPY_DTYPES
 from .shards import Shards
 from .tensors import GptqTensors, check_finite, check_groups_used
-from .zeros import (
-    ZeroFormat,
-    check_zero_format,
-    decode_zeros,
-    plain_format,
-    refuse_mislabelled,
-)
+from .zeros import ZeroFormat, check_zero_format, decode_zeros, plain_format, refuse_mislabelled
 
 PARTS = ("qweight", "qzeros", "scales", "g_idx", "bias")
 _FLOATS = ("F16", "BF16", "F32")

@@ -5,15 +5,7 @@ the text is: strangers write it.
 """
 
 from .module import TYPE_NBYTES, Head, PtxModule, Variable, read_module, read_variable
-from .statements import (
-    Opcode,
-    Piece,
-    Statement,
-    called,
-    read_body,
-    read_opcode,
-    read_statement,
-)
+from .statements import Opcode, Piece, Statement, called, read_body, read_opcode, read_statement
 from .text import not_ptx, read_ptx, refuse
 
 __all__ = [

@@ -187,12 +187,7 @@ def prepare_layer(checkpoint: Checkpoint, name: str, plan: Plan) -> Prepared:
         tensors = checkpoint.load(name)
         warnings = implausible(tensors, checkpoint.layers[name].symmetric)
         reference = make_reference(
-            name,
-            tensors,
-            max(plan.m_values),
-            seed=plan.seed,
-            oracle=plan.oracle,
-            dtype=plan.dtype,
+            name, tensors, max(plan.m_values), seed=plan.seed, oracle=plan.oracle, dtype=plan.dtype
         )
         outcome = tensors, reference
     except Exception as error:  # whatever it is, the other layers are still to be tested

@@ -142,10 +142,7 @@ class _Worker(Thread):
     """
 
     def __init__(
-        self,
-        work: Callable[[], None],
-        name: str,
-        results: SimpleQueue[LayerResult | BaseException],
+        self, work: Callable[[], None], name: str, results: SimpleQueue[LayerResult | BaseException]
     ) -> None:
         super().__init__(name=name, daemon=True)
         self._work, self._results = work, results

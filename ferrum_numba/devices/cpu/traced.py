@@ -28,11 +28,7 @@ class Tracer:
         self._programs: dict[Launchable, TracedProgram] = {}
 
     def run(
-        self,
-        kernel: Launchable,
-        invocation: Invocation,
-        scratch: Mapping[str, int],
-        threads: int,
+        self, kernel: Launchable, invocation: Invocation, scratch: Mapping[str, int], threads: int
     ) -> None:
         """Run a launch and record it; an error of the launch is raised when that is done."""
         if kernel not in self._programs:

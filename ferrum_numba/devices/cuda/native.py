@@ -8,16 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from ctypes import (
-    CFUNCTYPE,
-    PYFUNCTYPE,
-    c_char_p,
-    c_int,
-    c_int64,
-    c_void_p,
-    py_object,
-    pythonapi,
-)
+from ctypes import CFUNCTYPE, PYFUNCTYPE, c_char_p, c_int, c_int64, c_void_p, py_object, pythonapi
 from functools import lru_cache
 from typing import Any
 

@@ -30,10 +30,7 @@ def _imported() -> Any:
     found = implementation.find()
     if found is None:
         raise DeviceError(
-            "numba.cuda",
-            "an implementation of it",
-            "none",
-            "install numba-cuda or numba-cuda-mlir",
+            "numba.cuda", "an implementation of it", "none", "install numba-cuda or numba-cuda-mlir"
         )
     return importlib.import_module(found.module)
 

@@ -10,14 +10,7 @@ from ..sequence import LaunchPlan
 from . import driver, native
 from .gpu import Gpu, GpuLaunch
 from .launcher import launcher
-from .stream_states import (
-    NOT_READY,
-    ROW_BYTES,
-    Ready,
-    StreamState,
-    StreamStates,
-    launch_refused,
-)
+from .stream_states import NOT_READY, ROW_BYTES, Ready, StreamState, StreamStates, launch_refused
 from .streams import order, stream_handle
 
 

@@ -109,10 +109,7 @@ def _reduce(b: Builder, place: str, condition: Value, first: Value, opens: Value
 
 
 @lowers(
-    "cluster arrival",
-    modifiers="cluster arrive aligned release relaxed",
-    writes=0,
-    orders=True,
+    "cluster arrival", modifiers="cluster arrive aligned release relaxed", writes=0, orders=True
 )
 def arrive_in_cluster(b: Builder, ins: Instruction) -> None:
     """barrier.cluster.arrive: all threads of all CTAs of the cluster are expected."""

@@ -20,11 +20,7 @@ _LANE_IDS = Value(f"<{', '.join(f'i32 {i}' for i in range(LANES))}>", "i32", LAN
 
 
 @lowers(
-    "shfl",
-    types=("b32",),
-    modifiers="sync idx up down bfly",
-    varying=True,
-    operands="b32 b32 u32",
+    "shfl", types=("b32",), modifiers="sync idx up down bfly", varying=True, operands="b32 b32 u32"
 )
 def shuffle(b: Builder, ins: Instruction) -> None:
     """d|p = the value of another lane, and whether that lane lies in this lane's segment.

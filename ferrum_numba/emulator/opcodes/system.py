@@ -20,21 +20,14 @@ def nothing(b: Builder, ins: Instruction) -> None:
     """Time, registers and the grids before and after: a launch is over before the next begins."""
 
 
-@lowers(
-    "trap",
-    writes=0,
-    fault="CTA {cta}, warp {warp} came to a trap{place}",
-)
+@lowers("trap", writes=0, fault="CTA {cta}, warp {warp} came to a trap{place}")
 def trap(b: Builder, ins: Instruction) -> None:
     """The launch ends in an error, where some lane comes here."""
     b.stop(ins, b.mask(b.condition(ins)))
 
 
 @lowers(
-    "call",
-    modifiers=f"{PRINT} {ASSERTION}",
-    writes=0,
-    fault="CTA {cta}, warp {warp}, {failure}",
+    "call", modifiers=f"{PRINT} {ASSERTION}", writes=0, fault="CTA {cta}, warp {warp}, {failure}"
 )
 def call_host(b: Builder, ins: Instruction) -> None:
     """Print, or let the launch end in an error, as the host has it."""

@@ -49,11 +49,7 @@ _UNARY: dict[type[ast.unaryop], Callable[[Any], Any]] = {
     ast.USub: operator.neg,
     ast.Invert: operator.invert,
 }
-_FUNCTIONS: dict[str, Callable[[Any], Any]] = {
-    "isnan": math.isnan,
-    "isinf": math.isinf,
-    "abs": abs,
-}
+_FUNCTIONS: dict[str, Callable[[Any], Any]] = {"isnan": math.isnan, "isinf": math.isinf, "abs": abs}
 _HALVES = {"lo": 0, "hi": 1}
 
 

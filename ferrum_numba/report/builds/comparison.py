@@ -215,10 +215,7 @@ def _needs_changes(a: Needs, b: Needs) -> Iterator[Change]:
     elif b.block and a.block and _extents(a.block) != _extents(b.block):
         yield Change("block", f"the block is {_extents(b.block)}, not {_extents(a.block)}")
     if (a.cluster, a.num_ctas) != (b.cluster, b.num_ctas):
-        yield Change(
-            "cluster",
-            f"clusters of {_ctas(b)}, not of {_ctas(a)}",
-        )
+        yield Change("cluster", f"clusters of {_ctas(b)}, not of {_ctas(a)}")
     for kind in ("programmatic", "cooperative"):
         if getattr(a, kind) != getattr(b, kind):
             asks = "asks for" if getattr(b, kind) else "is not built for"
