@@ -201,7 +201,7 @@ class Recording(NotPickled):
         members = self._container.members
         runs = [name for name in members if name.startswith("launches/")]
         runs.sort(key=lambda name: int(name.split("/")[1].split(".")[0]))
-        for _, name in runs:
+        for name in runs:
             data, cut = self._container.text(name), members[name].crc is None
             try:
                 if name.endswith(".rows"):
