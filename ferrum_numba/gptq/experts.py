@@ -49,8 +49,8 @@ class Routing:
 class ExpertRoom:
     """Arrays that the experts of a layer write, for C choices in blocks of P rows in all.
 
-    rows   T [P, hidden]: activations, where the builds sort them; or None
-    gated  T [C, width], or [P, width] where they do: silu(gate) * up
+    rows   T [P, hidden]: activations, where gate_up's build wants them sorted; or None
+    gated  T [C, width], or [P, width] where down's does: silu(gate) * up
     parts  float32 [C, hidden]: the weighted results
 
     Rows that are sorted lie in the order of blocks, and their columns, padded to a multiple of 32,
@@ -66,10 +66,10 @@ class ExpertRoom:
         tiles: ExpertTiles, choices: int, experts: int, hidden: int, width: int
     ) -> tuple[tuple[int, int] | None, tuple[int, int], tuple[int, int]]:
         """Shapes of rows, gated and parts, with these builds."""
-        if tiles.gather is None:
-            return None, (choices, width), (choices, hidden)
         rows = tiles.blocks(choices, experts) * tiles.block
-        return (rows, _padded(hidden)), (rows, _padded(width)), (choices, hidden)
+        own = None if tiles.gather is None else (rows, _padded(hidden))
+        gated = (rows, _padded(width)) if tiles.sorts else (choices, width)
+        return own, gated, (choices, hidden)
 
 
 @dataclass(frozen=True, eq=False)
@@ -290,6 +290,9 @@ class GptqExperts:
         sizes |= {"group_size": weight.group_size, "top_k": top_k}
         sizes |= {"blocks": routing.expert_ids.shape[0], "stride_am": a.shape[1]}
         sizes |= {"stride_qwk": N, "stride_sk": N, "stride_qzk": N // 8}
+        if build.fields["kernel"] == "moe_w4a16_gptq_mma":  # a line of its grid takes a tile
+            most = self.tiles(choices).most(choices, self.experts)
+            sizes["lines"] = sizes["blocks"] if routing.tiles is None else most
         self._launch(build, stream, sizes | {"zero_bias": weight.zero_bias}, arrays)
 
     def __repr__(self) -> str:

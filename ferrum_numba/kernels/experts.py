@@ -11,15 +11,23 @@ from ..errors import AbiError
 from .catalogue import Artefact, builds, of_newest_target
 
 MOST_ROWS = 32  # of a block
-_FEW, _MANY = "moe_w4a16_gptq", "moe_w4a16_gptq_wgmma"
+_FEW, _SOME, _MANY = "moe_w4a16_gptq", "moe_w4a16_gptq_mma", "moe_w4a16_gptq_wgmma"
 _ACT_ORDER = "moe_w4a16_gptq_act_order"
-# Rows of an expert up to which the kernel for few is the fastest on an H200, and those up to which
-# a tile of the other one is, by the rows of the tile.
-_FEW_ROWS = 6
-_MANY_ROWS = {64: 40, 256: float("inf")}
-# Warps that had better share 32 columns, by the k's from which on and the CTAs of 64 columns below
-# which they do; two warps share 64 columns else.
-_SHARED_BY = ((8192, 448, 8), (4096, 1024, 4), (0, 256, 4))
+# Rows of an expert up to which the kernel for few is the fastest on an H200, the one for some, and
+# the tile of 64 rows of the one for many; and CTAs of 256 columns below which the one for some
+# leaves too many of its SMs idle.
+_FEW_ROWS, _SOME_ROWS, _LOW_ROWS = 6, 24, 40
+_Tile = tuple[str, int]  # a kernel and rows
+_SOME_TILE = (_SOME, 32)
+_CTAS = 3 * 132
+# Columns that had better be shared, and by how many warps, by the k's from which on and the CTAs of
+# 64 columns below which they are; two warps share 64 columns else.
+_SHARED_BY = (
+    (8192, 448, (32, 8)),
+    (4096, 448, (32, 4)),
+    (4096, 1024, (64, 4)),
+    (0, 256, (32, 4)),
+)
 
 
 @dataclass(frozen=True)
@@ -28,7 +36,7 @@ class ExpertTiles:
 
     block   rows of a block
     span    blocks of a tile, at the most
-    gather  sorts activations into the order of blocks, where the builds want them so; or None
+    gather  sorts activations into the order of blocks, where gate_up wants them so; or None
     """
 
     gate_up: Artefact
@@ -40,6 +48,16 @@ class ExpertTiles:
     def blocks(self, choices: int, experts: int) -> int:
         """The most blocks that so many choices of so many experts can fill."""
         return (choices + min(choices, experts) * (self.block - 1)) // self.block
+
+    @property
+    def sorts(self) -> bool:
+        """Has what gate_up makes and down reads in the order of blocks."""
+        return str(self.down.fields["kernel"]) == _MANY
+
+    def most(self, choices: int, experts: int) -> int:
+        """The most tiles that those blocks can make."""
+        touched = min(choices, experts)
+        return (self.blocks(choices, experts) + touched * (self.span - 1)) // self.span
 
 
 @dataclass(frozen=True)
@@ -69,24 +87,17 @@ def choose_expert_tiles(
         halves = [_fitting(device, 0, kernel=_ACT_ORDER, dtype=dtype, GATED=g) for g in (1, 0)]
         return ExpertTiles(halves[0][0], halves[1][0], halves[0][0].fields["BLOCK_M"], 1, None)
     rows = choices / shape.experts
-    # On the CPU device, where nobody waits for tensor cores, the kernel for few is as fast.
-    if rows > _FEW_ROWS and device.name != "cpu":
-        height = next(m for m, most in _MANY_ROWS.items() if rows <= most)
-        for block_m in (height, *_MANY_ROWS):
-            halves = [
-                _fitting(device, group, kernel=_MANY, dtype=dtype, BLOCK_M=block_m, GATED=gated)
-                for gated, group in ((1, shape.gate_up_group), (0, shape.down_group))
-            ]
-            if all(halves):
-                (gather,) = _fitting(device, 0, kernel="moe_gather", dtype=dtype)
-                gate_up, down = halves[0][0], halves[1][0]
-                unit = gate_up.fields["UNIT"]
-                return ExpertTiles(gate_up, down, unit, block_m // unit, gather)
-    block = 16 if rows > _FEW_ROWS else 8
+    tried = [_fastest(rows, shape), (_SOME_TILE, _SOME_TILE)] if rows > _FEW_ROWS else []
+    if device.name == "cpu":
+        # wgmma takes long to translate, and in bfloat16 the kernel for few is the fastest.
+        tried = tried[1:] if dtype == "float16" else []
+    for tiles in tried:
+        found = _of(device, tiles, shape, dtype)
+        if found:
+            return found
     touched = shape.experts * (1 - (1 - 1 / shape.experts) ** choices)  # on average
     halves = [
-        _few(device, touched, group, columns, deep, kernel=_FEW, dtype=dtype, GATED=gated,
-             BLOCK_M=block)
+        _few(device, touched, group, columns, deep, kernel=_FEW, dtype=dtype, GATED=gated)
         for gated, group, columns, deep in (
             (1, shape.gate_up_group, 2 * shape.width, shape.hidden),
             (0, shape.down_group, shape.hidden, shape.width),
@@ -95,7 +106,39 @@ def choose_expert_tiles(
     if not all(halves):
         groups = (shape.gate_up_group, shape.down_group)
         raise AbiError("group_size", "multiples of 32, or one group of all rows", groups)
-    return ExpertTiles(halves[0][0], halves[1][0], block, 1, None)
+    return ExpertTiles(halves[0][0], halves[1][0], halves[0][0].fields["BLOCK_M"], 1, None)
+
+
+def _fastest(rows: float, shape: ExpertShape) -> tuple[_Tile, _Tile]:
+    """The tiles of gate_up and of down for more than few rows, on Hopper."""
+    if rows > _LOW_ROWS:
+        return (_MANY, 256), (_MANY, 256)
+    gate_up, down = (shape.experts * -(-n // 256) for n in (2 * shape.width, shape.hidden))
+    if rows > _SOME_ROWS or gate_up < _CTAS:
+        return (_MANY, 64), (_MANY, 64)
+    return _SOME_TILE, _SOME_TILE if down >= _CTAS else (_MANY, 64)
+
+
+def _of(
+    device: Device, tiles: tuple[_Tile, _Tile], shape: ExpertShape, dtype: str
+) -> ExpertTiles | None:
+    """The builds with these tiles, if there are such for these groups on the device."""
+    found = []
+    for (kernel, block_m), gated, group in zip(
+        tiles, (1, 0), (shape.gate_up_group, shape.down_group), strict=True
+    ):
+        fields: dict[str, Any] = {"kernel": kernel, "BLOCK_M": block_m, "GATED": gated}
+        if kernel == _SOME:
+            fields["SORTED"] = int(tiles[1][0] == _MANY)
+        found.append(_fitting(device, group, dtype=dtype, **fields))
+    if not all(found):
+        return None
+    gate_up, down = found[0][0], found[1][0]
+    gather = None
+    if tiles[0][0] == _MANY:
+        (gather,) = _fitting(device, 0, kernel="moe_gather", dtype=dtype)
+    unit = gate_up.fields["UNIT"]
+    return ExpertTiles(gate_up, down, unit, min(m for _, m in tiles) // unit, gather)
 
 
 def _few(
@@ -104,8 +147,8 @@ def _few(
     """The builds for few rows, the fastest for so many experts, columns and k's first."""
     found = _fitting(device, group, **fields)
     ctas = touched * -(-columns // 64)
-    warps = next((w for least, most, w in _SHARED_BY if deep >= least and ctas < most), None)
-    wanted = (32, warps) if warps else (64, 2)
+    shared = (own for least, most, own in _SHARED_BY if deep >= least and ctas < most)
+    wanted = next(shared, (64, 2))
     own = [b for b in found if (b.fields["BLOCK_N"], b.fields["num_warps"]) == wanted]
     return own or [b for b in found if b.fields["num_warps"] == 2]
 

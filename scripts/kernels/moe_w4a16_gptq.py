@@ -26,6 +26,7 @@ rows, in elements, the same for all experts: a fused [E, K/8, 2 N] is no other c
 """
 
 from decode_tiles import load_tile, multiply, unit, zero_of
+from expert_tiles import address, apart
 from linear_layouts import along, linear_layout, log2
 from mma_operands import next_group, pairs_layout, pairs_of, words_layout, words_of
 from mma_outputs import in_file_order, store_outputs
@@ -48,18 +49,6 @@ def _outputs_layout(WARPS, BLOCK_M, BLOCK_N):
         bits[:5],
         bits[5:threads],
     )
-
-
-@gluon.jit
-def _address(table, place: gl.constexpr, dtype: gl.constexpr):
-    """An address of the table as a pointer, which is aligned."""
-    return gl.multiple_of(gl.load(table + place).to(gl.pointer_type(dtype)), 16)
-
-
-@gluon.jit
-def _apart(table, place: gl.constexpr, align: gl.constexpr, size: gl.constexpr):
-    """Elements of `size` bytes by which up's tensor lies behind gate's."""
-    return (gl.load(table + place + 3) - gl.load(table + place)) // align * (align // size)
 
 
 @gluon.jit
@@ -117,8 +106,8 @@ def moe_w4a16_gptq(
         expert = gl.load(expert_ids + block)
         table = experts + gl.maximum(expert, 0).to(gl.int64) * (3 * PARTS)
         own_ids = sorted_token_ids + block * BLOCK_M
-        qweight = _address(table, 0, gl.int32)
-        scales = _address(table, 1, dtype)
+        qweight = address(table, 0, gl.int32)
+        scales = address(table, 1, dtype)
         qzeros = gl.load(table + 2).to(gl.pointer_type(gl.int32))
 
         # `// 4 * 4` tells the compiler what the sidecar's constraints promise: loads are aligned.
@@ -140,9 +129,9 @@ def moe_w4a16_gptq(
         z_quads = (quads // 2).to(gl.int64)
         if GATED:
             up = gl.arange(0, BLOCK_N // 4, along(words_at, 2)) >= HALF
-            q_quads += gl.where(up, _apart(table, 0, 16, 4), 0)
-            s_quads += gl.where(quad >= HALF, _apart(table, 1, 16, 2), 0)
-            z_quads += gl.where(quad >= HALF, _apart(table, 2, 4, 4), 0)
+            q_quads += gl.where(up, apart(table, 0, 16, 4), 0)
+            s_quads += gl.where(quad >= HALF, apart(table, 1, 16, 2), 0)
+            z_quads += gl.where(quad >= HALF, apart(table, 2, 4, 4), 0)
         q = words_of(qweight, k, q_quads, q_step, words_at)
         r = gl.arange(0, 4, along(columns_at, 2))[None, None, :]
         s = scales + (s_quads[None, :, None] + r)

@@ -24,6 +24,7 @@ GATED: rows g and g + 8 of each sixteen that wgmma computes are a column of gate
 up, so that one thread has both.
 """
 
+from expert_tiles import permuted, size_of, variants
 from linear_layouts import along, linear_layout, log2
 from mma_outputs import store_outputs
 from tile_schedule import place_of
@@ -36,17 +37,6 @@ from weight_pairs import offsets_of, pairs
 from wgmma_blocks import heights, operand_layout, product, wait, zeros
 from wgmma_results import here
 from wgmma_rings import COPY_WARPS, next_span
-
-
-@gluon.constexpr_function
-def _variants(SIZES):
-    return SIZES.bit_count()
-
-
-@gluon.constexpr_function
-def _size(i, SIZES):
-    """The i-th of the numbers of blocks that are multiplied together, counted from 1; 0 is none."""
-    return [size for size in range(SIZES.bit_length()) if (SIZES | 1) >> size & 1][i]
 
 
 @gluon.constexpr_function
@@ -242,8 +232,10 @@ def _copy(
     PARTS: gl.constexpr = 2 if GATED else 1
     COLUMNS: gl.constexpr = TILE_N // PARTS
     gdc_wait()
+    # What is copied beyond the last block, since SIZES has no such number, is zero.
+    high = gl.maximum(gl.load(num_tokens_post_padded), 1)
     rows = tma.make_tensor_descriptor(
-        a, [blocks * UNIT, (K + 31) // 32 * 32], [a_step, 1], [UNIT, 64], a_ring.layout
+        a, [high, (K + 31) // 32 * 32], [a_step, 1], [UNIT, 64], a_ring.layout
     )
     n = blocks * 0  # stages so far
     tile = gl.program_id(0)
@@ -266,10 +258,10 @@ def _copy(
         for step in range(gl.cdiv(K, BLOCK_K)):
             stage = n % STAGES
             mbarrier.wait(empty.index(stage), (n // STAGES & 1) ^ 1)
-            for i in gl.static_range(_variants(SIZES)):
-                if (count > _size(i, SIZES)) & (count <= _size(i + 1, SIZES)):
-                    mbarrier.expect(full.index(stage), _size(i + 1, SIZES) * (UNIT * BLOCK_K * 2))
-                    for j in gl.static_range(_size(i + 1, SIZES)):
+            for i in gl.static_range(variants(SIZES)):
+                if (count > size_of(i, SIZES)) & (count <= size_of(i + 1, SIZES)):
+                    mbarrier.expect(full.index(stage), size_of(i + 1, SIZES) * (UNIT * BLOCK_K * 2))
+                    for j in gl.static_range(size_of(i + 1, SIZES)):
                         for part in gl.static_range(BLOCK_K // 64):
                             to = a_ring.index(stage * (BLOCK_K // 64) + part)
                             tma.async_copy_global_to_shared(
@@ -371,12 +363,6 @@ def _pieces(x, COUNT: gl.constexpr, RANK: gl.constexpr):
 
 
 @gluon.jit
-def _permuted(k):
-    """The place of column k of activations: bits [p, h, e, t0, t1] of it as [e, t0, t1, h, p]."""
-    return k // 32 * 32 + (k // 4 % 8 + k // 2 % 2 * 8 + k % 2 * 16)
-
-
-@gluon.jit
 def _store(total, first: gl.constexpr, where, results, dtype: gl.constexpr, GATED: gl.constexpr):
     """A tile's sums [ROWS, TILES, 8 (g), 2 (r)], to where they belong, 64 rows after 64."""
     PIECES: gl.constexpr = max(1, total.shape[0] // 64)
@@ -448,7 +434,7 @@ def _store_gated(
         values *= gl.load(weights + ids, mask=ids < T, other=0)[:, None, None]
     padded = (N + 31) // 32 * 32  # columns beyond N are zero
     corner = first_row.to(gl.int64) * padded
-    there = (m * padded)[:, None, None] + _permuted(columns)[None, :, :]
+    there = (m * padded)[:, None, None] + permuted(columns)[None, :, :]
     mask = (m >= 0)[:, None, None] & (columns < padded)[None, :, :]
     if wide.to(gl.int64) != 0:
         gl.store(wide + corner + there, values, mask=mask)
@@ -489,11 +475,11 @@ def _multiply(
     tile = gl.program_id(0)
     first, count, column = _place(tile, tiles, num_tokens_post_padded, N, UNIT, COLUMNS, BAND)
     while count > 0:
-        for i in gl.static_range(_variants(SIZES)):
-            if (count > _size(i, SIZES)) & (count <= _size(i + 1, SIZES)):
+        for i in gl.static_range(variants(SIZES)):
+            if (count > size_of(i, SIZES)) & (count <= size_of(i + 1, SIZES)):
                 n = _tile(
                     results, rings, n, first * UNIT, count * UNIT, column, zero_bias, T, N, K,
-                    _size(i + 1, SIZES) * UNIT, PARTITION, PARTITIONS, TILE_N, BLOCK_K, STAGES,
+                    size_of(i + 1, SIZES) * UNIT, PARTITION, PARTITIONS, TILE_N, BLOCK_K, STAGES,
                     SPANS, CHUNK, GATED,
                 )  # fmt: skip
         tile += gl.num_programs(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -104,6 +105,21 @@ def _gemm_params(block: str, addresses: str = "3 + 3 * GATED") -> list[dict[str,
     ]
 
 
+_TILES = _optional(_tensor("tiles", "*i32", "blocks + 1", align=4))
+_ANY = [
+    *("N >= 8", "N % 8 == 0", "K >= 8", "K % 8 == 0", "group_size >= 1"),
+    *("stride_am % 8 == 0", "stride_qwk % 4 == 0"),
+    "zero_bias == 0 or zero_bias == 1",
+    "c != 0 or wide != 0",
+]
+_CONSTRAINTS = [*_ANY, "group_size % GROUP == 0 or group_size >= K"]
+
+
+def _size_bits(sizes: Iterable[int]) -> int:
+    """Numbers of blocks as SIZES has them."""
+    return sum(1 << size for size in sizes)
+
+
 @dataclass(frozen=True)
 class FewTile:
     """Work of a CTA of the GEMM for few rows of each expert: its rows, columns and warps.
@@ -123,10 +139,10 @@ class FewTile:
 
 FEW_TILES = [
     FewTile(8, 64, 2, max_registers=168),
+    FewTile(8, 64, 4, max_registers=168, portable=False),
     FewTile(8, 32, 4, portable=False),
     FewTile(8, 32, 8, portable=False),
     FewTile(8, 64, 2, group=32),
-    FewTile(16, 64, 2, group=32, dependent=False),
 ]
 
 
@@ -151,13 +167,7 @@ def _few(tile: FewTile, gated: bool) -> Build:
         num_warps=tile.num_warps,
         constants={"APART": 0},
         params=_gemm_params("BLOCK_M"),
-        constraints=[
-            *("N >= 8", "N % 8 == 0", "K >= 8", "K % 8 == 0"),
-            *("group_size >= 1", "group_size % GROUP == 0 or group_size >= K"),
-            *("stride_am % 8 == 0", "stride_qwk % 4 == 0", "stride_sk % 4 == 0"),
-            "zero_bias == 0 or zero_bias == 1",
-            "c != 0 or wide != 0",
-        ],
+        constraints=[*_CONSTRAINTS, "stride_sk % 4 == 0"],
         max_registers=tile.max_registers,
     )
 
@@ -171,12 +181,7 @@ def _act_order(gated: bool) -> Build:
         archive=ARCHIVE,
         label=("m16n64", "gated" if gated else "down"),
         params=_gemm_params("BLOCK_M", "4 + 4 * GATED"),
-        constraints=[
-            *("N >= 8", "N % 8 == 0", "K >= 8", "K % 8 == 0", "group_size >= 1"),
-            *("stride_am % 8 == 0", "stride_qwk % 4 == 0", "stride_sk % 4 == 0"),
-            "zero_bias == 0 or zero_bias == 1",
-            "c != 0 or wide != 0",
-        ],
+        constraints=_ANY,
     )
 
 
@@ -200,20 +205,25 @@ class ManyTile:
 
 
 MANY_TILES = [
-    ManyTile(64, 16, 256, 128, 6, (1, 2, 4), partitions=2),
+    ManyTile(64, 8, 256, 128, 6, (4, 8), partitions=2),
     ManyTile(256, 32, 128, 128, 3, (2, 4, 6, 8)),
-    ManyTile(64, 16, 256, 128, 6, (1, 2, 4), partitions=2, group=32),
     ManyTile(256, 32, 128, 128, 3, (2, 4, 6, 8), group=32),
 ]
 
 
-# In the order of blocks, columns padded; results of down's in the order of choices.
-_RESULT = ("T + (blocks * UNIT - T) * GATED", "N + (cdiv(N, 32) * 32 - N) * GATED")
-_SORTED = {
-    "a": _tensor("a", "*T", "blocks * UNIT", "cdiv(K, 32) * 32"),
-    "c": _optional(_tensor("c", "*T", *_RESULT, role="argument")),
-    "wide": _optional(_tensor("wide", "*fp32", *_RESULT, role="argument")),
-}
+def _results(there: str) -> dict[str, dict[str, Any]]:
+    """Of a GEMM's results, which are in the order of blocks, columns padded, where `there` is 1."""
+    shape = (
+        f"T + (blocks * UNIT - T) * {there}",
+        f"N + (cdiv(N, 32) * 32 - N) * {there}",
+    )
+    return {
+        "c": _optional(_tensor("c", "*T", *shape, role="argument")),
+        "wide": _optional(_tensor("wide", "*fp32", *shape, role="argument")),
+    }
+
+
+_SORTED = {"a": _tensor("a", "*T", "blocks * UNIT", "cdiv(K, 32) * 32"), **_results("GATED")}
 
 
 def _many(tile: ManyTile, gated: bool) -> Build:
@@ -244,22 +254,72 @@ def _many(tile: ManyTile, gated: bool) -> Build:
             "CHUNK": 32,
             "COPY_REGISTERS": 56 if tile.partitions == 1 else 168,
             "PARTITIONS": tile.partitions,
-            "SIZES": sum(1 << size for size in tile.sizes),
+            "SIZES": _size_bits(tile.sizes),
         },
         params=[
             *(_SORTED.get(p["name"], p) for p in _gemm_params("UNIT")),
-            _optional(_tensor("tiles", "*i32", "blocks + 1", align=4)),
+            _TILES,
         ],
-        constraints=[
-            *("N >= 8", "N % 8 == 0", "K >= 8", "K % 8 == 0"),
-            *("group_size >= 1", "group_size % GROUP == 0 or group_size >= K"),
-            *("stride_am % 8 == 0", "stride_qwk % 4 == 0", "stride_sk % 8 == 0"),
-            "zero_bias == 0 or zero_bias == 1",
-            "c != 0 or wide != 0",
-        ],
+        constraints=[*_CONSTRAINTS, "stride_sk % 8 == 0"],
         programmatic=True,
         even_registers=tile.partitions > 1,
     )
+
+
+@dataclass(frozen=True)
+class SomeTile:
+    """Work of a CTA of the GEMM for some rows of each expert: its columns, warps and registers.
+
+    sizes: numbers of blocks of 8 rows that are multiplied together.
+    hopper: whether it is for Hopper, and starts while the launch ahead of it still runs.
+    """
+
+    sizes: tuple[int, ...]
+    block_n: int
+    num_warps: int
+    group: int = 128
+    max_registers: int | None = None
+    hopper: bool = True
+
+
+SOME_TILES = [
+    SomeTile((2, 3, 4), 256, 4, max_registers=168),
+    SomeTile((2, 4), 128, 4, group=32, hopper=False),
+]
+
+
+def _some(tile: SomeTile, gated: bool, in_order: bool = False) -> Build:
+    """in_order: whether results are sorted as the GEMM for many rows reads them."""
+    build = _build(
+        "moe_w4a16_gptq_mma",
+        {
+            "BLOCK_M": 32,
+            "BLOCK_N": tile.block_n,
+            "BLOCK_K": 64,
+            "UNIT": 8,
+            "GROUP": tile.group,
+            "GATED": int(gated),
+            "SORTED": int(in_order),
+        },
+        ("cdiv(N * (GATED + 1), BLOCK_N)", "lines", "1"),
+        archive=ARCHIVE,
+        label=(
+            f"m32n{tile.block_n}",
+            f"g{tile.group}",
+            ("gated" if gated else "down") + ("_sorted" if in_order else ""),
+        ),
+        ptx_version="7.4",  # cache hints
+        num_warps=tile.num_warps,
+        constants={"STAGES": 4, "SIZES": _size_bits(tile.sizes)},
+        params=[
+            *(_results("SORTED").get(p["name"], p) for p in _gemm_params("UNIT")),
+            _TILES,
+            *integers("size", "lines"),
+        ],
+        constraints=[*_CONSTRAINTS, "stride_sk % 8 == 0", "lines * (BLOCK_M // UNIT) >= blocks"],
+        max_registers=tile.max_registers,
+    )
+    return _dependent_late(build) if tile.hopper else build
 
 
 def _dependent_late(build: Build) -> Build:
@@ -274,8 +334,10 @@ FEW += [
     _dependent_late(_few(tile, gated)) for tile in FEW_TILES for gated in _GATED if tile.dependent
 ]
 MANY = [_many(tile, gated) for tile in MANY_TILES for gated in _GATED]
+SOME = [_some(tile, gated) for tile in SOME_TILES for gated in _GATED]
+SOME += [_some(tile, gated=True, in_order=True) for tile in SOME_TILES if tile.hopper]
 ACT_ORDER = [_act_order(gated) for gated in _GATED]
-FLOAT16 = [GATHER, SUM, _dependent(GATHER), _dependent(SUM), *FEW, *MANY, *ACT_ORDER]
+FLOAT16 = [GATHER, SUM, _dependent(GATHER), _dependent(SUM), *FEW, *SOME, *MANY, *ACT_ORDER]
 PLAIN = [ROUTE, ALIGN]
 MOE = [
     *FLOAT16,

@@ -25,7 +25,8 @@ class Hopper:
     [
         (8, "moe_w4a16_gptq", 8),
         (512, "moe_w4a16_gptq", 8),
-        (2048, "moe_w4a16_gptq_wgmma", 64),
+        (2048, "moe_w4a16_gptq_mma", 32),
+        (4096, "moe_w4a16_gptq_wgmma", 64),
         (16384, "moe_w4a16_gptq_wgmma", 256),
     ],
 )
@@ -39,7 +40,7 @@ def test_more_rows_take_other_tiles(choices: int, kernel: str, rows: int) -> Non
 
 @pytest.mark.parametrize(
     ("choices", "gate_up", "down"),
-    [(2, (32, 4), (32, 8)), (8, (64, 2), (32, 8)), (32, (64, 2), (32, 4))],
+    [(2, (64, 4), (32, 8)), (8, (64, 2), (32, 8)), (32, (64, 2), (64, 4))],
 )
 def test_few_ctas_of_deep_layers_have_more_warps(
     choices: int, gate_up: tuple[int, int], down: tuple[int, int]
@@ -48,6 +49,13 @@ def test_few_ctas_of_deep_layers_have_more_warps(
     tiles = choose_expert_tiles(Hopper(), choices, mixtral, "float16")  # type: ignore[arg-type]
     for build, wanted in ((tiles.gate_up, gate_up), (tiles.down, down)):
         assert (build.fields["BLOCK_N"], build.fields["num_warps"]) == wanted
+
+
+def test_a_down_of_few_ctas_goes_through_wgmma() -> None:
+    mixtral = ExpertShape(8, 4096, 14336, 128, 128)
+    tiles = choose_expert_tiles(Hopper(), 128, mixtral, "float16")  # type: ignore[arg-type]
+    assert (tiles.gate_up.fields["SORTED"], tiles.down.fields["BLOCK_M"]) == (1, 64)
+    assert (tiles.block, tiles.span, tiles.gather) == (8, 4, None)
 
 
 @pytest.mark.parametrize("groups", [(32, 64), (128, 0), (64, 32)])
@@ -71,4 +79,6 @@ def test_blocks_suffice_whatever_is_chosen(choices: int, experts: int, seed: int
         fe.open_device("cpu"), choices, ExpertShape(experts, 64, 64, 32, 32), "float16"
     )
     counts = np.bincount(np.random.default_rng(seed).integers(0, experts, choices))
-    assert (-(-counts // tiles.block)).sum() <= tiles.blocks(choices, experts)
+    blocks = -(-counts // tiles.block)
+    assert blocks.sum() <= tiles.blocks(choices, experts)
+    assert (-(-blocks // tiles.span)).sum() <= tiles.most(choices, experts)

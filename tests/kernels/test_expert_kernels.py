@@ -231,8 +231,11 @@ class Layer:
             parts[choice] = weights.ravel()[choice] * (gated @ self.weights[2][expert])
         return parts
 
-    def found(self, x: Any, ids: Any, weights: Any) -> Any:
-        """Results of the grouped GEMMs, with a routing that NumPy made."""
+    def found(self, x: Any, ids: Any, weights: Any, listed: bool = True) -> Any:
+        """Results of the grouped GEMMs, with a routing that NumPy made.
+
+        listed: whether tiles are; each block is one else.
+        """
         there, own = self.device.to_device, self.experts
         tiles = own.tiles(ids.size)
         rows, owners = aligned(ids.ravel(), own.experts, tiles.block)
@@ -243,7 +246,7 @@ class Layer:
         packed = np.zeros(1 + blocks, np.int32)
         packed[: 1 + len(list_)] = [len(list_), *list_]
         count = np.array([len(rows)], np.int32)
-        routing = Routing(*(there(a) for a in (*room, count, packed)))
+        routing = Routing(*(there(a) for a in (*room, count, packed)[: 3 + listed]))
         arrays = own.room(ids.size)
         own(there(x), routing, there(weights.ravel()), arrays)
         self.device.synchronize()
@@ -308,16 +311,19 @@ def pairs_of_builds(device: fe.Device, kernel: str, dtype: str) -> list[ExpertTi
     for gate_up in every(device, kernel, **fields):
         own = {name: gate_up.fields[name] for name in ("target", "num_warps")}
         fields = {**gate_up.sidecar.tile, **own, "GATED": 0}  # type: ignore[dict-item]
-        (down,) = kernels.builds(kernel=kernel, dtype=dtype, **fields)
-        block = fields.get("UNIT", fields["BLOCK_M"])
-        gathers = every(device, "moe_gather", dtype=dtype) if "UNIT" in fields else [None]
-        span = fields["BLOCK_M"] // block
-        found += [ExpertTiles(gate_up, down, block, span, gather) for gather in gathers]
+        block, rows = fields.get("UNIT", fields["BLOCK_M"]), fields["BLOCK_M"]
+        if fields.pop("SORTED", 0):
+            own = {name: fields[name] for name in ("GROUP", "UNIT", "GATED")}
+            (down,) = kernels.builds(kernel="moe_w4a16_gptq_wgmma", dtype=dtype, **own)
+        else:
+            (down,) = kernels.builds(kernel=kernel, dtype=dtype, **fields)
+        gathers = every(device, "moe_gather", dtype=dtype) if kernel.endswith("wgmma") else [None]
+        found += [ExpertTiles(gate_up, down, block, rows // block, own) for own in gathers]
     return found
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("kernel", ["moe_w4a16_gptq", "moe_w4a16_gptq_wgmma"])
+@pytest.mark.parametrize("kernel", ["moe_w4a16_gptq", "moe_w4a16_gptq_mma", "moe_w4a16_gptq_wgmma"])
 @pytest.mark.parametrize(
     ("experts", "hidden", "width", "group", "tokens"),
     [(3, 192, 136, 128, 70), (2, 264, 96, 128, 300), (5, 64, 64, -1, 5)],
@@ -345,6 +351,7 @@ def test_every_tile(
         monkeypatch.setattr(layer.experts, "tiles", lambda _, own=tiles: own)
         found = layer.found(x, ids, weights)
         assert np.linalg.norm(found - expected) < RELATIVE[dtype] * np.linalg.norm(expected)
+        np.testing.assert_array_equal(found, layer.found(x, ids, weights, listed=False))
 
 
 def test_a_token_does_not_see_the_others(device: fe.Device, random: np.random.Generator) -> None:
