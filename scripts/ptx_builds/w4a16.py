@@ -306,11 +306,10 @@ def _act_order_mma(tile: ActOrderTile, symmetric: bool) -> Build:
 class WgmmaTile:
     """Work of a CTA of the GEMM for many rows on Hopper, and the stages of its ring.
 
-    num_warps: those that multiply, in partitions of four where they share out the tile's columns
-    (`across`) or its steps (`along`); four more copy.
+    across, along: partitions of the eight warps that multiply, which share out the tile's columns,
+    or its steps; four more warps copy.
     chunk: k's dequantised at once, an even part of block_k; two such, and the sums, have to fit
     into the registers.
-    ctas: that share an SM.
     ahead: whether words are loaded a chunk ahead, and warps meet nowhere but in front of arrivals.
     """
 
@@ -319,10 +318,8 @@ class WgmmaTile:
     block_k: int
     stages: int
     chunk: int
-    num_warps: int = 8
     across: int = 1
     along: int = 1
-    ctas: int = 1
     ahead: bool = True
 
     @property
@@ -331,14 +328,9 @@ class WgmmaTile:
         return self.across * self.along
 
     @property
-    def registers(self) -> int:
-        """A thread's, at launch."""
-        return 65536 // (self.ctas * (self.num_warps + 4) * 32) // 8 * 8
-
-    @property
     def copy_registers(self) -> int:
-        """A copying thread's: with partitions, what each has at launch."""
-        return self.registers if self.partitions > 1 else 56 // self.ctas // 8 * 8 + 8
+        """A copying thread's: with partitions, what each of the twelve warps has at launch."""
+        return 65536 // (12 * 32) // 8 * 8 if self.partitions > 1 else 64
 
 
 # Tiles of 64 by 128 are 2 to 4 % slower ahead.
@@ -370,7 +362,6 @@ WGMMA_TILES = {
 
 
 def _wgmma(tile: WgmmaTile, group: int) -> Build:
-    programs = tile.ctas * _SMS
     return Build(
         kernel="w4a16_gptq_gemm_wgmma",
         archive="w4a16_gptq_gemm_wgmma",
@@ -378,7 +369,7 @@ def _wgmma(tile: WgmmaTile, group: int) -> Build:
         dtype="float16",
         target="sm_90a",
         ptx_version="8.6",  # before it, assemblers differ in what the stride of a tensor map means
-        num_warps=tile.num_warps // tile.partitions,
+        num_warps=8 // tile.partitions,
         tile={
             "BLOCK_M": tile.block_m,
             "BLOCK_N": tile.block_n,
@@ -396,10 +387,10 @@ def _wgmma(tile: WgmmaTile, group: int) -> Build:
         },
         params=[
             *_tuned(PARAMS, "a", "qweight", "scales", "c"),
-            owned("workspace", "*fp32", f"4 * 2 * {programs} * BLOCK_M * BLOCK_N"),
-            owned("counters", "*i32", f"4 * 2 * {programs} * ACROSS"),
+            owned("workspace", "*fp32", f"4 * 2 * {_SMS} * BLOCK_M * BLOCK_N"),
+            owned("counters", "*i32", f"4 * 2 * {_SMS} * ACROSS"),
         ],
-        grid=[f"min({programs}, {_BLOCKS} * cdiv(K, BLOCK_K))", "1", "1"],
+        grid=[f"min({_SMS}, {_BLOCKS} * cdiv(K, BLOCK_K))", "1", "1"],
         constraints=[
             *SIZES,
             *GROUPS,
@@ -413,7 +404,6 @@ def _wgmma(tile: WgmmaTile, group: int) -> Build:
         programmatic=True,
         even_registers=tile.partitions > 1,
         own_order=tile.ahead,
-        max_registers=tile.registers if tile.ctas > 1 else None,
     )
 
 
