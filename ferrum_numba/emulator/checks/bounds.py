@@ -201,7 +201,7 @@ class Bounds(Check):
         return mask
 
     def far(self, b: Builder, run: Run, mask: Value) -> Value:
-        """The alignment of the first 16 bytes and the whole run are tested."""
+        """Test the alignment of the first 16 bytes, and the whole run."""
         kind, here = run.kind, at_site(run.ins)
         mask = word(b.call(f"bounds_global_{kind}_16", "i32", run.address, mask, *here))
         return word(b.call(f"runs_{kind}", "i32", run.address, run.sizes, mask, *here))

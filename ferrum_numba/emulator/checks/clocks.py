@@ -102,7 +102,7 @@ class Clocks(Check):
         b.call(f"clocks_{self.subject.init:d}", "void", checks, passed, fresh)
 
     def access(self, b: Builder, at: Access, condition: Value | None) -> Value | None:
-        """An atomic operation that returns something may be a lock."""
+        """Take an atomic operation that returns something for a lock."""
         if at.kind == "atomic" and table.find(at.ins).writes:
             b.call("exchange", "void", *HERE)
         return condition
@@ -180,9 +180,16 @@ def _with(c: Code, times: Value, agent: Value, time: Value) -> Value:
     return Value(c.emit(f"insertelement {times}, {time}, {agent}"), "i32", AGENTS)
 
 
-def clear_where_late(c: Code, fresh: Value, planes: bool) -> Value:
-    """The time that comes next; before it would overflow, where a CTA begins, all tags go."""
-    stamp = c.field("stamp")
+def moved_on(c: Code, init: str, planes: bool) -> tuple[Value, Value]:
+    """Condition that a CTA begins, and the time that comes next; returns where nothing moves on.
+
+    Before the time would overflow, where a CTA begins, all tags go.  Without "init" every tag is of
+    this CTA.
+    """
+    (c.checks,) = c.takes("ptr")
+    moves, fresh = c.takes("i1", "i1")
+    c.ret_if(c.invert(moves))
+    base, stamp = c.field("base"), c.field("stamp")
     late = c.compare("icmp uge", stamp, LAST_EPOCH)
     with c.when(c.op("and", late, fresh)) as cleared:
         c.clear_bytes(c.field("tags"), c.field("tag_bytes"))
@@ -191,28 +198,16 @@ def clear_where_late(c: Code, fresh: Value, planes: bool) -> Value:
             c.clear_bytes(c.field("planes"), c.op("mul", every, c.field("plane_bytes")))
         cleared.give(c.constant("i32", 0))
     now = c.op("add", cleared.otherwise(stamp), STEP)
+    if init == "1":  # what has the tag `base` is older than all that the CTA does
+        c.put("base", c.select(fresh, now, base))
+        now = c.op("add", now, c.select(fresh, c.constant("i32", STEP), 0))
     c.put("stamp", now)
-    return now
-
-
-def advanced(c: Code, fresh: Value, base: Value) -> Value:
-    """The time after `base` where a CTA begins: what has that tag is older than all it does."""
-    now = c.op("add", base, c.select(fresh, c.constant("i32", STEP), 0))
-    c.put("stamp", now)
-    return now
+    return fresh, now
 
 
 @code("clocks")
 def clocks(c: Code, init: str) -> None:
-    """Move on to a new base; without "init" every tag is of this CTA."""
-    (c.checks,) = c.takes("ptr")
-    moves, fresh = c.takes("i1", "i1")
-    c.ret_if(c.invert(moves))
-    base = c.field("base")
-    now = clear_where_late(c, fresh, planes=True)
-    if init == "1":
-        c.put("base", c.select(fresh, now, base))
-        now = advanced(c, fresh, now)
+    fresh, now = moved_on(c, init, planes=True)
     warps, own = c.of_worker("warps"), c.field("clocks")
     with c.when(fresh):
         c.clear_bytes(c.field("objects"), c.constant("i64", OBJECTS * OBJECT_BYTES))
@@ -291,7 +286,7 @@ def acquire(c: Code) -> None:
 
 @code("exchange")
 def exchange(c: Code) -> None:
-    """Orders and scopes are not told apart: an atomic operation may be a lock."""
+    """Publish and acquire, whatever the order and scope: an atomic operation may be a lock."""
     c.goes()
     which = c.constant("i32", ATOMICS)
     c.call("publish_own", "void", c.checks, c.ctx, which)
@@ -353,7 +348,7 @@ def each_object(c: Code, what: str) -> None:
 
 @code("readers")
 def readers(c: Code, nbytes: str, granule: str) -> None:
-    """Plane after plane; one whose last load comes before this store has nothing to say."""
+    """Compare a store with each plane; one whose last load comes before it has nothing to say."""
     address, mask = c.takes(VECTOR, "i32")
     c.looks()
     count, shift = max(int(nbytes) // int(granule), 1), int(granule).bit_length() - 1
@@ -411,7 +406,7 @@ def fence(c: Code) -> None:
 
 @code("fenced")
 def fenced(c: Code, granule: str) -> None:
-    """Each chunk's first granule: was it stored in the ordinary way, and no fence since?
+    """Test each chunk's first granule: stored in the ordinary way, and no fence since?
 
     The fence of the warp that stored counts, and that of the warp that reads.  cp.async writes in
     the ordinary way, too, and only the reader can fence what an mbarrier waited for.  Behind

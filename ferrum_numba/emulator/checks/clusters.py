@@ -195,7 +195,7 @@ def _rank(c: Code) -> Value:
 
 
 def _cta(c: Code, rank: Value) -> Value:
-    """Facts about a CTA."""
+    """Place of the facts about a CTA."""
     return c.item("i8", c.field("cluster_ctas"), c.op("mul", rank, _CTA_BYTES))
 
 
@@ -240,7 +240,7 @@ def _axis(c: Code, name: str, axis: int) -> Value:
 
 @code("clusterend")
 def end(c: Code) -> None:
-    """The last lanes of a CTA end it; uses of its memory have to come before that."""
+    """End a CTA with its last lanes; uses of its memory have to come before that."""
     (mask,) = c.takes("i32")
     c.looks()
     its = _cta(c, _rank(c))
@@ -327,7 +327,7 @@ def barrier(c: Code, what: str) -> None:
 
 @code("clusteruse")
 def use(c: Code, kind: str, nbytes: str, granule: str, race: str) -> None:
-    """The memory of a CTA that has not begun is cleared when it does."""
+    """Look at uses; memory of a CTA that has not begun is cleared when it does."""
     address, mask = c.takes(VECTOR, "i32")
     c.looks()
     c.ret_if(c.compare("icmp eq", mask, 0))

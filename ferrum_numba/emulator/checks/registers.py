@@ -62,8 +62,8 @@ class Registers(Check):
             self._require(b, branch, [branch.guard], b.active)
 
     def writes(self, b: Builder, ins: Instruction) -> None:
-        """Under a guard too: compilers load a few lanes so, and go on with all of them, of which
-        only those few matter in the end."""
+        """Note writes, under a guard too: compilers load a few lanes so, and go on with all, of
+        which only those few matter in the end."""
         for register in table.written(ins):
             if register.name in self._suspects:
                 written = self._written(b, register.name)

@@ -77,7 +77,7 @@ def unwritten(c: Code, area: Value, offset: Value, end: Value) -> tuple[Value, V
 
 @code("run")
 def run(c: Code, access: str) -> None:
-    """Array after array; what is recorded is the whole run.
+    """Test a run array after array; what is recorded is the whole of it.
 
     A read of what nobody wrote is recorded and goes on, as with other accesses.
     """

@@ -29,7 +29,7 @@ from ..routine import VECTOR
 from ..runtime.access import in_runs
 from ..values import Text, Value
 from .check import LONG, POINTER, WORD, Check, Kept, Kind, Room, at_site, mask_of, zeros
-from .clocks import advanced, any_of, clear_where_late, own_clock
+from .clocks import any_of, moved_on, own_clock
 from .code import Code, code
 from .runs import pieces
 from .state import AWAITED, LANDED, MANY, PENDING, number_of
@@ -347,14 +347,7 @@ def judge(c: Code, access: str, granule: str, order: str) -> None:
 
 @code("epoch")
 def epoch(c: Code, init: str, race: str) -> None:
-    """Begin an epoch; without "race" no tag is of it, without "init" every tag is of this CTA."""
-    (c.checks,) = c.takes("ptr")
-    moves, fresh = c.takes("i1", "i1")
-    c.ret_if(c.invert(moves))
-    base = c.field("base")
-    now = clear_where_late(c, fresh, planes=False)
-    if init == "1":
-        c.put("base", c.select(fresh, now, base))
-        now = advanced(c, fresh, now)
+    """Begin an epoch; without "race" no tag is of it."""
+    _, now = moved_on(c, init, planes=False)
     if race == "1":
         c.put("now", now)
