@@ -58,7 +58,8 @@ def render(
     from jinja2 import TemplateError, nodes
     from jinja2.ext import Extension
     from jinja2.parser import Parser
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    from .sandbox import BoundedEnvironment
 
     class Generation(Extension):
         tags = {"generation"}  # noqa: RUF012  jinja2's own attribute
@@ -71,21 +72,23 @@ def render(
     def refuse(message: str) -> None:
         raise TemplateError(message)
 
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
+    environment = BoundedEnvironment(
+        {"tojson": _to_json},
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=[Generation, "jinja2.ext.loopcontrols"],
     )
-    environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = refuse
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
     text, where = template
     try:
         compiled = environment.from_string(text)
-    except TemplateError as error:
+    except (TemplateError, RecursionError) as error:
         raise CheckpointError(
             where, "a Jinja2 template", f"one that does not compile ({error})", "correct it"
         ) from error
     try:
-        return compiled.render(messages=messages, **variables)
+        return environment.render(compiled, messages=messages, **variables)
     except Exception as error:  # a template is somebody else's program
         raise CheckpointError(
             where,

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 pytest.importorskip("tokenizers", reason="the extra `text` is not installed")
 
 import ferrum_numba as fe
+from ferrum_numba.text.chat import render
 from tests.text.vocabularies import bytes_only, pieces, write_tokenizer
 
 BYTES, PIECES = fe.Tokenizer(bytes_only()), fe.Tokenizer(pieces())
@@ -151,6 +152,47 @@ def test_templates_find_what_transformers_gives_them(
 def test_templates_that_refuse(folder: Path, template: str, message: str) -> None:
     with pytest.raises(fe.CheckpointError, match=message):
         templated(folder, template)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ 'x' * 10**10 }}",
+        "{{ 2 ** (10**7) }}",
+        "{{ [1] * 10**9 }}",
+        "{{ 'x'.ljust(10**10) }}",
+        "{{ 'x' | center(10**10) }}",
+        "{{ '%9999999999d' % 1 }}",
+        "{{ '{:9999999999}'.format(1) }}",
+        "{{ [[]] | tojson(indent=10**10) }}",
+        "{{ range(10**5) | map('string') | join('x' * 10**5) }}",
+        "{{ ('x' * 10**5).replace('x', 'y' * 10**5) }}",
+        "{% set n = namespace(x='a') %}{% for i in range(99) %}{% set n.x = n.x ~ n.x %}"
+        "{% endfor %}",
+        "{% set n = namespace(x=[]) %}{% for i in range(99) %}{% set n.x = [n.x, n.x] %}"
+        "{% endfor %}{{ n.x }}",
+        "{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}",
+        "{% macro f(n) %}{% if n %}{{ f(n-1) }}{{ f(n-1) }}{% endif %}{% endmacro %}{{ f(99) }}",
+    ],
+)
+def test_templates_that_compute_for_hours_or_fill_the_memory(template: str) -> None:
+    """Strangers write them: each ends in little time."""
+    with pytest.raises(fe.CheckpointError, match=r"more than \d+ (steps|characters)"):
+        render((template, "here"), [], {})
+
+
+def test_a_template_that_is_nested_without_end() -> None:
+    with pytest.raises(fe.CheckpointError, match="does not compile"):
+        render(("{% if a %}" * 9999, "here"), [], {})
+
+
+def test_a_long_conversation_is_no_flood() -> None:
+    messages = [{"role": "user", "content": "x" * 1000}] * 500
+    template = (
+        "{% set n = namespace(t='') %}{% for m in messages %}"
+        "{% set n.t = n.t + '<' ~ m.role ~ '>' + m['content'] | trim %}{% endfor %}{{ n.t }}"
+    )
+    assert len(render((template, "here"), messages, {})) == 500 * 1006
 
 
 def test_several_templates(tmp_path: Path) -> None:
