@@ -13,10 +13,9 @@ from .catalogue import Artefact, builds, of_newest_target
 MOST_ROWS = 32  # of a block
 _FEW, _SOME, _MANY = "moe_w4a16_gptq", "moe_w4a16_gptq_mma", "moe_w4a16_gptq_wgmma"
 _ACT_ORDER = "moe_w4a16_gptq_act_order"
-# Rows of an expert up to which the kernel for few is the fastest on an H200, the one for some, and
-# the tile of 64 rows of the one for many; and CTAs of 256 columns below which the one for some
-# leaves too many of its SMs idle.
-_FEW_ROWS, _SOME_ROWS, _LOW_ROWS = 6, 24, 40
+# Rows of an expert up to which the kernel for few is the fastest on an H200, and the one for some;
+# and CTAs of down below which that leaves too many SMs idle, and the one for many takes its place.
+_FEW_ROWS, _SOME_ROWS = 6, 32
 _Tile = tuple[str, int]  # a kernel and rows
 _SOME_TILE = (_SOME, 32)
 _CTAS = 3 * 132
@@ -111,11 +110,9 @@ def choose_expert_tiles(
 
 def _fastest(rows: float, shape: ExpertShape) -> tuple[_Tile, _Tile]:
     """The tiles of gate_up and of down for more than few rows, on Hopper."""
-    if rows > _LOW_ROWS:
+    if rows > _SOME_ROWS:
         return (_MANY, 256), (_MANY, 256)
-    gate_up, down = (shape.experts * -(-n // 256) for n in (2 * shape.width, shape.hidden))
-    if rows > _SOME_ROWS or gate_up < _CTAS:
-        return (_MANY, 64), (_MANY, 64)
+    down = shape.experts * -(-shape.hidden // 256)
     return _SOME_TILE, _SOME_TILE if down >= _CTAS else (_MANY, 64)
 
 

@@ -192,6 +192,7 @@ class ManyTile:
     unit: rows of a block, of which a tile has up to block_m / unit.
     sizes: numbers of blocks that are multiplied together; one product takes as long as any smaller
     one up to 64 rows, so that three blocks of 32 had better be one of four.
+    gated: whether there is a build of gate and up, too.
     """
 
     block_m: int
@@ -202,10 +203,11 @@ class ManyTile:
     sizes: tuple[int, ...]
     partitions: int = 1
     group: int = 128
+    gated: bool = True
 
 
 MANY_TILES = [
-    ManyTile(64, 8, 256, 128, 6, (4, 8), partitions=2),
+    ManyTile(64, 8, 256, 128, 6, (4, 8), partitions=2, gated=False),
     ManyTile(256, 32, 128, 128, 3, (2, 4, 6, 8)),
     ManyTile(256, 32, 128, 128, 3, (2, 4, 6, 8), group=32),
 ]
@@ -333,7 +335,7 @@ FEW = [_few(tile, gated) for tile in FEW_TILES for gated in _GATED if tile.porta
 FEW += [
     _dependent_late(_few(tile, gated)) for tile in FEW_TILES for gated in _GATED if tile.dependent
 ]
-MANY = [_many(tile, gated) for tile in MANY_TILES for gated in _GATED]
+MANY = [_many(tile, gated) for tile in MANY_TILES for gated in _GATED if tile.gated or not gated]
 SOME = [_some(tile, gated) for tile in SOME_TILES for gated in _GATED]
 SOME += [_some(tile, gated=True, in_order=True) for tile in SOME_TILES if tile.hopper]
 ACT_ORDER = [_act_order(gated) for gated in _GATED]

@@ -26,7 +26,6 @@ class Hopper:
         (8, "moe_w4a16_gptq", 8),
         (512, "moe_w4a16_gptq", 8),
         (2048, "moe_w4a16_gptq_mma", 32),
-        (4096, "moe_w4a16_gptq_wgmma", 64),
         (16384, "moe_w4a16_gptq_wgmma", 256),
     ],
 )
