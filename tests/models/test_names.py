@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import ferrum_numba as fe
 from ferrum_numba.errors import CheckpointError
 from ferrum_numba.gptq import Checkpoint
 from ferrum_numba.models import ModelConfig, ModelNames
@@ -110,3 +111,11 @@ def test_another_models_config(tmp_path: Path) -> None:
     biased = ModelConfig.load(make_model(tmp_path / "biased", attention_bias=True))
     with pytest.raises(CheckpointError, match=r"q_proj.bias: expected a bias \[128\], "):
         ModelNames.find(biased, checkpoint)
+
+
+@pytest.mark.parametrize("name", ["llama31_rope", "phi3_fused"])
+def test_bytes_on_a_device(name: str) -> None:
+    """Told ahead, what a file has in float32 included; norms, which stay so, are small."""
+    folder = FIXTURES / "models" / name
+    model = fe.Model.load(folder, device=fe.open_device("cpu"))
+    assert find(folder).nbytes(Checkpoint.open(folder)) == pytest.approx(model.nbytes, rel=0.01)
