@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from importlib import import_module
 from typing import Any
 
 import click
@@ -12,24 +13,10 @@ import click
 from ..errors import CheckpointError, FerrumError
 from ..version import __version__
 from . import interruption
-from .bench import bench
-from .compare import compare
 from .console import one_line, standard_error, wants_json, write_json
 from .devices import NoSuchDevice
-from .explain import explain_command
-from .generate import generate
-from .info import info
-from .inspect import inspect
-from .make import make
 from .options import examples
-from .params import params
 from .remedies import as_options, options_of
-from .replay import replay_command
-from .sanitize import sanitize
-from .score import score
-from .trace import trace
-from .verify import verify
-from .warm import warm
 
 
 class _BadInput(click.ClickException):
@@ -46,7 +33,22 @@ class _NoDevice(_BadInput):
     exit_code = 3
 
 
+COMMANDS = ("info", "inspect", "params", "verify", "compare", "sanitize", "bench", "trace", "make",
+             "replay", "explain", "generate", "score", "warm")  # fmt: skip
+
+
 class _App(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*COMMANDS, *self.commands})
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """A command; its file is read when it is asked for, as all together take 0.3 s."""
+        if name in COMMANDS and name not in self.commands:
+            its = vars(import_module(f".{name}", __package__)).values()
+            commands = [each for each in its if isinstance(each, click.Command)]
+            self.add_command(next(each for each in commands if each.name == name))
+        return super().get_command(ctx, name)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; errors and warnings of this package become lines on standard error."""
 
@@ -112,22 +114,3 @@ def app() -> None:
 
     Exit codes: 0 pass, 1 mismatch or finding, 2 usage or bad input, 3 no such device.
     """
-
-
-for command in (
-    info,
-    inspect,
-    params,
-    verify,
-    compare,
-    sanitize,
-    bench,
-    trace,
-    make,
-    replay_command,
-    explain_command,
-    generate,
-    score,
-    warm,
-):
-    app.add_command(command)

@@ -58,10 +58,10 @@ def catalogue() -> str:
 
 def command(name: str) -> str:
     """A command's own help, 80 columns wide."""
-    context = click.Context(
-        app.commands[name], info_name=f"ferrum-numba {name}", max_content_width=80
-    )
-    return f"```text\n{app.commands[name].get_help(context)}\n```"
+    found = app.get_command(click.Context(app), name)
+    assert found is not None
+    context = click.Context(found, info_name=f"ferrum-numba {name}", max_content_width=80)
+    return f"```text\n{found.get_help(context)}\n```"
 
 
 def changes() -> str:

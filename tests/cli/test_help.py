@@ -12,12 +12,11 @@ import pytest
 
 import ferrum_numba as fe
 from ferrum_numba.cli import clock
-from ferrum_numba.cli.app import app
+from ferrum_numba.cli.app import COMMANDS
 from ferrum_numba.devices.cuda.numba_cuda import unusable
 from ferrum_numba.examples import __file__ as examples
 from tests.cli.commands import run, run_python
 
-COMMANDS = sorted(app.commands)
 WIDTHS = (60, 80, 200)
 # Examples of something that is wrong, or differs.
 WRONG = (
@@ -120,6 +119,15 @@ def test_shells_are_told_how_to_complete(shell: str) -> None:
     named = f"import sys; sys.argv[0] = 'ferrum-numba'; {code}"
     said = run_python("-c", named, **asked)
     assert "ferrum_numba" in said.stdout, said.stderr
+
+
+def test_a_command_reads_its_own_files_alone() -> None:
+    code = (
+        "import sys\nfrom ferrum_numba.cli.app import app\n"
+        "app(['info', '--help'], standalone_mode=False)\n"
+        "print({'ferrum_numba.cli.verify', 'ferrum_numba.cli.explain'} & {*sys.modules})"
+    )
+    assert run_python("-c", code).stdout.splitlines()[-1] == "set()"
 
 
 def test_a_time_is_that_of_the_wall() -> None:
