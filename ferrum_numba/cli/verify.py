@@ -271,6 +271,7 @@ def _show(
     for note in dict.fromkeys(result.note for result in results if result.note):
         layers = sum(result.note == note for result in results)
         console.print(f"note: {layers} layer{'s' if layers != 1 else ''}: {note}")
+    summary = summary | {"seconds": clock.elapsed()}  # thousands of rows take a while to print
     console.print(_summary_line(devices, results, summary))
 
 
