@@ -200,7 +200,8 @@ class GptqLinear(NotPickled):
         elif getattr(out, "shape", None) != shaped.out:
             found = self._shape("out", out)
             if found != shaped.out:
-                raise AbiError("out", f"shape {shaped.out} for x {self._shape('x', x)}", found)
+                expected = f"shape {shaped.out} for x {self._shape('x', x)}"
+                raise self._told(AbiError("out", expected, found), x)
         if shaped.m:
             try:
                 calls = self._strided(shaped.m, x, out) if shaped.strided else None
@@ -230,16 +231,23 @@ class GptqLinear(NotPickled):
         total: float32 (M, N), x (M, K) of the layer's dtype, both in C order on the device.  Can be
         captured.  Raises AbiError for arrays that do not fit, and where not `gives_wide`.
         """
-        m, weight = x.shape[0], self.weight
+        m = x.shape[0]
+        sizes, arrays = self._arguments(m, adds)
+        arrays |= {"a": x, "wide": total}
+        kernels.launches_on(self.device)(self._choose(m, wide=True), stream, sizes, arrays)
+
+    def _arguments(self, m: int, adds: bool = False) -> tuple[dict[str, int], dict[str, Any]]:
+        """Sizes and the layer's arrays, as a tuned kernel's launch has them."""
+        weight = self.weight
         sizes = kernels.contiguous_sizes(m, weight.N, weight.K, weight.group_size)
         sizes |= {"zero_bias": weight.zero_bias, "adds": int(adds)}
-        arrays = {"a": x, "qweight": weight.qweight, "scales": weight.scales}
-        arrays |= {"qzeros": weight.qzeros, "bias": self.bias, "wide": total}
+        arrays = {"qweight": weight.qweight, "scales": weight.scales}
+        arrays |= {"qzeros": weight.qzeros, "bias": self.bias}
         if self._g_idx is not None:
             sizes["groups"] = weight.scales.shape[0]
             del sizes["group_size"]
             arrays["g_idx"] = self._g_idx
-        kernels.launches_on(self.device)(self._choose(m, wide=True), stream, sizes, arrays)
+        return sizes, arrays
 
     def _on_host(self, x: npt.NDArray[Any], stream: Any) -> npt.NDArray[Any]:
         """y of NumPy's x, by way of the device.  Waits for it."""
@@ -271,7 +279,7 @@ class GptqLinear(NotPickled):
         """Plan for a shape of x, remembered.  Raises AbiError for one that does not fit."""
         shape = self._shape("x", x)
         if not shape or shape[-1] != self.K:
-            raise AbiError("x", f"shape (..., {self.K})", shape)
+            raise self._told(AbiError("x", f"shape (..., {self.K})", shape), x)
         m = math.prod(shape[:-1])
         known = self._calls.shaped
         if len(known) >= _SHAPES:
@@ -279,6 +287,16 @@ class GptqLinear(NotPickled):
         calls = self._calls.find(m)
         strided = m > 0 and self._row_stride(x) is not None
         return known.setdefault(shape, _Shaped((*shape[:-1], self.N), m, calls, strided))
+
+    def _told(self, error: AbiError, x: Any) -> AbiError:
+        """The error, of which observers are told as of a launch that was refused."""
+        m = math.prod(self._shape("x", x)[:-1])
+        if observer.current is not None and m:
+            kernel, (sizes, arrays) = self.artefact(m).kernel(self.device), self._arguments(m)
+            config = kernels.launch_config(kernel.sidecar, M=m, N=self.N, K=self.K)
+            given = arrays | sizes | {"a": x}
+            observer.show(observer.RefusedLaunch(kernel, config, (), given, error))
+        return error
 
     def _row_stride(self, x: Any) -> int | None:
         """Elements from one row of x to the next where they lie apart, else None."""

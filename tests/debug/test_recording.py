@@ -205,6 +205,22 @@ def test_a_failed_launch_is_in_the_recording(tmp_path: Path) -> None:
     assert recording.refused[0].arguments["out"] == "int32 (8,) (ndarray)"
 
 
+@pytest.mark.parametrize(
+    ("columns", "out", "cause"),
+    [(8, None, "array-of-another-layer"), (0, (1, 3), "")],
+)
+def test_shapes_that_a_layer_refuses(
+    device: fe.Device, tmp_path: Path, columns: int, out: tuple | None, cause: str
+) -> None:
+    layer, path = fe.GptqLinear(canonical.TENSORS, device=device), tmp_path / "run.ferrum"
+    x = np.ones((1, layer.K + columns), np.float16)
+    with fe.record(path), pytest.raises(fe.AbiError):
+        layer(x, out=None if out is None else np.ones(out, np.float16))
+    (found,) = fe.Recording(path).refused
+    assert "expected shape" in found.error
+    assert found.cause == cause
+
+
 def test_a_crash_loses_no_launch_that_was_done(tmp_path: Path) -> None:
     code = (
         "import os, numpy as np, ferrum_numba as fe\n"
