@@ -31,12 +31,6 @@ rows beyond M read the last ones again and are not stored; k's beyond K are not 
 zero.  Strides are in elements; those of rows of a, qweight, scales and c keep accesses aligned,
 that of rows of qzeros is any, the others are 1.  zero_bias is 1 for GPTQ v1 (the file stores
 zero - 1) and 0 for GPTQ v2.
-
-Where DEPENDENT is 1 or 2, the launch may be programmatic, as the decode kernel's, with what that
-asks of the weights: it starts while launches ahead of it still run, copies its first words, scales
-and zeros, and waits for those launches before it touches anything else.  The launch behind it may
-start at once (1), or when the products are done (2): its CTAs then find all multiprocessors alike,
-and do not crowd where one was free first.
 """
 
 from linear_layouts import along
@@ -54,7 +48,6 @@ from mma_rings import (
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy, mma_v2
-from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from weight_pairs import offsets_of, pairs
 
 
@@ -140,7 +133,7 @@ def _multiply(
     activations, pointers, left, place, steps, tiles, K, group_size, zero_bias,
     SHARE: gl.constexpr, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BLOCK_K: gl.constexpr,
     STEPS: gl.constexpr, SPANS: gl.constexpr, STAGES: gl.constexpr,
-    dtype: gl.constexpr, mma: gl.constexpr, DEPENDENT: gl.constexpr,
+    dtype: gl.constexpr, mma: gl.constexpr,
 ):  # fmt: skip
     """The products of `tiles` tiles along K: [WARPS_K, BLOCK_N, BLOCK_M]."""
     WARPS_N: gl.constexpr = SHARE[0]
@@ -159,8 +152,6 @@ def _multiply(
         pointers, left, place = fetch_weights(
             sets[i % 2], i // 2, pointers, left, place, steps, K, group_size, BLOCK_K
         )
-    if DEPENDENT:
-        gdc_wait()  # so the first commit group has the weights of all of these tiles
     for i in gl.static_range(STAGES - 1):
         a, a_left = fetch_activations(sets[i % 2], i // 2, a, a_left, BLOCK_K)
     total = gl.zeros([WARPS_K, BLOCK_N, BLOCK_M], gl.float32, mma)
@@ -229,10 +220,7 @@ def w4a16_gptq_gemm_mma(
     STAGES: gl.constexpr,
     CTAS: gl.constexpr,
     GROUP: gl.constexpr,
-    DEPENDENT: gl.constexpr = 0,
 ):
-    if DEPENDENT == 1:  # the next launch waits for the end of this one itself
-        gdc_launch_dependents()
     WARPS: gl.constexpr = gl.num_warps()
     WARPS_N: gl.constexpr = WARPS // WARPS_K
     SHARE: gl.constexpr = (WARPS_N, WARPS_K)
@@ -278,10 +266,8 @@ def w4a16_gptq_gemm_mma(
     )  # fmt: skip
     total = _multiply(
         activations, pointers, left, place, (q_step, s_step, z_step), end - begin, K, group_size,
-        zero_bias, SHARE, BLOCK_M, BLOCK_N, BLOCK_K, STEPS, SPANS, STAGES, dtype, mma, DEPENDENT,
+        zero_bias, SHARE, BLOCK_M, BLOCK_N, BLOCK_K, STEPS, SPANS, STAGES, dtype, mma,
     )  # fmt: skip
-    if DEPENDENT == 2:
-        gdc_launch_dependents()
     total = in_file_order(total, WARPS_N)
     outputs = gl.sum(gl.convert_layout(total, outputs_at, assert_trivial=WARPS_K == 1), 0)
 

@@ -156,10 +156,7 @@ def _decode(tile: DecodeTile, group: int) -> Build:
 
 @dataclass(frozen=True)
 class MmaTile:
-    """Work of a CTA of the GEMM for more rows, and the rough number of CTAs that run at once.
-
-    dependent, portable: as a DecodeTile's.
-    """
+    """Work of a CTA of the GEMM for more rows, and the rough number of CTAs that run at once."""
 
     block_m: int
     block_n: int
@@ -168,11 +165,9 @@ class MmaTile:
     stages: int
     ctas: int
     warps_k: int = 1
-    dependent: int | None = None
-    portable: bool = True
 
 
-def _with_dependent(build: Build, tile: DecodeTile | MmaTile) -> list[Build]:
+def _with_dependent(build: Build, tile: DecodeTile) -> list[Build]:
     """A build, and the same to be launched while the launch ahead of it still runs."""
     if tile.dependent is None:
         return [build]
@@ -190,7 +185,7 @@ _SMS = 132  # of an H200; elsewhere only the speed suffers
 MMA_TILES = {
     128: [
         MmaTile(16, 128, 256, 4, 2, 2 * _SMS, warps_k=2),
-        MmaTile(32, 128, 256, 4, 2, 2 * _SMS, warps_k=2, dependent=2),
+        MmaTile(32, 128, 256, 4, 2, 2 * _SMS, warps_k=2),
         MmaTile(32, 256, 128, 4, 4, 2 * _SMS),
         MmaTile(64, 128, 128, 4, 2, 2 * _SMS),
         MmaTile(64, 256, 64, 4, 4, 2 * _SMS),
@@ -436,12 +431,7 @@ _FLOAT16 = [
         for tile in tiles
         for build in _with_dependent(_decode(tile, group), tile)
     ),
-    *(
-        build
-        for group, mma_tiles in MMA_TILES.items()
-        for mma_tile in mma_tiles
-        for build in _with_dependent(_mma(mma_tile, group), mma_tile)
-    ),
+    *(_mma(tile, group) for group, tiles in MMA_TILES.items() for tile in tiles),
     *(_act_order_mma(tile, symmetric=False) for tile in ACT_ORDER_TILES),
     *(_act_order_mma(tile, symmetric=True) for tile in SYMMETRIC_TILES),
     *(_wgmma(tile, group) for group, tiles in WGMMA_TILES.items() for tile in tiles),

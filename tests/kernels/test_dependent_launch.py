@@ -13,10 +13,9 @@ from tests.kernels.test_artefacts import case, dtype_of
 from tests.kernels.test_tuned_gemms import launch
 from tests.ptx import ptx
 
-# Of each kernel, and of those that let the next launch start at once and of those that do it late.
+# Of those that let the next launch start at once and of those that do it late.
 DEPENDENT = [
-    f"w4a16_gptq_gemm_{build}.g128.sm_90"
-    for build in ("decode.m8n32w4", "decode.m8n32w8", "decode.bf16.m8n32w8", "mma.m32n128w4")
+    f"w4a16_gptq_gemm_decode.{build}.g128.sm_90" for build in ("m8n32w4", "m8n32w8", "bf16.m8n32w8")
 ]
 WGMMA = [f"w4a16_gptq_gemm_wgmma.{tile}.g64.sm_90a" for tile in ("m64n128", "m256n128")]
 # Lets the launch behind it start at once, takes its time, and only then copies n words.
