@@ -306,7 +306,7 @@ def test_modules_that_nobody_holds_are_unloaded(
     """But for the last ones, and for those of launches that may still be under way."""
     device = open_anywhere(where, monkeypatch)
     monkeypatch.setattr(device._modules, "_kept", 4)
-    text = entry(1, "mov.u32 %t1, {}; st.global.b32 [%q0], %t1;")
+    text = entry(1, "mov.u32 %t1, {}; st.global.b32 [%q0], %t1;", target="sm_80")
     held = device.load_module(text.replace("{}", "1"))
     seen = []
     for i in range(2, 22):

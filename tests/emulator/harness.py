@@ -9,8 +9,9 @@ import numpy as np
 from ferrum_numba.emulator import Job, Program
 from ferrum_numba.emulator.host import Host
 
-HEADER = """.version 8.0
-.target sm_120a
+_NEWEST = "sm_120a"
+HEADER = f""".version 8.0
+.target {_NEWEST}
 .address_size 64
 .extern .shared .align 16 .b8 tile[];
 """
@@ -19,11 +20,11 @@ THIS = Host.this()
 PLAIN = Host.of("x86-64", {}, THIS.triple) if THIS.triple.startswith("x86_64") else THIS
 
 
-def entry(parameters: int, body: str, head: str = "") -> str:
+def entry(parameters: int, body: str, head: str = "", target: str = _NEWEST) -> str:
     """An entry `k` with pointers p0, p1, … that are in %q0, %q1, …; %t0 is %tid.x."""
     declared = ",\n".join(f".param .u64 p{i}" for i in range(parameters))
     loads = "\n".join(f"ld.param.u64 %q{i}, [p{i}];" for i in range(parameters))
-    return f"""{HEADER}{head}
+    return f"""{HEADER.replace(_NEWEST, target)}{head}
 .visible .entry k({declared})
 {{
 .reg .pred %p<16>;
