@@ -322,7 +322,7 @@ class Container:
                         "a recording (a zip file)",
                         f"one that begins with {header[:4]!r}",
                     )
-                if header and header[:4] != _MEMBER[: len(header)]:
+                if not any(begins.startswith(header[:4]) for begins in (_MEMBER, *_DIRECTORY)):
                     raise self._wrong("members", f"one at byte {at}", repr(header[:4]))
                 return
             member = self._member(file, at, header)
