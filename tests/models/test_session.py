@@ -194,6 +194,8 @@ def test_sessions_that_come_and_go_leave_no_memory_behind(model: fe.Model) -> No
     assert model.shared.pool(1, 1).idle
 
 
+# Python itself reports a Ctrl-C that falls into a finalizer or a callback of the collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="signals by a clock are Unix's")
 def test_ctrl_c_at_any_moment() -> None:
     """No page is lost, and the next text is right."""
