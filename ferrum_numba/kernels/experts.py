@@ -113,7 +113,7 @@ def _fastest(rows: float, shape: ExpertShape) -> tuple[_Tile, _Tile]:
     if rows > _SOME_ROWS:
         return (_MANY, 256), (_MANY, 256)
     down = shape.experts * -(-shape.hidden // 256)
-    return _SOME_TILE, _SOME_TILE if down >= _CTAS else (_MANY, 32)
+    return _SOME_TILE, _SOME_TILE if down >= _CTAS else (_MANY, 64)
 
 
 def _of(

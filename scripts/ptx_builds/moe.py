@@ -207,7 +207,7 @@ class ManyTile:
 
 
 MANY_TILES = [
-    ManyTile(32, 8, 256, 128, 6, (4,), partitions=2, gated=False),
+    ManyTile(64, 8, 256, 128, 6, (4, 8), partitions=2, gated=False),
     ManyTile(256, 32, 128, 128, 3, (2, 4, 6, 8)),
     ManyTile(256, 32, 128, 128, 3, (2, 4, 6, 8), group=32),
 ]
