@@ -71,14 +71,14 @@ def test_one_that_is_broken_off(library: EmulatedDriver, monkeypatch: pytest.Mon
         raise KeyboardInterrupt
 
     copies.copy(source[:BUFFER], there.ctypes.data)
-    original = copies._read
+    original = staging._read
     reads: list[int] = []
 
-    def second_fails(part: Any, buffer: Any) -> None:
+    def second_fails(readers: Any, part: Any, buffer: Any) -> None:
         reads.append(len(part))
-        break_off() if len(reads) == 2 else original(part, buffer)
+        break_off() if len(reads) == 2 else original(readers, part, buffer)
 
-    monkeypatch.setattr(copies, "_read", second_fails)
+    monkeypatch.setattr(staging, "_read", second_fails)
     with pytest.raises(KeyboardInterrupt):
         copies.copy(source, there.ctypes.data)
     assert not library._copying

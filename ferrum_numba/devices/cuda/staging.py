@@ -71,14 +71,14 @@ class Staging:
             self._stream.synchronize()
 
     def _copy(self, source: Bytes, address: int) -> None:
-        with self._making:
-            free = self._free
+        with self._making:  # of two threads one makes them
+            free, readers = self._free, self._readers
         for start in range(0, source.nbytes, _BUFFER):
             buffer = free.get()
             try:
                 buffer.copied.synchronize()
                 part = source[start : start + _BUFFER]
-                self._read(part, buffer.memory.bytes)
+                _read(readers, part, buffer.memory.bytes)
                 self._enqueue(address + start, buffer.memory.address, part.nbytes)
                 buffer.copied.record(self._stream.handle)
             finally:
@@ -88,25 +88,26 @@ class Staging:
         handle, copy = self._stream.handle, driver.library().cuMemcpyHtoDAsync_v2
         driver.check(copy(address, source, nbytes, handle), "cuMemcpyHtoDAsync")
 
-    def _read(self, part: Bytes, buffer: Bytes) -> None:
-        """Read bytes into a buffer, by several threads; a file's pages by reading the file."""
-        extent, step = extent_of(part), max(_SLICE, -(-part.nbytes // _THREADS))
 
-        def read(start: int) -> None:
-            stop = min(start + step, part.nbytes)
-            if extent is None:
-                np.copyto(buffer[start:stop], part[start:stop])
-            else:
-                _read_file(extent, start, buffer[start:stop])
+def _read(readers: ThreadPoolExecutor, part: Bytes, buffer: Bytes) -> None:
+    """Read bytes into a buffer, by several threads; a file's pages by reading the file."""
+    extent, step = extent_of(part), max(_SLICE, -(-part.nbytes // _THREADS))
 
-        reads = [self._readers.submit(read, start) for start in range(0, part.nbytes, step)]
-        try:
-            for done in reads:
-                done.result()
-        finally:  # broken off, too: nobody may still write to the buffer
-            for unneeded in reads:
-                unneeded.cancel()
-            wait(reads)
+    def read(start: int) -> None:
+        stop = min(start + step, part.nbytes)
+        if extent is None:
+            np.copyto(buffer[start:stop], part[start:stop])
+        else:
+            _read_file(extent, start, buffer[start:stop])
+
+    reads = [readers.submit(read, start) for start in range(0, part.nbytes, step)]
+    try:
+        for done in reads:
+            done.result()
+    finally:  # broken off, too: nobody may still write to the buffer
+        for unneeded in reads:
+            unneeded.cancel()
+        wait(reads)
 
 
 def _read_file(extent: Extent, start: int, buffer: Bytes) -> None:
