@@ -76,7 +76,7 @@ def parameter_places(function: int, count: int) -> tuple[int, ...] | None:
 
 
 def compile_ptx(text: str) -> bytes:
-    """The cubin that the driver's compiler makes of PTX for the current context's GPU.
+    """The cubin that the driver's linker makes of PTX for the current context's GPU.
 
     Raises LaunchError, with its log.
     """
