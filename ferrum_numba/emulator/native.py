@@ -64,15 +64,13 @@ class Code:
     object: bytes
 
     @classmethod
-    def compile(cls, ir: str, needs: Needs, host: Host, length: int, checked: bool = False) -> Code:
+    def compile(cls, ir: str, needs: Needs, host: Host, length: int) -> Code:
         """Object code of IR text. Raises PtxError where the text is not valid.
 
         length: number of PTX instructions; more of them are compiled with less effort.
-        checked: whether it spends its time in the checks, which are functions of the library: then
-        it is compiled without effort.
         """
         most, some = _LENGTHS
-        effort = 0 if checked or length > most else 1 if length > some else 2
+        effort = 0 if length > most else 1 if length > some else 2
         return cls(needs, _object(ir, host, effort))
 
     @classmethod

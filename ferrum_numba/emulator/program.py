@@ -179,8 +179,7 @@ class Program:
             functions=list(module.library.used),
             talks=module.talks,
         )
-        checked = self._hooks is not None
-        return Code.compile(module.text, needs, self._host, module.length, checked)
+        return Code.compile(module.text, needs, self._host, module.length)
 
     def _body(self) -> Body:
         # Not kept: it takes a hundred times the memory of the text, and is seldom needed again.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..values import EachLane, Value
 from .code import Code
-from .state import HAND_BYTES, HELD, Area
+from .state import APART, HAND_BYTES, HELD, ROW_BYTES, Area
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,17 @@ class Marked:
         return c.op("add", c.of_area(self.area, "start"), offset)
 
 
+def state_of(c: Code, area: Value, row: Value) -> Value:
+    """Address of a row's state (rows.py)."""
+    return c.item("i32", c.of_area(c.of_area(area, "rows"), "rows"), row)
+
+
+def is_apart(c: Code, state: Value) -> Value:
+    """True if the elements of a row have a record each."""
+    there = Value(c.emit(f"load atomic i32, {state} acquire, align 4"), "i32")
+    return c.compare("icmp eq", there, APART)
+
+
 class Hint:
     """The array that was found last, with which the search for the next begins."""
 
@@ -67,10 +78,28 @@ class Hint:
         c.store(c.constant("i32", 0), self._number, 0, 4)
 
     def find(self, c: Code, lanes: EachLane, place: Value, nbytes: Value, shadow: str) -> Marked:
-        """The elements from an address on; where none have that shadow, go on with the next lane.
+        """The elements from an address on, a record for each; where none have that shadow, go on
+        with the next lane.
 
         A piece of a bulk copy may go on behind the array.
         """
+        area, found = self.search(c, place)
+        lanes.next_if(c.invert(found))
+        null = c.compare("icmp eq", c.of_area(area, shadow), Value("null", "ptr"))
+        lanes.next_if(null)
+        start = c.of_area(area, "start")
+        length, offset = c.op("sub", c.of_area(area, "end"), start), c.op("sub", place, start)
+        behind = c.intrinsic("llvm.umin", c.op("add", offset, nbytes), length)
+        shift = c.cast("zext", c.of_area(area, "granule"), "i64")
+        last = c.op("add", behind, -1)
+        for end in (offset, last):
+            row = c.op("lshr", end, ROW_BYTES.bit_length() - 1)
+            with c.when(c.invert(is_apart(c, state_of(c, area, row)))):
+                c.call("rowapart", "void", area, row)
+        return Marked(area, c.op("lshr", offset, shift), c.op("lshr", last, shift))
+
+    def search(self, c: Code, place: Value) -> tuple[Value, Value]:
+        """The array around an address, and whether there is one."""
         areas, count = c.field("areas"), c.field("area_count")
         loop = c.loop(c.load("i32", 1, self._number, 0, 4), c.constant("i32", 0))
         with loop as (raw, tried):
@@ -83,14 +112,6 @@ class Hint:
             loop.leave(inside, i, tried)
             loop.again(c.op("add", i, 1), c.op("add", tried, 1))
         number, tried = loop.results
-        lanes.next_if(c.compare("icmp uge", tried, count))
         c.store(number, self._number, 0, 4)
         area = c.item("i8", areas, c.op("mul", number, ctypes.sizeof(Area)))
-        null = c.compare("icmp eq", c.of_area(area, shadow), Value("null", "ptr"))
-        lanes.next_if(null)
-        start = c.of_area(area, "start")
-        length, offset = c.op("sub", c.of_area(area, "end"), start), c.op("sub", place, start)
-        behind = c.intrinsic("llvm.umin", c.op("add", offset, nbytes), length)
-        shift = c.cast("zext", c.of_area(area, "granule"), "i64")
-        last = c.op("lshr", c.op("add", behind, -1), shift)
-        return Marked(area, c.op("lshr", offset, shift), last)
+        return area, c.compare("icmp ult", tried, count)

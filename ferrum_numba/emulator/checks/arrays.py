@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .state import AHEAD_USED, AHEAD_WRITTEN, HAND_BYTES, SLOT_BYTES, WRITABLE, Area
+from .state import (
+    AHEAD_USED,
+    AHEAD_WRITTEN,
+    APART,
+    HAND_BYTES,
+    ROW_BYTES,
+    SLOT_BYTES,
+    WRITABLE,
+    Area,
+)
 
 
 @dataclass(frozen=True)
@@ -71,6 +81,25 @@ class LaunchArray:
         return f"[{', '.join(map(str, index))}]"
 
 
+_Shadow = tuple[int | None, int | None, int | None, int | None, int | None]
+_NONE: _Shadow = None, None, None, None, None
+
+
+@dataclass(frozen=True)
+class _Marks:
+    """What an array's elements are marked with: each, or its row. states: of rows (state.py)."""
+
+    elements: NDArray[np.uint32]
+    rows: NDArray[np.uint32]
+    states: NDArray[np.uint32]
+    itemsize: int
+
+    def of(self, elements: NDArray[np.int64]) -> NDArray[np.uint32]:
+        """The marks of elements that are told by their numbers."""
+        rows = elements * self.itemsize // ROW_BYTES
+        return np.where(self.states[rows] == APART, self.elements[elements], self.rows[rows])
+
+
 class Areas:
     """The arrays in the form that the code reads, and the shadows of those that have one.
 
@@ -91,13 +120,12 @@ class Areas:
         """
         self.arrays = arrays
         self._kept: list[NDArray[np.generic]] = []
-        self.table = (Area * max(len(arrays), 1))()
-        self.shadows: dict[int, NDArray[np.uint32]] = {}
+        self.table, self._rows = ((Area * max(len(arrays), 1))() for _ in range(2))
+        self._shadows: dict[int, _Marks] = {}
         spans: list[tuple[int, int]] = []
         for i, array in enumerate(arrays):
             writable = array.writable and array.role != "input"
-            granule, flags = array.itemsize, (WRITABLE if writable else 0) | array.ahead
-            shadow = sites = times = slots = hands = None
+            shadow, rows = _NONE, None
             blank = array.blank
             if array.role == "scratch":
                 blank = np.ones(array.nbytes, np.uint8)
@@ -106,22 +134,38 @@ class Areas:
             blank = blank if init and array.nbytes else None
             self._kept += [] if blank is None else [blank]
             if writable and shadowed and array.nbytes and array.role != "shared":
-                count = -(-array.nbytes // granule)
-                self.shadows[i] = np.zeros(count, np.uint32)
-                shadow, sites = self.shadows[i].ctypes.data, self._words(count)
-                times = self._words(2 * count) if timed else None
+                sizes = array.itemsize, ROW_BYTES
+                counts = [-(-array.nbytes // size) for size in sizes]
+                of_rows, states = (np.zeros(counts[1], np.uint32) for _ in range(2))
+                marks = _Marks(np.zeros(counts[0], np.uint32), of_rows, states, array.itemsize)
+                self._shadows[i] = marks
+                has = timed, array in slotted
+                shadow = self._shadow(marks.elements, *has)
+                self._rows[i] = Area(
+                    array.address,
+                    array.address + array.nbytes,
+                    *self._shadow(of_rows, *has),
+                    *(None, states.ctypes.data, 0, ROW_BYTES.bit_length() - 1),
+                )
+                rows = ctypes.addressof(self._rows[i])
                 if array in slotted:
-                    slots = self._words(2 * SLOT_BYTES // 4 * count)
-                    hands = self._words(HAND_BYTES // 4 * count)
                     spans.append((array.address, array.address + array.nbytes))
             self.table[i] = Area(
                 array.address,
                 array.address + array.nbytes,
-                *(shadow, sites, times, slots, hands, None if blank is None else blank.ctypes.data),
-                *(flags, granule.bit_length() - 1),
+                *(*shadow, None if blank is None else blank.ctypes.data, rows),
+                *((WRITABLE if writable else 0) | array.ahead, array.itemsize.bit_length() - 1),
             )
         self.slotted = min(s for s, _ in spans) if spans else 0
         self.slotted_end = max(e for _, e in spans) if spans else 0
+
+    def _shadow(self, marks: NDArray[np.uint32], timed: bool, slotted: bool) -> _Shadow:
+        """Addresses of the shadows of elements that have these marks."""
+        count = len(marks)
+        times = self._words(2 * count) if timed else None
+        slots = self._words(2 * SLOT_BYTES // 4 * count) if slotted else None
+        hands = self._words(HAND_BYTES // 4 * count) if slotted else None
+        return marks.ctypes.data, self._words(count), times, slots, hands
 
     def _words(self, count: int) -> int:
         """The address of so many words, of which only those that are used take memory."""
@@ -131,16 +175,17 @@ class Areas:
 
     def writers(self, array: LaunchArray, elements: NDArray[np.int64]) -> NDArray[np.int64]:
         """The numbers of the CTAs that wrote elements of an array that has a shadow; -1: none."""
-        return self.shadows[self.arrays.index(array)][elements].astype(np.int64) - 1
+        marks = self._shadows[self.arrays.index(array)]
+        return marks.of(elements).astype(np.int64) - 1
 
     def missing(self) -> list[tuple[LaunchArray, int, int]]:
         """Outputs with elements that nobody wrote: (array, how many, the first in C order)."""
         found = []
-        for i, shadow in self.shadows.items():
+        for i, marks in self._shadows.items():
             array = self.arrays[i]
             if array.role != "output":
                 continue
-            empty = np.flatnonzero(shadow[array.positions()] == 0)
+            empty = np.flatnonzero(marks.of(array.positions()) == 0)
             if len(empty):
                 found.append((array, len(empty), int(empty[0])))
         return found

@@ -2,11 +2,13 @@
 
     handround(checks, passed, fresh): a CTA begins (fresh)
     handfence_<release|acquire|both>(mask, checks, ctx): a fence, or an access that is one
-    handwrite_<mode>(hand, tag, checks, ctx, site): a store of this warp, which leaves that tag
+    handwrite_<mode>(hand, lane, address, bytes, tag, checks, ctx, site): a store of this warp,
+        which leaves that tag
     handlane(hand, lane, checks, ctx): by which lane
     handread_<mode>(hand, lane, address, bytes, checks, ctx, site): a load of this warp
     handlanes(hand, lane, others, address, bytes, checks, ctx, site): of a lane, where `others` are
         those that load the same element at once
+    handwrite_<mode>_asks(…), handread_<mode>_asks(…) -> i1: whether that would be a finding
 
 Each element that an entry may both read and write has a record, a hand (`HAND_BYTES`), which Marks
 and Readers find: who wrote it last and who read it last, by tags as shared memory has them
@@ -24,14 +26,15 @@ from ..ptx import Instruction
 from ..values import Text, Value
 from .check import HERE, POINTER, Check, Kept, Room, zeros
 from .code import Code, code
-from .state import PENDING, READ, WARPS, number_of
+from .state import HAND_LANE, PENDING, READ, WARPS, number_of
 from .tags import Marker
 from .talks import ACQUIRES, RELEASES, cta_of
 
-# Of a hand: the CTA's mark, tag and site + 1 of the last store, and by which lane (neighbours.py);
-# what its warp had read before, as bits, and the tag of that; then of the last load the CTA's mark,
-# tag and sites, as bits, and the last site + 1.
-_WRITER, _TAG, _SITE, _LANE, _KNEW, _KNEW_TAG = range(0, 24, 4)
+# Of a hand: the CTA's mark, tag and site + 1 of the last store, and by which lane; what its warp
+# had read before, as bits, and the tag of that; then of the last load the CTA's mark, tag and sites
+# as bits, and the last site + 1.
+_WRITER, _TAG, _SITE = range(0, HAND_LANE, 4)
+_KNEW, _KNEW_TAG = range(HAND_LANE + 4, 24, 4)
 _READER, _READ_TAG, _READ_SITES, _READ_SITE = range(24, 40, 4)
 
 
@@ -131,12 +134,15 @@ def _bit(c: Code) -> Value:
 
 
 @code("handwrite")
-def write(c: Code, mode: str) -> None:
+def write(c: Code, mode: str, asks: str = "") -> None:
     hand, lane, address, nbytes, tag = c.takes("ptr", "i32", "i64", "i32", "i32")
     c.looks()
     its = _Hand(c, mode, hand)
     read = its.word(_READ_TAG)
-    with c.when(its.races(_READER, read)):
+    races = its.races(_READER, read)
+    if asks:
+        return c.ret(races)
+    with c.when(races):
         other = c.op("or", _warp_of(c, read), c.constant("i32", READ | WARPS))
         c.record("warp-race", lane, address, nbytes, other, its.word(_READ_SITE))
     same = c.compare("icmp eq", _warp_of(c, read), c.warp())
@@ -145,6 +151,7 @@ def write(c: Code, mode: str) -> None:
     its.put(_KNEW_TAG, read)
     for offset, value in ((_WRITER, its.own), (_TAG, tag), (_SITE, c.op("add", c.site, 1))):
         its.put(offset, value)
+    return None
 
 
 @code("handlane")
@@ -152,11 +159,11 @@ def write_of_lane(c: Code) -> None:
     hand, lane = c.takes("ptr", "i32")
     c.goes()
     count = c.load("i32", 1, c.item("i32", c.field("meetings"), c.warp()), 0, 4)
-    c.store(c.op("or", count, lane), hand, _LANE, 4)
+    c.store(c.op("or", count, lane), hand, HAND_LANE, 4)
 
 
 @code("handread")
-def read(c: Code, mode: str) -> None:
+def read(c: Code, mode: str, asks: str = "") -> None:
     hand, lane, address, nbytes = c.takes("ptr", "i32", "i64", "i32")
     c.looks()
     its = _Hand(c, mode, hand)
@@ -164,7 +171,10 @@ def read(c: Code, mode: str) -> None:
     pending = c.compare("icmp uge", tag, PENDING)
     loaded = c.compare("icmp ne", c.op("and", its.word(_KNEW), _bit(c)), 0)
     alike = c.op("and", loaded, c.op("and", its.its.clash(c, knew), c.invert(pending)))
-    with c.when(c.op("and", its.races(_WRITER, tag), c.invert(alike))):
+    races = c.op("and", its.races(_WRITER, tag), c.invert(alike))
+    if asks:
+        return c.ret(races)
+    with c.when(races):
         numbers = [c.constant("i32", number_of(k)) for k in ("unfinished-bulk", "warp-race")]
         kind, other = c.select(pending, *numbers), c.op("or", _warp_of(c, tag), WARPS)
         c.record(kind, lane, address, nbytes, other, its.word(_SITE))
@@ -175,18 +185,25 @@ def read(c: Code, mode: str) -> None:
     its.put(_READER, its.own)
     its.put(_READ_TAG, its.its.reads)
     its.put(_READ_SITE, c.op("add", c.site, 1))
+    return None
+
+
+def stored_by(c: Code, hand: Value, lane: Value) -> tuple[Value, Value]:
+    """Whether a lane of this warp stored last, and none have come together since; and whether it
+    was another than this one."""
+    ours = c.compare("icmp eq", c.load("i32", 1, hand, _WRITER, 4), c.op("add", cta_of(c), 1))
+    count = c.load("i32", 1, c.item("i32", c.field("meetings"), c.warp()), 0, 4)
+    writer = c.load("i32", 1, hand, HAND_LANE, 4)
+    differs = c.op("xor", writer, c.op("or", count, lane))
+    recent = c.op("and", ours, c.compare("icmp ult", differs, 32))
+    return recent, c.compare("icmp ne", differs, 0)
 
 
 @code("handlanes")
 def read_of_lane(c: Code) -> None:
     hand, lane, others, address, nbytes = c.takes("ptr", "i32", "i32", "i64", "i32")
     c.looks()
-    ours = c.compare("icmp eq", c.load("i32", 1, hand, _WRITER, 4), c.op("add", cta_of(c), 1))
-    count = c.load("i32", 1, c.item("i32", c.field("meetings"), c.warp()), 0, 4)
-    writer = c.load("i32", 1, hand, _LANE, 4)
-    differs = c.op("xor", writer, c.op("or", count, lane))
-    since = c.op("and", c.compare("icmp ult", differs, 32), c.compare("icmp ne", differs, 0))
-    its = c.op("and", writer, 31)
+    its = c.op("and", c.load("i32", 1, hand, HAND_LANE, 4), 31)
     joins = c.compare("icmp ne", c.op("and", c.op("lshr", others, its), 1), 0)
-    with c.when(c.op("and", c.op("and", ours, since), c.invert(joins))):
+    with c.when(c.op("and", c.op("and", *stored_by(c, hand, lane)), c.invert(joins))):
         c.record("lane-race", lane, address, nbytes, its, c.load("i32", 1, hand, _SITE, 4))

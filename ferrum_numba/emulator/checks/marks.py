@@ -3,6 +3,8 @@
 marks_<access>_<bytes>_<mode>[_talks](addresses, mask, checks, ctx, site): this CTA wrote here;
     access: "store", "bulk" (by a bulk copy), "atomic", or "narrow" for an atomic operation that is
     one for this CTA only; _talks: where CTAs talk to each other
+rowmarks_<mode>[_talks](address, lane, lanes, checks, ctx, site) -> i1: a store to a row, if it has
+    one record (rows.py)
 bulkmarks_<store|atomic>_<mode>[_talks](addresses, sizes, mask, checks, ctx, site): the same of runs
     of bytes
 confirm_<space>_<bits>(base, addresses, values, mask, checks, ctx, site): after a store, every
@@ -29,8 +31,9 @@ from .areas import Hint, Marked
 from .check import POINTER, WORD, Check, Kept, Kind, Room, at_site, mask_of, zeros
 from .code import Code, code
 from .readers import find_reader
+from .rows import Row, by_rows, bytes_of
 from .runs import has_blanks, pieces
-from .state import DOUBT_BYTES, DOUBTS, IN_SHARED, READ, WARPS, number_of
+from .state import DOUBT_BYTES, DOUBTS, IN_SHARED, READ, ROW_BYTES, WARPS, number_of
 from .tags import Marker
 from .talks import Talk, cta_of, is_plain
 
@@ -156,6 +159,10 @@ def marks(c: Code, access: str, nbytes: str, mode: str, talks: str = "") -> None
     """
     address, mask = c.takes(ADDRESSES["global"], "i32")
     c.looks()
+    if access == "store":
+        name = "_".join(["rowmarks", mode, *([talks] if talks else [])])
+        mask = by_rows(c, address, mask, int(nbytes), name)
+        c.ret_if(c.compare("icmp eq", mask, 0))
     places, hint, size = c.spread(address), Hint(c), c.constant("i64", int(nbytes))
     own = c.op("add", cta_of(c), 1)
     talk, its = Talk.read(c) if talks else None, Marker(c, mode)
@@ -184,13 +191,7 @@ def marks(c: Code, access: str, nbytes: str, mode: str, talks: str = "") -> None
                 noted = c.call("bulklog", "i1", marked.area, e, c.checks, c.ctx)
                 tag = c.select(Value(noted, "i1"), its.pending, tag)
             if access in ("store", "bulk"):
-                if talk is None:
-                    fresh, ours = (
-                        c.compare("icmp eq", mark, m) for m in (c.constant("i32", 0), own)
-                    )
-                    doubtful, culprit = c.invert(c.op("or", fresh, ours)), mark
-                else:
-                    doubtful, culprit = _unordered(c, talk, marked, size, mark, pair)
+                doubtful, culprit = _doubt(c, talk, marked, e, size, mark, own)
                 with c.when(doubtful):
                     told = (c.constant("i32", int(nbytes)), culprit, its_site)
                     c.call("doubt_global", "void", c.checks, lane, place, *told)
@@ -211,7 +212,7 @@ def marks(c: Code, access: str, nbytes: str, mode: str, talks: str = "") -> None
                 c.store(own, c.item("i32", shadow, e), 0, 4)
             if access in ("store", "bulk"):
                 with c.when(c.op("and", slotted, c.invert(part))):
-                    _hand_over(c, marked, e, lane, int(nbytes), tag, mode)
+                    _hand_over(c, marked, e, lane, c.cast("trunc", size, "i32"), tag, mode)
             if access in ("store", "bulk") or talk is not None:
                 with c.when(c.op("and", slotted, c.invert(part))):
                     c.line("fence seq_cst")
@@ -225,12 +226,56 @@ def marks(c: Code, access: str, nbytes: str, mode: str, talks: str = "") -> None
             loop.again_if(c.compare("icmp ule", more, marked.last), more)
 
 
+@code("rowmarks")
+def row_marks(c: Code, mode: str, talks: str = "") -> None:
+    """The same of a row that is stored."""
+    address, lane, lanes = c.takes("i64", "i32", "i32")
+    c.looks()
+    row = Row.hold(c, address, lanes, "shadow")
+    marked, e = row.marked, row.marked.first
+    own, its = c.op("add", cta_of(c), 1), Marker(c, mode)
+    talk, size = Talk.read(c) if talks else None, c.constant("i64", ROW_BYTES)
+    shadow, sites, slots = (c.of_area(marked.area, name) for name in ("shadow", "sites", "slots"))
+    mark = c.load("i32", 1, c.item("i32", shadow, e), 0, 4)
+    row.part_if(c, _doubt(c, talk, marked, e, size, mark, own)[0])
+    slotted = c.compare("icmp ne", slots, Value("null", "ptr"))
+    with c.when(slotted):
+        given = (marked.hand(c, e), lane, address, bytes_of(c, lanes), its.mine, *c.here)
+        row.part_if(c, Value(c.call(f"handwrite_{mode}_asks", "i1", *given), "i1"))
+        reader = find_reader(c, marked, e, own, talk, asks=True)
+        row.part_if(c, c.compare("icmp ne", reader.mark, 0))
+    with c.when(has_blanks(c, row.area)):
+        Marked(row.area, e, e).fill(c, address, size)
+    if talk is not None:
+        pair = c.item("<2 x i32>", c.of_area(marked.area, "times"), e)
+        c.store(its.mine, pair, 0, 4)
+        c.store(c.load("i32", 1, c.field("time"), 0, 4), pair, 4, 4)
+    c.store(c.op("add", c.site, 1), c.item("i32", sites, e), 0, 4)
+    c.store(own, c.item("i32", shadow, e), 0, 4)
+    with c.when(slotted):
+        _hand_over(c, marked, e, lane, bytes_of(c, lanes), its.mine, mode)
+        find_reader(c, marked, e, own, talk)
+    row.give(c, lanes)
+    c.ret(Value("true", "i1"))
+
+
+def _doubt(
+    c: Code, talk: Talk | None, marked: Marked, element: Value, size: Value, mark: Value, own: Value
+) -> tuple[Value, Value]:
+    """Condition that a store may race with that of another CTA or warp, and who that is."""
+    if talk is None:
+        fresh, ours = (c.compare("icmp eq", mark, m) for m in (c.constant("i32", 0), own))
+        return c.invert(c.op("or", fresh, ours)), mark
+    pair = c.item("<2 x i32>", c.of_area(marked.area, "times"), element)
+    return _unordered(c, talk, marked, size, mark, pair)
+
+
 def _hand_over(
-    c: Code, marked: Marked, element: Value, lane: Value, nbytes: int, tag: Value, mode: str
+    c: Code, marked: Marked, element: Value, lane: Value, nbytes: Value, tag: Value, mode: str
 ) -> None:
     """Leave note of a store, for the other warps and lanes of this CTA."""
-    hand, size = marked.hand(c, element), c.constant("i32", nbytes)
-    where = (lane, marked.address(c, element), size)
+    hand = marked.hand(c, element)
+    where = (lane, marked.address(c, element), nbytes)
     c.call(f"handwrite_{mode}", "void", hand, *where, tag, *c.here)
     with c.when(c.compare("icmp ne", c.field("meetings"), Value("null", "ptr"))):
         c.call("handlane", "void", hand, lane, c.checks, c.ctx)

@@ -3,6 +3,8 @@
 reads_<bytes>_<mode>[_talks][_nc][_lanes](addresses, mask, checks, ctx, site): this CTA reads here;
     _talks: where CTAs talk to each other; _nc: through a cache that is not kept coherent; _lanes:
     where lanes may rely on each other (neighbours.py)
+rowreads_<mode>[_talks][_nc][_lanes](address, lane, lanes, checks, ctx, site) -> i1: the same of a
+    row, if it has one record (rows.py)
 bulkreads_<mode>[_talks](addresses, sizes, mask, checks, ctx, site): the same of runs of bytes
 
 Each element that a launch both reads and writes has two slots: of the first CTA that read it, and
@@ -25,7 +27,9 @@ from ..values import Value
 from .areas import Hint, Marked
 from .check import LONG, Check, Kind, Subject, at_site, mask_of
 from .code import Code, code
+from .handovers import stored_by
 from .neighbours import handed_over
+from .rows import Row, by_rows, bytes_of
 from .runs import pieces
 from .state import READ, SLOT_BYTES
 from .talks import Talk, cta_of
@@ -93,10 +97,12 @@ def reads(c: Code, nbytes: str, mode: str, *how: str) -> None:
     ends = (c.reduce(f"u{least}", c.select(acts, address, other)) for least, other in _ENDS)
     below = c.compare("icmp uge", next(ends), c.field("slotted_end"))
     c.ret_if(c.op("or", below, c.compare("icmp ult", next(ends), c.field("slotted"))))
+    left = by_rows(c, address, mask, int(nbytes), "_".join(["rowreads", mode, *how]))
+    c.ret_if(c.compare("icmp eq", left, 0))
     places, hint, size = c.spread(address), Hint(c), c.constant("i64", int(nbytes))
     own, talk = c.op("add", cta_of(c), 1), Talk.read(c) if "talks" in how else None
     c.visits()
-    lanes = c.each_lane(mask)
+    lanes = c.each_lane(left)
     with lanes as (lane,):
         marked = hint.find(c, lanes, places(lane), size, "slots")
         lanes.next_if(marked.is_part(c, size))
@@ -111,14 +117,10 @@ def reads(c: Code, nbytes: str, mode: str, *how: str) -> None:
             if talk is None:
                 _enter(c, marked, e, own, talk)
                 mark = c.load("i32", 1, c.item("i32", c.of_area(marked.area, "shadow"), e), 0, 4)
-                races = c.op(
-                    "and", *(c.compare("icmp ne", mark, m) for m in (c.constant("i32", 0), own))
-                )
             else:
                 mark = marked.hold(c, e)
                 _enter(c, marked, e, own, talk)
-                pair = c.item("<2 x i32>", c.of_area(marked.area, "times"), e)
-                races = talk.unordered(c, Value("true", "i1"), mark, pair)
+            races = _races(c, marked, e, own, talk, mark)
             site = c.load("i32", 1, c.item("i32", c.of_area(marked.area, "sites"), e), 0, 4)
             if talk is not None:
                 marked.give(c, e, mark)
@@ -132,6 +134,42 @@ def reads(c: Code, nbytes: str, mode: str, *how: str) -> None:
 
 
 _ENDS = (("min", -1), ("max", 0))
+
+
+@code("rowreads")
+def row_reads(c: Code, mode: str, *how: str) -> None:
+    """The same of a row."""
+    address, lane, lanes = c.takes("i64", "i32", "i32")
+    c.looks()
+    row = Row.hold(c, address, lanes, "slots")
+    marked, e = row.marked, row.marked.first
+    own, talk = c.op("add", cta_of(c), 1), Talk.read(c) if "talks" in how else None
+    hand, none = marked.hand(c, e), c.compare("icmp eq", row.was, 0)
+    its = (hand, lane, address, bytes_of(c, lanes), *c.here)
+    row.part_if(c, Value(c.call(f"handread_{mode}_asks", "i1", *its), "i1"))
+    if "lanes" in how:
+        its_lanes = c.compare("icmp eq", row.was, lanes)
+        recent, others = stored_by(c, hand, lane)
+        row.part_if(c, c.op("and", recent, c.op("or", others, c.invert(its_lanes))))
+    mark = c.load("i32", 1, c.item("i32", c.of_area(marked.area, "shadow"), e), 0, 4)
+    if "nc" in how:
+        row.part_if(c, c.compare("icmp ne", mark, 0))
+    row.part_if(c, _races(c, marked, e, own, talk, mark))
+    c.call(f"handread_{mode}", "void", *its)
+    _enter(c, marked, e, own, talk)
+    row.give(c, c.select(none, lanes, row.was))
+    c.ret(Value("true", "i1"))
+
+
+def _races(
+    c: Code, marked: Marked, element: Value, own: Value, talk: Talk | None, mark: Value
+) -> Value:
+    """True if another CTA, whose mark that is, wrote an element, with nothing to order the two."""
+    if talk is None:
+        zero = c.constant("i32", 0)
+        return c.op("and", *(c.compare("icmp ne", mark, m) for m in (zero, own)))
+    pair = c.item("<2 x i32>", c.of_area(marked.area, "times"), element)
+    return talk.unordered(c, Value("true", "i1"), mark, pair)
 
 
 def _slot(c: Code, marked: Marked, element: Value, number: int) -> Value:
@@ -168,8 +206,13 @@ class Reader:
     site: Value
 
 
-def find_reader(c: Code, marked: Marked, element: Value, own: Value, talk: Talk | None) -> Reader:
-    """A CTA that read an element which this one writes, with nothing that orders the two."""
+def find_reader(
+    c: Code, marked: Marked, element: Value, own: Value, talk: Talk | None, asks: bool = False
+) -> Reader:
+    """A CTA that read an element which this one writes, with nothing that orders the two.
+
+    asks: nothing is noted.
+    """
     found = [c.constant("i32", 0)] * 2
     for number in (0, 1):
         slot = _slot(c, marked, element, number)
@@ -181,7 +224,7 @@ def find_reader(c: Code, marked: Marked, element: Value, own: Value, talk: Talk 
             other = talk.unordered(c, Value("true", "i1"), mark, Value(c.at(slot, 8), "ptr"))
         pairs = zip((c.op("or", mark, READ), site), found, strict=True)
         found = [c.select(other, its, before) for its, before in pairs]
-        if talk is not None:  # what comes after this write need not be compared with it
+        if talk is not None and not asks:  # what comes later need not be compared with it
             c.store(c.constant("i32", 0), slot, 0, 4)
     return Reader(*found)
 

@@ -87,6 +87,8 @@ class Area(ctypes.Structure):
     slots: NULL, or two of `SLOT_BYTES` for each of them (readers.py).
     hands: NULL, or `HAND_BYTES` for each of them (handovers.py).
     blanks: NULL, or a byte for each of its bytes: 1 where nobody has written.
+    rows: NULL, or the same of its rows (rows.py), as if they were its elements; whose `rows` are
+    the states of them.
     """
 
     _fields_ = (
@@ -98,6 +100,7 @@ class Area(ctypes.Structure):
         ("slots", ctypes.c_void_p),
         ("hands", ctypes.c_void_p),
         ("blanks", ctypes.c_void_p),
+        ("rows", ctypes.c_void_p),
         ("flags", ctypes.c_uint32),
         ("granule", ctypes.c_uint32),
     )
@@ -108,6 +111,11 @@ HELD = -1  # a mark, as LLVM writes it, while a thread of the host looks at the 
 READ = 1 << 31  # with a CTA's mark: it read, and did not write
 DOUBT_BYTES, DOUBTS = 16, 32 * 16 + 32 * 8
 SLOT_BYTES, HAND_BYTES = 16, 40
+HAND_LANE = 12  # of a hand: the lane that stored last, with when its warp had met (neighbours.py)
+# State of a row: APART where its elements have a record each; else there is one for all, and it is
+# the step from lane to lane of those that stored last, and 256 times the bytes of each; or 0 where
+# the record is empty.
+ROW_BYTES, APART = 64, 255
 SITE_BYTES = 16  # i64 first address, i64 number of accesses that fit behind it
 
 RECORD = np.dtype(
