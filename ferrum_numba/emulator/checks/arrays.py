@@ -87,7 +87,7 @@ _NONE: _Shadow = None, None, None, None, None
 
 @dataclass(frozen=True)
 class _Marks:
-    """What an array's elements are marked with: each, or its row. states: of rows (state.py)."""
+    """Marks of an array's elements: of each, or of its row. states: those of rows (state.py)."""
 
     elements: NDArray[np.uint32]
     rows: NDArray[np.uint32]

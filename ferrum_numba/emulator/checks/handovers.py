@@ -189,8 +189,8 @@ def read(c: Code, mode: str, asks: str = "") -> None:
 
 
 def stored_by(c: Code, hand: Value, lane: Value) -> tuple[Value, Value]:
-    """Whether a lane of this warp stored last, and none have come together since; and whether it
-    was another than this one."""
+    """Conditions that a lane of this warp stored last, and they have not come together since; and
+    that it was another than this one."""
     ours = c.compare("icmp eq", c.load("i32", 1, hand, _WRITER, 4), c.op("add", cta_of(c), 1))
     count = c.load("i32", 1, c.item("i32", c.field("meetings"), c.warp()), 0, 4)
     writer = c.load("i32", 1, hand, HAND_LANE, 4)

@@ -93,7 +93,7 @@ class Row:
         return Row(area, Marked(c.of_area(area, "rows"), number, number), state, was)
 
     def part_if(self, c: Code, wrong: Value) -> None:
-        """Where a condition holds, give each element its record, and return false."""
+        """Give each element its record, and return false, where a condition holds."""
         with c.when(wrong):
             _part(c, self.area, self.marked.first, self.was)
             _give(c, self.state, c.constant("i32", APART))
@@ -110,7 +110,7 @@ def bytes_of(c: Code, lanes: Value) -> Value:
 
 
 def _taken(c: Code, state: Value) -> Value:
-    """What a row's state was before this thread of the host took it."""
+    """State of a row before this thread of the host took it."""
     loop = c.loop()
     with loop:
         was = Value(c.emit(f"atomicrmw xchg {state}, i32 {HELD} acquire, align 4"), "i32")
