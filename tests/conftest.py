@@ -33,12 +33,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason=f"no GPU: {reason}"))
 
 
-def pytest_collection_finish() -> None:
-    """Leave modules and tests out of garbage collections, some of which tests ask for."""
-    gc.collect()
-    gc.freeze()
-
-
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print why tests were skipped, a line a reason; pytest's own `-rs` says where."""
     reasons = Counter(report.longrepr[2] for report in terminalreporter.stats.get("skipped", ()))
@@ -60,6 +54,16 @@ def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
         for name in ("COLUMNS", "FORCE_COLOR"):  # of the console that the tests are started from
             patch.delenv(name, raising=False)
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_garbage() -> None:
+    """Leave what was there before a module out of the garbage collections that its tests ask for.
+
+    Each would look through all objects of the libraries, the tests and other modules' devices.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(params=DEVICES)

@@ -16,9 +16,12 @@ from .cache import Cache, key_of
 from .host import Host
 from .library import write
 
-# Instructions beyond which code is compiled without effort, and with less.  With all of it LLVM
-# takes up to 5 ms for one, as its schedulers look at pairs of accesses to memory.
-_LENGTHS = 5000, 2000
+# LLVM's level of optimisation for an entry.  The next one schedules once more for some CPUs (AMD
+# Zen), which takes as long as the rest and gains nothing; the library's functions get it.
+_EFFORT = 1
+# Instructions beyond which an entry gets none, as the scheduler looks at pairs of accesses to
+# memory.  The builds that are chosen on the CPU device have fewer.
+_LONG = 4000
 
 llvm.initialize_native_target()
 llvm.initialize_native_asmprinter()
@@ -67,11 +70,9 @@ class Code:
     def compile(cls, ir: str, needs: Needs, host: Host, length: int) -> Code:
         """Object code of IR text. Raises PtxError where the text is not valid.
 
-        length: number of PTX instructions; more of them are compiled with less effort.
+        length: number of PTX instructions; many of them are compiled without effort.
         """
-        most, some = _LENGTHS
-        effort = 0 if length > most else 1 if length > some else 2
-        return cls(needs, _object(ir, host, effort))
+        return cls(needs, _object(ir, host, 0 if length > _LONG else _EFFORT))
 
     @classmethod
     def load(cls, cache: Cache | None, key: str) -> Code | None:

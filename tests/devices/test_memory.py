@@ -46,23 +46,8 @@ def emulated(monkeypatch: pytest.MonkeyPatch) -> Iterator[EmulatedGpu]:
     library = EmulatedDriver()
     monkeypatch.setattr(driver, "library", lambda: library)
     driver.launcher.cache_clear()
-    with own_garbage():
-        yield EmulatedGpu(library)
+    yield EmulatedGpu(library)
     driver.launcher.cache_clear()
-
-
-@contextmanager
-def own_garbage() -> Iterator[None]:
-    """A block whose collections leave alone what was there before.
-
-    Each would look through all objects of the libraries that are imported.
-    """
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 def ready(name: str, patch: pytest.MonkeyPatch) -> Iterator[fe.Device]:
@@ -534,26 +519,27 @@ def test_drops_amid_a_capture(gpu: fe.Device, library: str, seed: int) -> None:
             for step in things.steps
             if step not in (things.launch, things.prepare, things.plan)
         ]
-    with own_garbage():  # what other libraries left behind may break a capture
-        things.warm_up()
-        layers = [fe.GptqLinear(canonical.TENSORS, device=gpu) for _ in range(8)]
-        x = gpu.to_device(canonical.A)
-        results = [gpu.empty((canonical.M, canonical.N), np.float16) for _ in layers]
-        for layer, y in zip(layers, results, strict=True):
-            layer(x, out=y)  # loads the kernel
-        for _ in range(20):
-            gpu.synchronize()
-            with capturing(library, gpu) as (stream, replays):
-                for layer, y in zip(layers, results, strict=True):
-                    layer(x, out=y, stream=stream)
-                    for _ in range(things.rng.randrange(4)):
-                        things.step()
-            for y in results:
-                gpu_fill(gpu, y)
-            for replay in replays:
-                replay()
-            for y in results:
-                canonical.check(gpu, y)
+    gc.collect()
+    gc.freeze()  # what other libraries left behind may break a capture
+    things.warm_up()
+    layers = [fe.GptqLinear(canonical.TENSORS, device=gpu) for _ in range(8)]
+    x = gpu.to_device(canonical.A)
+    results = [gpu.empty((canonical.M, canonical.N), np.float16) for _ in layers]
+    for layer, y in zip(layers, results, strict=True):
+        layer(x, out=y)  # loads the kernel
+    for _ in range(20):
+        gpu.synchronize()
+        with capturing(library, gpu) as (stream, replays):
+            for layer, y in zip(layers, results, strict=True):
+                layer(x, out=y, stream=stream)
+                for _ in range(things.rng.randrange(4)):
+                    things.step()
+        for y in results:
+            gpu_fill(gpu, y)
+        for replay in replays:
+            replay()
+        for y in results:
+            canonical.check(gpu, y)
 
 
 def gpu_fill(gpu: fe.Device, array: Any) -> None:
