@@ -219,36 +219,41 @@ def _sum_splits(
     at: gl.constexpr = _splits_layout(TOGETHER, gl.num_warps(), BLOCK_D)
     heads_at: gl.constexpr = along(at, 0, 1)
     sums_at: gl.constexpr = along(at, 1, 2)
-    g_at: gl.constexpr = gl.SliceLayout(0, heads_at)
-    s = gl.arange(0, TOGETHER, gl.SliceLayout(1, heads_at))[:, None]
-    d = _index(at, 2)
+    # Of maxima and weights a lane loads its own splits' alone: fewer loads and powers.
+    ends_at: gl.constexpr = gl.BlockedLayout([1, 1], [32, 1], [1, gl.num_warps()], [0, 1])
+    g_at: gl.constexpr = gl.SliceLayout(0, ends_at)
+    size: gl.constexpr = BLOCK_G * (BLOCK_D + 2)
+    s = gl.arange(0, TOGETHER, gl.SliceLayout(1, ends_at))[:, None]
+    sums_s, w, d = _index(at, 0), _index(at, 1), _index(at, 2)
     for first in range(0, group, gl.num_warps()):
         g = first + gl.arange(0, gl.num_warps(), g_at)
         highest = gl.full([gl.num_warps()], float("-inf"), gl.float32, g_at)
         weights = gl.zeros([gl.num_warps()], gl.float32, g_at)
         total = gl.zeros([gl.num_warps(), BLOCK_D], gl.float32, sums_at)
         for begun in range(0, splits, TOGETHER):
-            theirs = cell + (begun + s) * (BLOCK_G * (BLOCK_D + 2))
-            there = (begun + s < splits) & (g < group)[None, :]
-            ends = theirs + (BLOCK_G * BLOCK_D + g)[None, :]
+            left = splits - begun
+            theirs = cell + begun * size
+            there = (s < left) & (g < group)[None, :]
+            ends = theirs + s * size + (BLOCK_G * BLOCK_D + g)[None, :]
             most = gl.load(ends, there, float("-inf"), cache_modifier=".cg")
             their_weights = gl.load(ends + BLOCK_G, there, 0.0, cache_modifier=".cg")
-            sums = gl.expand_dims(theirs + (g * BLOCK_D)[None, :], 2) + d
-            real = gl.expand_dims(there, 2) & (d < D)
+            real = (first + w < group) & (d < D) & (sums_s < left)
+            sums = theirs + ((first + w) * BLOCK_D + d) + sums_s * size
             sums = gl.load(sums, real, 0.0, cache_modifier=".cg")
             higher = gl.maximum(highest, gl.max(most, 0))
             base = gl.where(higher == float("-inf"), 0.0, higher)  # of heads beyond the last one
             shrunk = gl.exp2(highest - base)
             grown = gl.exp2(most - base[None, :])
             weights = weights * shrunk + gl.sum(their_weights * grown, 0)
-            shrunk = gl.convert_layout(shrunk, gl.SliceLayout(1, sums_at), assert_trivial=True)
-            total = total * shrunk[:, None] + gl.sum(sums * gl.expand_dims(grown, 2), 0)
+            shrunk = gl.convert_layout(shrunk, gl.SliceLayout(1, sums_at))
+            grown = gl.expand_dims(gl.convert_layout(grown, heads_at), 2)
+            total = total * shrunk[:, None] + gl.sum(sums * grown, 0)
             highest = higher
-        g = gl.convert_layout(g, gl.SliceLayout(1, sums_at), assert_trivial=True)
-        weights = gl.convert_layout(weights, gl.SliceLayout(1, sums_at), assert_trivial=True)
+        g = first + gl.arange(0, gl.num_warps(), gl.SliceLayout(1, sums_at))[:, None]
+        weights = gl.convert_layout(weights, gl.SliceLayout(1, sums_at))
         own_d = gl.arange(0, BLOCK_D, gl.SliceLayout(0, sums_at))[None, :]
         result = (total / weights[:, None]).to(out.dtype.element_ty)
-        gl.store(out + ((g * D)[:, None] + own_d), result, mask=(g < group)[:, None] & (own_d < D))
+        gl.store(out + (g * D + own_d), result, mask=(g < group) & (own_d < D))
 
 
 @gluon.jit
@@ -404,4 +409,9 @@ def attention_decode(
             used = gl.cdiv(count, share)
             if arrived == used - 1:
                 gl.store(counters + row * parts + part, 0)
-                _sum_splits(cell, heads, group, used, D, BLOCK_G, BLOCK_D, TOGETHER)
+                # Twice as many are one round trip less, but slower where there are few.  Heads of
+                # other sizes are seldom, and their PTX is to stay short.
+                if BLOCK_D == 128 and used > TOGETHER:
+                    _sum_splits(cell, heads, group, used, D, BLOCK_G, BLOCK_D, 2 * TOGETHER)
+                else:
+                    _sum_splits(cell, heads, group, used, D, BLOCK_G, BLOCK_D, TOGETHER)

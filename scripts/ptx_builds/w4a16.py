@@ -54,7 +54,7 @@ def _bfloat16(build: Build) -> Build:
 def _canonical(zero_format: str, zero_bias: int) -> Build:
     return Build(
         kernel="w4a16_gptq_gemm_typed",
-        archive=None,
+        archive="w4a16_gptq_gemm_typed",
         label=(zero_format,),
         dtype="float16",
         target="sm_80",
