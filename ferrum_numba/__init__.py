@@ -59,7 +59,6 @@ from .gptq import (
 from .kernels import BK, BM, BN, W4A16_PTX, Artefact, W4A16Weight, fn_name, launch_w4a16_gptq
 from .models import Model, ModelConfig, Session
 from .text import TextStream, Tokenizer
-from .version import __version__
 
 if TYPE_CHECKING:
     from .debug.recorder import Recorder, record
@@ -68,6 +67,7 @@ if TYPE_CHECKING:
     from .emulator.checks import Finding
     from .emulator.trace import Event, TracedLaunch
     from .emulator.types import Values
+    from .version import __version__
 
 # Loaded on demand, since few processes need them.
 _LATER = {
@@ -77,6 +77,7 @@ _LATER = {
     "Finding": ".emulator.checks",
     **dict.fromkeys(("Event", "TracedLaunch"), ".emulator.trace"),
     "Values": ".emulator.types",
+    "__version__": ".version",
 }
 
 watch_process(os.environ.get("FERRUM_RECORD"))

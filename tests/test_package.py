@@ -152,7 +152,7 @@ def test_every_error_that_is_raised_has_parts() -> None:
                 name = getattr(node.func, "id", "")
                 if name in kinds and not isinstance(node.args[0], ast.Starred):
                     whole.append(path.relative_to(PACKAGE).as_posix())
-    assert sorted(whole) == ["emulator/program.py", "ptx_text/text.py"]
+    assert sorted(whole) == ["emulator/explanation.py", "ptx_text/text.py"]
 
 
 @pytest.mark.parametrize("folder", ["ferrum_numba", "tests", "scripts"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,8 @@ def view(name: str, array: Any) -> NDArray[Any]:
 def _require_numbers(name: str, array: NDArray[Any]) -> None:
     if array.dtype.hasobject or array.dtype.kind in "SUMm":  # text, dates
         raise AbiError(name, "an array of numbers", f"dtype {array.dtype}")
-    if isinstance(array, np.ma.MaskedArray):
+    masks = sys.modules.get("numpy.ma")  # none is masked where nobody has loaded it
+    if masks is not None and isinstance(array, masks.MaskedArray):
         raise AbiError(
             name, "an array without a mask", "a masked one", "fill it first (array.filled(0))"
         )

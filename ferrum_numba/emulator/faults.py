@@ -15,10 +15,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
-import llvmlite.binding as llvm
-
+from .cache import Cache
 from .host import Host
+from .image import image
 from .layout import State, state_offset
+from .library import Library, family
+from .native import closure
 
 _ROWS = 1024  # threads at a time
 _SIGNALS = ("SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL")
@@ -49,13 +51,14 @@ class Faults:
         self._table = (_Row * _ROWS)()
         self._free = list(self._table)  # views, by which the table is written
         self._before = (ctypes.c_void_p * 65)()  # handlers, by the number of the signal
-        self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), Host.this().machine())
-        module = llvm.parse_assembly(
-            _handler(ctypes.addressof(self._table), ctypes.addressof(self._before))
-        )
-        self._engine.add_module(module)
-        self._engine.finalize_object()
-        place = ctypes.c_void_p(self._engine.get_function_address("handler"))
+        host = Host.this()
+        given = {
+            "faultrows": ctypes.addressof(self._table),
+            "faultsbefore": ctypes.addressof(self._before),
+        }
+        code = closure(("faulthandler",), host, Cache.of_user())
+        self._image = image(code, host, given)
+        place = ctypes.c_void_p(self._image.address("faulthandler"))
         put = ctypes.CDLL(None).signal
         put.restype, put.argtypes = ctypes.c_void_p, (ctypes.c_int, ctypes.c_void_p)
         for name in _SIGNALS:
@@ -93,7 +96,8 @@ def _made() -> Faults | None:
     return Faults() if os.name == "posix" else None
 
 
-def _handler(table: int, before: int) -> str:
+@family("faulthandler")
+def _handler(library: Library, symbol: str) -> str:
     """IR of the handler, which calls nothing but what POSIX allows in one."""
     texts, puts = [], {}
     for name, text in _TEXTS.items():
@@ -112,10 +116,12 @@ def _handler(table: int, before: int) -> str:
     return "\n".join(
         [
             *texts,
+            "@faultrows = external global i8",
+            "@faultsbefore = external global i8",
             "declare i64 @write(i32, ptr, i64)",
             "declare i64 @pthread_self()",
             "declare ptr @signal(i32, ptr)",
-            "define internal void @number(i32 %n) {",
+            "define internal void @number(i32 %n) #0 {",
             "begin:",
             "  %digits = alloca [16 x i8], align 16",
             "  br label %next",
@@ -136,15 +142,14 @@ def _handler(table: int, before: int) -> str:
             "  %written = call i64 @write(i32 2, ptr %to, i64 %length)",
             "  ret void",
             "}",
-            "define void @handler(i32 %signal) {",
+            f"define void @{symbol}(i32 %signal) #0 {{",
             "begin:",
             "  %self = call i64 @pthread_self()",
-            f"  %table = inttoptr i64 {table} to ptr",
             "  br label %look",
             "look:",
             "  %i = phi i64 [ 0, %begin ], [ %more, %on ]",
             f"  %offset = mul i64 %i, {ctypes.sizeof(_Row)}",
-            "  %row = getelementptr i8, ptr %table, i64 %offset",
+            "  %row = getelementptr i8, ptr @faultrows, i64 %offset",
             "  %thread = load i64, ptr %row, align 8",
             "  %found = icmp eq i64 %thread, %self",
             "  br i1 %found, label %tell, label %on",
@@ -165,8 +170,7 @@ def _handler(table: int, before: int) -> str:
             puts["end"],
             "  br label %leave",
             "leave:",
-            f"  %handlers = inttoptr i64 {before} to ptr",
-            "  %old.at = getelementptr ptr, ptr %handlers, i32 %signal",
+            "  %old.at = getelementptr ptr, ptr @faultsbefore, i32 %signal",
             "  %old = load ptr, ptr %old.at, align 8",
             "  call ptr @signal(i32 %signal, ptr %old)",
             "  ret void",

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
 
-import llvmlite.binding as llvm
+from .cache import Cache, key_of
+
+_TELLING = {"vendor_id", "cpu family", "model", "stepping", "flags"}
 
 
 @dataclass(frozen=True)
@@ -45,19 +50,42 @@ class Host:
         """The machine that this process runs on."""
         return _this()
 
-    def machine(self, effort: int = 2) -> llvm.TargetMachine:
-        """LLVM's code generator for this CPU. effort: its level of optimisation, from 0 to 3."""
-        return llvm.Target.from_triple(self.triple).create_target_machine(
-            cpu=self.cpu,
-            features=self.features,
-            opt=effort,
-            reloc="static",
-            codemodel="jitdefault",
-            jit=True,
-        )
-
 
 @lru_cache(maxsize=1)
 def _this() -> Host:
-    features = dict(llvm.get_host_cpu_features())
-    return Host.of(llvm.get_host_cpu_name(), features, llvm.get_process_triple())
+    """Answer of LLVM, or of the cache, which knows what LLVM said here before."""
+    processor = _processor()
+    cache = Cache.of_user() if processor else None
+    key = key_of(compiler_version(), processor, "host")
+    content = cache.load(key) if cache else None
+    if content is not None:
+        return Host(**json.loads(content))
+    from .compiler import detect
+
+    host = Host.of(*detect())
+    if cache:
+        cache.store(key, json.dumps(asdict(host)).encode())
+    return host
+
+
+def _processor() -> str:
+    """The lines of /proc/cpuinfo that tell an x86 of one kind from others; "" elsewhere."""
+    try:
+        first, _, _ = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")
+    except (OSError, ValueError):
+        return ""
+    lines = [line for line in first.splitlines() if line.partition("\t")[0].rstrip() in _TELLING]
+    return "\n".join(lines) if len(lines) == len(_TELLING) else ""
+
+
+@lru_cache(maxsize=1)
+def compiler_version() -> str:
+    """Text by which an llvmlite and its LLVM differ from others, told without loading them."""
+    spec = find_spec("llvmlite")
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError("llvmlite is not installed, or not as files")
+    folder = Path(spec.origin).parent
+    sizes = [
+        f"{file.name}: {file.stat().st_size}" for file in (folder / "binding").glob("*llvm*.*")
+    ]
+    return "\n".join([(folder / "_version.py").read_text(encoding="utf-8"), *sorted(sizes)])

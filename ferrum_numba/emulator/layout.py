@@ -7,10 +7,11 @@ warp keeps from block to block.
 from __future__ import annotations
 
 import ctypes
+from typing import TYPE_CHECKING
 
-from . import table
-from .flow import Flow
-from .ptx import Register
+if TYPE_CHECKING:  # the translator, which is not loaded for code from the cache
+    from .flow import Flow
+    from .ptx import Register
 
 LANES = 32
 Triple = tuple[int, int, int]
@@ -151,6 +152,8 @@ class Layout:
 def _in_order(flow: Flow) -> list[Register]:
     """All registers: those of each fragment one after another, as `Builder.held` wants them, and of
     products first; then the others in the order in which the blocks first mention them."""
+    from . import table
+
     instructions = [i for block in flow.blocks for i in block.instructions]
     mentions = [table.written(i) for i in instructions if i.opcode.base in ("mma", "wgmma")]
     mentions += [its for i in instructions if len(its := table.written(i)) == 4]

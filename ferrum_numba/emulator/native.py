@@ -8,12 +8,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import llvmlite
-import llvmlite.binding as llvm
-
-from ..errors import PtxError
 from .cache import Cache, key_of
-from .host import Host
+from .host import Host, compiler_version
+from .image import image
 from .library import write
 
 # LLVM's level of optimisation for an entry.  The next one schedules once more for some CPUs (AMD
@@ -22,9 +19,6 @@ _EFFORT = 1
 # Instructions beyond which an entry gets none, as the scheduler looks at pairs of accesses to
 # memory.  The builds that are chosen on the CPU device have fewer.
 _LONG = 4000
-
-llvm.initialize_native_target()
-llvm.initialize_native_asmprinter()
 
 
 @dataclass(frozen=True)
@@ -48,15 +42,9 @@ class Needs:
 
 def _object(ir: str, host: Host, effort: int = 2) -> bytes:
     """Object code of IR text. Raises PtxError where the text is not valid."""
-    try:
-        module = llvm.parse_assembly(ir)
-        module.verify()
-    except RuntimeError as error:
-        raise PtxError(
-            "translation", f"not valid LLVM IR, which is an internal error: {error}"
-        ) from error
-    code: bytes = host.machine(effort).emit_object(module)
-    return code
+    from .compiler import object_of  # which loads LLVM
+
+    return object_of(ir, host, effort)
 
 
 @dataclass(frozen=True)
@@ -90,8 +78,7 @@ class Code:
 
 def key_of_code(text: str, entry: str, host: Host, variant: str) -> str:
     """The key of an entry's code. variant: what else the translation was asked for."""
-    version = f"llvmlite {llvmlite.__version__}, LLVM {llvm.llvm_version_info}"
-    return key_of(version, host.triple, host.cpu, host.features, entry, variant, text)
+    return key_of(compiler_version(), host.triple, host.cpu, host.features, entry, variant, text)
 
 
 @dataclass(frozen=True)
@@ -112,6 +99,9 @@ def _piece(name: str, host: Host, cache: Cache | None) -> _Piece:
         key = key_of_code("", name, host, "library")
         content = cache.load(key) if cache else None
         if content is None:
+            from . import opcodes as opcodes  # which fill the library
+            from . import runtime as runtime
+
             ir, calls = write(name, host)
             found = _Piece(calls, _object(ir, host))
             if cache:
@@ -143,10 +133,7 @@ class Function:
     def __init__(self, code: Code, name: str, host: Host, cache: Cache | None) -> None:
         self.needs, self.name = code.needs, name.encode()
         self.idle: dict[object, list[Any]] = {}  # workers that its launches have left; see worker
-        empty = llvm.parse_assembly("")
-        self._engine = llvm.create_mcjit_compiler(empty, host.machine())
-        for content in (code.object, *closure(code.needs.functions, host, cache)):
-            self._engine.add_object_file(llvm.ObjectFileRef.from_data(content))
-        self._engine.finalize_object()
+        objects = (code.object, *closure(code.needs.functions, host, cache))
+        self._image = image(objects, host)
         prototype = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p)
-        self.call = prototype(self._engine.get_function_address("run"))
+        self.call = prototype(self._image.address("run"))

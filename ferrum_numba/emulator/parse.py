@@ -21,6 +21,7 @@ from ..ptx_text import (
     read_variable,
     refuse,
 )
+from . import opcodes as opcodes  # fills the table, for whoever takes the instructions
 from .calls import (
     MOST_CALLS,
     MOST_STATEMENTS,

@@ -1,32 +1,32 @@
-"""PTX text -> native code, and running it."""
+"""PTX text -> native code, and running it.
+
+What translates is loaded by the first entry whose code is not in the cache.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..abi.signature import Signature
 from ..errors import LaunchError, PtxError
-from . import table
-from .builder import Builder
 from .cache import Cache
-from .flow import analyse
-from .hooks import Hooks
 from .host import Host
 from .job import Job
 from .layout import LANES, State
 from .native import Code, Function, Needs, key_of_code
 from .notice import notice
-from .origin import origins
-from .parse import parse_entry
-from .ptx import Body, Instruction
 from .seat import LARGEST_STATIC, StoppedError, aligned
-from .standstill import Polls, describe
-from .translate import Module, threads_of
 from .worker import WORKSPACE, Launch
+
+if TYPE_CHECKING:
+    from .builder import Builder
+    from .hooks import Hooks
+    from .ptx import Body
 
 
 class Program:
@@ -98,54 +98,9 @@ class Program:
         try:
             Launch(function, job, attach, only, silent, workspace, windows).run()
         except StoppedError as stopped:
-            raise self._explain(stopped, job) from None
+            from .explanation import explain
 
-    def _explain(self, stopped: StoppedError, job: Job) -> PtxError | LaunchError:
-        """The error that names the instruction at which a CTA stopped."""
-        body = self._body()
-        flow = analyse(body, threads_of(self.signature), masked=False)
-        if stopped.waits:
-            polls = Polls(
-                body,
-                flow.blocks,
-                origins(self._text, self.entry),
-                self.signature,
-                job.parameter_block,
-            )
-            ended = job.ctas - len(stopped.waits)
-            return LaunchError(self.entry, polls.describe(stopped.waits, ended))
-        if stopped.fault:
-            instruction = body.statements[stopped.fault - 1]
-            assert isinstance(instruction, Instruction)
-            row = table.find(instruction)
-            if stopped.places and row.ends:
-                return LaunchError(
-                    self.entry,
-                    f"CTA {stopped.cta} will never end, for all of its warps "
-                    f"wait:\n{describe(flow.blocks, stopped.places)}",
-                    remedy="look for an arrival that is missing, a wait for the wrong phase, or "
-                    "an mbarrier that expects too many arrivals",
-                )
-            place = body.place_of(instruction)
-            fault = row.fault.format(
-                cta=stopped.cta,
-                warp=stopped.warp,
-                place=f" at {place}" if place else "",
-                failure=stopped.failure,
-            )
-            refusal = instruction.refuse(fault)
-            # What the kernel asked for itself is no fault of the PTX.
-            if row.family != "control":
-                return refusal
-            return LaunchError(str(refusal), where=refusal.where, data=refusal.data)
-        after = [i for b in flow.blocks[stopped.block :] for i in (*b.instructions, b.last) if i]
-        return LaunchError(
-            self.entry,
-            f"CTA {stopped.cta} was stopped after {stopped.steps} instructions, its warp "
-            f"{stopped.warp} at PTX line {after[0].line}:\n    {after[0].text.strip().rstrip(';')}",
-            remedy="if this is no endless loop, set the environment variable FERRUM_CPU_STEPS to "
-            "more (instructions of all warps of one CTA)",
-        )
+            raise explain(stopped, job, self._body(), self._text, self.signature) from None
 
     def _function(self, partial: bool) -> Function:
         """The code; for blocks with a partial warp in the form that masks lanes."""
@@ -169,6 +124,8 @@ class Program:
         return code
 
     def _translate(self, partial: bool) -> Code:
+        from .translate import Module
+
         body = self._body()
         module = Module(body, self.signature, self._host, partial, self._hooks)
         needs = Needs(
@@ -182,6 +139,8 @@ class Program:
         return Code.compile(module.text, needs, self._host, module.length)
 
     def _body(self) -> Body:
+        from .parse import parse_entry
+
         # Not kept: it takes a hundred times the memory of the text, and is seldom needed again.
         body = parse_entry(self._text, self.entry)
         if body.static_shared > LARGEST_STATIC:

@@ -31,7 +31,7 @@ from .layout import (
     Triple,
 )
 from .native import Function
-from .standstill import Place, Wait
+from .waits import Place, Wait
 
 Bytes = np.ndarray[tuple[int], np.dtype[np.uint8]]
 Words = np.ndarray[tuple[int], np.dtype[np.uint32]]

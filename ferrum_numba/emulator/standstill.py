@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from ..abi import Signature
 from . import table
@@ -13,38 +12,10 @@ from .layout import WAITING
 from .origin import Origin
 from .ptx import Body, Instruction
 from .runtime.mbarriers import BYTES, COUNT, PHASE
+from .waits import Place, Wait
 
 _FINISHED = 0xFFFFFFFF
 _SHOWN = 4  # lines about CTAs that wait for different things
-
-
-@dataclass(frozen=True)
-class Place:
-    """Place at which a warp stands.
-
-    resume: what its context says (layout.py).  address, parity: of the mbarrier and the phase that
-    it waited for last.  word: what that mbarrier holds.
-    """
-
-    resume: int
-    address: int
-    parity: int
-    word: int
-
-
-@dataclass(frozen=True)
-class Wait:
-    """Place of a CTA that waits for others.
-
-    resume: what the context of its first warp that has not ended says.  address: what was polled
-    last, and site: 1 + the index of the instruction; 0 where the entry polls nothing with .relaxed,
-    .acquire, .volatile or atom.
-    """
-
-    cta: tuple[int, int, int]
-    resume: int
-    address: int
-    site: int
 
 
 def describe(blocks: Sequence[Block], places: Sequence[Place]) -> str:

@@ -18,7 +18,6 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
 from ..abi.signature import Signature
-from . import opcodes as opcodes  # fills the table
 from . import runtime as runtime  # fills the library
 from . import table
 from .builder import Builder

@@ -27,7 +27,7 @@ from .tensors import effective_group_size
 from .zeros import symmetric_words, word_of_ones
 
 Array = npt.NDArray[Any]
-Make = Callable[[np.random.Generator], Iterator[Array]]
+Make = Callable[["np.random.Generator"], Iterator[Array]]  # NumPy loads np.random when it is used
 
 _CHUNK = 1 << 24  # elements of a dense tensor that are drawn at a time
 

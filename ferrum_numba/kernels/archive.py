@@ -75,19 +75,20 @@ class _Places:
 class _Texts(Mapping[str, str]):
     """Texts of an archive by name, numbered when one is asked for."""
 
-    def __init__(self, packed: dict[str, str]) -> None:
-        self._packed, self._numbered = packed, dict[str, str]()
+    def __init__(self, content: bytes, spans: dict[str, slice]) -> None:
+        self._content, self._spans = content, spans
+        self._numbered: dict[str, str] = {}
 
     def __getitem__(self, name: str) -> str:
         if name not in self._numbered:
-            self._numbered[name] = _with_numbers(self._packed[name])
+            self._numbered[name] = _with_numbers(self._content[self._spans[name]].decode("ascii"))
         return self._numbered[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._packed)
+        return iter(self._spans)
 
     def __len__(self) -> int:
-        return len(self._packed)
+        return len(self._spans)
 
 
 def pack(texts: Mapping[str, str]) -> bytes:
@@ -107,15 +108,19 @@ def pack(texts: Mapping[str, str]) -> bytes:
 def unpack(archive: bytes, where: str) -> Mapping[str, str]:
     """The texts by name.  Raises AbiError; `where` is the file's name in its message."""
     try:
-        index, _, content = lzma.decompress(archive).decode("ascii").partition("\n")
-        texts, start = {}, 0
-        for name, length in json.loads(index).items():
-            texts[name] = content[start : start + length]
+        content = lzma.decompress(archive)
+        first, spans = content.find(b"\n") + 1, {}
+        start = first
+        for name, length in json.loads(content[:first]).items():
+            spans[name] = slice(start, start + length)
             start += length
+        if not content.isascii():
+            raise ValueError("it is not ASCII")
     except (lzma.LZMAError, ValueError, AttributeError, TypeError) as error:
         raise AbiError(
             where, f"cannot be unpacked: {error}", remedy="reinstall ferrum-numba"
         ) from None
     if start != len(content):
-        raise AbiError(where, f"{start} characters of PTX", len(content), "reinstall ferrum-numba")
-    return _Texts(texts)
+        expected, found = f"{start - first} characters of PTX", len(content) - first
+        raise AbiError(where, expected, found, "reinstall ferrum-numba")
+    return _Texts(content, spans)

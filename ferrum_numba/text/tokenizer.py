@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -73,6 +76,7 @@ class Tokenizer:
                 f"what tokenizers {tokenizers.__version__} cannot read ({error})",
                 "download the file again",
             ) from error
+        _trim()
         tokenizer.no_truncation()  # as its file may ask for
         tokenizer.no_padding()
         keys, config, generation = (
@@ -135,6 +139,13 @@ class Tokenizer:
     def stream(self, after: Sequence[int] = (), stop: Sequence[str] = ()) -> TextStream:
         """A decoder for ids that come one by one, after the ids `after`, up to a text of `stop`."""
         return TextStream(self, after, stop)
+
+
+def _trim() -> None:
+    """Give the system back what reading left to the C library: 14 MB with 49,000 tokens."""
+    if sys.platform == "linux":
+        with suppress(AttributeError):  # C libraries other than glibc keep none, or have no such
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 class TextStream:

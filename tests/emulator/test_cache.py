@@ -13,18 +13,21 @@ import pytest
 
 from ferrum_numba.emulator import Job, Program, cache, native
 from ferrum_numba.emulator.cache import Cache
-from ferrum_numba.emulator.host import Host
+from ferrum_numba.emulator.faults import faults
+from ferrum_numba.emulator.host import Host, _processor
 from ferrum_numba.emulator.native import key_of_code
 
 from .harness import entry
 
 KERNEL = entry(1, "add.u32 %t1, %t0, 41; st.global.b32 [%q0], %t1;")
 FUNCTIONS = 1  # of the library that it calls: each has an entry
+MACHINE = 1 if _processor() else 0  # what LLVM says of it
 
 
 @pytest.fixture
 def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache for one test: the folder in which its entries will be."""
+    faults()  # whose code belongs to the process
     monkeypatch.setenv("FERRUM_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(native, "_pieces", {})  # functions of the library that others compiled
     return tmp_path / "cache" / "cpu"
@@ -81,7 +84,7 @@ def test_what_the_key_depends_on(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     monkeypatch.setattr(cache, "_sources", lambda: b"other sources")
     keys.append(key_of_code("text", "k", this, ""))
-    monkeypatch.setattr("llvmlite.__version__", "0.0")
+    monkeypatch.setattr(native, "compiler_version", lambda: "another LLVM")
     keys.append(key_of_code("text", "k", this, ""))
     assert len(set(keys)) == len(keys)
 
@@ -213,5 +216,5 @@ def test_many_processes(directory: Path, tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(root)}
     running = [subprocess.Popen(command, env=environment) for _ in range(3)]
     assert [process.wait() for process in running] == [0, 0, 0]
-    assert len(list(directory.iterdir())) == 1 + FUNCTIONS
+    assert len(list(directory.iterdir())) == 1 + FUNCTIONS + MACHINE
     assert Program.compile(KERNEL, "k").cached

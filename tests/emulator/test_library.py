@@ -15,6 +15,7 @@ import pytest
 from ferrum_numba import Signature, kernels
 from ferrum_numba.emulator import Program, native
 from ferrum_numba.emulator.checks.watch import Watch
+from ferrum_numba.emulator.compiler import machine
 from ferrum_numba.emulator.host import Host
 from ferrum_numba.emulator.library import Library, write
 from ferrum_numba.emulator.parse import parse_entry
@@ -51,7 +52,7 @@ def test_control_flow() -> None:
     routine = written()
     module = llvm.parse_assembly(routine.text() + routine.library.text())
     module.verify()
-    engine = llvm.create_mcjit_compiler(module, Host.this().machine())
+    engine = llvm.create_mcjit_compiler(module, machine(Host.this()))
     engine.finalize_object()
     prototype = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint32)
     call = prototype(engine.get_function_address("probe"))

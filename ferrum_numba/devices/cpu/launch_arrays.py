@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from ...emulator import Job
-from ...emulator.checks import LaunchArray
 from ..addresses import reached_from
 from ..arrays import describe
 from ..invocation import Invocation, Launchable
 from ..tensor_map import TensorMap
+
+if TYPE_CHECKING:  # plain launches need no checks
+    from ...emulator.checks import LaunchArray
 
 
 def job_of(kernel: Launchable, invocation: Invocation, threads: int) -> Job:
@@ -40,6 +43,8 @@ def launch_arrays(
 
     scratch: the addresses of the buffers that the device lends, by the names of their parameters.
     """
+    from ...emulator.checks import LaunchArray
+
     arrays = [
         # Counters may be read before anybody writes them: they are zero.
         LaunchArray(d.name, scratch[d.name], d.nbytes, role="" if d.zeroed else "scratch")

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from ...emulator import opcodes as opcodes  # fills the table
 from ...emulator import table
 from ...ptx_text import Opcode, Statement
 from .outline import Outline
