@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from typing import NamedTuple
 
+from . import table
 from .flow import Flow
 from .hooks import Hooks
 from .layout import CLOCK_STEP, DONE, LANES, NEXT, WARP, Layout, state_offset
@@ -27,6 +29,21 @@ from .values import Text, Value, bits_of
 Place = tuple[str, int]
 """A pointer, and an offset in bytes."""
 _ALL_LANES = ("-1", "4294967295")
+
+
+class Sum(NamedTuple):
+    """A sum of halves: the operation and its operands; name and line of the call that makes it.
+
+    behind: the instructions of the block that follow it.
+    """
+
+    name: str
+    values: list[Value]
+    text: str
+    line: int
+    behind: Sequence[Instruction]
+
+
 _SINGLE = {"%gridid": 0, "%nsmid": 1}
 
 
@@ -67,9 +84,11 @@ class Builder(Text):
         self.places: dict[Register, Place] = {}  # of those that were written to memory
         self.known = {}
         self.prepared: dict[tuple[object, ...], str] = {}
+        self.sums: dict[Value, Sum] = {}
         self.written: set[Register] = set()
         self.scratch_used = 0
         self.upcoming: Sequence[Instruction] = ()
+        self.read_later: set[Register] = set()  # behind the block
         self.lowered: set[Instruction] = set()
         self.waits: Value | None = None  # whether the warp waits in vain at the block's end
 
@@ -151,6 +170,25 @@ class Builder(Text):
         if isinstance(operand, Register) and operand.bits == 1:
             return self.read(operand, "i1")
         raise ins.refuse(f"{_text(operand)} is no predicate")
+
+    def is_read_beside(
+        self, ins: Instruction, register: Register, behind: Sequence[Instruction]
+    ) -> bool:
+        """True if this instruction is not the only one to read what was just written to a register.
+
+        behind: the instructions of the block that follow the one that wrote it.
+        """
+        between = behind[: len(behind) - len(self.upcoming) - 1]
+        if any(register in table.read(other) for other in between):
+            return True
+        if register in table.written(ins):
+            return False
+        for other in self.upcoming:
+            if register in table.read(other):
+                return True
+            if register in table.written(other):
+                return False
+        return register in self.read_later
 
     def special(self, operand: Special, ins: Instruction) -> Value:
         """A special register, as i32; a clock of 64 bits as i64."""
@@ -272,6 +310,18 @@ class Builder(Text):
         return _in_a_row(
             [self.places.get(r) if r in self.written else self._home(r) for r in registers]
         )
+
+    def held_apart(self, registers: Sequence[Operand | None]) -> list[Value]:
+        """Addresses of registers that are in memory alone; none, unless all of them are."""
+        known = [r for r in registers if isinstance(r, Register) and not self.views.get(r)]
+        found = [self.places.get(r) if r in self.written else self._home(r) for r in known]
+        places = [place for place in found if place]
+        return [
+            self.once(Builder._place, *place) for place in places if len(places) == len(registers)
+        ]
+
+    def _place(self, pointer: str, offset: int) -> Value:
+        return Value(self.at(pointer, offset), "ptr")
 
     def takes_fragment(self, ins: Instruction, registers: Sequence[Operand | None]) -> bool:
         """True if all lanes write a fragment whole."""

@@ -19,7 +19,7 @@ from .ptx import Body, Group, Immediate, Instruction, Register, Special, Symbol,
 
 EXIT = -1  # the index of the block that a finished warp goes to
 # Instructions after which a block is cut: what LLVM does with one grows faster than its length.
-_LONGEST = 256
+_LONGEST = 640
 _VARYING_SPECIALS = ("%tid.", "%laneid", "%lanemask_")
 
 
@@ -221,9 +221,11 @@ class _Cutter:
 
 
 def _cut(body: Body, threads: int | None) -> list[Block]:
-    cutter = _Cutter(threads)
+    cutter, instructions = _Cutter(threads), [s for s in body.statements if not isinstance(s, str)]
+    named = {o.name for i in instructions for o in i.operands if isinstance(o, Symbol)}
     for statement in body.statements:
-        cutter.take(statement)
+        if not isinstance(statement, str) or statement in named:  # others are for debuggers
+            cutter.take(statement)
     cutter.resolve()
     return cutter.blocks
 

@@ -152,6 +152,7 @@ class Module:
 
     def _lower(self, block: Block) -> None:
         b = self.builder
+        b.read_later = block.live_out
         for position, instruction in enumerate(block.instructions):
             b.upcoming = block.instructions[position + 1 :]
             b.hooks.reads(b, instruction)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 
+import llvmlite.binding as llvm
 import ml_dtypes
 import numpy as np
 import pytest
@@ -13,6 +14,16 @@ from tests.campaigns.operands import floats
 from .harness import PLAIN, assert_same, elementwise
 
 KINDS = {"f32": np.float32, "f64": np.float64}
+_THIS = dict(llvm.get_host_cpu_features())
+# This CPU's like with vectors of 256 bits, and without arithmetic of halves.
+NARROW = Host.of(
+    llvm.get_host_cpu_name(),
+    {
+        name: on and not name.startswith(("avx512", "avx10", "fullfp16"))
+        for name, on in _THIS.items()
+    },
+    llvm.get_process_triple(),
+)
 HOSTS = pytest.mark.parametrize("host", [None, PLAIN], ids=["this", "plain"])
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's: overflow, invalid
 
@@ -201,6 +212,50 @@ def test_fused_halves_with_a_power_of_two(exponent: int, host: Host | None) -> N
     found = elementwise(ptx, x, z, result=np.uint32, view=np.float16, host=host)
     with np.errstate(all="ignore"):
         assert_same(found, (a * 2.0**exponent + c).astype(np.float16))
+
+
+_SCALED = {
+    "add.f16x2 %t9, %a, %b; mul.f16x2 %r, %t9, %c;": 1,
+    "sub.f16x2 %t9, %a, %b; mul.f16x2 %r, %c, %t9;": -1,
+    "mov.b32 %t8, 0x2C002C00; fma.rn.f16x2 %t9, %a, %t8, %b; mul.f16x2 %r, %t9, %c;": 0,
+}
+
+
+@pytest.mark.parametrize("ptx", _SCALED)
+@pytest.mark.parametrize("host", [None, PLAIN, NARROW], ids=["this", "plain", "narrow"])
+def test_a_sum_of_halves_times_a_factor(ptx: str, host: Host | None) -> None:
+    """Both are rounded: 4-bit weights are made so. With a lane a warp the two are apart."""
+    words = [floats(np.float16, 4096, seed).view(np.uint32) for seed in range(3)]
+    a, b, c = (word.view(np.float16) for word in words)
+    exact = a.astype(np.longdouble)
+    with np.errstate(all="ignore"):
+        exact = (
+            exact / 16 + b if _SCALED[ptx] == 0 else exact + _SCALED[ptx] * b.astype(exact.dtype)
+        )
+        expected = exact.astype(np.float16) * c
+    given = {"result": np.uint32, "view": np.float16, "host": host}
+    found = elementwise(ptx, *words, **given)
+    assert_same(found, expected, a, b, c)
+    assert (found.view(np.uint16)[np.isnan(found)] == 0x7FFF).all()
+
+
+@pytest.mark.parametrize(
+    "ptx",
+    [
+        "add.f16x2 %t9, %a, %b; xor.b32 %t7, %t9, 5; mul.f16x2 %r, %t9, %c; xor.b32 %r, %r, %t7;",
+        "add.f16x2 %t9, %a, %b; mul.f16x2 %r, %t9, %c; xor.b32 %t9, %t9, 5; xor.b32 %r, %r, %t9;",
+        "add.f16x2 %t9, %a, %b; mul.f16x2 %r, %t9, %c; mul.f16x2 %t9, %t9, %a; or.b32 %r, %r, %t9;",
+        "add.f16x2 %t9, %a, %b; mul.f16x2 %r, %t9, %t9; xor.b32 %r, %r, 5;",
+        "add.f16x2 %t9, %a, %b; mul.f16x2 %t9, %t9, %c; mul.f16x2 %r, %t9, %b;",
+        """mov.u32 %t4, 0; add.f16x2 %t9, %a, %b; mul.f16x2 %r, %t9, %c;
+        LOOP: xor.b32 %r, %r, %t9; add.u32 %t4, %t4, 1; add.u32 %r, %r, %t4;
+        setp.lt.u32 %p1, %t4, 2; @%p1 bra LOOP;""",
+    ],
+)
+def test_a_sum_of_halves_that_others_read(ptx: str) -> None:
+    """As with a lane a warp, where no two instructions are one."""
+    words = (floats(np.float16, 512, seed).view(np.uint32) for seed in range(3))
+    assert elementwise(ptx, *words, result=np.uint32).any()
 
 
 @HOSTS

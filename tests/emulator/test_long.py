@@ -58,7 +58,7 @@ def test_blocks_and_functions_have_bounds() -> None:
     work = "\n".join(_STEP.format(i) for i in range(3000))
     text = entry(1, _BODY.format(work=work, rounds="", bound="3"))
     body = parse_entry(text, "k")
-    assert max(len(b.instructions) for b in analyse(body, None, masked=False).blocks) <= 256
+    assert max(len(b.instructions) for b in analyse(body, None, masked=False).blocks) <= 640
     ir = Module(body, Signature.from_ptx(text, "k"), THIS, masked=False).text
     functions = re.split(r"^define ", ir, flags=re.MULTILINE)
     assert max(function.count(" = mul ") for function in functions) <= 1024

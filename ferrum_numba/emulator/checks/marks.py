@@ -317,7 +317,7 @@ def confirm(c: Code, space: str, bits: str) -> None:
     c.looks()
     with c.when(c.compare("icmp ne", c.field("doubted"), 0)):
         c.call(f"settle_{space}_{nbytes}", "void", address, *c.here)
-    c.ret_if(in_a_row(c, address, c.lanes(mask), nbytes))
+    c.ret_if(in_a_row(c, address, mask, nbytes))
     if nbytes <= 2:
         c.ret_if(_fill_chunks(c, address, nbytes))
     found = Value(

@@ -170,16 +170,23 @@ def _prepared(b: Builder, ins: Instruction, position: int, kind: str, k: int) ->
     registers = k // (4 * ELEMENTS[kind])
     letter, count = ("a", 2 * registers) if position == 1 else ("b", registers)
     operands = fragment_of(ins, ins.operands[position], count)
+    if places := b.held_apart(operands):
+        return prepared(b, letter, kind, places, held=True)
     values = [b.vector(b.integer(operand, 32, ins)) for operand in operands]
     return prepared(b, letter, kind, values)
 
 
-def prepared(b: Builder, letter: str, kind: str, values: Sequence[Value]) -> str:
-    """Address of the registers of "a" or "b" as numbers; made once for all that multiply them."""
+def prepared(
+    b: Builder, letter: str, kind: str, values: Sequence[Value], held: bool = False
+) -> str:
+    """Address of the registers of "a" or "b" as numbers; made once for all that multiply them.
+
+    held: whether the values are addresses of the registers.
+    """
     key = (letter, kind, *values)
     if key not in b.prepared:
         place = b.scratch(plane_bytes(kind, len(values)) + 64)
-        name = f"prepare_{letter}_{kind}_{len(values)}"
+        name = f"prepare_{letter}_{kind}_{len(values)}{'_held' if held else ''}"
         b.call(name, "void", f"ptr {place}", *values)
         b.prepared[key] = place
     return b.prepared[key]

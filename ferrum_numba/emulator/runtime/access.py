@@ -12,6 +12,8 @@ Addresses of neighbouring lanes are most often neighbours too: that is tried fir
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ..layout import LANES
 from ..routine import VECTOR, Routine, routine
 from ..values import Text, Value
@@ -25,12 +27,12 @@ def place_of(r: Text, space: str, base: Value, address: Value) -> Value:
     return r.pointer(address) if space == "global" else r.item("i8", base, address)
 
 
-def in_a_row(r: Text, address: Value, active: Value, nbytes: int) -> Value:
+def in_a_row(r: Text, address: Value, mask: Value, nbytes: int) -> Value:
     """True if all active lanes lie one after another."""
     start = r.element(address, 0)
     expected = r.op("add", r.vector(start), r.iota(address.type, nbytes))
-    strays = r.op("and", r.compare("icmp ne", address, expected), active)
-    return r.compare("icmp eq", r.mask(strays), 0)
+    strays = r.op("and", r.mask(r.compare("icmp ne", address, expected)), mask)
+    return r.compare("icmp eq", strays, 0)
 
 
 def in_runs(r: Text, address: Value, lanes: int, nbytes: int) -> Value:
@@ -47,10 +49,11 @@ def load(r: Routine, space: str, bits: str) -> None:
     width = int(bits)
     base, address, mask, old = r.takes("ptr", ADDRESSES[space], "i32", f"<32 x i{bits}>")
     r.ret_if(r.compare("icmp eq", mask, 0), old)
-    active = r.lanes(mask)
-    with r.when(in_a_row(r, address, active, width // 8)):
+    with r.when(in_a_row(r, address, mask, width // 8)):
         start = place_of(r, space, base, r.element(address, 0))
-        r.ret(r.masked_load(start, active, old))
+        r.ret_if(r.compare("icmp eq", mask, -1), r.load(f"i{bits}", LANES, start, 0, 1))
+        r.ret(r.masked_load(start, r.lanes(mask), old))
+    active = r.lanes(mask)
     if width >= 32:
         each = place_of(r, space, base, address)
         return r.ret(r.gather(f"i{bits}", each, active, old, 1))
@@ -64,26 +67,26 @@ def load(r: Routine, space: str, bits: str) -> None:
 
 def _load_wide(r: Routine, space: str) -> None:
     base, address, mask, out = r.takes("ptr", ADDRESSES[space], "i32", "ptr")
-    active = r.lanes(mask)
-    row, full = in_a_row(r, address, active, 16), r.compare("icmp eq", mask, -1)
-    with r.when(r.op("and", row, full)):
-        every = r.load("i32", 4 * LANES, place_of(r, space, base, r.element(address, 0)), 0, 1)
-        for i in range(4):
-            plane = r.shuffle(every, None, range(i, 4 * LANES, 4))
-            r.store(plane, out, 128 * i, 64)
+    width = r.library.host.floats
+
+    def load_from(place: Callable[[int], Value]) -> None:
+        for first in range(0, LANES, width):
+            rows = []
+            for j in range(4):
+                places = [place(lane) for lane in range(first + j, first + width, 4)]
+                rows.append(r.joined([r.load("i32", 4, its, 0, 1) for its in places]))
+            for i, plane in enumerate(_transposed(r, rows)):
+                r.store(plane, out, 128 * i + 4 * first, 32)
+
+    with r.when(r.compare("icmp eq", mask, -1)):
+        its = r.spread(address)
+        load_from(lambda lane: place_of(r, space, base, its(r.constant("i64", lane))))
         r.ret()
     zeros = r.room("<4 x i32>")
     r.store(Value("zeroinitializer", "i32", 4), zeros, 0, 16)
     places = r.room(f"[{LANES} x ptr]")
-    r.store(r.select(active, place_of(r, space, base, address), zeros), places, 0, 64)
-    width = r.library.host.floats
-    for first in range(0, LANES, width):
-        rows = []
-        for j in range(4):
-            lanes = [r.load("ptr", 1, places, 8 * i, 8) for i in range(first + j, first + width, 4)]
-            rows.append(r.joined([r.load("i32", 4, place, 0, 1) for place in lanes]))
-        for i, plane in enumerate(_transposed(r, rows)):
-            r.store(plane, out, 128 * i + 4 * first, 32)
+    r.store(r.select(r.lanes(mask), place_of(r, space, base, address), zeros), places, 0, 64)
+    load_from(lambda lane: r.load("ptr", 1, places, 8 * lane, 8))
 
 
 def _transposed(r: Routine, rows: list[Value]) -> list[Value]:
@@ -116,7 +119,7 @@ def store(r: Routine, space: str, bits: str) -> None:
             r.store(chunk, place_of(r, space, base, r.element(address, head)), 0, 1)
         r.ret()
     active = r.lanes(mask)
-    with r.when(in_a_row(r, address, active, width // 8)):
+    with r.when(in_a_row(r, address, mask, width // 8)):
         start = place_of(r, space, base, r.element(address, 0))
         r.masked_store(value, start, active)
         r.ret()

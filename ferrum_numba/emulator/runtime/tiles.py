@@ -1,8 +1,9 @@
 """Matrix instructions of one warp.
 
     ldmatrix_<count>[_trans](base, addresses, out), stmatrix_<count>[_trans](base, addresses, in)
-    prepare_a_<type>_<registers>(out, registers…), prepare_b_<type>_<registers>(out, registers…):
-        the operands of one or more mma as numbers in the order in which mma wants them
+    prepare_a_<type>_<registers>[_held](out, registers…), prepare_b_<type>_<registers>[_held](…):
+        the operands of one or more mma as numbers in the order in which mma wants them; _held: of
+        registers at addresses
     mma_<float|int>_<elements>_<registers of B>_<count>(a, b0, c0, d0, b1, …):
         count products with the same A; `elements` of it lie in a register; C and D are 4 planes
 
@@ -74,9 +75,11 @@ def stmatrix(r: Routine, count: str, trans: str = "") -> None:
 
 
 @routine("prepare")
-def prepare(r: Routine, operand: str, kind: str, registers: str) -> None:
+def prepare(r: Routine, operand: str, kind: str, registers: str, held: str = "") -> None:
     count, elements = int(registers), ELEMENTS[kind]
-    out, *given = r.takes("ptr", *[VECTOR] * count)
+    out, *given = r.takes("ptr", *["ptr" if held else VECTOR] * count)
+    if held:
+        given = [r.load("i32", LANES, place, 0, 64) for place in given]
     flags = [_some(r, given, kind)]
     if operand == "b":
         flags = [_special(r, given, kind), _unlike(r, given)]
