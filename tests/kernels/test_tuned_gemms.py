@@ -11,6 +11,8 @@ from tests.campaigns.layers import random_tensors
 from tests.kernels.guarded import relative_error
 from tests.kernels.test_artefacts import TOLERANCE, case, dtype_of
 
+# One set for all tests of shipped GEMMs, here and in tests/devices: a build is compiled once.
+CHECKS = ("memory", "init", "race", "order")
 TUNED = [
     build.name for build in kernels.builds() if build.archive != "moe" and "GROUP" in build.fields
 ]
@@ -78,7 +80,7 @@ def test_bias(build: str) -> None:
 @pytest.mark.parametrize("name", SMALL)
 def test_split_along_k_races_with_nobody(name: str) -> None:
     """The last CTA of a block reads what the others wrote: only after they arrived."""
-    device = fe.open_device("cpu", checks=("memory", "init", "race"))
+    device = fe.open_device("cpu", checks=CHECKS)
     c, expected = launch(device, name, 9, 2056, 72)
     assert relative_error(c, expected) <= TOLERANCE[c.dtype.name]
 
@@ -90,7 +92,7 @@ def test_tiles_that_are_shared_out_by_steps(rows: int, columns: int, programs: i
     """Four tiles of twenty steps: programs have parts of two of them."""
     name = f"w4a16_gptq_gemm_wgmma.m{rows}n{columns}.g64.sm_90a"
     sizes = {"m": rows + 3, "k": 2560, "n": columns + 8}
-    device = fe.open_device("cpu", checks=("memory", "init", "race"))
+    device = fe.open_device("cpu", checks=CHECKS)
     c, expected = launch(device, name, **sizes, programs=programs)
     assert relative_error(c, expected) <= TOLERANCE[c.dtype.name]
 
@@ -122,7 +124,7 @@ WIDE = [
 @pytest.mark.parametrize("name", WIDE)
 def test_sums_in_float32(device: str, name: str) -> None:
     """Set, and added to what was there; split along K or not."""
-    there = fe.open_device(device, checks=("memory", "race")) if device == "cpu" else None
+    there = fe.open_device(device, checks=CHECKS) if device == "cpu" else None
     there = there or fe.open_device(device)
     shipped = kernels.artefact(f"w4a16_gptq_gemm_{name}")
     random = np.random.default_rng(3)
