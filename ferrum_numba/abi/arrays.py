@@ -92,7 +92,7 @@ class ArrayReference:
 
 
 def check_array(declaration: Declaration, array: ArrayReference, sizes: Mapping[str, int]) -> None:
-    """One array against its declaration: dtype, alignment, layout and length.  Raises AbiError."""
+    """Check an array's dtype, alignment, layout and length by its declaration.  Raises AbiError."""
     name = declaration.name
     expected = POINTEE_DTYPES.get(declaration.type)
     if expected is not None and array.dtype != expected:
@@ -130,7 +130,7 @@ def reach(extents: Sequence[int], strides: Sequence[int], itemsize: int) -> int:
 def _check_layout(
     declaration: Declaration, array: ArrayReference, extents: list[int], strides: list[int]
 ) -> None:
-    """A strided array is right only where the stride arguments say the same strides."""
+    """Check that an array is contiguous, or has the strides that the stride arguments state."""
     if array.contiguous:
         return
     actual = [s // array.itemsize for s in array.strides or ()]
@@ -178,7 +178,7 @@ def _check_length(
 
 
 def _check_apart(declaration: Declaration, extents: list[int], strides: list[int]) -> None:
-    """No two elements of an output lie in the same place: CTAs write them in any order."""
+    """Check that no two elements of an output share a place: CTAs write them in any order."""
     taken = 1  # elements, by the axes of smaller strides
     for stride, extent in sorted(zip(strides, extents, strict=True)):
         if extent > 1 and stride < taken:

@@ -321,7 +321,7 @@ def _parse(text: str) -> Sidecar:
 
 
 def _check_names(sidecar: Sidecar) -> None:
-    """Every name in a rule is an integer parameter or a tile constant."""
+    """Check that every name in a rule is an integer parameter or a tile constant."""
     if not sidecar.params:
         return
     known = {p.name for p in sidecar.params if not p.type.startswith("*")} | (

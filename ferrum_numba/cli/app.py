@@ -95,7 +95,7 @@ def _usage(error: click.UsageError) -> dict[str, str]:
 
 
 def _drop_output() -> None:
-    """Let what standard output still holds go nowhere, or Python would try again at the end."""
+    """Discard what standard output still holds, or Python would write it again at its end."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)

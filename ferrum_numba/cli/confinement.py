@@ -94,8 +94,8 @@ class ConfinedCommand(click.Command):
             raise LaunchError(
                 "the process that ran it",
                 f"ended by {signal.Signals(os.WTERMSIG(status)).name}",
-                remedy="nothing else was harmed; --checks memory,init,race says which access it was"
-                ", if it was one",
+                remedy="nothing else was harmed; if an access caused it, --checks memory,init,race "
+                "names the access",
             )
         if error is not None:
             raise error

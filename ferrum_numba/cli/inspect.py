@@ -197,7 +197,7 @@ def load_entry(name: str, ptx: str, sidecar: Sidecar, entry: str) -> Loading:
 
 
 def _folder(folder: Path, device: str | None, as_json: bool) -> int:
-    """Every PTX of a folder, in a table; the exit code."""
+    """Print a table of every PTX in a folder; return the exit code."""
     paths = sorted(folder.glob("*.ptx"))
     if not paths:
         raise PtxError(folder, ".ptx files in this folder", "none")

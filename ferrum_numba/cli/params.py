@@ -208,7 +208,7 @@ def _recorded(path: str, number: int, other: str | None) -> tuple[list[Annotated
 def _show(
     block: AnnotatedBlock, assumed: frozenset[str], loading: Loading | None, as_json: bool
 ) -> int:
-    """One block; the exit code."""
+    """Print a block; return the exit code."""
     found = suspicions(block)
     if as_json:
         write_json({**block_json(block, found), "assumed": sorted(assumed), **_device(loading)})
@@ -244,7 +244,7 @@ def _print_loading(console: Console, loading: Loading | None) -> None:
 def _show_difference(
     a: AnnotatedBlock, b: AnnotatedBlock, loading: Loading | None, as_json: bool
 ) -> int:
-    """Two blocks; the exit code."""
+    """Print how two blocks differ; return the exit code."""
     found = differences(a, b)
     looks = suspicions(a), suspicions(b)
     if as_json:

@@ -84,7 +84,7 @@ class Stepper:
                 self.execute(line)
 
     def execute(self, line: str) -> None:
-        """One command; what is wrong with it is said, and changes nothing."""
+        """Execute a command.  A wrong one is reported, and changes nothing."""
         name, _, rest = line.strip().partition(" ")
         command = self._commands.get(name)
         if command is None:

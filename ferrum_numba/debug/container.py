@@ -80,11 +80,11 @@ class ContainerWriter:
         self._runs = 0
 
     def add(self, name: str, data: bytes, *, pack: bool = False) -> None:
-        """One whole member; pack: deflated, for text.  Raises RecordingError for a full disk."""
+        """Write one member; pack: deflated, for text.  Raises RecordingError for a full disk."""
         self._write(name, data, _DEFLATED if pack else _STORED)
 
     def line(self, text: str) -> None:
-        """One line of the launches, in the file when this returns.
+        """Write one line of the launches, which is in the file when this returns.
 
         Raises RecordingError for a full disk, or where another process has cut the file.
         """
@@ -105,7 +105,7 @@ class ContainerWriter:
         return run.address, (run.end - run.at) // ROW.size
 
     def row(self, index: int, at: float, stream: int, call: int, flags: int, number: int) -> None:
-        """One launch, in the file when this returns, as one of the rows; number: from 1 on."""
+        """Write one launch as one of the rows, in the file when this returns; number: from 1 on."""
         run = self._rows
         assert run is not None
         self._require_whole()

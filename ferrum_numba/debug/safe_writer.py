@@ -40,15 +40,15 @@ class SafeWriter:
         self._try(lambda: self.begin(about))
 
     def add(self, name: str, data: bytes, *, pack: bool = False) -> None:
-        """One whole member."""
+        """Write one whole member."""
         self._try(lambda: self._file.add(name, data, pack=pack))
 
     def line(self, text: str) -> None:
-        """One line of the launches."""
+        """Write one line of the launches."""
         self._try(lambda: self._file.line(text))
 
     def row(self, index: int, at: float, stream: int, call: int, flags: int, number: int) -> None:
-        """One launch, as one of the rows."""
+        """Write one launch as one of the rows."""
         self._try(lambda: self._file.row(index, at, stream, call, flags, number))
 
     def next_rows(self) -> tuple[int, int]:

@@ -112,7 +112,7 @@ class LaunchLog:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Within the block native code asks about each launch."""
+        """Block in which native code asks about each launch."""
         self.is_paused = True
         self._open()
         try:

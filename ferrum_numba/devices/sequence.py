@@ -42,7 +42,7 @@ class LaunchSequence(NotPickled):
 
     @contextmanager
     def _recording(self) -> Iterator[None]:
-        """Within the block the calling thread's launches go into it."""
+        """Block in which the calling thread's launches go into it."""
         thread = threading.get_ident()
         if thread in recordings:
             raise LaunchError(
@@ -153,7 +153,7 @@ class LaunchSequence(NotPickled):
 
 
 class LaunchPlan(LaunchSequence):
-    """`with device.record_plan() as plan: ...` takes down what the block would launch.
+    """`with device.record_plan() as plan: ...` records what the block would launch.
 
     `plan(stream)` launches all of it in order, on that one stream.  A plan is the cheapest way to
     issue launches that follow each other; a graph costs the host still less, but has to be made.
@@ -266,7 +266,7 @@ class LaunchGraph(LaunchSequence):
 
     @contextmanager
     def _capturing(self) -> Iterator[LaunchGraph]:
-        """Within the block launches go into the graph.  Raises LaunchError for an empty one."""
+        """Block in which launches go into the graph.  Raises LaunchError for an empty one."""
         with self._recording():
             yield self
             self._require_launches(len(self))
@@ -282,8 +282,8 @@ class LaunchGraph(LaunchSequence):
         if captured and self._whole.inner:
             raise LaunchError(
                 str(self),
-                "it has bodies that the device decides about, which no plan and no other graph "
-                "takes down",
+                "it has bodies that the device decides about, which no plan and no other graph can "
+                "record",
                 remedy="launch it outside of the block",
             )
 

@@ -55,20 +55,20 @@ class Hooks(Generic[B]):
     # -- the frame ------------------------------------------------------------------------------
 
     def prepare(self, b: B) -> None:
-        """Before the first block."""
+        """Called before the first block."""
 
     def preamble(self) -> list[str]:
         """Lines at the start of the function of a warp."""
         return []
 
     def begin(self, b: B) -> None:
-        """A warp begins a CTA."""
+        """Called where a warp begins a CTA."""
 
     def begins_block(self) -> None:
-        """A block begins, which other values do not reach."""
+        """Called where a block begins, which other values do not reach."""
 
     def round(self, b: Text, state: Value, fresh: Value, passed: Value) -> None:
-        """A round begins: of a new CTA, or where all warps have passed a barrier."""
+        """Called where a round begins: of a new CTA, or where all warps have passed a barrier."""
 
     def turn(self, b: Text, warp: Value, warps: Value) -> Value:
         """The warp whose turn it is."""
@@ -77,19 +77,19 @@ class Hooks(Generic[B]):
     # -- instructions ---------------------------------------------------------------------------
 
     def reads(self, b: B, ins: Instruction) -> None:
-        """Before an instruction."""
+        """Called before an instruction."""
 
     def writes(self, b: B, ins: Instruction) -> None:
-        """After an instruction."""
+        """Called after an instruction."""
 
     def decides(self, b: B, branch: Instruction) -> None:
-        """Before a branch, or a barrier."""
+        """Called before a branch, or a barrier."""
 
     def meet(self, b: B, ins: Instruction, elsewhere: Value) -> None:
-        """Lanes come to a barrier of all threads. elsewhere: those that wait at another one."""
+        """Called at a barrier of all threads. elsewhere: lanes that wait at another one."""
 
     def exchanged(self, b: B, ins: Instruction, sources: Value, inside: Value) -> None:
-        """Lanes take the values of others. inside: whether of a lane of their segment."""
+        """Called where lanes take others' values. inside: whether of a lane of their segment."""
 
     # -- accesses -------------------------------------------------------------------------------
 
@@ -104,7 +104,7 @@ class Hooks(Generic[B]):
     def stored(
         self, b: B, at: Access, value: Value | None = None, condition: Value | None = None
     ) -> None:
-        """After a store of one value of up to 64 bits a lane; None: of 16 bytes a lane."""
+        """Called after a store of one value of up to 64 bits a lane; None: of 16 bytes a lane."""
 
     def rows(self, b: B, ins: Instruction, address: Value, count: int, kind: str) -> Value:
         """Addresses of ldmatrix or stmatrix."""
@@ -113,26 +113,26 @@ class Hooks(Generic[B]):
     # -- orders ---------------------------------------------------------------------------------
 
     def releases(self, b: B, ins: Instruction) -> None:
-        """Before an instruction that may make known what the warp did."""
+        """Called before an instruction that may make known what the warp did."""
 
     def acquires(self, b: B, ins: Instruction) -> None:
-        """After an instruction that may let the warp rely on what others did."""
+        """Called after an instruction that may let the warp rely on what others did."""
 
     def fence(self, b: B, ins: Instruction) -> None:
-        """A fence of any kind."""
+        """Called at a fence of any kind."""
 
     def arrives(self, b: B, ins: Instruction, number: Operand, opens: Value) -> None:
-        """A warp comes to a named barrier, which opens or does not yet."""
+        """Called where a warp comes to a named barrier, which opens or does not yet."""
 
     def opened(self, b: B, ins: Instruction, number: Operand, waits: Value) -> None:
-        """A warp has to wait at a named barrier, or may go on."""
+        """Called where a warp has to wait at a named barrier, or may go on."""
 
     def mbarrier(self, b: B, at: Access, condition: Value | None) -> Value | None:
         """Lanes of the condition that may use an mbarrier."""
         return condition
 
     def changed(self, b: B, address: Value, mask: Value) -> None:
-        """After arrivals at an mbarrier, whose phase may be over."""
+        """Called after arrivals at an mbarrier, whose phase may be over."""
 
     def tries(self, b: B, ins: Instruction, over: Value) -> Value:
         """Condition that a wait finds the phase of an mbarrier over, where it is."""

@@ -287,7 +287,7 @@ class _Flow:
     def _close(
         first: Register, open_: list[Register], low: dict[Register, int], marks: dict[Register, int]
     ) -> None:
-        """All registers of a circle carry the same marks."""
+        """Give all registers of a circle the same marks."""
         while True:
             register = open_.pop()
             del low[register]

@@ -266,7 +266,7 @@ class _Parser:
         self.body.local_bytes = offset + variable.nbytes
 
     def read_variable(self, text: str, line: int) -> Variable:
-        """A declaration, of a size that there can be."""
+        """Read a declaration.  Raises PtxError for one of a size that there cannot be."""
         found = read_variable(text)
         if found is None or (found.content and found.space in ("shared", "local", "param")):
             space = re.search(r"\.(shared|local|global|const|param)", text)
@@ -297,7 +297,7 @@ class _Parser:
         return Symbol(name)
 
     def place_dynamic_shared(self) -> None:
-        """All extern shared arrays begin at one address, after the static ones.
+        """Place all extern shared arrays at one address, after the static ones.
 
         1024 is the widest alignment that an instruction asks of a shared address.
         """

@@ -256,8 +256,7 @@ class Seat:
             "shared_bytes",
             f"the kernel stores {first} to {last} bytes behind the {self._state.shared_bytes} "
             "bytes of dynamic shared memory that a CTA is given",
-            remedy='the sidecar\'s shared says what it needs, and the check "memory" which line '
-            "it is",
+            remedy='give it what the sidecar states as shared; the check "memory" names the line',
         )
 
     def stopped(self, waits: Sequence[Wait] = ()) -> StoppedError:

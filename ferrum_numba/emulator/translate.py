@@ -137,7 +137,7 @@ class Module:
         )
 
     def _begin(self) -> None:
-        """At the start of a CTA: registers that may be read before they are written are zero."""
+        """Zero the registers that may be read before they are written, where a CTA begins."""
         b = self.builder
         b.begin_block()
         b.active, b.block = None, "init"

@@ -387,7 +387,7 @@ class Loop:
         return self._values
 
     def leave(self, condition: Value, *results: Value) -> None:
-        """Be over where a condition holds."""
+        """Leave the loop where a condition holds."""
         on = self._text.fresh("on")
         self._ends.append((self._text.block, results))
         self._text.branch(condition, f"{self._head}.over", on)

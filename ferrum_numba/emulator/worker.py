@@ -136,7 +136,7 @@ class _Seats:
             self.idle = kept[like]
 
     def take(self, window: NDArray[np.uint8] | None = None) -> Seat:
-        """One that is free. window: the shared memory of a new one."""
+        """Take a free seat, or a new one. window: the shared memory of a new one."""
         launch, job = self._launch, self._launch.job
         try:
             seat = self.idle.pop() if window is None else None

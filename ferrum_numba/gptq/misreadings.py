@@ -198,7 +198,7 @@ def _word_orders() -> Iterator[Misreading]:
 
 
 def _reordered(values: Array, order: tuple[int, ...], axis: int) -> Array:
-    """Each eight along an axis put into another order."""
+    """Reorder each eight along an axis."""
     if axis == 0:
         words = values.reshape(-1, NIBBLES, values.shape[1])
         return words[:, list(order)].reshape(values.shape)

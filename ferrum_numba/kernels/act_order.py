@@ -37,7 +37,7 @@ def prepare_act_order(
     ):
         raise AbiError(
             "qzeros",
-            "this kernel takes every zero for 8, which the weight does not say of its own",
+            "this kernel takes every zero as 8, and the weight does not state that its zeros are",
             remedy=f"take a build that reads them, such as kernels.act_order({weight.zero_bias})",
         )
     k, n, groups = weight.K, weight.N, weight.scales.shape[0]

@@ -123,12 +123,12 @@ def tuned(dtype: str = "float16") -> tuple[Artefact, ...]:
 
 
 def _whole_tiles(given: Mapping[str, Any], k: int, tiles: int, ctas: int) -> Work:
-    """A tile a CTA."""
+    """Share out a tile to each CTA."""
     return Work(((tiles, -(-k // given["BLOCK_K"])),), 1, 1)
 
 
 def _shared_by_warps(given: Mapping[str, Any], k: int, tiles: int, ctas: int) -> Work:
-    """A tile a CTA, whose warps share out its k's: w4a16_gptq_gemm_decode."""
+    """Share out a tile to each CTA, and its k's to warps: w4a16_gptq_gemm_decode."""
     return Work(((tiles, -(-k // (given["BLOCK_K"] * given["num_warps"]))),), 1, 1)
 
 

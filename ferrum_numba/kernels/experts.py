@@ -50,7 +50,7 @@ class ExpertTiles:
 
     @property
     def sorts(self) -> bool:
-        """Has what gate_up makes and down reads in the order of blocks."""
+        """True if what gate_up makes, and down reads, is in the order of blocks."""
         return str(self.down.fields["kernel"]) == _MANY
 
     def most(self, choices: int, experts: int) -> int:

@@ -232,7 +232,7 @@ class Session(NotPickled):
             raise
 
     def _pass(self, active: Sequence[int]) -> None:
-        """Pass tokens that were drawn through the layers, if they did not yet."""
+        """Pass tokens through the layers that were drawn and have not been yet."""
         if not self._behind:
             return
         self._provide(active, 0)

@@ -99,7 +99,7 @@ def _unknown(evidence: Evidence) -> LayerFault:
 
 
 def _where(evidence: Evidence) -> str:
-    """The rows and columns that are wrong; nothing where no block is."""
+    """Rows and columns that are wrong, in words; empty where no block is."""
     wrong = ~(evidence.block_steps <= _VISIBLE)
     if not wrong.any():
         return ""

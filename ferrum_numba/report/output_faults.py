@@ -50,7 +50,7 @@ def _if_explained(
 
 
 def _other_rows(found: Float32Array, expected: Float32Array) -> LayerFault | None:
-    """Each row of y is the result of another row of x, by the closest match."""
+    """Look for rows of y that are the result of another row of x, by the closest match."""
     if len(found) > _ROWS or not np.isfinite(found).all():
         return None
     similar = found @ expected.T - 0.5 * np.square(expected).sum(axis=1)

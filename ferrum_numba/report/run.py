@@ -128,7 +128,7 @@ class _Pipeline:
         self._prepared.put(None)  # for the next device
 
     def stop(self) -> None:
-        """Let the threads end that wait for something."""
+        """End the threads that wait for something."""
         self._stopped = True
         self._prepared.put(None)
         for _ in range(self._preparers):

@@ -30,7 +30,7 @@ _ITEMS, _JOINED = "ferrum_items", "ferrum_joined"
 
 
 class _Bounds(NodeTransformer):
-    """Has the items of loops, and `~`, go through filters that count them."""
+    """Rewriter that sends the items of loops, and `~`, through filters that count them."""
 
     def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802  jinja2's name
         self.generic_visit(node)

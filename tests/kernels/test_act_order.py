@@ -161,7 +161,7 @@ def test_symmetric_layers_look_no_zeros_up() -> None:
         assert layer.artefact(1).fields["SYMMETRIC"] == symmetric
     name = kernels.choose_act_order(CPU, 1, 64, 256, 4, 1, symmetric=True).name
     layer = fe.GptqLinear(replace(tensors, g_idx=order("any", 256, 64, 1)), device=CPU, kernel=name)
-    with pytest.raises(fe.AbiError, match="qzeros: this kernel takes every zero for 8"):
+    with pytest.raises(fe.AbiError, match="qzeros: this kernel takes every zero as 8"):
         layer(np.ones((1, 256), np.float16))
 
 

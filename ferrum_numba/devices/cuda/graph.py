@@ -174,7 +174,7 @@ class CudaGraph(LaunchGraph):
         if captured or self.device.is_recording:
             raise LaunchError(
                 str(self),
-                "it holds work of other libraries, which no plan and no other graph takes down",
+                "it holds work of other libraries, which no plan and no other graph can record",
                 remedy="launch it outside of the block",
             )
         with self.device.current():

@@ -138,7 +138,7 @@ class Pool(DeviceMemory):
 
     @contextmanager
     def _calling(self) -> Iterator[None]:
-        """Within the block the driver may be called, whoever captures."""
+        """Block in which the driver may be called, whoever captures."""
         with self._current(), driver.outside_of_captures():
             yield
 

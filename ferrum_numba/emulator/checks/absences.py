@@ -90,7 +90,7 @@ class Absences(Check):
 
 
 def _may_miss_barriers(flow: Flow) -> bool:
-    """Some threads may end where others of the CTA come to a barrier."""
+    """True if some threads may end where others of the CTA come to a barrier."""
     varying = varies_in_cta(flow)
     ends, comes = _ways(flow, to_exit=True), _ways(flow, to_exit=False)
     for block in flow.blocks:

@@ -40,7 +40,7 @@ class Marked:
         return loop.results[0]
 
     def give(self, c: Code, element: Value, mark: Value) -> None:
-        """Let others have it, with this mark."""
+        """Release the element to others, with this mark."""
         c.line(f"store atomic {mark}, {self._mark_at(c, element)} release, align 4")
 
     def fill(self, c: Code, place: Value, nbytes: Value) -> None:

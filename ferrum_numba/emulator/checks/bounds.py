@@ -239,7 +239,7 @@ def _site(c: Code) -> Value:
 
 @code("judge")
 def judge(c: Code, space: str, access: str = "") -> None:
-    """Lane after lane; what is not allowed is recorded. Of local memory `access` is the size."""
+    """Judge lane after lane; record what is not allowed. Of local memory `access` is the size."""
     address, mask, nbytes = c.takes(ADDRESSES["global" if space == "global" else "shared"], *_WORDS)
     c.looks()
     c.visits()

@@ -76,7 +76,7 @@ class Code(Routine):
         return self.load("i32", 1, self.ctx, WARP, 4)
 
     def tick(self) -> Value:
-        """Let time go on; the new time."""
+        """Advance the time; return the new one."""
         now = self.op("add", self.field("stamp"), STEP)
         self.put("stamp", now)
         return now

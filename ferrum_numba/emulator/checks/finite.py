@@ -83,7 +83,7 @@ class Finite(Check):
     # -- hooks ----------------------------------------------------------------------------------
 
     def reads(self, b: Builder, ins: Instruction) -> None:
-        """Before an instruction, which may overwrite what it reads."""
+        """Look at operands before their instruction, which may overwrite them."""
         self._access = None
         if not any(use.written for use in self._uses[ins.index]):
             return

@@ -362,7 +362,7 @@ def _culprit(c: Code, lane: Value) -> Value:
 
 @code("doubt")
 def doubt(c: Code, space: str) -> None:
-    """Before the store, keep what is there."""
+    """Keep what is there before the store."""
     c.checks, lane, address, nbytes, other, by = c.takes("ptr", "i32", "i64", "i32", "i32", "i32")
     doubts, bit = c.field("doubts"), c.op("shl", c.constant("i32", 1), lane)
     c.put("doubted", c.op("or", c.field("doubted"), bit))
@@ -374,7 +374,7 @@ def doubt(c: Code, space: str) -> None:
 
 @code("settle")
 def settle(c: Code, space: str, nbytes: str) -> None:
-    """After it, record what has changed."""
+    """Record what has changed by the store."""
     (address,) = c.takes(ADDRESSES[space])
     c.looks()
     doubted, item = c.field("doubted"), f"i{8 * int(nbytes)}"

@@ -154,7 +154,7 @@ class Watch(Hooks[Builder]):
         return b.compare("icmp eq", b.op("lshr", address, CLUSTER_STRIDE.bit_length() - 1), 0)
 
     def _split(self, b: Builder, name: str, at: Access | Run, lanes: Value | None) -> Value | None:
-        """Only bounds and order are known of shared memory of another CTA."""
+        """Ask each check in turn; of another CTA's shared memory bounds and order alone."""
         far = self.subject.clustered and "shared::cluster" in at.ins.opcode.modifiers
         given = lanes
         for check in self.checks:

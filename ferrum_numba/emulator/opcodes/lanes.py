@@ -155,7 +155,7 @@ _REDUCTIONS = {
 
 @lowers("redux", types=("u32", "s32", "b32"), modifiers="sync add min max and or xor", varying=True)
 def reduce(b: Builder, ins: Instruction) -> None:
-    """All lanes that the mask names get the sum (minimum, …) of their values."""
+    """Give all lanes that the mask names the sum (minimum, …) of their values."""
     expect(ins, 3)
     modes = ins.opcode.modifiers - {"sync"}
     name = min(modes, default="")

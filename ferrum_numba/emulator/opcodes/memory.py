@@ -164,7 +164,7 @@ def _load_param(b: Builder, ins: Instruction, bits: int, count: int) -> list[Val
 def _load_uniform(
     b: Builder, space: str, address: Value, bits: int, count: int, condition: Value | None
 ) -> list[Value]:
-    """One address for the whole warp. Where the guard fails, a zero of our own is read."""
+    """Load from one address for the whole warp. Where the guard fails, a zero is read instead."""
     if space == "global":
         place = b.emit(f"inttoptr {address} to ptr")
     else:

@@ -178,7 +178,7 @@ def copy(r: Routine, nbytes: str) -> None:
 def _copy_lanes(
     r: Routine, nbytes: int, base: Value, to: Value, source: Value, mask: Value, size: Value
 ) -> None:
-    """One lane after another; a source shorter than nbytes is padded."""
+    """Copy lane after lane; a source shorter than nbytes is padded."""
     targets, sources, sizes = (r.spread(value) for value in (to, source, size))
     buffer = r.room(f"<{nbytes} x i8>")
 

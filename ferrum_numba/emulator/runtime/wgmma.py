@@ -74,7 +74,7 @@ def addresses_of(r: Text, descriptor: Value, major: str, operand: str, first: Va
 
 @routine("wgmma")
 def wgmma(r: Routine, kind: str, kind_b: str, n: str, a: str, b: str) -> None:
-    """Two tiles of 8 columns at a time; where their number is odd, the last alone."""
+    """Multiply two tiles of 8 columns at a time; where their number is odd, the last alone."""
     base, row, a_from, registers, b_from, sums = r.takes("ptr", "i32", "i64", "ptr", "i64", "ptr")
     prepared_a = r.room(f"[{plane_bytes(kind, 4) + 64} x i8]")
     prepared_b = [r.room(f"[{plane_bytes(kind, 2) + 64} x i8]") for _ in range(2)]

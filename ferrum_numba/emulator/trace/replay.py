@@ -160,7 +160,7 @@ class Replay:
             raise DeviceError(f"break {breakpoint.text}", "no instruction is there")
 
     def _candidates(self, breakpoint: Breakpoint) -> NDArray[np.bool_]:
-        """At which positions it may stop, as far as the instruction alone says."""
+        """Positions at which it may stop, by the instruction alone."""
         hits = np.isin(self._sites, [site.number for site in self._stops(breakpoint)])
         if breakpoint.source_line is not None:  # where the line begins
             hits[1:] &= ~hits[:-1]

@@ -77,7 +77,7 @@ class Tap(Watch):
         self._end(b, branch)
 
     def _begin(self, b: Builder, ins: Instruction) -> None:
-        """Before an instruction, which may overwrite what it reads."""
+        """Record operands before their instruction, which may overwrite them."""
         self._site = site = self._sites.get(key_of(ins))
         if site is None:
             return
@@ -89,7 +89,7 @@ class Tap(Watch):
         self._mask, self._active = b.mask(b.condition(ins)), b.mask(b.active)
 
     def _end(self, b: Builder, ins: Instruction) -> None:
-        """After it: record all that is known by now."""
+        """Record all that is known after it."""
         site, self._site = self._site, None
         if site is None:
             return

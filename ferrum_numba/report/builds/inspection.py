@@ -139,7 +139,7 @@ class Inspection:
 
 @dataclass(frozen=True)
 class Loading:
-    """True if a device takes the entries, and else why not."""
+    """Verdict of a device on the entries, and the reason where it refuses them."""
 
     name: str
     verdict: Literal["loads", "refuses"]

@@ -121,15 +121,15 @@ class Launch:
         return replace(case, **changes)
 
     def but(self, **changes: Any) -> Launch:
-        """With parts replaced."""
+        """Copy with parts replaced."""
         return replace(self, **changes)
 
     def with_values(self, **values: int) -> Launch:
-        """With integers replaced, the grid as it was."""
+        """Copy with integers replaced, the grid as it was."""
         return replace(self, values={**self.values, **values})
 
     def with_array(self, name: str, array: np.ndarray) -> Launch:
-        """With an array replaced."""
+        """Copy with an array replaced."""
         return replace(self, arrays={**self.arrays, name: array})
 
 

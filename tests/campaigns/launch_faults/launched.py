@@ -161,12 +161,12 @@ def _poisoned(values: np.ndarray) -> np.ndarray:
 
 
 def _above(values: np.ndarray) -> np.ndarray:
-    """With eight rows of something else before it."""
+    """Copy with eight rows of something else before it."""
     return np.concatenate([np.ones((8, values.shape[1]), values.dtype), values])
 
 
 def _beside(values: np.ndarray) -> np.ndarray:
-    """With columns of something else behind it."""
+    """Copy with columns of something else behind it."""
     return np.concatenate([values, np.full_like(values, 3)], axis=1)
 
 
