@@ -17,6 +17,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
 from ..errors import AbiError
+from ..host_memory import trim
 
 # All that decides how the same texts are packed.
 _FILTERS = [
@@ -123,4 +124,5 @@ def unpack(archive: bytes, where: str) -> Mapping[str, str]:
     if start != len(content):
         expected, found = f"{start - first} characters of PTX", len(content) - first
         raise AbiError(where, expected, found, "reinstall ferrum-numba")
+    trim()
     return _Texts(content, spans)
