@@ -106,7 +106,7 @@ class Seat:
         self._call, self._masked, self._name = function.call, needs.masked, function.name
         self._faults = faults()
         # With checks a step takes longer, and Ctrl-C should not have to wait.
-        self._longest = _SLICE if attach is None else _SLICE >> 5
+        self._longest = _SLICE if attach is None else _SLICE >> 3
         self._first_slice = _FIRST_SLICE if needs.talks else self._longest
         self._params = ctypes.create_string_buffer(parameters + 1)
         try:

@@ -16,6 +16,7 @@ and one comparison.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import reduce
 from typing import ClassVar
 
 import numpy as np
@@ -44,7 +45,7 @@ from .check import (
 )
 from .code import Code, code
 from .runs import find, has_blanks, unwritten
-from .state import IN_SHARED, SITE_BYTES, number_of, offset
+from .state import IN_SHARED, SITE_BLANKS, SITE_BYTES, number_of, offset
 
 _WORDS = ("i32", "i32")
 _ALIGNED = "the access has to be aligned to its size"
@@ -226,7 +227,18 @@ def bounds(c: Code, space: str, access: str, nbytes: str) -> None:
     if log2:
         turned = c.intrinsic("llvm.fshr", turned, turned, c.constant(turned.type, log2))
     bad = c.op("and", c.mask(c.compare("icmp uge", turned, room)), mask)
-    c.ret_if(c.compare("icmp eq", bad, 0), mask)
+    if space == "shared" or access == "store":
+        c.ret_if(c.compare("icmp eq", bad, 0), mask)
+    else:
+        with c.when(c.compare("icmp eq", bad, 0)):
+            distance = c.load("i64", 1, site, SITE_BLANKS, 8)
+            c.ret_if(c.compare("icmp eq", distance, 0), mask)
+            blanks, part = c.op("add", address, distance), min(size, 8)
+            none, acts = c.constant(f"i{8 * part}", 0), c.lanes(mask)
+            places = [c.pointer(c.op("add", blanks, i)) for i in range(0, size, part)]
+            some = [c.gather(none.type, place, acts, none, 1) for place in places]
+            every = reduce(lambda x, y: c.op("or", x, y), some)
+            c.ret_if(c.compare("icmp eq", c.mask(c.compare("icmp ne", every, 0)), 0), mask)
     judge = f"judge_global_{access}" if space == "global" else "judge_shared"
     c.ret(word(c.call(judge, "i32", address, mask, c.constant("i32", size), *c.here)))
 
@@ -295,19 +307,21 @@ def _judge_global(
         c.record("misaligned", lane, place, nbytes)
         lanes.next(masks[0])
     start, end = c.of_area(area, "start"), c.of_area(area, "end")
+    distance = c.constant("i64", 0)
     if access != "store":
-        # What has blanks is never remembered as what an instruction hit last: all reads come here.
-        with c.when(has_blanks(c, area)):
+        with c.when(has_blanks(c, area)) as blank:
             offset = c.op("sub", place, start)
             first, _ = unwritten(c, area, offset, c.op("add", offset, size))
             with c.when(c.compare("icmp ne", first, c.op("add", offset, size))):
                 c.record("uninitialised-global", lane, place, nbytes)
-            lanes.next(masks[1])
+            blank.give(c.op("sub", c.cast("ptrtoint", c.of_area(area, "blanks"), "i64"), start))
+        distance = blank.otherwise(distance)
     up = c.op("add", start, c.op("add", size, -1))
     first = c.op("and", up, c.op("sub", c.constant("i64", 0), size))
     site = _site(c)
     c.store(first, site, 0, 8)
     c.store(c.op("udiv", c.op("sub", end, first), size), site, 8, 8)
+    c.store(distance, site, SITE_BLANKS, 8)
     lanes.next(masks[1])
 
 

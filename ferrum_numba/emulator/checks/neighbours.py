@@ -19,6 +19,7 @@ from .. import table
 from ..builder import Builder
 from ..flow import Flow
 from ..hooks import Access, Copy
+from ..layout import LANES
 from ..ptx import Instruction
 from ..routine import VECTOR
 from ..values import Value
@@ -35,6 +36,7 @@ from .check import (
     mask_of,
     zeros,
 )
+from .clocks import any_of
 from .code import Code, code
 
 
@@ -162,24 +164,39 @@ def meet(c: Code) -> None:
 def writes(c: Code, nbytes: str, granule: str) -> None:
     address, mask = c.takes(VECTOR, "i32")
     c.goes()
-    places, (count, _), tags = c.spread(address), _count(c), c.field("lane_tags")
+    (count, _), tags, n = _count(c), c.field("lane_tags"), max(int(nbytes) // int(granule), 1)
+    first = c.op("lshr", address, int(granule).bit_length() - 1)
+    with c.when(c.compare("icmp eq", mask, -1)):
+        for lane in range(LANES):
+            place = c.item("i32", tags, c.element(first, lane))
+            c.store(c.vector(c.op("or", count, lane), n), place, 0, 4)
+        c.ret()
+    places = c.spread(first)
     with c.each_lane(mask) as (lane,):
-        first = c.op("lshr", places(lane), int(granule).bit_length() - 1)
-        for i in range(max(int(nbytes) // int(granule), 1)):
-            c.store(c.op("or", count, lane), c.item("i32", tags, c.op("add", first, i)), 0, 4)
+        c.store(c.vector(c.op("or", count, lane), n), c.item("i32", tags, places(lane)), 0, 4)
 
 
 @code("lanereads")
 def reads(c: Code, nbytes: str, granule: str) -> None:
     address, mask = c.takes(VECTOR, "i32")
     c.looks()
-    places, (count, _), tags = c.spread(address), _count(c), c.field("lane_tags")
+    (count, _), tags, n = _count(c), c.field("lane_tags"), max(int(nbytes) // int(granule), 1)
+    firsts = c.op("lshr", address, int(granule).bit_length() - 1)
+    with c.when(c.compare("icmp eq", mask, -1)):
+        least = c.vector(c.constant("i32", -1), n)
+        for number in range(LANES):
+            place = c.item("i32", tags, c.element(firsts, number))
+            differs = c.op("xor", c.load("i32", n, place, 0, 4), c.op("or", count, number))
+            least = c.intrinsic("llvm.umin", least, c.op("sub", differs, 1))
+        recent = c.compare("icmp ult", least, LANES - 1)
+        c.ret_if(c.invert(any_of(c, recent) if n > 1 else recent))
+    places = c.spread(address)
     c.visits()
     lanes = c.each_lane(mask)
     with lanes as (lane,):
         place = places(lane)
         first = c.op("lshr", place, int(granule).bit_length() - 1)
-        for i in range(max(int(nbytes) // int(granule), 1)):
+        for i in range(n):
             tag = c.load("i32", 1, c.item("i32", tags, c.op("add", first, i)), 0, 4)
             differs = c.op("xor", tag, c.op("or", count, lane))
             since = c.compare("icmp ult", differs, 32)

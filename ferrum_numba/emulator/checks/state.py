@@ -116,7 +116,9 @@ HAND_LANE = 12  # of a hand: the lane that stored last, with when its warp had m
 # the step from lane to lane of those that stored last, and 256 times the bytes of each; or 0 where
 # the record is empty.
 ROW_BYTES, APART = 64, 255
-SITE_BYTES = 16  # i64 first address, i64 number of accesses that fit behind it
+# Of a site: i64 first address, i64 number of accesses that fit behind it, i64 distance from an
+# address to its blank, or 0 where there are none.
+SITE_BYTES, SITE_BLANKS = 32, 16
 
 RECORD = np.dtype(
     [
