@@ -153,6 +153,14 @@ class Seat:
         self._host.failure = self._host.error = None
         ctypes.memmove(self._params, parameter_block, len(parameter_block))
 
+    def attach(self, attach: Callable[[State], None]) -> None:
+        """Serve a launch with checks next, which must find what a new CTA would."""
+        self._shared[:] = 0
+        its = self._contexts[:, : TID + 12 * LANES].copy()
+        self._contexts[:] = 0
+        self._contexts[:, : TID + 12 * LANES] = its
+        attach(self._state)
+
     def join(self, cluster: Triple, rank: int, barrier: Words) -> None:
         """Become the place of one CTA of each cluster. barrier: two words that all of it have."""
         x, y, z = cluster

@@ -313,9 +313,10 @@ class Text:
         self.library.declare("void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)")
         self.line(f"call void @llvm.memcpy.p0.p0.i64({to}, {source}, {nbytes}, i1 false)")
 
-    def clear_bytes(self, place: Value, nbytes: Value) -> None:
+    def clear_bytes(self, place: Value, nbytes: Value, byte: int = 0) -> None:
+        """Set bytes to zero, or to another number."""
         self.library.declare("void @llvm.memset.p0.i64(ptr, i8, i64, i1)")
-        self.line(f"call void @llvm.memset.p0.i64({place}, i8 0, {nbytes}, i1 false)")
+        self.line(f"call void @llvm.memset.p0.i64({place}, i8 {byte}, {nbytes}, i1 false)")
 
     def gather(self, llvm_type: str, places: Value, lanes: Value, old: Value, align: int) -> Value:
         """Load from each lane's place, where a condition holds."""

@@ -74,6 +74,7 @@ class Launch:
         if self.attach is None:  # else the checks have found it, and left it out
             for seat in seats.all:
                 seat.check_shared()
+        if not self.silent:
             seats.idle.extend(seats.all[: 2 * threads])
 
     def _run_clusters(self) -> None:
@@ -129,7 +130,7 @@ class _Seats:
         self.all: list[Seat] = []
         self.waiting: list[Seat] = []
         self.idle: list[Seat] = []
-        if launch.attach is None:
+        if not launch.silent:
             like, kept = (launch.job.block, launch.job.shared_bytes), launch.function.idle
             if like not in kept:  # those of other launches are given up
                 kept = launch.function.idle = {like: []}
@@ -145,6 +146,8 @@ class _Seats:
         if seat is None:
             its = (launch.function, job.block, job.shared_bytes, len(job.parameter_block))
             seat = Seat(*its, launch.attach, launch.silent, window)
+        elif launch.attach is not None:
+            seat.attach(launch.attach)
         workspace = launch.workspace.ctypes.data
         seat.take(job.grid, job.parameter_block, workspace, self._limit)
         self.all.append(seat)

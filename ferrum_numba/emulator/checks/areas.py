@@ -46,8 +46,8 @@ class Marked:
     def fill(self, c: Code, place: Value, nbytes: Value) -> None:
         """Note that bytes from an address on are written; behind the array there are none."""
         start, end = (c.of_area(self.area, name) for name in ("start", "end"))
-        at = c.item("i8", c.of_area(self.area, "blanks"), c.op("sub", place, start))
-        c.clear_bytes(at, c.intrinsic("llvm.umin", nbytes, c.op("sub", end, place)))
+        at = c.item("i8", c.of_area(self.area, "written"), c.op("sub", place, start))
+        c.clear_bytes(at, c.intrinsic("llvm.umin", nbytes, c.op("sub", end, place)), 1)
 
     def hand(self, c: Code, element: Value) -> Value:
         """Record of an element within a CTA, of an array that has hands."""

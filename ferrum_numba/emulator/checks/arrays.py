@@ -94,10 +94,16 @@ class _Marks:
     states: NDArray[np.uint32]
     itemsize: int
 
-    def of(self, elements: NDArray[np.int64]) -> NDArray[np.uint32]:
-        """The marks of elements that are told by their numbers."""
-        rows = elements * self.itemsize // ROW_BYTES
-        return np.where(self.states[rows] == APART, self.elements[elements], self.rows[rows])
+    def all(self) -> NDArray[np.uint32]:
+        """The marks of all elements."""
+        alone = self.states == APART
+        if alone.all():
+            return self.elements
+        each, count = max(1, ROW_BYTES // self.itemsize), len(self.elements)
+        of_rows = np.repeat(self.rows, each)[:count]
+        if not alone.any():
+            return of_rows
+        return np.where(np.repeat(alone, each)[:count], self.elements, of_rows)
 
 
 class Areas:
@@ -126,13 +132,12 @@ class Areas:
         for i, array in enumerate(arrays):
             writable = array.writable and array.role != "input"
             shadow, rows = _NONE, None
-            blank = array.blank
-            if array.role == "scratch":
-                blank = np.ones(array.nbytes, np.uint8)
-            elif blank is not None:  # which a second run starts from, too
-                blank = blank.copy()
-            blank = blank if init and array.nbytes else None
-            self._kept += [] if blank is None else [blank]
+            written = None
+            if init and array.role == "scratch":
+                written = np.zeros(max(array.nbytes, 1), np.uint8)
+            elif init and array.blank is not None:
+                written = 1 - array.blank
+            self._kept += [] if written is None else [written]
             if writable and shadowed and array.nbytes and array.role != "shared":
                 sizes = array.itemsize, ROW_BYTES
                 counts = [-(-array.nbytes // size) for size in sizes]
@@ -153,7 +158,7 @@ class Areas:
             self.table[i] = Area(
                 array.address,
                 array.address + array.nbytes,
-                *(*shadow, None if blank is None else blank.ctypes.data, rows),
+                *(*shadow, None if written is None else written.ctypes.data, rows),
                 *((WRITABLE if writable else 0) | array.ahead, array.itemsize.bit_length() - 1),
             )
         self.slotted = min(s for s, _ in spans) if spans else 0
@@ -176,7 +181,7 @@ class Areas:
     def writers(self, array: LaunchArray, elements: NDArray[np.int64]) -> NDArray[np.int64]:
         """The numbers of the CTAs that wrote elements of an array that has a shadow; -1: none."""
         marks = self._shadows[self.arrays.index(array)]
-        return marks.of(elements).astype(np.int64) - 1
+        return marks.all()[elements].astype(np.int64) - 1
 
     def missing(self) -> list[tuple[LaunchArray, int, int]]:
         """Outputs with elements that nobody wrote: (array, how many, the first in C order)."""
@@ -185,7 +190,10 @@ class Areas:
             array = self.arrays[i]
             if array.role != "output":
                 continue
-            empty = np.flatnonzero(marks.of(array.positions()) == 0)
+            is_empty = marks.all() == 0
+            if not is_empty.any():
+                continue
+            empty = np.flatnonzero(is_empty[array.positions()])
             if len(empty):
                 found.append((array, len(empty), int(empty[0])))
         return found

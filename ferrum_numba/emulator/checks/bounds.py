@@ -45,7 +45,7 @@ from .check import (
 )
 from .code import Code, code
 from .runs import find, has_blanks, unwritten
-from .state import IN_SHARED, SITE_BLANKS, SITE_BYTES, number_of, offset
+from .state import IN_SHARED, SITE_BYTES, SITE_WRITTEN, number_of, offset
 
 _WORDS = ("i32", "i32")
 _ALIGNED = "the access has to be aligned to its size"
@@ -231,14 +231,15 @@ def bounds(c: Code, space: str, access: str, nbytes: str) -> None:
         c.ret_if(c.compare("icmp eq", bad, 0), mask)
     else:
         with c.when(c.compare("icmp eq", bad, 0)):
-            distance = c.load("i64", 1, site, SITE_BLANKS, 8)
+            distance = c.load("i64", 1, site, SITE_WRITTEN, 8)
             c.ret_if(c.compare("icmp eq", distance, 0), mask)
-            blanks, part = c.op("add", address, distance), min(size, 8)
-            none, acts = c.constant(f"i{8 * part}", 0), c.lanes(mask)
-            places = [c.pointer(c.op("add", blanks, i)) for i in range(0, size, part)]
-            some = [c.gather(none.type, place, acts, none, 1) for place in places]
-            every = reduce(lambda x, y: c.op("or", x, y), some)
-            c.ret_if(c.compare("icmp eq", c.mask(c.compare("icmp ne", every, 0)), 0), mask)
+            written, part = c.op("add", address, distance), min(size, 8)
+            ones = c.constant(f"i{8 * part}", int.from_bytes(part * b"\1", "little"))
+            places = [c.pointer(c.op("add", written, i)) for i in range(0, size, part)]
+            some = [c.gather(ones.type, place, c.lanes(mask), ones, 1) for place in places]
+            every = reduce(lambda x, y: c.op("and", x, y), some)
+            blank = c.mask(c.compare("icmp ne", every, c.vector(ones)))
+            c.ret_if(c.compare("icmp eq", blank, 0), mask)
     judge = f"judge_global_{access}" if space == "global" else "judge_shared"
     c.ret(word(c.call(judge, "i32", address, mask, c.constant("i32", size), *c.here)))
 
@@ -314,14 +315,14 @@ def _judge_global(
             first, _ = unwritten(c, area, offset, c.op("add", offset, size))
             with c.when(c.compare("icmp ne", first, c.op("add", offset, size))):
                 c.record("uninitialised-global", lane, place, nbytes)
-            blank.give(c.op("sub", c.cast("ptrtoint", c.of_area(area, "blanks"), "i64"), start))
+            blank.give(c.op("sub", c.cast("ptrtoint", c.of_area(area, "written"), "i64"), start))
         distance = blank.otherwise(distance)
     up = c.op("add", start, c.op("add", size, -1))
     first = c.op("and", up, c.op("sub", c.constant("i64", 0), size))
     site = _site(c)
     c.store(first, site, 0, 8)
     c.store(c.op("udiv", c.op("sub", end, first), size), site, 8, 8)
-    c.store(distance, site, SITE_BLANKS, 8)
+    c.store(distance, site, SITE_WRITTEN, 8)
     lanes.next(masks[1])
 
 

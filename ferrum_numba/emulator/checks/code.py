@@ -116,6 +116,7 @@ def record(c: Code) -> None:
     place = c.op("mul", c.cast("zext", number, "i64"), RECORD.itemsize)
     its = c.item("i8", c.field("records"), place)
     visit, count = c.field("visit"), c.load("i64", 1, its, 0, 8)
+    c.store(c.constant("i32", 1), c.field("found"), 0, 4)
     with c.when(c.compare("icmp eq", count, 0)):
         cta = c.load("i32", 3, c.field("worker"), state_offset("ctaid"), 4)
         words: dict[str, Value] = {"address": address, "warp": c.warp(), "cta": cta}

@@ -167,9 +167,9 @@ def writes(c: Code, nbytes: str, granule: str) -> None:
     (count, _), tags, n = _count(c), c.field("lane_tags"), max(int(nbytes) // int(granule), 1)
     first = c.op("lshr", address, int(granule).bit_length() - 1)
     with c.when(c.compare("icmp eq", mask, -1)):
-        for lane in range(LANES):
-            place = c.item("i32", tags, c.element(first, lane))
-            c.store(c.vector(c.op("or", count, lane), n), place, 0, 4)
+        for number in range(LANES):
+            place = c.item("i32", tags, c.element(first, number))
+            c.store(c.vector(c.op("or", count, number), n), place, 0, 4)
         c.ret()
     places = c.spread(first)
     with c.each_lane(mask) as (lane,):

@@ -244,6 +244,7 @@ class _Memory:
             **self._shared,
             "worker": ctypes.addressof(state),
             "records": records,
+            "found": np.zeros(1, np.uint32),
             "tape": self._tape,
             "reverse": self._reverse,
             "owners": self._owners,

@@ -99,10 +99,10 @@ def reads(c: Code, nbytes: str, mode: str, *how: str) -> None:
     least, most = ends
     below = c.compare("icmp uge", least, c.field("slotted_end"))
     c.ret_if(c.op("or", below, c.compare("icmp ult", most, c.field("slotted"))))
-    area, found = Hint(c).search(c, least)
+    area, known = Hint(c).search(c, least)
     without = c.compare("icmp eq", c.of_area(area, "slots"), Value("null", "ptr"))
     without = c.op("and", without, c.compare("icmp ult", most, c.of_area(area, "end")))
-    c.ret_if(c.op("and", found, without))
+    c.ret_if(c.op("and", known, without))
     left = by_rows(c, address, mask, int(nbytes), "_".join(["rowreads", mode, *how]))
     c.ret_if(c.compare("icmp eq", left, 0))
     places, hint, size = c.spread(address), Hint(c), c.constant("i64", int(nbytes))

@@ -45,8 +45,9 @@ class Reporter:
 
     def collect(self, kept: Sequence[Kept]) -> list[Finding]:
         """One finding for each instruction and kind, with the counts of all workers."""
+        kept = [k for k in kept if np.any(k["found"])]
         records: list[NDArray[np.void]] = [np.asarray(k["records"]) for k in kept]
-        if not any(r["count"].any() for r in records):
+        if not records:
             return []
         counts = sum(r["count"].astype(np.int64) for r in records)
         findings, numbered = [], kinds()

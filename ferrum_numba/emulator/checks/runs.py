@@ -57,17 +57,18 @@ def find(
 
 
 def has_blanks(c: Code, area: Value) -> Value:
-    return c.compare("icmp ne", c.of_area(area, "blanks"), Value("null", "ptr"))
+    """True if there may be bytes that nobody has written."""
+    return c.compare("icmp ne", c.of_area(area, "written"), Value("null", "ptr"))
 
 
 def unwritten(c: Code, area: Value, offset: Value, end: Value) -> tuple[Value, Value]:
     """The first stretch of bytes that nobody wrote; its start is `end` for none."""
-    blanks = c.of_area(area, "blanks")
+    all_written = c.of_area(area, "written")
     loop = c.loop(offset, end)
     with loop as (i, first):
         loop.leave(c.compare("icmp uge", i, end), i, first)
-        blank = c.load("i8", 1, c.item("i8", blanks, i), 0, 1)
-        written, begun = c.compare("icmp eq", blank, 0), c.compare("icmp ne", first, end)
+        its = c.load("i8", 1, c.item("i8", all_written, i), 0, 1)
+        written, begun = c.compare("icmp ne", its, 0), c.compare("icmp ne", first, end)
         loop.leave(c.op("and", written, begun), i, first)
         begins = c.op("or", written, begun)
         loop.again(c.op("add", i, 1), c.select(begins, first, i))

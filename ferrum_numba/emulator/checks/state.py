@@ -43,6 +43,7 @@ _KINDS: dict[str, int] = {}
 _FIELDS: dict[str, type] = {
     "worker": ctypes.c_void_p,
     "records": ctypes.c_void_p,
+    "found": ctypes.c_void_p,
     "tape": ctypes.c_void_p,
     "visit": ctypes.c_uint32,
     "reverse": ctypes.c_uint32,
@@ -61,9 +62,10 @@ def add(kinds: Iterable[str], fields: Mapping[str, type]) -> None:
 def check_state() -> type[ctypes.Structure]:
     """Structure for one worker's instrumented code: the fields of all checks, and these.
 
-    worker: its State (layout.py).  records: `RECORD` for each instruction and kind.  tape: where a
-    trace goes (trace/tape.py), else NULL.  visit: counts calls that found something.  reverse:
-    whether the warps run in reverse order.  stamp: the time that tags get.
+    worker: its State (layout.py).  records: `RECORD` for each instruction and kind; found: i32, 1
+    where there are any.  tape: where a trace goes (trace/tape.py), else NULL.  visit: counts calls
+    that found something.  reverse: whether the warps run in reverse order.  stamp: the time that
+    tags get.
     """
     widest = sorted(_FIELDS.items(), key=lambda item: -ctypes.sizeof(item[1]))
     return type("CheckState", (ctypes.Structure,), {"_fields_": widest})
@@ -86,7 +88,7 @@ class Area(ctypes.Structure):
     times: NULL, or the tag and the time of the last store to each of them (talks.py).
     slots: NULL, or two of `SLOT_BYTES` for each of them (readers.py).
     hands: NULL, or `HAND_BYTES` for each of them (handovers.py).
-    blanks: NULL, or a byte for each of its bytes: 1 where nobody has written.
+    written: NULL, where all of it is; or a byte for each of its bytes, 0 where nobody has written.
     rows: NULL, or the same of its rows (rows.py), as if they were its elements; whose `rows` are
     the states of them.
     """
@@ -99,7 +101,7 @@ class Area(ctypes.Structure):
         ("times", ctypes.c_void_p),
         ("slots", ctypes.c_void_p),
         ("hands", ctypes.c_void_p),
-        ("blanks", ctypes.c_void_p),
+        ("written", ctypes.c_void_p),
         ("rows", ctypes.c_void_p),
         ("flags", ctypes.c_uint32),
         ("granule", ctypes.c_uint32),
@@ -117,8 +119,8 @@ HAND_LANE = 12  # of a hand: the lane that stored last, with when its warp had m
 # the record is empty.
 ROW_BYTES, APART = 64, 255
 # Of a site: i64 first address, i64 number of accesses that fit behind it, i64 distance from an
-# address to its blank, or 0 where there are none.
-SITE_BYTES, SITE_BLANKS = 32, 16
+# address to the byte that says whether it is written, or 0 where all is.
+SITE_BYTES, SITE_WRITTEN = 32, 16
 
 RECORD = np.dtype(
     [
