@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable
 
 from .host import Host
 
-ATTRIBUTES = (
-    'attributes #0 = { nounwind "prefer-vector-width"="512" "min-legal-vector-width"="512" }\n'
-)
+_WIDE = 'nounwind "prefer-vector-width"="512" "min-legal-vector-width"="512"'
+# A stack that is aligned for vectors, where registers are kept there: else LLVM keeps them across
+# the borders of cache lines.
+ATTRIBUTES = f'attributes #0 = {{ {_WIDE} }}\nattributes #1 = {{ {_WIDE} "stackrealign" }}\n'
 
 
 class Library:

@@ -117,7 +117,7 @@ class Module:
         return "\n".join(
             [
                 f"define internal i32 @{'warp' if whole else f'part{number}'}"
-                "(ptr %ctx, ptr %state, i32 %resume) #0 {",
+                "(ptr %ctx, ptr %state, i32 %resume) #1 {",
                 f"  %scratch.at = getelementptr i8, ptr %state, i64 {state_offset('scratch')}",
                 "  %scratch = load ptr, ptr %scratch.at, align 8",
                 f"  %params.at = getelementptr i8, ptr %state, i64 {state_offset('params')}",
