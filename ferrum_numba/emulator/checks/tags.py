@@ -208,7 +208,10 @@ def tags(c: Code, access: str, nbytes: str, granule: str, order: str) -> None:
         return _gathered(c, its, access, count, index, c.lanes(mask), kept, report, mask)
     if access in _LOADS:
         with c.when(c.compare("icmp eq", absent, 0)):
-            _known_rows(c, its, count, index, kept)
+            if its.clocks:
+                _known_rows(c, its, count, index, kept)
+            else:
+                _read_rows(c, its, count, index)
     places = c.spread(index)
     with c.each_lane(mask) as (lane,):
         place = places(lane)
@@ -256,24 +259,49 @@ def _known_rows(c: Code, its: Marker, count: int, index: Value, kept: Value) -> 
     """Leave tags and return where all that a load finds come before it.
 
     That is how a tile is read that others wrote before a barrier.  One comparison for both: a tag
-    below the base becomes huge.  With epochs all tags have one limit: a maximum is enough.
+    below the base becomes huge.
     """
     places = [c.element(index, lane) for lane in range(LANES)]
-    bad: list[Value] = []
-    most: Value | None = None
+    bad = []
     for place in places:
         tag = c.load("i32", count, c.item("i32", its.tags, place), 0, 4)
         age = c.op("sub", tag, its.base)
-        if its.clocks:
-            bad.append(c.compare("icmp uge", age, c.op("sub", its.limit(c, tag), its.base)))
-        else:
-            most = age if most is None else c.intrinsic("llvm.umax", most, age)
-    if most is not None:
-        bad.append(c.compare("icmp uge", most, c.op("sub", its.now, its.base)))
+        bad.append(c.compare("icmp uge", age, c.op("sub", its.limit(c, tag), its.base)))
     odd = any_of(c, reduce(lambda x, y: c.op("or", x, y), bad))
     with c.when(c.invert(odd)):
         for place in places:
             c.store(c.vector(its.reads, count), c.item("i32", kept, place), 0, 4)
+        c.ret()
+
+
+def _read_rows(c: Code, its: Marker, count: int, index: Value) -> None:
+    """The same with epochs, and where several warps read in this one.
+
+    All tags have one limit, so that maxima are enough; turned by a bit, those of stores are above
+    all others.
+    """
+    places = [c.item("i32", its.tags, c.element(index, lane)) for lane in range(LANES)]
+    most = wrote = c.vector(c.constant("i32", 0), count)
+    least = c.vector(c.constant("i32", -1), count)
+    one = c.vector(c.constant("i32", 1), count)
+    for place in places:
+        tag = c.load("i32", count, place, 0, 4)
+        most, least = (
+            c.intrinsic(f"llvm.u{m}", v, tag) for m, v in (("max", most), ("min", least))
+        )
+        wrote = c.intrinsic("llvm.umax", wrote, c.intrinsic("llvm.fshr", tag, tag, one))
+    void = any_of(c, c.compare("icmp ult", least, its.base))
+    recent = c.op("or", c.op("lshr", its.now, 1), -(1 << 31))
+    with c.when(c.invert(c.op("or", void, any_of(c, c.compare("icmp uge", wrote, recent))))):
+        with c.when(any_of(c, c.compare("icmp uge", most, its.now))):
+            for place in places:
+                tag = c.load("i32", count, place, 0, 4)
+                others = (c.compare("icmp uge", tag, its.now), c.compare("icmp ne", tag, its.reads))
+                new = c.select(c.op("and", *others), c.vector(its.many, count), its.reads)
+                c.store(new, place, 0, 4)
+            c.ret()
+        for place in places:
+            c.store(c.vector(its.reads, count), place, 0, 4)
         c.ret()
 
 
