@@ -18,7 +18,7 @@ from .layer_diagnosis import LayerDiagnosis, diagnose_difference
 from .layer_test import Verdict
 from .probe import outputs
 from .reference import make_reference
-from .tolerance import Float32Array
+from .tolerance import Float32Array, relative_error
 
 _ROWS = 1024  # of a weight that are in float32 at a time
 _Side = tuple[Checkpoint, Device]
@@ -226,9 +226,7 @@ def _compare_results(base: Comparison, sides: Sequence[_Side], m: int, seed: int
         for checkpoint, device in sides
     ]
     difference = results[0] - results[1]
-    size = float(np.linalg.norm(results[0]))
-    error = float(np.linalg.norm(difference))
-    relative = error / size if size else math.inf if error else 0.0
+    relative = relative_error(difference, results[0])
     shares = np.abs(difference) / (2 * bounds.elements)
     share = float(np.max([shares.max(), relative / (2 * bounds.relative or 1.0)]))
     passes = share <= 1

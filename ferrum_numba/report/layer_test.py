@@ -18,7 +18,7 @@ from ..notebook import table
 from .layer_diagnosis import LayerDiagnosis, diagnose_layer
 from .oracle import Oracle
 from .reference import NUMPY_DTYPES, OWN, Dtype, Reference, make_reference
-from .tolerance import Bounds, Float32Array
+from .tolerance import Bounds, Float32Array, relative_error
 
 Verdict = Literal["pass", "mismatch", "refused", "error"]
 """pass      all errors are within the bounds
@@ -318,16 +318,7 @@ def compared(
     shares = sizes / bounds.elements
     row, column = np.unravel_index(int(np.argmax(shares)), shares.shape)  # NaN counts as largest
     worst = float(shares[row, column])
-    return float(sizes.max()), _relative(difference, expected), worst, (int(row), int(column))
-
-
-def _relative(difference: Float32Array, expected: Float32Array) -> float:
-    """||difference|| / ||expected||; 0 / 0, an exact zero, is 0."""
-    error = float(np.linalg.norm(difference.astype(np.float64)))
-    size = float(np.linalg.norm(expected.astype(np.float64)))
-    if size:
-        return error / size
-    return math.inf if error else 0.0
+    return float(sizes.max()), relative_error(difference, expected), worst, (int(row), int(column))
 
 
 def mismatch(measurements: Sequence[Measurement]) -> str:

@@ -24,6 +24,7 @@ The last two are of a size that is likely, so `SAFETY` stands on them, and on no
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,6 +92,22 @@ def error_bounds(
         before = u * np.abs(y - bias) + tiny
         elements += before
         variance += before.astype(np.float64) ** 2 / 3
-    size = float(np.linalg.norm(y.astype(np.float64)))
+    size = _frobenius(y)
     error = np.sqrt(variance.sum() + SAFETY * np.sqrt(2 * (variance**2).sum()))
     return Bounds(elements.astype(np.float32), float(error) / size if size else 0.0)
+
+
+def relative_error(difference: Float32Array, expected: Float32Array) -> float:
+    """||difference|| / ||expected||; 0 / 0, an exact zero, is 0."""
+    error, size = _frobenius(difference), _frobenius(expected)
+    if size:
+        return error / size
+    return math.inf if error else 0.0
+
+
+def _frobenius(values: Float32Array) -> float:
+    """||values||, summed in float64 by this thread alone.
+
+    np.linalg.norm takes BLAS, whose threads go on to spin for a while beside the CPU device's.
+    """
+    return math.sqrt(np.square(values, dtype=np.float64).sum())
