@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, overload
+from typing import Any
 
 from ..emulator.trace import Event, Selection, TracedLaunch
+from ..emulator.trace.event import Events
 
 
 class Trace:
@@ -43,7 +44,7 @@ class Trace:
                 yield from event.rows(self.selection.lanes)
 
 
-class _Events(Sequence[Event]):
+class _Events(Events):
     """The events of several launches, one launch after another."""
 
     def __init__(self, launches: Sequence[TracedLaunch]) -> None:
@@ -52,20 +53,12 @@ class _Events(Sequence[Event]):
     def __len__(self) -> int:
         return sum(map(len, self._launches))
 
-    @overload
-    def __getitem__(self, index: int) -> Event: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Event]: ...
-
-    def __getitem__(self, index: int | slice) -> Event | list[Event]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        place = index if index >= 0 else index + len(self)
+    def _event(self, place: int) -> Event:
         for launch in self._launches:
-            if 0 <= place < len(launch):
+            if place < len(launch):
                 return launch[place]
             place -= len(launch)
-        raise IndexError(f"event {index} of {len(self)}")
+        raise IndexError(place)
 
     def __iter__(self) -> Iterator[Event]:
         for launch in self._launches:

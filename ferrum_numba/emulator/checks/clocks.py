@@ -20,7 +20,8 @@ warp has a plane of its own with the times of its loads, for many may load one p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import ClassVar
 
 import numpy as np
@@ -32,7 +33,7 @@ from ..layout import WAIT_TRIED
 from ..opcodes.barrier import uniform
 from ..ptx import Instruction, Operand
 from ..routine import VECTOR
-from ..values import Text, Value
+from ..values import EachLane, Text, Value
 from .check import HERE, LONG, POINTER, Check, Kept, Kind, Room, at_site, zeros
 from .code import Code, code
 from .state import (
@@ -318,9 +319,9 @@ def flips(c: Code, address: Value, its: Value) -> Value:
     return c.compare("icmp ne", phase, before)
 
 
-@code("object")
-def each_object(c: Code, what: str) -> None:
-    """Once for each place that lanes name one after another."""
+@contextmanager
+def each_place(c: Code) -> Iterator[tuple[EachLane, Value]]:
+    """Take places and lanes; a loop over the places, once for all lanes that name it in a row."""
     address, mask = c.takes(VECTOR, "i32")
     c.goes()
     places = c.spread(address)
@@ -328,6 +329,13 @@ def each_object(c: Code, what: str) -> None:
     with lanes as (lane, before):
         place = places(lane)
         lanes.next_if(c.compare("icmp eq", place, before), place)
+        yield lanes, place
+        lanes.next(place)
+
+
+@code("object")
+def each_object(c: Code, what: str) -> None:
+    with each_place(c) as (_, place):
         key = c.op("add", place, 1)
         which = find_object(c, c.field("objects"), OBJECT_BYTES, key, MBARRIERS, OBJECTS - 1)
         its = _object(c, which)
@@ -343,7 +351,6 @@ def each_object(c: Code, what: str) -> None:
         else:
             name = {"publish": "publish_own", "copies": "publish_copies"}.get(what, what)
             c.call(name, "void", c.checks, c.ctx, which)
-        lanes.next(place)
 
 
 @code("readers")

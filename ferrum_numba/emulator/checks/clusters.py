@@ -32,7 +32,7 @@ from ..routine import VECTOR
 from ..runtime.wgmma import addresses_of
 from ..values import Text, Value
 from .check import HERE, LONG, POINTER, Check, Kept, Kind, Room, at_site, mask_of, zeros
-from .clocks import PHASE, find_object, flips
+from .clocks import PHASE, each_place, find_object, flips
 from .code import Code, code
 from .runs import pieces
 
@@ -302,18 +302,11 @@ def _place(c: Code, address: Value) -> Value:
 
 @code("clusterobject")
 def each_object(c: Code, what: str) -> None:
-    address, mask = c.takes(VECTOR, "i32")
-    c.goes()
-    places = c.spread(address)
-    lanes = c.each_lane(mask, c.constant("i32", -1))
-    with lanes as (lane, before):
-        place = places(lane)
-        lanes.next_if(c.compare("icmp eq", place, before), place)
+    with each_place(c) as (lanes, place):
         its = _find(c, c.op("add", _place(c, place), 1))
         if what == "promote":
             lanes.next_if(c.invert(flips(c, place, its)), place)
         _meet(c, what, its)
-        lanes.next(place)
 
 
 @code("clusterbarrier")

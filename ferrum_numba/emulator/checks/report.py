@@ -162,23 +162,11 @@ class Reporter:
         """Outputs that the launch did not write as a whole."""
         findings = []
         for array, count, first in self._areas.missing():
-            position = int(array.positions()[first])
-            offset = position * array.itemsize
-            at = array.element(offset) or f" byte {offset}"
-            total = len(array.positions())
-            findings.append(
-                Finding(
-                    check="init",
-                    kind="unwritten-output",
-                    message=f"{count} of {total} elements of {array.name} were never written, the"
-                    f" first is {array.name}{at}; look at the grid, the sizes and the store's mask",
-                    count=count,
-                    space="global",
-                    address=array.address + offset,
-                    array=array.name,
-                    offset=offset,
-                )
-            )
+            positions = array.positions()
+            problem = f"{count} of {len(positions)} elements of {array.name} were never written"
+            remedy = "look at the grid, the sizes and the store's mask"
+            found = "init", "unwritten-output", problem, remedy
+            findings.append(_of_elements(array, int(positions[first]), count, *found))
         return findings
 
     def differing(
@@ -201,22 +189,29 @@ class Reporter:
                 wrong = wrong[np.isin(self._areas.writers(array, wrong), ctas)]
             if not len(wrong):
                 continue
-            offset = int(wrong[0]) * array.itemsize
-            at = array.element(offset) or f" byte {offset}"
-            findings.append(
-                Finding(
-                    check="order",
-                    kind="order",
-                    message=f"{len(wrong)} elements of {array.name} depend on the order in which"
-                    f" the warps run, the first is {array.name}{at}; look for a missing barrier",
-                    count=len(wrong),
-                    space="global",
-                    address=array.address + offset,
-                    array=array.name,
-                    offset=offset,
-                )
-            )
+            elements = f"{len(wrong)} elements of {array.name}"
+            problem = f"{elements} depend on the order in which the warps run"
+            found = "order", "order", problem, "look for a missing barrier"
+            findings.append(_of_elements(array, int(wrong[0]), len(wrong), *found))
         return findings
+
+
+def _of_elements(
+    array: LaunchArray, first: int, count: int, check: str, kind: str, problem: str, remedy: str
+) -> Finding:
+    """Finding about `count` elements of an array, of which `first` is the first."""
+    offset = first * array.itemsize
+    at = array.element(offset) or f" byte {offset}"
+    return Finding(
+        check=check,
+        kind=kind,
+        message=f"{problem}, the first is {array.name}{at}; {remedy}",
+        count=count,
+        space="global",
+        address=array.address + offset,
+        array=array.name,
+        offset=offset,
+    )
 
 
 def _user(tag: int) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 from ..types import Values
 from .access import Access
@@ -76,3 +77,24 @@ class Event:
                         "type": values.type,
                         "value": values.item(lane),
                     }
+
+
+class Events(Sequence[Event]):
+    """Events by their places, each made when it is asked for."""
+
+    @abstractmethod
+    def _event(self, place: int) -> Event:
+        """The event at a place from 0 on, which there is."""
+
+    @overload
+    def __getitem__(self, index: int) -> Event: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Event]: ...
+
+    def __getitem__(self, index: int | slice) -> Event | list[Event]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        place = index if index >= 0 else index + len(self)
+        if not 0 <= place < len(self):
+            raise IndexError(f"event {index} of {len(self)}")
+        return self._event(place)

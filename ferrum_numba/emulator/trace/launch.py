@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +13,7 @@ from ..layout import LANES, Triple
 from ..ptx import Body, Instruction, Register
 from ..types import ADDRESS, Values, held_types, uses
 from .access import Access
-from .event import Event
+from .event import Event, Events
 from .selection import Selection
 from .sites import KINDS, Site, full_name
 
@@ -22,7 +21,7 @@ _NEAR = 1 << 12  # bytes
 _STRETCH = 40  # bits: addresses that an array has to itself
 
 
-class TracedLaunch(Sequence[Event]):
+class TracedLaunch(Events):
     """The events of one launch, those of a CTA in the order in which they came.
 
     entry, grid, block: of the launch.  number: of the launch among those of a trace.
@@ -57,19 +56,6 @@ class TracedLaunch(Sequence[Event]):
 
     def __repr__(self) -> str:
         return f"<TracedLaunch {self.number} of {self.entry}: {len(self)} events>"
-
-    @overload
-    def __getitem__(self, index: int) -> Event: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Event]: ...
-
-    def __getitem__(self, index: int | slice) -> Event | list[Event]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        place = index if index >= 0 else index + len(self)
-        if not 0 <= place < len(self):
-            raise IndexError(f"event {index} of {len(self)}")
-        return self._event(place)
 
     def of_warp(self, cta: Triple, warp: int) -> NDArray[np.int64]:
         """The numbers of one warp's events."""
