@@ -32,5 +32,5 @@ def test_stores_behind_shared_memory() -> None:
     with pytest.raises(fe.LaunchError) as raised:
         kernel.launch(fe.LaunchConfig(1, 32, 64), out, 0)
     text = str(raised.value)
-    assert "and --checks memory which line it is" in as_options(text, options_of(replay))
+    assert "; --checks memory names the line" in as_options(text, options_of(replay))
     assert as_options(text, options_of(bench)) == text
