@@ -13,6 +13,9 @@
 `ferrum_numba.gptq` what makes checkpoints.  `python -m ferrum_numba.examples` lists programs.
 """
 
+from . import start as start  # before all that takes time
+
+# isort: split
 import importlib
 import os
 from typing import TYPE_CHECKING, Any

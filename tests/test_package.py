@@ -18,9 +18,9 @@ from ferrum_numba.abi import ptx_digest
 from tests.conftest import FIXTURES
 
 PACKAGE = Path(fe.__file__).parent
-ROWS = ["errors", "version", "notebook", "pickling", "regular_file", "host_memory", "ptx_text",
-        "machine_code", "abi", "emulator", "devices", "kernels", "gptq", "models", "text", "report",
-        "debug", "cli"]  # fmt: skip
+ROWS = ["start", "errors", "version", "notebook", "pickling", "regular_file", "host_memory",
+        "ptx_text", "machine_code", "abi", "emulator", "devices", "kernels", "gptq", "models",
+        "text", "report", "debug", "cli"]  # fmt: skip
 
 CUDA = PACKAGE / "devices" / "cuda"
 NUMBA = [CUDA / "numba_cuda.py", CUDA / "native.py", CUDA / "launcher.py"]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from importlib.util import find_spec
 
+from .. import start
 from . import clock, interruption
 
 
 def main() -> None:
     """Run the command line; where its libraries are missing, say how to install them."""
     clock.start(process=True)
-    interruption.listen()
+    start.guard()
     missing = [name for name in ("click", "rich") if find_spec(name) is None]
     if missing:
         needs = " and ".join(missing)
@@ -20,10 +21,9 @@ def main() -> None:
             file=sys.stderr,
         )
         raise SystemExit(2)
-    try:
-        from .app import app
-    except KeyboardInterrupt:
-        raise SystemExit(interruption.EXIT_CODE) from None
+    from .app import app
+
+    interruption.listen()
     try:
         app()
     except SystemExit as end:

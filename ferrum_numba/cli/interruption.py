@@ -11,7 +11,8 @@ from contextlib import suppress
 from types import FrameType
 from typing import NoReturn
 
-EXIT_CODE = 130  # 128 + SIGINT, as shells have it; 1 would read as a mismatch
+from ..start import EXIT_CODE as EXIT_CODE
+from ..start import leave
 
 _TWICE = 3.0  # seconds within which a second Ctrl-C means the first was not enough
 _SHOW_CURSOR = "\x1b[?25h"  # which a progress bar hides
@@ -21,7 +22,7 @@ _last = -_TWICE
 
 def listen() -> None:
     """Take Ctrl-C from now on, unless the process was started so that it ignores it."""
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    if signal.getsignal(signal.SIGINT) in (signal.default_int_handler, leave):
         signal.signal(signal.SIGINT, _interrupt)
 
 

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -44,6 +45,38 @@ run.run_prepared = endless
 from ferrum_numba.cli import main
 main()
 """
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no signals here")
+@pytest.mark.parametrize(
+    ("started", "code", "said"),
+    [
+        (("-m", "ferrum_numba", "info"), 130, "interrupted\n"),
+        (("-X", "utf8", "-Bm", "ferrum_numba"), 130, "interrupted\n"),
+        (("ferrum-numba", "info"), 130, "interrupted\n"),
+        (("program.py",), -signal.SIGINT, "\nKeyboardInterrupt\n"),  # Python's way
+        (("program.py", "-m", "ferrum_numba"), -signal.SIGINT, "\nKeyboardInterrupt\n"),
+    ],
+)
+def test_ctrl_c_while_the_command_line_is_imported(tmp_path, started, code, said):
+    """NumPy is what takes most of the time; here it is a module during which Ctrl-C comes."""
+    (tmp_path / "numpy.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    for name in ("ferrum-numba", "program.py"):
+        (tmp_path / name).write_text("from ferrum_numba.cli import main\nmain()\n")
+    paths = os.pathsep.join([str(tmp_path), str(Path(fe.__file__).parents[1])])
+    ended = subprocess.run(
+        [sys.executable, *started],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=False,
+        # A job in the background ignores Ctrl-C, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert ended.returncode == code
+    assert ended.stderr.endswith(said)
+    assert ("Traceback" in ended.stderr) == (code != 130)
 
 
 def interrupted(*arguments, deaf=False, times=1):
