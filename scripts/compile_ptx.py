@@ -43,6 +43,12 @@ TRITON_VERSION = "3.6.0"
 _MEETING = r"\tbar\.sync.*\n((?:(?!.*(?:bar\.sync|shared|global|\bbra\b)|\$L__BB).*\n)*?.*"
 _AT_STAGES = re.compile(_MEETING + r"(?:wgmma\.fence|arrive\.expect_tx|cp\.async))")
 _BEFORE_ARRIVAL = re.compile(_MEETING + r"mbarrier\.arrive\.shared)")
+# The wait for the launches ahead, what a tensor map is made of in shared memory, and its store.
+_MAP = re.compile(
+    r"(\t// begin inline asm\n\tgriddepcontrol\.wait;.*\n\t// end inline asm\n)"
+    r"((?:(?!.*(?:griddepcontrol|bar\.sync|(?:ld|st|atom|red)\.global|cp_)).*\n)*)"
+    r"(\t// begin inline asm\n\t@%p\d+ tensormap\.cp_fenceproxy)"
+)
 # The first use of a kernel's table: store(global_smem + 4 * thread, 0).
 _TABLE = re.compile(
     r"mov\.u32\s+(?P<tid>%r\d+), %tid\.x;\s+"
@@ -99,6 +105,8 @@ def compile_build(build: Build) -> Built:
         text = re.sub(r"^\tsetmaxnreg\..*\n", "", text, flags=re.MULTILINE)
     if build.own_order:
         text = _own_order(text, build)
+    if build.map_ahead:
+        text = _map_ahead(text, build)
     text = _portable(text, build, compiled.metadata.shared)
     row = {"dtype": build.dtype, **_sidecar(build, text, compiled.metadata, source)}
     _check(Artefact(build.name, build.archive, {}, row).sidecar, text, build)
@@ -121,6 +129,17 @@ def _own_order(text: str, build: Build) -> str:
             f"{build.name}: expected barriers at the ring's stages, and one in front of each of "
             f"{arrivals} arrivals; took out {stripped}"
         )
+    return text
+
+
+def _map_ahead(text: str, build: Build) -> str:
+    """The PTX with its tensor map put together before the wait for the launches ahead.
+
+    Only the map's store reaches memory that these launches may still read.
+    """
+    text, moved = _MAP.subn(r"\2\1\3", text)
+    if not moved == text.count("tensormap.cp_fenceproxy") == 1:
+        raise SystemExit(f"{build.name}: expected one tensor map, after a wait for launches ahead")
     return text
 
 

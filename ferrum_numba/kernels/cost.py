@@ -3,7 +3,7 @@
 A launch is waves of CTAs, each of which goes through its tiles' k's in steps:
 
     compute = sum over waves of steps * both(step, load * CTAs on an SM)
-            + tiles * tile                          tiles that a CTA finishes, one after the other
+            + waves * tiles * tile                  tiles that a CTA finishes, one after the other
             + split + parts * part                  where the k's of a tile are shared out to CTAs
     memory  = bytes read and written once / (bandwidth * share)
     time    = fixed + both(compute, memory)         both(x, y) = (x^4 + y^4)^(1/4), about the larger
@@ -48,7 +48,7 @@ class Costs:
 
 
 class Work(NamedTuple):
-    """A launch, shared out.  waves: CTAs, and steps of each.  tiles: of a CTA, at most.
+    """A launch, shared out.  waves: CTAs, and steps of each.  tiles: of a CTA, whole or in part.
 
     parts: CTAs that share the k's of a tile.
     """
@@ -140,24 +140,28 @@ def _full_rounds(given: Mapping[str, Any], k: int, tiles: int, ctas: int) -> Wor
     parts = (ctas - whole) // left if left else 1
     rounds = ((whole, steps), (ctas - whole, -(-steps // parts)))
     waves = tuple(wave for wave in rounds if wave[0])
-    return Work(waves, len(waves), parts)
+    return Work(waves, 1, parts)
 
 
 def _persistent(given: Mapping[str, Any], k: int, tiles: int, ctas: int) -> Work:
     """Programs that share out tiles, or their steps: as scripts/kernels/tile_schedule.py does."""
     steps = -(-k // given["BLOCK_K"])
-    limit = max(1536, given["BLOCK_M"] * given["BLOCK_N"] // 16) // given["BLOCK_K"]
+    worth = sum_steps = 1024 // given["BLOCK_K"]
     full, left = divmod(tiles, ctas)
     split = min(ctas // max(left, 1), -(-steps // 4))
     if full and split != 2:
         full, left, split = full - 1, left + ctas, 1
+    idle = -(-steps // split) - -(-left * steps // ctas)
+    if given["BLOCK_M"] <= 128 and not full and split < 4 and idle > sum_steps // 2:
+        split = 1
     sharers = ctas
     if split > 1:
-        sharers, limit = split * max(left, 1), limit * 2 // 3 if full else 0
+        sharers, worth = split * max(left, 1), sum_steps * 2 // 3 if full else 0
     each = -(-left * steps // sharers)
-    if -(-left // ctas) * steps - each > limit:
-        parts = -(-steps // each)
-        return Work(((ctas if full else sharers, full * steps + each),), full + 1, max(2, parts))
+    if -(-left // ctas) * steps - each > worth:
+        parts = max(2, -(-steps // each))
+        begun = full + (1 if split > 1 else 2)  # a program's tiles, whole or not
+        return Work(((ctas if full else sharers, full * steps + each),), begun, parts)
     rounds = -(-tiles // ctas)
     return Work(((-(-tiles // rounds), rounds * steps),), rounds, 1)
 
@@ -189,9 +193,10 @@ def launch_us(
     costs: Costs, work: Work, chip: Chip, moved: float, measured: Chip | None = None
 ) -> float:
     """Microseconds of a launch.  moved: bytes.  measured: the chip of the constants, if another."""
-    compute = work.tiles * costs.tile
+    compute = 0.0
     for ctas, steps in work.waves:
         full, rest = divmod(ctas, chip.sms * costs.slots)
+        compute += (full + bool(rest)) * work.tiles * costs.tile
         each = full * _both(costs.step, costs.load * costs.slots)
         if rest:
             each += _both(costs.step, costs.load * -(-rest // chip.sms))

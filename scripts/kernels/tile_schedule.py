@@ -2,7 +2,8 @@
 
 The programs take the tiles in rounds.  Where the last round would leave many of them idle for long,
 tiles are shared out by steps: those of the last round, if that gives each program at most one part
-of a tile, else those of the last two rounds, so that a program may work on parts of two tiles.
+of a tile and few programs none, else those of the last two rounds, so that a program may work on
+parts of two tiles.
 """
 
 from triton.experimental import gluon
@@ -18,7 +19,7 @@ def schedule(M, N, K, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BLOCK_K: gl.
     from `start` to `stop`.
     """
     # About as many as take as long as it takes to sum parts of tiles, two of each program.
-    SUM_STEPS: gl.constexpr = max(1536, BLOCK_M * BLOCK_N // 16) // BLOCK_K
+    SUM_STEPS: gl.constexpr = 1024 // BLOCK_K
     limit = gl.num_programs(0)
     tiles = gl.cdiv(M, BLOCK_M) * gl.cdiv(N, BLOCK_N)
     steps = gl.cdiv(K, BLOCK_K)
@@ -29,6 +30,10 @@ def schedule(M, N, K, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BLOCK_K: gl.
     if (full > 0) & (split != 2):
         full -= 1
         left += limit
+        split = 1
+    # Parts of large tiles cost more than it saves to keep all programs busy with them.
+    idle = gl.cdiv(steps, split) - gl.cdiv(left * steps, limit)
+    if (BLOCK_M <= 128) & (full == 0) & (split < 4) & (idle > SUM_STEPS // 2):
         split = 1
     sharers = limit
     worth = tiles * 0 + SUM_STEPS

@@ -34,8 +34,8 @@ and one of `empty` only when all that read the stage have passed its `full`: non
 a phase, or take it for the next but one.
 
 The programs, as many as CTAs, are persistent, and share out the tiles as tile_schedule.py says.
-Parts of tiles go to the workspace, and the last program to arrive at a tile sums its parts, always
-in the same order.
+Parts of tiles go to the workspace, and are summed, always in the same order, by one of the programs
+that have them or by all of these (wgmma_results.py).
 
 GROUP is 64 or 32, and group_size a multiple of it, or one group is all of K.  Rows beyond M,
 columns beyond N and k's beyond K are zero, and none of them is stored.  Strides are in elements;

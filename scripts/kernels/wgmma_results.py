@@ -1,6 +1,7 @@
 """From the sums of wgmma, in wgmma_operands.py's order of columns, to c: whole tiles and parts."""
 
 from linear_layouts import along, linear_layout, log2
+from part_counters import await_parts, claim_share
 from tile_parts import load_part, store_part, sum_parts
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
@@ -57,7 +58,7 @@ def finish(
     totals, results, tile, complete, sharing, first_row, first_column,
     ACROSS: gl.constexpr, PARTITIONS: gl.constexpr,
 ):  # fmt: skip
-    """Store a tile's sums, or leave them as a part, and add up all parts if they are the last.
+    """Store a tile's sums, or leave them as a part, and add up this program's share of all parts.
 
     totals: [BLOCK_N, rows] of each block of the tile's rows, of partition ACROSS of PARTITIONS
     along its columns.  results: c, its row stride, bias, wide, adds, workspace, counters, M and N.
@@ -66,7 +67,6 @@ def finish(
     """
     c, c_step, bias, wide, adds, workspace, counters, M, N = results
     whole_tiles, steps, sharers, shared, start = sharing
-    WARPS: gl.constexpr = gl.num_warps()
     BLOCKS: gl.constexpr = len(totals)
     BLOCK_N: gl.constexpr = totals[0].shape[0]
     HIGH: gl.constexpr = totals[0].shape[1]
@@ -82,32 +82,45 @@ def finish(
         tile_start = shared_tile * steps
         lowest = ((tile_start + 1) * sharers - 1) // shared
         highest = ((tile_start + steps) * sharers - 1) // shared
-        # A program's first part and its last one; it has no more.
-        slot = 2 * gl.program_id(0) + (start < tile_start).to(gl.int32)
+        parts = highest - lowest + 1
+        program = gl.program_id(0)
+        # Programs with a part of one tile each finish at the same time, and share out the sum.  Of
+        # others the lowest one is the last: it begins with the tile when they are done with it.
+        even = (sharers * steps % shared == 0) & (parts > 2)
         mine = workspace + ACROSS * (BLOCK_M * BLOCK_N)
-        for j in gl.static_range(BLOCKS):
-            store_part(mine + slot.to(gl.int64) * SIZE + j * HIGH * BLOCK_N, totals[j])
-        gl.thread_barrier()
         counter = counters + shared_tile * PARTITIONS + ACROSS
-        arrived = gl.atomic_add(counter, 1, sem="acq_rel", scope="gpu")
-        if arrived == highest - lowest:
+        there = even & False
+        if (program == lowest) & (even == 0):
+            there = await_parts(counter, parts - 1)
+            gl.thread_barrier()
+        if there:
+            gl.store(counter, 0)
+            for other in range(lowest + 1, highest + 1):  # each has begun with this tile
+                part = mine + (2 * other).to(gl.int64) * SIZE
+                sums = ()
+                for j in gl.static_range(BLOCKS):
+                    sums += (totals[j] + load_part(part + j * HIGH * BLOCK_N, totals[j]),)
+                totals = sums
+            for j in gl.static_range(BLOCKS):
+                row = first_row + j * HIGH
+                _store(totals[j], c, bias, wide, adds, M, N, row, first_column, c_step)
+        else:
+            # A program's first part and its last one; it has no more.
+            slot = 2 * program + (start < tile_start).to(gl.int32)
+            for j in gl.static_range(BLOCKS):
+                store_part(mine + slot.to(gl.int64) * SIZE + j * HIGH * BLOCK_N, totals[j])
+            gl.thread_barrier()
+            share, shares = claim_share(counter, parts, even)
             gl.thread_barrier()
             # Only the lowest program can have begun with another tile.
             begun = (lowest * shared // sharers < tile_start).to(gl.int32)
-            if highest == lowest + 1:  # two numbers have the same sum in either order
-                other = lowest + highest - gl.program_id(0)
-                slot = 2 * other + gl.where(other == lowest, begun, 0)
-                for j in gl.static_range(BLOCKS):
-                    part = mine + slot.to(gl.int64) * SIZE + j * HIGH * BLOCK_N
-                    total = totals[j] + load_part(part, totals[j])
-                    row = first_row + j * HIGH
-                    _store(total, c, bias, wide, adds, M, N, row, first_column, c_step)
-            else:
-                ROWS: gl.constexpr = min(LOW, 1024 * WARPS // BLOCK_N)  # 32 a thread
-                for row in range(0, BLOCK_M, ROWS):
+            if shares > 0:
+                ROWS: gl.constexpr = min(LOW, max(8, HIGH // 4))
+                BANDS: gl.constexpr = BLOCK_M // ROWS
+                for band in range(share * BANDS // shares, (share + 1) * BANDS // shares):
+                    row = band * ROWS
                     total = sum_parts(
                         mine + row * BLOCK_N, SIZE, lowest, highest, begun, ROWS, BLOCK_N
                     )
                     at = first_row + row
                     _store(total, c, bias, wide, adds, M, N, at, first_column, c_step)
-            gl.store(counter, 0)

@@ -138,6 +138,7 @@ def copy_steps(rings, sources, CONSTANTS: gl.constexpr):
     SPANS: gl.constexpr = CONSTANTS[4]
     BAND: gl.constexpr = CONSTANTS[5]
     HEIGHTS: gl.constexpr = heights(BLOCK_M)
+    BOX: gl.constexpr = HEIGHTS[len(HEIGHTS) - 1]  # rows of a copy: both blocks have one map
     a_rings, q_ring, s_ring, z_ring, full, empty = rings
     a, qweight, scales, qzeros, M, N, K, group_size, a_step, q_step, s_step, z_step = sources
     STEP_BYTES: gl.constexpr = BLOCK_M * BLOCK_K * 2  # of activations
@@ -156,9 +157,7 @@ def copy_steps(rings, sources, CONSTANTS: gl.constexpr):
             N, K, group_size, q_step, s_step, z_step, BLOCK_N, BLOCK_K, SPANS,
         )  # fmt: skip
     gdc_wait()
-    blocks = ()
-    for i in gl.static_range(len(HEIGHTS)):
-        blocks += (_rows_of(a, M, K, a_step, a_rings[i]),)
+    rows = _rows_of(a, M, K, a_step, a_rings[len(HEIGHTS) - 1])
     n = x * 0  # stages so far
     stage = x * 0
     turn = stage + 1  # parity of the ring's rounds
@@ -166,10 +165,10 @@ def copy_steps(rings, sources, CONSTANTS: gl.constexpr):
         for step in range(first, end):
             mbarrier.wait(empty.index(stage), turn)
             mbarrier.expect(full.index(stage), STEP_BYTES)
-            for i in gl.static_range(len(HEIGHTS)):
+            for j in gl.static_range(BLOCK_M // BOX):
                 tma.async_copy_global_to_shared(
-                    blocks[i], [first_row + i * HEIGHTS[0], step * BLOCK_K], full.index(stage),
-                    a_rings[i].index(stage),
+                    rows, [first_row + j * BOX, step * BLOCK_K], full.index(stage),
+                    a_rings[j * BOX // HEIGHTS[0]].index(stage).slice(j * BOX % HEIGHTS[0], BOX, 0),
                 )  # fmt: skip
             if n >= ahead:
                 group, row = copy_weights(

@@ -30,6 +30,7 @@ class Build:
     even_registers: whether specialised warps all keep the registers that they have at launch.
     own_order: whether each thread waits for the mbarriers of a ring itself, so that warps need no
     barriers at its stages.
+    map_ahead: whether its tensor map is put together before it waits for the launches ahead.
     table: whether the kernel keeps a table at the start of shared memory that only its own inline
     assembly reads.
     """
@@ -51,6 +52,7 @@ class Build:
     programmatic: bool = False
     even_registers: bool = False
     own_order: bool = False
+    map_ahead: bool = False
     table: bool = False
 
     @property

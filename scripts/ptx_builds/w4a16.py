@@ -54,7 +54,7 @@ def _bfloat16(build: Build) -> Build:
 def _canonical(zero_format: str, zero_bias: int) -> Build:
     return Build(
         kernel="w4a16_gptq_gemm_typed",
-        archive="w4a16_gptq_gemm_typed",
+        archive=None,
         label=(zero_format,),
         dtype="float16",
         target="sm_80",
@@ -339,17 +339,14 @@ WGMMA_TILES = {
         WgmmaTile(192, 128, 128, 4, 32, across=2),
     ],
     64: [
-        WgmmaTile(64, 64, 128, 6, 64, along=2),
         WgmmaTile(64, 128, 128, 8, 64, across=2, ahead=False),
         WgmmaTile(96, 64, 128, 6, 64, along=2),
         WgmmaTile(96, 128, 128, 6, 64, across=2),
-        WgmmaTile(128, 64, 64, 10, 32, along=2),
         WgmmaTile(192, 128, 128, 3, 32, across=2),
         WgmmaTile(256, 128, 64, 5, 32),
     ],
     32: [
         WgmmaTile(64, 64, 128, 6, 32, along=2),
-        WgmmaTile(64, 128, 128, 8, 32, across=2, ahead=False),
         WgmmaTile(128, 128, 128, 5, 32, across=2),
         WgmmaTile(256, 128, 64, 5, 32),
     ],
@@ -399,6 +396,7 @@ def _wgmma(tile: WgmmaTile, group: int) -> Build:
         programmatic=True,
         even_registers=tile.partitions > 1,
         own_order=tile.ahead,
+        map_ahead=True,
     )
 
 

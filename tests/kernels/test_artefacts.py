@@ -37,7 +37,7 @@ DTYPES = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 SMALLEST = [  # a build of each tuned kernel
     "w4a16_gptq_gemm_decode.m8n32w4.g32.sm_80",
     "w4a16_gptq_gemm_mma.m64n128w4.g32.sm_80",
-    "w4a16_gptq_gemm_wgmma.m64n128.g32.sm_90a",
+    "w4a16_gptq_gemm_wgmma.m64n64.g32.sm_90a",
 ]
 
 

@@ -86,12 +86,28 @@ def test_split_along_k_races_with_nobody(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "columns", "programs"), [(64, 64, 3), (64, 128, 3), (96, 64, 5), (192, 128, 5)]
+    ("build", "programs"),
+    [("m64n64.g128", 3), ("m64n128.g64", 3), ("m96n64.g64", 5), ("m192n128.g64", 5)],
 )
-def test_tiles_that_are_shared_out_by_steps(rows: int, columns: int, programs: int) -> None:
+def test_tiles_that_are_shared_out_by_steps(build: str, programs: int) -> None:
     """Four tiles of twenty steps: programs have parts of two of them."""
-    name = f"w4a16_gptq_gemm_wgmma.m{rows}n{columns}.g64.sm_90a"
-    sizes = {"m": rows + 3, "k": 2560, "n": columns + 8}
+    check_programs(build, rows_more=3, columns_more=8, programs=programs)
+
+
+@pytest.mark.parametrize(
+    ("build", "programs"),
+    [("m32n64.g128", 2), ("m64n128.g64", 4), ("m96n128.g64", 5), ("m256n128.g64", 3)],
+)
+def test_a_tile_in_equal_parts(build: str, programs: int) -> None:
+    """All programs have a part of the one tile, and from three on each sums a share of them."""
+    check_programs(build, rows_more=-3, columns_more=-8, programs=programs)
+
+
+def check_programs(build: str, rows_more: int, columns_more: int, programs: int) -> None:
+    """A result of little more than a tile, or less, by so many programs."""
+    name = f"w4a16_gptq_gemm_wgmma.{build}.sm_90a"
+    tile = kernels.artefact(name).fields
+    sizes = {"m": tile["BLOCK_M"] + rows_more, "k": 2560, "n": tile["BLOCK_N"] + columns_more}
     device = fe.open_device("cpu", checks=CHECKS)
     c, expected = launch(device, name, **sizes, programs=programs)
     assert relative_error(c, expected) <= TOLERANCE[c.dtype.name]
@@ -115,8 +131,8 @@ def test_split_along_k_gives_the_same_bits(gpu: fe.Device, name: str) -> None:
 
 WIDE = [
     *("decode.m8n32w4.g32.sm_80", "decode.bf16.m16n32w8.g128.sm_80", "mma.m32n128w4.g32.sm_80"),
-    *("mma.bf16.m64n128w4.g128.sm_80", "wgmma.m64n128.g64.sm_90a", "wgmma.bf16.m128n64.g64.sm_90a"),
-    *("wgmma.m64n64.g128.sm_90a", "wgmma.m96n64.g64.sm_90a"),
+    *("mma.bf16.m64n128w4.g128.sm_80", "wgmma.m64n128.g64.sm_90a", "wgmma.bf16.m96n64.g64.sm_90a"),
+    *("wgmma.m64n64.g128.sm_90a", "wgmma.m192n128.g64.sm_90a"),
 ]
 
 

@@ -202,7 +202,7 @@ def multiply() -> Subject:
 def persistent() -> Subject:
     """The GEMM of wgmma as on a GPU of 3 processors: three CTAs share a tile, and each fills all
     stages of its ring.  Two partitions share out the steps; their warps rely on mbarriers alone."""
-    found = artefact("w4a16_gptq_gemm_wgmma.m64n64.g64.sm_90a")
+    found = artefact("w4a16_gptq_gemm_wgmma.m64n64.g128.sm_90a")
     fields = found.sidecar.to_mapping()
     fields["grid"] = [rule.replace("132", "3") for rule in fields["grid"]]
     for p in fields["params"]:
