@@ -153,6 +153,8 @@ def _portable(text: str, build: Build, shared: int) -> str:
     """
     text = re.sub(r"^\.target \S+", f".target {build.target}", text, flags=re.MULTILINE)
     text = re.sub(r"^(\t\.loc\t[^/\n]*?) *//.*", r"\1", text, flags=re.MULTILINE)
+    if build.archive is not None:  # comments of the back end take room
+        text = re.sub(r"^\s*//.*\n|[ \t]*//.*", "", text, flags=re.MULTILINE)
     text = re.sub(r'(\.file\s+\d+\s+)"([^"]*)"', lambda m: f'{m[1]}"{_relative(m[2])}"', text)
     text = re.sub(r"\t\.section\s+\.debug_\w+\s*\{.*?\}\n", "", text, flags=re.DOTALL)
     if str(ROOT) in text or re.search(r'"/|\.section', text):
