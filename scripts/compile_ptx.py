@@ -49,6 +49,11 @@ _MAP = re.compile(
     r"((?:(?!.*(?:griddepcontrol|bar\.sync|(?:ld|st|atom|red)\.global|cp_)).*\n)*)"
     r"(\t// begin inline asm\n\t@%p\d+ tensormap\.cp_fenceproxy)"
 )
+# The rows that a product takes, as wgmma_crops.py notes them ahead of it, and the product.
+_CROP = re.compile(r"// the next product: (?P<rows>\d+) rows$", re.MULTILINE)
+_PRODUCT = re.compile(
+    r"(\twgmma\.mma_async\S*?\.m64n)(\d+)(k16\.f32\S* \{)([^}]*)(\}.*)", re.DOTALL
+)
 # The first use of a kernel's table: store(global_smem + 4 * thread, 0).
 _TABLE = re.compile(
     r"mov\.u32\s+(?P<tid>%r\d+), %tid\.x;\s+"
@@ -103,6 +108,7 @@ def compile_build(build: Build) -> Built:
     text = compiled.asm["ptx"]
     if build.even_registers:  # Triton moves registers to and fro all the same, which takes time
         text = re.sub(r"^\tsetmaxnreg\..*\n", "", text, flags=re.MULTILINE)
+    text = _cropped(text, build)
     if build.own_order:
         text = _own_order(text, build)
     if build.map_ahead:
@@ -111,6 +117,50 @@ def compile_build(build: Build) -> Built:
     row = {"dtype": build.dtype, **_sidecar(build, text, compiled.metadata, source)}
     _check(Artefact(build.name, build.archive, {}, row).sidecar, text, build)
     return Built(build.name, build.archive, text, row)
+
+
+def _cropped(text: str, build: Build) -> str:
+    """The PTX with products of as many rows as the kernel has noted (wgmma_crops.py).
+
+    Sums lie by rows, so that those of the others are in the last registers.
+    """
+    lines = text.splitlines(keepends=True)
+    rows = 0
+    for i, line in enumerate(lines):
+        if note := _CROP.search(line):
+            rows = int(note["rows"])
+        elif "wgmma.commit_group" in line:
+            rows = 0
+        elif rows and (product := _PRODUCT.match(line)):
+            head, _, kind, sums, rest = product.groups()
+            own = sums.split(",")
+            if not 0 < rows // 2 < len(own) or rows % 8:
+                raise SystemExit(f"{build.name}: expected a product of over {rows} rows")
+            lines[i] = f"{head}{rows}{kind}{','.join(own[: rows // 2])}{rest}"
+    text = "".join(lines)
+    return _without_zeros(text) if _CROP.search(text) else text
+
+
+def _without_zeros(text: str) -> str:
+    """The PTX without registers that are never anything but zero: sums that no product adds to."""
+    text = re.sub(r"^\t// wait for regs:.*\n", "", text, flags=re.MULTILINE)
+    moves = re.compile(r"^\tmov\.b32 \t(%r\d+), (%r\d+|0);$", re.MULTILINE)
+    others = set(re.findall(r"%r\d+", moves.sub("", text)))
+    known: dict[str, list[str]] = {}
+    for to, source in moves.findall(text):
+        known.setdefault(to, []).append(source)
+    found = known.keys() - others
+    while left := {to for to in found if not all(s == "0" or s in found for s in known[to])}:
+        found -= left
+    # What others are set to stays.
+    while needed := {s for to, of in known.items() if to not in found for s in of} & found:
+        found -= needed
+    return re.sub(
+        r"^\tmov\.b32 \t(%r\d+), (?:%r\d+|0);\n",
+        lambda move: "" if move[1] in found else move[0],
+        text,
+        flags=re.MULTILINE,
+    )
 
 
 def _own_order(text: str, build: Build) -> str:

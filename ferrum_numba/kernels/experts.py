@@ -15,9 +15,12 @@ _FEW, _SOME, _MANY = "moe_w4a16_gptq", "moe_w4a16_gptq_mma", "moe_w4a16_gptq_wgm
 _ACT_ORDER = "moe_w4a16_gptq_act_order"
 # Rows of an expert up to which the kernel for few is the fastest on an H200, and the one for some;
 # and CTAs of down below which that leaves too many SMs idle, and the one for many takes its place.
-_FEW_ROWS, _SOME_ROWS = 6, 32
+_FEW_ROWS, _SOME_ROWS = 6, 24
+# Rows of the tiles for many, by the rows of an expert up to which they are the fastest: a tile had
+# better hold all of most experts, and be little higher than they are.
+_MANY_TILES = ((70, 80), (float("inf"), 256))
 _Tile = tuple[str, int]  # a kernel and rows
-_SOME_TILE = (_SOME, 32)
+_SOME_TILE, _HIGHEST_TILE = (_SOME, 32), (_MANY, 256)
 _CTAS = 3 * 132
 # Columns that had better be shared, and by how many warps, by the k's from which on and the CTAs of
 # 64 columns below which they are; two warps share 64 columns else.
@@ -86,10 +89,14 @@ def choose_expert_tiles(
         halves = [_fitting(device, 0, kernel=_ACT_ORDER, dtype=dtype, GATED=g) for g in (1, 0)]
         return ExpertTiles(halves[0][0], halves[1][0], halves[0][0].fields["BLOCK_M"], 1, None)
     rows = choices / shape.experts
-    tried = [_fastest(rows, shape), (_SOME_TILE, _SOME_TILE)] if rows > _FEW_ROWS else []
+    tried: list[tuple[_Tile, _Tile]] = []
+    if rows > _FEW_ROWS:
+        tried = [_fastest(rows, shape), (_SOME_TILE, _SOME_TILE)]
+    if rows > _SOME_TILE[1]:
+        tried.insert(1, (_HIGHEST_TILE, _HIGHEST_TILE))  # the one that takes any groups
     if device.name == "cpu":
         # wgmma takes long to translate, and in bfloat16 the kernel for few is the fastest.
-        tried = tried[1:] if dtype == "float16" else []
+        tried = tried[-1:] if dtype == "float16" else []
     for tiles in tried:
         found = _of(device, tiles, shape, dtype)
         if found:
@@ -111,9 +118,10 @@ def choose_expert_tiles(
 def _fastest(rows: float, shape: ExpertShape) -> tuple[_Tile, _Tile]:
     """The tiles of gate_up and of down for more than few rows, on Hopper."""
     if rows > _SOME_ROWS:
-        return (_MANY, 256), (_MANY, 256)
+        many = (_MANY, next(own for most, own in _MANY_TILES if rows <= most))
+        return many, many
     down = shape.experts * -(-shape.hidden // 256)
-    return _SOME_TILE, _SOME_TILE if down >= _CTAS else (_MANY, 64)
+    return _SOME_TILE, _SOME_TILE if down >= _CTAS else (_MANY, 80)
 
 
 def _of(

@@ -152,6 +152,12 @@ def moe_w4a16_gptq(
         last_group = (K - 1) // group_size
         no_zero = (0x800000 - zero_of(dtype) - zero_bias).to(gl.float32)
 
+        # What the results need is loaded ahead of the weights, which take long enough.
+        outputs_at: gl.constexpr = _outputs_layout(WARPS, BLOCK_M, BLOCK_N)
+        choices = gl.load(own_ids + gl.arange(0, BLOCK_M, along(outputs_at, 3)))
+        there = (choices < T) & (weights.to(gl.int64) != 0)
+        factor = gl.load(weights + choices, mask=there, other=1.0)
+
         total = gl.zeros([WARPS, BLOCK_N, BLOCK_M], gl.float32, mma)
         tile = load_tile(
             q, pairs, s, z, left, group, row, q_step * 4, s_step, z_step, last_group, group_size,
@@ -178,21 +184,19 @@ def moe_w4a16_gptq(
         if DEPENDENT == 2:  # its CTAs then find all multiprocessors alike, and do not crowd
             gdc_launch_dependents()
         total = in_file_order(total, 1).reshape([WARPS, 2, BLOCK_N // 2, BLOCK_M])
-        total = gl.convert_layout(total, _outputs_layout(WARPS, BLOCK_M, BLOCK_N))
+        total = gl.convert_layout(total, outputs_at)
         outputs = (gl.sum(total, 0) * (1 / unit(dtype))).permute([1, 2, 0])
         low, high = gl.split(outputs)
         c_at: gl.constexpr = low.type.layout
-        m = gl.arange(0, BLOCK_M, gl.SliceLayout(0, c_at))
         columns = first_quad * 4 + gl.arange(0, BLOCK_N // 2, gl.SliceLayout(1, c_at))
-        ids = gl.load(own_ids + m)
+        ids = gl.convert_layout(choices, gl.SliceLayout(0, c_at), assert_trivial=True)
+        factor = gl.convert_layout(factor, gl.SliceLayout(0, c_at), assert_trivial=True)[None, :]
         at = ids.to(gl.int64)[None, :] * N + columns[:, None]
         mask = (ids < T)[None, :] & (columns < N)[:, None]
         if GATED:
             low = low / (1 + gl.exp(-low)) * high
-        if weights.to(gl.int64) != 0:
-            factor = gl.load(weights + ids, mask=ids < T, other=0)[None, :]
-            low *= factor
-            high *= factor
+        low *= factor
+        high *= factor
         store_outputs(low, c, at, wide, at, 0, mask, dtype)
         if not GATED:
             at += BLOCK_N // 2

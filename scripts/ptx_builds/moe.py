@@ -187,29 +187,30 @@ def _act_order(gated: bool) -> Build:
 
 @dataclass(frozen=True)
 class ManyTile:
-    """Work of a CTA of the GEMM for many rows on Hopper; like a WgmmaTile.
+    """Work of a CTA of the GEMM for many rows on Hopper: its rows, columns and the stages of its
+    ring.
 
     unit: rows of a block, of which a tile has up to block_m / unit.
-    sizes: numbers of blocks that are multiplied together; one product takes as long as any smaller
-    one up to 64 rows, so that three blocks of 32 had better be one of four.
-    gated: whether there is a build of gate and up, too.
+    sizes: numbers of blocks that are multiplied together.  With more of them ptxas finds no
+    registers for the products (its remark C7512).
+    box, more: rows of activations that are copied at once; `more` where a tile has so many.
     """
 
     block_m: int
     unit: int
     block_n: int
-    block_k: int
     stages: int
     sizes: tuple[int, ...]
-    partitions: int = 1
+    more: int
     group: int = 128
-    gated: bool = True
+    box: int = 32
+    copy_registers: int = 56
 
 
 MANY_TILES = [
-    ManyTile(64, 8, 256, 128, 6, (4, 8), partitions=2, gated=False),
-    ManyTile(256, 32, 128, 128, 3, (2, 4, 6, 8)),
-    ManyTile(256, 32, 128, 128, 3, (2, 4, 6, 8), group=32),
+    ManyTile(80, 8, 256, 5, (4, 8, 10), more=64),
+    ManyTile(256, 32, 128, 3, (5, 6, 8), more=128),
+    ManyTile(256, 32, 128, 3, (4, 8), more=128, group=32),
 ]
 
 
@@ -234,7 +235,7 @@ def _many(tile: ManyTile, gated: bool) -> Build:
         {
             "BLOCK_M": tile.block_m,
             "BLOCK_N": tile.block_n,
-            "BLOCK_K": tile.block_k,
+            "BLOCK_K": 128,
             "UNIT": tile.unit,
             "CTAS": _SMS,
             "GROUP": tile.group,
@@ -249,14 +250,14 @@ def _many(tile: ManyTile, gated: bool) -> Build:
             f"g{tile.group}",
             "gated" if gated else "down",
         ),
-        num_warps=8 // tile.partitions,
+        num_warps=8,
         constants={
             "STAGES": tile.stages,
             "BAND": 16,
-            "CHUNK": 32,
-            "COPY_REGISTERS": 56 if tile.partitions == 1 else 168,
-            "PARTITIONS": tile.partitions,
+            "COPY_REGISTERS": tile.copy_registers,
             "SIZES": _size_bits(tile.sizes),
+            "BOX": tile.box,
+            "MORE": tile.more,
         },
         params=[
             *(_SORTED.get(p["name"], p) for p in _gemm_params("UNIT")),
@@ -264,7 +265,7 @@ def _many(tile: ManyTile, gated: bool) -> Build:
         ],
         constraints=[*_CONSTRAINTS, "stride_sk % 8 == 0"],
         programmatic=True,
-        even_registers=tile.partitions > 1,
+        own_order=True,
     )
 
 
@@ -335,7 +336,7 @@ FEW = [_few(tile, gated) for tile in FEW_TILES for gated in _GATED if tile.porta
 FEW += [
     _dependent_late(_few(tile, gated)) for tile in FEW_TILES for gated in _GATED if tile.dependent
 ]
-MANY = [_many(tile, gated) for tile in MANY_TILES for gated in _GATED if tile.gated or not gated]
+MANY = [_many(tile, gated) for tile in MANY_TILES for gated in _GATED]
 SOME = [_some(tile, gated) for tile in SOME_TILES for gated in _GATED]
 SOME += [_some(tile, gated=True, in_order=True) for tile in SOME_TILES if tile.hopper]
 ACT_ORDER = [_act_order(gated) for gated in _GATED]

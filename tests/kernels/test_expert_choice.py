@@ -26,6 +26,7 @@ class Hopper:
         (8, "moe_w4a16_gptq", 8),
         (512, "moe_w4a16_gptq", 8),
         (2048, "moe_w4a16_gptq_mma", 32),
+        (8192, "moe_w4a16_gptq_wgmma", 80),
         (16384, "moe_w4a16_gptq_wgmma", 256),
     ],
 )
@@ -53,7 +54,7 @@ def test_few_ctas_of_deep_layers_have_more_warps(
 def test_a_down_of_few_ctas_goes_through_wgmma() -> None:
     mixtral = ExpertShape(8, 4096, 14336, 128, 128)
     tiles = choose_expert_tiles(Hopper(), 128, mixtral, "float16")  # type: ignore[arg-type]
-    assert (tiles.gate_up.fields["SORTED"], tiles.down.fields["BLOCK_M"]) == (1, 64)
+    assert (tiles.gate_up.fields["SORTED"], tiles.down.fields["BLOCK_M"]) == (1, 80)
     assert (tiles.block, tiles.span, tiles.gather) == (8, 4, None)
 
 

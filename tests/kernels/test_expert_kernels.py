@@ -314,7 +314,8 @@ def pairs_of_builds(device: fe.Device, kernel: str, dtype: str) -> list[ExpertTi
         block, rows = fields.get("UNIT", fields["BLOCK_M"]), fields["BLOCK_M"]
         if fields.pop("SORTED", 0):
             own = {name: fields[name] for name in ("GROUP", "UNIT", "GATED")}
-            (down,) = kernels.builds(kernel="moe_w4a16_gptq_wgmma", dtype=dtype, **own)
+            many = "moe_w4a16_gptq_wgmma"
+            (down,) = kernels.builds(kernel=many, dtype=dtype, **own)
         else:
             (down,) = kernels.builds(kernel=kernel, dtype=dtype, **fields)
         gathers = every(device, "moe_gather", dtype=dtype) if kernel.endswith("wgmma") else [None]
@@ -352,6 +353,26 @@ def test_every_tile(
         found = layer.found(x, ids, weights)
         assert np.linalg.norm(found - expected) < RELATIVE[dtype] * np.linalg.norm(expected)
         np.testing.assert_array_equal(found, layer.found(x, ids, weights, listed=False))
+
+
+def test_every_number_of_blocks(
+    device: fe.Device, random: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Products of wgmma take as many rows as there are, but for a few; each is another code."""
+    for tiles in pairs_of_builds(device, "moe_w4a16_gptq_wgmma", "float16"):
+        sizes = tiles.gate_up.fields["SIZES"]
+        numbers = [number for number in range(sizes.bit_length()) if sizes >> number & 1]
+        layer = Layer(device, random, len(numbers), 136, 64, 128, "float16")
+        monkeypatch.setattr(layer.experts, "tiles", lambda _, own=tiles: own)
+        counts = [number * tiles.block - 3 for number in numbers]
+        ids = np.repeat(np.arange(len(numbers), dtype=np.int32), counts)[:, None]
+        x, weights = (
+            floats(random, len(ids), 136, dtype="float16"),
+            np.ones((len(ids), 1), np.float32),
+        )
+        expected, found = layer.expected(x, ids, weights), layer.found(x, ids, weights)
+        wrong = np.linalg.norm(found - expected, axis=1) / np.linalg.norm(expected, axis=1)
+        assert wrong.max() < 2e-3, (tiles, int(wrong.argmax()))
 
 
 def test_a_token_does_not_see_the_others(device: fe.Device, random: np.random.Generator) -> None:
