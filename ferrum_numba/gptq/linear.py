@@ -294,6 +294,8 @@ class GptqLinear(NotPickled):
         if observer.current is not None and m:
             kernel, (sizes, arrays) = self.artefact(m).kernel(self.device), self._arguments(m)
             config = kernels.launch_config(kernel.sidecar, M=m, N=self.N, K=self.K)
+            if isinstance(x, np.ndarray):  # it would have gone to the device first
+                x = self.device.to_device(x, copy=False)
             given = arrays | sizes | {"a": x}
             observer.show(observer.RefusedLaunch(kernel, config, (), given, error))
         return error
