@@ -90,6 +90,7 @@ class Builder(Text):
         self.upcoming: Sequence[Instruction] = ()
         self.read_later: set[Register] = set()  # behind the block
         self.lowered: set[Instruction] = set()
+        self.reads: dict[Instruction, frozenset[Register]] = {}
         self.waits: Value | None = None  # whether the warp waits in vain at the block's end
 
     def scratch(self, nbytes: int) -> str:
@@ -179,16 +180,22 @@ class Builder(Text):
         behind: the instructions of the block that follow the one that wrote it.
         """
         between = behind[: len(behind) - len(self.upcoming) - 1]
-        if any(register in table.read(other) for other in between):
+        if any(register in self._read_by(other) for other in between):
             return True
         if register in table.written(ins):
             return False
         for other in self.upcoming:
-            if register in table.read(other):
+            if register in self._read_by(other):
                 return True
             if register in table.written(other):
                 return False
         return register in self.read_later
+
+    def _read_by(self, ins: Instruction) -> frozenset[Register]:
+        """The registers that an instruction of this block reads, looked up once."""
+        if ins not in self.reads:
+            self.reads[ins] = frozenset(table.read(ins))
+        return self.reads[ins]
 
     def special(self, operand: Special, ins: Instruction) -> Value:
         """A special register, as i32; a clock of 64 bits as i64."""

@@ -17,8 +17,9 @@ from .library import write
 # Zen), which takes as long as the rest and gains nothing; the library's functions get it.
 _EFFORT = 1
 # Instructions beyond which an entry gets none, as the scheduler looks at pairs of accesses to
-# memory.  The builds that are chosen on the CPU device have fewer.
-_LONG = 4000
+# memory.  The builds that are chosen on the CPU device have fewer.  With checks an entry makes many
+# more of each, and spends its time in the library: the builds of few rows have fewer.
+_LONG, _LONG_CHECKED = 4000, 2000
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,14 @@ class Code:
     object: bytes
 
     @classmethod
-    def compile(cls, ir: str, needs: Needs, host: Host, length: int) -> Code:
+    def compile(cls, ir: str, needs: Needs, host: Host, length: int, checked: bool) -> Code:
         """Object code of IR text. Raises PtxError where the text is not valid.
 
         length: number of PTX instructions; many of them are compiled without effort.
+        checked: whether it has checks.
         """
-        return cls(needs, _object(ir, host, 0 if length > _LONG else _EFFORT))
+        long = length > (_LONG_CHECKED if checked else _LONG)
+        return cls(needs, _object(ir, host, 0 if long else _EFFORT))
 
     @classmethod
     def load(cls, cache: Cache | None, key: str) -> Code | None:

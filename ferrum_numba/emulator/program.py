@@ -136,7 +136,8 @@ class Program:
             functions=list(module.library.used),
             talks=module.talks,
         )
-        return Code.compile(module.text, needs, self._host, module.length)
+        checked = self._hooks is not None
+        return Code.compile(module.text, needs, self._host, module.length, checked)
 
     def _body(self) -> Body:
         from .parse import parse_entry
