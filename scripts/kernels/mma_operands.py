@@ -61,7 +61,7 @@ def first_words(qweight, k, first_quad, last_quad, q_step, words_at: gl.constexp
 
 @gluon.jit
 def words_of(qweight, k, columns, q_step, words_at: gl.constexpr):
-    """As first_words, with the first column of each quad given: [BLOCK_N / 4], 64 bits wide."""
+    """Pointers, as first_words makes them, from each quad's first column: int64 [BLOCK_N / 4]."""
     q = gl.expand_dims(gl.expand_dims((k // 8).to(gl.int64) * q_step, 2), 3)
     q += columns[None, None, :, None]
     return qweight + (q + gl.arange(0, 4, along(words_at, 3))[None, None, None, :])
@@ -80,7 +80,7 @@ def first_pairs(a, k, first_row, M, a_step, pairs_at: gl.constexpr):
 
 @gluon.jit
 def pairs_of(a, k, rows, a_step, pairs_at: gl.constexpr):
-    """As first_pairs, with each row given: [BLOCK_M]."""
+    """Pointers as first_pairs makes them, from each row: [BLOCK_M]."""
     k_pairs = gl.convert_layout(k // 2, along(pairs_at, 0, 2), assert_trivial=True)
     k_pairs = gl.expand_dims(gl.expand_dims(k_pairs, 1), 3)
     k_pairs += gl.arange(0, 4, along(pairs_at, 3))[None, None, None, :]

@@ -1,4 +1,4 @@
-"""From the sums of mma.m16n8k16, as mma_operands.py makes them, to the columns of c."""
+"""Stores of the sums of mma.m16n8k16, as mma_operands.py makes them, to the columns of c."""
 
 from linear_layouts import linear_layout, log2
 from triton.experimental import gluon

@@ -166,8 +166,8 @@ def _nibbles(ring, first: gl.constexpr, WIDTH: gl.constexpr, GATED: gl.constexpr
 
 @gluon.jit
 def _affine_of(s_ring, z_ring, zero_bias, TILES: gl.constexpr, GATED: gl.constexpr):
-    """Of each column of a span [TILES, 8 (g), 2 (r)], twice each as two 16-bit numbers: the
-    scale, and minus the zero and its offset for even and for odd nibbles."""
+    """Scale, and minus the zero and its offset for even and for odd nibbles, of each column of
+    a span [TILES, 8 (g), 2 (r)]: twice each, as two 16-bit numbers."""
     WIDTH: gl.constexpr = (8 if GATED else 16) * TILES
     at: gl.constexpr = gl.SliceLayout(0, _words_layout(WIDTH, gl.num_warps(), GATED))
     scale = s_ring.slice(0, WIDTH, 0).load(at).to(gl.int16, bitcast=True)

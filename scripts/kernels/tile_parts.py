@@ -51,7 +51,7 @@ def load_part(part, like):
 
 @gluon.jit
 def allocate_parts(COUNT: gl.constexpr, ROWS: gl.constexpr, BLOCK_N: gl.constexpr):
-    """So many parts in shared memory."""
+    """Allocate `COUNT` parts in shared memory."""
     at: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [2, 1, 0])
     return gl.allocate_shared_memory(gl.float32, [COUNT, ROWS // 8, BLOCK_N * 2, 4], at)
 

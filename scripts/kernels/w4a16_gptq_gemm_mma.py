@@ -67,8 +67,8 @@ def _weights(
 def _scales_and_zeros(
     s_slot, z_slot, zero_bias, span: gl.constexpr, SHARE: gl.constexpr, BLOCK_N: gl.constexpr,
 ):  # fmt: skip
-    """Of each of a lane's words [WARPS_K, 1, BLOCK_N / 4, 4], twice each as two 16-bit numbers:
-    the scale, and minus the zero and its offset for the even and for the odd mma."""
+    """Scale, and minus the zero and its offset for the even and for the odd mma, of each of a
+    lane's words [WARPS_K, 1, BLOCK_N / 4, 4]: twice each, as two 16-bit numbers."""
     scale = load_scales(s_slot, span, SHARE, BLOCK_N)
     zero = load_zeros(z_slot, span, SHARE, BLOCK_N)
     even, odd = offsets_of(zero, zero_bias, s_slot.dtype)

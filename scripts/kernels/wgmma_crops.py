@@ -22,7 +22,7 @@ def _note(ROWS):
 
 @gluon.jit
 def cropped(weights, rows, total, ROWS: gl.constexpr, scalar):
-    """As wgmma_blocks.py's product, of the first ROWS rows.  scalar: any int32."""
+    """Product like wgmma_blocks.py's, of the first ROWS rows.  scalar: any int32."""
     if total.shape[1] > ROWS:
         gl.inline_asm_elementwise(_note(ROWS), "=r,r", [scalar], gl.int32, is_pure=False, pack=1)
     return product(weights, rows, total)

@@ -1,4 +1,4 @@
-"""From the sums of wgmma, in wgmma_operands.py's order of columns, to c: whole tiles and parts."""
+"""Stores of wgmma's sums, in wgmma_operands.py's order of columns, to c: whole tiles and parts."""
 
 from linear_layouts import along, linear_layout, log2
 from part_counters import await_parts, claim_share

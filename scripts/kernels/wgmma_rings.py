@@ -63,7 +63,7 @@ def _allocate_rows(
 
 @gluon.jit
 def allocate_barriers(COUNT: gl.constexpr, ARRIVALS: gl.constexpr):
-    """So many barriers, each for so many arrivals."""
+    """Allocate `COUNT` barriers, each for `ARRIVALS` arrivals."""
     barriers = gl.allocate_shared_memory(gl.int64, [COUNT, 1], mbarrier.MBarrierLayout())
     for i in gl.static_range(COUNT):
         mbarrier.init(barriers.index(i), count=ARRIVALS)
