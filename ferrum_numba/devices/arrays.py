@@ -56,8 +56,9 @@ def view(name: str, array: Any) -> NDArray[Any]:
 def _require_numbers(name: str, array: NDArray[Any]) -> None:
     if array.dtype.hasobject or array.dtype.kind in "SUMm":  # text, dates
         raise AbiError(name, "an array of numbers", f"dtype {array.dtype}")
-    masks = sys.modules.get("numpy.ma")  # none is masked where nobody has loaded it
-    if masks is not None and isinstance(array, masks.MaskedArray):
+    # None is masked where nobody has loaded numpy.ma, or another thread is just loading it.
+    masked = getattr(sys.modules.get("numpy.ma"), "MaskedArray", None)
+    if masked is not None and isinstance(array, masked):
         raise AbiError(
             name, "an array without a mask", "a masked one", "fill it first (array.filled(0))"
         )

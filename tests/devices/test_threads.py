@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -113,3 +115,8 @@ def test_threads_without_a_context_of_their_own(gpu: fe.Device) -> None:
         return context.value
 
     assert at_once(work) == [None] * THREADS
+
+
+def test_an_array_while_another_thread_loads_masked_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "numpy.ma", ModuleType("numpy.ma"))  # as far as it has come
+    assert fe.open_device("cpu").describe("x", np.zeros(3)).shape == (3,)
