@@ -56,7 +56,7 @@ class Code:
     object: bytes
 
     @classmethod
-    def compile(cls, ir: str, needs: Needs, host: Host, length: int, checked: bool = False) -> Code:
+    def compile(cls, ir: str, needs: Needs, host: Host, length: int, checked: bool) -> Code:
         """Object code of IR text. Raises PtxError where the text is not valid.
 
         length: number of PTX instructions; many of them are compiled without effort.

@@ -115,4 +115,6 @@ def test_bfloat_needs_no_functions_of_a_compiler() -> None:
     watch = Watch(frozenset({"nan"}), body, None)
     module = Module(body, Signature.from_ptx(text), host, False, watch)
     needs = Needs(0, 0, 0, False, list(module.library.used))
-    assert b"__trunc" not in Code.compile(module.text, needs, host, module.length).object
+    assert (
+        b"__trunc" not in Code.compile(module.text, needs, host, module.length, checked=True).object
+    )
