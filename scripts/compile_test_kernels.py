@@ -27,7 +27,7 @@ TARGET = ROOT / "tests" / "emulator" / "data" / "kernels"
 
 @dataclass(frozen=True)
 class Build:
-    """A kernel, the types of its pointers and numbers, its constants, and what it is built for.
+    """A kernel, the types of its pointers and of all else, its constants, and its targets.
 
     aligned: integers that are multiples of 16.  debug: whether assertions are compiled.
     """
@@ -159,6 +159,18 @@ BUILDS = [
     _launched("wait_ns", "x:i32", "ns:i64", BLOCK=128),
     _launched("prints", "x:i32", "n", BLOCK=128),
     _launched("asserts", "x:i32", "n", BLOCK=128),
+    Build(
+        "copy_boxes",
+        "launched.copy_boxes",
+        {"x": "fp16", "out": "fp16"},
+        {
+            "x_map": "tensordesc<fp16[64,64]>",
+            **dict.fromkeys(("M", "N", "across"), "i32"),
+            "boxes": "i64",
+        },
+        {"BOX": 64},
+        (90,),
+    ),
     _rows("layer_norm", "fp16", "x w b y", 512, "n eps"),
     _rows("rms_norm", "bf16", "x w y", 256, "n eps"),
     _rows("softmax", "fp16", "x y", 512),

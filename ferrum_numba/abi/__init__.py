@@ -4,11 +4,13 @@ Pure Python: no GPU, no NumPy, so that a launch can be inspected anywhere.
 """
 
 from .arrays import ArrayReference
-from .binding import Binder, Bound, Demand, Movable
+from .binding import Binder, Bound, Demand, Mapped, Movable
 from .block import ParameterBlock
+from .declaration import Declaration
 from .expression import Expression, expression
 from .launch import LaunchConfig
-from .sidecar import Declaration, Scratch, Sidecar, ptx_digest
+from .map_form import MapForm
+from .sidecar import Scratch, Sidecar, ptx_digest
 from .signature import Parameter, Role, Signature
 from .triton_build import TritonBuild
 from .versions import cuda_for_ptx, driver_for_ptx, loader_for_ptx, runs_on
@@ -21,6 +23,8 @@ __all__ = [
     "Demand",
     "Expression",
     "LaunchConfig",
+    "MapForm",
+    "Mapped",
     "Movable",
     "Parameter",
     "ParameterBlock",

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..errors import AbiError
+from .declaration import Declaration
 from .expression import Expression
-from .sidecar import Declaration
 
 # Triton's pointee types, and the array dtypes that they stand for.
 POINTEE_DTYPES = {

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from numbers import Number
 from typing import NamedTuple
 
@@ -19,10 +19,12 @@ from .arrays import ArrayReference, check_array, check_contiguous, check_overlap
 from .block import Raw, encode
 from .expression import Expression
 from .launch import LaunchConfig
+from .map_form import MapForm
 from .sidecar import Sidecar
-from .signature import Parameter, Signature
+from .signature import LAUNCHER_ROLES, MAP_NBYTES, Parameter, Signature
 
 Describe = Callable[[str, object], ArrayReference]
+MakeMap = Callable[[MapForm, int], bytes]  # of an array at an address
 _INTEGERS = frozenset(("i8", "u8", "i16", "u16", "i32", "u32", "i64", "u64"))
 _SCRATCH_ALIGN = 16  # bytes, of a workspace or counters where the sidecar does not say
 
@@ -40,6 +42,13 @@ class Demand:
     zeroed: bool
 
 
+class Mapped(NamedTuple):
+    """The array of which a tensor map is, by its parameter's name, and the map's form."""
+
+    of: str
+    form: MapForm
+
+
 @dataclass(frozen=True)
 class Bound:
     """Checked arguments of one launch.
@@ -47,18 +56,21 @@ class Bound:
     values: of every parameter but the scratch pointers, as the parameter block takes them.
     arrays: where the array arguments lie.
     scratch: what the launcher has to provide; a scratch pointer that is not in it stays NULL.
+    maps: the tensor maps that it makes, by parameter; those of arrays that are left out are not
+    here.
     """
 
     config: LaunchConfig
     values: Mapping[str, Raw]
     arrays: Mapping[str, ArrayReference]
     scratch: tuple[Demand, ...] = ()
+    maps: Mapping[str, Mapped] = field(default_factory=dict)
 
-    def at(self, addresses: Mapping[str, int]) -> Bound:
-        """The same arguments, some arrays at other addresses."""
+    def at(self, addresses: Mapping[str, int], maps: Mapping[str, bytes]) -> Bound:
+        """The same arguments, some arrays at other addresses; maps: all, as they are there."""
         moved = {name: replace(self.arrays[name], address=a) for name, a in addresses.items()}
-        values, arrays = {**self.values, **addresses}, {**self.arrays, **moved}
-        return Bound(self.config, values, arrays, self.scratch)
+        values, arrays = {**self.values, **addresses, **maps}, {**self.arrays, **moved}
+        return Bound(self.config, values, arrays, self.scratch, self.maps)
 
 
 class Movable(NamedTuple):
@@ -77,7 +89,8 @@ class Binder:
     """Checks the arguments of launches of one entry.
 
     describe(name, value) says where an array argument lies, and raises AbiError, with the remedy,
-    for a value that is no array of the launch's device.
+    for a value that is no array of the launch's device.  make_map(form, address) makes a tensor map
+    for that device.
     """
 
     def __init__(
@@ -85,18 +98,28 @@ class Binder:
         signature: Signature,
         sidecar: Sidecar,
         describe: Describe,
+        make_map: MakeMap,
         unread: Iterable[str] = (),
     ) -> None:
         """unread: pointers that may be left out, as the kernel does not look at them."""
         self.signature = signature
         self.sidecar = sidecar
-        self._describe = describe
+        self._describe, self._make_map = describe, make_map
         self._declarations = {p.name: p for p in sidecar.params}
         self._outputs = [p.name for p in sidecar.params if p.role == "output"]
         # Which names each array's declared extent depends on: what to look at again on a change.
         self._depends = {p.name: {p.name} | _names((*p.shape, *p.strides)) for p in sidecar.params}
         self._grid_names = _names(sidecar.grid or ())
         self._constrained = _names(sidecar.constraints)
+        derived = {p.name for p in sidecar.derivations}
+        self._given_rules = [r for r in sidecar.constraints if r.names.isdisjoint(derived)]
+        self._derived_rules = [r for r in sidecar.constraints if not r.names.isdisjoint(derived)]
+        tile = sidecar.tile or {}
+        self._maps = [
+            (p.name, p.map, tuple(extent(tile) for extent in p.map.box))
+            for p in sidecar.params
+            if p.map is not None
+        ]
         # Also of arrays, whose address a constraint may read.
         self._weighed = frozenset().union(*(rule.weighed for rule in sidecar.constraints))
         self._nullable = {p.name for p in sidecar.params if p.nullable}.union(unread)
@@ -113,21 +136,21 @@ class Binder:
         arguments = _assign(self.signature, positional, named, self._nullable)
         check_config(self.signature, self.sidecar, config)
         values, arrays = self._read(arguments)
-        sizes = self._sizes(values)
-        self._check_constraints(sizes, sizes.keys())
+        sizes, changed = self._derive(values, {*arguments, *(self.sidecar.tile or ())})
         self._check_grid(config, sizes)
-        self._check_arrays(arrays, sizes, arguments.keys())
-        return Bound(config, values, arrays, self._demands(config, sizes))
+        self._check_arrays(arrays, sizes, changed)
+        maps = self._map(values, arrays, sizes)
+        return Bound(config, values, arrays, self._demands(config, sizes), maps)
 
     def rebind(self, bound: Bound, changes: Mapping[str, object]) -> Bound:
         """`bound` with some arguments changed; the grid follows the sidecar's rule.
 
         Only what a change can have touched is checked again.  Raises AbiError as `bind` does.
         """
-        _refuse_scratch(self.signature, changes)
+        _refuse_filled_in(self.signature, changes)
         for name in changes:
             if name not in bound.values:
-                expected = ", ".join(bound.values)
+                expected = ", ".join(p.name for p in self.signature.arguments)
                 raise AbiError(self.signature.entry, f"the arguments {expected}", f"unknown {name}")
         new_values, new_arrays = self._read(changes)
         values = {**bound.values, **new_values}
@@ -135,18 +158,21 @@ class Binder:
         arrays = {**kept, **new_arrays}
         if len(new_arrays) == len(changes) and self._only_moved(new_arrays, bound.arrays):
             self._check_overlaps(arrays, changes.keys())
-            return Bound(bound.config, values, arrays, bound.scratch)
-        sizes = self._sizes(values)
-        self._check_constraints(sizes, changes.keys())
+            for name, (of, form) in bound.maps.items():
+                if of in new_arrays:
+                    values[name] = self._make_map(form, new_arrays[of].address)
+            return Bound(bound.config, values, arrays, bound.scratch, bound.maps)
+        sizes, changed = self._derive(values, changes.keys())
         config = bound.config
-        if self.sidecar.grid is not None and not self._grid_names.isdisjoint(changes):
+        if self.sidecar.grid is not None and not self._grid_names.isdisjoint(changed):
             x, y, z = (rule(sizes) for rule in self.sidecar.grid)
             grid = (x, y, z)
             if grid != config.grid:
                 config = replace(config, grid=grid)
                 check_config(self.signature, self.sidecar, config)
-        self._check_arrays(arrays, sizes, changes.keys())
-        return Bound(config, values, arrays, self._demands(config, sizes))
+        self._check_arrays(arrays, sizes, changed)
+        maps = self._map(values, arrays, sizes)
+        return Bound(config, values, arrays, self._demands(config, sizes), maps)
 
     def movable(self, bound: Bound) -> dict[str, Movable]:
         """Conditions under which another array may replace each array of a launch.
@@ -235,15 +261,56 @@ class Binder:
                 values[name] = encode(parameter, value)
         return values, arrays
 
-    def _sizes(self, values: Mapping[str, Raw]) -> dict[str, int]:
-        """The names that rules may read: the integers of the launch, and the tile."""
-        sizes = {name: value for name, value in values.items() if type(value) is int}
-        return {**(self.sidecar.tile or {}), **sizes}
+    def _derive(self, values: dict[str, Raw], changed: Set[str]) -> tuple[dict[str, int], Set[str]]:
+        """Put the derived integers among the values, and check the constraints.
 
-    def _check_constraints(self, sizes: Mapping[str, int], changed: Set[str]) -> None:
+        Returns what rules may read (the integers of the launch, and the tile), and `changed` with
+        the derived integers that are others than before.
+        """
+        sizes = {name: value for name, value in values.items() if type(value) is int}
+        sizes = {**(self.sidecar.tile or {}), **sizes}
+        # Ahead of what is derived: of sizes that no launch may have all else is nonsense.
+        self._check_constraints(self._given_rules, sizes, changed)
+        derived = self.sidecar.derived(sizes)
+        changed = changed | {name for name, value in derived.items() if values.get(name) != value}
+        values |= derived
+        sizes |= derived
+        self._check_constraints(self._derived_rules, sizes, changed)
+        return sizes, changed
+
+    def _map(
+        self,
+        values: dict[str, Raw],
+        arrays: Mapping[str, ArrayReference],
+        sizes: Mapping[str, int],
+    ) -> dict[str, Mapped]:
+        """Put the tensor maps among the values; of an array that is left out it is zeros."""
+        maps = {}
+        for name, rule, box in self._maps:
+            array = arrays.get(rule.of)
+            if array is None:
+                values[name] = bytes(MAP_NBYTES)
+                continue
+            declared = self._declarations[rule.of]
+            shape = tuple(extent(sizes) for extent in declared.shape)
+            strides = tuple(stride(sizes) * array.itemsize for stride in declared.strides)
+            try:
+                form = MapForm(
+                    *(array.dtype, array.itemsize, shape, strides, box, rule.swizzle, rule.l2)
+                )
+                values[name] = self._make_map(form, array.address)
+            except AbiError as error:
+                error.part_of(name)
+                raise
+            maps[name] = Mapped(rule.of, form)
+        return maps
+
+    def _check_constraints(
+        self, rules: Sequence[Expression], sizes: Mapping[str, int], changed: Set[str]
+    ) -> None:
         if self._constrained.isdisjoint(changed):
             return
-        for rule in self.sidecar.constraints:
+        for rule in rules:
             if not rule.names.isdisjoint(changed) and not rule(sizes):
                 entry = self.signature.entry
                 raise AbiError(entry, rule.text, rule.show(sizes))
@@ -326,7 +393,7 @@ def _assign(
     twice = sorted(arguments.keys() & named.keys())
     if twice:
         raise AbiError(", ".join(twice), "given by position and by name")
-    _refuse_scratch(signature, named)
+    _refuse_filled_in(signature, named)
     arguments |= named
     for name in nullable:
         arguments.setdefault(name, None)
@@ -342,10 +409,10 @@ def _assign(
     return arguments
 
 
-def _refuse_scratch(signature: Signature, named: Mapping[str, object]) -> None:
-    scratch = [p.name for p in signature.scratch if p.name in named]
-    if scratch:
-        raise AbiError(", ".join(scratch), "the launcher fills in scratch", remedy="leave it out")
+def _refuse_filled_in(signature: Signature, named: Mapping[str, object]) -> None:
+    filled = [p.name for p in signature.params if p.role in LAUNCHER_ROLES and p.name in named]
+    if filled:
+        raise AbiError(", ".join(filled), "the launcher fills it in", remedy="leave it out")
 
 
 def _raw_address(parameter: Parameter, value: object) -> int | None:

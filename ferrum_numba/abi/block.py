@@ -132,7 +132,15 @@ class ParameterBlock:
 
     def pointer(self, name: str) -> ctypes.c_uint64:
         """The field of a pointer, in place; valid as long as this object lives."""
-        return ctypes.c_uint64.from_address(self._base + self._places[name])
+        return ctypes.c_uint64.from_address(self.place(name))
+
+    def place(self, name: str) -> int:
+        """The address on the host of a parameter's bytes; valid as long as this object lives."""
+        return self._base + self._places[name]
+
+    def read(self, name: str) -> bytes:
+        """A parameter's bytes."""
+        return ctypes.string_at(self.place(name), self.signature[name].size)
 
     def _require_complete(self) -> None:
         if self._unset:

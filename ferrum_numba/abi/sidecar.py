@@ -5,21 +5,11 @@ One format, read leniently at one end and strictly at the other.  Triton's own m
 list, the tile, the grid rule, constraints and digests; with a parameter list, an unknown key is an
 error, since it is most likely a misspelt check.
 
-A parameter is an object of that list:
-
-    name, type   as in the kernel's source, in Triton's terms: "M" "i32", "a" "*fp16"
-    role         "input", "output", "size", "stride", "argument" (none of these), or memory that
-                 the launcher provides and the caller never passes:
-                 "workspace"        undefined at the start of a launch, undefined after it
-                 "counters"         zero at the start of a launch; the kernel leaves them zero
-                 "global_scratch", "profile_scratch"    Triton's own two pointers
-    shape, strides   of an array: expressions in elements, one a dimension
-    align        bytes that the address has to be a multiple of
-    nullable     true: the caller may leave it out or give None, and the kernel gets NULL
-    nbytes       of a workspace or of counters: an expression, evaluated for each launch
+A parameter is an object of that list (`abi.declaration`).
 
 An expression (`abi.expression`) reads the integer parameters and the names of the tile; a
-constraint also the addresses of nullable arrays, 0 for one that is left out.  Workspace and
+constraint also the addresses of nullable arrays, 0 for one that is left out.  A tensor map has its
+array's declared shape and strides; that of an array that is left out is zeros.  Workspace and
 counters belong to one stream: launches on a stream use the same ones, one after the other.  So a
 kernel that is launched with `launch_pdl` touches them only after `griddepcontrol.wait`.
 
@@ -31,18 +21,20 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from ..errors import AbiError
 from ..machine_code import Cubin
 from ..regular_file import read_regular
 from . import sidecar_fields as read
+from .declaration import Declaration, MapRule, read_declaration
 from .expression import Expression
-from .signature import SCRATCH_ROLES, Role, Signature
+from .map_form import STEP
+from .signature import LAUNCHER_ROLES, MAP_TYPE, Role, Signature
 
 # Our PTX says in a comment what it was built with, so that a sidecar of another build is caught
 # even where nobody computed a digest.
@@ -59,7 +51,6 @@ _OUR_KEYS = {
     *("source", "source_sha256", "ptx_sha256"),
 }
 _OF_MACHINE_CODE = (0, 0)  # in place of a PTX version
-_PARAMETER_KEYS = {"name", "type", "role", "shape", "strides", "align", "nullable", "nbytes"}
 _OF_THIS_BUILD = "take the sidecar of this build"
 
 
@@ -70,39 +61,6 @@ class Scratch:
     role: Role
     size: int
     align: int
-
-
-@dataclass(frozen=True)
-class Declaration:
-    """One parameter as the sidecar declares it.
-
-    type: in Triton's terms, "i32" or "*fp16".  shape: extents of the array, in elements;
-    strides: the names of the stride parameters, in elements, one an extent.  align: bytes.
-    nullable: whether the caller may leave it out.  nbytes: of a workspace or counters.
-    """
-
-    name: str
-    type: str
-    role: Role
-    shape: tuple[Expression, ...] = ()
-    strides: tuple[Expression, ...] = ()
-    align: int | None = None
-    nullable: bool = False
-    nbytes: Expression | None = None
-
-    def to_mapping(self) -> dict[str, Any]:
-        """The declaration as the sidecar's JSON has it."""
-        fields: dict[str, Any] = {"name": self.name, "type": self.type, "role": self.role}
-        if self.shape:
-            fields["shape"] = [rule.text for rule in self.shape]
-            fields["strides"] = [rule.text for rule in self.strides]
-        if self.align is not None:
-            fields["align"] = self.align
-        if self.nullable:
-            fields["nullable"] = True
-        if self.nbytes is not None:
-            fields["nbytes"] = self.nbytes.text
-        return fields
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,7 +148,23 @@ class Sidecar:
         if self.grid is None:
             return None
         values = {**(self.tile or {}), **sizes}
+        values |= self.derived(values)
         return tuple(rule(values) for rule in self.grid)
+
+    @cached_property
+    def derivations(self) -> tuple[Declaration, ...]:
+        """The derived integers, in the order in which they are computed."""
+        return tuple(p for p in self.params if p.value is not None)
+
+    def derived(self, sizes: Mapping[str, int]) -> dict[str, int]:
+        """The derived integers by name, from the launch's integers and the tile.
+
+        Raises AbiError for one that its type does not hold.
+        """
+        found: dict[str, int] = {}
+        for declaration in self.derivations:
+            found[declaration.name] = declaration.derive({**sizes, **found})
+        return found
 
     def check(self, code: str | Cubin, signature: Signature) -> None:
         """Compare with the PTX text, or the cubin, and its signature; AbiError names both sides."""
@@ -297,7 +271,7 @@ def _parse(text: str) -> Sidecar:
                 f"unknown key {', '.join(unknown)}",
                 code="sidecar-misspelt",
             )
-    params = tuple(_declaration(i, p) for i, p in enumerate(read.sequence(fields, "params")))
+    params = tuple(read_declaration(i, p) for i, p in enumerate(read.sequence(fields, "params")))
     sidecar = Sidecar(
         entry=read.string(fields, "name"),
         num_warps=read.count(fields, "num_warps", 1, 32),
@@ -324,25 +298,61 @@ def _check_names(sidecar: Sidecar) -> None:
     """Check that every name in a rule is an integer parameter or a tile constant."""
     if not sidecar.params:
         return
-    known = {p.name for p in sidecar.params if not p.type.startswith("*")} | (
-        sidecar.tile or {}
-    ).keys()
+    tile = frozenset(sidecar.tile or ())
+    integers = {p.name for p in sidecar.params if p.type[:1] != "*" and p.type != MAP_TYPE}
+    known = integers | tile
     nullable = {p.name for p in sidecar.params if p.nullable}
     rules = [*(sidecar.grid or ())]
     rules += [e for p in sidecar.params for e in (*p.shape, *p.strides)]
     rules += [p.nbytes for p in sidecar.params if p.nbytes is not None]
-    for rule in [*rules, *sidecar.constraints]:
-        unknown = rule.names - known
-        if rule in sidecar.constraints:
-            unknown -= nullable
-        if unknown:
-            raise AbiError(
-                repr(rule.text),
-                "names of integer parameters or of the tile",
-                ", ".join(sorted(unknown)),
-                where="sidecar",
-                code="sidecar-misspelt",
-            )
+    what = "names of integer parameters or of the tile"
+    for rule in rules:
+        _require_known(rule, known, what)
+    for rule in sidecar.constraints:
+        _require_known(rule, known | nullable, what)
+    later = {p.name for p in sidecar.derivations}
+    for derived in sidecar.derivations:
+        assert derived.value is not None
+        _require_known(derived.value, known - later, f"{what}, derived ones ahead of it")
+        later.remove(derived.name)
+    for declaration in sidecar.params:
+        if declaration.map is not None:
+            _check_map(sidecar, declaration.name, declaration.map)
+            for rule in declaration.map.box:
+                _require_known(rule, tile, "names of the tile")
+
+
+def _require_known(rule: Expression, known: Set[str], what: str) -> None:
+    unknown = rule.names - known
+    if unknown:
+        raise AbiError(
+            repr(rule.text),
+            what,
+            ", ".join(sorted(unknown)),
+            where="sidecar",
+            code="sidecar-misspelt",
+        )
+
+
+def _check_map(sidecar: Sidecar, name: str, rule: MapRule) -> None:
+    """Check that a tensor map's array is one of which there can be a map."""
+    given = (p for p in sidecar.params if p.type[:1] == "*" and p.role not in LAUNCHER_ROLES)
+    array = next((p for p in given if p.name == rule.of), None)
+    if array is None or not array.shape or (array.align or 1) % STEP:
+        raise AbiError(
+            "of",
+            f"an array that the caller gives, with shape, strides and an align that {STEP} divides",
+            f"{rule.of!r}",
+            where=f"sidecar: {name}",
+            code="sidecar-misspelt",
+        )
+    if len(rule.box) != len(array.shape):
+        raise AbiError(
+            "box",
+            f"{len(array.shape)} expressions, one a dimension of {rule.of}",
+            len(rule.box),
+            where=f"sidecar: {name}",
+        )
 
 
 def _scratch(fields: Mapping[str, Any]) -> tuple[Scratch, ...]:
@@ -355,53 +365,3 @@ def _scratch(fields: Mapping[str, Any]) -> tuple[Scratch, ...]:
         if size is not None:
             scratch.append(Scratch(role, size, align or 1))
     return tuple(scratch)
-
-
-def _declaration(index: int, fields: object) -> Declaration:
-    if not isinstance(fields, dict) or not {"name", "type", "role"} <= fields.keys():
-        raise AbiError(f"params[{index}]", "name, type and role", f"{fields!r}", where="sidecar")
-    unknown = sorted(fields.keys() - _PARAMETER_KEYS)
-    if unknown:
-        raise AbiError(
-            f"params[{index}]",
-            f"keys among {', '.join(sorted(_PARAMETER_KEYS))}",
-            f"unknown key {', '.join(unknown)}",
-            where="sidecar",
-            code="sidecar-misspelt",
-        )
-    name, type_, role = (read.string(fields, key) or "" for key in ("name", "type", "role"))
-    if role not in get_args(Role):
-        raise AbiError(
-            "role",
-            f"one of {', '.join(get_args(Role))}",
-            f"{role!r}",
-            where=f"sidecar: {name}",
-            code="sidecar-misspelt",
-        )
-    shape = tuple(map(read.expression_of, read.sequence(fields, "shape")))
-    strides = tuple(map(read.expression_of, read.sequence(fields, "strides")))
-    if len(shape) != len(strides):
-        raise AbiError(
-            name,
-            "as many strides as extents",
-            f"{len(shape)} extents but {len(strides)} strides",
-            where="sidecar",
-        )
-    align = read.count(fields, "align", 1, 4096)
-    nullable = fields.get("nullable", False)
-    if type(nullable) is not bool or (nullable and (type_[:1] != "*" or role in SCRATCH_ROLES)):
-        raise AbiError(
-            "nullable",
-            "true or false, and true only for a pointer that the caller gives",
-            f"{nullable!r} for {type_} ({role})",
-            where=f"sidecar: {name}",
-        )
-    nbytes = read.expression_of(fields["nbytes"]) if "nbytes" in fields else None
-    if (nbytes is not None) != (role in ("workspace", "counters")) or (nbytes and type_[:1] != "*"):
-        raise AbiError(
-            name,
-            "nbytes for a pointer of role workspace or counters, and for no other",
-            f"{(nbytes.text if nbytes else 'none')} for {type_} ({role})",
-            where="sidecar",
-        )
-    return Declaration(name, type_, role, shape, strides, align, nullable, nbytes)  # type: ignore[arg-type]

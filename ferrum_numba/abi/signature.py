@@ -30,9 +30,16 @@ Role = Literal[
     "counters",
     "global_scratch",
     "profile_scratch",
+    "derived",
+    "tensor_map",
 ]
-# What the launcher provides: the caller neither gives nor sees it.
+# What the launcher fills in, which the caller neither gives nor sees: the addresses of memory that
+# it lends, and what it computes from the arguments.
 SCRATCH_ROLES: tuple[Role, ...] = ("workspace", "counters", "global_scratch", "profile_scratch")
+COMPUTED_ROLES: tuple[Role, ...] = ("derived", "tensor_map")
+LAUNCHER_ROLES = (*SCRATCH_ROLES, *COMPUTED_ROLES)
+
+MAP_TYPE, MAP_NBYTES, _MAP_ALIGN = "tensordesc", 128, 64  # of a tensor map by value
 
 _MAX_PARAMETER_BYTES = 32764  # PTX ISA, "Kernel Function Parameters"
 
@@ -267,13 +274,18 @@ class Signature:
 
     @cached_property
     def arguments(self) -> tuple[Parameter, ...]:
-        """The parameters that a caller gives: all but the scratch pointers."""
-        return tuple(p for p in self.params if p.role not in SCRATCH_ROLES)
+        """The parameters that a caller gives: all but those that the launcher fills in."""
+        return tuple(p for p in self.params if p.role not in LAUNCHER_ROLES)
 
     @cached_property
     def scratch(self) -> tuple[Parameter, ...]:
-        """The parameters that the launcher fills in."""
+        """The pointers to memory that the launcher lends."""
         return tuple(p for p in self.params if p.role in SCRATCH_ROLES)
+
+    @cached_property
+    def computed(self) -> tuple[str, ...]:
+        """The names of the parameters that the launcher computes from the arguments."""
+        return tuple(p.name for p in self.params if p.role in COMPUTED_ROLES)
 
     def named(self, declared: Sequence[tuple[str, str | None, Role]]) -> Signature:
         """This signature with (name, type in the kernel's terms, role) declared for each parameter.
@@ -297,10 +309,25 @@ class Signature:
             )
         params = []
         for parameter, (name, c_type, role) in zip(self.params, declared, strict=True):
-            if c_type is not None:
+            if c_type == MAP_TYPE:
+                self._check_map(parameter, name)
+            elif c_type is not None:
                 _check_type(self.entry, parameter, name, c_type)
             params.append(replace(parameter, name=name, c_type=c_type, role=role))
         return replace(self, params=tuple(params))
+
+    def _check_map(self, parameter: Parameter, name: str) -> None:
+        """Check that a tensor map can lie in a parameter; a cubin does not state alignments."""
+        aligned = parameter.align % _MAP_ALIGN == 0 or self.ptx_version == (0, 0)
+        if parameter.count != MAP_NBYTES or parameter.size != MAP_NBYTES or not aligned:
+            count = f"[{parameter.count}]" if parameter.count else ""
+            raise AbiError(
+                f"parameter {parameter.index} ({name})",
+                f"a .param .align {_MAP_ALIGN} .b8[{MAP_NBYTES}] of the PTX for a {MAP_TYPE}",
+                f".param .align {parameter.align} .{parameter.ptx_type}{count}",
+                "the sidecar belongs to another build",
+                where=self.entry,
+            )
 
     def with_scratch(self, roles: Sequence[Role]) -> Signature:
         """This signature with its last parameters declared as scratch pointers, in order.
@@ -347,7 +374,7 @@ _C_TYPE_NBYTES = {
 def _check_type(entry: str, parameter: Parameter, name: str, c_type: str) -> None:
     pointer = c_type.startswith("*")
     if not pointer and c_type not in _C_TYPE_NBYTES:
-        known = ", ".join(_C_TYPE_NBYTES)
+        known = ", ".join((*_C_TYPE_NBYTES, MAP_TYPE))
         raise AbiError(f"parameter {name}", f"a type of {known}, *type", repr(c_type), where=entry)
     expected = 8 if pointer else _C_TYPE_NBYTES[c_type]
     if parameter.size != expected or (parameter.pointer and not pointer):

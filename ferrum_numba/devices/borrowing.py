@@ -4,11 +4,11 @@ array that lies elsewhere an address."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from ctypes import c_uint64
 from typing import Any
 
 from ..abi import Movable
 from .cache_keys import Key, PlaceOf, follower, surroundings
+from .tensor_map import Pointer
 
 _CLEAR = 256  # placements that are remembered
 
@@ -29,7 +29,7 @@ class Borrowing:
         keys: Mapping[str, Key | int],
         movable: Mapping[str, Movable],
         places: Mapping[str, int],
-        pointers: Mapping[str, c_uint64],
+        pointers: Mapping[str, Pointer],
         holds: Callable[[int], bool],
         place_of: PlaceOf | None = None,
     ) -> None:

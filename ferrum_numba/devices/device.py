@@ -10,7 +10,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -31,7 +31,7 @@ from ..errors import AbiError, DeviceError
 from ..machine_code import Cubin, Fatbin, is_machine_code, read_code
 from ..pickling import NotPickled
 from ..ptx_text import read_module, read_ptx
-from . import observer, sequence
+from . import observer, sequence, tensor_map
 from .cache_keys import PlaceOf
 from .invocation import Identical, Invocation
 from .loaded_modules import LoadedModules
@@ -308,7 +308,9 @@ class Kernel(NotPickled, ABC):
         unread = () if known else signature.unread(module.text)
         self._own = threading.local()  # the call that each thread made last
         self._names = tuple(p.name for p in signature.arguments)
-        self._binder = Binder(signature, sidecar, module.device.describe, unread)
+        device = module.device
+        make_map = partial(tensor_map.encode, device.name)
+        self._binder = Binder(signature, sidecar, device.describe, make_map, unread)
 
     @property
     def sidecar(self) -> Sidecar:
@@ -320,8 +322,9 @@ class Kernel(NotPickled, ABC):
     ) -> None:
         """Launch on `stream` (the default stream where it is left out).
 
-        Arguments go by position or by name; the scratch pointers are filled in, and without a
-        sidecar pointers at the end that the kernel never reads.
+        Arguments go by position or by name; what the sidecar leaves to the launcher is filled in,
+        scratch pointers foremost, and without a sidecar pointers at the end that the kernel never
+        reads.
 
         Raises AbiError for an argument that is missing, unknown, mistyped, out of range, too short,
         misaligned or not of this device, and LaunchError where the device refuses the launch.
@@ -410,7 +413,8 @@ class Kernel(NotPickled, ABC):
         bound = self._binder.rebind(invocation.bound, changes)
         if bound.config is not invocation.config:
             self._require_possible(bound.config)
-        invocation.block.write({name: bound.values[name] for name in changes})
+        names = (*changes, *self.signature.computed)
+        invocation.block.write({name: bound.values[name] for name in names})
         arguments = invocation.arguments
         if hold:
             arguments = {**arguments, **changes}

@@ -6,13 +6,14 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ..abi import LaunchConfig, Movable
+from ..abi import LaunchConfig, MapForm, Movable
 from ..errors import AbiError, FerrumError, LaunchError
 from ..pickling import NotPickled
 from . import observer
 from .borrowing import Borrowing
 from .cache_keys import Key, cache_key
 from .invocation import Invocation, Launchable
+from .tensor_map import MappedPointer, Pointer
 
 # In place of cache keys while arguments change: broken off in between, none is taken for what was
 # there before.
@@ -60,7 +61,8 @@ class PreparedLaunch(NotPickled):
         if self._moved:
             self._follow_slots()
             before = self._invocation
-            self._invocation = replace(before, bound=before.bound.at(self._places))
+            maps = {name: before.block.read(name) for name in before.bound.maps}
+            self._invocation = replace(before, bound=before.bound.at(self._places, maps))
             self._moved = False
         return self._invocation
 
@@ -114,8 +116,19 @@ class PreparedLaunch(NotPickled):
     def _note_places(self) -> None:
         now = self._invocation
         self._places = {name: array.address for name, array in now.bound.arrays.items()}
-        self._pointers = {name: now.block.pointer(name) for name in self._places}
+        self._pointers: dict[str, Pointer] = {n: now.block.pointer(n) for n in self._places}
+        if now.bound.maps:
+            self._let_maps_follow(now)
         self._movable, self._moved = None, False
+
+    def _let_maps_follow(self, now: Invocation) -> None:
+        """Let the tensor maps follow the pointers of their arrays."""
+        maps: dict[str, list[tuple[MapForm, int]]] = {}
+        for name, (of, form) in now.bound.maps.items():
+            maps.setdefault(of, []).append((form, now.block.place(name)))
+        device = self.kernel.module.device.name
+        for of, own in maps.items():
+            self._pointers[of] = MappedPointer(now.block.pointer(of), device, own)
 
     def _how_movable(self) -> Mapping[str, Movable]:
         if self._movable is None:

@@ -7,37 +7,23 @@ Source: CUDA Driver API reference, "Tensor Map Object Management"; PTX ISA, "Ten
 
 from __future__ import annotations
 
+import ctypes
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from ctypes import c_uint64
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from ..abi import ArrayReference
+from ..abi import ArrayReference, MapForm
+from ..abi.map_form import ELEMENTS, MOST_DIMENSIONS, PROMOTIONS, STEP, SWIZZLES
+from ..abi.signature import MAP_NBYTES
 from ..errors import AbiError
 from ..pickling import NotPickled
 from . import arrays, dlpack
 
-NBYTES = 128
-_MOST_DIMENSIONS, _LARGEST_BOX, _STEP = 5, 256, 16
-# By dtype: the element's number in the driver's terms (CUtensorMapDataType), and in PTX's.
-_ELEMENTS = {
-    "uint8": (0, 0),
-    "int8": (0, 0),
-    "uint16": (1, 1),
-    "int16": (1, 1),
-    "uint32": (2, 2),
-    "int32": (3, 3),
-    "uint64": (4, 4),
-    "int64": (5, 5),
-    "float16": (6, 6),
-    "float32": (7, 7),
-    "float64": (8, 9),
-    "bfloat16": (9, 10),
-}
-_SWIZZLES = {None: 0, 32: 1, 64: 2, 128: 3}
-_PROMOTIONS = {None: 0, 64: 1, 128: 2, 256: 3}
+_KNOWN = 64  # maps of an array in one place that are remembered
 
 
 class TensorMap(NotPickled):
@@ -71,12 +57,18 @@ class TensorMap(NotPickled):
         """
         self.tensor_map_of = array
         there = _describe(array)
-        self.shape, self.dtype, self.device = there.shape, there.dtype, there.device
-        self.box, self.swizzle, self.fill, self.l2 = _box(box, there), swizzle, fill, l2
-        self.strides = _strides(there)
-        _check(self, there)
-        encode = _for_cpu if there.device == "cpu" else _for_gpu
-        self._data = encode(self, there.address)
+        self.device = there.device
+        self.form = MapForm(
+            dtype=there.dtype,
+            itemsize=there.itemsize,
+            shape=there.shape,
+            strides=_strides(there),
+            box=_box(box, there),
+            swizzle=swizzle,
+            l2=l2,
+            fill=fill,
+        )
+        self._data = encode(there.device, self.form, there.address)
 
     def tobytes(self) -> bytes:
         """The 128 bytes that a kernel takes; on a GPU their form is the driver's own."""
@@ -85,14 +77,15 @@ class TensorMap(NotPickled):
     @property
     def facts(self) -> dict[str, Any]:
         """Fields: shape, strides in bytes, box, dtype, swizzle, fill, L2 promotion, device."""
-        names = ("shape", "strides", "box", "dtype", "swizzle", "fill", "l2", "device")
-        return {name: getattr(self, name) for name in names}
+        names = ("shape", "strides", "box", "dtype", "swizzle", "fill", "l2")
+        return {name: getattr(self.form, name) for name in names} | {"device": self.device}
 
     def __repr__(self) -> str:
-        swizzle = f", swizzle {self.swizzle}" if self.swizzle else ""
+        form = self.form
+        swizzle = f", swizzle {form.swizzle}" if form.swizzle else ""
         return (
-            f"<TensorMap of {self.dtype} {list(self.shape)} on {self.device}, box "
-            f"{list(self.box)}{swizzle}>"
+            f"<TensorMap of {form.dtype} {list(form.shape)} on {self.device}, box "
+            f"{list(form.box)}{swizzle}>"
         )
 
 
@@ -112,14 +105,10 @@ def _describe(array: Any) -> ArrayReference:
 def _box(box: int | Sequence[int], there: ArrayReference) -> tuple[int, ...]:
     given = (box,) if isinstance(box, (int, np.integer)) else tuple(box)
     try:
-        found = tuple(map(operator.index, given))
+        return tuple(map(operator.index, given))
     except TypeError:
-        found = ()
-    if len(found) != len(there.shape) or not all(1 <= n <= _LARGEST_BOX for n in found):
-        raise AbiError(
-            "box", f"{len(there.shape)} numbers from 1 to {_LARGEST_BOX}, one a dimension", given
-        )
-    return found
+        told = f"{len(there.shape)} numbers, one a dimension"
+        raise AbiError("box", told, given) from None
 
 
 def _strides(there: ArrayReference) -> tuple[int, ...]:
@@ -132,47 +121,60 @@ def _strides(there: ArrayReference) -> tuple[int, ...]:
     return tuple(found)
 
 
-def _check(this: TensorMap, there: ArrayReference) -> None:
-    """Raise AbiError for what the hardware does not take."""
-    row, itemsize = this.box[-1] * there.itemsize, there.itemsize
-    if not 1 <= len(there.shape) <= _MOST_DIMENSIONS or 0 in there.shape:
-        raise AbiError("array", "1 to 5 dimensions, none of them empty", list(there.shape))
-    if there.dtype not in _ELEMENTS:
-        raise AbiError("array", f"a dtype among {', '.join(_ELEMENTS)}", there.dtype)
-    if this.strides[-1] != itemsize or any(s % _STEP or s < 0 for s in this.strides[:-1]):
-        raise AbiError(
-            "array",
-            f"rows without gaps, which begin multiples of {_STEP} bytes apart",
-            f"strides of {list(this.strides)} bytes",
-            "copy it into rows that are padded",
-        )
-    if there.address % _STEP:
-        raise AbiError("array", f"an address that {_STEP} divides", hex(there.address))
-    for name, value, known in (
-        ("swizzle", this.swizzle, _SWIZZLES),
-        ("l2", this.l2, _PROMOTIONS),
-        ("fill", this.fill, ("zeros", "nan")),
-    ):
-        if value not in known:
-            raise AbiError(name, " or ".join(map(repr, known)), repr(value))
-    if row % _STEP or (this.swizzle and row > this.swizzle):
-        most = f", at most {this.swizzle} with this swizzle" if this.swizzle else ""
-        raise AbiError(
-            "box",
-            f"rows of a multiple of {_STEP} bytes{most}",
-            f"{this.box[-1]} x {itemsize} bytes",
-        )
-    if this.fill == "nan" and not there.dtype.startswith(("float", "bfloat")):
-        raise AbiError("fill", f"'zeros' for {there.dtype}", "'nan'")
+def encode(device: str, form: MapForm, address: int) -> bytes:
+    """The bytes of an array's map for a device, by its name.  Raises AbiError."""
+    if address % STEP:
+        raise AbiError("array", f"an address that {STEP} divides", hex(address))
+    return encoder(device, form)(address)
 
 
-def _for_cpu(this: TensorMap, address: int) -> bytes:
-    """The map as the CPU device's tensormap.replace writes it."""
+def encoder(device: str, form: MapForm) -> Callable[[int], bytes]:
+    """Makes the maps of arrays of one form, which lie at addresses that 16 divides."""
+    return _for_cpu(form) if device == "cpu" else _for_gpu(form)
+
+
+class MappedPointer:
+    """The field of an array's pointer in a block, with the tensor maps there that follow it."""
+
+    def __init__(self, pointer: c_uint64, device: str, maps: Sequence[tuple[MapForm, int]]) -> None:
+        """maps: of each its form, and where it lies."""
+        self._pointer, self._device, self._maps = pointer, device, maps
+        self._encoders: list[tuple[Callable[[int], bytes], int]] = []  # when it first moves
+        self._known: dict[int, list[bytes]] = {}  # by address
+
+    @property
+    def value(self) -> int:
+        """The address of the array."""
+        return self._pointer.value
+
+    @value.setter
+    def value(self, address: int) -> None:
+        if address == self._pointer.value:
+            return
+        made = self._known.get(address) or self._make(address)
+        for (_, place), data in zip(self._maps, made, strict=True):
+            ctypes.memmove(place, data, MAP_NBYTES)
+        self._pointer.value = address
+
+    def _make(self, address: int) -> list[bytes]:
+        if not self._encoders:
+            self._encoders = [(encoder(self._device, form), place) for form, place in self._maps]
+        if len(self._known) >= _KNOWN:
+            self._known.clear()
+        made = self._known[address] = [make(address) for make, _ in self._encoders]
+        return made
+
+
+Pointer = c_uint64 | MappedPointer
+
+
+def _for_cpu(form: MapForm) -> Callable[[int], bytes]:
+    """Makes maps as the CPU device's tensormap.replace writes them."""
     from ..emulator.runtime.tensors import FIELDS, MARK, MARK_AT
 
-    if this.fill != "zeros":
-        raise AbiError("fill", "'zeros' on the CPU device", f"{this.fill!r}")
-    data = bytearray(NBYTES)
+    if form.fill != "zeros":
+        raise AbiError("fill", "'zeros' on the CPU device", f"{form.fill!r}")
+    data = bytearray(MAP_NBYTES)
 
     def put(name: str, *values: int) -> None:
         first, bits, _ = FIELDS[name]
@@ -180,21 +182,25 @@ def _for_cpu(this: TensorMap, address: int) -> bytes:
             at = first + index * bits // 8
             data[at : at + bits // 8] = value.to_bytes(bits // 8, "little")
 
-    put("global_address", address)
-    put("global_stride", *this.strides[-2::-1])
-    put("global_dim", *this.shape[::-1])
-    put("box_dim", *this.box[::-1])
-    put("element_stride", *(1,) * len(this.box))
-    put("rank", len(this.shape) - 1)
-    put("elemtype", _ELEMENTS[this.dtype][1])
-    put("swizzle_mode", _SWIZZLES[this.swizzle])
+    put("global_stride", *form.strides[-2::-1])
+    put("global_dim", *form.shape[::-1])
+    put("box_dim", *form.box[::-1])
+    put("element_stride", *(1,) * len(form.box))
+    put("rank", len(form.shape) - 1)
+    put("elemtype", ELEMENTS[form.dtype][1])
+    put("swizzle_mode", SWIZZLES.index(form.swizzle))
     data[MARK_AT : MARK_AT + 4] = MARK.to_bytes(4, "little")
-    return bytes(data)
+
+    def make(address: int) -> bytes:
+        put("global_address", address)
+        return bytes(data)
+
+    return make
 
 
 def read_fields(data: bytes) -> dict[str, Any] | None:
     """The fields of a map in the CPU device's form; None for other bytes, the driver's own too."""
-    if len(data) != NBYTES:
+    if len(data) != MAP_NBYTES:
         return None
     from ..emulator.runtime.tensors import FIELDS, MARK, MARK_AT
 
@@ -207,29 +213,28 @@ def read_fields(data: bytes) -> dict[str, Any] | None:
         starts = range(first, first + count * size, size)
         return [int.from_bytes(data[at : at + size], "little") for at in starts]
 
-    rank = min(get("rank", 1)[0] + 1, _MOST_DIMENSIONS)
+    rank = min(get("rank", 1)[0] + 1, MOST_DIMENSIONS)
     (kind,), (swizzle,) = get("elemtype", 1), get("swizzle_mode", 1)
-    kinds = {number: dtype for dtype, (_, number) in reversed(_ELEMENTS.items())}
+    kinds = {number: dtype for dtype, (_, number) in reversed(ELEMENTS.items())}
     return {
         "address": get("global_address", 1)[0],
         "shape": get("global_dim", rank)[::-1],
         "strides": get("global_stride", rank - 1)[::-1],
         "box": get("box_dim", rank)[::-1],
         "dtype": kinds.get(kind, str(kind)),
-        "swizzle": {number: nbytes for nbytes, number in _SWIZZLES.items()}.get(swizzle, swizzle),
+        "swizzle": SWIZZLES[swizzle] if swizzle < len(SWIZZLES) else swizzle,
     }
 
 
-def _for_gpu(this: TensorMap, address: int) -> bytes:
+def _for_gpu(form: MapForm) -> Callable[[int], bytes]:
     from .cuda import driver
 
-    return driver.encode_tensor_map(
-        _ELEMENTS[this.dtype][0],
-        address,
-        this.shape[::-1],
-        this.strides[-2::-1],
-        this.box[::-1],
-        _SWIZZLES[this.swizzle],
-        _PROMOTIONS[this.l2],
-        this.fill == "nan",
+    return driver.tensor_map_encoder(
+        ELEMENTS[form.dtype][0],
+        form.shape[::-1],
+        form.strides[-2::-1],
+        form.box[::-1],
+        SWIZZLES.index(form.swizzle),
+        PROMOTIONS.index(form.l2),
+        form.fill == "nan",
     )

@@ -17,6 +17,9 @@ from typing import Any
 import numpy as np
 
 import ferrum_numba as fe
+from ferrum_numba.abi import MapForm
+from ferrum_numba.abi.map_form import ELEMENTS, SWIZZLES
+from ferrum_numba.devices import tensor_map
 from ferrum_numba.devices.cuda.conditions import _Params
 from ferrum_numba.devices.cuda.launch_record import _Config
 from ferrum_numba.devices.cuda.objects import _KernelNode
@@ -83,6 +86,7 @@ class EmulatedDriver:
         self._ties: dict[int, tuple[int, int]] = {}
         self._conditions: dict[int, int] = {}  # the values of conditions, by handle
         self._testers: set[int] = set()  # functions that set one
+        self.encoded = 0  # tensor maps
         self.destroyed: set[int] = set()  # streams
         self.misused: list[int] = []  # of them; a GPU's driver may crash then
         for name, types, function in self._functions():
@@ -126,6 +130,7 @@ class EmulatedDriver:
         p, n = c_void_p, c_uint64
         return [
             ("cuLaunchKernelEx", (p, p, p, p), self._launch),
+            ("cuDriverGetVersion", (p,), lambda out: _put_int(out, 12_040)),
             ("cuFuncSetAttribute", (p, c_int, c_int), self._done),
             ("cuMemAlloc_v2", (p, n), self._allocate),
             ("cuMemFree_v2", (n,), lambda address: self._done(self._memory.pop(address))),
@@ -167,6 +172,7 @@ class EmulatedDriver:
             ("cuStreamBeginCaptureToGraph", (p, p, p, p, n, c_int), self._begin_in),
             ("cuGraphDestroy", (p,), self._destroy),
             ("cuGraphExecDestroy", (p,), self._destroy),
+            ("cuTensorMapEncodeTiled", (p, c_int, c_uint, n, *(p,) * 4, *(c_int,) * 4), self._map),
             ("cuUserObjectCreate", (p, p, p, c_uint, c_uint), self._create_tie),
             ("cuGraphRetainUserObject", (p, p, c_uint, c_uint), self._tie),
         ]
@@ -351,6 +357,27 @@ class EmulatedDriver:
     def _create_tie(self, out: int, word: int, function: int, *_: int) -> int:
         self._ties[number := next(self._numbers)] = word, function
         return _put(out, number)
+
+    def _map(self, out: int, element: int, rank: int, address: int, *given: int) -> int:
+        """A tensor map in the form that kernels on the CPU take, of element strides of 1."""
+        kinds = (c_uint64, c_uint64, c_uint, c_uint)
+        lists = zip(kinds, given[:4], (rank, rank - 1, rank, rank), strict=True)
+        extents, strides, box, steps = (list((k * n).from_address(at)) for k, at, n in lists)
+        dtype = next(name for name, (number, _) in ELEMENTS.items() if number == element)
+        itemsize = 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
+        if out % 64 or steps != [1] * rank or address % 16:
+            return INVALID_VALUE
+        form = MapForm(
+            dtype=dtype,
+            itemsize=itemsize,
+            shape=tuple(extents[::-1]),
+            strides=(*strides[::-1], itemsize),
+            box=tuple(box[::-1]),
+            swizzle=SWIZZLES[given[5]],
+        )
+        ctypes.memmove(out, tensor_map.encode("cpu", form, address), 128)
+        self.encoded += 1
+        return SUCCESS
 
     def _tie(self, graph: int, tie: int, *_: int) -> int:
         self._graphs[graph].ties.append(self._ties.pop(tie))

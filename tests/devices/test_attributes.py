@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,12 @@ import pytest
 
 import ferrum_numba as fe
 from ferrum_numba import kernels
+from ferrum_numba.devices import tensor_map
 from tests.devices import split
 from tests.ptx import IOTA, ptx
 
 # As IOTA, behind the launch ahead of it.
+_MAKE_MAP = partial(tensor_map.encode, "cpu")
 WAITING = IOTA.replace(
     "ld.param.u64 %rd1, [out];", "griddepcontrol.wait;\nld.param.u64 %rd1, [out];"
 )
@@ -57,7 +60,7 @@ def test_a_grid_that_the_demanded_clusters_do_not_divide() -> None:
         RANK.replace(".reqntid 32", ".reqntid 32\n.reqnctapercluster 2")
     )
     assert signature.cluster == (2,)
-    binder = fe.abi.Binder(signature, fe.Sidecar(), lambda name, value: value)
+    binder = fe.abi.Binder(signature, fe.Sidecar(), lambda name, value: value, _MAKE_MAP)
     for config, message in (
         (fe.LaunchConfig(3, 32), r"cluster: expected a divisor of the grid \(3, 1, 1\)"),
         (fe.LaunchConfig(4, 32, cluster=4), r"cluster: expected \(2, 1, 1\) \(the PTX's"),
@@ -72,7 +75,9 @@ def test_a_change_to_a_grid_that_the_demanded_clusters_do_not_divide() -> None:
     params = [{"name": n, "type": t, "role": r} for n, t, r in names]
     sidecar = fe.Sidecar.read({"name": "k", "grid": ["n", "1", "1"], "params": params})
     array = fe.abi.ArrayReference(256, (8,), None, "int32", 4, 32, "cpu")
-    binder = fe.abi.Binder(sidecar.declare(signature), sidecar, lambda name, value: array)
+    binder = fe.abi.Binder(
+        sidecar.declare(signature), sidecar, lambda name, value: array, _MAKE_MAP
+    )
     bound = binder.bind(fe.LaunchConfig(4, 32), [object(), 4], {})
     assert binder.rebind(bound, {"n": 6}).config.grid == (6, 1, 1)
     with pytest.raises(fe.AbiError, match=r"cluster: expected a divisor of the grid \(3, 1, 1\)"):

@@ -66,7 +66,7 @@ def test_a_pointer_that_may_be_left_out(device: fe.Device, kernel: fe.Kernel) ->
 @pytest.mark.parametrize("name", ["workspace", "counters"])
 def test_the_caller_does_not_pass_them(device: fe.Device, kernel: fe.Kernel, name: str) -> None:
     arguments, _ = arrays(device, 2)
-    with pytest.raises(fe.AbiError, match=f"{name}: the launcher fills in scratch; leave it out"):
+    with pytest.raises(fe.AbiError, match=f"{name}: the launcher fills it in; leave it out"):
         kernel.launch(config(2), **arguments, **{name: arguments["a"]})
 
 

@@ -8,8 +8,9 @@ from functools import cached_property
 
 from ...abi.arrays import POINTEE_DTYPES, ArrayReference, reach
 from ...abi.block import ParameterBlock, Raw, decode
+from ...abi.declaration import Declaration
 from ...abi.launch import LaunchConfig
-from ...abi.sidecar import Declaration, Sidecar
+from ...abi.sidecar import Sidecar
 from ...abi.signature import Parameter, Signature
 from ...errors import AbiError
 from .notation import dtype_nbytes

@@ -265,35 +265,46 @@ def priorities() -> tuple[int, int]:
     return greatest.value, least.value
 
 
-def encode_tensor_map(
+def tensor_map_encoder(
     element: int,
-    address: int,
     extents: Sequence[int],
     strides: Sequence[int],
     box: Sequence[int],
     swizzle: int,
     promotion: int,
     nan: bool,
-) -> bytes:
-    """The driver's tensor map of an array, the last dimension first; strides without its own.
+) -> Callable[[int], bytes]:
+    """Makes the driver's tensor maps of arrays, by address; the last dimension comes first, strides
+    without its own.
 
     element, swizzle, promotion: by their numbers in CUDA's headers.  Raises LaunchError where the
-    driver takes no such map, DeviceError where it is too old for any.
+    driver takes no such map, DeviceError where it is too old for any.  For one thread at a time.
     """
     if not hasattr(library(), "cuTensorMapEncodeTiled"):
         raise DeviceError(
             "the CUDA driver is too old", "one with tensor maps (CUDA 12)", "an older one"
         )
-    rank, space = len(extents), (c_uint8 * (128 + 64))()
+    rank, space, place = len(extents), (c_uint8 * (128 + 64))(), c_uint64()
     at = -(-ctypes.addressof(space) // 64) * 64
-    code = library().cuTensorMapEncodeTiled(
-        *(at, element, rank, address),
-        *((c_uint64 * rank)(*extents), (c_uint64 * rank)(*strides)),
-        *((c_uint * rank)(*box), (c_uint * rank)(*(1,) * rank)),
-        *(0, swizzle, promotion, int(nan)),
+    call = library().cuTensorMapEncodeTiled
+    # Spelt out in the types that the call has, so that it converts nothing.
+    ones = (1,) * rank
+    lists = (*((c_uint64, n) for n in (extents, strides)), *((c_uint, n) for n in (box, ones)))
+    given = (
+        *(c_void_p(at), c_int(element), c_uint(rank), place),
+        *(ctypes.cast((kind * rank)(*numbers), POINTER(kind)) for kind, numbers in lists),
+        *map(c_int, (0, swizzle, promotion, nan)),
     )
-    check(code, "cuTensorMapEncodeTiled")
-    return ctypes.string_at(at, 128)
+
+    def make(address: int) -> bytes:
+        place.value = address
+        code = call(*given)
+        if code:
+            check(code, "cuTensorMapEncodeTiled")
+        return ctypes.string_at(at, 128)
+
+    make.space = space  # type: ignore[attr-defined]  # keeps it in memory
+    return make
 
 
 @contextmanager

@@ -87,7 +87,8 @@ class CudaPreparedLaunch(PreparedLaunch):
 
     def _follow_moves(self) -> None:
         if self._followed:
-            self._states.moved(self._invocation.block, self._pointers)
+            now = self._invocation
+            self._states.moved(now.block, self._pointers, now.bound.maps)
 
     def _follow(self, before: Invocation, changes: Mapping[str, object]) -> None:
         """Let the streams' states follow a change; undo it where that fails."""

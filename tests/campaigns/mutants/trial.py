@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
 
 from ferrum_numba.abi import ArrayReference, Binder, LaunchConfig
+from ferrum_numba.devices import tensor_map
 from ferrum_numba.devices.cpu.checked import check_layout
 from ferrum_numba.emulator import Job
 from ferrum_numba.emulator.checks import CheckedProgram, Finding
@@ -159,7 +160,12 @@ class Trial:
         if mutant.shared_bytes is not None:
             config = LaunchConfig(config.grid, config.block, mutant.shared_bytes)
         named: Mapping[str, Any] = {**references, **self.subject.integers, **mutant.integers}
-        binder = Binder(self.subject.signature, self.subject.sidecar, lambda _, value: value)  # type: ignore[arg-type,return-value]
+        binder = Binder(
+            self.subject.signature,
+            self.subject.sidecar,
+            lambda _, value: value,  # type: ignore[arg-type,return-value]
+            partial(tensor_map.encode, "cpu"),
+        )
         try:
             binder.bind(config, (), named)
         except AbiError:

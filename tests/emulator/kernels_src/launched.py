@@ -106,3 +106,17 @@ def asserts(x, n, BLOCK: tl.constexpr):
     values = tl.load(x + at, at < n, other=0)
     tl.device_assert(values < 100, "v is too large")
     tl.store(x + at, values + 1, at < n)
+
+
+@triton.jit
+def copy_boxes(x_map, x, out, M, N, across, boxes, BOX: tl.constexpr):
+    """out (M, N) float16 = x, or -1 where x is NULL; across: boxes of a row, boxes: in all."""
+    box = tl.program_id(0)
+    if box < boxes:
+        row, column = (box // across * BOX).to(tl.int32), (box % across * BOX).to(tl.int32)
+        values = tl.full([BOX, BOX], -1, tl.float16)
+        if x.to(tl.int64) != 0:
+            values = x_map.load([row, column])
+        rows, columns = row + tl.arange(0, BOX), column + tl.arange(0, BOX)
+        inside = (rows < M)[:, None] & (columns < N)[None, :]
+        tl.store(out + rows[:, None] * N + columns[None, :], values, inside)
