@@ -148,7 +148,7 @@ BAD_ARGUMENTS: list[tuple[Any, str]] = [
     ({"stride_cm": 10**6}, "c: expected at least"),
     ({"N": 512, "stride_qwk": 512}, r"grid: expected \(1, 8, 1\) = .*N = 512.*found \(1, 3, 1\)"),
     ({"lda": 1}, "unknown lda"),
-    ({"global_scratch": 0}, "global_scratch: the launcher fills in scratch"),
+    ({"global_scratch": 0}, "global_scratch: the launcher fills it in"),
 ]
 
 
