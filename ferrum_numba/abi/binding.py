@@ -111,7 +111,7 @@ class Binder:
         self._depends = {p.name: {p.name} | _names((*p.shape, *p.strides)) for p in sidecar.params}
         self._grid_names = _names(sidecar.grid or ())
         self._constrained = _names(sidecar.constraints)
-        derived = {p.name for p in sidecar.derivations}
+        derived = {p.name for p in sidecar.params if p.value is not None}
         self._given_rules = [r for r in sidecar.constraints if r.names.isdisjoint(derived)]
         self._derived_rules = [r for r in sidecar.constraints if not r.names.isdisjoint(derived)]
         tile = sidecar.tile or {}

@@ -152,7 +152,7 @@ class Sidecar:
         return tuple(rule(values) for rule in self.grid)
 
     @cached_property
-    def derivations(self) -> tuple[Declaration, ...]:
+    def _derivations(self) -> tuple[Declaration, ...]:
         """The derived integers, in the order in which they are computed."""
         return tuple(p for p in self.params if p.value is not None)
 
@@ -162,7 +162,7 @@ class Sidecar:
         Raises AbiError for one that its type does not hold.
         """
         found: dict[str, int] = {}
-        for declaration in self.derivations:
+        for declaration in self._derivations:
             found[declaration.name] = declaration.derive({**sizes, **found})
         return found
 
@@ -310,8 +310,8 @@ def _check_names(sidecar: Sidecar) -> None:
         _require_known(rule, known, what)
     for rule in sidecar.constraints:
         _require_known(rule, known | nullable, what)
-    later = {p.name for p in sidecar.derivations}
-    for derived in sidecar.derivations:
+    later = {p.name for p in sidecar._derivations}
+    for derived in sidecar._derivations:
         assert derived.value is not None
         _require_known(derived.value, known - later, f"{what}, derived ones ahead of it")
         later.remove(derived.name)
