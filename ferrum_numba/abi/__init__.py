@@ -3,8 +3,8 @@
 Pure Python: no GPU, no NumPy, so that a launch can be inspected anywhere.
 """
 
-from .arrays import ArrayReference
-from .binding import Binder, Bound, Demand, Mapped, Movable
+from .arrays import ArrayReference, Mapped
+from .binding import Binder, Bound, Demand, Movable
 from .block import ParameterBlock
 from .declaration import Declaration
 from .expression import Expression, expression

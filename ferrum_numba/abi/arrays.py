@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..errors import AbiError
-from .declaration import Declaration
+from .declaration import Declaration, MapRule
 from .expression import Expression
+from .map_form import MapForm
 
 # Triton's pointee types, and the array dtypes that they stand for.
 POINTEE_DTYPES = {
@@ -117,6 +119,39 @@ def check_array(declaration: Declaration, array: ArrayReference, sizes: Mapping[
     _check_length(declaration, array, extents, strides)
     if declaration.role == "output":
         _check_apart(declaration, extents, strides)
+
+
+class Mapped(NamedTuple):
+    """The array of which a tensor map is, by its parameter's name, and the map's form."""
+
+    of: str
+    form: MapForm
+
+
+def mapped(
+    rule: MapRule,
+    declarations: Mapping[str, Declaration],
+    arrays: Mapping[str, ArrayReference],
+    sizes: Mapping[str, int],
+) -> Mapped | None:
+    """A tensor map's array, in the form that its declaration gives; None if it is left out.
+
+    Raises AbiError for what no map can describe.
+    """
+    array = arrays.get(rule.of)
+    if array is None:
+        return None
+    declared = declarations[rule.of]
+    form = MapForm(
+        dtype=array.dtype,
+        itemsize=array.itemsize,
+        shape=tuple(extent(sizes) for extent in declared.shape),
+        strides=tuple(stride(sizes) * array.itemsize for stride in declared.strides),
+        box=tuple(extent(sizes) for extent in rule.box),
+        swizzle=rule.swizzle,
+        l2=rule.l2,
+    )
+    return Mapped(rule.of, form)
 
 
 def reach(extents: Sequence[int], strides: Sequence[int], itemsize: int) -> int:

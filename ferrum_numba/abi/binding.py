@@ -15,7 +15,14 @@ from numbers import Number
 from typing import NamedTuple
 
 from ..errors import AbiError
-from .arrays import ArrayReference, check_array, check_contiguous, check_overlap
+from .arrays import (
+    ArrayReference,
+    Mapped,
+    check_array,
+    check_contiguous,
+    check_overlap,
+    mapped,
+)
 from .block import Raw, encode
 from .expression import Expression
 from .launch import LaunchConfig
@@ -40,13 +47,6 @@ class Demand:
     nbytes: int
     align: int
     zeroed: bool
-
-
-class Mapped(NamedTuple):
-    """The array of which a tensor map is, by its parameter's name, and the map's form."""
-
-    of: str
-    form: MapForm
 
 
 @dataclass(frozen=True)
@@ -114,12 +114,7 @@ class Binder:
         derived = {p.name for p in sidecar.params if p.value is not None}
         self._given_rules = [r for r in sidecar.constraints if r.names.isdisjoint(derived)]
         self._derived_rules = [r for r in sidecar.constraints if not r.names.isdisjoint(derived)]
-        tile = sidecar.tile or {}
-        self._maps = [
-            (p.name, p.map, tuple(extent(tile) for extent in p.map.box))
-            for p in sidecar.params
-            if p.map is not None
-        ]
+        self._maps = [(p.name, p.map) for p in sidecar.params if p.map is not None]
         # Also of arrays, whose address a constraint may read.
         self._weighed = frozenset().union(*(rule.weighed for rule in sidecar.constraints))
         self._nullable = {p.name for p in sidecar.params if p.nullable}.union(unread)
@@ -286,23 +281,16 @@ class Binder:
     ) -> dict[str, Mapped]:
         """Put the tensor maps among the values; of an array that is left out it is zeros."""
         maps = {}
-        for name, rule, box in self._maps:
-            array = arrays.get(rule.of)
-            if array is None:
-                values[name] = bytes(MAP_NBYTES)
-                continue
-            declared = self._declarations[rule.of]
-            shape = tuple(extent(sizes) for extent in declared.shape)
-            strides = tuple(stride(sizes) * array.itemsize for stride in declared.strides)
+        for name, rule in self._maps:
+            values[name] = bytes(MAP_NBYTES)
             try:
-                form = MapForm(
-                    *(array.dtype, array.itemsize, shape, strides, box, rule.swizzle, rule.l2)
-                )
-                values[name] = self._make_map(form, array.address)
+                found = mapped(rule, self._declarations, arrays, sizes)
+                if found is not None:
+                    values[name] = self._make_map(found.form, arrays[rule.of].address)
+                    maps[name] = found
             except AbiError as error:
                 error.part_of(name)
                 raise
-            maps[name] = Mapped(rule.of, form)
         return maps
 
     def _check_constraints(

@@ -70,6 +70,15 @@ class Declaration:
     value: Expression | None = None
     map: MapRule | None = None
 
+    @property
+    def rule(self) -> str:
+        """The rule by which the launcher computes the parameter; empty for any other."""
+        if self.map is not None:
+            numbers = [("swizzle", self.map.swizzle), ("l2", self.map.l2)]
+            more = "".join(f", {name} {number}" for name, number in numbers if number)
+            return f"of {self.map.of}, box [{', '.join(e.text for e in self.map.box)}]{more}"
+        return f"= {self.value.text}" if self.value is not None else ""
+
     def to_mapping(self) -> dict[str, Any]:
         """The declaration as the sidecar's JSON has it."""
         fields: dict[str, Any] = {"name": self.name, "type": self.type, "role": self.role}

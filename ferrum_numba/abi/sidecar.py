@@ -34,7 +34,7 @@ from . import sidecar_fields as read
 from .declaration import Declaration, MapRule, read_declaration
 from .expression import Expression
 from .map_form import STEP
-from .signature import LAUNCHER_ROLES, MAP_TYPE, Role, Signature
+from .signature import FLOAT_TYPES, LAUNCHER_ROLES, MAP_TYPE, Role, Signature
 
 # Our PTX says in a comment what it was built with, so that a sidecar of another build is caught
 # even where nobody computed a digest.
@@ -157,13 +157,15 @@ class Sidecar:
         return tuple(p for p in self.params if p.value is not None)
 
     def derived(self, sizes: Mapping[str, int]) -> dict[str, int]:
-        """The derived integers by name, from the launch's integers and the tile.
+        """The derived integers by name, as far as these integers tell them; sizes: the tile, too.
 
         Raises AbiError for one that its type does not hold.
         """
         found: dict[str, int] = {}
         for declaration in self._derivations:
-            found[declaration.name] = declaration.derive({**sizes, **found})
+            values = {**sizes, **found}
+            if declaration.value is not None and declaration.value.names <= values.keys():
+                found[declaration.name] = declaration.derive(values)
         return found
 
     def check(self, code: str | Cubin, signature: Signature) -> None:
@@ -299,7 +301,8 @@ def _check_names(sidecar: Sidecar) -> None:
     if not sidecar.params:
         return
     tile = frozenset(sidecar.tile or ())
-    integers = {p.name for p in sidecar.params if p.type[:1] != "*" and p.type != MAP_TYPE}
+    others = (*FLOAT_TYPES, MAP_TYPE)
+    integers = {p.name for p in sidecar.params if p.type[:1] != "*" and p.type not in others}
     known = integers | tile
     nullable = {p.name for p in sidecar.params if p.nullable}
     rules = [*(sidecar.grid or ())]

@@ -369,6 +369,7 @@ _C_TYPE_NBYTES = {
     **dict.fromkeys(("i32", "u32", "fp32"), 4),
     **dict.fromkeys(("i64", "u64", "fp64"), 8),
 }
+FLOAT_TYPES = tuple(name for name in _C_TYPE_NBYTES if "fp" in name or name == "bf16")
 
 
 def _check_type(entry: str, parameter: Parameter, name: str, c_type: str) -> None:

@@ -181,8 +181,9 @@ def _parameter_table(entry: InspectedEntry) -> tuple[list[Column], list[list[str
 
 
 def _role(p: InspectedParameter) -> str:
-    """Role of a parameter, and its extent."""
+    """Role of a parameter, and its extent or its rule."""
     shape = f" ({', '.join(p.shape)})" if p.shape else f" of {p.nbytes} bytes" if p.nbytes else ""
+    shape += f" {p.rule}" if p.rule else ""
     return p.role.replace("_", " ") + shape + (" or NULL" if p.nullable else "")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import combinations, permutations, product
 
-from ..abi.signature import SCRATCH_ROLES
+from ..abi.signature import COMPUTED_ROLES, SCRATCH_ROLES
 from .block import is_plausible
 from .case import Case, read_block
 from .hypothesis import Hypothesis
@@ -23,7 +23,8 @@ def blind_guesses(case: Case) -> Iterator[Hypothesis]:
     integers = [
         p.name
         for p in case.signature.params
-        if isinstance(values.get(p.name), int) and not p.is_pointer and p.name not in case.arrays
+        if isinstance(values.get(p.name), int)
+        and not (p.is_pointer or p.role in COMPUTED_ROLES or p.name in case.arrays)
     ]
     pairs = list(combinations(integers, 2))[:_MOST]
     for one, two in pairs:

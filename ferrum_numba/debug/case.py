@@ -156,20 +156,35 @@ class Case:
         return read_block(self.block, self.signature.params)
 
     def with_values(self, **values: int) -> Case:
-        """Case with some values of the block replaced, and the grid by the sidecar's rule."""
+        """Case with some values of the block replaced, and what follows from them by the sidecar's
+        rules: derived integers and the grid."""
+        changed = self._with(values)
+        try:
+            derived = changed.declared.derived({**(changed.declared.tile or {}), **changed.sizes})
+        except AbiError:
+            derived = {}
+        return changed._with({**derived, **values}).with_grid()
+
+    def _with(self, values: Mapping[str, int]) -> Case:
+        if not values:
+            return self
         block = bytearray(self.block)
         for name, value in values.items():
             p = self.signature[name]
             block[p.offset : p.offset + p.size] = (value % (1 << 8 * p.size)).to_bytes(
                 p.size, "little"
             )
-        return replace(self, block=bytes(block)).with_grid()
+        return replace(self, block=bytes(block))
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The integers of the block."""
+        return {name: value for name, value in self.values.items() if type(value) is int}
 
     def with_grid(self) -> Case:
         """Case with the grid that the sidecar's rule gives for the block's sizes, if it can."""
-        sizes = {name: value for name, value in self.values.items() if type(value) is int}
         try:
-            grid = self.declared.grid_for(sizes)
+            grid = self.declared.grid_for(self.sizes)
             if grid is None or grid == self.config.grid:
                 return self
             return self.with_config(grid=grid)

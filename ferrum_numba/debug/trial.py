@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..abi import ptx_digest
+from ..devices import tensor_map
 from ..emulator import Job
 from ..emulator.checks import CheckedProgram, Finding, LaunchArray
 from ..errors import FerrumError
-from .case import Case, CaseArray
+from .case import Case, CaseArray, read_block
 
 # Instructions of a CTA, since wrong sizes make endless loops: these, or so many a byte of its
 # arrays, where that is more.  GEMMs take less than one.
@@ -147,7 +148,7 @@ def _place(array: CaseArray) -> NDArray[Any]:
 def _translated(
     case: Case, places: Mapping[str, NDArray[Any]]
 ) -> tuple[bytes, list[NDArray[np.uint8]]]:
-    """The block with addresses of this process; scratch as the sidecar demands it."""
+    """The block with addresses of this process; scratch and maps as the sidecar demands them."""
     block, scratch = bytearray(case.block), []
     demanded = {s.role: s for s in case.declared.scratch if s.size}
     for p in case.signature.params:
@@ -166,7 +167,23 @@ def _translated(
         elif p.is_pointer:
             value = value & 0xFFFF  # an address of nobody: never one of this process by chance
         block[p.offset : p.offset + 8] = value.to_bytes(8, "little")
+    for name, made in _maps(case, bytes(block)).items():
+        p = case.signature[name]
+        block[p.offset : p.offset + p.size] = made
     return bytes(block), scratch
+
+
+def _maps(case: Case, block: bytes) -> dict[str, bytes]:
+    """The tensor maps that the launcher makes of arrays at a block's addresses."""
+    values = read_block(block, case.signature.params)
+    arrays = {
+        name: replace(array.reference("cpu"), address=values[name])
+        for name, array in case.arrays.items()
+        if values.get(name)
+    }
+    sizes = {name: value for name, value in values.items() if type(value) is int}
+    sizes = {**(case.declared.tile or {}), **sizes}
+    return tensor_map.maps_of(case.declared, arrays, sizes)
 
 
 def _role(case: Case, name: str) -> str:

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import ctypes
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from ctypes import c_uint64
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from ..abi import ArrayReference, MapForm
+from ..abi import ArrayReference, MapForm, Sidecar
+from ..abi.arrays import mapped
 from ..abi.map_form import ELEMENTS, MOST_DIMENSIONS, PROMOTIONS, STEP, SWIZZLES
 from ..abi.signature import MAP_NBYTES
 from ..errors import AbiError
@@ -131,6 +133,24 @@ def encode(device: str, form: MapForm, address: int) -> bytes:
 def encoder(device: str, form: MapForm) -> Callable[[int], bytes]:
     """Makes the maps of arrays of one form, which lie at addresses that 16 divides."""
     return _for_cpu(form) if device == "cpu" else _for_gpu(form)
+
+
+def maps_of(
+    sidecar: Sidecar, arrays: Mapping[str, ArrayReference], sizes: Mapping[str, int]
+) -> dict[str, bytes]:
+    """The maps that a sidecar asks for, in the CPU device's form; zeros where there can be none.
+
+    sizes: the integers that the sidecar's rules read.
+    """
+    declarations, maps = {p.name: p for p in sidecar.params}, {}
+    for name, declaration in declarations.items():
+        if declaration.map is not None:
+            maps[name] = bytes(MAP_NBYTES)
+            with suppress(AbiError):
+                found = mapped(declaration.map, declarations, arrays, sizes)
+                if found is not None:
+                    maps[name] = encode("cpu", found.form, arrays[found.of].address)
+    return maps
 
 
 class MappedPointer:

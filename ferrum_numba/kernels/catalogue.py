@@ -122,6 +122,7 @@ class Artefact:
             return False
         given = {p.name: 1 for p in self.sidecar.params if p.nullable}
         values = {**(self.sidecar.tile or {}), **given, **sizes}
+        values |= self.sidecar.derived(values)
         return all(rule(values) for rule in self.sidecar.constraints)
 
 

@@ -50,11 +50,13 @@ def sample(sidecar: Sidecar, sizes: Mapping[str, int], seed: int = 0) -> Sample:
             where=sidecar.entry,
         )
     random = np.random.default_rng(seed)
+    known = {**(sidecar.tile or {}), **integers}
+    known |= sidecar.derived(known)
     arrays: dict[str, NDArray[np.generic]] = {}
     for declaration in sidecar.params:
         if not declaration.shape or (declaration.nullable and declaration.role == "argument"):
             continue  # the latter stands in place of another array
-        shape = [rule(integers) for rule in declaration.shape]
+        shape = [rule(known) for rule in declaration.shape]
         step = 1
         for rule, extent in zip(reversed(declaration.strides), reversed(shape), strict=True):
             if not rule.text.isdecimal():

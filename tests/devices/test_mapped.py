@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,10 @@ import numpy as np
 import pytest
 
 import ferrum_numba as fe
+from ferrum_numba.debug import trial
+from ferrum_numba.debug.case import Case
 from ferrum_numba.debug.replay import replay
+from tests.cli.commands import run, run_json
 from tests.devices import mapped
 from tests.devices.emulated_gpu import EVERYWHERE, open_anywhere
 
@@ -303,3 +307,55 @@ def test_maps_that_cannot_be(changes: dict[str, Any], n: int, message: str) -> N
 def test_there_and_back() -> None:
     sidecar = fe.Sidecar.read(mapped.declared("x_map", l2=256))
     assert fe.Sidecar.read(sidecar.to_mapping()).params == sidecar.params
+
+
+def test_what_commands_say_of_them(tmp_path: Path) -> None:
+    path = tmp_path / "copy_boxes.ptx"
+    path.write_text(mapped.TEXT)
+    path.with_suffix(".json").write_text(json.dumps(mapped.SIDECAR))
+    code, found = run_json("params", path, *("--set", f"M={M}"), *("--set", f"N={N}"))
+    fields = {field["name"]: field for field in found["fields"]}
+    assert (code, found["assumed"], found["suspicions"]) == (0, ["out", "x"], [])
+    assert fields["boxes"]["value"] == 6
+    assert fields["boxes"]["meaning"] == "derived = cdiv(M, BOX) * across"
+    assert fields["x_map"]["meaning"] == "tensor map of x, box [BOX, 64], swizzle 128"
+    assert fields["x_map"]["tensor_map"]["address"] == fields["x"]["value"]
+    assert fields["x_map"]["tensor_map"]["shape"] == [M, N]
+    sizes = (argument for name in ("M=100", "N=136", "boxes=7") for argument in ("--set", name))
+    code, found = run_json("params", path, *sizes)
+    assert code == 1
+    (suspicion,) = found["suspicions"]
+    assert suspicion["what"] == "is 7, but cdiv(M, BOX) * across = 6"
+    code, found = run_json("inspect", path)
+    roles = {p["name"]: (p["role"], p["rule"]) for p in found["entries"][0]["params"]}
+    assert roles["across"] == ("derived", "= cdiv(N, BOX)")
+    assert roles["x_map"] == ("tensor_map", "of x, box [BOX, 64], swizzle 128")
+    assert "derived = cdiv(M, BOX) * across" in run("inspect", path, columns=160).stdout
+
+
+def test_comparing_builds(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{name}.ptx" for name in "ab"]
+    sidecars = mapped.SIDECAR, mapped.declared("across", value="cdiv(N, 64)")
+    for path, sidecar in zip(paths, sidecars, strict=True):
+        path.write_text(mapped.TEXT)
+        path.with_suffix(".json").write_text(json.dumps(sidecar))
+    told = run("compare", *paths, columns=160).stdout
+    assert "the launcher makes across = cdiv(N, 64), not = cdiv(N, BOX)" in told
+
+
+def test_a_case_is_tried_with_maps_of_its_own(device: fe.Device, tmp_path: Path) -> None:
+    """Whatever device it was recorded on; and what a remedy changes, others follow."""
+    (x,), (host,) = inputs(device, 1)
+    out = device.empty((M, N), np.float16)
+    with fe.record(tmp_path / "run.ferrum"):
+        mapped.kernel(device).launch(mapped.config(M, N), x, out, M, N)
+    recording = fe.Recording(tmp_path / "run.ferrum")
+    case = Case.from_recording(recording, recording.launches[0])
+    outcome = trial.run(case)
+    assert outcome.clean, outcome
+    np.testing.assert_array_equal(outcome.outputs["out"], host)
+    less = case.with_values(M=64)
+    assert (less.values["boxes"], less.config.grid) == (3, (3, 1, 1))
+    outcome = trial.run(less)
+    assert outcome.clean, outcome
+    np.testing.assert_array_equal(outcome.outputs["out"][:64], host[:64])

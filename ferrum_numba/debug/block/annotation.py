@@ -24,8 +24,8 @@ class Field:
     owner, array: whose array the address lies in, and that array; None where none is known.
     needed: bytes from the address on that the kernel may touch, by the sidecar; None where it
     does not say.  nullable: whether NULL is allowed there.
-    meaning: what an integer stands for, by the sidecar, such as "size of a[0], c[0]" (axes); else
-    empty.
+    meaning: what an integer stands for, by the sidecar, such as "size of a[0], c[0]" (axes), and
+    the rule of what the launcher computes; else empty.
     """
 
     parameter: Parameter
@@ -172,7 +172,8 @@ def _with_meaning(
     arrays: Mapping[str, ArrayReference],
 ) -> Field:
     p = field.parameter
-    if p.size == 8 and isinstance(field.value, int) and p.role not in ("size", "stride"):
+    integer = p.role in ("size", "stride", "derived")
+    if p.size == 8 and isinstance(field.value, int) and not integer:
         owner = _owner(p.name, field.value, arrays)
         declaration = declarations.get(p.name)
         return Field(
@@ -216,7 +217,7 @@ def _needed(declaration: Declaration | None, sizes: Mapping[str, int]) -> int | 
 
 
 def _meaning(name: str, declarations: Mapping[str, Declaration]) -> str:
-    """Meaning of an integer: "size of a[0], c[0]; K // 8: size of b[0]; stride of a[1]"."""
+    """Meaning of what is no array: "size of a[0], c[0]; K // 8: size of b[0]; stride of a[1]"."""
     found: dict[str, list[str]] = {}
     for what, rules in (("size of", "shape"), ("stride of", "strides")):
         for declaration in declarations.values():
@@ -225,4 +226,8 @@ def _meaning(name: str, declarations: Mapping[str, Declaration]) -> str:
                     derived = "" if rule.text == name else f"{rule.text}: "
                     place = f"{declaration.name}[{axis}]"
                     found.setdefault(f"{derived}{what}", []).append(place)
-    return "; ".join(f"{what} {', '.join(places)}" for what, places in found.items())
+    meanings = [f"{what} {', '.join(places)}" for what, places in found.items()]
+    own = declarations.get(name)
+    if own is not None and own.rule:
+        meanings.insert(0, f"{own.role.replace('_', ' ')} {own.rule}")
+    return "; ".join(meanings)

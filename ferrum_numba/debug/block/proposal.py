@@ -12,6 +12,7 @@ from math import prod
 from ...abi.arrays import POINTEE_DTYPES, ArrayReference
 from ...abi.sidecar import Sidecar
 from ...abi.signature import SCRATCH_ROLES, Parameter, Signature
+from ...devices import tensor_map
 from ...errors import AbiError
 from .notation import dtype_nbytes, is_array, read_array
 
@@ -36,7 +37,8 @@ def propose(signature: Signature, sidecar: Sidecar, given: Mapping[str, str]) ->
 
     given: by parameter name, an integer, a number, an address or an array as text
     ("float16[4, 4096]@0x7f0000000000"), or for an aggregate the hex digits of its bytes.  Strides
-    that are not given are those of arrays in C order, arrays those that the sidecar declares.
+    that are not given are those of arrays in C order, arrays those that the sidecar declares; what
+    the launcher computes follows from them.
 
     Raises AbiError for a value that cannot be read; what is neither given nor declared is left out.
     """
@@ -52,6 +54,7 @@ def propose(signature: Signature, sidecar: Sidecar, given: Mapping[str, str]) ->
         else:
             values[name] = _read(parameter, text)
     sizes = {**(sidecar.tile or {}), **{n: v for n, v in values.items() if type(v) is int}}
+    sizes = {**sidecar.derived(sizes), **sizes}
     integers = {p.name for p in signature.params if not p.is_pointer}
     for declaration in sidecar.params:
         if not all(rule.names <= sizes.keys() for rule in declaration.shape):
@@ -70,9 +73,12 @@ def propose(signature: Signature, sidecar: Sidecar, given: Mapping[str, str]) ->
             )
             values[declaration.name] = free
             free = _behind(free, arrays[declaration.name])
+    sizes = {**sidecar.derived(sizes), **sizes}  # with the strides
+    computed: dict[str, object] = {n: sizes[n] for n in signature.computed if n in sizes}
+    computed |= tensor_map.maps_of(sidecar, arrays, sizes)
     values |= {p.name: 0 for p in sidecar.params if p.nullable and p.name not in values}
     assumed = frozenset(values.keys() - given.keys())
-    return Proposal(values, arrays, assumed)
+    return Proposal({**computed, **values}, arrays, assumed)
 
 
 def _behind(free: int, array: ArrayReference) -> int:

@@ -227,8 +227,13 @@ def _span(field: Field) -> tuple[int, int]:
 
 
 def _rules(block: AnnotatedBlock) -> Iterator[Suspicion]:
-    """Constraints and the grid rule of the sidecar."""
+    """Constraints, the grid rule and the derived integers of the sidecar."""
     sizes, config = block.sizes, block.config
+    for declared in block.sidecar.params:
+        right = _value(declared.value, sizes) if declared.value is not None else None
+        if declared.value is not None and right not in (None, sizes.get(declared.name)):
+            what = f"is {sizes[declared.name]}, but {declared.value.text} = {right}"
+            yield Suspicion("rule", (declared.name,), what, certain=True)
     for rule in block.sidecar.constraints:
         if _value(rule, sizes) == 0:
             names = tuple(sorted(rule.names & block.values.keys()))

@@ -203,6 +203,9 @@ def _type_changes(name: str, a: InspectedParameter, b: InspectedParameter) -> It
         yield Change("parameters", f"{name} has {kind} {told[0]}, not {told[1]}")
     if a.nbytes != b.nbytes and b.nbytes:
         yield Change("parameters", f"{name} needs {b.nbytes} bytes, not {a.nbytes or 0}")
+    if a.rule and b.rule and a.rule != b.rule:
+        what = f"the launcher makes {name} {b.rule}, not {a.rule}"
+        yield Change("parameters", what, needed=False)
 
 
 def _bits(p: InspectedParameter) -> str:

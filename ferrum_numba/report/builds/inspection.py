@@ -34,7 +34,8 @@ class InspectedParameter:
     """A row of the signature table; offset, size and alignments in bytes.
 
     ptx_type: "u64", or "b8[24]" for an aggregate.  pointer: whether the PTX says `.ptr`.
-    c_type, shape, strides, nbytes, nullable: as the sidecar declares them.
+    c_type, shape, strides, nbytes, nullable: as the sidecar declares them.  rule: how the launcher
+    computes it, by the sidecar.
     """
 
     index: int
@@ -50,6 +51,7 @@ class InspectedParameter:
     strides: tuple[str, ...] = ()
     nbytes: str | None = None
     nullable: bool = False
+    rule: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Needs:
     programmatic, cooperative: the kind of launch that it was built for, see LaunchConfig.
     shared_bytes: dynamic, of a CTA; uses_dynamic_shared: whether the PTX has any.
     static_shared_bytes: declared in the PTX.  scratch: Triton's, of a CTA.
-    provided: (parameter, role, size rule) of what the launcher fills in.
+    provided: (parameter, role, size rule) of the memory that the launcher lends.
     """
 
     block: tuple[int, ...] | None
@@ -265,6 +267,7 @@ def _parameters(signature: Signature, sidecar: Sidecar) -> tuple[InspectedParame
                 strides=tuple(rule.text for rule in declared.strides),
                 nbytes=declared.nbytes.text if declared.nbytes else None,
                 nullable=declared.nullable,
+                rule=declared.rule,
             )
         rows.append(row)
     return tuple(rows)
