@@ -130,6 +130,11 @@ class ParameterBlock:
         if self._unset:
             self._unset -= encoded.keys()
 
+    def follow(self, other: ParameterBlock) -> None:
+        """Take over what another block of the signature holds, but for the scratch pointers."""
+        for start, nbytes in self.signature.runs:
+            ctypes.memmove(self._base + start, other._base + start, nbytes)
+
     def pointer(self, name: str) -> ctypes.c_uint64:
         """The field of a pointer, in place; valid as long as this object lives."""
         return ctypes.c_uint64.from_address(self.place(name))

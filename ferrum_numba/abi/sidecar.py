@@ -162,10 +162,11 @@ class Sidecar:
         Raises AbiError for one that its type does not hold.
         """
         found: dict[str, int] = {}
+        values = dict(sizes)
         for declaration in self._derivations:
-            values = {**sizes, **found}
             if declaration.value is not None and declaration.value.names <= values.keys():
-                found[declaration.name] = declaration.derive(values)
+                value = found[declaration.name] = declaration.derive(values)
+                values[declaration.name] = value
         return found
 
     def check(self, code: str | Cubin, signature: Signature) -> None:

@@ -283,6 +283,18 @@ class Signature:
         return tuple(p for p in self.params if p.role in SCRATCH_ROLES)
 
     @cached_property
+    def runs(self) -> tuple[tuple[int, int], ...]:
+        """Runs of bytes handed over that hold no scratch pointer: the first, and how many."""
+        runs: list[tuple[int, int]] = []
+        follows = False
+        for place, p in zip(self.handed_over[0], self.params, strict=True):
+            if p.role not in SCRATCH_ROLES:
+                first = runs.pop()[0] if follows else place
+                runs.append((first, place + p.size - first))
+            follows = p.role not in SCRATCH_ROLES
+        return tuple(runs)
+
+    @cached_property
     def computed(self) -> tuple[str, ...]:
         """The names of the parameters that the launcher computes from the arguments."""
         return tuple(p.name for p in self.params if p.role in COMPUTED_ROLES)

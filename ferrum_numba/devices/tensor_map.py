@@ -7,11 +7,10 @@ Source: CUDA Driver API reference, "Tensor Map Object Management"; PTX ISA, "Ten
 
 from __future__ import annotations
 
-import ctypes
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from ctypes import c_uint64
+from ctypes import c_uint8, c_uint64
 from dataclasses import replace
 from typing import Any
 
@@ -159,8 +158,8 @@ class MappedPointer:
     def __init__(self, pointer: c_uint64, device: str, maps: Sequence[tuple[MapForm, int]]) -> None:
         """maps: of each its form, and where it lies."""
         self._pointer, self._device, self._maps = pointer, device, maps
-        self._encoders: list[tuple[Callable[[int], bytes], int]] = []  # when it first moves
-        self._known: dict[int, list[bytes]] = {}  # by address
+        self._encoders: list[tuple[memoryview, Callable[[int], bytes]]] = []  # once it has moved
+        self._known: dict[int, list[tuple[memoryview, bytes]]] = {}  # by address
 
     @property
     def value(self) -> int:
@@ -171,17 +170,20 @@ class MappedPointer:
     def value(self, address: int) -> None:
         if address == self._pointer.value:
             return
-        made = self._known.get(address) or self._make(address)
-        for (_, place), data in zip(self._maps, made, strict=True):
-            ctypes.memmove(place, data, MAP_NBYTES)
+        for place, data in self._known.get(address) or self._make(address):
+            place[:] = data
         self._pointer.value = address
 
-    def _make(self, address: int) -> list[bytes]:
+    def _make(self, address: int) -> list[tuple[memoryview, bytes]]:
         if not self._encoders:
-            self._encoders = [(encoder(self._device, form), place) for form, place in self._maps]
+            memory = c_uint8 * MAP_NBYTES
+            self._encoders = [
+                (memoryview(memory.from_address(place)).cast("B"), encoder(self._device, form))
+                for form, place in self._maps
+            ]
         if len(self._known) >= _KNOWN:
             self._known.clear()
-        made = self._known[address] = [make(address) for make, _ in self._encoders]
+        made = self._known[address] = [(place, make(address)) for place, make in self._encoders]
         return made
 
 

@@ -61,3 +61,22 @@ def test_a_launch(device: fe.Device) -> None:
     kernel.launch(fe.LaunchConfig(1, 1), out, MANY, 2**40)
     device.synchronize()
     assert list(device.to_host(out)) == [100, 115, 2**40]
+
+
+def test_a_block_that_follows_another() -> None:
+    """In all but the scratch pointers, wherever these lie."""
+    plain = Signature.from_ptx(WIDE)
+    first, many, last = plain.params
+    for places in (None, PLACES):
+        for params, kept in (
+            ((replace(first, role="workspace"), many, last), {"out"}),
+            ((first, many, replace(last, role="counters")), {"last"}),
+            ((first, many, last), set()),
+        ):
+            signature = replace(plain, params=params, places=places)
+            one, other = (ParameterBlock(signature) for _ in range(2))
+            one.set(out=1, many=bytes(128), last=2)
+            other.set(out=3, many=MANY, last=4)
+            before, found = one.values(), other.values()
+            one.follow(other)
+            assert one.values() == found | {name: before[name] for name in kept}

@@ -236,7 +236,7 @@ class CudaGraph(LaunchGraph):
         node.record.forget()
         node.record.configure(now.config)
         if node.arena is not None:
-            node.record.block.write(now.bound.values)
+            node.record.block.follow(now.block)
             with self.device.current():
                 kernel = cast("GpuKernel", self._launches[step].kernel)
                 kernel.provide(node.record.block, now, node.arena)

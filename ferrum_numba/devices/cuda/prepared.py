@@ -87,8 +87,7 @@ class CudaPreparedLaunch(PreparedLaunch):
 
     def _follow_moves(self) -> None:
         if self._followed:
-            now = self._invocation
-            self._states.moved(now.block, self._pointers, now.bound.maps)
+            self._states.moved(self._invocation.block)
 
     def _follow(self, before: Invocation, changes: Mapping[str, object]) -> None:
         """Let the streams' states follow a change; undo it where that fails."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from ctypes import c_uint64
 from types import NoneType
 from typing import Any
@@ -12,7 +12,6 @@ from typing import Any
 from ...abi import ParameterBlock
 from .. import observer
 from ..invocation import Invocation
-from ..tensor_map import Pointer
 from . import driver
 from .gpu import Gpu, GpuLaunch
 from .launch_record import LaunchRecord
@@ -131,39 +130,29 @@ class StreamStates:
             if replaced:
                 self._retire(state, replaced)
             if self._recorded:
-                self._refill(state, number, before, changes)
+                self._refill(state, number, before)
 
-    def moved(
-        self, block: ParameterBlock, pointers: Mapping[str, Pointer], maps: Collection[str]
-    ) -> None:
-        """Arrays of the one launch, whose block it is, lie elsewhere; nobody held those before.
-
-        pointers: their fields in the block.  maps: the tensor maps in it.
-        """
+    def moved(self, block: ParameterBlock) -> None:
+        """Arrays of the one launch, whose block it is, lie elsewhere; nobody held those before."""
         for state in self._states.values():
             if (record := state.records[0]).marked:
                 record.unmark()
             if (own := record.block) is not block:
-                own.write({name: pointer.value for name, pointer in pointers.items()})
-                if maps:
-                    own.write({name: block.read(name) for name in maps})
+                own.follow(block)
 
     def retire(self, objects: object) -> None:
         """Keep what is held no longer alive until earlier launches finish."""
         for state in self._states.values():
             self._retire(state, objects)
 
-    def _refill(
-        self, state: StreamState, number: int, before: Invocation, changes: Mapping[str, object]
-    ) -> None:
+    def _refill(self, state: StreamState, number: int, before: Invocation) -> None:
         launch, record = self._launches[number], state.records[number]
         now = launch.invocation
         record.forget()
         if now.config is not before.config:
             record.configure(now.config)
         if record.block is not now.block:  # it has scratch, and a block for each stream
-            names = (*changes, *launch.kernel.signature.computed)
-            record.block.write({name: now.bound.values[name] for name in names})
+            record.block.follow(now.block)
             if now.bound.scratch is not before.bound.scratch:
                 with self._gpu.current():
                     arena = self._gpu.scratch.arena(state.handle)
