@@ -28,7 +28,7 @@ from .expression import Expression
 from .launch import LaunchConfig
 from .map_form import MapForm
 from .sidecar import Sidecar
-from .signature import LAUNCHER_ROLES, MAP_NBYTES, Parameter, Signature
+from .signature import MAP_NBYTES, Parameter, Signature
 
 Describe = Callable[[str, object], ArrayReference]
 MakeMap = Callable[[MapForm, int], bytes]  # of an array at an address
@@ -267,10 +267,11 @@ class Binder:
         # Ahead of what is derived: of sizes that no launch may have all else is nonsense.
         self._check_constraints(self._given_rules, sizes, changed)
         derived = self.sidecar.derived(sizes)
-        changed = changed | {name for name, value in derived.items() if values.get(name) != value}
-        values |= derived
-        sizes |= derived
-        self._check_constraints(self._derived_rules, sizes, changed)
+        if derived:
+            changed = changed | {n for n, value in derived.items() if values.get(n) != value}
+            values |= derived
+            sizes |= derived
+            self._check_constraints(self._derived_rules, sizes, changed)
         return sizes, changed
 
     def _map(
@@ -398,9 +399,9 @@ def _assign(
 
 
 def _refuse_filled_in(signature: Signature, named: Mapping[str, object]) -> None:
-    filled = [p.name for p in signature.params if p.role in LAUNCHER_ROLES and p.name in named]
+    filled = signature.filled_in & named.keys()
     if filled:
-        raise AbiError(", ".join(filled), "the launcher fills it in", remedy="leave it out")
+        raise AbiError(", ".join(sorted(filled)), "the launcher fills it in", remedy="leave it out")
 
 
 def _raw_address(parameter: Parameter, value: object) -> int | None:

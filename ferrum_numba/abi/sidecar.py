@@ -162,7 +162,7 @@ class Sidecar:
         Raises AbiError for one that its type does not hold.
         """
         found: dict[str, int] = {}
-        values = dict(sizes)
+        values = dict(sizes) if self._derivations else {}
         for declaration in self._derivations:
             if declaration.value is not None and declaration.value.names <= values.keys():
                 value = found[declaration.name] = declaration.derive(values)

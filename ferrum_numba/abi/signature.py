@@ -275,7 +275,7 @@ class Signature:
     @cached_property
     def arguments(self) -> tuple[Parameter, ...]:
         """The parameters that a caller gives: all but those that the launcher fills in."""
-        return tuple(p for p in self.params if p.role not in LAUNCHER_ROLES)
+        return tuple(p for p in self.params if p.name not in self.filled_in)
 
     @cached_property
     def scratch(self) -> tuple[Parameter, ...]:
@@ -293,6 +293,11 @@ class Signature:
                 runs.append((first, place + p.size - first))
             follows = p.role not in SCRATCH_ROLES
         return tuple(runs)
+
+    @cached_property
+    def filled_in(self) -> frozenset[str]:
+        """The names of the parameters that the launcher fills in."""
+        return frozenset(p.name for p in self.params if p.role in LAUNCHER_ROLES)
 
     @cached_property
     def computed(self) -> tuple[str, ...]:

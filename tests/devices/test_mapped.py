@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import ferrum_numba as fe
+from ferrum_numba.abi import ParameterBlock
 from ferrum_numba.debug import trial
 from ferrum_numba.debug.case import Case
 from ferrum_numba.debug.replay import replay
@@ -183,6 +184,24 @@ def test_a_recording(device: fe.Device, kernel: fe.Kernel, tmp_path: Path) -> No
         found = list(replay(recording, other))
         assert [launch.verdict for launch in found] == ["equal"] * 3, found
     assert recording.launches[0].call.arrays.keys() == {"x", "out"}
+
+
+def test_a_log_of_launches(device: fe.Device, kernel: fe.Kernel, tmp_path: Path) -> None:
+    """Written by native code on a GPU, it has each launch's own map."""
+    xs, hosts = inputs(device, 3)
+    out, blocks = device.empty((M, N), np.float16), []
+    call = kernel.prepare(mapped.config(M, N), xs[0], out, M, N)
+    call.launch(x=xs[0])
+    with fe.record(tmp_path / "run.ferrum", arrays="none"):
+        for n in (0, 1, 2, 1, 1, 0, 2):
+            call.launch(x=xs[n])
+            check(device, out, hosts[n])
+            blocks.append(call.invocation.block.values())
+    launches = fe.Recording(tmp_path / "run.ferrum").launches
+    for launch, block in zip(launches, blocks, strict=True):
+        found = ParameterBlock.from_bytes(launch.call.signature, launch.call.block).values()
+        assert found["x_map"] == block["x_map"]
+        assert found["x"] == block["x"]
 
 
 def test_maps_are_made_once_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
