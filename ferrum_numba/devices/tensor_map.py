@@ -59,7 +59,7 @@ class TensorMap(NotPickled):
         self.tensor_map_of = array
         there = _describe(array)
         self.device = there.device
-        self.form = MapForm(
+        self._form = MapForm(
             dtype=there.dtype,
             itemsize=there.itemsize,
             shape=there.shape,
@@ -69,7 +69,7 @@ class TensorMap(NotPickled):
             l2=l2,
             fill=fill,
         )
-        self._data = encode(there.device, self.form, there.address)
+        self._data = encode(there.device, self._form, there.address)
 
     def tobytes(self) -> bytes:
         """The 128 bytes that a kernel takes; on a GPU their form is the driver's own."""
@@ -79,10 +79,10 @@ class TensorMap(NotPickled):
     def facts(self) -> dict[str, Any]:
         """Fields: shape, strides in bytes, box, dtype, swizzle, fill, L2 promotion, device."""
         names = ("shape", "strides", "box", "dtype", "swizzle", "fill", "l2")
-        return {name: getattr(self.form, name) for name in names} | {"device": self.device}
+        return {name: getattr(self._form, name) for name in names} | {"device": self.device}
 
     def __repr__(self) -> str:
-        form = self.form
+        form = self._form
         swizzle = f", swizzle {form.swizzle}" if form.swizzle else ""
         return (
             f"<TensorMap of {form.dtype} {list(form.shape)} on {self.device}, box "
