@@ -19,7 +19,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import groupby
 from pathlib import Path
@@ -29,6 +29,7 @@ from ptx_builds import BUILDS, Build
 from ptx_builds.source import SOURCES, digest, load
 
 from ferrum_numba.abi import Sidecar, Signature, driver_for_ptx, ptx_digest
+from ferrum_numba.abi.expression import expression
 from ferrum_numba.errors import AbiError
 from ferrum_numba.kernels import Artefact, artefact, names
 from ferrum_numba.kernels.archive import pack, unpack
@@ -39,17 +40,12 @@ ARTEFACTS = ROOT / "ptx"
 CATALOGUE = "catalogue.json"
 TUNING = "w4a16_tuning.json"  # measured by scripts/tune.py, not compiled
 TRITON_VERSION = "3.6.0"
+_BITS = {"fp16": 16, "bf16": 16, "i32": 32}  # of an array's element that comes by a tensor map
 # A barrier of warps, up to the next line that reaches shared memory, or jumps.
 _MEETING = r"\tbar\.sync.*\n((?:(?!.*(?:bar\.sync|shared|global|\bbra\b)|\$L__BB).*\n)*?.*"
-_AT_STAGES = re.compile(_MEETING + r"(?:wgmma\.fence|arrive\.expect_tx|cp\.async))")
+_AT_STAGES = re.compile(_MEETING + r"(?:wgmma\.fence|arrive\.expect_tx|cp\.async|mbarrier\.init))")
 _BEFORE_ARRIVAL = re.compile(_MEETING + r"mbarrier\.arrive\.shared)")
-# The wait for the launches ahead, what a tensor map is made of in shared memory, and its store.
-_MAP = re.compile(
-    r"(\t// begin inline asm\n\tgriddepcontrol\.wait;.*\n\t// end inline asm\n)"
-    r"((?:(?!.*(?:griddepcontrol|bar\.sync|(?:ld|st|atom|red)\.global|cp_)).*\n)*)"
-    r"(\t// begin inline asm\n\t@%p\d+ tensormap\.cp_fenceproxy)"
-)
-# The rows that a product takes, as wgmma_crops.py notes them ahead of it, and the product.
+# The rows that a product takes, as wgmma_products.py notes them ahead of it, and the product.
 _CROP = re.compile(r"// the next product: (?P<rows>\d+) rows$", re.MULTILINE)
 _PRODUCT = re.compile(
     r"(\twgmma\.mma_async\S*?\.m64n)(\d+)(k16\.f32\S* \{)([^}]*)(\}.*)", re.DOTALL
@@ -89,10 +85,12 @@ def compile_build(build: Build) -> Built:
     kernel = getattr(load(source.stem), build.kernel)
     constants = build.tile | build.constants
     params = typed(build.params, build.dtype)
-    signature = {p["name"]: p["type"] for p in params}
-    signature |= dict.fromkeys(constants, "constexpr")
+    arguments = _arguments(params, build)
+    signature = arguments | dict.fromkeys(constants, "constexpr")
     aligned = {
-        (i,): [["tt.divisibility", p["align"]]] for i, p in enumerate(params) if "align" in p
+        (list(arguments).index(p["name"]),): [["tt.divisibility", p["align"]]]
+        for p in params
+        if "align" in p
     }
     language = GluonASTSource if kernel.is_gluon() else ASTSource
     compiled = triton.compile(
@@ -111,16 +109,34 @@ def compile_build(build: Build) -> Built:
     text = _cropped(text, build)
     if build.own_order:
         text = _own_order(text, build)
-    if build.map_ahead:
-        text = _map_ahead(text, build)
     text = _portable(text, build, compiled.metadata.shared)
     row = {"dtype": build.dtype, **_sidecar(build, text, compiled.metadata, source)}
     _check(Artefact(build.name, build.archive, {}, row).sidecar, text, build)
     return Built(build.name, build.archive, text, row)
 
 
+def _arguments(params: Sequence[Mapping[str, Any]], build: Build) -> dict[str, str]:
+    """The kernel's arguments and their types, in Triton's terms.
+
+    A tensor map is one, and stands for itself and what Triton puts behind it in the PTX.
+    """
+    types = {p["name"]: p["type"] for p in params}
+    found = dict(types)
+    names = list(types)
+    for p in params:
+        if p["role"] == "tensor_map":
+            box = [expression(rule)(build.tile) for rule in p["box"]]
+            element = types[p["of"]].removeprefix("*")
+            layout = f"NVMMASharedLayout({p['swizzle']}, {_BITS[element]}, {len(box)})"
+            found[p["name"]] = f"tensordesc<{element}{box},{layout}>"
+            after = names.index(p["name"]) + 1
+            for name in names[after : after + 2 * len(box)]:
+                del found[name]
+    return found
+
+
 def _cropped(text: str, build: Build) -> str:
-    """The PTX with products of as many rows as the kernel has noted (wgmma_crops.py).
+    """The PTX with products of as many rows as the kernel has noted (wgmma_products.py).
 
     Sums lie by rows, so that those of the others are in the last registers.
     """
@@ -169,8 +185,9 @@ def _own_order(text: str, build: Build) -> str:
     In front of products and of copies into the ring it makes all warps of a partition meet, since
     it does not see that the ring's mbarriers order these already: each thread that reads a stage or
     fills one waits for its mbarrier itself, and each that fills one arrives itself.  Such barriers
-    hold up warps that would run ahead.  Where one thread arrives for its whole partition, the
-    others have to be done before, and the barrier stays.
+    hold up warps that would run ahead.  So do those between initialisations of mbarriers, all of
+    which one thread does.  Where one thread arrives for its whole partition, the others have to be
+    done before, and the barrier stays.
     """
     text, stripped = _AT_STAGES.subn(r"\1", text)
     arrivals = text.count("mbarrier.arrive.shared")
@@ -179,17 +196,6 @@ def _own_order(text: str, build: Build) -> str:
             f"{build.name}: expected barriers at the ring's stages, and one in front of each of "
             f"{arrivals} arrivals; took out {stripped}"
         )
-    return text
-
-
-def _map_ahead(text: str, build: Build) -> str:
-    """The PTX with its tensor map put together before the wait for the launches ahead.
-
-    Only the map's store reaches memory that these launches may still read.
-    """
-    text, moved = _MAP.subn(r"\2\1\3", text)
-    if not moved == text.count("tensormap.cp_fenceproxy") == 1:
-        raise SystemExit(f"{build.name}: expected one tensor map, after a wait for launches ahead")
     return text
 
 

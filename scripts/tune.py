@@ -282,7 +282,7 @@ def fit_command(arguments: argparse.Namespace) -> None:
     for name, its in sorted(learned.items(), key=lambda x: (x[0].endswith("sm_80"), x[0])):
         build = kernels.artefact(name)
         # What is never the best need not be known well, but that it is not.
-        weights = [1.0 if us < 1.25 * best[cell] else 0.35 for cell, us in its]
+        weights = [min(1.0, (1.1 * best[cell] / us) ** 2) for cell, us in its]
         costs[name] = fit(build, its, weights, chip, slots[name], _like(build, costs))
         off = [
             math.log(

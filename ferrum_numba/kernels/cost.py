@@ -109,10 +109,11 @@ class CostModel:
 
 def work_of(build: Artefact, sizes: Mapping[str, int]) -> Work:
     """A launch of one of the GEMMs, shared out among CTAs."""
-    given = build.fields
+    given = dict(build.fields)
     tiles = -(-sizes["M"] // given["BLOCK_M"]) * -(-sizes["N"] // given["BLOCK_N"])
-    grid = build.sidecar.grid_for(dict(sizes))
+    grid = build.sidecar.grid_for(sizes)
     assert grid is not None
+    given |= build.sidecar.derived({**(build.sidecar.tile or {}), **sizes})
     ctas = grid[0] * grid[1] * grid[2]
     return _WORK.get(given["kernel"], _whole_tiles)(given, sizes["K"], tiles, ctas)
 
@@ -144,26 +145,13 @@ def _full_rounds(given: Mapping[str, Any], k: int, tiles: int, ctas: int) -> Wor
 
 
 def _persistent(given: Mapping[str, Any], k: int, tiles: int, ctas: int) -> Work:
-    """Programs that share out tiles, or their steps: as scripts/kernels/tile_schedule.py does."""
-    steps = -(-k // given["BLOCK_K"])
-    worth = sum_steps = 1024 // given["BLOCK_K"]
-    full, left = divmod(tiles, ctas)
-    split = min(ctas // max(left, 1), -(-steps // 4))
-    if full and split != 2:
-        full, left, split = full - 1, left + ctas, 1
-    idle = -(-steps // split) - -(-left * steps // ctas)
-    if given["BLOCK_M"] <= 128 and not full and split < 4 and idle > sum_steps // 2:
-        split = 1
-    sharers = ctas
-    if split > 1:
-        sharers, worth = split * max(left, 1), sum_steps * 2 // 3 if full else 0
-    each = -(-left * steps // sharers)
-    if -(-left // ctas) * steps - each > worth:
-        parts = max(2, -(-steps // each))
-        begun = full + (1 if split > 1 else 2)  # a program's tiles, whole or not
-        return Work(((ctas if full else sharers, full * steps + each),), begun, parts)
-    rounds = -(-tiles // ctas)
-    return Work(((-(-tiles // rounds), rounds * steps),), rounds, 1)
+    """Programs with whole tiles, and with shares of the others, as the launcher tells them."""
+    steps, whole, sharers = given["steps"], given["whole"], given["sharers"]
+    if not sharers:
+        return Work(((ctas, whole * steps),), whole, 1)
+    each = -(-(tiles - whole * given["programs"]) * steps // sharers)
+    begun = whole + (1 if given["parts"] else 2)  # a program's tiles, whole or not
+    return Work(((ctas, whole * steps + each),), begun, max(2, -(-steps // each)))
 
 
 _WORK: dict[str, Callable[[Mapping[str, Any], int, int, int], Work]] = {
@@ -179,7 +167,7 @@ def worth_trying(build: Artefact, m: int) -> bool:
     What is not worth trying is neither timed nor chosen.
     """
     rows: int = build.fields["BLOCK_M"]
-    return (m <= 3 * rows or rows >= 64) and rows <= max(16, 4 * m)
+    return (m <= 3 * rows or rows >= 64) and rows <= max(16, 3 * m)
 
 
 def moved_bytes(sizes: Mapping[str, int]) -> float:

@@ -38,11 +38,11 @@ from triton.experimental.gluon.language.nvidia.ampere import async_copy
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from weight_pairs import offsets_of, pairs
-from wgmma_blocks import operand_layout, wait, zeros
-from wgmma_crops import cropped, height
+from wgmma_products import height, operand_layout, product, wait, zeros
 from wgmma_results import here
-from wgmma_rings import COPY_WARPS, allocate_barriers, constants_of, next_span
+from wgmma_rings import allocate_barriers, constants_of, next_span
 
+COPY_WARPS = gl.constexpr(4)
 CHUNK = gl.constexpr(32)  # k's that are dequantised at once: those of a word's nibbles, four times
 
 
@@ -417,7 +417,7 @@ def _tile(
     HEIGHT: gl.constexpr = height(ROWS)
     operand: gl.constexpr = operand_layout(HEIGHT, gl.num_warps())
     dtype: gl.constexpr = s_ring.dtype
-    totals = zeros(BLOCK_N, HEIGHT)
+    total = zeros(BLOCK_N, HEIGHT)
     before = gl.zeros([BLOCK_N, CHUNK], dtype, operand)
     mbarrier.wait(full.index(stage), turn)
     words, affine = _load(rings, stage, 0, (), zero_bias, CONSTANTS)
@@ -430,7 +430,7 @@ def _tile(
             # As many as a product's block has, though more than the ring has of a stage.
             rows = rows._reinterpret(dtype, [HEIGHT, 64], a_ring.layout)
             rows = rows.slice(CHUNK * i % 64, CHUNK, 1)
-            products = (cropped(fresh, rows, totals[0], ROWS, stage),)
+            under_way = product(fresh, rows, total, ROWS, stage)
             # What the next weights are made of is under way while wgmma works.
             if i + 1 < CHUNKS:
                 words, affine = _load(rings, stage, i + 1, affine, zero_bias, CONSTANTS)
@@ -438,19 +438,19 @@ def _tile(
                 mbarrier.wait(full.index(next_stage), next_turn)
                 words, affine = _load(rings, next_stage, 0, affine, zero_bias, CONSTANTS)
             # The registers of the weights before these are free again.
-            totals, before = wait(1, products, before)
+            total, before = wait(1, under_way, before)
             before = fresh
             if i == 0:
                 last_stage = stage - 1 + (stage == 0).to(gl.int32) * STAGES
                 mbarrier.arrive(empty.index(last_stage), count=1, pred=step > 0)
         stage = next_stage
         turn = next_turn
-    totals, before = wait(0, totals, before)
+    total, before = wait(0, total, before)
     last_stage = stage - 1 + (stage == 0).to(gl.int32) * STAGES
     mbarrier.arrive(empty.index(last_stage), count=1)
 
     where = (first_row, rows_there, column, T, N)
-    total = totals[0].reshape([TILES, 2, 8, HEIGHT]).permute([3, 0, 2, 1])
+    total = total.reshape([TILES, 2, 8, HEIGHT]).permute([3, 0, 2, 1])
     _store(total, ROWS, where, results, dtype, GATED)
     return stage, turn
 

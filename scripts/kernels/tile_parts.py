@@ -50,15 +50,15 @@ def load_part(part, like):
 
 
 @gluon.jit
-def allocate_parts(COUNT: gl.constexpr, ROWS: gl.constexpr, BLOCK_N: gl.constexpr):
-    """Allocate `COUNT` parts in shared memory."""
+def allocate_part(ROWS: gl.constexpr, BLOCK_N: gl.constexpr):
+    """Allocate a part in shared memory."""
     at: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [2, 1, 0])
-    return gl.allocate_shared_memory(gl.float32, [COUNT, ROWS // 8, BLOCK_N * 2, 4], at)
+    return gl.allocate_shared_memory(gl.float32, [ROWS // 8, BLOCK_N * 2, 4], at)
 
 
 @gluon.jit
 def share_part(part, total):
-    """total [BLOCK_N in wgmma's order, rows] -> one of `allocate_parts`."""
+    """total [BLOCK_N in wgmma's order, rows] -> one of `allocate_part`."""
     at: gl.constexpr = _layout(total.shape[1], total.shape[0], gl.num_warps())
     part.store(_as_part(total, at))
 

@@ -1,9 +1,11 @@
-"""The tiles of c that a persistent program computes, and their steps of BLOCK_K k's that it does.
+"""The tiles of c that persistent programs compute, and the steps of BLOCK_K k's that each does.
 
-The programs take the tiles in rounds.  Where the last round would leave many of them idle for long,
-tiles are shared out by steps: those of the last round, if that gives each program at most one part
-of a tile and few programs none, else those of the last two rounds, so that a program may work on
-parts of two tiles.
+The launcher shares them out, by the rules beside SCHEDULE in scripts/ptx_builds/w4a16.py, and the
+kernel looks up a program's own: integer divisions take long, and all that follows waits for them.
+
+A program does whole tiles first, every `programs`-th from its own number on, `whole` of them at the
+most.  The tiles that are left go to `sharers` programs by their steps: to `parts` of them each, or,
+where `parts` is 0, to all in a row, so that a program may work on parts of two tiles.
 """
 
 from triton.experimental import gluon
@@ -11,75 +13,59 @@ from triton.experimental.gluon import language as gl
 
 
 @gluon.jit
-def schedule(M, N, K, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BLOCK_K: gl.constexpr):
-    """Share out the tiles among the programs.
-
-    -> programs that do whole tiles, those that share the remaining ones, steps of a tile, whole
-    tiles of this program, steps of all the shared tiles, and which of those this program does,
-    from `start` to `stop`.
-    """
-    # About as many as take as long as it takes to sum parts of tiles, two of each program.
-    SUM_STEPS: gl.constexpr = 1024 // BLOCK_K
-    limit = gl.num_programs(0)
-    tiles = gl.cdiv(M, BLOCK_M) * gl.cdiv(N, BLOCK_N)
-    steps = gl.cdiv(K, BLOCK_K)
-    program = gl.program_id(0)
-    full = tiles // limit
-    left = tiles - full * limit
-    split = gl.minimum(limit // gl.maximum(left, 1), gl.cdiv(steps, 4))
-    if (full > 0) & (split != 2):
-        full -= 1
-        left += limit
-        split = 1
-    # Parts of large tiles cost more than it saves to keep all programs busy with them.
-    idle = gl.cdiv(steps, split) - gl.cdiv(left * steps, limit)
-    if (BLOCK_M <= 128) & (full == 0) & (split < 4) & (idle > SUM_STEPS // 2):
-        split = 1
-    sharers = limit
-    worth = tiles * 0 + SUM_STEPS
-    if split > 1:
-        sharers = split * gl.maximum(left, 1)
-        worth = gl.where(full > 0, SUM_STEPS * 2 // 3, 0)
-    if gl.cdiv(left, limit) * steps - gl.cdiv(left * steps, sharers) > worth:
-        programs = limit
-        whole = full
-        shared = left * steps
-    else:
-        programs = gl.cdiv(tiles, gl.cdiv(tiles, limit))
-        whole = gl.cdiv(tiles - program, programs)
-        if program >= programs:
-            whole = 0
-        shared = 0
-    start = gl.minimum(program, sharers) * shared // sharers
-    stop = gl.minimum(program + 1, sharers) * shared // sharers
-    return programs, sharers, steps, whole, shared, start, stop
+def divide(x, y):
+    """x // y of numbers that are not negative."""
+    return (x.to(gl.uint32) // y.to(gl.uint32)).to(gl.int32)
 
 
 @gluon.jit
-def item_at(x, programs, steps, tiles, start, stop):
-    """A program's work at x steps, those before `start` being of its whole tiles.
+def work_of(plan, program):
+    """This program's whole tiles, and which steps of all the shared tiles it does, from - to."""
+    tiles, steps, whole, programs, sharers, _ = plan
+    count = whole - (program + (whole - 1) * programs >= tiles).to(gl.int32)
+    start = tiles * 0
+    stop = tiles * 0
+    if program < sharers:
+        shared = (tiles - whole * programs) * steps
+        start = divide(program * shared, sharers)
+        stop = divide((program + 1) * shared, sharers)
+    return count, start, stop
 
-    -> tile, its first step, its last one + 1.  tiles: those before the shared ones.
+
+@gluon.jit
+def item_at(i, x, plan, work):
+    """The i-th item of a program's work, with the step x of the shared tiles.
+
+    -> tile, its first step, its last one + 1, and the next item's x.
     """
-    if x < start:
-        tile = gl.program_id(0) + ((start - x) // steps - 1) * programs
-        first = 0
-        end = steps
-    else:
-        tile = tiles + x // steps
-        first = x % steps
+    _, steps, whole, programs, _, _ = plan
+    count, _, stop = work
+    tile = gl.program_id(0) + i * programs
+    first = x * 0
+    end = steps
+    if i >= count:
+        past = divide(x, steps)
+        tile = whole * programs + past
+        first = x - past * steps
         end = gl.minimum(steps, first + stop - x)
-    return tile, first, end
+        x += end - first
+    return tile, first, end, x
 
 
 @gluon.jit
 def place_of(tile, M, N, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, BAND: gl.constexpr):
     """A tile's first row and column.  Tiles go down BAND of them first, then to the right."""
-    tiles_m = gl.cdiv(M, BLOCK_M)
-    tiles_n = gl.cdiv(N, BLOCK_N)
-    band = tile // (BAND * tiles_n)
-    # A program without a tile asks, too, and must not divide by zero.
-    height = gl.maximum(gl.minimum(tiles_m - band * BAND, BAND), 1)
-    rest = tile - band * (BAND * tiles_n)
-    column = rest // height
-    return (band * BAND + rest - column * height) * BLOCK_M, column * BLOCK_N
+    height = gl.cdiv(M, BLOCK_M)
+    row = tile * 0
+    column = tile
+    if height > BAND:
+        across = gl.cdiv(N, BLOCK_N)
+        band = divide(tile, BAND * across)
+        row = band * BAND
+        height = gl.minimum(height - row, BAND)
+        column -= row * across
+    if height > 1:
+        right = divide(column, height)
+        row += column - right * height
+        column = right
+    return row * BLOCK_M, column * BLOCK_N

@@ -10,104 +10,105 @@ It computes straight on the tensors of a GPTQ checkpoint; nothing is repacked.
     bias      as a [N], or NULL
     wide      float32 [M, N], C order        takes the result in place of c; or NULL
     adds                                     1: the result is added to what `wide` holds
+    tiles ... parts   the work shared out to programs, as tile_schedule.py says; `left` to `saved`
+              are what the launcher goes by, and not read here
+    a_map     of a, in boxes of BOX rows and 64 k's; BOX is a power of two, and divides BLOCK_M
+    words_map of qweight, in boxes of a step's rows and 32 columns
     workspace float32 [2 * programs, BLOCK_M * BLOCK_N]   partial tiles
-    counters  int32 [2 * programs * ACROSS]               zero before and after
+    counters  int32 [2 * programs]                        zero before and after
 
-Warps are specialised.  Four of them copy: a step's activations, words, scales and zeros (BLOCK_K
-k's) go into one stage of a ring in shared memory, and arrive at the stage's barrier.  Activations
-come by a tensor map, which swizzles them, since cp.async takes its share of the shared memory's
-bandwidth from wgmma; all else comes by cp.async.  The other warps multiply, BLOCK_N columns of
-weights as the left operand of wgmma, in registers, and BLOCK_M rows of activations as the right
-one, in shared memory in the 128-byte swizzle.  While wgmma works on CHUNK k's they dequantise the
-next ones (wgmma_operands.py), whose words and scales they load, with AHEAD, even before that.  With
-ACROSS = 2 two partitions of Gluon's have half of the columns each, and with ALONG = 2 every second
-step, so that neither waits for the other to dequantise.  Such partitions have to make do with the
-registers that a thread has at launch: where setmaxnreg gives them more, ptxas makes wgmma wait for
-each product (its remark C7512).
+Warps are specialised.  One of them copies: a step's activations, words, scales and zeros (BLOCK_K
+k's) go into one stage of a ring in shared memory, and arrive at the stage's barrier.  The others
+multiply, BLOCK_N columns of weights as the left operand of wgmma, in registers, and BLOCK_M rows of
+activations as the right one, in shared memory in the 128-byte swizzle.  While wgmma works on CHUNK
+k's they dequantise the next ones (wgmma_operands.py), whose words and scales they load even before
+that.  With ALONG = 2 two partitions of Gluon's have every second step each, so that tiles of 64
+columns keep eight warps busy.  Such partitions have to make do with the registers that a thread has
+at launch: where setmaxnreg gives them more, ptxas makes wgmma wait for each product (its remark
+C7512).
 
 Stages change hands by mbarriers alone (`own_order` in scripts/ptx_builds/build.py).  Each copying
 thread waits for `empty` itself, and arrives at `full` itself, when its copies are there; the one
-that asks for the activations arrives once more, with their bytes.  Each multiplying thread waits
-for `full` itself; at `empty` one arrives for its partition, after a barrier, so that all of its
-warps are done with the stage.  A phase of `full` ends only when all copying threads have arrived,
-and one of `empty` only when all that read the stage have passed its `full`: none of them can miss
-a phase, or take it for the next but one.
+that asks for the boxes arrives once more, with their bytes.  Each multiplying thread waits for
+`full` itself; at `empty` one arrives for its partition, after a barrier, so that all of its warps
+are done with the stage.  A phase of `full` ends only when all copying threads have arrived, and one
+of `empty` only when all that read the stage have passed its `full`: none of them can miss a phase,
+or take it for the next but one.
 
-The programs, as many as CTAs, are persistent, and share out the tiles as tile_schedule.py says.
-Parts of tiles go to the workspace, and are summed, always in the same order, by one of the programs
-that have them or by all of these (wgmma_results.py).
+The programs, as many as CTAs, are persistent.  Parts of tiles go to the workspace, and are summed,
+always in the same order, by one of the programs that have them or by all of these
+(wgmma_results.py).
 
-GROUP is 64 or 32, and group_size a multiple of it, or one group is all of K.  Rows beyond M,
-columns beyond N and k's beyond K are zero, and none of them is stored.  Strides are in elements;
-those of rows keep 16-byte copies aligned, the others are 1, or any for rows of qzeros; BLOCK_M rows
-of c are less than 2^31 elements.  zero_bias is 1 for GPTQ v1 (the file stores zero - 1) and 0 for
-GPTQ v2.
+GROUP divides BLOCK_K, and group_size is a multiple of it, or one group is all of K.  Columns beyond
+N and k's beyond K are zero; what comes of those columns, or of rows beyond M, is not stored.
+Strides are in elements; those of rows keep 16-byte copies aligned, the others are 1, or any for
+rows of qzeros; BLOCK_M rows of c are less than 2^31 elements.  zero_bias is 1 for GPTQ v1 (the file
+stores zero - 1) and 0 for GPTQ v2.
 
 The launch may be programmatic: it starts while launches ahead of it still run, copies its first
-weights, scales and zeros, and waits for those launches before it touches anything else, be it only
-the memory of its tensor maps.  What that asks of the weights' last writer is told in
-w4a16_gptq_gemm_decode.py.
+weights, scales and zeros, and waits for those launches before it touches anything else.  What that
+asks of the weights' last writer is told in w4a16_gptq_gemm_decode.py.
 """
 
-from linear_layouts import along
-from tile_parts import allocate_parts, share_part, shared_part
-from tile_schedule import item_at, place_of, schedule
+from tile_parts import allocate_part, share_part, shared_part
+from tile_schedule import item_at, place_of, work_of
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
-from wgmma_blocks import heights, operand_layout, product, wait, zeros
-from wgmma_operands import affine, load_words, weights_layout, weights_of
+from wgmma_operands import affine, load_words, no_words, weights_layout, weights_of
+from wgmma_products import height, operand_layout, pieces_of, product, wait, zeros
 from wgmma_results import finish
-from wgmma_rings import COPY_WARPS, allocate_barriers, allocate_rings, constants_of, copy_steps
+from wgmma_rings import (
+    COPY_WARPS,
+    allocate_barriers,
+    allocate_rings,
+    constants_of,
+    copy_steps,
+    rows_of,
+)
 
 
 @gluon.jit
 def _load(
-    rings, stage, i: gl.constexpr, zero, scale, zero_bias, COLUMN: gl.constexpr, at: gl.constexpr,
+    rings, stage, i: gl.constexpr, words, zero, scale, zero_bias, at: gl.constexpr,
     CONSTANTS: gl.constexpr,
 ):  # fmt: skip
-    """The i-th chunk of a stage for the columns of a partition: words, summands and factors.
+    """The i-th chunk of a stage: words, summands and factors.
 
-    zero, scale: those of the chunk before, which are the same within a span.
+    words, zero, scale: those of the chunk before.  Words come for as many chunks as the swizzle
+    has rows for, zeros and scales are the same within a span.
     """
     CHUNKS: gl.constexpr = CONSTANTS[2] // CONSTANTS[6]
     SPANS: gl.constexpr = CONSTANTS[4]
-    WIDTH: gl.constexpr = CONSTANTS[1] // CONSTANTS[7] // 8  # eights of columns
     EIGHTS: gl.constexpr = CONSTANTS[6] // 8
-    words = rings[1].index(stage).slice(EIGHTS * i, EIGHTS, 0)
-    words = load_words(words.slice(COLUMN * WIDTH, WIDTH, 1), at)
+    if i % len(words) == 0:
+        words = load_words(rings[1].index(stage).slice(EIGHTS * i, EIGHTS * len(words), 0), at)
     if i * SPANS % CHUNKS < SPANS:
         span = stage * SPANS + i * SPANS // CHUNKS
-        scales = rings[2].index(span).slice(COLUMN * WIDTH, WIDTH, 0)
-        stored = rings[3].index(span).slice(COLUMN * WIDTH, WIDTH, 0)
-        zero, scale = affine(scales, stored, zero_bias, at)
+        zero, scale = affine(rings[2].index(span), rings[3].index(span), zero_bias, at)
     return words, zero, scale
 
 
 @gluon.jit
 def _multiply(
-    rings, exchange, results, zero_bias, K, PARTITION: gl.constexpr, CONSTANTS: gl.constexpr
+    rings, exchange, results, zero_bias, plan, PARTITION: gl.constexpr, CONSTANTS: gl.constexpr
 ):  # fmt: skip
     """One partition of the multiplying warps, tile by tile, to the stored result."""
     BLOCK_M: gl.constexpr = CONSTANTS[0]
-    TILE_N: gl.constexpr = CONSTANTS[1]
+    BLOCK_N: gl.constexpr = CONSTANTS[1]
     BLOCK_K: gl.constexpr = CONSTANTS[2]
     STAGES: gl.constexpr = CONSTANTS[3]
     BAND: gl.constexpr = CONSTANTS[5]
     CHUNK: gl.constexpr = CONSTANTS[6]
-    ACROSS: gl.constexpr = CONSTANTS[7]
-    ALONG: gl.constexpr = CONSTANTS[8]
-    AHEAD: gl.constexpr = CONSTANTS[9]
-    HEIGHTS: gl.constexpr = heights(BLOCK_M)
-    BLOCKS: gl.constexpr = len(HEIGHTS)
-    a_rings, _, s_ring, _, full, empty = rings
-    parts, ready, taken = exchange
+    ALONG: gl.constexpr = CONSTANTS[7]
+    BOX: gl.constexpr = CONSTANTS[8]
+    HEIGHT: gl.constexpr = height(BLOCK_M)
+    a_ring, _, s_ring, _, full, empty = rings
+    if ALONG == 2:
+        rooms, ready, taken = exchange
     M = results[7]
     N = results[8]
-    COLUMN: gl.constexpr = PARTITION % ACROSS  # of the partitions that share out columns
-    STEP: gl.constexpr = PARTITION // ACROSS  # of those that share out steps
-    BLOCK_N: gl.constexpr = TILE_N // ACROSS
     WIDTH: gl.constexpr = BLOCK_N // 8  # eights of columns
     CHUNKS: gl.constexpr = BLOCK_K // CHUNK
     # Weights take turns in two sets of registers.  With an odd number, those of a step's last chunk
@@ -119,93 +120,81 @@ def _multiply(
     gl.static_assert(STAGES % ALONG == 0)
     EIGHTS: gl.constexpr = CHUNK // 8
     at: gl.constexpr = weights_layout(EIGHTS, BLOCK_N, gl.num_warps())
-    operand: gl.constexpr = operand_layout(HEIGHTS[0], gl.num_warps())
+    operand: gl.constexpr = operand_layout(HEIGHT, gl.num_warps())
 
     gdc_wait()
-    programs, sharers, steps, whole, shared, start, stop = schedule(
-        M, N, K, BLOCK_M, TILE_N, BLOCK_K
-    )
-    sharing = (whole * programs, steps, sharers, shared, start)
-    x = start - whole * steps
+    work = work_of(plan, gl.program_id(0))
+    count, start, stop = work
+    steps = plan[1]
+    x = start
     n = x * 0  # stages of the items so far
     items = x * 0
-    while x < stop:
-        tile, first, end = item_at(x, programs, steps, whole * programs, start, stop)
-        totals = zeros(BLOCK_N, BLOCK_M)
+    while (items < count) | (x < stop):
+        tile, first, end, x = item_at(items, x, plan, work)
+        total = zeros(BLOCK_N, BLOCK_M)
         before = gl.zeros([BLOCK_N, CHUNK], s_ring.dtype, operand)
-        own = n + ((n + STEP) & (ALONG - 1))  # the next of this partition's stages
+        own = n + ((PARTITION - n) & (ALONG - 1))  # the next of this partition's stages
         own_first = first + own - n
         stage = own % STAGES
         turn = own // STAGES & 1  # parity of the ring's rounds
-        words = gl.zeros([EIGHTS, WIDTH, 8], gl.int32, along(at, 0, 1, 2))
+        words = no_words(BLOCK_N, at)
         zero = gl.zeros([1, WIDTH, 8, 1, 2], s_ring.dtype, at)
         scale = gl.zeros([1, WIDTH, 8, 1, 1], s_ring.dtype, at)
-        if AHEAD:  # noqa: SIM102
-            if own_first < end:
-                mbarrier.wait(full.index(stage), turn)
-                words, zero, scale = _load(
-                    rings, stage, 0, zero, scale, zero_bias, COLUMN, at, CONSTANTS
-                )
+        if own_first < end:
+            mbarrier.wait(full.index(stage), turn)
+            words, zero, scale = _load(
+                rings, stage, 0, words, zero, scale, zero_bias, at, CONSTANTS
+            )
         for step in range(own_first, end, ALONG):
             around = (stage >= STAGES - ALONG).to(gl.int32)
             next_stage = stage + ALONG - around * STAGES
             next_turn = turn ^ around
             for i in gl.static_range(CHUNKS):
-                if not AHEAD:
-                    if i == 0:
-                        mbarrier.wait(full.index(stage), turn)
-                    words, zero, scale = _load(
-                        rings, stage, i, zero, scale, zero_bias, COLUMN, at, CONSTANTS
-                    )
-                weights = weights_of(words, zero, scale, at, operand)
-                products = ()
-                for j in gl.static_range(BLOCKS):
-                    rows = a_rings[j].index(stage).slice(CHUNK * i, CHUNK, 1)
-                    products += (product(weights, rows, totals[j]),)
+                weights = weights_of(words[i % len(words)], zero, scale, at, operand)
+                rows = rows_of(a_ring, stage, i, HEIGHT, CONSTANTS)
+                under_way = product(weights, rows, total, BLOCK_M, stage)
                 # What the next weights are made of is under way while wgmma works.
-                if AHEAD:
-                    if i + 1 < CHUNKS:
-                        words, zero, scale = _load(
-                            rings, stage, i + 1, zero, scale, zero_bias, COLUMN, at, CONSTANTS
-                        )
-                    elif step + ALONG < end:
-                        mbarrier.wait(full.index(next_stage), next_turn)
-                        words, zero, scale = _load(
-                            rings, next_stage, 0, zero, scale, zero_bias, COLUMN, at, CONSTANTS
-                        )
+                if i + 1 < CHUNKS:
+                    words, zero, scale = _load(
+                        rings, stage, i + 1, words, zero, scale, zero_bias, at, CONSTANTS
+                    )
+                elif step + ALONG < end:
+                    mbarrier.wait(full.index(next_stage), next_turn)
+                    words, zero, scale = _load(
+                        rings, next_stage, 0, words, zero, scale, zero_bias, at, CONSTANTS
+                    )
                 # The registers of the weights before these are free again.
-                totals, before = wait(BLOCKS, products, before)
+                total, before = wait(1, under_way, before)
                 before = weights
                 if i == 0:
                     last_stage = stage - ALONG + (stage < ALONG).to(gl.int32) * STAGES
                     mbarrier.arrive(empty.index(last_stage), count=1, pred=step > own_first)
             stage = next_stage
             turn = next_turn
-        totals, before = wait(0, totals, before)
+        total, before = wait(0, total, before)
         last_stage = stage - ALONG + (stage < ALONG).to(gl.int32) * STAGES
         mbarrier.arrive(empty.index(last_stage), count=1, pred=own_first < end)
         n += end - first
+        totals = pieces_of(total, BLOCK_M, BOX)
 
-        if STEP > 0:
-            mbarrier.wait(taken.index(COLUMN), items & 1 ^ 1)
-            for j in gl.static_range(BLOCKS):
-                share_part(parts[j].index(COLUMN), totals[j])
-            mbarrier.arrive(ready.index(COLUMN), count=1)
+        if PARTITION > 0:
+            mbarrier.wait(taken.index(0), items & 1 ^ 1)
+            for j in gl.static_range(len(totals)):
+                share_part(rooms[j], totals[j])
+            mbarrier.arrive(ready.index(0), count=1)
         else:
             if ALONG == 2:
-                mbarrier.wait(ready.index(COLUMN), items & 1)
+                mbarrier.wait(ready.index(0), items & 1)
                 sums = ()
-                for j in gl.static_range(BLOCKS):
-                    sums += (totals[j] + shared_part(parts[j].index(COLUMN), totals[j]),)
+                for j in gl.static_range(len(totals)):
+                    sums += (totals[j] + shared_part(rooms[j], totals[j]),)
                 totals = sums
-                mbarrier.arrive(taken.index(COLUMN), count=1)
-            first_row, first_column = place_of(tile, M, N, BLOCK_M, TILE_N, BAND)
+                mbarrier.arrive(taken.index(0), count=1)
+            first_row, first_column = place_of(tile, M, N, BLOCK_M, BLOCK_N, BAND)
             finish(
-                totals, results, tile, end - first == steps, sharing, first_row,
-                first_column + COLUMN * BLOCK_N, COLUMN, ACROSS,
-            )  # fmt: skip
+                totals, results, tile, end - first == steps, (plan, start), first_row, first_column
+            )
         items += 1
-        x += end - first
 
 
 @gluon.jit
@@ -233,6 +222,18 @@ def w4a16_gptq_gemm_wgmma(
     zero_bias,
     wide,
     adds,
+    tiles,
+    steps,
+    left,
+    split,
+    spans,
+    saved,
+    sharers,
+    whole,
+    programs,
+    parts,
+    a_map,
+    words_map,
     workspace,
     counters,
     BLOCK_M: gl.constexpr,
@@ -243,36 +244,33 @@ def w4a16_gptq_gemm_wgmma(
     COPY_REGISTERS: gl.constexpr,
     CHUNK: gl.constexpr,
     GROUP: gl.constexpr,
-    ACROSS: gl.constexpr,
     ALONG: gl.constexpr,
-    AHEAD: gl.constexpr,
+    BOX: gl.constexpr,
 ):
     gdc_launch_dependents()  # at once: the next launch waits for the end of this one itself
     SPANS: gl.constexpr = BLOCK_K // GROUP  # of a step, each in one group
     CONSTANTS: gl.constexpr = constants_of(
-        BLOCK_M, BLOCK_N, BLOCK_K, STAGES, SPANS, BAND, CHUNK, ACROSS, ALONG, AHEAD
+        BLOCK_M, BLOCK_N, BLOCK_K, STAGES, SPANS, BAND, CHUNK, ALONG, BOX
     )
-    # All copying threads, and the one that expects the bytes of the activations, fill a stage.
-    rings = allocate_rings(a.dtype.element_ty, CONSTANTS, COPY_WARPS * 32 + 1, ACROSS)
-    # Sums of the partitions with every second step, on their way to those with the others.
-    COLUMNS: gl.constexpr = BLOCK_N // ACROSS if ALONG == 2 else 1
-    HEIGHTS: gl.constexpr = heights(BLOCK_M)
-    parts = ()
-    for j in gl.static_range(len(HEIGHTS)):
-        parts += (allocate_parts(ACROSS, HEIGHTS[j], COLUMNS),)
-    exchange = (parts, allocate_barriers(ACROSS, 1), allocate_barriers(ACROSS, 1))
-
+    rings = allocate_rings(a.dtype.element_ty, CONSTANTS)
+    exchange = ()
+    if ALONG == 2:  # sums of the partition with every second step go to the other
+        rooms = ()
+        for _ in gl.static_range(BLOCK_M // BOX):
+            rooms += (allocate_part(BOX, BLOCK_N),)
+        exchange = (rooms, allocate_barriers(1, 1), allocate_barriers(1, 1))
+    plan = (tiles, steps, whole, programs, sharers, parts)
+    sizes = (M, N, K, group_size)
     # Offsets are 64 bits wide: M*K, K*N/8 and M*N each pass 2^31 in real models.
     sources = (
-        a, qweight, scales, qzeros, M, N, K, group_size, stride_am.to(gl.int64),
-        stride_qwk.to(gl.int64), stride_sk.to(gl.int64), stride_qzk.to(gl.int64),
+        a_map, words_map, scales, qzeros, stride_sk.to(gl.int64), stride_qzk.to(gl.int64)
     )  # fmt: skip
     results = (c, stride_cm.to(gl.int64), bias, wide, adds, workspace, counters, M, N)
-    if ACROSS * ALONG == 1:
+    if ALONG == 1:
         gl.warp_specialize(
             [
-                (_multiply, (rings, exchange, results, zero_bias, K, 0, CONSTANTS)),
-                (copy_steps, (rings, sources, CONSTANTS)),
+                (_multiply, (rings, exchange, results, zero_bias, plan, 0, CONSTANTS)),
+                (copy_steps, (rings, sources, sizes, plan, CONSTANTS)),
             ],
             [COPY_WARPS],
             [COPY_REGISTERS],
@@ -280,9 +278,9 @@ def w4a16_gptq_gemm_wgmma(
     else:
         gl.warp_specialize(
             [
-                (_multiply, (rings, exchange, results, zero_bias, K, 0, CONSTANTS)),
-                (_multiply, (rings, exchange, results, zero_bias, K, 1, CONSTANTS)),
-                (copy_steps, (rings, sources, CONSTANTS)),
+                (_multiply, (rings, exchange, results, zero_bias, plan, 0, CONSTANTS)),
+                (_multiply, (rings, exchange, results, zero_bias, plan, 1, CONSTANTS)),
+                (copy_steps, (rings, sources, sizes, plan, CONSTANTS)),
             ],
             [4, COPY_WARPS],
             [COPY_REGISTERS, COPY_REGISTERS],

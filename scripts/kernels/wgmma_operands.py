@@ -75,15 +75,49 @@ def _dequantise(words, byte, zero, scale):
     return weights
 
 
+@gluon.constexpr_function
+def _words_layout(EIGHTS, BLOCK_N, WARPS):
+    """[EIGHTS, BLOCK_N]: the words of weights_layout, the same for all lanes of a quad."""
+    columns = 4 + log2(WARPS)
+    return linear_layout(
+        [EIGHTS, BLOCK_N],
+        [(1, 0, 1), (0, 0, log2(EIGHTS)), (1, columns, log2(BLOCK_N))],
+        [(None, 0, 2), (1, 1, 4)],
+        [(1, 4, columns)],
+    )
+
+
+@gluon.jit
+def no_words(BLOCK_N: gl.constexpr, at: gl.constexpr):
+    """As many as load_words gives of eight rows, which the swizzle has together."""
+    EIGHTS: gl.constexpr = at.shape[0]
+    words = (gl.zeros([EIGHTS, BLOCK_N // 8, 8], gl.int32, along(at, 0, 1, 2)),)
+    if EIGHTS < 8:
+        words += words
+    return words
+
+
 @gluon.jit
 def load_words(words, at: gl.constexpr):
-    """words [EIGHTS, BLOCK_N / 8, 8] in shared memory -> registers, as weights_of takes them."""
-    return words.load(along(at, 0, 1, 2))
+    """words [EIGHTS or twice as many, BLOCK_N] in shared memory -> one or two for weights_of."""
+    EIGHTS: gl.constexpr = at.shape[0]
+    ROWS: gl.constexpr = words.shape[0]
+    BLOCK_N: gl.constexpr = words.shape[1]
+    own: gl.constexpr = along(at, 0, 1, 2)
+    loaded = words.load(_words_layout(ROWS, BLOCK_N, gl.num_warps()))
+    halves = (loaded,)
+    if ROWS > EIGHTS:
+        halves = gl.split(loaded.reshape([2, EIGHTS, BLOCK_N]).permute([1, 2, 0]))
+    parts = ()
+    for i in gl.static_range(len(halves)):
+        part = halves[i].reshape([EIGHTS, BLOCK_N // 8, 8])
+        parts += (gl.convert_layout(part, own, assert_trivial=True),)
+    return parts
 
 
 @gluon.jit
 def weights_of(words, zero, scale, at: gl.constexpr, operand: gl.constexpr):
-    """words [EIGHTS, BLOCK_N / 8, 8], of load_words -> [BLOCK_N, 8 * EIGHTS] for wgmma."""
+    """words [EIGHTS, BLOCK_N / 8, 8] of load_words -> [BLOCK_N, 8 * EIGHTS] for wgmma."""
     EIGHTS: gl.constexpr = words.shape[0]
     BLOCK_N: gl.constexpr = words.shape[1] * 8
     words = words[:, :, :, None, None]

@@ -3,6 +3,7 @@
 from linear_layouts import along, linear_layout, log2
 from part_counters import await_parts, claim_share
 from tile_parts import load_part, store_part, sum_parts
+from tile_schedule import divide
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
@@ -54,41 +55,43 @@ def _store(total, c, bias, wide, adds, M, N, first_row, first_column, c_step):
 
 
 @gluon.jit
-def finish(
-    totals, results, tile, complete, sharing, first_row, first_column,
-    ACROSS: gl.constexpr, PARTITIONS: gl.constexpr,
-):  # fmt: skip
+def finish(totals, results, tile, complete, sharing, first_row, first_column):
     """Store a tile's sums, or leave them as a part, and add up this program's share of all parts.
 
-    totals: [BLOCK_N, rows] of each block of the tile's rows, of partition ACROSS of PARTITIONS
-    along its columns.  results: c, its row stride, bias, wide, adds, workspace, counters, M and N.
-    complete: whether it is the sum over all k's.  sharing: whole tiles of all programs, steps of a
-    tile, sharers, their steps, and this program's first one of them: tile_schedule.py's.
+    totals: [BLOCK_N, rows] of each piece of the tile's rows.  results: c, its row stride, bias,
+    wide, adds, workspace, counters, M and N.
+    complete: whether it is the sum over all k's.  sharing: the plan of tile_schedule.py, and this
+    program's first step of the shared tiles.
     """
     c, c_step, bias, wide, adds, workspace, counters, M, N = results
-    whole_tiles, steps, sharers, shared, start = sharing
-    BLOCKS: gl.constexpr = len(totals)
+    plan, start = sharing
+    tiles, steps, whole, programs, sharers, together = plan
+    PIECES: gl.constexpr = len(totals)
     BLOCK_N: gl.constexpr = totals[0].shape[0]
     HIGH: gl.constexpr = totals[0].shape[1]
-    LOW: gl.constexpr = totals[BLOCKS - 1].shape[1]
-    BLOCK_M: gl.constexpr = HIGH + LOW * (BLOCKS - 1)
-    SIZE: gl.constexpr = BLOCK_M * BLOCK_N * PARTITIONS
+    BLOCK_M: gl.constexpr = HIGH * PIECES
+    SIZE: gl.constexpr = BLOCK_M * BLOCK_N
     if complete:
-        for j in gl.static_range(BLOCKS):
+        for j in gl.static_range(PIECES):
             row = first_row + j * HIGH
             _store(totals[j], c, bias, wide, adds, M, N, row, first_column, c_step)
     else:
-        shared_tile = tile - whole_tiles
+        shared_tile = tile - whole * programs
         tile_start = shared_tile * steps
-        lowest = ((tile_start + 1) * sharers - 1) // shared
-        highest = ((tile_start + steps) * sharers - 1) // shared
+        lowest = shared_tile * together
+        highest = lowest + together - 1
+        begun = together * 0  # 1 where the lowest program has begun with another tile
+        if together == 0:
+            shared = (tiles - whole * programs) * steps
+            lowest = divide((tile_start + 1) * sharers - 1, shared)
+            highest = divide((tile_start + steps) * sharers - 1, shared)
+            begun = (lowest * shared < tile_start * sharers).to(gl.int32)
         parts = highest - lowest + 1
         program = gl.program_id(0)
         # Programs with a part of one tile each finish at the same time, and share out the sum.  Of
         # others the lowest one is the last: it begins with the tile when they are done with it.
-        even = (sharers * steps % shared == 0) & (parts > 2)
-        mine = workspace + ACROSS * (BLOCK_M * BLOCK_N)
-        counter = counters + shared_tile * PARTITIONS + ACROSS
+        even = together > 2
+        counter = counters + shared_tile
         there = even & False
         if (program == lowest) & (even == 0):
             there = await_parts(counter, parts - 1)
@@ -96,31 +99,29 @@ def finish(
         if there:
             gl.store(counter, 0)
             for other in range(lowest + 1, highest + 1):  # each has begun with this tile
-                part = mine + (2 * other).to(gl.int64) * SIZE
+                part = workspace + (2 * other).to(gl.int64) * SIZE
                 sums = ()
-                for j in gl.static_range(BLOCKS):
+                for j in gl.static_range(PIECES):
                     sums += (totals[j] + load_part(part + j * HIGH * BLOCK_N, totals[j]),)
                 totals = sums
-            for j in gl.static_range(BLOCKS):
+            for j in gl.static_range(PIECES):
                 row = first_row + j * HIGH
                 _store(totals[j], c, bias, wide, adds, M, N, row, first_column, c_step)
         else:
             # A program's first part and its last one; it has no more.
             slot = 2 * program + (start < tile_start).to(gl.int32)
-            for j in gl.static_range(BLOCKS):
-                store_part(mine + slot.to(gl.int64) * SIZE + j * HIGH * BLOCK_N, totals[j])
+            for j in gl.static_range(PIECES):
+                store_part(workspace + slot.to(gl.int64) * SIZE + j * HIGH * BLOCK_N, totals[j])
             gl.thread_barrier()
             share, shares = claim_share(counter, parts, even)
             gl.thread_barrier()
-            # Only the lowest program can have begun with another tile.
-            begun = (lowest * shared // sharers < tile_start).to(gl.int32)
             if shares > 0:
-                ROWS: gl.constexpr = min(LOW, max(8, HIGH // 4))
+                ROWS: gl.constexpr = max(8, HIGH // 4)
                 BANDS: gl.constexpr = BLOCK_M // ROWS
                 for band in range(share * BANDS // shares, (share + 1) * BANDS // shares):
                     row = band * ROWS
                     total = sum_parts(
-                        mine + row * BLOCK_N, SIZE, lowest, highest, begun, ROWS, BLOCK_N
+                        workspace + row * BLOCK_N, SIZE, lowest, highest, begun, ROWS, BLOCK_N
                     )
                     at = first_row + row
                     _store(total, c, bias, wide, adds, M, N, at, first_column, c_step)

@@ -1,22 +1,21 @@
-"""Rings in shared memory for the GEMMs by wgmma, and the warps that copy into them.
+"""Rings in shared memory for the GEMM by wgmma, and the warp that copies into them.
 
-A stage has a step's activations [BLOCK_M, BLOCK_K] in the 128-byte swizzle, in one block of rows
-or two (wgmma_blocks.py), its words [BLOCK_K / 8, BLOCK_N / 8, 8], and scales [BLOCK_N / 8, 8] and
-zeros [BLOCK_N / 8] for each of its SPANS spans of k's that share a group.  Activations come by a
-tensor map, which swizzles them, since cp.async takes its share of the shared memory's bandwidth
-from wgmma; all else comes by cp.async.
+A stage has a step's activations, in boxes of 64 k's and BOX rows, its
+words [BLOCK_K / 8, BLOCK_N], both in the 128-byte swizzle, and scales [BLOCK_N / 8, 8] and
+zeros [BLOCK_N / 8] for each of its SPANS spans of k's that share a group.  Activations and words
+come by tensor maps, which the launcher makes: a copy is one instruction, and takes no share of the
+shared memory's bandwidth from wgmma, as cp.async does, by which all else comes.
 """
 
 from linear_layouts import along
-from tile_schedule import item_at, place_of, schedule
+from tile_schedule import divide, item_at, place_of, work_of
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma
 from triton.language.extra.cuda import gdc_wait
-from wgmma_blocks import heights
 
-COPY_WARPS = gl.constexpr(4)
+COPY_WARPS = gl.constexpr(1)
 
 
 @gluon.constexpr_function
@@ -26,39 +25,39 @@ def constants_of(*constants):
 
 
 @gluon.jit
-def allocate_rings(
-    dtype: gl.constexpr, CONSTANTS: gl.constexpr, FILLING: gl.constexpr, EMPTYING: gl.constexpr
-):
-    """Blocks of activations, words, scales, zeros, and the barriers of full and of empty stages.
+def rows_of(a_ring, stage, i: gl.constexpr, HEIGHT: gl.constexpr, CONSTANTS: gl.constexpr):
+    """HEIGHT rows of a stage's i-th chunk of k's: as many as a product's block has, which may be
+    more than the stage has."""
+    PARTS: gl.constexpr = CONSTANTS[2] // 64
+    CHUNK: gl.constexpr = CONSTANTS[6]
+    HIGH: gl.constexpr = CONSTANTS[0] // a_ring.shape[1]  # boxes of 64 k's
+    rows = a_ring.index((stage * PARTS + CHUNK * i // 64) * HIGH)
+    rows = rows._reinterpret(a_ring.dtype, [HEIGHT, 64], a_ring.layout)
+    return rows.slice(CHUNK * i % 64, CHUNK, 1)
 
-    FILLING, EMPTYING: arrivals that make a stage full, and empty.
-    """
+
+@gluon.jit
+def allocate_rings(dtype: gl.constexpr, CONSTANTS: gl.constexpr):
+    """Activations, words, scales, zeros, and the barriers of full and of empty stages."""
     BLOCK_M: gl.constexpr = CONSTANTS[0]
     BLOCK_N: gl.constexpr = CONSTANTS[1]
     BLOCK_K: gl.constexpr = CONSTANTS[2]
     STAGES: gl.constexpr = CONSTANTS[3]
     SPANS: gl.constexpr = CONSTANTS[4]
-    HEIGHTS: gl.constexpr = heights(BLOCK_M)
-    a_rings = ()
-    for i in gl.static_range(len(HEIGHTS)):
-        a_rings += (_allocate_rows(dtype, STAGES, HEIGHTS[i], BLOCK_K),)
-    q_at: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [2, 1, 0])
-    q_ring = gl.allocate_shared_memory(gl.int32, [STAGES, BLOCK_K // 8, BLOCK_N // 8, 8], q_at)
+    BOX: gl.constexpr = CONSTANTS[8]
+    BOXES: gl.constexpr = STAGES * (BLOCK_K // 64) * (BLOCK_M // BOX)
+    a_at: gl.constexpr = gl.NVMMASharedLayout(128, 16, 2)
+    a_ring = gl.allocate_shared_memory(dtype, [BOXES, BOX, 64], a_at)
+    q_at: gl.constexpr = gl.NVMMASharedLayout(128, 32, 2)
+    q_ring = gl.allocate_shared_memory(gl.int32, [STAGES, BLOCK_K // 8, BLOCK_N], q_at)
     s_at: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [1, 0])
     s_ring = gl.allocate_shared_memory(dtype, [STAGES * SPANS, BLOCK_N // 8, 8], s_at)
     z_at: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
     z_ring = gl.allocate_shared_memory(gl.int32, [STAGES * SPANS, BLOCK_N // 8], z_at)
-    full = allocate_barriers(STAGES, FILLING)
-    empty = allocate_barriers(STAGES, EMPTYING)
-    return a_rings, q_ring, s_ring, z_ring, full, empty
-
-
-@gluon.jit
-def _allocate_rows(
-    dtype: gl.constexpr, STAGES: gl.constexpr, ROWS: gl.constexpr, BLOCK_K: gl.constexpr
-):
-    at: gl.constexpr = gl.NVMMASharedLayout(128, 16, 2)
-    return gl.allocate_shared_memory(dtype, [STAGES, ROWS, BLOCK_K], at)
+    # All copying threads, and the one that expects the bytes of the maps' boxes, fill a stage.
+    full = allocate_barriers(STAGES, COPY_WARPS * 32 + 1)
+    empty = allocate_barriers(STAGES, 1)
+    return a_ring, q_ring, s_ring, z_ring, full, empty
 
 
 @gluon.jit
@@ -71,9 +70,8 @@ def allocate_barriers(COUNT: gl.constexpr, ARRIVALS: gl.constexpr):
 
 
 @gluon.jit
-def copy_weights(
-    qweight, scales, qzeros, q_ring, s_ring, z_ring, stage, step, first_column, group, row,
-    N, K, group_size, q_step, s_step, z_step,
+def _copy_weights(
+    words, scales, qzeros, rings, stage, step, first_column, group, row, sizes, s_step, z_step,
     BLOCK_N: gl.constexpr, BLOCK_K: gl.constexpr, SPANS: gl.constexpr,
 ):  # fmt: skip
     """One step's words, scales and zeros into a stage of the ring.
@@ -81,25 +79,17 @@ def copy_weights(
     group, row: the group of the step's first k, and that k's place in it.  -> the next step's.
     """
     WARPS: gl.constexpr = gl.num_warps()
-    ROWS: gl.constexpr = BLOCK_K // 8  # of words, in a step
-    # Eight lanes copy 128 bytes of a row: anything narrower costs cp.async more cycles.
-    WIDE: gl.constexpr = min(BLOCK_N // 8, 16)
-    q_at: gl.constexpr = gl.BlockedLayout(
-        [1, 1, 4], [16 // WIDE, WIDE, 2], [WARPS, 1, 1], [2, 1, 0]
+    _, q_ring, s_ring, z_ring, full, _ = rings
+    _, N, K, group_size = sizes
+    tma.async_copy_global_to_shared(
+        words, [step * (BLOCK_K // 8), first_column], full.index(stage), q_ring.index(stage)
     )
     s_at: gl.constexpr = gl.BlockedLayout([1, 8], [32, 1], [WARPS, 1], [1, 0])
     z_at: gl.constexpr = gl.BlockedLayout([1], [32], [WARPS], [0])
-    q_row = gl.arange(0, ROWS, along(q_at, 0))[:, None, None]
-    q_column = gl.arange(0, BLOCK_N // 8, along(q_at, 1))[None, :, None]
-    q_offset = gl.multiple_of(q_row * q_step.to(gl.int32), [1, 1, 4]) + q_column * 8
-    q_offset += gl.arange(0, 8, along(q_at, 2))[None, None, :]
     s_column = gl.arange(0, BLOCK_N // 8, along(s_at, 0))[:, None]
     s_offset = s_column * 8 + gl.arange(0, 8, along(s_at, 1))[None, :]
     z_offset = gl.arange(0, BLOCK_N // 8, z_at)
     width = (N - first_column) // 8  # eights of columns
-    q = gl.multiple_of(qweight + ((step * ROWS).to(gl.int64) * q_step + first_column), 16)
-    inside = (q_row < K // 8 - step * ROWS) & (q_column < width)
-    async_copy.async_copy_global_to_shared(q_ring.index(stage), q + q_offset, inside)
     for span in gl.static_range(SPANS):
         s = gl.multiple_of(scales + (group.to(gl.int64) * s_step + first_column), 16)
         z = qzeros + (group.to(gl.int64) * z_step + first_column // 8)
@@ -122,67 +112,75 @@ def next_span(group, row, K, group_size, rows: gl.constexpr):
 
 
 @gluon.jit
-def _rows_of(a, M, K, a_step, ring):
-    """A map of a [M, K] in boxes of a stage of the ring."""
-    BOX: gl.constexpr = [ring.shape[1], ring.shape[2]]
-    return tma.make_tensor_descriptor(a, [M, K], [a_step, 1], BOX, ring.layout)
+def _group_of(step, group_size, BLOCK_K: gl.constexpr):
+    """The group of a step's first k, and that k's place in it."""
+    row = step * BLOCK_K
+    group = step * 0
+    if step > 0:
+        group = divide(row, group_size)
+        row -= group * group_size
+    return group, row
 
 
 @gluon.jit
-def copy_steps(rings, sources, CONSTANTS: gl.constexpr):
-    """The copying warps: all steps of all of the program's tiles, one after the other."""
+def copy_steps(rings, sources, sizes, plan, CONSTANTS: gl.constexpr):
+    """The copying warp: all steps of all of the program's tiles, one after the other."""
     BLOCK_M: gl.constexpr = CONSTANTS[0]
     BLOCK_N: gl.constexpr = CONSTANTS[1]
     BLOCK_K: gl.constexpr = CONSTANTS[2]
     STAGES: gl.constexpr = CONSTANTS[3]
     SPANS: gl.constexpr = CONSTANTS[4]
     BAND: gl.constexpr = CONSTANTS[5]
-    HEIGHTS: gl.constexpr = heights(BLOCK_M)
-    BOX: gl.constexpr = HEIGHTS[len(HEIGHTS) - 1]  # rows of a copy: both blocks have one map
-    a_rings, q_ring, s_ring, z_ring, full, empty = rings
-    a, qweight, scales, qzeros, M, N, K, group_size, a_step, q_step, s_step, z_step = sources
-    STEP_BYTES: gl.constexpr = BLOCK_M * BLOCK_K * 2  # of activations
-    programs, _, steps, whole, _, start, stop = schedule(M, N, K, BLOCK_M, BLOCK_N, BLOCK_K)
-    x = start - whole * steps
-    tile, first, end = item_at(x, programs, steps, whole * programs, start, stop)
-    first_row, first_column = place_of(tile, M, N, BLOCK_M, BLOCK_N, BAND)
-    group = first * BLOCK_K // group_size
-    row = first * BLOCK_K - group * group_size
-    # Stages whose weights are copied before the launches ahead are done: few, since a program that
-    # comes late would only be held up by more.
-    ahead = gl.minimum(2, end - first)
-    for i in range(ahead):
-        group, row = copy_weights(
-            qweight, scales, qzeros, q_ring, s_ring, z_ring, i, first + i, first_column, group, row,
-            N, K, group_size, q_step, s_step, z_step, BLOCK_N, BLOCK_K, SPANS,
-        )  # fmt: skip
-    gdc_wait()
-    rows = _rows_of(a, M, K, a_step, a_rings[len(HEIGHTS) - 1])
+    PARTS: gl.constexpr = BLOCK_K // 64
+    BOX: gl.constexpr = CONSTANTS[8]
+    HIGH: gl.constexpr = BLOCK_M // BOX
+    STEP_BYTES: gl.constexpr = BLOCK_M * BLOCK_K * 2 + BLOCK_K * BLOCK_N // 2
+    a_ring, _, _, _, full, empty = rings
+    rows, words, scales, qzeros, s_step, z_step = sources
+    M, N, _, group_size = sizes
+    work = work_of(plan, gl.program_id(0))
+    count, x, stop = work
+    i = x * 0  # items so far
     n = x * 0  # stages so far
     stage = x * 0
     turn = stage + 1  # parity of the ring's rounds
-    while x < stop:
+    ahead = stage
+    while (i < count) | (x < stop):
+        tile, first, end, x = item_at(i, x, plan, work)
+        first_row, first_column = place_of(tile, M, N, BLOCK_M, BLOCK_N, BAND)
+        group, row = _group_of(first, group_size, BLOCK_K)
+        if i == 0:
+            # Stages whose weights are copied before the launches ahead are done: few, since a
+            # program that comes late would only be held up by more.
+            ahead = gl.minimum(2, end - first)
+            for j in range(ahead):
+                mbarrier.expect(full.index(j), STEP_BYTES)
+                group, row = _copy_weights(
+                    words, scales, qzeros, rings, j, first + j, first_column, group, row, sizes,
+                    s_step, z_step, BLOCK_N, BLOCK_K, SPANS,
+                )  # fmt: skip
+            gdc_wait()
         for step in range(first, end):
             mbarrier.wait(empty.index(stage), turn)
-            mbarrier.expect(full.index(stage), STEP_BYTES)
-            for j in gl.static_range(BLOCK_M // BOX):
+            if n >= ahead:
+                mbarrier.expect(full.index(stage), STEP_BYTES)
+            for j in gl.static_range(PARTS * HIGH):
+                # Rows outside of an array take longer than others: where a whole box is, the
+                # tile's first rows stand in.  What becomes of these is not stored.
+                box_row = first_row + j % HIGH * BOX
+                box_row = gl.where(box_row < M, box_row, first_row)
                 tma.async_copy_global_to_shared(
-                    rows, [first_row + j * BOX, step * BLOCK_K], full.index(stage),
-                    a_rings[j * BOX // HEIGHTS[0]].index(stage).slice(j * BOX % HEIGHTS[0], BOX, 0),
+                    rows, [box_row, (step * PARTS + j // HIGH) * 64], full.index(stage),
+                    a_ring.index(stage * (PARTS * HIGH) + j),
                 )  # fmt: skip
             if n >= ahead:
-                group, row = copy_weights(
-                    qweight, scales, qzeros, q_ring, s_ring, z_ring, stage, step, first_column,
-                    group, row, N, K, group_size, q_step, s_step, z_step, BLOCK_N, BLOCK_K, SPANS,
+                group, row = _copy_weights(
+                    words, scales, qzeros, rings, stage, step, first_column, group, row, sizes,
+                    s_step, z_step, BLOCK_N, BLOCK_K, SPANS,
                 )  # fmt: skip
             async_copy.mbarrier_arrive(full.index(stage), increment_count=False)
             n += 1
             around = (stage == STAGES - 1).to(gl.int32)
             stage += 1 - around * STAGES
             turn ^= around
-        x += end - first
-        if x < stop:
-            tile, first, end = item_at(x, programs, steps, whole * programs, start, stop)
-            first_row, first_column = place_of(tile, M, N, BLOCK_M, BLOCK_N, BAND)
-            group = first * BLOCK_K // group_size
-            row = first * BLOCK_K - group * group_size
+        i += 1

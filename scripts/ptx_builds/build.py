@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+_BEHIND_MAPS = (("extent", "i32"), ("stride", "i64"))
 _IN_NAMES = {"float16": "", "bfloat16": "bf16", "float32": "fp32"}
 
 
@@ -30,7 +31,6 @@ class Build:
     even_registers: whether specialised warps all keep the registers that they have at launch.
     own_order: whether each thread waits for the mbarriers of a ring itself, so that warps need no
     barriers at its stages.
-    map_ahead: whether its tensor map is put together before it waits for the launches ahead.
     table: whether the kernel keeps a table at the start of shared memory that only its own inline
     assembly reads.
     """
@@ -52,7 +52,6 @@ class Build:
     programmatic: bool = False
     even_registers: bool = False
     own_order: bool = False
-    map_ahead: bool = False
     table: bool = False
 
     @property
@@ -86,6 +85,21 @@ def aligned(params: list[dict[str, Any]], align: int, *names: str) -> list[dict[
 def owned(role: str, type_: str, nbytes: str) -> dict[str, Any]:
     """A buffer that the launcher brings along."""
     return {"name": role, "type": type_, "role": role, "nbytes": nbytes, "align": 16}
+
+
+def derived(name: str, value: str, type_: str = "i32") -> dict[str, Any]:
+    """An integer that the launcher computes."""
+    return {"name": name, "type": type_, "role": "derived", "value": value}
+
+
+def tensor_map(name: str, of: str, *box: str) -> list[dict[str, Any]]:
+    """A tensor map of an array, in the 128-byte swizzle, and what Triton puts behind such a one.
+
+    That is the array's shape and strides, which no kernel of ours reads.
+    """
+    unread = [(f"{name}_{what}{i}", type_) for what, type_ in _BEHIND_MAPS for i in range(len(box))]
+    made = {"name": name, "type": "tensordesc", "role": "tensor_map", "of": of, "box": list(box)}
+    return [made | {"swizzle": 128}, *(derived(name, "0", type_) for name, type_ in unread)]
 
 
 def integers(role: str, *names: str) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .build import Build, aligned, array, integers, owned
+from .build import Build, aligned, array, derived, integers, owned, tensor_map
 
 PARAMS = [
     array("a", "*T", ["M", "K"], ["stride_am", "stride_ak"]),
@@ -301,11 +301,10 @@ def _act_order_mma(tile: ActOrderTile, symmetric: bool) -> Build:
 class WgmmaTile:
     """Work of a CTA of the GEMM for many rows on Hopper, and the stages of its ring.
 
-    across, along: partitions of the eight warps that multiply, which share out the tile's columns,
-    or its steps; four more warps copy.
+    along: partitions of the eight warps that multiply, which share out the tile's steps; one of
+    four more warps copies.
     chunk: k's dequantised at once, an even part of block_k; two such, and the sums, have to fit
     into the registers.
-    ahead: whether words are loaded a chunk ahead, and warps meet nowhere but in front of arrivals.
     """
 
     block_m: int
@@ -313,44 +312,74 @@ class WgmmaTile:
     block_k: int
     stages: int
     chunk: int
-    across: int = 1
     along: int = 1
-    ahead: bool = True
 
     @property
-    def partitions(self) -> int:
-        """Number of the multiplying warps."""
-        return self.across * self.along
+    def box(self) -> int:
+        """Rows that are copied, and stored, at once."""
+        return min(32 if self.block_m < 128 else 64, self.block_m & -self.block_m)
 
     @property
     def copy_registers(self) -> int:
         """A copying thread's: with partitions, what each of the twelve warps has at launch."""
-        return 65536 // (12 * 32) // 8 * 8 if self.partitions > 1 else 64
+        return 65536 // (12 * 32) // 8 * 8 if self.along > 1 else 64
 
 
-# Tiles of 64 by 128 are 1 to 5 % slower ahead.
 WGMMA_TILES = {
     128: [
         WgmmaTile(32, 64, 128, 8, 64, along=2),
-        WgmmaTile(32, 128, 128, 8, 64, across=2),
+        WgmmaTile(48, 64, 128, 8, 64, along=2),
         WgmmaTile(64, 64, 128, 6, 64, along=2),
-        WgmmaTile(64, 128, 128, 7, 64, across=2, ahead=False),
-        WgmmaTile(128, 128, 128, 5, 64, across=2),
-        WgmmaTile(192, 128, 128, 4, 32, across=2),
+        WgmmaTile(96, 64, 128, 6, 64, along=2),
+        WgmmaTile(64, 128, 128, 7, 64),
+        WgmmaTile(96, 128, 128, 6, 64),
+        WgmmaTile(128, 128, 128, 5, 64),
+        WgmmaTile(160, 128, 128, 4, 32),
+        WgmmaTile(192, 128, 128, 4, 32),
     ],
     64: [
-        WgmmaTile(64, 128, 128, 8, 64, across=2, ahead=False),
-        WgmmaTile(96, 64, 128, 6, 64, along=2),
-        WgmmaTile(96, 128, 128, 6, 64, across=2),
-        WgmmaTile(192, 128, 128, 3, 32, across=2),
+        WgmmaTile(64, 64, 128, 6, 64, along=2),
+        WgmmaTile(128, 128, 128, 5, 64),
+        WgmmaTile(192, 128, 128, 4, 32),
         WgmmaTile(256, 128, 64, 5, 32),
     ],
     32: [
         WgmmaTile(64, 64, 128, 6, 32, along=2),
-        WgmmaTile(128, 128, 128, 5, 32, across=2),
+        WgmmaTile(128, 128, 128, 5, 32),
         WgmmaTile(256, 128, 64, 5, 32),
     ],
 }
+# Work shared out to programs, as scripts/kernels/tile_schedule.py has it.  The tiles that do not
+# fill the last round are shared out by their steps where that saves more steps than it takes to sum
+# parts of tiles: each of them to `split` programs, or, together with those of the round before, to
+# all programs in a row (`spans`), which gives each at most two parts.  Parts of a large tile cost
+# more than it saves to keep all programs busy with few of them.
+SCHEDULE = [
+    derived("tiles", _BLOCKS),
+    derived("steps", "cdiv(K, BLOCK_K)"),
+    derived("left", f"tiles % {_SMS}"),
+    derived("split", f"min({_SMS} // max(1, left), cdiv(steps, 4))"),
+    derived(
+        "spans",
+        f"split < 2 or tiles >= {_SMS} and split > 2 or tiles < {_SMS} and BLOCK_M <= 128 and "
+        f"split < 4 and cdiv(steps, split) - cdiv(left * steps, {_SMS}) > 512 // BLOCK_K",
+    ),
+    derived(
+        "saved", f"steps - spans * cdiv(left * steps, {_SMS}) - (1 - spans) * cdiv(steps, split)"
+    ),
+    derived(
+        "sharers",
+        f"spans * {_SMS} * (saved > 1024 // BLOCK_K) * (left > 0) + "
+        f"(1 - spans) * split * left * (saved > (tiles >= {_SMS}) * 682 // BLOCK_K)",
+    ),
+    derived(
+        "whole",
+        f"(sharers > 0) * (tiles // {_SMS} - spans * (tiles >= {_SMS})) + "
+        f"(sharers == 0) * cdiv(tiles, {_SMS})",
+    ),
+    derived("programs", f"(sharers > 0) * {_SMS} + (sharers == 0) * cdiv(tiles, max(1, whole))"),
+    derived("parts", "(sharers > 0) * (1 - spans) * split"),
+]
 
 
 def _wgmma(tile: WgmmaTile, group: int) -> Build:
@@ -361,28 +390,30 @@ def _wgmma(tile: WgmmaTile, group: int) -> Build:
         dtype="float16",
         target="sm_90a",
         ptx_version="8.6",  # before it, assemblers differ in what the stride of a tensor map means
-        num_warps=8 // tile.partitions,
+        num_warps=8 // tile.along,
         tile={
             "BLOCK_M": tile.block_m,
             "BLOCK_N": tile.block_n,
             "BLOCK_K": tile.block_k,
             "GROUP": group,
-            "ACROSS": tile.across,
             "ALONG": tile.along,
+            "BOX": tile.box,
         },
         constants={
             "STAGES": tile.stages,
             "BAND": 16,
             "CHUNK": tile.chunk,
             "COPY_REGISTERS": tile.copy_registers,
-            "AHEAD": int(tile.ahead),
         },
         params=[
             *_tuned(PARAMS, "a", "qweight", "scales", "c"),
+            *SCHEDULE,
+            *tensor_map("a_map", "a", "BOX", "64"),
+            *tensor_map("words_map", "qweight", "BLOCK_K // 8", "32"),
             owned("workspace", "*fp32", f"4 * 2 * {_SMS} * BLOCK_M * BLOCK_N"),
-            owned("counters", "*i32", f"4 * 2 * {_SMS} * ACROSS"),
+            owned("counters", "*i32", f"4 * 2 * {_SMS}"),
         ],
-        grid=[f"min({_SMS}, {_BLOCKS} * cdiv(K, BLOCK_K))", "1", "1"],
+        grid=["max((whole > 0) * programs, sharers)", "1", "1"],
         constraints=[
             *SIZES,
             *GROUPS,
@@ -394,9 +425,8 @@ def _wgmma(tile: WgmmaTile, group: int) -> Build:
             *TUNED,
         ],
         programmatic=True,
-        even_registers=tile.partitions > 1,
-        own_order=tile.ahead,
-        map_ahead=True,
+        even_registers=tile.along > 1,
+        own_order=True,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,14 @@ def test_maps_in_turn(device: fe.Device) -> None:
     maps = [fe.TensorMap(device.to_device(host), (BOX, BOX), swizzle=128) for host in hosts]
     for n in (0, 1, 2, 0, 0):
         assert np.array_equal(launch(device, None, maps[n]), hosts[n])
+
+
+@pytest.mark.gpu
+def test_a_thread_without_a_context(gpu: fe.Device) -> None:
+    array = gpu.to_device(tensor(4))
+    with ThreadPoolExecutor(1) as pool:
+        made = pool.submit(fe.TensorMap, array, (BOX, BOX), swizzle=128).result()
+    assert made.tobytes() == fe.TensorMap(array, (BOX, BOX), swizzle=128).tobytes()
 
 
 def test_with_all_checks() -> None:

@@ -299,6 +299,10 @@ def tensor_map_encoder(
     def make(address: int) -> bytes:
         place.value = address
         code = call(*given)
+        if code in OTHER_CONTEXT and not has_context():
+            # It stays current, as CUDA's own runtime leaves it: a launch is most likely next.
+            push_context(retain_primary_context(device_of(address) or 0))
+            code = call(*given)
         if code:
             check(code, "cuTensorMapEncodeTiled")
         return ctypes.string_at(at, 128)

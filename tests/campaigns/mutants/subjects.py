@@ -204,10 +204,10 @@ def persistent() -> Subject:
     stages of its ring.  Two partitions share out the steps; their warps rely on mbarriers alone."""
     found = artefact("w4a16_gptq_gemm_wgmma.m64n64.g128.sm_90a")
     fields = found.sidecar.to_mapping()
-    fields["grid"] = [rule.replace("132", "3") for rule in fields["grid"]]
     for p in fields["params"]:
-        if "nbytes" in p:
-            p["nbytes"] = p["nbytes"].replace("132", "3")
+        for key in ("nbytes", "value"):
+            if key in p:
+                p[key] = p[key].replace("132", "3")
     sizes = {"M": 40, "N": 56, "K": 27 * 128 - 8, "group_size": 128}
     return Subject(found.name, found.text, Sidecar.read(fields), tuple(sizes.items()))
 
