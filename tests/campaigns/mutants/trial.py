@@ -124,11 +124,15 @@ class Trial:
         if mutant.swapped:
             first, second = mutant.swapped
             values[first], values[second] = values[second], values[first]
-        signature = self.subject.signature
+        signature, sidecar = self.subject.signature, self.subject.sidecar
+        sizes = {**(sidecar.tile or {}), **values}
+        values |= sidecar.derived(sizes)
+        maps = tensor_map.maps_of(sidecar, self._references(mutant), sizes)
         block = bytearray(signature.nbytes)
         for p in signature.params:
             value = values.get(p.name, 0) % (1 << 8 * p.size)
-            block[p.offset : p.offset + p.size] = value.to_bytes(p.size, "little")
+            data = maps.get(p.name) or value.to_bytes(p.size, "little")
+            block[p.offset : p.offset + p.size] = data
         return bytes(block)
 
     def _references(self, mutant: Mutant) -> dict[str, ArrayReference]:
