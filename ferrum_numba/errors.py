@@ -6,7 +6,6 @@ data.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -150,6 +149,8 @@ def did_you_mean(wrong: object, names: Collection[str], otherwise: str) -> str:
     It proposes up to three that contain `wrong` or are spelt nearly so; where there are none it
     is `otherwise`, which says where to look.
     """
+    import difflib  # here, as a process that goes well does without
+
     part = str(wrong).strip("*")
     near = [name for name in names if part and part in name][:3]
     near = near or difflib.get_close_matches(part, names, n=3)

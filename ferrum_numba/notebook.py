@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from html import escape
 from itertools import islice
 
 _ROWS = 40  # of a table; what follows is counted
@@ -14,6 +13,8 @@ def table(title: str, headers: Sequence[str], rows: Iterable[Sequence[object]], 
 
     All texts are escaped: names in files of strangers are shown as they are.
     """
+    from html import escape  # here, as few processes show tables
+
     shown = [[str(cell) for cell in row] for row in islice(rows, _ROWS)]
     head = "".join(f"<th>{escape(header)}</th>" for header in headers)
     body = "".join(

@@ -19,6 +19,7 @@ from tests.conftest import FIXTURES
 
 PACKAGE = Path(fe.__file__).parent
 ROWS = ["start", "errors", "version", "notebook", "pickling", "regular_file", "host_memory",
+        "digest", "dtypes", "json_values",
         "ptx_text", "machine_code", "abi", "emulator", "devices", "kernels", "gptq", "models",
         "text", "report", "debug", "cli"]  # fmt: skip
 

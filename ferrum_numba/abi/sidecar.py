@@ -18,7 +18,6 @@ kernel that is launched with `launch_pdl` touches them only after `griddepcontro
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping, Set
@@ -27,6 +26,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+from ..digest import sha256
 from ..errors import AbiError
 from ..machine_code import Cubin
 from ..regular_file import read_regular
@@ -242,7 +242,7 @@ def _shown(value: object) -> str:
 
 def ptx_digest(text: str) -> str:
     """SHA-256 of PTX text, as sidecars state it."""
-    return hashlib.sha256(text.encode()).hexdigest()
+    return sha256(text.encode()).hexdigest()
 
 
 def _dump(mapping: Mapping[str, Any]) -> str:

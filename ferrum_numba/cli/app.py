@@ -11,7 +11,6 @@ from typing import Any
 import click
 
 from ..errors import CheckpointError, FerrumError
-from ..version import __version__
 from . import interruption
 from .console import one_line, standard_error, wants_json, write_json
 from .devices import NoSuchDevice
@@ -101,6 +100,14 @@ def _drop_output() -> None:
     os.close(nowhere)
 
 
+def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        from ..version import __version__  # whose reader of metadata takes time and memory
+
+        click.echo(f"ferrum-numba, version {__version__}")
+        ctx.exit()
+
+
 @click.group(
     cls=_App,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -108,7 +115,14 @@ def _drop_output() -> None:
         "ferrum-numba make example", "ferrum-numba verify example", "ferrum-numba verify --help"
     ),
 )
-@click.version_option(__version__, prog_name="ferrum-numba")
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_show_version,
+    help="Show the version and exit.",
+)
 def app() -> None:
     """Run precompiled Triton kernels, on NVIDIA GPUs and on the CPU.
 

@@ -6,17 +6,17 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from rich import box
 from rich.console import Console, ConsoleOptions, RenderableType
-from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, track
 from rich.segment import Segment
-from rich.table import Table
 from rich.text import Text
 
-from ..report.record import as_json
+from ..json_values import as_json
+
+if TYPE_CHECKING:  # tables and bars are imported where one is drawn
+    from rich.table import Table
 
 _UNBOUNDED = 10_000  # columns, for files and pipes: a row is a line, however long
 _UNREAD = 141  # 128 + SIGPIPE, as shells have it; rich's own 1 would read as a mismatch
@@ -132,28 +132,23 @@ def write_part(text: str) -> None:
 def tracked(results: Iterable[_Result], total: int) -> list[_Result]:
     """The results, with a progress bar where somebody is looking."""
     console = standard_error()
-    shown = track(
-        results,
-        description="",
-        total=total,
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
+    if not console.is_terminal:
+        return list(results)
+    from rich.progress import track
+
+    shown = track(results, description="", total=total, console=console, transient=True)
     return list(shown)
 
 
 def byte_progress(work: Callable[[Callable[[int, int], None]], _Result]) -> _Result:
     """The result of `work`, which calls its argument with (bytes done, bytes in all), for a bar."""
     console = standard_error()
-    progress = Progress(
-        BarColumn(bar_width=24),
-        DownloadColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
+    if not console.is_terminal:
+        return work(lambda done, total: None)
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+
+    columns = (BarColumn(bar_width=24), DownloadColumn(), TimeRemainingColumn())
+    progress = Progress(*columns, console=console, transient=True)
     with progress:
         task = progress.add_task("", total=None)
         return work(lambda done, total: progress.update(task, completed=done, total=total))
@@ -161,11 +156,16 @@ def byte_progress(work: Callable[[Callable[[int, int], None]], _Result]) -> _Res
 
 def plain_table() -> Table:
     """A table without columns: a rule under the header, nothing else drawn."""
+    from rich import box
+    from rich.table import Table
+
     return Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
 
 
 def facts_table() -> Table:
     """A table of names and values."""
+    from rich.table import Table
+
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")

@@ -56,12 +56,17 @@ def view(name: str, array: Any) -> NDArray[Any]:
 def _require_numbers(name: str, array: NDArray[Any]) -> None:
     if array.dtype.hasobject or array.dtype.kind in "SUMm":  # text, dates
         raise AbiError(name, "an array of numbers", f"dtype {array.dtype}")
-    # None is masked where nobody has loaded numpy.ma, or another thread is just loading it.
-    masked = getattr(sys.modules.get("numpy.ma"), "MaskedArray", None)
-    if masked is not None and isinstance(array, masked):
+    if is_masked(type(array)):
         raise AbiError(
             name, "an array without a mask", "a masked one", "fill it first (array.filled(0))"
         )
+
+
+def is_masked(kind: type) -> bool:
+    """True for a type of masked arrays; numpy.ma, which takes 2 MB, is not loaded for this."""
+    # None is masked where nobody has loaded it, or another thread is just loading it.
+    masked = getattr(sys.modules.get("numpy.ma"), "MaskedArray", None)
+    return masked is not None and issubclass(kind, masked)
 
 
 def _describe_foreign(name: str, array: Any) -> ArrayReference:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from . import dlpack
-from .arrays import interface_of
+from .arrays import interface_of, is_masked
 from .tensor_map import TensorMap
 
 Key = tuple[object, int]
@@ -57,7 +57,7 @@ def _reader(kind: type) -> Callable[[Any], Key]:
     if issubclass(kind, (int, np.generic, type(None))):
         return _of_scalar
     if issubclass(kind, np.ndarray):
-        return _unknown if issubclass(kind, np.ma.MaskedArray) else _of_numpy
+        return _unknown if is_masked(kind) else _of_numpy
     if hasattr(kind, "device_ctypes_pointer"):
         return _of_numba
     if hasattr(kind, "data_ptr") and hasattr(kind, "stride"):

@@ -11,11 +11,11 @@ from ctypes import c_char_p, c_int32, c_int64, c_uint8, c_uint16, c_uint32, c_ui
 from dataclasses import dataclass
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
 from ..abi import ArrayReference
+from ..dtypes import dtype_named
 from ..errors import AbiError
 
 _CPU, _CUDA, _CUDA_HOST, _CUDA_MANAGED = 1, 2, 3, 13  # DLDeviceType
@@ -283,11 +283,6 @@ def _reference(name: str, tensor: _Tensor, device: str, readonly: bool) -> Array
         device=device,
         readonly=readonly,
     )
-
-
-def dtype_named(name: str) -> np.dtype[Any]:
-    """NumPy's dtype of this name, or the one of ml_dtypes."""
-    return np.dtype(getattr(ml_dtypes, name, name))
 
 
 def extent(shape: tuple[int, ...], strides: tuple[int, ...] | None, itemsize: int) -> int:

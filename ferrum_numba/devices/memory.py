@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from ..dtypes import dtype_named
 from ..errors import DeviceError
 from ..pickling import NotPickled
 
@@ -120,7 +121,8 @@ class HostMemory(DeviceMemory):
         self, make: Callable[..., NDArray[Any]], shape: int | Sequence[int], dtype: DTypeLike
     ) -> NDArray[Any]:
         """An array by np.empty or np.zeros.  Raises DeviceError where there is no room for it."""
-        nbytes = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+        dtype = dtype_named(dtype)
+        nbytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
         with self._lock:
             self._collect()
             if self._limit is not None and self._in_use + nbytes > self._limit:

@@ -10,15 +10,15 @@ written, or that others may write to, is one without entries.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 import sys
-import tempfile
 import time
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
+
+from ..digest import sha256
 
 MAX_BYTES = 256 << 20  # a few thousand kernels
 # A process takes this part of the room that it saw before it looks again; and where there was none,
@@ -69,6 +69,8 @@ class Cache:
 
     def store(self, key: str, content: bytes) -> None:
         """Write an entry, or leave it where that cannot be done."""
+        import tempfile
+
         temporary = None
         try:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -121,7 +123,7 @@ class Cache:
 
 def key_of(*parts: str) -> str:
     """The key of what depends on these texts, in this order, and on this version of the sources."""
-    digest = hashlib.sha256(_sources())
+    digest = sha256(_sources())
     for part in parts:
         encoded = part.encode(errors="surrogatepass")
         digest.update(len(encoded).to_bytes(8, "little") + encoded)
@@ -132,15 +134,15 @@ def key_of(*parts: str) -> str:
 def _sources() -> bytes:
     """Digest of the translator's own sources: code made by another version is never used."""
     here = Path(__file__).parent
-    digest = hashlib.sha256()
+    digest = sha256()
     for path in [*sorted(here.rglob("*.py")), here.parent / "abi" / "signature.py"]:
         digest.update(path.relative_to(here.parent).as_posix().encode() + b"\0")
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+        digest.update(sha256(path.read_bytes()).digest())
     return digest.digest()
 
 
 def _digest(key: str, content: bytes) -> bytes:
-    return hashlib.sha256(key.encode() + content).digest()
+    return sha256(key.encode() + content).digest()
 
 
 def _platform_directory() -> Path:

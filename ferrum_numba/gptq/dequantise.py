@@ -6,15 +6,14 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
+from ..dtypes import dtype_named, largest
 from ..errors import CheckpointError
 from .packing import WORD_BITS, unpack_rows
 
-BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
-_DTYPES = (np.dtype(np.float16), BFLOAT16, np.dtype(np.float32))
+_DTYPES = ("float16", "bfloat16", "float32")
 
 _BLOCK_ELEMENTS = 1 << 19  # dequantised at a time: 2 MiB of float32, which a core's L2 holds
 
@@ -46,7 +45,7 @@ def dequantize_words(
     scales = scales.astype(np.float32)
     # Levels and zeros of up to four bits differ by no more than int8 holds, in place.
     zeros = zeros.astype(np.int8 if bits <= 4 else np.int16)
-    limit = float(ml_dtypes.finfo(dtype).max)
+    limit = largest(dtype)
     may_overflow = float(np.abs(scales).max()) * (1 << bits) > limit
     block = max(WORD_BITS, _BLOCK_ELEMENTS // N // WORD_BITS * WORD_BITS)
     product = np.empty((min(block, K), N), np.float32)
@@ -81,7 +80,7 @@ def rounded(name: str, weight: npt.NDArray[Any], dtype: npt.DTypeLike) -> npt.ND
     with np.errstate(over="ignore"):
         found: npt.NDArray[Any] = weight.astype(dtype, order="C")
     if weight.dtype != dtype and np.isfinite(found).all() < np.isfinite(weight).all():
-        limit = float(ml_dtypes.finfo(dtype).max)
+        limit = largest(dtype)
         raise CheckpointError(
             name,
             f"weights within {dtype.name} ({limit:.6g})",
@@ -92,10 +91,9 @@ def rounded(name: str, weight: npt.NDArray[Any], dtype: npt.DTypeLike) -> npt.ND
 
 
 def _checked(dtype: npt.DTypeLike) -> np.dtype[Any]:
-    found = np.dtype(dtype)
-    if found not in _DTYPES:
-        expected = ", ".join(known.name for known in _DTYPES)
-        raise CheckpointError("dtype", f"one of {expected}", found.name)
+    found = dtype_named(dtype)
+    if str(found) not in _DTYPES:
+        raise CheckpointError("dtype", f"one of {', '.join(_DTYPES)}", found.name)
     return found
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,8 @@ def example_checkpoint(**options: Any) -> Path:
     options: fields of `ferrum_numba.gptq.Recipe`, such as act_order=True, format="v2" or seed=1.
     Raises CheckpointError for values that no producer writes.
     """
+    import tempfile
+
     recipe = Recipe(**options)
     parent = Path(tempfile.mkdtemp(prefix="ferrum-numba-"))
     atexit.register(shutil.rmtree, parent, ignore_errors=True)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from .. import kernels
 from ..devices import Device
 from ..devices.addresses import AddressTable
+from ..dtypes import dtype_named
 from ..errors import CheckpointError
 from ..kernels import ExpertTiles
 from .layer_dtype import in_layer_dtype, layer_dtype
@@ -189,7 +190,7 @@ class GptqExperts:
         dtype: npt.DTypeLike = np.float16,
     ) -> None:
         """Raises CheckpointError for weights that do not fit each other."""
-        self.device, self.dtype = device, np.dtype(dtype)
+        self.device, self.dtype = device, dtype_named(dtype)
         shape = (gate.experts, gate.K, gate.N, gate.group_size, gate.zero_bias)
         found = (up.experts, up.K, up.N, up.group_size, up.zero_bias)
         if found != shape:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
+from ..dtypes import dtype_named
 from ..errors import AbiError, CheckpointError
 
 # The relative error of rounding once to each.
-_ROUNDING = {np.dtype(np.float16): 2.0**-11, np.dtype(ml_dtypes.bfloat16): 2.0**-8}
+_ROUNDING = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
 
 
 def layer_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
     """`dtype`, one that kernels compute in.  Raises AbiError for any other."""
-    found = np.dtype(dtype)
-    if found not in _ROUNDING:
+    found = dtype_named(dtype)
+    if str(found) not in _ROUNDING:
         raise AbiError("dtype", "float16 or bfloat16", found.name)
     return found
 
@@ -34,7 +34,7 @@ def in_layer_dtype(name: str, values: npt.NDArray[Any], dtype: np.dtype[Any]) ->
     with np.errstate(over="ignore", under="ignore"):
         rounded = exact.astype(dtype)
     error = np.linalg.norm(rounded.astype(np.float32) - exact)
-    if not error <= _ROUNDING[dtype] * np.linalg.norm(exact):
+    if not error <= _ROUNDING[dtype.name] * np.linalg.norm(exact):
         raise CheckpointError(
             name,
             f"{values.dtype.name} values that {dtype.name} holds",

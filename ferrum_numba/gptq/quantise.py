@@ -8,18 +8,17 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
+from ..dtypes import dtype_named, largest
 from ..errors import CheckpointError
-from .dequantise import BFLOAT16
 from .packing import NIBBLES, pack_columns, pack_rows
 from .tensors import GptqTensors, check_finite, effective_group_size
 
 _HIGHEST = 15  # level of four bits
 _SYMMETRIC_ZERO = 8
-_DTYPES = (np.dtype(np.float16), BFLOAT16)
+_DTYPES = ("float16", "bfloat16")
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -46,12 +45,12 @@ def quantize(
 
     Raises CheckpointError for another shape, numbers that are not finite, or scales beyond dtype.
     """
-    dtype = np.dtype(dtype)
+    dtype = dtype_named(dtype)
     if weight.ndim != 2 or 0 in weight.shape or any(size % NIBBLES for size in weight.shape):
         raise CheckpointError(
             "weight", f"shape [K, N], both multiples of {NIBBLES}", list(weight.shape)
         )
-    if dtype not in _DTYPES:
+    if str(dtype) not in _DTYPES:
         raise CheckpointError("dtype", "float16 or bfloat16", dtype.name)
     check_finite("weight", weight)
     K, N = weight.shape
@@ -98,7 +97,7 @@ def _scale_and_zero(
 
 def _rounded_up(exact: Float32Array, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     """`exact` in `dtype`, not below it, so that no value of its group is out of reach; never 0."""
-    limit = float(ml_dtypes.finfo(dtype).max)
+    limit = largest(dtype)
     if exact.max() >= limit:
         raise CheckpointError(
             "weight", f"scales within {dtype.name} ({limit:.6g})", f"{exact.max():.6g}"

@@ -11,45 +11,68 @@ what was found.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from io import FileIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import ml_dtypes
 import numpy as np
 
+from ..digest import sha256
+from ..dtypes import dtype_named
 from ..errors import CheckpointError
 from .files import open_regular
 
 MAX_HEADER_BYTES = 100_000_000
 """The format's own limit."""
 
-NUMPY_DTYPES: Mapping[str, np.dtype[Any]] = {
-    "BOOL": np.dtype(np.bool_),
-    "U8": np.dtype(np.uint8),
-    "I8": np.dtype(np.int8),
-    "U16": np.dtype(np.uint16),
-    "I16": np.dtype(np.int16),
-    "F16": np.dtype(np.float16),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-    "U32": np.dtype(np.uint32),
-    "I32": np.dtype(np.int32),
-    "F32": np.dtype(np.float32),
-    "U64": np.dtype(np.uint64),
-    "I64": np.dtype(np.int64),
-    "F64": np.dtype(np.float64),
+_NUMPY_NAMES = {
+    "BOOL": "bool",
+    "U8": "uint8",
+    "I8": "int8",
+    "U16": "uint16",
+    "I16": "int16",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "U32": "uint32",
+    "I32": "int32",
+    "F32": "float32",
+    "U64": "uint64",
+    "I64": "int64",
+    "F64": "float64",
 }
+
+
+class _NumpyDtypes(Mapping[str, np.dtype[Any]]):
+    """A dtype is made when it is asked for: not every process needs bfloat16's library."""
+
+    def __getitem__(self, name: str) -> np.dtype[Any]:
+        return dtype_named(_NUMPY_NAMES[name])
+
+    def __contains__(self, name: object) -> bool:
+        return name in _NUMPY_NAMES
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_NUMPY_NAMES)
+
+    def __len__(self) -> int:
+        return len(_NUMPY_NAMES)
+
+
+NUMPY_DTYPES: Mapping[str, np.dtype[Any]] = _NumpyDtypes()
 """The dtypes that are read and written here, by the format's name."""
 
 # Other dtypes only have to be measured: layers of other methods can stand beside GPTQ's.
-BITS = {name: dtype.itemsize * 8 for name, dtype in NUMPY_DTYPES.items()} | {
+BITS = {
+    **dict.fromkeys(("BOOL", "U8", "I8"), 8),
+    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 16),
+    **dict.fromkeys(("U32", "I32", "F32"), 32),
+    **dict.fromkeys(("U64", "I64", "F64", "C64"), 64),
     "F4": 4,
     "F6_E2M3": 6,
     "F6_E3M2": 6,
@@ -58,7 +81,6 @@ BITS = {name: dtype.itemsize * 8 for name, dtype in NUMPY_DTYPES.items()} | {
     "F8_E5M2": 8,
     "F8_E5M2FNUZ": 8,
     "F8_E8M0": 8,
-    "C64": 64,
 }
 
 LENGTH_BYTES = 8
@@ -147,7 +169,7 @@ def unreadable(file: Path, error: OSError) -> CheckpointError:
 
 def digest_of(text: bytes) -> bytes:
     """Digest of a header, 16 bytes."""
-    return hashlib.blake2b(text, digest_size=16).digest()
+    return sha256(text).digest()[:16]
 
 
 def header_text(handle: FileIO, size: int, file: Path) -> bytes:

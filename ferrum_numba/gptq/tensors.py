@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import CheckpointError
-from .dequantise import BFLOAT16, dequantize_words
+from .dequantise import dequantize_words
 from .packing import NIBBLES
 from .zeros import ZeroFormat, check_zero_format, decode_zeros, kernel_words
 
@@ -20,7 +20,6 @@ Array = npt.NDArray[Any]
 Axis = Literal["N", "K"]
 
 _MAX_GROUP_SIZE = 2**31 - 1  # kernels take it as 32 bits, and g_idx counts so
-_FLOAT16, _FLOAT32, _INT32 = np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.int32)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -49,7 +48,7 @@ class GptqTensors:
 
     def __post_init__(self) -> None:
         check_zero_format(self.zero_format)
-        _check_array("qweight", self.qweight, 2, _INT32)
+        _check_array("qweight", self.qweight, 2, "int32")
         if 0 in self.qweight.shape or self.N % NIBBLES:
             raise CheckpointError(
                 "qweight",
@@ -60,11 +59,11 @@ class GptqTensors:
         object.__setattr__(self, "group_size", effective_group_size(self.group_size, self.K))
         self._check_groups()
         if self.g_idx is not None:
-            _check_array("g_idx", self.g_idx, 1, _INT32)
+            _check_array("g_idx", self.g_idx, 1, "int32")
             _check_shape("g_idx", self.g_idx, (self.K,), f"[K], K={self.K} from qweight")
             check_g_idx("g_idx", self.g_idx, self.groups)
         if self.bias is not None:
-            _check_array("bias", self.bias, 1, _FLOAT16, BFLOAT16, _FLOAT32)
+            _check_array("bias", self.bias, 1, "float16", "bfloat16", "float32")
             _check_shape("bias", self.bias, (self.N,), f"[N], N={self.N} from qweight")
             check_finite("bias", self.bias)
 
@@ -73,10 +72,10 @@ class GptqTensors:
             f"K={self.K} and N={self.N} from qweight, group_size={self.group_size}; "
             "check group_size"
         )
-        _check_array("qzeros", self.qzeros, 2, _INT32)
+        _check_array("qzeros", self.qzeros, 2, "int32")
         shape = (self.groups, self.N // NIBBLES)
         _check_shape("qzeros", self.qzeros, shape, f"[ceil(K/group_size), N/8], {source}")
-        _check_array("scales", self.scales, 2, _FLOAT16, BFLOAT16)
+        _check_array("scales", self.scales, 2, "float16", "bfloat16")
         shape = (self.groups, self.N)
         _check_shape("scales", self.scales, shape, f"[ceil(K/group_size), N], {source}")
         check_finite("scales", self.scales)
@@ -314,16 +313,14 @@ def check_groups_used(name: str, g_idx: npt.NDArray[np.int32], groups: int) -> N
         )
 
 
-def _check_array(name: str, array: object, ndim: int, *dtypes: np.dtype[Any]) -> None:
+def _check_array(name: str, array: object, ndim: int, *dtypes: str) -> None:
     if not isinstance(array, np.ndarray):
         raise CheckpointError(
             name, "a NumPy array", type(array).__name__, "copy it to the host first"
         )
-    if array.dtype not in dtypes:
-        expected = " or ".join(str(dtype) for dtype in dtypes)
-        raise CheckpointError(
-            name, f"dtype {expected}", array.dtype, "convert it before", code="tensor-type"
-        )
+    if str(array.dtype) not in dtypes:  # whose text names another order of bytes, too
+        expected = f"dtype {' or '.join(dtypes)}"
+        raise CheckpointError(name, expected, array.dtype, "convert it before", code="tensor-type")
     if array.ndim != ndim:
         raise CheckpointError(
             name,
@@ -348,11 +345,11 @@ def _check_shape(name: str, array: Array, shape: tuple[int, ...], source: str) -
 
 
 # Of halves, whose exponent is all ones where the number is not finite; NumPy converts each.
-_NOT_FINITE = {_FLOAT16: np.uint16(0x7C00), BFLOAT16: np.uint16(0x7F80)}
+_NOT_FINITE = {"float16": np.uint16(0x7C00), "bfloat16": np.uint16(0x7F80)}
 
 
 def _is_finite(array: Array) -> bool:
-    limit = _NOT_FINITE.get(array.dtype)
+    limit = _NOT_FINITE.get(str(array.dtype))
     if limit is None or not array.size:
         return bool(np.isfinite(array).all())
     return bool((array.view(np.uint16) & np.uint16(0x7FFF)).max() < limit)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import lzma
 import re
+import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
@@ -74,22 +75,27 @@ class _Places:
 
 
 class _Texts(Mapping[str, str]):
-    """Texts of an archive by name, numbered when one is asked for."""
+    """Texts of an archive by name, numbered when one is asked for.
+
+    Until then each is deflated: a model's kernels are a few of an archive, which unpacked takes
+    4 to 7 MB.
+    """
 
     def __init__(self, content: bytes, spans: dict[str, slice]) -> None:
-        self._content, self._spans = content, spans
+        self._deflated = {name: zlib.compress(content[span], 1) for name, span in spans.items()}
         self._numbered: dict[str, str] = {}
 
     def __getitem__(self, name: str) -> str:
         if name not in self._numbered:
-            self._numbered[name] = _with_numbers(self._content[self._spans[name]].decode("ascii"))
+            packed = zlib.decompress(self._deflated[name])
+            self._numbered[name] = _with_numbers(packed.decode("ascii"))
         return self._numbered[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._spans)
+        return iter(self._deflated)
 
     def __len__(self) -> int:
-        return len(self._spans)
+        return len(self._deflated)
 
 
 def pack(texts: Mapping[str, str]) -> bytes:
@@ -124,5 +130,7 @@ def unpack(archive: bytes, where: str) -> Mapping[str, str]:
     if start != len(content):
         expected, found = f"{start - first} characters of PTX", len(content) - first
         raise AbiError(where, expected, found, "reinstall ferrum-numba")
+    texts = _Texts(content, spans)
+    del content
     trim()
-    return _Texts(content, spans)
+    return texts

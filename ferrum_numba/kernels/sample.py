@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
 from ..abi import LaunchConfig, Sidecar
 from ..abi.arrays import POINTEE_DTYPES
+from ..dtypes import dtype_named
 from ..errors import AbiError
 from .catalogue import launch_config
 
@@ -77,7 +77,7 @@ def sample(sidecar: Sidecar, sizes: Mapping[str, int], seed: int = 0) -> Sample:
 def _fill(
     random: np.random.Generator, shape: list[int], name: str, output: bool
 ) -> NDArray[np.generic]:
-    dtype = np.dtype(getattr(ml_dtypes, name)) if name == "bfloat16" else np.dtype(name)
+    dtype = dtype_named(name)
     if dtype.kind in "iu":
         info = np.iinfo(dtype)
         if output:

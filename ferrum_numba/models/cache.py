@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from itertools import repeat
 
 from ..devices import Device
+from ..dtypes import dtype_named
 from ..errors import DeviceError
 from .config import ModelConfig
-from .workspace import DTYPES, Pages
+from .workspace import Pages
 
 
 class PagePool:
@@ -23,7 +24,7 @@ class PagePool:
         self.page, self.count = page, count
         nbytes = 4 * config.layers * config.kv_width * page * count
         device.memory.require(nbytes, f" of a cache for {page * count} tokens")
-        shape, dtype = (count, config.kv_heads, page, config.head_dim), DTYPES[config.dtype]
+        shape, dtype = (count, config.kv_heads, page, config.head_dim), dtype_named(config.dtype)
         self.layers: list[Pages] = [
             (device.empty(shape, dtype), device.empty(shape, dtype)) for _ in range(config.layers)
         ]

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import kernels
+from ..dtypes import dtype_named
 from ..errors import CheckpointError
 from ..gptq import Checkpoint, GptqExperts, GptqLinear, GptqTensors, StackedWeight, fused_experts
 from ..gptq.checkpoint import PARTS
@@ -20,7 +21,6 @@ from ..gptq.loading import at_a_time
 from .mlp import Mixture, Mlp
 from .names import ExpertsNames, FusedExperts, Linear, MlpNames, ModelNames
 from .operations import Operations
-from .workspace import DTYPES
 
 Progress = Callable[[int, int], None]
 
@@ -75,7 +75,7 @@ class _Reader:
         self, names: ModelNames, checkpoint: Checkpoint, operations: Operations, progress: Progress
     ) -> None:
         self.names, self.checkpoint, self.operations = names, checkpoint, operations
-        self.device, self.dtype = operations.device, DTYPES[operations.config.dtype]
+        self.device, self.dtype = operations.device, dtype_named(operations.config.dtype)
         self.nbytes = self._read = 0
         self._counting = threading.Lock()  # layers are read side by side
         self._progress = progress
@@ -101,8 +101,9 @@ class _Reader:
 
     def embedding(self, name: str) -> Any:
         """The rows of token ids."""
-        stored = DTYPES.get(self.checkpoint.tensors[name].dtype, DTYPES["float16"])
-        return self._place(self._host(name, stored))
+        stored = self.checkpoint.tensors[name].dtype
+        is_half = stored in ("float16", "bfloat16")
+        return self._place(self._host(name, dtype_named(stored if is_half else "float16")))
 
     def _host(self, name: str, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
         array = self.checkpoint.array(name, mapped=True)

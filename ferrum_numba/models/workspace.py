@@ -6,18 +6,16 @@ from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from ..devices import Device
+from ..dtypes import dtype_named
 from ..gptq import ExpertSpace
 from .config import ModelConfig
 from .ids import Ids
 
 Pages = tuple[Any, Any]
 """A layer's keys and values, T [count, kv_heads, page, head_dim]."""
-
-DTYPES = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,7 @@ class Workspace:
         self.space = None
         if spec := config.experts:
             sizes = (m * spec.top_k, spec.count, config.hidden, spec.width)
-            self.space = ExpertSpace(device, *sizes, DTYPES[config.dtype])
+            self.space = ExpertSpace(device, *sizes, dtype_named(config.dtype))
 
     @staticmethod
     def nbytes(config: ModelConfig, m: int) -> int:
@@ -104,7 +102,7 @@ class Workspace:
 
 def _columns(config: ModelConfig) -> dict[str, tuple[int, Any]]:
     """Columns and dtype of each array."""
-    T, wide, hidden, q = DTYPES[config.dtype], np.float32, config.hidden, config.q_width
+    T, wide, hidden, q = dtype_named(config.dtype), np.float32, config.hidden, config.q_width
     inner = 0 if all(config.sparse) else config.intermediate
     columns: dict[str, tuple[int, Any]] = {"x": (hidden, wide), "normed": (hidden, T)}
     columns |= {"qkv": (q + 2 * config.kv_width, wide), "q": (q, T), "attended": (q, T)}

@@ -1,5 +1,6 @@
 """Reports: what the other rows compute, tested and written up."""
 
+from ..json_values import as_json
 from .comparison import (
     Comparison,
     all_layers,
@@ -17,7 +18,6 @@ from .layer_timing import KindResult, Step, Timing, steps, time_layers
 from .loss import Inputs, Loss, measure_loss
 from .oracle import Oracle
 from .page import Page, check_extra, worst_passing, write_page
-from .record import as_json
 from .reference import NUMPY_DTYPES
 from .run import matching, select_layers, verify_layers
 from .tolerance import SAFETY

@@ -16,9 +16,10 @@ from .. import kernels
 from ..devices import Device
 from ..errors import CheckpointError
 from ..gptq import Checkpoint
+from ..json_values import as_json
 from ..version import __version__
 from .layer_test import LayerResult, Plan
-from .record import as_json, layer_result
+from .record import layer_result
 
 
 class Journal:

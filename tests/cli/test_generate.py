@@ -17,7 +17,7 @@ import pytest
 pytest.importorskip("tokenizers", reason="the extra `text` is not installed")
 
 import ferrum_numba as fe
-from tests.cli.commands import run, run_json
+from tests.cli.commands import run, run_json, run_python
 from tests.models.reference import Reference
 from tests.models.tiny import make_model
 from tests.text.vocabularies import letters, write_tokenizer
@@ -28,6 +28,17 @@ import signal
 from ferrum_numba.cli import main
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 main()
+"""
+
+
+NEEDLESS = """
+import sys
+from ferrum_numba.cli.app import app
+app(sys.argv[1:], standalone_mode=False)
+needless = {"numba", "llvmlite", "ml_dtypes", "hashlib", "html", "email", "tempfile", "numpy.ma",
+            "numpy.random", "rich.progress", "rich.table", "importlib.metadata",
+            "ferrum_numba.report", "ferrum_numba.debug.recorder", "ferrum_numba.emulator.translate"}
+print(*sorted(needless & {*sys.modules}), file=sys.stderr)
 """
 
 
@@ -50,6 +61,14 @@ def generate_json(folder: Path, *arguments: object) -> dict[str, Any]:
     )
     assert code == 0
     return found
+
+
+def test_a_process_loads_only_what_it_needs(folder: Path) -> None:
+    """Each of these takes megabytes; what compiles is needed where no code is cached."""
+    arguments = ("generate", str(folder), "--device", "cpu", "--max-new-tokens", "2", "--ids", "1")
+    first, warm = (run_python("-c", NEEDLESS, *arguments) for _ in range(2))
+    assert (warm.returncode, warm.stdout) == (0, first.stdout)
+    assert warm.stderr.splitlines()[-1] == ""
 
 
 def test_text_ids_and_json_say_the_same(folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import lzma
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,19 @@ def test_a_damaged_archive(moved: Path, content: bytes | None, message: str) -> 
     with pytest.raises(fe.AbiError, match=rf"{path.name}: {message}.*reinstall ferrum-numba"):
         _ = build.text
     assert kernels.canonical(1).text == fe.W4A16_PTX
+
+
+def test_an_archive_holds_its_texts_deflated() -> None:
+    content = (catalogue.folder() / "models.xz").read_bytes()
+    size = len(lzma.decompress(content))
+    tracemalloc.start()
+    try:
+        texts = unpack(content, "models.xz")
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < size / 3
+    assert sum(map(len, texts.values())) > size / 2
 
 
 def test_an_archive_of_more_than_its_index() -> None:

@@ -9,8 +9,9 @@ from dataclasses import replace
 import pytest
 
 import ferrum_numba as fe
+from ferrum_numba.json_values import as_json
 from ferrum_numba.report import Journal, Plan, settings_of
-from ferrum_numba.report.record import as_json, layer_result
+from ferrum_numba.report.record import layer_result
 from tests.gptq.fixtures import copy_of, fixture
 from tests.report.results import failing, one_of_each, passing, unwritten
 

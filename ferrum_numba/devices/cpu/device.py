@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from ...abi import ArrayReference, LaunchConfig, Sidecar, Signature
+from ...dtypes import dtype_named
 from ...emulator import LARGEST_SHARED, MOST_WAITING, Program
 from ...errors import DeviceError, LaunchError
 from ...machine_code import Cubin, Fatbin
@@ -82,7 +83,7 @@ class CpuDevice(Device):
         return host.copy() if copy else host
 
     def mapped(self, shape: int | Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
-        return np.zeros(shape, dtype)
+        return np.zeros(shape, dtype_named(dtype))
 
     def write(self, array: Any, host: NDArray[Any]) -> None:
         arrays.check_like(host, self.describe("array", array))
@@ -208,7 +209,7 @@ def _machine_code(targets: str) -> DeviceError:
 
 
 def _bytes_at(address: int, nbytes: int) -> NDArray[np.uint8]:
-    return np.ctypeslib.as_array((ctypes.c_uint8 * nbytes).from_address(address))
+    return np.frombuffer(memoryview((ctypes.c_uint8 * nbytes).from_address(address)), np.uint8)
 
 
 def _usable_cores() -> int:

@@ -21,6 +21,7 @@ from ...abi import (
     ptx_digest,
     runs_on,
 )
+from ...dtypes import dtype_named
 from ...errors import AbiError, DeviceError, LaunchError, PtxError
 from ...machine_code import Cubin, Fatbin
 from .. import arrays as host_arrays
@@ -196,7 +197,7 @@ class CudaDevice(Device):
             )
         self.synchronize()
         own = getattr(array, "dtype", None)
-        dtype = own if isinstance(own, np.dtype) else dlpack.dtype_named(there.dtype)
+        dtype = own if isinstance(own, np.dtype) else dtype_named(there.dtype)
         nbytes = there.available
         if not nbytes:
             return np.empty(there.shape, dtype)

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
+from ...dtypes import dtype_named
 from ...errors import DeviceError
 from ..cache_keys import PoolLayout
 from . import driver, implementation
@@ -86,9 +87,9 @@ def mapped(shape: int | Sequence[int], dtype: DTypeLike) -> Any:
     Raises DeviceError where there is too little.
     """
     try:
-        return cuda.mapped_array(shape, dtype)
+        return cuda.mapped_array(shape, dtype_named(dtype))
     except Exception as error:  # each implementation has its own type for it
-        raise DeviceError("mapped", f"allocating {shape} of {np.dtype(dtype)}: {error}") from error
+        raise DeviceError("mapped", f"allocating {shape} of {dtype}: {error}") from error
 
 
 @dataclass(eq=False)
@@ -140,7 +141,7 @@ class ArrayMaker:
         form = self._forms.get(key)
         if form is None:
             extents = tuple(map(index, (shape,) if isinstance(shape, _INTEGERS) else shape))
-            kind = np.dtype(dtype)
+            kind = dtype_named(dtype)
             nbytes = math.prod(extents) * kind.itemsize
             if min(extents, default=0) < 0:
                 raise DeviceError("shape", "extents from 0 on", extents)
