@@ -72,7 +72,7 @@ BITS = {
     **dict.fromkeys(("BOOL", "U8", "I8"), 8),
     **dict.fromkeys(("U16", "I16", "F16", "BF16"), 16),
     **dict.fromkeys(("U32", "I32", "F32"), 32),
-    **dict.fromkeys(("U64", "I64", "F64", "C64"), 64),
+    **dict.fromkeys(("U64", "I64", "F64"), 64),
     "F4": 4,
     "F6_E2M3": 6,
     "F6_E3M2": 6,
@@ -81,6 +81,7 @@ BITS = {
     "F8_E5M2": 8,
     "F8_E5M2FNUZ": 8,
     "F8_E8M0": 8,
+    "C64": 64,
 }
 
 LENGTH_BYTES = 8
