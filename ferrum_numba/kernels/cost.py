@@ -18,6 +18,7 @@ its own number of SMs, bandwidth, clock and shared memory.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -109,12 +110,13 @@ class CostModel:
 
 def work_of(build: Artefact, sizes: Mapping[str, int]) -> Work:
     """A launch of one of the GEMMs, shared out among CTAs."""
-    given = dict(build.fields)
-    tiles = -(-sizes["M"] // given["BLOCK_M"]) * -(-sizes["N"] // given["BLOCK_N"])
-    grid = build.sidecar.grid_for(sizes)
-    assert grid is not None
-    given |= build.sidecar.derived({**(build.sidecar.tile or {}), **sizes})
-    ctas = grid[0] * grid[1] * grid[2]
+    sidecar = build.sidecar
+    values = {**(sidecar.tile or {}), **sizes}
+    values |= sidecar.derived(values)
+    tiles = -(-values["M"] // values["BLOCK_M"]) * -(-values["N"] // values["BLOCK_N"])
+    assert sidecar.grid is not None
+    ctas = math.prod(rule(values) for rule in sidecar.grid)
+    given = {**build.fields, **values}
     return _WORK.get(given["kernel"], _whole_tiles)(given, sizes["K"], tiles, ctas)
 
 
