@@ -359,6 +359,9 @@ def test_layers_are_spread_over_devices():
     assert len({result.device for result in results.values()}) > 1
 
 
+# A thread may be interrupted between the opening of a file and the `with` that closes it; the file
+# is closed with its last reference then, of which Python warns.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_who_has_had_enough_may_stop(cpu):
     checkpoint = fe.Checkpoint.open(fixture("gm_v1_sym_g128"))
     jobs = [(name, report.Plan((1,))) for name in checkpoint.layers]
