@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import ferrum_numba as fe
 from ferrum_numba import kernels
@@ -81,6 +83,31 @@ def test_a_persistent_kernel_does_all_of_its_steps(m: int, n: int, k: int) -> No
         ((ctas, each),) = work.waves
         assert steps <= ctas * each <= steps * 2 + ctas
         assert work.parts == 1 or (work.parts > 1 and each < steps)
+
+
+@given(st.integers(1, 20000), st.integers(1, 8000), st.integers(1, 4000))
+def test_the_launcher_shares_out_every_tile(m: int, n: int, k: int) -> None:
+    """Whole tiles and shared ones are all tiles, and the grid has a program for each share."""
+    for build in kernels.builds(kernel="w4a16_gptq_gemm_wgmma", dtype="float16"):
+        given_sizes = sizes(m, 8 * n, 8 * k)
+        work = build.sidecar.derived({**(build.sidecar.tile or {}), **given_sizes})
+        grid = build.sidecar.grid_for(given_sizes)
+        assert grid is not None
+        assert 1 <= grid[0] <= 132
+        tiles, programs, sharers = work["tiles"], work["programs"], work["sharers"]
+        if not sharers:
+            assert grid[0] == programs
+            assert programs * (work["whole"] - 1) < tiles <= programs * work["whole"]
+            continue
+        shared = tiles - programs * work["whole"]
+        assert shared > 0
+        assert grid[0] == (132 if work["whole"] else sharers)
+        if work["parts"]:
+            assert sharers == shared * work["parts"]
+            assert work["parts"] <= work["steps"]
+        else:  # steps of the last two rounds in a row
+            assert sharers == 132
+            assert shared < 2 * sharers
 
 
 def test_another_gpu_takes_the_constants_with_its_own_chip(tmp_path: Path) -> None:
