@@ -389,7 +389,7 @@ def _wgmma(tile: WgmmaTile, group: int) -> Build:
         label=(f"m{tile.block_m}n{tile.block_n}", f"g{group}"),
         dtype="float16",
         target="sm_90a",
-        ptx_version="8.6",  # before it, assemblers differ in what the stride of a tensor map means
+        ptx_version="8.6",  # of the drivers that it has run on; its instructions need 8.0
         num_warps=8 // tile.along,
         tile={
             "BLOCK_M": tile.block_m,
