@@ -147,9 +147,8 @@ class Sidecar:
         """The grid (x, y, z) that the rule gives for these sizes; None where there is no rule."""
         if self.grid is None:
             return None
-        values = {**(self.tile or {}), **sizes}
-        values |= self.derived(values)
-        return tuple(rule(values) for rule in self.grid)
+        numbers = self.numbers_for(sizes)
+        return tuple(rule(numbers) for rule in self.grid)
 
     @cached_property
     def _derivations(self) -> tuple[Declaration, ...]:
@@ -157,17 +156,24 @@ class Sidecar:
         return tuple(p for p in self.params if p.value is not None)
 
     def derived(self, sizes: Mapping[str, int]) -> dict[str, int]:
-        """The derived integers by name, as far as these integers tell them; sizes: the tile, too.
+        """The derived integers by name, as far as these sizes and the tile tell them.
 
         Raises AbiError for one that its type does not hold.
         """
         found: dict[str, int] = {}
-        values = dict(sizes) if self._derivations else {}
+        values = {**(self.tile or {}), **sizes} if self._derivations else {}
         for declaration in self._derivations:
             if declaration.value is not None and declaration.value.names <= values.keys():
                 value = found[declaration.name] = declaration.derive(values)
                 values[declaration.name] = value
         return found
+
+    def numbers_for(self, sizes: Mapping[str, int]) -> dict[str, int]:
+        """The numbers that rules read: the tile, these sizes, and what is derived from both.
+
+        Raises AbiError as `derived` does.
+        """
+        return {**(self.tile or {}), **sizes, **self.derived(sizes)}
 
     def check(self, code: str | Cubin, signature: Signature) -> None:
         """Compare with the PTX text, or the cubin, and its signature; AbiError names both sides."""

@@ -160,7 +160,7 @@ class Case:
         rules: derived integers and the grid."""
         changed = self._with(values)
         try:
-            derived = changed.declared.derived({**(changed.declared.tile or {}), **changed.sizes})
+            derived = changed.declared.derived(changed.sizes)
         except AbiError:
             derived = {}
         return changed._with({**derived, **values}).with_grid()

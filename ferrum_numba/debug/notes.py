@@ -94,8 +94,7 @@ def _case(kernel: Launchable, config: LaunchConfig, arguments: Mapping[str, Any]
     """The launch as it was asked for; its arrays' contents are not looked at."""
     device, block, arrays = kernel.module.device, b"", {}
     sizes = {name: value for name, value in arguments.items() if type(value) is int}
-    derived = kernel.sidecar.derived({**(kernel.sidecar.tile or {}), **sizes})
-    arguments = {**derived, **arguments}
+    arguments = {**kernel.sidecar.derived(sizes), **arguments}
     for p in kernel.signature.params:
         value = arguments.get(p.name, 0)
         if hasattr(value, "shape"):

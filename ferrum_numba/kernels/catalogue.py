@@ -121,9 +121,8 @@ class Artefact:
         if not self.runs_on(device):
             return False
         given = {p.name: 1 for p in self.sidecar.params if p.nullable}
-        values = {**(self.sidecar.tile or {}), **given, **sizes}
-        values |= self.sidecar.derived(values)
-        return all(rule(values) for rule in self.sidecar.constraints)
+        numbers = self.sidecar.numbers_for({**given, **sizes})
+        return all(rule(numbers) for rule in self.sidecar.constraints)
 
 
 def typed(params: Iterable[Mapping[str, Any]], dtype: str) -> list[dict[str, Any]]:

@@ -111,12 +111,10 @@ class CostModel:
 def work_of(build: Artefact, sizes: Mapping[str, int]) -> Work:
     """A launch of one of the GEMMs, shared out among CTAs."""
     sidecar = build.sidecar
-    values = {**(sidecar.tile or {}), **sizes}
-    values |= sidecar.derived(values)
-    tiles = -(-values["M"] // values["BLOCK_M"]) * -(-values["N"] // values["BLOCK_N"])
+    given = build.fields | sidecar.numbers_for(sizes)
+    tiles = -(-given["M"] // given["BLOCK_M"]) * -(-given["N"] // given["BLOCK_N"])
     assert sidecar.grid is not None
-    ctas = math.prod(rule(values) for rule in sidecar.grid)
-    given = {**build.fields, **values}
+    ctas = math.prod(rule(given) for rule in sidecar.grid)
     return _WORK.get(given["kernel"], _whole_tiles)(given, sizes["K"], tiles, ctas)
 
 

@@ -50,8 +50,7 @@ def sample(sidecar: Sidecar, sizes: Mapping[str, int], seed: int = 0) -> Sample:
             where=sidecar.entry,
         )
     random = np.random.default_rng(seed)
-    known = {**(sidecar.tile or {}), **integers}
-    known |= sidecar.derived(known)
+    known = sidecar.numbers_for(integers)
     arrays: dict[str, NDArray[np.generic]] = {}
     for declaration in sidecar.params:
         if not declaration.shape or (declaration.nullable and declaration.role == "argument"):

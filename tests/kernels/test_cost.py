@@ -90,7 +90,7 @@ def test_the_launcher_shares_out_every_tile(m: int, n: int, k: int) -> None:
     """Whole tiles and shared ones are all tiles, and the grid has a program for each share."""
     for build in kernels.builds(kernel="w4a16_gptq_gemm_wgmma", dtype="float16"):
         given_sizes = sizes(m, 8 * n, 8 * k)
-        work = build.sidecar.derived({**(build.sidecar.tile or {}), **given_sizes})
+        work = build.sidecar.derived(given_sizes)
         grid = build.sidecar.grid_for(given_sizes)
         assert grid is not None
         assert 1 <= grid[0] <= 132

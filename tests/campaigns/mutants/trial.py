@@ -125,9 +125,8 @@ class Trial:
             first, second = mutant.swapped
             values[first], values[second] = values[second], values[first]
         signature, sidecar = self.subject.signature, self.subject.sidecar
-        sizes = {**(sidecar.tile or {}), **values}
-        values |= sidecar.derived(sizes)
-        maps = tensor_map.maps_of(sidecar, self._references(mutant), sizes)
+        values = sidecar.numbers_for(values)
+        maps = tensor_map.maps_of(sidecar, self._references(mutant), values)
         block = bytearray(signature.nbytes)
         for p in signature.params:
             value = values.get(p.name, 0) % (1 << 8 * p.size)
