@@ -45,6 +45,14 @@ _BITS = {"fp16": 16, "bf16": 16, "i32": 32}  # of an array's element that comes 
 _MEETING = r"\tbar\.sync.*\n((?:(?!.*(?:bar\.sync|shared|global|\bbra\b)|\$L__BB).*\n)*?.*"
 _AT_STAGES = re.compile(_MEETING + r"(?:wgmma\.fence|arrive\.expect_tx|cp\.async|mbarrier\.init))")
 _BEFORE_ARRIVAL = re.compile(_MEETING + r"mbarrier\.arrive\.shared)")
+# An arrival of all threads' first one, behind their barrier, that the kernel has noted as one of
+# each warp (release in wgmma_rings.py).
+_BY_WARPS = re.compile(
+    r"(// the next arrival: by warps\n(?:(?!.*\bbar\.sync).*\n)*?)\tbar\.sync.*\n"
+    r"((?:\t//.*\n)?(?:\tand\.pred\s+%p\d+, |\t@))%p\d+"
+    r"((?:, .*\n(?:\t//.*\n)?\t@%p\d+)? mbarrier\.arrive\.shared)"
+)
+_THREAD = re.compile(r"\tmov\.u32 \t%r\d+, %tid\.x;\n")
 # The rows that a product takes, as wgmma_products.py notes them ahead of it, and the product.
 _CROP = re.compile(r"// the next product: (?P<rows>\d+) rows$", re.MULTILINE)
 _PRODUCT = re.compile(
@@ -187,10 +195,16 @@ def _own_order(text: str, build: Build) -> str:
     fills one waits for its mbarrier itself, and each that fills one arrives itself.  Such barriers
     hold up warps that would run ahead.  So do those between initialisations of mbarriers, all of
     which one thread does.  Where one thread arrives for its whole partition, the others have to be
-    done before, and the barrier stays.
+    done before, and the barrier stays; or the first lane of each warp arrives, as soon as its warp
+    is done, where the kernel has noted so.
     """
     text, stripped = _AT_STAGES.subn(r"\1", text)
-    arrivals = text.count("mbarrier.arrive.shared")
+    text, released = _BY_WARPS.subn(r"\1\2%first_lane\3", text)
+    if released:
+        text = text.replace("\n{\n", "\n{\n\t.reg .pred \t%first_lane;\n\t.reg .b32 \t%lane;\n", 1)
+        first = "\tmov.u32 \t%lane, %laneid;\n\tsetp.eq.b32 \t%first_lane, %lane, 0;\n"
+        text = _THREAD.sub(lambda found: found[0] + first, text, count=1)
+    arrivals = text.count("mbarrier.arrive.shared") - released
     if not stripped or len(_BEFORE_ARRIVAL.findall(text)) != arrivals:
         raise SystemExit(
             f"{build.name}: expected barriers at the ring's stages, and one in front of each of "

@@ -40,7 +40,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from weight_pairs import offsets_of, pairs
 from wgmma_products import height, operand_layout, product, wait, zeros
 from wgmma_results import here
-from wgmma_rings import allocate_barriers, constants_of, next_span
+from wgmma_rings import allocate_barriers, constants_of, next_span, release
 
 COPY_WARPS = gl.constexpr(4)
 CHUNK = gl.constexpr(32)  # k's that are dequantised at once: those of a word's nibbles, four times
@@ -442,12 +442,12 @@ def _tile(
             before = fresh
             if i == 0:
                 last_stage = stage - 1 + (stage == 0).to(gl.int32) * STAGES
-                mbarrier.arrive(empty.index(last_stage), count=1, pred=step > 0)
+                release(empty, last_stage, step > 0)
         stage = next_stage
         turn = next_turn
     total, before = wait(0, total, before)
     last_stage = stage - 1 + (stage == 0).to(gl.int32) * STAGES
-    mbarrier.arrive(empty.index(last_stage), count=1)
+    release(empty, last_stage, True)
 
     where = (first_row, rows_there, column, T, N)
     total = total.reshape([TILES, 2, 8, HEIGHT]).permute([3, 0, 2, 1])
@@ -670,7 +670,7 @@ def moe_w4a16_gptq_wgmma(
     z_at: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
     z_ring = gl.allocate_shared_memory(gl.int32, [STAGES * SPANS, BLOCK_N // 8], z_at)
     full = allocate_barriers(STAGES, COPY_WARPS * 32 + 1)  # and one that expects bytes
-    empty = allocate_barriers(STAGES, 1)
+    empty = allocate_barriers(STAGES, gl.num_warps())
     CONSTANTS: gl.constexpr = constants_of(
         BLOCK_N, BLOCK_K, STAGES, SPANS, BAND, UNIT, SIZES, BOX, MORE, GATED
     )

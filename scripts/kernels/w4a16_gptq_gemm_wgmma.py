@@ -30,8 +30,8 @@ C7512).
 Stages change hands by mbarriers alone (`own_order` in scripts/ptx_builds/build.py).  Each copying
 thread waits for `empty` itself, and arrives at `full` itself, when its copies are there; the one
 that asks for the boxes arrives once more, with their bytes.  Each multiplying thread waits for
-`full` itself; at `empty` one arrives for its partition, after a barrier, so that all of its warps
-are done with the stage.  A phase of `full` ends only when all copying threads have arrived, and one
+`full` itself, and each warp arrives at `empty` on its own: a barrier there would keep warpgroups in
+step, all at the tensor cores or all dequantising at a time.  A phase of `full` ends only when all copying threads have arrived, and one
 of `empty` only when all that read the stage have passed its `full`: none of them can miss a phase,
 or take it for the next but one.
 
@@ -65,6 +65,7 @@ from wgmma_rings import (
     allocate_rings,
     constants_of,
     copy_steps,
+    release,
     rows_of,
 )
 
@@ -168,12 +169,12 @@ def _multiply(
                 before = weights
                 if i == 0:
                     last_stage = stage - ALONG + (stage < ALONG).to(gl.int32) * STAGES
-                    mbarrier.arrive(empty.index(last_stage), count=1, pred=step > own_first)
+                    release(empty, last_stage, step > own_first)
             stage = next_stage
             turn = next_turn
         total, before = wait(0, total, before)
         last_stage = stage - ALONG + (stage < ALONG).to(gl.int32) * STAGES
-        mbarrier.arrive(empty.index(last_stage), count=1, pred=own_first < end)
+        release(empty, last_stage, own_first < end)
         n += end - first
         totals = pieces_of(total, BLOCK_M, BOX)
 

@@ -91,26 +91,29 @@ def _words_layout(EIGHTS, BLOCK_N, WARPS):
 def no_words(BLOCK_N: gl.constexpr, at: gl.constexpr):
     """As many as load_words gives of eight rows, which the swizzle has together."""
     EIGHTS: gl.constexpr = at.shape[0]
-    words = (gl.zeros([EIGHTS, BLOCK_N // 8, 8], gl.int32, along(at, 0, 1, 2)),)
-    if EIGHTS < 8:
-        words += words
+    words = ()
+    for _ in gl.static_range(max(1, 8 // EIGHTS)):
+        words += (gl.zeros([EIGHTS, BLOCK_N // 8, 8], gl.int32, along(at, 0, 1, 2)),)
     return words
 
 
 @gluon.jit
 def load_words(words, at: gl.constexpr):
-    """words [EIGHTS or twice as many, BLOCK_N] in shared memory -> one or two for weights_of."""
+    """words [EIGHTS times a power of two, BLOCK_N] in shared memory -> so many for weights_of."""
     EIGHTS: gl.constexpr = at.shape[0]
     ROWS: gl.constexpr = words.shape[0]
     BLOCK_N: gl.constexpr = words.shape[1]
     own: gl.constexpr = along(at, 0, 1, 2)
-    loaded = words.load(_words_layout(ROWS, BLOCK_N, gl.num_warps()))
-    halves = (loaded,)
-    if ROWS > EIGHTS:
-        halves = gl.split(loaded.reshape([2, EIGHTS, BLOCK_N]).permute([1, 2, 0]))
+    pieces = (words.load(_words_layout(ROWS, BLOCK_N, gl.num_warps())),)
+    for i in gl.static_range(log2(ROWS // EIGHTS)):
+        halves = ()
+        for j in gl.static_range(2**i):
+            both = pieces[j].reshape([2, ROWS // 2 ** (i + 1), BLOCK_N]).permute([1, 2, 0])
+            halves += gl.split(both)
+        pieces = halves
     parts = ()
-    for i in gl.static_range(len(halves)):
-        part = halves[i].reshape([EIGHTS, BLOCK_N // 8, 8])
+    for i in gl.static_range(len(pieces)):
+        part = pieces[i].reshape([EIGHTS, BLOCK_N // 8, 8])
         parts += (gl.convert_layout(part, own, assert_trivial=True),)
     return parts
 

@@ -56,7 +56,7 @@ def allocate_rings(dtype: gl.constexpr, CONSTANTS: gl.constexpr):
     z_ring = gl.allocate_shared_memory(gl.int32, [STAGES * SPANS, BLOCK_N // 8], z_at)
     # All copying threads, and the one that expects the bytes of the maps' boxes, fill a stage.
     full = allocate_barriers(STAGES, COPY_WARPS * 32 + 1)
-    empty = allocate_barriers(STAGES, 1)
+    empty = allocate_barriers(STAGES, gl.num_warps())  # of the partition that reads a stage
     return a_ring, q_ring, s_ring, z_ring, full, empty
 
 
@@ -67,6 +67,16 @@ def allocate_barriers(COUNT: gl.constexpr, ARRIVALS: gl.constexpr):
     for i in gl.static_range(COUNT):
         mbarrier.init(barriers.index(i), count=ARRIVALS)
     return barriers
+
+
+@gluon.jit
+def release(empty, stage, given):
+    """Each warp that has read a stage gives it back to the copying ones, where `given` is true."""
+    gl.inline_asm_elementwise(
+        "mov.b32 $0, $1; // the next arrival: by warps", "=r,r", [stage], gl.int32,
+        is_pure=False, pack=1,
+    )  # fmt: skip
+    mbarrier.arrive(empty.index(stage), count=1, pred=given)
 
 
 @gluon.jit
