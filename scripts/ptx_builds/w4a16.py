@@ -304,7 +304,7 @@ class WgmmaTile:
     along: partitions of the eight warps that multiply, which share out the tile's steps; one of
     four more warps copies.
     chunk: k's dequantised at once, an even part of block_k; two such, and the sums, have to fit
-    into the registers.
+    into the registers.  Few of them let products begin sooner, and end in more of them.
     """
 
     block_m: int
@@ -327,25 +327,26 @@ class WgmmaTile:
 
 WGMMA_TILES = {
     128: [
-        WgmmaTile(32, 64, 128, 8, 64, along=2),
-        WgmmaTile(48, 64, 128, 8, 64, along=2),
-        WgmmaTile(64, 64, 128, 6, 64, along=2),
-        WgmmaTile(96, 64, 128, 6, 64, along=2),
-        WgmmaTile(64, 128, 128, 7, 64),
-        WgmmaTile(96, 128, 128, 6, 64),
-        WgmmaTile(128, 128, 128, 5, 64),
+        WgmmaTile(32, 64, 128, 8, 32, along=2),
+        WgmmaTile(48, 64, 128, 8, 32, along=2),
+        WgmmaTile(64, 64, 128, 6, 32, along=2),
+        WgmmaTile(96, 64, 128, 6, 32, along=2),
+        WgmmaTile(128, 64, 128, 4, 16, along=2),
+        WgmmaTile(64, 128, 128, 7, 16),
+        WgmmaTile(96, 128, 128, 6, 16),
+        WgmmaTile(128, 128, 128, 5, 16),
         WgmmaTile(160, 128, 128, 4, 32),
         WgmmaTile(192, 128, 128, 4, 32),
     ],
     64: [
-        WgmmaTile(64, 64, 128, 6, 64, along=2),
-        WgmmaTile(128, 128, 128, 5, 64),
+        WgmmaTile(64, 64, 128, 6, 32, along=2),
+        WgmmaTile(128, 128, 128, 5, 16),
         WgmmaTile(192, 128, 128, 4, 32),
         WgmmaTile(256, 128, 64, 5, 32),
     ],
     32: [
         WgmmaTile(64, 64, 128, 6, 32, along=2),
-        WgmmaTile(128, 128, 128, 5, 32),
+        WgmmaTile(128, 128, 128, 5, 16),
         WgmmaTile(256, 128, 64, 5, 32),
     ],
 }
