@@ -84,16 +84,13 @@ def _copy_weights(
     words, scales, qzeros, rings, stage, step, first_column, group, row, sizes, s_step, z_step,
     BLOCK_N: gl.constexpr, BLOCK_K: gl.constexpr, SPANS: gl.constexpr,
 ):  # fmt: skip
-    """One step's words, scales and zeros into a stage of the ring.
+    """One step's words, scales and zeros into a stage of the ring; what takes longest goes first.
 
     group, row: the group of the step's first k, and that k's place in it.  -> the next step's.
     """
     WARPS: gl.constexpr = gl.num_warps()
     _, q_ring, s_ring, z_ring, full, _ = rings
     _, N, K, group_size = sizes
-    tma.async_copy_global_to_shared(
-        words, [step * (BLOCK_K // 8), first_column], full.index(stage), q_ring.index(stage)
-    )
     s_at: gl.constexpr = gl.BlockedLayout([1, 8], [32, 1], [WARPS, 1], [1, 0])
     z_at: gl.constexpr = gl.BlockedLayout([1], [32], [WARPS], [0])
     s_column = gl.arange(0, BLOCK_N // 8, along(s_at, 0))[:, None]
@@ -110,6 +107,9 @@ def _copy_weights(
             z_ring.index(stage * SPANS + span), z + z_offset, z_offset < width
         )
         group, row = next_span(group, row, K, group_size, BLOCK_K // SPANS)
+    tma.async_copy_global_to_shared(
+        words, [step * (BLOCK_K // 8), first_column], full.index(stage), q_ring.index(stage)
+    )
     return group, row
 
 
@@ -174,6 +174,10 @@ def copy_steps(rings, sources, sizes, plan, CONSTANTS: gl.constexpr):
             mbarrier.wait(empty.index(stage), turn)
             if n >= ahead:
                 mbarrier.expect(full.index(stage), STEP_BYTES)
+                group, row = _copy_weights(
+                    words, scales, qzeros, rings, stage, step, first_column, group, row, sizes,
+                    s_step, z_step, BLOCK_N, BLOCK_K, SPANS,
+                )  # fmt: skip
             for j in gl.static_range(PARTS * HIGH):
                 # Rows outside of an array take longer than others: where a whole box is, the
                 # tile's first rows stand in.  What becomes of these is not stored.
@@ -182,11 +186,6 @@ def copy_steps(rings, sources, sizes, plan, CONSTANTS: gl.constexpr):
                 tma.async_copy_global_to_shared(
                     rows, [box_row, (step * PARTS + j // HIGH) * 64], full.index(stage),
                     a_ring.index(stage * (PARTS * HIGH) + j),
-                )  # fmt: skip
-            if n >= ahead:
-                group, row = _copy_weights(
-                    words, scales, qzeros, rings, stage, step, first_column, group, row, sizes,
-                    s_step, z_step, BLOCK_N, BLOCK_K, SPANS,
                 )  # fmt: skip
             async_copy.mbarrier_arrive(full.index(stage), increment_count=False)
             n += 1
