@@ -31,9 +31,9 @@ Stages change hands by mbarriers alone (`own_order` in scripts/ptx_builds/build.
 thread waits for `empty` itself, and arrives at `full` itself, when its copies are there; the one
 that asks for the boxes arrives once more, with their bytes.  Each multiplying thread waits for
 `full` itself, and each warp arrives at `empty` on its own: a barrier there would keep warpgroups in
-step, all at the tensor cores or all dequantising at a time.  A phase of `full` ends only when all copying threads have arrived, and one
-of `empty` only when all that read the stage have passed its `full`: none of them can miss a phase,
-or take it for the next but one.
+step, all at the tensor cores or all dequantising at a time.  A phase of `full` ends only when all
+copying threads have arrived, and one of `empty` only when all that read the stage have passed its
+`full`: none of them can miss a phase, or take it for the next but one.
 
 The programs, as many as CTAs, are persistent.  Parts of tiles go to the workspace, and are summed,
 always in the same order, by one of the programs that have them or by all of these
