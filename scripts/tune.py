@@ -69,7 +69,7 @@ class Cell(NamedTuple):
 
 
 def builds(device: fe.Device, group: int) -> list[kernels.Artefact]:
-    """The float16 builds that may be chosen for layers with such groups."""
+    """The float16 builds for layers with such groups: of each tile, that of the largest GROUP."""
     found = list(tuned())
     if device.name == "cpu":  # more warps, and the canonical build, are behind everywhere
         found = [
@@ -77,9 +77,12 @@ def builds(device: fe.Device, group: int) -> list[kernels.Artefact]:
             for build in found
             if build.fields["target"] == "sm_80" and build.fields["num_warps"] in (4, None)
         ]
-    fitting = [build for build in found if group % build.fields.get("GROUP", 1) == 0]
-    largest = max(build.fields.get("GROUP", 1) for build in fitting)
-    return [build for build in fitting if build.fields.get("GROUP", largest) * 2 >= largest]
+    largest: dict[tuple[object, ...], kernels.Artefact] = {}
+    for build in sorted(found, key=lambda build: build.fields.get("GROUP", 1)):
+        if group % build.fields.get("GROUP", 1) == 0:
+            names = ("kernel", "target", "num_warps", "BLOCK_M", "BLOCK_N")
+            largest[tuple(build.fields[name] for name in names)] = build
+    return list(largest.values())
 
 
 def time_builds(

@@ -120,6 +120,12 @@ DECODE_TILES = {
         DecodeTile(16, 64, 4),
         DecodeTile(16, 64, 8, dependent=1, portable=False),
     ],
+    64: [
+        DecodeTile(8, 32, 4, dependent=2, max_registers=128, portable=False),
+        DecodeTile(8, 32, 8, dependent=1, max_registers=128, portable=False),
+        DecodeTile(8, 32, 16, dependent=1, portable=False),
+        DecodeTile(16, 32, 8, dependent=1, portable=False),
+    ],
     32: [
         DecodeTile(8, 32, 4),
         DecodeTile(8, 32, 8, dependent=1, portable=False),
@@ -187,7 +193,6 @@ MMA_TILES = {
         MmaTile(16, 128, 256, 4, 2, 2 * _SMS, warps_k=2),
         MmaTile(32, 128, 256, 4, 2, 2 * _SMS, warps_k=2),
         MmaTile(32, 256, 128, 4, 4, 2 * _SMS),
-        MmaTile(64, 128, 128, 4, 2, 2 * _SMS),
         MmaTile(64, 256, 64, 4, 4, 2 * _SMS),
     ],
     32: [
@@ -325,6 +330,7 @@ class WgmmaTile:
         return 65536 // (12 * 32) // 8 * 8 if self.along > 1 else 64
 
 
+# Tiles of many rows take small groups, since that costs them less than a percent with large ones.
 WGMMA_TILES = {
     128: [
         WgmmaTile(32, 64, 128, 8, 32, along=2),
@@ -335,16 +341,14 @@ WGMMA_TILES = {
         WgmmaTile(64, 128, 128, 7, 16),
         WgmmaTile(96, 128, 128, 6, 16),
         WgmmaTile(128, 128, 128, 5, 16),
-        WgmmaTile(160, 128, 128, 4, 32),
-        WgmmaTile(192, 128, 128, 4, 32),
     ],
     64: [
         WgmmaTile(64, 64, 128, 6, 32, along=2),
         WgmmaTile(128, 128, 128, 5, 16),
         WgmmaTile(192, 128, 128, 4, 32),
-        WgmmaTile(256, 128, 64, 5, 32),
     ],
     32: [
+        WgmmaTile(32, 64, 128, 8, 32, along=2),
         WgmmaTile(64, 64, 128, 6, 32, along=2),
         WgmmaTile(128, 128, 128, 5, 16),
         WgmmaTile(256, 128, 64, 5, 32),

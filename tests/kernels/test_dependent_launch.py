@@ -17,7 +17,7 @@ from tests.ptx import ptx
 DEPENDENT = [
     f"w4a16_gptq_gemm_decode.{build}.g128.sm_90" for build in ("m8n32w4", "m8n32w8", "bf16.m8n32w8")
 ]
-WGMMA = [f"w4a16_gptq_gemm_wgmma.{tile}.g64.sm_90a" for tile in ("m64n64", "m256n128")]
+WGMMA = [f"w4a16_gptq_gemm_wgmma.{tile}.sm_90a" for tile in ("m64n64.g64", "m256n128.g32")]
 # Lets the launch behind it start at once, takes its time, and only then copies n words.
 LATE_COPY = ptx(
     [".param .u64 source", ".param .u64 out", ".param .u32 n"],

@@ -195,7 +195,7 @@ def specialised(**sizes: int) -> Subject:
 
 def multiply() -> Subject:
     """The GEMM of mma.sync, two CTAs a tile."""
-    name = "w4a16_gptq_gemm_mma.m64n128w4.g128.sm_80"
+    name = "w4a16_gptq_gemm_mma.m64n128w4.g32.sm_80"
     return shipped(name, M=67, N=72, K=2048 + 8, group_size=128)
 
 
