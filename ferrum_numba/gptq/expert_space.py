@@ -29,7 +29,9 @@ class ExpertSpace:
         self._experts, self._sizes = experts, (hidden, width)
         rows = _most_rows(choices, experts)
         empty = device.empty
-        self._flat = [empty(rows * (n + 31), dtype) for n in self._sizes]  # columns are padded
+        # Columns are padded.  Zeros: what ExpertRoom says of rows behind the last block.
+        own = (np.zeros(rows * (n + 31), dtype) for n in self._sizes)
+        self._flat = [device.to_device(array) for array in own]
         self._flat.append(empty(choices * hidden, np.float32))
         self._numbers = [empty(n, np.int32) for n in (rows, choices + 1, 1, choices + 2)]
         self._made: tuple[Any, tuple[Routing, ExpertRoom]] | None = None

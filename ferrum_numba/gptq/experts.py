@@ -55,7 +55,9 @@ class ExpertRoom:
     parts  float32 [C, hidden]: the weighted results
 
     Rows that are sorted lie in the order of blocks, and their columns, padded to a multiple of 32,
-    as scripts/kernels/moe_gather.py has them.
+    as scripts/kernels/moe_gather.py has them.  No kernel writes rows behind the last block.  Some
+    of those are read, and no result depends on what they hold; GptqExperts.room fills them with
+    zeros once, so that a check of memory that nobody has written finds nothing.
     """
 
     rows: Any
@@ -220,11 +222,15 @@ class GptqExperts:
 
     def room(self, choices: int) -> ExpertRoom:
         """New arrays for so many choices."""
-        sizes = (self.tiles(choices), choices, self.experts, self.hidden, self.width)
-        rows, gated, parts = ExpertRoom.shapes(*sizes)
-        empty = self.device.empty
-        own = None if rows is None else empty(rows, self.dtype)
-        return ExpertRoom(own, empty(gated, self.dtype), empty(parts, np.float32))
+        tiles, empty = self.tiles(choices), self.device.empty
+        sizes = (choices, self.experts, self.hidden, self.width)
+        rows, gated, parts = ExpertRoom.shapes(tiles, *sizes)
+        own = None if rows is None else self._zeros(rows)
+        inner = self._zeros(gated) if tiles.sorts else empty(gated, self.dtype)
+        return ExpertRoom(own, inner, empty(parts, np.float32))
+
+    def _zeros(self, shape: tuple[int, int]) -> Any:
+        return self.device.to_device(np.zeros(shape, self.dtype))
 
     def tiles(self, choices: int) -> ExpertTiles:
         """The builds that compute so many choices, and the blocks that they want."""

@@ -6,7 +6,7 @@
     rows                    T     [P, K32]             K32 = cdiv(K, 32) * 32; zeros beyond K
 
 Columns k = [p, h, e, t0, t1], low bits first, of each 32 go to [e, t0, t1, h, p], as
-moe_w4a16_gptq_wgmma.py wants them.
+moe_w4a16_gptq_wgmma.py wants them.  Rows from num_tokens_post_padded on are left as they are.
 
 One CTA takes ROWS rows, BLOCK columns of each.
 """

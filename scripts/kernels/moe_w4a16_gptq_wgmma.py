@@ -3,12 +3,15 @@
 Parameters and routing are those of moe_w4a16_gptq.py, blocks being of UNIT rows, but
 
     a        T [blocks * UNIT, K32]       activations as moe_gather puts them there: rows in the
-                                          order of sorted_token_ids, K32 = cdiv(K, 32) * 32 columns
+                                          order of sorted_token_ids, K32 = cdiv(K, 32) * 32 columns;
+                                          only the launcher reads the address, and stride_am, for
+                                          the maps
     c, wide  [blocks * UNIT, N32], GATED  in that order, too; else [T, N], in the order of choices
 
     tiles    int32 [1 + blocks]   how many tiles there are, and of each its first block and how many
                                   blocks of one expert it has, up to BLOCK_M / UNIT, as
                                   16 * first + count; or NULL: each block is a tile
+    few_map, more_map             maps of a, in boxes of BOX and of MORE rows and 64 k's
 
 A tile's blocks are multiplied together, as the next number of blocks that SIZES has (bit i: i), the
 weights dequantised once.
@@ -22,6 +25,10 @@ mbarriers holds here.  The eight warps that multiply are one partition, of more 
 thread has at launch, and a chunk's words are loaded while products of the one before are under way.
 Activations are copied in boxes of BOX rows and 64 k's, or of MORE rows where a tile has so many:
 each of the copying warps takes its part in all that any of them does.
+
+Tiles are not all multiples of a box, and maps know nothing of num_tokens_post_padded.  So rows that
+follow a tile's own are read, too, even those behind the last block, but no result depends on them:
+behind the last block there may be anything, NaN as well.
 
 GATED: rows g and g + 8 of each sixteen that wgmma computes are a column of gate and the same one of
 up, so that one thread has both.  Where it has two columns, they are neighbours in c, and of eight
@@ -261,14 +268,6 @@ def _place(
     return first, count, column
 
 
-@gluon.jit
-def _rows_of(a, high, K, a_step, ROWS: gl.constexpr, ring):
-    """A map of activations in boxes of ROWS rows and 64 k's."""
-    return tma.make_tensor_descriptor(
-        a, [high, (K + 31) // 32 * 32], [a_step, 1], [ROWS, 64], ring.layout
-    )
-
-
 @gluon.constexpr_function
 def _boxes(ROWS, BOX, MORE):
     """First row and rows of the boxes in which ROWS rows are copied: of MORE rows, if those are no
@@ -307,9 +306,9 @@ def _copy_rows(
 @gluon.jit
 def _copy(sources, sizes, CONSTANTS: gl.constexpr):
     """The copying warps: all steps of all of the program's tiles, one after the other."""
-    a, experts, expert_ids, num_tokens_post_padded, tiles = sources[:5]
+    maps, experts, expert_ids, num_tokens_post_padded, tiles = sources[:5]
     a_ring, q_ring, s_ring, z_ring, full, empty = sources[5:]
-    blocks, N, K, group_size, a_step, q_step, s_step, z_step = sizes
+    N, K, group_size, q_step, s_step, z_step = sizes
     TILE_N: gl.constexpr = CONSTANTS[0]
     BLOCK_K: gl.constexpr = CONSTANTS[1]
     STAGES: gl.constexpr = CONSTANTS[2]
@@ -317,19 +316,12 @@ def _copy(sources, sizes, CONSTANTS: gl.constexpr):
     BAND: gl.constexpr = CONSTANTS[4]
     UNIT: gl.constexpr = CONSTANTS[5]
     SIZES: gl.constexpr = CONSTANTS[6]
-    BOX: gl.constexpr = CONSTANTS[7]
-    MORE: gl.constexpr = CONSTANTS[8]
     GATED: gl.constexpr = CONSTANTS[9]
-    dtype: gl.constexpr = a.dtype.element_ty
+    dtype: gl.constexpr = a_ring.dtype
     PARTS: gl.constexpr = 2 if GATED else 1
     COLUMNS: gl.constexpr = TILE_N // PARTS
     gdc_wait()
-    # What is copied beyond the last block, since tiles are not all multiples of a box, is zero.
-    high = gl.maximum(gl.load(num_tokens_post_padded), 1)
-    maps = (_rows_of(a, high, K, a_step, BOX, a_ring),)
-    if MORE > BOX:
-        maps += (_rows_of(a, high, K, a_step, MORE, a_ring),)
-    stage = blocks * 0
+    stage = N * 0
     turn = stage + 1  # parity of the ring's rounds
     tile = gl.program_id(0)
     first, count, column = _place(tile, tiles, num_tokens_post_padded, N, UNIT, COLUMNS, BAND)
@@ -640,6 +632,8 @@ def moe_w4a16_gptq_wgmma(
     stride_qzk,
     zero_bias,
     tiles,
+    few_map,
+    more_map,
     BLOCK_M: gl.constexpr,
     BLOCK_N: gl.constexpr,
     BLOCK_K: gl.constexpr,
@@ -675,15 +669,12 @@ def moe_w4a16_gptq_wgmma(
         BLOCK_N, BLOCK_K, STAGES, SPANS, BAND, UNIT, SIZES, BOX, MORE, GATED
     )
 
-    # `// 8 * 8` tells the compiler what the sidecar's constraints promise: copies are aligned.
-    a_step = (stride_am // 8).to(gl.int64) * 8
     sizes = (
-        blocks, N, K, group_size, a_step, stride_qwk.to(gl.int64), stride_sk.to(gl.int64),
-        stride_qzk.to(gl.int64),
+        N, K, group_size, stride_qwk.to(gl.int64), stride_sk.to(gl.int64), stride_qzk.to(gl.int64),
     )  # fmt: skip
     rings = (a_ring, q_ring, s_ring, z_ring, full, empty)
     sources = (
-        a, experts, expert_ids, num_tokens_post_padded, tiles,
+        (few_map, more_map), experts, expert_ids, num_tokens_post_padded, tiles,
         a_ring, q_ring, s_ring, z_ring, full, empty,
     )  # fmt: skip
     results = (sorted_token_ids, weights, c, wide)

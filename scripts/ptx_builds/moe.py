@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .build import Build, integers
+from .build import Build, array, integers, tensor_map
 from .models import _build, _dependent, _floats, _optional, _tensor
 
 ARCHIVE = "moe"
@@ -226,7 +226,9 @@ def _results(there: str) -> dict[str, dict[str, Any]]:
     }
 
 
-_SORTED = {"a": _tensor("a", "*T", "blocks * UNIT", "cdiv(K, 32) * 32"), **_results("GATED")}
+# Maps of a go by its declared stride.
+_ROWS = array("a", "*T", ["blocks * UNIT", "cdiv(K, 32) * 32"], ["stride_am", "1"])
+_SORTED = {"a": _ROWS | {"align": 16}, **_results("GATED")}
 
 
 def _many(tile: ManyTile, gated: bool) -> Build:
@@ -240,6 +242,8 @@ def _many(tile: ManyTile, gated: bool) -> Build:
             "CTAS": _SMS,
             "GROUP": tile.group,
             "GATED": int(gated),
+            "BOX": tile.box,
+            "MORE": tile.more,
         },
         ("CTAS", "1", "1"),
         archive=ARCHIVE,
@@ -256,12 +260,12 @@ def _many(tile: ManyTile, gated: bool) -> Build:
             "BAND": 16,
             "COPY_REGISTERS": tile.copy_registers,
             "SIZES": _size_bits(tile.sizes),
-            "BOX": tile.box,
-            "MORE": tile.more,
         },
         params=[
             *(_SORTED.get(p["name"], p) for p in _gemm_params("UNIT")),
             _TILES,
+            *tensor_map("few_map", "a", "BOX", "64"),
+            *tensor_map("more_map", "a", "MORE", "64"),
         ],
         constraints=[*_CONSTRAINTS, "stride_sk % 8 == 0"],
         programmatic=True,

@@ -11,7 +11,7 @@ import pytest
 import ferrum_numba as fe
 from ferrum_numba import kernels
 from ferrum_numba.devices.addresses import AddressTable
-from ferrum_numba.gptq import GptqExperts, Routing, StackedWeight
+from ferrum_numba.gptq import ExpertRoom, GptqExperts, Routing, StackedWeight
 from ferrum_numba.kernels import ExpertTiles
 from tests.campaigns.routing import aligned
 from tests.kernels.test_model_kernels import DTYPES, Launcher, every, floats, nothing
@@ -231,23 +231,25 @@ class Layer:
             parts[choice] = weights.ravel()[choice] * (gated @ self.weights[2][expert])
         return parts
 
-    def found(self, x: Any, ids: Any, weights: Any, listed: bool = True) -> Any:
+    def found(
+        self, x: Any, ids: Any, weights: Any, listed: bool = True, room: ExpertRoom | None = None
+    ) -> Any:
         """Results of the grouped GEMMs, with a routing that NumPy made.
 
-        listed: whether tiles are; each block is one else.
+        listed: whether tiles are; each block is one else.  room: of its own, left out.
         """
         there, own = self.device.to_device, self.experts
         tiles = own.tiles(ids.size)
         rows, owners = aligned(ids.ravel(), own.experts, tiles.block)
         blocks = tiles.blocks(ids.size, own.experts)
-        room = [np.full(size, 2**30, np.int32) for size in (blocks * tiles.block, blocks)]
-        room[0][: len(rows)], room[1][: len(owners)] = rows, owners
+        filled = [np.full(size, 2**30, np.int32) for size in (blocks * tiles.block, blocks)]
+        filled[0][: len(rows)], filled[1][: len(owners)] = rows, owners
         list_ = tiled(owners, tiles.span)
         packed = np.zeros(1 + blocks, np.int32)
         packed[: 1 + len(list_)] = [len(list_), *list_]
         count = np.array([len(rows)], np.int32)
-        routing = Routing(*(there(a) for a in (*room, count, packed)[: 3 + listed]))
-        arrays = own.room(ids.size)
+        routing = Routing(*(there(a) for a in (*filled, count, packed)[: 3 + listed]))
+        arrays = room or own.room(ids.size)
         own(there(x), routing, there(weights.ravel()), arrays)
         self.device.synchronize()
         return self.device.to_host(arrays.parts)
@@ -373,6 +375,59 @@ def test_every_number_of_blocks(
         expected, found = layer.expected(x, ids, weights), layer.found(x, ids, weights)
         wrong = np.linalg.norm(found - expected, axis=1) / np.linalg.norm(expected, axis=1)
         assert wrong.max() < 2e-3, (tiles, int(wrong.argmax()))
+
+
+def test_rows_behind_the_last_block_may_hold_anything(
+    device: fe.Device, random: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Boxes of sorted rows reach them, where experts fill fewer blocks than they might."""
+    layer = Layer(device, random, 3, 136, 64, 128, "float16")
+    x, ids = floats(random, 33, 136, dtype="float16"), np.full((33, 1), 1, np.int32)
+    weights = np.ones((33, 1), np.float32)
+    for tiles in pairs_of_builds(device, "moe_w4a16_gptq_wgmma", "float16"):
+        monkeypatch.setattr(layer.experts, "tiles", lambda _, own=tiles: own)
+        expected, room = layer.found(x, ids, weights), layer.experts.room(33)
+        last = -(-33 // tiles.block) * tiles.block
+        for array in (room.rows, room.gated):
+            device.write(array, np.full(array.shape, np.nan, np.float16))
+        np.testing.assert_array_equal(layer.found(x, ids, weights, room=room), expected)
+        for array in (room.rows, room.gated):
+            left = device.to_host(array)[last:]
+            assert len(left)
+            assert np.isnan(left).all()
+
+
+def test_rows_of_a_stranger_that_lie_apart(device: fe.Device, random: np.random.Generator) -> None:
+    """Blocks are as many as there can be, and the boxes of the last tile reach behind them all."""
+    T, K, N = 192, 96, 136
+    layer = Layer(device, random, 2, N, K, 128, "float16")
+    rows, k = floats(random, T, K, dtype="float16"), np.arange(K)
+    apart = np.full((T, K + 40), np.nan, np.float16)
+    apart[:, k // 32 * 32 + k // 4 % 8 + k // 2 % 2 * 8 + k % 2 * 16] = rows
+    order = random.permutation(T).astype(np.int32)
+    there, down = device.to_device, layer.experts.down
+    fields = {"dtype": "float16", "GATED": 0, "GROUP": 128}
+    for build in every(device, "moe_w4a16_gptq_wgmma", **fields):
+        unit = build.fields["UNIT"]
+        blocks = T // unit
+        owners = np.repeat(np.array([0, 1], np.int32), [1, blocks - 1])
+        list_ = tiled(owners, 3)
+        packed = np.zeros(1 + blocks, np.int32)
+        packed[: 1 + len(list_)] = [len(list_), *list_]
+        sizes = {"T": T, "N": N, "K": K, "E": 2, "group_size": down.group_size, "top_k": 1}
+        sizes |= {"blocks": blocks, "stride_am": K + 40, "stride_qwk": N, "stride_sk": N}
+        sizes |= {"stride_qzk": N // 8, "zero_bias": down.zero_bias}
+        wide, count = there(np.full((T, N), np.nan, np.float32)), np.array([T], np.int32)
+        arrays = {"a": there(apart)[:, :K], "experts": layer.experts._tables[1].array}
+        arrays |= {"sorted_token_ids": there(order), "expert_ids": there(owners), "wide": wide}
+        arrays |= {"num_tokens_post_padded": there(count), "tiles": there(packed)}
+        arrays |= {"weights": None, "c": None}
+        kernels.launches_on(device)(build, None, sizes, arrays)
+        device.synchronize()
+        found, of = device.to_host(wide)[order], np.repeat(owners, unit)
+        for expert in (0, 1):
+            expected = rows[of == expert].astype(np.float32) @ layer.weights[2][expert]
+            np.testing.assert_allclose(found[of == expert], expected, rtol=2e-3, atol=2e-3)
 
 
 def test_a_token_does_not_see_the_others(device: fe.Device, random: np.random.Generator) -> None:
