@@ -286,9 +286,10 @@ def _rows_in(BOXES):
 
 @gluon.jit
 def _copy_rows(
-    maps, a_ring, barrier, stage, first_row, step, ROWS: gl.constexpr, CONSTANTS: gl.constexpr
+    maps, a_ring, barrier, stage, first_row, rows_there, step, LEAST: gl.constexpr,
+    ROWS: gl.constexpr, CONSTANTS: gl.constexpr,
 ):  # fmt: skip
-    """One step's activations into a stage, box by box."""
+    """One step's activations into a stage, box by box.  LEAST: of rows_there, which are stored."""
     PARTS: gl.constexpr = CONSTANTS[1] // 64
     HIGH: gl.constexpr = a_ring.shape[0] // (CONSTANTS[2] * PARTS)  # boxes of 64 k's
     BOX: gl.constexpr = CONSTANTS[7]
@@ -297,9 +298,14 @@ def _copy_rows(
     for part in gl.static_range(PARTS):
         for j in gl.static_range(len(BOXES)):
             to = a_ring.index((stage * PARTS + part) * HIGH + BOXES[j][0] // BOX)
+            row = first_row + BOXES[j][0]
+            if BOXES[j][0] >= LEAST:
+                # No row of the box may be the tile's, and all may be outside of the array, where
+                # they take longer than others: the tile's first rows stand in.
+                row = gl.where(BOXES[j][0] < rows_there, row, first_row)
             tma.async_copy_global_to_shared(
-                maps[BOXES[j][1] > BOX], [first_row + BOXES[j][0], (step * PARTS + part) * 64],
-                barrier, to._reinterpret(a_ring.dtype, [BOXES[j][1], 64], a_ring.layout),
+                maps[BOXES[j][1] > BOX], [row, (step * PARTS + part) * 64], barrier,
+                to._reinterpret(a_ring.dtype, [BOXES[j][1], 64], a_ring.layout),
             )  # fmt: skip
 
 
@@ -347,8 +353,8 @@ def _copy(sources, sizes, CONSTANTS: gl.constexpr):
             for i in gl.static_range(variants(SIZES)):
                 if (count > size_of(i, SIZES)) & (count <= size_of(i + 1, SIZES)):
                     _copy_rows(
-                        maps, a_ring, full.index(stage), stage, first * UNIT, step,
-                        size_of(i + 1, SIZES) * UNIT, CONSTANTS,
+                        maps, a_ring, full.index(stage), stage, first * UNIT, count * UNIT, step,
+                        (size_of(i, SIZES) + 1) * UNIT, size_of(i + 1, SIZES) * UNIT, CONSTANTS,
                     )  # fmt: skip
             _copy_weights(
                 gate, 0, q_ring, s_ring, z_ring, stage, step, column, group, place, N, there,
