@@ -11,7 +11,7 @@ import pytest
 import ferrum_numba as fe
 from ferrum_numba import kernels
 from ferrum_numba.devices.addresses import AddressTable
-from ferrum_numba.gptq import ExpertRoom, GptqExperts, Routing, StackedWeight
+from ferrum_numba.gptq import ExpertRoom, ExpertSpace, GptqExperts, Routing, StackedWeight
 from ferrum_numba.kernels import ExpertTiles
 from tests.campaigns.routing import aligned
 from tests.kernels.test_model_kernels import DTYPES, Launcher, every, floats, nothing
@@ -395,6 +395,22 @@ def test_rows_behind_the_last_block_may_hold_anything(
             left = device.to_host(array)[last:]
             assert len(left)
             assert np.isnan(left).all()
+
+
+def test_memory_of_a_models_mixtures_is_all_written(
+    device: fe.Device, random: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As far as kernels read it, with fewer blocks than there may be, and fewer than before."""
+    layer = Layer(device, random, 3, 136, 64, 128, "float16")
+    x, weights = floats(random, 33, 136, dtype="float16"), np.ones((33, 1), np.float32)
+    for tiles in pairs_of_builds(device, "moe_w4a16_gptq_wgmma", "float16"):
+        monkeypatch.setattr(layer.experts, "tiles", lambda _, own=tiles: own)
+        space = ExpertSpace(device, 40, 3, 136, 64, layer.dtype)
+        for ids in (random.integers(0, 3, (33, 1)), np.full((33, 1), 1)):
+            room = space.room(tiles, 33)[1]
+            expected = layer.found(x, ids.astype(np.int32), weights)
+            found = layer.found(x, ids.astype(np.int32), weights, room=room)
+            np.testing.assert_array_equal(found, expected)
 
 
 def test_rows_of_a_stranger_that_lie_apart(device: fe.Device, random: np.random.Generator) -> None:
