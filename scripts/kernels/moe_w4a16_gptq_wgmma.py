@@ -248,14 +248,20 @@ def _copy_weights(
 
 
 @gluon.jit
-def _place(
-    tile, tiles, num_tokens_post_padded, N,
-    UNIT: gl.constexpr, COLUMNS: gl.constexpr, BAND: gl.constexpr,
-):  # fmt: skip
-    """A tile's first block, its blocks and its first column; no blocks where there is no such."""
-    high = gl.load(num_tokens_post_padded) // UNIT
+def _lines_of(tiles, num_tokens_post_padded, UNIT: gl.constexpr):
+    """Count the tiles of the same columns."""
+    lines = gl.load(num_tokens_post_padded) // UNIT
     if tiles.to(gl.int64) != 0:
-        high = gl.load(tiles)
+        lines = gl.load(tiles)
+    return lines
+
+
+@gluon.jit
+def _place(tile, tiles, high, N, COLUMNS: gl.constexpr, BAND: gl.constexpr):
+    """A tile's first block, its blocks and its first column; no blocks where there is no such.
+
+    high: what _lines_of says.
+    """
     line, column = place_of(tile, high, N, 1, COLUMNS, BAND)
     first = line
     count = 1
@@ -330,10 +336,9 @@ def _copy(sources, sizes, CONSTANTS: gl.constexpr):
     stage = N * 0
     turn = stage + 1  # parity of the ring's rounds
     tile = gl.program_id(0)
-    first, count, column = _place(tile, tiles, num_tokens_post_padded, N, UNIT, COLUMNS, BAND)
+    high = _lines_of(tiles, num_tokens_post_padded, UNIT)
+    first, count, column = _place(tile, tiles, high, N, COLUMNS, BAND)
     while count > 0:
-        tile += gl.num_programs(0)
-        following = _place(tile, tiles, num_tokens_post_padded, N, UNIT, COLUMNS, BAND)
         expert = gl.load(expert_ids + first)
         there = gl.where(expert < 0, 0, K)  # nothing of an expert that is not here
         table = experts + gl.maximum(expert, 0).to(gl.int64) * (3 * PARTS)
@@ -346,6 +351,9 @@ def _copy(sources, sizes, CONSTANTS: gl.constexpr):
                 _pointer(table, 3, gl.int32), _pointer(table, 4, dtype),
                 _pointer(table, 5, gl.int32),
             )  # fmt: skip
+        # Where the next tile lies is worked out while the table's addresses are on their way.
+        tile += gl.num_programs(0)
+        following = _place(tile, tiles, high, N, COLUMNS, BAND)
         group = tile * 0
         place = group
         for step in range(gl.cdiv(K, BLOCK_K)):
@@ -602,10 +610,11 @@ def _multiply(results, rings, routing, sizes, CONSTANTS: gl.constexpr):
     stage = T * 0
     turn = T * 0
     tile = gl.program_id(0)
-    first, count, column = _place(tile, tiles, num_tokens_post_padded, N, UNIT, COLUMNS, BAND)
+    high = _lines_of(tiles, num_tokens_post_padded, UNIT)
+    first, count, column = _place(tile, tiles, high, N, COLUMNS, BAND)
     while count > 0:
         tile += gl.num_programs(0)
-        following = _place(tile, tiles, num_tokens_post_padded, N, UNIT, COLUMNS, BAND)
+        following = _place(tile, tiles, high, N, COLUMNS, BAND)
         for i in gl.static_range(variants(SIZES)):
             if (count > size_of(i, SIZES)) & (count <= size_of(i + 1, SIZES)):
                 stage, turn = _tile(
