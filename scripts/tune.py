@@ -35,6 +35,7 @@ from ferrum_numba.kernels.cost import (
     Costs,
     launch_us,
     moved_bytes,
+    of_largest_groups,
     tuned,
     work_of,
     worth_trying,
@@ -77,12 +78,7 @@ def builds(device: fe.Device, group: int) -> list[kernels.Artefact]:
             for build in found
             if build.fields["target"] == "sm_80" and build.fields["num_warps"] in (4, None)
         ]
-    largest: dict[tuple[object, ...], kernels.Artefact] = {}
-    for build in sorted(found, key=lambda build: build.fields.get("GROUP", 1)):
-        if group % build.fields.get("GROUP", 1) == 0:
-            names = ("kernel", "target", "num_warps", "BLOCK_M", "BLOCK_N")
-            largest[tuple(build.fields[name] for name in names)] = build
-    return list(largest.values())
+    return of_largest_groups(b for b in found if group % b.fields.get("GROUP", 1) == 0)
 
 
 def time_builds(

@@ -9,7 +9,7 @@ from functools import lru_cache
 from ..devices import Device
 from ..errors import AbiError
 from .catalogue import Artefact, artefact, contiguous_sizes, find, folder
-from .cost import CostModel, worth_trying
+from .cost import CostModel, of_largest_groups, worth_trying
 
 _DTYPES = ("float16", "bfloat16")
 _ACT_ORDER = "w4a16_gptq_gemm_act_order_mma"
@@ -114,12 +114,13 @@ def candidates(
     sizes = contiguous_sizes(M, N, K, group_size) | {"zero_bias": zero_bias, "adds": 0}
     model, name, chip = cost_model(), device_name(device), getattr(device, "chip", None)
     only = _BFLOAT16_ON_CPU if (name, dtype) == ("cpu", "bfloat16") else None
-    found = []
+    times = {}
     for build in map(artefact, model.names(name)):
         its = of_dtype(build, dtype, zero_bias)
         tried = its.fields["kernel"] == only if only else any_tile or worth_trying(its, M)
         if tried and its.takes(device, sizes):
-            found.append(Candidate(its, model.seconds(name, chip, build, sizes)))
+            times[its] = model.seconds(name, chip, build, sizes)
+    found = [Candidate(build, times[build]) for build in of_largest_groups(times)]
     return tuple(sorted(found, key=lambda candidate: candidate.seconds))
 
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -159,6 +159,17 @@ _WORK: dict[str, Callable[[Mapping[str, Any], int, int, int], Work]] = {
     "w4a16_gptq_gemm_mma": _full_rounds,
     "w4a16_gptq_gemm_wgmma": _persistent,
 }
+
+
+_ALIKE = ("kernel", "target", "num_warps", "BLOCK_M", "BLOCK_N")
+
+
+def of_largest_groups(found: Iterable[Artefact]) -> list[Artefact]:
+    """Of builds alike but for GROUP the one of the largest, which has the least to look up."""
+    largest: dict[tuple[object, ...], Artefact] = {}
+    for build in sorted(found, key=lambda build: build.fields.get("GROUP") or 0):
+        largest[tuple(build.fields[name] for name in _ALIKE)] = build
+    return list(largest.values())
 
 
 def worth_trying(build: Artefact, m: int) -> bool:

@@ -54,6 +54,22 @@ def test_the_model_and_the_builds_fit() -> None:
     assert wanted == {*tuned(), *tuned("bfloat16")}
 
 
+@pytest.mark.parametrize("group_size", [32, 64, 96, 128, 384])
+@pytest.mark.parametrize("rows", [1, 40, 1000])
+def test_of_builds_of_a_tile_that_of_the_largest_groups(rows: int, group_size: int) -> None:
+    """One for smaller groups looks up more scales, and was not timed on these layers."""
+    names = ("kernel", "target", "num_warps", "BLOCK_M", "BLOCK_N")
+    chosen = {}
+    for candidate in kernels.candidates(gpu((13, 0)), rows, 4096, 384 * 8, group_size, 1):
+        build = candidate.build
+        tile = tuple(build.fields[name] for name in names)
+        assert tile not in chosen
+        chosen[tile] = build.fields["GROUP"]
+    for build in tuned():
+        if tile_group := chosen.get(tuple(build.fields[name] for name in names)):
+            assert build.fields["GROUP"] <= tile_group or group_size % build.fields["GROUP"]
+
+
 @pytest.mark.parametrize("rows", [1, 64, 3000])
 def test_bfloat16_on_the_cpu_device(rows: int) -> None:
     chosen = kernels.choose(CPU, rows, 256, 512, 64, 1, "bfloat16")
