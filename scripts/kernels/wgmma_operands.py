@@ -18,6 +18,7 @@ by the scale, rounded, follows.
 from linear_layouts import along, linear_layout, log2
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
+from wgmma_products import pieces_of
 
 
 @gluon.constexpr_function
@@ -104,16 +105,11 @@ def load_words(words, at: gl.constexpr):
     ROWS: gl.constexpr = words.shape[0]
     BLOCK_N: gl.constexpr = words.shape[1]
     own: gl.constexpr = along(at, 0, 1, 2)
-    pieces = (words.load(_words_layout(ROWS, BLOCK_N, gl.num_warps())),)
-    for i in gl.static_range(log2(ROWS // EIGHTS)):
-        halves = ()
-        for j in gl.static_range(2**i):
-            both = pieces[j].reshape([2, ROWS // 2 ** (i + 1), BLOCK_N]).permute([1, 2, 0])
-            halves += gl.split(both)
-        pieces = halves
+    loaded = words.load(_words_layout(ROWS, BLOCK_N, gl.num_warps()))
+    pieces = pieces_of(loaded.permute([1, 0]), ROWS, EIGHTS)
     parts = ()
     for i in gl.static_range(len(pieces)):
-        part = pieces[i].reshape([EIGHTS, BLOCK_N // 8, 8])
+        part = pieces[i].permute([1, 0]).reshape([EIGHTS, BLOCK_N // 8, 8])
         parts += (gl.convert_layout(part, own, assert_trivial=True),)
     return parts
 
