@@ -2,17 +2,18 @@
 
 A launch is waves of CTAs, each of which goes through its tiles' k's in steps:
 
-    compute = sum over waves of steps * both(step, load * CTAs on an SM)
+    compute = sum over waves of steps * a step's time
             + waves * tiles * tile                  tiles that a CTA finishes, one after the other
             + split + parts * part                  where the k's of a tile are shared out to CTAs
     memory  = bytes read and written once / (bandwidth * share)
     time    = fixed + both(compute, memory)         both(x, y) = (x^4 + y^4)^(1/4), about the larger
 
-A step takes a CTA `step` at least, and an SM `load` for each of its CTAs.  What is fitted for each
-build is written in small letters here and in `Costs`; all else follows from the shape, the build's
-tile, and the GPU.  ptx/w4a16_tuning.json has the constants of the GPUs that were measured, and
-scripts/tune.py fits them.  A GPU that was not measured takes the constants of one that was, with
-its own number of SMs, bandwidth, clock and shared memory.
+A step takes both(step, load * CTAs on the busiest SM); or, where an SM holds no more than one, step
++ load * CTAs / SMs, since all SMs share memory and power.  What is fitted for each build is written
+in small letters here and in `Costs`; all else follows from the shape, the build's tile, and the
+GPU.  ptx/w4a16_tuning.json has the constants of the GPUs that were measured, and scripts/tune.py
+fits them.  A GPU that was not measured takes the constants of one that was, with its own number of
+SMs, bandwidth, clock and shared memory.
 """
 
 from __future__ import annotations
@@ -196,15 +197,22 @@ def launch_us(
     for ctas, steps in work.waves:
         full, rest = divmod(ctas, chip.sms * costs.slots)
         compute += (full + bool(rest)) * work.tiles * costs.tile
-        each = full * _both(costs.step, costs.load * costs.slots)
+        each = full * _step_us(costs, costs.slots)
         if rest:
-            each += _both(costs.step, costs.load * -(-rest // chip.sms))
+            each += _step_us(costs, rest / chip.sms)
         compute += steps * each
     if work.parts > 1:
         compute += costs.split + work.parts * costs.part
     if measured is not None:
         compute *= measured.clock / chip.clock
     return costs.fixed + _both(compute, moved / (chip.bandwidth * costs.share))
+
+
+def _step_us(costs: Costs, crowd: float) -> float:
+    """A step of all CTAs that run at once.  crowd: how many that are for each SM."""
+    if costs.slots == 1:
+        return costs.step + costs.load * crowd
+    return _both(costs.step, costs.load * math.ceil(crowd))
 
 
 def _both(x: float, y: float) -> float:
