@@ -166,7 +166,7 @@ _ALIKE = ("kernel", "target", "num_warps", "BLOCK_M", "BLOCK_N")
 
 
 def of_largest_groups(found: Iterable[Artefact]) -> list[Artefact]:
-    """Of builds alike but for GROUP the one of the largest, which has the least to look up."""
+    """Keep, of builds alike but for GROUP, that of the largest: it looks up the fewest scales."""
     largest: dict[tuple[object, ...], Artefact] = {}
     for build in sorted(found, key=lambda build: build.fields.get("GROUP") or 0):
         largest[tuple(build.fields[name] for name in _ALIKE)] = build
