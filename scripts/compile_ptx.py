@@ -45,10 +45,11 @@ _BITS = {"fp16": 16, "bf16": 16, "i32": 32}  # of an array's element that comes 
 _MEETING = r"\tbar\.sync.*\n((?:(?!.*(?:bar\.sync|shared|global|\bbra\b)|\$L__BB).*\n)*?.*"
 _AT_STAGES = re.compile(_MEETING + r"(?:wgmma\.fence|arrive\.expect_tx|cp\.async|mbarrier\.init))")
 _BEFORE_ARRIVAL = re.compile(_MEETING + r"mbarrier\.arrive\.shared)")
-# An arrival of all threads' first one, behind their barrier, that the kernel has noted as one of
-# each warp (release in wgmma_rings.py).
+# An arrival by a partition's first thread, behind a barrier of all, which the kernel has noted as
+# one by each of its warps (release in wgmma_rings.py).
+_NOTED = "// the next arrival: by warps"
 _BY_WARPS = re.compile(
-    r"(// the next arrival: by warps\n(?:(?!.*\bbar\.sync).*\n)*?)\tbar\.sync.*\n"
+    rf"({_NOTED}\n(?:(?!.*\bbar\.sync).*\n)*?)\tbar\.sync.*\n"
     r"((?:\t//.*\n)?(?:\tand\.pred\s+%p\d+, |\t@))%p\d+"
     r"((?:, .*\n(?:\t//.*\n)?\t@%p\d+)? mbarrier\.arrive\.shared)"
 )
@@ -205,6 +206,10 @@ def _own_order(text: str, build: Build) -> str:
         first = "\tmov.u32 \t%lane, %laneid;\n\tsetp.eq.b32 \t%first_lane, %lane, 0;\n"
         text = _THREAD.sub(lambda found: found[0] + first, text, count=1)
     arrivals = text.count("mbarrier.arrive.shared") - released
+    if released != text.count(_NOTED):
+        raise SystemExit(
+            f"{build.name}: expected {text.count(_NOTED)} arrivals by warps: {released}"
+        )
     if not stripped or len(_BEFORE_ARRIVAL.findall(text)) != arrivals:
         raise SystemExit(
             f"{build.name}: expected barriers at the ring's stages, and one in front of each of "
