@@ -1,6 +1,6 @@
 """Measure how many clocks products by wgmma take on Hopper, and dequantising beside them.
 
-    python scripts/measure_wgmma.py [--device cuda]
+    python scripts/measure_wgmma.py
 
 One SM runs 1 to 4 warpgroups.  Each multiplies 64 columns of weights in registers by N rows of
 activations in shared memory, 16 k's a product, as w4a16_gptq_gemm_wgmma.py does: 16 products one
@@ -9,8 +9,6 @@ product, over all warpgroups; the tensor cores take N / 2.
 """
 
 from __future__ import annotations
-
-import argparse
 
 import numpy as np
 
@@ -99,9 +97,7 @@ def clocks(device: fe.Device, rows: int, groups: int, dequantising: bool) -> flo
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--device", default="cuda")
-    device = fe.open_device(parser.parse_args().device)
+    device = fe.open_device("cuda")
     print("rows  alone: 1, 2 warpgroups  dequantising: 2, 3, 4")
     for rows in ROWS:
         alone = [clocks(device, rows, groups, dequantising=False) for groups in (1, 2)]
